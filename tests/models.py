@@ -1,0 +1,151 @@
+"""Tiny complete model folders with random weights, for tests.
+
+``make_micro_model(folder)`` writes the layout of a Stable Diffusion folder plus ``controlnet/`` in well under 1 MB: the same
+classes as a real model, only narrower. One denoiser call takes a few milliseconds on one CPU core.
+"""
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+GOLDEN_TOKENIZER = Path(__file__).parent / "golden" / "tiny-sd" / "tokenizer"
+VOCAB_SIZE = 210  # of that tokenizer
+END_OF_TEXT = 209
+
+
+def make_micro_model(
+    folder: str | Path,
+    *,
+    vae_factor: int = 8,
+    latent_channels: int = 4,
+    sample_size: int = 8,
+    prediction_type: str = "epsilon",
+    timestep_spacing: str = "leading",
+    zero_snr: bool = False,
+    text_time: bool = False,
+    text_length: int = 77,
+    seed: int = 0,
+    defaults: dict[str, Any] | None = None,
+    with_controlnet: bool = True,
+) -> Path:
+    """Write a model folder and return it.
+
+    ``vae_factor`` is a power of two; ``sample_size`` is the UNet's tile in latent cells, so the model's own image size
+    is ``vae_factor * sample_size`` pixels. ``text_time`` adds the pooled text to the time embedding
+    (``addition_embed_type="text"``). ``defaults`` becomes ``dgkit.json``. The same arguments give the same weights.
+    """
+    import torch
+    from diffusers import AutoencoderKL, ControlNetModel, UNet2DConditionModel
+
+    folder = Path(folder)
+    width = 64 if text_time else 16
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        unet = UNet2DConditionModel(**_unet_config(latent_channels, sample_size, width, text_time))
+        unet.save_pretrained(folder / "unet")
+        if with_controlnet:
+            levels = vae_factor.bit_length() - 1
+            controlnet = ControlNetModel.from_unet(
+                unet, conditioning_channels=20, conditioning_embedding_out_channels=(4,) * levels + (8,)
+            )
+            _wake_zero_layers(controlnet)
+            controlnet.save_pretrained(folder / "controlnet")
+        AutoencoderKL(**_vae_config(vae_factor, latent_channels)).save_pretrained(folder / "vae")
+        _save_text(folder, width, text_length)
+    _save_scheduler(folder, prediction_type, timestep_spacing, zero_snr)
+    _write_json(folder / "model_index.json", _model_index())
+    if defaults is not None:
+        _write_json(folder / "dgkit.json", defaults)
+    return folder
+
+
+def _unet_config(latent_channels: int, sample_size: int, width: int, text_time: bool) -> dict[str, Any]:
+    return {
+        "sample_size": sample_size,
+        "in_channels": latent_channels,
+        "out_channels": latent_channels,
+        "block_out_channels": (8, 16),
+        "down_block_types": ("CrossAttnDownBlock2D", "DownBlock2D"),
+        "up_block_types": ("UpBlock2D", "CrossAttnUpBlock2D"),
+        "layers_per_block": 1,
+        "norm_num_groups": 4,
+        "attention_head_dim": 2,
+        "cross_attention_dim": width,
+        "addition_embed_type": "text" if text_time else None,
+    }
+
+
+def _vae_config(factor: int, latent_channels: int) -> dict[str, Any]:
+    levels = factor.bit_length()
+    return {
+        "block_out_channels": (4,) * levels,
+        "down_block_types": ("DownEncoderBlock2D",) * levels,
+        "up_block_types": ("UpDecoderBlock2D",) * levels,
+        "latent_channels": latent_channels,
+        "norm_num_groups": 2,
+        "layers_per_block": 1,
+        "mid_block_add_attention": False,
+        "scaling_factor": 0.5,
+        "sample_size": 64,
+    }
+
+
+def _wake_zero_layers(controlnet: Any) -> None:
+    """A fresh ControlNet ends in zero convolutions, so that its condition would have no effect at all."""
+    import torch
+
+    zero = [*controlnet.controlnet_down_blocks, controlnet.controlnet_mid_block]
+    zero.append(controlnet.controlnet_cond_embedding.conv_out)
+    for layer in zero:
+        torch.nn.init.normal_(layer.weight, std=0.3)
+
+
+def _save_text(folder: Path, width: int, text_length: int) -> None:
+    from transformers import CLIPTextConfig, CLIPTextModel
+
+    config = CLIPTextConfig(
+        vocab_size=VOCAB_SIZE,
+        hidden_size=width,
+        intermediate_size=2 * width,
+        num_hidden_layers=1,
+        num_attention_heads=2,
+        max_position_embeddings=text_length,
+        bos_token_id=END_OF_TEXT - 1,
+        eos_token_id=END_OF_TEXT,
+        pad_token_id=END_OF_TEXT,
+    )
+    CLIPTextModel(config).save_pretrained(folder / "text_encoder")
+    shutil.copytree(GOLDEN_TOKENIZER, folder / "tokenizer")
+    (folder / "tokenizer").chmod(0o755)
+    settings = json.loads((GOLDEN_TOKENIZER / "tokenizer_config.json").read_text())
+    _write_json(folder / "tokenizer" / "tokenizer_config.json", settings | {"model_max_length": text_length})
+
+
+def _save_scheduler(folder: Path, prediction_type: str, timestep_spacing: str, zero_snr: bool) -> None:
+    config = json.loads((GOLDEN_TOKENIZER.parent / "scheduler" / "scheduler_config.json").read_text())
+    config |= {
+        "prediction_type": prediction_type,
+        "timestep_spacing": timestep_spacing,
+        "rescale_betas_zero_snr": zero_snr,
+    }
+    (folder / "scheduler").mkdir(parents=True, exist_ok=True)
+    _write_json(folder / "scheduler" / "scheduler_config.json", config)
+
+
+def _model_index() -> dict[str, Any]:
+    return {
+        "_class_name": "StableDiffusionPipeline",
+        "feature_extractor": [None, None],
+        "requires_safety_checker": False,
+        "safety_checker": [None, None],
+        "scheduler": ["diffusers", "DDIMScheduler"],
+        "text_encoder": ["transformers", "CLIPTextModel"],
+        "tokenizer": ["transformers", "CLIPTokenizer"],
+        "unet": ["diffusers", "UNet2DConditionModel"],
+        "vae": ["diffusers", "AutoencoderKL"],
+    }
+
+
+def _write_json(path: Path, value: dict[str, Any]) -> None:
+    path.write_text(json.dumps(value, indent=2) + "\n")
