@@ -1,0 +1,74 @@
+"""``dgkit doctor``: what is installed, what this machine can run, and the command that brings what is missing."""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from dgkit.diagnosis import Diagnosis
+
+
+def doctor(as_json: Annotated[bool, typer.Option("--json", help="Print the findings as JSON.")] = False) -> None:
+    """Show versions, devices, engines and CPU features of this machine, and what is missing for the rest."""
+    from dgkit.diagnosis import diagnose
+
+    found = diagnose()
+    if as_json:
+        typer.echo(json.dumps(found.as_dict(), indent=2))
+        return
+    from rich.console import Console
+
+    console = Console(highlight=False, soft_wrap=True)
+    _machine(console, found)
+    _engines(console, found)
+    _packages(console, found)
+    _summary(console, found)
+
+
+def _machine(console: Console, found: Diagnosis) -> None:
+    console.print("[bold]Machine[/bold]")
+    console.print(f"  python      {found.python} on {found.platform}")
+    console.print(f"  processor   {found.cpu.name}, {found.cpu.cores} of {found.cpu.cores_total} cores")
+    console.print(f"  features    {', '.join(found.cpu.features) or 'not known on this system'}")
+    if found.memory_total is not None and found.memory_available is not None:
+        total, free = found.memory_total / 2**30, found.memory_available / 2**30
+        console.print(f"  memory      {total:.1f} GiB, {free:.1f} GiB available")
+    for device in found.devices:
+        console.print(f"  {_mark(device.usable)} {device.name:<9} {device.detail}", markup=True)
+
+
+def _engines(console: Console, found: Diagnosis) -> None:
+    from dgkit.engines import RUNNERS
+
+    console.print("[bold]Libraries that run the networks[/bold]")
+    for library in found.libraries:
+        choice = f"--engine {library.engine}" if library.engine in RUNNERS else "no engine of this version uses it"
+        console.print(f"  {_mark(library.usable)} {library.package:<12} {library.detail} ({choice})")
+        if library.remedy:
+            console.print(f"    {'':<12} {library.remedy}", markup=False)
+
+
+def _packages(console: Console, found: Diagnosis) -> None:
+    console.print("[bold]Packages[/bold]")
+    for package, number in found.versions.items():
+        console.print(f"  {package:<24}{number}", markup=False)
+    console.print("[bold]Extras[/bold]")
+    for extra in found.extras:
+        detail = f"lacks {', '.join(extra.missing)}: {extra.remedy}" if extra.missing else "complete"
+        console.print(f"  {extra.name:<7} {detail}", markup=False)
+
+
+def _summary(console: Console, found: Diagnosis) -> None:
+    model = found.embedded_model or "absent from this installation; generate needs --model"
+    console.print(f"[bold]Embedded model[/bold]  {model}")
+    for problem in found.problems:
+        console.print("[bold red]Problem[/bold red]  " + problem)
+
+
+def _mark(usable: bool) -> str:
+    return "[green]yes[/green]" if usable else "[red]no[/red] "

@@ -1,0 +1,233 @@
+"""What this machine can do for dgkit, and the command that brings what is missing. The facts behind ``dgkit doctor``."""
+
+from __future__ import annotations
+
+import importlib
+import os
+import platform
+import re
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from importlib import metadata
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+from dgkit import provenance
+from dgkit.optional import first_line, install_command
+
+# Instruction sets that the CPU back ends turn into speed: name shown -> flag in /proc/cpuinfo (x86, then ARM).
+CPU_FEATURES = {
+    "AVX2": "avx2", "AVX-512": "avx512f", "AVX512_VNNI": "avx512_vnni", "AVX512_BF16": "avx512_bf16",
+    "AVX512_FP16": "avx512_fp16", "AMX_BF16": "amx_bf16", "AMX_INT8": "amx_int8", "NEON": "asimd", "ARM_BF16": "bf16",
+    "SVE": "sve",
+}  # fmt: skip
+# Distributions that install the same module, so that one overwrites files of the other.
+CLASHES = (("onnxruntime", "onnxruntime-gpu"), ("opencv-python-headless", "opencv-python"))
+MODEL_FOLDER = Path(__file__).resolve().parent / "models" / "city"
+
+
+@dataclass(frozen=True)
+class Cpu:
+    """The processor: ``cores`` this process may use, of ``cores_total``."""
+
+    name: str
+    cores: int
+    cores_total: int
+    features: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Device:
+    """A device of torch: ``name`` as ``--device`` takes it."""
+
+    name: str
+    usable: bool
+    detail: str
+
+
+@dataclass(frozen=True)
+class Library:
+    """A library that can run the networks; ``engine`` is the name that ``--engine`` has for it."""
+
+    engine: str
+    package: str
+    usable: bool
+    detail: str
+    remedy: str = ""
+
+
+@dataclass(frozen=True)
+class Extra:
+    """An optional set of packages of dgkit, with those that are not installed."""
+
+    name: str
+    missing: tuple[str, ...]
+    remedy: str
+
+
+@dataclass(frozen=True)
+class Diagnosis:
+    """All findings; memory in bytes, None where the system does not tell."""
+
+    python: str
+    platform: str
+    commit: str | None
+    versions: dict[str, str]
+    cpu: Cpu
+    memory_total: int | None
+    memory_available: int | None
+    devices: tuple[Device, ...]
+    libraries: tuple[Library, ...]
+    extras: tuple[Extra, ...]
+    embedded_model: str | None
+    problems: tuple[str, ...]
+
+    def as_dict(self) -> dict[str, Any]:
+        """The same as plain values that json.dumps takes."""
+        return asdict(self)
+
+
+def diagnose() -> Diagnosis:
+    """Look at this machine. Imports the inference libraries that are installed, so it takes seconds."""
+    total, available = memory()
+    return Diagnosis(
+        python=platform.python_version(),
+        platform=platform.platform(),
+        commit=provenance.git_commit(),
+        versions=provenance.versions(),
+        cpu=cpu(),
+        memory_total=total,
+        memory_available=available,
+        devices=devices(),
+        libraries=libraries(),
+        extras=extras(),
+        embedded_model=str(MODEL_FOLDER) if (MODEL_FOLDER / "model_index.json").is_file() else None,
+        problems=problems(),
+    )
+
+
+def cpu(cpuinfo: Path = Path("/proc/cpuinfo")) -> Cpu:
+    """Name, cores and instruction sets; a system without ``cpuinfo`` gives an empty list of features."""
+    total = os.cpu_count() or 1
+    usable = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else total
+    text = cpuinfo.read_text(encoding="utf-8", errors="replace") if cpuinfo.is_file() else ""
+    line = re.search(r"^(?:flags|Features)\s*:(.*)$", text, re.MULTILINE)
+    flags = set(line.group(1).split()) if line else set()
+    features = tuple(name for name, flag in CPU_FEATURES.items() if flag in flags)
+    return Cpu(provenance.cpu_name(), usable, total, features)
+
+
+def memory(meminfo: Path = Path("/proc/meminfo")) -> tuple[int | None, int | None]:
+    """(total, available) main memory in bytes."""
+    text = meminfo.read_text(encoding="utf-8") if meminfo.is_file() else ""
+    found = {key: int(kib) * 1024 for key, kib in re.findall(r"^(\w+):\s+(\d+) kB$", text, re.MULTILINE)}
+    return found.get("MemTotal"), found.get("MemAvailable")
+
+
+def devices() -> tuple[Device, ...]:
+    """The devices torch could use here: the CPU, each CUDA device, Apple's GPU."""
+    torch, reason = _load("torch")
+    if torch is None:
+        return (Device("cpu", False, reason),)
+    found = [Device("cpu", True, f"{torch.get_num_threads()} threads")]
+    if torch.cuda.is_available():
+        for index in range(torch.cuda.device_count()):
+            card = torch.cuda.get_device_properties(index)
+            detail = f"{card.name}, {card.total_memory / 2**30:.0f} GiB, compute capability {card.major}.{card.minor}"
+            found.append(Device(f"cuda:{index}", True, detail))
+    else:
+        built = "no CUDA device is visible" if torch.version.cuda else "this torch is built without CUDA"
+        found.append(Device("cuda", False, built))
+    mps = torch.backends.mps.is_available()
+    found.append(Device("mps", mps, "Apple GPU" if mps else "needs macOS on Apple silicon"))
+    return tuple(found)
+
+
+def libraries() -> tuple[Library, ...]:
+    """Each library that can run the networks, whether it works here, and if not what brings it."""
+    return (
+        _library("torch", "torch", "torch", "pip install dgkit", _torch_detail),
+        _library("ort", "onnxruntime", "onnxruntime", install_line("cpu"), _ort_detail),
+        _library("openvino", "openvino", "openvino", install_line("cpu"), _openvino_detail),
+        _library("trt", "tensorrt", "tensorrt", install_line("gpu"), _tensorrt_detail),
+        _library("rtx", "tensorrt-rtx", "tensorrt_rtx", install_line("rtx"), _tensorrt_detail),
+    )
+
+
+def _library(engine: str, package: str, module: str, remedy: str, describe: Callable[[ModuleType], tuple[bool, str]]) -> Library:
+    loaded, reason = _load(module)
+    if loaded is None:
+        return Library(engine, package, False, reason, remedy)
+    try:
+        return Library(engine, package, *describe(loaded))
+    except Exception as error:  # a half-installed library may fail in any way; the report must still be complete
+        return Library(engine, package, False, f"loads, then fails: {first_line(error)}", remedy)
+
+
+def _torch_detail(torch: ModuleType) -> tuple[bool, str]:
+    return True, f"{torch.__version__}, {'CUDA ' + torch.version.cuda if torch.version.cuda else 'CPU build'}"
+
+
+def _ort_detail(onnxruntime: ModuleType) -> tuple[bool, str]:
+    # Azure's provider only calls a remote service.
+    names = [name.removesuffix("ExecutionProvider") for name in onnxruntime.get_available_providers()]
+    providers = [name for name in names if name != "Azure"]
+    return True, f"{onnxruntime.__version__}, providers: {', '.join(providers)}"
+
+
+def _openvino_detail(openvino: ModuleType) -> tuple[bool, str]:
+    found = openvino.Core().available_devices
+    return bool(found), f"{openvino.__version__.split('-')[0]}, devices: {', '.join(found) or 'none'}"
+
+
+def _tensorrt_detail(trt: ModuleType) -> tuple[bool, str]:
+    """TensorRT builds engines without a driver (RTX) but runs none, so usable means a CUDA device too."""
+    torch, _ = _load("torch")
+    runs = torch is not None and torch.cuda.is_available()
+    return runs, str(trt.__version__) if runs else f"{trt.__version__}: builds engines, but no CUDA device to run them"
+
+
+def extras() -> tuple[Extra, ...]:
+    """The extras that the installed dgkit declares, each with its missing packages; empty if dgkit is not installed."""
+    try:
+        declared = metadata.requires("dgkit") or []
+    except metadata.PackageNotFoundError:
+        return ()
+    packages: dict[str, list[str]] = {}
+    for line in declared:
+        name = re.match(r"[A-Za-z0-9._-]+", line)
+        extra = re.search(r"extra\s*==\s*['\"]([\w-]+)['\"]", line)
+        if name and extra:
+            packages.setdefault(extra.group(1), []).append(name.group(0))
+    missing = {extra: tuple(p for p in names if provenance.version(p) is None) for extra, names in packages.items()}
+    return tuple(Extra(extra, gone, install_line(extra) if gone else "") for extra, gone in missing.items())
+
+
+def install_line(extra: str) -> str:
+    """The command that brings an extra to this environment, which first removes what it would clash with."""
+    unwanted = {"cpu": "onnxruntime-gpu", "gpu": "onnxruntime"}.get(extra)
+    if unwanted is None or provenance.version(unwanted) is None:
+        return install_command(extra)
+    return f"pip uninstall -y {unwanted} && {install_command(extra)}"
+
+
+def problems() -> tuple[str, ...]:
+    """Sentences about what is wrong with this installation, each ending in the command that mends it."""
+    return tuple(
+        f"{kept} and {other} are both installed and overwrite each other's files: pip uninstall -y {kept} {other} "
+        f"&& pip install --no-deps {kept}"
+        for kept, other in CLASHES
+        if provenance.version(kept) is not None and provenance.version(other) is not None
+    )
+
+
+def _load(module: str) -> tuple[Any, str]:
+    """(module, "") or (None, why it does not load)."""
+    try:
+        return importlib.import_module(module), ""
+    except ModuleNotFoundError as error:
+        return None, "not installed" if error.name == module else f"does not load: {first_line(error)}"
+    except Exception as error:  # native libraries raise more than ImportError (OSError, RuntimeError)
+        return None, f"does not load: {first_line(error)}"
+

@@ -1,0 +1,67 @@
+"""What a result was made with: package versions, commit and machine. Nothing is imported to find out."""
+
+from __future__ import annotations
+
+import platform
+import subprocess
+from importlib import metadata
+from pathlib import Path
+
+# In the order in which they are shown.
+PACKAGES = (
+    "dgkit", "torch", "diffusers", "transformers", "safetensors", "huggingface_hub", "numpy", "pillow",
+    "opencv-python-headless", "opencv-python", "pydantic", "typer", "rich", "onnx", "onnxscript", "onnxruntime",
+    "onnxruntime-gpu", "openvino", "tensorrt", "tensorrt-rtx", "polygraphy", "onedl-mmengine", "onedl-mmcv",
+    "onedl-mmsegmentation", "accelerate", "tensorboard", "peft", "ray",
+)  # fmt: skip
+
+
+def version(package: str) -> str | None:
+    """Version of an installed distribution, None where it is not installed."""
+    try:
+        return metadata.version(package)
+    except metadata.PackageNotFoundError:
+        return None
+
+
+def versions() -> dict[str, str]:
+    """Installed version of each package of ``PACKAGES``; absent ones are left out."""
+    found = {package: version(package) for package in PACKAGES}
+    return {package: number for package, number in found.items() if number is not None}
+
+
+def git_commit() -> str | None:
+    """Commit of the checkout that dgkit runs from, with ``-dirty`` after it where tracked files differ; None elsewhere.
+
+    An installed wheel gives None even if its environment lies inside somebody's repository.
+    """
+    root = Path(__file__).resolve().parents[1]
+    if not (root / ".git").exists() or not (root / "pyproject.toml").is_file():
+        return None
+    command = ["git", "-C", str(root), "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"]
+    try:
+        result = subprocess.run(command, capture_output=True, text=True, timeout=10, check=True)
+    except (OSError, subprocess.SubprocessError):
+        return None
+    return result.stdout.strip() or None
+
+
+def cpu_name() -> str:
+    """The processor's own name where the system tells it, its architecture otherwise."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace").splitlines()
+    except OSError:
+        lines = []
+    names = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name") and ":" in line]
+    return names[0] if names else platform.processor() or platform.machine()
+
+
+def record() -> dict[str, object]:
+    """Everything that should stand beside a measured number: versions, commit, Python, platform and processor."""
+    return {
+        "versions": versions(),
+        "commit": git_commit(),
+        "python": platform.python_version(),
+        "platform": platform.platform(),
+        "cpu": cpu_name(),
+    }
