@@ -1,4 +1,4 @@
-"""What this machine can do for dgkit, and the command that brings what is missing. The facts behind ``dgkit doctor``."""
+"""What this machine can do for dgkit, and the command that brings what is missing: the facts of ``dgkit doctor``."""
 
 from __future__ import annotations
 
@@ -24,6 +24,8 @@ CPU_FEATURES = {
 }  # fmt: skip
 # Distributions that install the same module, so that one overwrites files of the other.
 CLASHES = (("onnxruntime", "onnxruntime-gpu"), ("opencv-python-headless", "opencv-python"))
+# (usable, what to say about it) of a library that loads.
+Describe = Callable[[ModuleType], tuple[bool, str]]
 MODEL_FOLDER = Path(__file__).resolve().parent / "models" / "city"
 
 
@@ -155,7 +157,7 @@ def libraries() -> tuple[Library, ...]:
     )
 
 
-def _library(engine: str, package: str, module: str, remedy: str, describe: Callable[[ModuleType], tuple[bool, str]]) -> Library:
+def _library(engine: str, package: str, module: str, remedy: str, describe: Describe) -> Library:
     loaded, reason = _load(module)
     if loaded is None:
         return Library(engine, package, False, reason, remedy)
@@ -230,4 +232,3 @@ def _load(module: str) -> tuple[Any, str]:
         return None, "not installed" if error.name == module else f"does not load: {first_line(error)}"
     except Exception as error:  # native libraries raise more than ImportError (OSError, RuntimeError)
         return None, f"does not load: {first_line(error)}"
-

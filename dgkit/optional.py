@@ -26,7 +26,8 @@ def require(module: str, extra: str) -> ModuleType:
             message = f"the Python package '{module}' is not installed; it comes with the extra '{extra}'"
             raise MissingDependency(message, install_command(extra)) from None
         message = f"the Python package '{module}' is installed but does not load: {first_line(error)}"
-        raise MissingDependency(message, f"dgkit doctor, then {install_command(extra)} if a package is missing") from error
+        hint = f"dgkit doctor, then {install_command(extra)} if a package is missing"
+        raise MissingDependency(message, hint) from error
 
 
 def _is_parent(missing: str | None, module: str) -> bool:

@@ -142,7 +142,7 @@ def _dotted(path: Path, package: Path) -> str:
 
 
 def _unit(module: str) -> str:
-    return (module.split(".") + [""])[1]
+    return [*module.split("."), ""][1]
 
 
 def _floor(module: str) -> int | None:
