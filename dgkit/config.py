@@ -1,0 +1,133 @@
+"""Configuration: one frozen pydantic class per command, filled from a YAML recipe, ``--set a.b=c`` and flags.
+
+A default is stated in the class and nowhere else. Later sources win: recipe < ``--set`` < flags.
+"""
+
+import difflib
+import typing
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, TypeVar
+
+import yaml
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from dgkit.errors import InputError, UsageError
+
+C = TypeVar("C", bound="Config")
+
+
+class Config(BaseModel):
+    """Base of all configurations: frozen, unknown keys rejected, a string under each field is its documentation."""
+
+    model_config = ConfigDict(
+        frozen=True,
+        extra="forbid",
+        validate_default=True,
+        use_attribute_docstrings=True,
+        coerce_numbers_to_str=True,
+    )
+
+
+def load_config(cls: type[C], recipe: Path | str | None = None, sets: Sequence[str] = (), **flags: Any) -> C:
+    """Build a ``cls`` from a YAML recipe, then ``sets`` (each ``"a.b=value"``, value in YAML), then ``flags``.
+
+    A flag that is ``None`` was not given and leaves the lower sources alone. Raises :class:`InputError` if the recipe
+    cannot be read and :class:`UsageError` for an unknown key or a value that is not allowed, naming what is.
+    """
+    values = read_recipe(recipe) if recipe is not None else {}
+    for text in sets:
+        _assign(values, text)
+    given = {key: value for key, value in flags.items() if value is not None}
+    for key, value in given.items():
+        old = values.get(key)
+        values[key] = _merged(old, value) if isinstance(old, dict) and isinstance(value, Mapping) else value
+    try:
+        return cls.model_validate(values)
+    except ValidationError as error:
+        raise _usage_error(cls, error) from error
+
+
+def read_recipe(path: Path | str) -> dict[str, Any]:
+    """The mapping in a YAML file; an empty file is an empty mapping. Raises :class:`InputError`."""
+    path = Path(path)
+    try:
+        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise InputError(f"cannot read the recipe {path}: {error.strerror}", "check the path") from error
+    except UnicodeDecodeError as error:
+        raise InputError(f"{path} is no YAML recipe: it is not text in UTF-8", "pass a .yaml file") from error
+    except yaml.YAMLError as error:
+        reason = " ".join(str(error).split())
+        raise InputError(f"{path} is not valid YAML: {reason}", "write one 'key: value' per line") from error
+    if content is None:
+        return {}
+    if not isinstance(content, dict):
+        raise InputError(
+            f"{path} holds a {type(content).__name__}, allowed is a mapping of keys to values",
+            "write one 'key: value' per line",
+        )
+    return content
+
+
+def dump_config(config: Config) -> str:
+    """YAML of every resolved value, in field order; :func:`load_config` reads it back to an equal object."""
+    return yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False, allow_unicode=True, width=110)
+
+
+def _assign(values: dict[str, Any], text: str) -> None:
+    key, equals, raw = text.partition("=")
+    parts = [part.strip() for part in key.split(".")]
+    if not equals or not all(parts):
+        raise UsageError(f"--set {text!r} is not an assignment", "write --set key=value, or --set group.key=value")
+    try:
+        value = yaml.safe_load(raw)
+    except yaml.YAMLError as error:
+        raise UsageError(f"--set {text!r}: the value is not valid YAML", "quote it: --set 'key=\"value\"'") from error
+    node = values
+    for part in parts[:-1]:
+        child = node.get(part)
+        node[part] = dict(child) if isinstance(child, dict) else {}
+        node = node[part]
+    node[parts[-1]] = value
+
+
+def _merged(low: dict[str, Any], high: Mapping[str, Any]) -> dict[str, Any]:
+    merged = dict(low)
+    for key, value in high.items():
+        old = merged.get(key)
+        merged[key] = _merged(old, value) if isinstance(old, dict) and isinstance(value, Mapping) else value
+    return merged
+
+
+def _usage_error(cls: type[BaseModel], error: ValidationError) -> UsageError:
+    problems = error.errors(include_url=False)
+    first = problems[0]
+    location = tuple(first["loc"])
+    name = ".".join(str(part) for part in location) or cls.__name__
+    more = f" (and {len(problems) - 1} more)" if len(problems) > 1 else ""
+    if first["type"] == "extra_forbidden":
+        keys = sorted(_fields_at(cls, location[:-1]))
+        close = difflib.get_close_matches(str(location[-1]), keys, n=1)
+        hint = f"did you mean {close[0]}?" if close else "remove it"
+        return UsageError(f"unknown key {name!r}, allowed: {', '.join(keys)}{more}", hint)
+    if first["type"] == "missing":
+        return UsageError(f"{name} is required and was not given{more}", f"add --set {name}=VALUE or its flag")
+    reason = first["msg"].removeprefix("Value error, ").removeprefix("Assertion failed, ")
+    reason = reason[:1].lower() + reason[1:]
+    return UsageError(f"{name}={first['input']!r} is not allowed: {reason}{more}", f"give another value for {name}")
+
+
+def _fields_at(cls: type[BaseModel], location: tuple[Any, ...]) -> list[str]:
+    """Field names of the model found by walking ``location`` (keys of nested models; list indices are skipped)."""
+    model = cls
+    for part in location:
+        if isinstance(part, str) and part in model.model_fields:
+            model = _model_in(model.model_fields[part].annotation) or model
+    return list(model.model_fields)
+
+
+def _model_in(annotation: Any) -> type[BaseModel] | None:
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return annotation
+    return next((found for arg in typing.get_args(annotation) if (found := _model_in(arg))), None)

@@ -1,0 +1,1 @@
+"""Label maps, data sets, crops, prompts and manifests."""

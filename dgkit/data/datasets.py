@@ -1,0 +1,349 @@
+"""Data sets: where each public set keeps its label maps and photographs, one row per layout.
+
+A layout is a list of trees (ways the set is found on disk); the first tree with label maps is used. Within a tree the
+label ``LABELS/sub/<stem><suffix>`` belongs to the photograph ``IMAGES/sub/<stem><suffix>``.
+"""
+
+import os
+from collections import Counter
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from dgkit.data.labelmap import find_encoding, label_size, read_label
+from dgkit.errors import InputError, LabelError, UsageError
+
+ALL = "all"
+_SPLIT_FOLDERS = {
+    "train": ("train", "training"),
+    "val": ("val", "valid", "validation"),
+    "test": ("test", "testing"),
+}
+_TRAIN_IDS = ("_labelTrainIds.png", "train_ids")
+_IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg")
+
+
+@dataclass(frozen=True)
+class Sample:
+    """One label map. ``image`` is its photograph, or ``None`` where the set or the download has none.
+
+    ``encoding`` is the id system of the file (see ``labelmap.find_encoding``); ``condition`` is e.g. "fog", or empty.
+    """
+
+    id: str
+    label: Path
+    image: Path | None
+    encoding: str
+    condition: str = ""
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """Samples of one split ("all" where a set has none), ordered by path; never empty; ids are unique."""
+
+    name: str
+    root: Path
+    split: str
+    samples: tuple[Sample, ...]
+
+
+@dataclass(frozen=True)
+class Tree:
+    """One way a set lies on disk.
+
+    ``labels`` and ``images`` are folders below the root, searched recursively; ``{split}`` and ``{condition}`` stand
+    for the folder names of splits and ``conditions``. ``suffixes`` are (end of the file name, encoding), best first: of
+    several files with one stem the first suffix wins. An encoding of ``None`` marks files to leave out. ``config`` is
+    a file, below the root, with the class names of the encoding.
+    """
+
+    labels: str
+    images: str
+    suffixes: tuple[tuple[str, str | None], ...]
+    image_suffixes: tuple[str, ...] = _IMAGE_SUFFIXES
+    conditions: tuple[str, ...] = ("",)
+    config: str = ""
+
+
+@dataclass(frozen=True)
+class Layout:
+    """A data set: its trees, the split used when none is asked for, and a line about it."""
+
+    description: str
+    trees: tuple[Tree, ...]
+    default_split: str = ALL
+    condition: str = ""
+
+
+_CITYSCAPES = (("_gtFine_labelTrainIds.png", "train_ids"), ("_gtFine_labelIds.png", "cityscapes_ids"))
+_ACDC = (("_gt_labelTrainIds.png", "train_ids"), ("_gt_labelIds.png", "cityscapes_ids"))
+_GTA = (_TRAIN_IDS, (".png", "cityscapes_ids"))
+_BDD = (("_train_id.png", "train_ids"), ("_train_color.png", None), (".png", "train_ids"))
+_DERIVED = ("_labelTrainIds.png", None)  # made by other tools with a mapping that the name does not tell
+
+LAYOUTS = {
+    "gta": Layout(
+        "GTA5",
+        (
+            Tree("labels", "images", _GTA),
+            Tree("labels/{split}", "images/{split}", _GTA),
+        ),
+    ),
+    "synthia": Layout(
+        "SYNTHIA-RAND-CITYSCAPES",
+        (Tree("GT/LABELS", "RGB", (_TRAIN_IDS, (".png", "synthia"))),),
+    ),
+    "cityscapes": Layout(
+        "Cityscapes, fine annotations",
+        (
+            Tree("gtFine/{split}", "leftImg8bit/{split}", _CITYSCAPES, ("_leftImg8bit.png",)),
+            Tree(
+                "gtFine_trainvaltest/gtFine/{split}",
+                "leftImg8bit_trainvaltest/leftImg8bit/{split}",
+                _CITYSCAPES,
+                ("_leftImg8bit.png",),
+            ),
+        ),
+        "train",
+    ),
+    "bdd100k": Layout(
+        "BDD100K, 10k semantic segmentation",
+        (
+            Tree("labels/sem_seg/masks/{split}", "images/10k/{split}", _BDD),
+            Tree("seg/labels/{split}", "seg/images/{split}", _BDD),
+            Tree("labels/{split}", "images/{split}", _BDD),
+        ),
+        "train",
+    ),
+    "mapillary": Layout(
+        "Mapillary Vistas v1.2, mapping A (RobustNet, HRDA, DGInStyle)",
+        (
+            Tree("{split}/v1.2/labels", "{split}/images", (_DERIVED, (".png", "mapillary_a"))),
+            Tree("{split}/labels", "{split}/images", (_DERIVED, (".png", "mapillary_a"))),
+        ),
+        "train",
+    ),
+    "mapillary_b": Layout(
+        "Mapillary Vistas v1.2, mapping B (by name)",
+        (
+            Tree("{split}/v1.2/labels", "{split}/images", (_DERIVED, (".png", "mapillary_b"))),
+            Tree("{split}/labels", "{split}/images", (_DERIVED, (".png", "mapillary_b"))),
+        ),
+        "train",
+    ),
+    "mapillary_v2": Layout(
+        "Mapillary Vistas v2.0, mapping B (by the names in its config)",
+        (
+            Tree(
+                "{split}/v2.0/labels",
+                "{split}/images",
+                (_DERIVED, (".png", "mapillary_b")),
+                config="config_v2.0.json",
+            ),
+        ),
+        "train",
+    ),
+    "acdc": Layout(
+        "ACDC, by condition or flat",
+        (
+            Tree(
+                "gt/{condition}/{split}",
+                "rgb_anon/{condition}/{split}",
+                _ACDC,
+                ("_rgb_anon.png",),
+                ("fog", "night", "rain", "snow"),
+            ),
+            Tree("gt/{split}", "rgb_anon/{split}", _ACDC, ("_rgb_anon.png",)),
+        ),
+        "train",
+    ),
+    "dark_zurich": Layout(
+        "Dark Zurich",
+        (Tree("gt/{split}", "rgb_anon/{split}", _ACDC, ("_rgb_anon.png",)),),
+        "val",
+        "night",
+    ),
+    "camvid": Layout(
+        "CamVid, 11 classes; bicyclist counts as bicycle",
+        (Tree("{split}annot", "{split}", ((".png", "camvid"),)),),
+        "train",
+    ),
+    "dgkit": Layout(
+        "a folder written by dgkit generate",
+        (Tree("labels", "images", (_TRAIN_IDS,)),),
+    ),
+}
+
+
+def open_dataset(name: str, root: Path | str, split: str | None = None) -> Dataset:
+    """Find the samples of the data set ``name`` (see :data:`LAYOUTS`) below ``root``.
+
+    ``split`` is "train", "val", "test" or "all"; ``None`` takes the layout's default. Files are listed, not read.
+    Raises :class:`UsageError` for an unknown name or split and :class:`InputError` if there are no label maps.
+    """
+    if name not in LAYOUTS:
+        raise UsageError(f"unknown data set {name!r}, allowed: {', '.join(LAYOUTS)}", "use --dataset NAME=DIR")
+    if split not in (None, ALL, *_SPLIT_FOLDERS):
+        raise UsageError(
+            f"unknown split {split!r}, allowed: {', '.join((*_SPLIT_FOLDERS, ALL))}", "use for example --split val"
+        )
+    layout = LAYOUTS[name]
+    wanted = split or layout.default_split
+    folder = _existing_folder(root)
+    for tree in layout.trees:
+        samples = list(_tree_samples(folder, tree, layout, wanted))
+        if samples:
+            return Dataset(name, folder, wanted, tuple(samples))
+    searched = ", ".join(dict.fromkeys(f"{tree.labels}/**/*{_label_suffixes(tree)}" for tree in layout.trees))
+    raise InputError(
+        f"no label maps of {layout.description}, split {wanted}, below {folder}; searched {searched}",
+        f"give the folder that holds {layout.trees[0].labels.partition('/')[0]}/, or another --split",
+    )
+
+
+def labels_folder(root: Path | str, encoding: str | None = None) -> Dataset:
+    """A plain folder of label maps (PNG), searched recursively, or a folder with ``labels/`` and perhaps ``images/``.
+
+    Where both ``a.png`` and ``a_labelTrainIds.png`` exist the latter is taken; ``*_labelIds.png`` are Cityscapes ids;
+    other files hold train ids unless ``encoding`` says otherwise (it holds for them only).
+    Raises :class:`InputError` if there are no PNG files and :class:`UsageError` for an unknown encoding.
+    """
+    folder = _existing_folder(root)
+    plain = find_encoding(encoding or "train_ids").name
+    suffixes = (_TRAIN_IDS, ("_labelIds.png", "cityscapes_ids"), ("_color.png", None), (".png", plain))
+    inside = (folder / "labels").is_dir()
+    tree = Tree("labels" if inside else ".", "images" if inside else "", suffixes)
+    samples = tuple(_tree_samples(folder, tree, Layout("label maps", (tree,)), ALL))
+    if not samples:
+        raise InputError(f"no PNG files in {folder / 'labels' if inside else folder}", "give a folder of label maps")
+    return Dataset("labels", folder, ALL, samples)
+
+
+def read_pair(sample: Sample) -> tuple[np.ndarray, np.ndarray]:
+    """(photograph uint8 [H, W, 3] RGB, train ids uint8 [H, W]) of a sample.
+
+    Raises :class:`LabelError` if it has no photograph, if that cannot be read, or if the sizes differ.
+    """
+    label = read_label(sample.label, sample.encoding)
+    if sample.image is None:
+        raise LabelError(f"{sample.label}: its photograph was not found", "complete the download of the images")
+    try:
+        with Image.open(sample.image) as picture:
+            image = np.asarray(picture.convert("RGB"))
+    except (OSError, SyntaxError, ValueError) as error:
+        raise LabelError(f"{sample.image}: cannot be read as a picture ({error})", "copy it again") from error
+    if image.shape[:2] != label.shape:
+        raise LabelError(_mismatch(sample, label.shape, image.shape[:2]), "leave the pair out, or fetch both again")
+    return image, label
+
+
+def check_pairs(dataset: Dataset) -> None:
+    """Compare the sizes of all photographs and label maps, from their headers.
+
+    Raises :class:`LabelError` listing the first pairs that differ, and how many do.
+    """
+    differing = mismatched_pairs(dataset)
+    if differing:
+        more = f" and {len(differing) - 3} more" if len(differing) > 3 else ""
+        raise LabelError(
+            f"{len(differing)} of {len(dataset.samples)} pairs differ in size: {'; '.join(differing[:3])}{more}",
+            "leave these pairs out, or fetch them again",
+        )
+
+
+def mismatched_pairs(dataset: Dataset) -> list[str]:
+    """One line for each photograph whose size differs from its label map's; samples without one are skipped."""
+    lines = []
+    for sample in dataset.samples:
+        if sample.image is None:
+            continue
+        size = label_size(sample.label)
+        try:
+            with Image.open(sample.image) as picture:
+                width, height = picture.size
+        except (OSError, SyntaxError) as error:
+            raise LabelError(f"{sample.image}: cannot be read as a picture ({error})", "copy it again") from error
+        if (height, width) != size:
+            lines.append(_mismatch(sample, size, (height, width)))
+    return lines
+
+
+def _mismatch(sample: Sample, label: tuple[int, ...], image: tuple[int, ...]) -> str:
+    return f"{sample.label} is {label[1]}x{label[0]} but {sample.image} is {image[1]}x{image[0]}"
+
+
+def _existing_folder(root: Path | str) -> Path:
+    folder = Path(root).expanduser()
+    if not folder.is_dir():
+        what = "a file, not a folder" if folder.exists() else "no such folder"
+        raise InputError(f"{folder}: {what}", "give the root folder of the label maps")
+    try:
+        os.scandir(folder).close()
+    except OSError as error:
+        raise InputError(f"{folder}: {error.strerror or error}", f"make it readable: chmod u+rx '{folder}'") from error
+    return folder
+
+
+def _label_suffixes(tree: Tree) -> str:
+    kept = [suffix for suffix, encoding in tree.suffixes if encoding is not None]
+    return kept[0] if len(kept) == 1 else "{" + ",".join(kept) + "}"
+
+
+def _tree_samples(root: Path, tree: Tree, layout: Layout, split: str) -> Iterator[Sample]:
+    """Samples of a tree in the order of their paths, with unique ids."""
+    found: list[tuple[str, str, Sample]] = []
+    for condition in tree.conditions:
+        for folder_name in _split_folders(tree, split):
+            fill = {"split": folder_name, "condition": condition}
+            labels = root / tree.labels.format(**fill)
+            images = root / tree.images.format(**fill) if tree.images else None
+            for sub, stem, suffix, encoding in _walk(labels, tree.suffixes):
+                if tree.config:
+                    encoding = f"{encoding}@{root / tree.config}"
+                image = _image(images / sub, stem, tree.image_suffixes) if images else None
+                path = labels / sub / f"{stem}{suffix}"
+                name = "_".join(part for part in (condition, *Path(sub).parts, stem) if part)
+                found.append((stem, name, Sample("", path, image, encoding, condition or layout.condition)))
+    return _with_ids(found)
+
+
+def _with_ids(found: list[tuple[str, str, Sample]]) -> Iterator[Sample]:
+    """The stem is the id where it is unique in the set, else the path below the label folder joined by "_"."""
+    stems = Counter(stem for stem, _, _ in found)
+    taken: Counter[str] = Counter()
+    for stem, name, sample in found:
+        chosen = stem if stems[stem] == 1 else name
+        taken[chosen] += 1
+        unique = chosen if taken[chosen] == 1 else f"{chosen}_{taken[chosen]}"
+        yield Sample(unique, sample.label, sample.image, sample.encoding, sample.condition)
+
+
+def _split_folders(tree: Tree, split: str) -> tuple[str, ...]:
+    """Folder names to put for ``{split}``; one empty name for a tree without splits if all samples are wanted."""
+    if "{split}" not in tree.labels:
+        return ("",) if split == ALL else ()
+    return tuple(name for key, names in _SPLIT_FOLDERS.items() if split in (key, ALL) for name in names)
+
+
+def _walk(folder: Path, suffixes: tuple[tuple[str, str | None], ...]) -> Iterable[tuple[str, str, str, str]]:
+    """(subfolder, stem, suffix, encoding) of label files below ``folder``, sorted by path; one per stem."""
+    best: dict[tuple[str, str], int] = {}
+    for directory, _, names in os.walk(folder, followlinks=True):
+        sub = os.path.relpath(directory, folder)
+        for name in names:
+            rank = next((i for i, (suffix, _) in enumerate(suffixes) if name.endswith(suffix)), None)
+            if rank is None or name.startswith(".") or suffixes[rank][1] is None:
+                continue
+            key = (sub, name.removesuffix(suffixes[rank][0]))
+            best[key] = min(rank, best.get(key, rank))
+    for (sub, stem), rank in sorted(best.items()):
+        suffix, encoding = suffixes[rank]
+        assert encoding is not None
+        yield sub, stem, suffix, encoding
+
+
+def _image(folder: Path, stem: str, suffixes: tuple[str, ...]) -> Path | None:
+    return next((path for suffix in suffixes if (path := folder / f"{stem}{suffix}").is_file()), None)

@@ -1,0 +1,205 @@
+"""The class index of a data set: how many pixels of each class each label map holds, counted once and cached."""
+
+import hashlib
+import io
+import json
+import os
+from collections.abc import Callable, Iterator
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass
+from multiprocessing import get_context
+from pathlib import Path
+
+import numpy as np
+
+from dgkit.data.datasets import Dataset, Sample
+from dgkit.data.labelmap import find_encoding, read_label, resize_label
+from dgkit.errors import LabelError, OutputError, UsageError
+from dgkit.files import atomic_write, cache_folder
+from dgkit.labels import NUM_CLASSES
+
+_CACHE_VERSION = 1
+_MAX_LISTED = 3  # unreadable files named in one error
+
+Progress = Callable[[int, int], None]
+_Row = tuple[list[int], tuple[int, int], str]  # pixels per class, (height, width), digest
+
+
+@dataclass(frozen=True, eq=False)
+class ClassIndex:
+    """Counts of a data set whose maps were resized by ``scale`` first.
+
+    ``counts`` is int64 [N, 19], pixels of each class (ignore is not counted); ``sizes`` is int32 [N, 2], (height,
+    width) after resizing; ``digests`` are N SHA-256 of the label files. Arrays are read-only.
+    """
+
+    dataset: Dataset
+    counts: np.ndarray
+    sizes: np.ndarray
+    scale: float
+    digests: tuple[str, ...]
+
+    def read(self, sample_index: int) -> np.ndarray:
+        """Train ids of one sample, resized as indexed: uint8 [H, W], read-only. Raises :class:`LabelError`."""
+        return read_scaled(self.dataset.samples[sample_index], self.scale)
+
+    @property
+    def digest(self) -> str:
+        """SHA-256 over ids, files, encodings and scale: equal exactly if the same draws come out of it."""
+        lines = [f"{self.scale!r}"]
+        for sample, digest in zip(self.dataset.samples, self.digests, strict=True):
+            lines.append(f"{sample.id} {sample.encoding.partition('@')[0]} {digest}")
+        return hashlib.sha256("\n".join(lines).encode()).hexdigest()
+
+
+def read_scaled(sample: Sample, scale: float = 1.0) -> np.ndarray:
+    """Train ids of ``sample``, both sides resized by ``scale`` (rounded, at least 1 pixel): uint8 [H, W], read-only."""
+    label = read_label(sample.label, sample.encoding)
+    if scale == 1.0:
+        return label
+    height, width = (max(1, round(side * scale)) for side in label.shape)
+    return resize_label(label, height, width)
+
+
+def build_index(
+    dataset: Dataset,
+    scale: float = 1.0,
+    workers: int = 0,
+    cache: Path | None = None,
+    progress: Progress | None = None,
+) -> ClassIndex:
+    """Count the pixels of each class in each label map of ``dataset``.
+
+    ``workers`` processes share the reading; 0 reads in this one. ``cache`` is a file that keeps the counts: entries
+    whose label file has the same size and time, encoding and scale are taken from it, the rest is counted and it is
+    rewritten; a damaged cache counts as none. ``progress`` is called with (maps done, maps in all).
+
+    Raises :class:`LabelError` naming the label maps that cannot be read, :class:`OutputError` if the cache cannot be
+    written, :class:`UsageError` for a scale or number of workers that is not allowed.
+    """
+    if not 0 < scale <= 16:
+        raise UsageError(f"label scale {scale} is not allowed: above 0 and at most 16", "use for example 0.5")
+    if workers < 0:
+        raise UsageError(f"{workers} workers are not allowed: 0 or more", "use for example --workers 4")
+    keys = [_key(sample, scale) for sample in dataset.samples]
+    known = _load_cache(cache) if cache is not None else {}
+    rows: list[_Row | None] = [known.get(key) for key in keys]
+    missing = [i for i, row in enumerate(rows) if row is None]
+    total = len(rows)
+    if progress is not None:
+        progress(total - len(missing), total)
+    failures: list[LabelError] = []
+    results = _count_all([dataset.samples[i] for i in missing], scale, workers)
+    for done, (i, result) in enumerate(zip(missing, results, strict=True), total - len(missing) + 1):
+        if isinstance(result, LabelError):
+            failures.append(result)
+        else:
+            rows[i] = result
+        if progress is not None:
+            progress(done, total)
+    if failures:
+        raise _summary(failures, total)
+    complete = [row for row in rows if row is not None]
+    if cache is not None and missing:
+        _save_cache(cache, dict(zip(keys, complete, strict=True)))
+    return _assemble(dataset, complete, scale)
+
+
+def default_cache(dataset: Dataset) -> Path | None:
+    """Cache file of a data set in the user's cache folder, or ``None`` if that folder cannot be written."""
+    identity = f"{dataset.name}\0{dataset.split}\0{dataset.root.resolve()}"
+    folder = cache_folder() / "index"
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError:
+        return None
+    if not os.access(folder, os.W_OK):
+        return None
+    return folder / f"{dataset.name}-{hashlib.sha256(identity.encode()).hexdigest()[:16]}.npz"
+
+
+def _count(sample: Sample, scale: float) -> _Row | LabelError:
+    try:
+        label = read_scaled(sample, scale)
+        digest = hashlib.sha256(sample.label.read_bytes()).hexdigest()
+    except LabelError as error:
+        return error
+    counts = np.bincount(label.ravel(), minlength=NUM_CLASSES)[:NUM_CLASSES]
+    return counts.tolist(), (label.shape[0], label.shape[1]), digest
+
+
+def _count_task(task: tuple[Sample, float]) -> _Row | LabelError:
+    return _count(*task)
+
+
+def _count_all(samples: list[Sample], scale: float, workers: int) -> Iterator[_Row | LabelError]:
+    if workers == 0 or len(samples) < 2:
+        yield from (_count(sample, scale) for sample in samples)
+        return
+    # Fresh processes: a fork of a process that runs threads (torch, progress bars) may hang.
+    pool = ProcessPoolExecutor(min(workers, len(samples)), mp_context=get_context("spawn"))
+    try:
+        chunk = max(1, min(32, len(samples) // (4 * workers)))
+        yield from pool.map(_count_task, [(sample, scale) for sample in samples], chunksize=chunk)
+    finally:
+        pool.shutdown(cancel_futures=True)
+
+
+def _summary(failures: list[LabelError], total: int) -> LabelError:
+    first = failures[0]
+    if len(failures) == 1:
+        return first
+    others = [failure.message.partition(": ")[0] for failure in failures[1:_MAX_LISTED]]
+    more = ", ..." if len(failures) > _MAX_LISTED else ""
+    text = f"{first.message} ({len(failures)} of {total} label maps cannot be used, also {', '.join(others)}{more})"
+    return LabelError(text, first.hint)
+
+
+def _assemble(dataset: Dataset, rows: list[_Row], scale: float) -> ClassIndex:
+    counts = np.array([row[0] for row in rows], dtype=np.int64).reshape(-1, NUM_CLASSES)
+    sizes = np.array([row[1] for row in rows], dtype=np.int32).reshape(-1, 2)
+    counts.setflags(write=False)
+    sizes.setflags(write=False)
+    return ClassIndex(dataset, counts, sizes, scale, tuple(row[2] for row in rows))
+
+
+def _key(sample: Sample, scale: float) -> str:
+    table = hashlib.sha256(find_encoding(sample.encoding).table.tobytes()).hexdigest()[:16]
+    try:
+        status = sample.label.stat()
+    except OSError:
+        return f"{sample.label} unreadable"
+    return f"{sample.label} {status.st_size} {status.st_mtime_ns} {table} {scale!r}"
+
+
+def _load_cache(path: Path) -> dict[str, _Row]:
+    """Rows by key; empty if the file is absent, damaged or of another version."""
+    try:
+        with np.load(io.BytesIO(path.read_bytes()), allow_pickle=False) as archive:
+            header = json.loads(archive["header"].tobytes())
+            counts, sizes = archive["counts"], archive["sizes"]
+        if header["version"] != _CACHE_VERSION or counts.shape != (len(sizes), NUM_CLASSES):
+            return {}
+        rows = zip(counts.tolist(), sizes.tolist(), header["digests"], strict=True)
+        return {
+            key: (row, (size[0], size[1]), digest)
+            for key, (row, size, digest) in zip(header["keys"], rows, strict=True)
+        }
+    except Exception:  # a damaged archive raises nearly anything (zipfile, zlib, json, KeyError); it is only a cache
+        return {}
+
+
+def _save_cache(path: Path, rows: dict[str, _Row]) -> None:
+    digests = [row[2] for row in rows.values()]
+    header = json.dumps({"version": _CACHE_VERSION, "keys": list(rows), "digests": digests}).encode()
+    buffer = io.BytesIO()
+    np.savez_compressed(
+        buffer,
+        header=np.frombuffer(header, dtype=np.uint8),
+        counts=np.array([row[0] for row in rows.values()], dtype=np.int64),
+        sizes=np.array([row[1] for row in rows.values()], dtype=np.int32),
+    )
+    try:
+        atomic_write(path, buffer.getvalue())
+    except OutputError as error:
+        raise OutputError(error.message, "give another file with --cache, or leave it out") from error

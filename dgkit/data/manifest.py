@@ -1,0 +1,107 @@
+"""The manifest of an output folder: one JSON object per line, appended when its files are on disk.
+
+Each append is one write followed by fsync, so a kill can tear the last line only. A torn line is ignored by readers and
+cut off before the next append.
+"""
+
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+from dgkit.errors import InputError
+from dgkit.files import output_error
+
+
+class Manifest:
+    """Records of one JSON-lines file at ``path``, which need not exist yet. One process appends at a time."""
+
+    def __init__(self, path: Path | str) -> None:
+        self.path = Path(path)
+        self._checked = False
+
+    def append(self, record: dict[str, Any]) -> None:
+        """Add ``record`` as one line and wait until it is on disk. Raises :class:`OutputError` if it cannot be written.
+
+        A torn last line is cut off before the first append of this object.
+        """
+        line = (json.dumps(record, ensure_ascii=False, allow_nan=False) + "\n").encode("utf-8")
+        if not self._checked:
+            self.repair()
+            self._checked = True
+        try:
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            descriptor = os.open(self.path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o666)
+            try:
+                _write_all(descriptor, line)
+                os.fsync(descriptor)
+            finally:
+                os.close(descriptor)
+        except OSError as error:
+            self._checked = False  # the write may have been cut short: look again before the next one
+            raise output_error(self.path, error) from error
+
+    def read(self) -> list[dict[str, Any]]:
+        """All complete records, in order; see :func:`read`."""
+        return read(self.path)
+
+    def repair(self) -> int:
+        """Cut a torn last line off and return how many bytes it had. Raises :class:`OutputError`."""
+        data = _content(self.path)
+        torn = len(data) - _complete(data)
+        if torn:
+            try:
+                os.truncate(self.path, len(data) - torn)
+            except OSError as error:
+                raise output_error(self.path, error) from error
+        return torn
+
+
+def read(path: Path | str) -> list[dict[str, Any]]:
+    """Records of a manifest, in order; none if it does not exist. A torn last line is dropped.
+
+    Raises :class:`InputError` naming the line if another line is no JSON object, or if the file cannot be read.
+    """
+    data = _content(Path(path))
+    records = []
+    for number, line in enumerate(data[: _complete(data)].splitlines(), 1):
+        record = _parse(line)
+        if record is None:
+            raise InputError(
+                f"{path}, line {number}: not a JSON object",
+                "restore the manifest from a copy, or use another output folder",
+            )
+        records.append(record)
+    return records
+
+
+def _content(path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except FileNotFoundError:
+        return b""
+    except OSError as error:
+        raise InputError(f"cannot read {path}: {error.strerror or error}", "check its permissions") from error
+
+
+def _complete(data: bytes) -> int:
+    """Number of leading bytes without the torn last line: no newline yet, or (after a power cut) no JSON in it."""
+    end = data.rfind(b"\n") + 1
+    if end == len(data) and end:
+        start = data.rfind(b"\n", 0, end - 1) + 1
+        if _parse(data[start:end]) is None:
+            return start
+    return end
+
+
+def _parse(line: bytes) -> dict[str, Any] | None:
+    try:
+        record = json.loads(line)
+    except ValueError:
+        return None
+    return record if isinstance(record, dict) else None
+
+
+def _write_all(descriptor: int, data: bytes) -> None:
+    while data:
+        data = data[os.write(descriptor, data) :]
