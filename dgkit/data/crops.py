@@ -113,9 +113,8 @@ def class_probabilities(
 
 def drawable_classes(index: ClassIndex, rules: CropRules) -> np.ndarray:
     """float64 [19]: probabilities of :func:`draw_crop`, 0 for classes without an eligible file."""
-    return class_probabilities(
-        index.counts.sum(axis=0), rules.temperature, (index.counts > _threshold(index, rules)).any(axis=0)
-    )
+    eligible = np.any(index.counts > _threshold(index, rules), axis=0)
+    return class_probabilities(index.counts.sum(axis=0), rules.temperature, np.asarray(eligible))
 
 
 def anchor_box(y: int, x: int, height: int, width: int, size: int | tuple[int, int]) -> CropBox:
@@ -168,7 +167,7 @@ def draw_crop(index: ClassIndex, rules: CropRules, rng: np.random.Generator, rar
         for _ in range(rules.attempts if len(pixels) > rules.share_threshold else 1):
             attempts += 1
             y, x = divmod(int(pixels[rng.integers(len(pixels))]), label.shape[1])
-            box = anchor_box(y, x, *label.shape, rules.shape)
+            box = anchor_box(y, x, label.shape[0], label.shape[1], rules.shape)
             window = crop(label, box)
             count = int(np.count_nonzero(window == class_id))
             if count > rules.share_threshold:

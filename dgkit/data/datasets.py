@@ -1,8 +1,4 @@
-"""Data sets: where each public set keeps its label maps and photographs, one row per layout.
-
-A layout is a list of trees (ways the set is found on disk); the first tree with label maps is used. Within a tree the
-label ``LABELS/sub/<stem><suffix>`` belongs to the photograph ``IMAGES/sub/<stem><suffix>``.
-"""
+"""Data sets: the label maps of a public set or of a plain folder, and the photographs that belong to them."""
 
 import os
 from collections import Counter
@@ -14,16 +10,8 @@ import numpy as np
 from PIL import Image
 
 from dgkit.data.labelmap import find_encoding, label_size, read_label
+from dgkit.data.layouts import ALL, LAYOUTS, SPLIT_FOLDERS, TRAIN_IDS, Layout, Tree
 from dgkit.errors import InputError, LabelError, UsageError
-
-ALL = "all"
-_SPLIT_FOLDERS = {
-    "train": ("train", "training"),
-    "val": ("val", "valid", "validation"),
-    "test": ("test", "testing"),
-}
-_TRAIN_IDS = ("_labelTrainIds.png", "train_ids")
-_IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg")
 
 
 @dataclass(frozen=True)
@@ -50,134 +38,6 @@ class Dataset:
     samples: tuple[Sample, ...]
 
 
-@dataclass(frozen=True)
-class Tree:
-    """One way a set lies on disk.
-
-    ``labels`` and ``images`` are folders below the root, searched recursively; ``{split}`` and ``{condition}`` stand
-    for the folder names of splits and ``conditions``. ``suffixes`` are (end of the file name, encoding), best first: of
-    several files with one stem the first suffix wins. An encoding of ``None`` marks files to leave out. ``config`` is
-    a file, below the root, with the class names of the encoding.
-    """
-
-    labels: str
-    images: str
-    suffixes: tuple[tuple[str, str | None], ...]
-    image_suffixes: tuple[str, ...] = _IMAGE_SUFFIXES
-    conditions: tuple[str, ...] = ("",)
-    config: str = ""
-
-
-@dataclass(frozen=True)
-class Layout:
-    """A data set: its trees, the split used when none is asked for, and a line about it."""
-
-    description: str
-    trees: tuple[Tree, ...]
-    default_split: str = ALL
-    condition: str = ""
-
-
-_CITYSCAPES = (("_gtFine_labelTrainIds.png", "train_ids"), ("_gtFine_labelIds.png", "cityscapes_ids"))
-_ACDC = (("_gt_labelTrainIds.png", "train_ids"), ("_gt_labelIds.png", "cityscapes_ids"))
-_GTA = (_TRAIN_IDS, (".png", "cityscapes_ids"))
-_BDD = (("_train_id.png", "train_ids"), ("_train_color.png", None), (".png", "train_ids"))
-_DERIVED = ("_labelTrainIds.png", None)  # made by other tools with a mapping that the name does not tell
-
-LAYOUTS = {
-    "gta": Layout(
-        "GTA5",
-        (
-            Tree("labels", "images", _GTA),
-            Tree("labels/{split}", "images/{split}", _GTA),
-        ),
-    ),
-    "synthia": Layout(
-        "SYNTHIA-RAND-CITYSCAPES",
-        (Tree("GT/LABELS", "RGB", (_TRAIN_IDS, (".png", "synthia"))),),
-    ),
-    "cityscapes": Layout(
-        "Cityscapes, fine annotations",
-        (
-            Tree("gtFine/{split}", "leftImg8bit/{split}", _CITYSCAPES, ("_leftImg8bit.png",)),
-            Tree(
-                "gtFine_trainvaltest/gtFine/{split}",
-                "leftImg8bit_trainvaltest/leftImg8bit/{split}",
-                _CITYSCAPES,
-                ("_leftImg8bit.png",),
-            ),
-        ),
-        "train",
-    ),
-    "bdd100k": Layout(
-        "BDD100K, 10k semantic segmentation",
-        (
-            Tree("labels/sem_seg/masks/{split}", "images/10k/{split}", _BDD),
-            Tree("seg/labels/{split}", "seg/images/{split}", _BDD),
-            Tree("labels/{split}", "images/{split}", _BDD),
-        ),
-        "train",
-    ),
-    "mapillary": Layout(
-        "Mapillary Vistas v1.2, mapping A (RobustNet, HRDA, DGInStyle)",
-        (
-            Tree("{split}/v1.2/labels", "{split}/images", (_DERIVED, (".png", "mapillary_a"))),
-            Tree("{split}/labels", "{split}/images", (_DERIVED, (".png", "mapillary_a"))),
-        ),
-        "train",
-    ),
-    "mapillary_b": Layout(
-        "Mapillary Vistas v1.2, mapping B (by name)",
-        (
-            Tree("{split}/v1.2/labels", "{split}/images", (_DERIVED, (".png", "mapillary_b"))),
-            Tree("{split}/labels", "{split}/images", (_DERIVED, (".png", "mapillary_b"))),
-        ),
-        "train",
-    ),
-    "mapillary_v2": Layout(
-        "Mapillary Vistas v2.0, mapping B (by the names in its config)",
-        (
-            Tree(
-                "{split}/v2.0/labels",
-                "{split}/images",
-                (_DERIVED, (".png", "mapillary_b")),
-                config="config_v2.0.json",
-            ),
-        ),
-        "train",
-    ),
-    "acdc": Layout(
-        "ACDC, by condition or flat",
-        (
-            Tree(
-                "gt/{condition}/{split}",
-                "rgb_anon/{condition}/{split}",
-                _ACDC,
-                ("_rgb_anon.png",),
-                ("fog", "night", "rain", "snow"),
-            ),
-            Tree("gt/{split}", "rgb_anon/{split}", _ACDC, ("_rgb_anon.png",)),
-        ),
-        "train",
-    ),
-    "dark_zurich": Layout(
-        "Dark Zurich",
-        (Tree("gt/{split}", "rgb_anon/{split}", _ACDC, ("_rgb_anon.png",)),),
-        "val",
-        "night",
-    ),
-    "camvid": Layout(
-        "CamVid, 11 classes; bicyclist counts as bicycle",
-        (Tree("{split}annot", "{split}", ((".png", "camvid"),)),),
-        "train",
-    ),
-    "dgkit": Layout(
-        "a folder written by dgkit generate",
-        (Tree("labels", "images", (_TRAIN_IDS,)),),
-    ),
-}
-
-
 def open_dataset(name: str, root: Path | str, split: str | None = None) -> Dataset:
     """Find the samples of the data set ``name`` (see :data:`LAYOUTS`) below ``root``.
 
@@ -186,9 +46,9 @@ def open_dataset(name: str, root: Path | str, split: str | None = None) -> Datas
     """
     if name not in LAYOUTS:
         raise UsageError(f"unknown data set {name!r}, allowed: {', '.join(LAYOUTS)}", "use --dataset NAME=DIR")
-    if split not in (None, ALL, *_SPLIT_FOLDERS):
+    if split not in (None, ALL, *SPLIT_FOLDERS):
         raise UsageError(
-            f"unknown split {split!r}, allowed: {', '.join((*_SPLIT_FOLDERS, ALL))}", "use for example --split val"
+            f"unknown split {split!r}, allowed: {', '.join((*SPLIT_FOLDERS, ALL))}", "use for example --split val"
         )
     layout = LAYOUTS[name]
     wanted = split or layout.default_split
@@ -213,13 +73,37 @@ def labels_folder(root: Path | str, encoding: str | None = None) -> Dataset:
     """
     folder = _existing_folder(root)
     plain = find_encoding(encoding or "train_ids").name
-    suffixes = (_TRAIN_IDS, ("_labelIds.png", "cityscapes_ids"), ("_color.png", None), (".png", plain))
+    suffixes = (TRAIN_IDS, ("_labelIds.png", "cityscapes_ids"), ("_color.png", None), (".png", plain))
     inside = (folder / "labels").is_dir()
     tree = Tree("labels" if inside else ".", "images" if inside else "", suffixes)
     samples = tuple(_tree_samples(folder, tree, Layout("label maps", (tree,)), ALL))
     if not samples:
         raise InputError(f"no PNG files in {folder / 'labels' if inside else folder}", "give a folder of label maps")
     return Dataset("labels", folder, ALL, samples)
+
+
+def open_source(
+    labels: Path | str | None = None, dataset: str | None = None, split: str | None = None, encoding: str | None = None
+) -> Dataset:
+    """The label maps a command was given: a plain folder ``labels``, or ``dataset`` as ``"NAME=DIR"``.
+
+    Raises :class:`UsageError` unless exactly one of the two is given, and where ``split`` or ``encoding`` does not go
+    with it; otherwise as :func:`labels_folder` and :func:`open_dataset`.
+    """
+    if (labels is None) == (dataset is None):
+        got = "none" if labels is None else "both"
+        raise UsageError(f"label maps come from one of --labels and --dataset, got {got}", "use --labels DIR")
+    if labels is not None:
+        if split is not None:
+            raise UsageError("--split goes with --dataset, got --labels", "give the folder of that split to --labels")
+        return labels_folder(labels, encoding)
+    assert dataset is not None
+    name, equals, folder = dataset.partition("=")
+    if not equals or not folder:
+        raise UsageError(f"--dataset {dataset!r} is not NAME=DIR, names: {', '.join(LAYOUTS)}", "use --dataset gta=DIR")
+    if encoding is not None:
+        raise UsageError("--encoding goes with --labels, got --dataset", "leave it out: each data set has its own")
+    return open_dataset(name, folder, split)
 
 
 def read_pair(sample: Sample) -> tuple[np.ndarray, np.ndarray]:
@@ -325,7 +209,7 @@ def _split_folders(tree: Tree, split: str) -> tuple[str, ...]:
     """Folder names to put for ``{split}``; one empty name for a tree without splits if all samples are wanted."""
     if "{split}" not in tree.labels:
         return ("",) if split == ALL else ()
-    return tuple(name for key, names in _SPLIT_FOLDERS.items() if split in (key, ALL) for name in names)
+    return tuple(name for key, names in SPLIT_FOLDERS.items() if split in (key, ALL) for name in names)
 
 
 def _walk(folder: Path, suffixes: tuple[tuple[str, str | None], ...]) -> Iterable[tuple[str, str, str, str]]:
