@@ -31,6 +31,8 @@ def doctor(as_json: Annotated[bool, typer.Option("--json", help="Print the findi
 
 
 def _machine(console: Console, found: Diagnosis) -> None:
+    from rich.markup import escape
+
     console.print("[bold]Machine[/bold]")
     console.print(f"  python      {found.python} on {found.platform}")
     console.print(f"  processor   {found.cpu.name}, {found.cpu.cores} of {found.cpu.cores_total} cores")
@@ -39,16 +41,18 @@ def _machine(console: Console, found: Diagnosis) -> None:
         total, free = found.memory_total / 2**30, found.memory_available / 2**30
         console.print(f"  memory      {total:.1f} GiB, {free:.1f} GiB available")
     for device in found.devices:
-        console.print(f"  {_mark(device.usable)} {device.name:<9} {device.detail}", markup=True)
+        console.print(f"  {_mark(device.usable)} {device.name:<9} {escape(device.detail)}")
 
 
 def _engines(console: Console, found: Diagnosis) -> None:
-    from dgkit.engines import RUNNERS
+    from rich.markup import escape
+
+    from dgkit.engines.base import RUNNERS
 
     console.print("[bold]Libraries that run the networks[/bold]")
     for library in found.libraries:
         choice = f"--engine {library.engine}" if library.engine in RUNNERS else "no engine of this version uses it"
-        console.print(f"  {_mark(library.usable)} {library.package:<12} {library.detail} ({choice})")
+        console.print(f"  {_mark(library.usable)} {library.package:<12} {escape(library.detail)} ({choice})")
         if library.remedy:
             console.print(f"    {'':<12} {library.remedy}", markup=False)
 
@@ -64,10 +68,12 @@ def _packages(console: Console, found: Diagnosis) -> None:
 
 
 def _summary(console: Console, found: Diagnosis) -> None:
+    from rich.markup import escape
+
     model = found.embedded_model or "absent from this installation; generate needs --model"
-    console.print(f"[bold]Embedded model[/bold]  {model}")
+    console.print(f"[bold]Embedded model[/bold]  {escape(model)}")
     for problem in found.problems:
-        console.print("[bold red]Problem[/bold red]  " + problem)
+        console.print("[bold red]Problem[/bold red]  " + escape(problem))
 
 
 def _mark(usable: bool) -> str:

@@ -1,0 +1,83 @@
+"""The findings of `dgkit doctor`, on this machine and on ones described by files and fakes."""
+
+from __future__ import annotations
+
+import json
+import sys
+from importlib import metadata
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+
+from dgkit import diagnosis, provenance
+
+
+def test_diagnosis_of_this_machine_is_plain_data() -> None:
+    found = diagnosis.diagnose()
+    assert json.loads(json.dumps(found.as_dict()))["python"] == found.python
+    torch = next(library for library in found.libraries if library.engine == "torch")
+    assert torch.usable and found.versions["torch"] in torch.detail
+    assert found.devices[0].name == "cpu" and found.devices[0].usable
+    assert {extra.name for extra in found.extras} == {"cpu", "gpu", "rtx", "seg", "train", "ray", "dev"}
+
+
+@pytest.mark.parametrize(
+    ("text", "features"),
+    [
+        ("flags\t\t: fpu avx2 avx512f avx512_bf16 amx_bf16 amx_tile\n", ("AVX2", "AVX-512", "AVX512_BF16", "AMX_BF16")),
+        ("Features\t: fp asimd bf16 sve\n", ("NEON", "ARM_BF16", "SVE")),
+        ("", ()),
+    ],
+)
+def test_cpu_features(tmp_path: Path, text: str, features: tuple[str, ...]) -> None:
+    path = tmp_path / "cpuinfo"
+    path.write_text(f"processor\t: 0\n{text}")
+    assert diagnosis.cpu(path).features == features
+    assert diagnosis.cpu(tmp_path / "absent").features == ()
+
+
+def test_memory(tmp_path: Path) -> None:
+    path = tmp_path / "meminfo"
+    path.write_text("MemTotal:       24684084 kB\nMemFree: 1 kB\nMemAvailable:   20000000 kB\n")
+    assert diagnosis.memory(path) == (24684084 * 1024, 20000000 * 1024)
+    assert diagnosis.memory(tmp_path / "absent") == (None, None)
+
+
+def test_library_that_is_absent_or_broken_says_why(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "openvino", None)
+    (tmp_path / "tensorrt.py").write_text("raise OSError('libnvinfer.so.11: cannot open')")
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.setitem(sys.modules, "tensorrt_rtx", SimpleNamespace())  # loads, but has no __version__
+    found = {library.engine: library for library in diagnosis.libraries()}
+    assert not found["openvino"].usable and found["openvino"].remedy
+    assert found["trt"].detail == "does not load: libnvinfer.so.11: cannot open"
+    assert found["rtx"].detail.startswith("loads, then fails")
+
+
+def installed(monkeypatch: pytest.MonkeyPatch, *packages: str) -> None:
+    monkeypatch.setattr(provenance, "version", lambda name: "1.0" if name in packages else None)
+
+
+def test_extras_name_missing_packages(monkeypatch: pytest.MonkeyPatch) -> None:
+    declared = ["torch>=2", 'onnx>=1; extra == "cpu"', 'ray[default]>=2; extra == "ray"', 'openvino; extra == "cpu"']
+    monkeypatch.setattr(metadata, "requires", lambda _: declared)
+    installed(monkeypatch, "onnx", "ray")
+    assert diagnosis.extras() == (
+        diagnosis.Extra("cpu", ("openvino",), "pip install 'dgkit[cpu]'"),
+        diagnosis.Extra("ray", (), ""),
+    )
+
+
+def test_remedy_never_brings_both_onnxruntimes(monkeypatch: pytest.MonkeyPatch) -> None:
+    installed(monkeypatch, "onnxruntime")
+    assert diagnosis.install_line("gpu") == "pip uninstall -y onnxruntime && pip install 'dgkit[gpu]'"
+    assert diagnosis.install_line("cpu") == "pip install 'dgkit[cpu]'"
+
+
+def test_clashing_packages_are_a_problem(monkeypatch: pytest.MonkeyPatch) -> None:
+    installed(monkeypatch, "opencv-python", "opencv-python-headless", "onnxruntime")
+    (problem,) = diagnosis.problems()
+    assert problem.endswith("pip install --no-deps opencv-python-headless")
+    installed(monkeypatch, "opencv-python-headless", "onnxruntime")
+    assert diagnosis.problems() == ()

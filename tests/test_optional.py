@@ -1,0 +1,48 @@
+"""Optional packages are asked for with the command that installs them."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import pytest
+
+from dgkit.errors import MissingDependency
+from dgkit.optional import first_line, require
+
+
+def test_present_module_is_returned() -> None:
+    assert require("json", "cpu") is sys.modules["json"]
+    assert require("xml.dom", "cpu").__name__ == "xml.dom"
+
+
+@pytest.mark.parametrize("module", ["package_nobody_has", "package_nobody_has.part"])
+def test_absent_module_names_package_and_command(module: str) -> None:
+    with pytest.raises(MissingDependency) as caught:
+        require(module, "seg")
+    assert module in caught.value.message and "not installed" in caught.value.message
+    assert caught.value.hint == "pip install 'dgkit[seg]'"
+    assert caught.value.exit_code == 1
+
+
+@pytest.mark.parametrize(
+    ("source", "reason"),
+    [
+        ("raise ImportError('libnvinfer.so.11: cannot open shared object file\\nmany\\nlines')", "libnvinfer.so.11"),
+        ("import another_absent_package", "another_absent_package"),
+    ],
+)
+def test_broken_module_is_not_called_absent(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, source: str, reason: str
+) -> None:
+    (tmp_path / "broken_backend.py").write_text(source)
+    monkeypatch.syspath_prepend(tmp_path)
+    with pytest.raises(MissingDependency) as caught:
+        require("broken_backend", "gpu")
+    assert "does not load" in caught.value.message and reason in caught.value.message
+    assert "\n" not in caught.value.message
+
+
+def test_first_line_of_an_empty_error_is_its_class() -> None:
+    assert first_line(OSError()) == "OSError"
+    assert first_line(OSError("\n one\ntwo")) == "one"
