@@ -1,0 +1,7 @@
+"""The procedural city: labelled street scenes in several looks, drawn from nothing but a seed."""
+
+from dgkit.world.render import Scene, render
+from dgkit.world.roles import ROLES, STYLES
+from dgkit.world.write import write_role
+
+__all__ = ["ROLES", "STYLES", "Scene", "render", "write_role"]

@@ -1,0 +1,148 @@
+"""Write a role to disk: a GTA5-like labelled set, or a captioned Hugging Face ImageFolder."""
+
+import json
+import multiprocessing
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+import cv2
+import numpy as np
+from PIL import Image
+
+from dgkit.errors import OutputError, UsageError
+from dgkit.labels import ENCODINGS, PALETTE
+from dgkit.world.render import render
+from dgkit.world.roles import ROLES
+
+SETTINGS = "world.json"
+_VERSION = 1  # raise when the same settings would draw other pictures
+_Job = tuple[str, str, int, int, int, int]
+
+
+def write_role(
+    out: Path,
+    role: str,
+    count: int,
+    seed: int,
+    *,
+    height: int = 256,
+    width: int = 512,
+    workers: int = 2,
+    progress: Callable[[int], None] | None = None,
+) -> None:
+    """Write scenes 0..count-1 of ``role`` into ``out``; ``progress`` is told how many are done.
+
+    A labelled role becomes ``images/00001.png`` and ``labels/00001.png`` (8-bit palette PNG, Cityscapes labelIds, 0 for
+    ignore, as GTA5 ships them); any other role becomes ``images/00001.png`` and ``metadata.jsonl``. Files do not depend
+    on ``workers``. A folder of the same settings is continued: pictures that are there are not drawn again.
+    Raises UsageError for wrong arguments, OutputError when ``out`` holds something else.
+    """
+    if role not in ROLES:
+        raise UsageError(f"unknown role {role!r}; allowed: {', '.join(ROLES)}", "use --role source or --role prior")
+    if count < 1 or workers < 1:
+        raise UsageError(f"count {count} and workers {workers} must be at least 1", "use --count 100 --workers 2")
+    out = Path(out)
+    _claim(out, {"version": _VERSION, "role": role, "seed": seed, "height": height, "width": width})
+    jobs = [(str(out), role, seed, i, height, width) for i in range(count)]
+    todo = [job for job in jobs if not _complete(job)]
+    done = count - len(todo)
+    if progress:
+        progress(done)
+    for _ in _run(todo, min(workers, max(1, len(todo)))):
+        done += 1
+        if progress:
+            progress(done)
+    if not ROLES[role].labelled:
+        lines = (_caption_path(job).read_text(encoding="utf-8") for job in jobs)
+        _atomic(out / "metadata.jsonl", "".join(lines).encode())
+
+
+def _run(jobs: list[_Job], workers: int):  # type: ignore[no-untyped-def]
+    if workers <= 1:
+        yield from map(_one, jobs)
+        return
+    with multiprocessing.get_context("spawn").Pool(workers, _start) as pool:
+        yield from pool.imap_unordered(_one, jobs, chunksize=4)
+
+
+def _start() -> None:
+    cv2.setNumThreads(1)
+
+
+def _claim(out: Path, settings: dict[str, object]) -> None:
+    """Make ``out`` ours or check that it already is."""
+    path = out / SETTINGS
+    if path.exists():
+        try:
+            found = json.loads(path.read_text(encoding="utf-8"))
+        except ValueError as error:
+            raise OutputError(f"{path} is not JSON: {error}", f"remove {out} or choose another folder") from error
+        for key, value in settings.items():
+            if found.get(key) != value:
+                raise OutputError(
+                    f"{out} was written with {key} {found.get(key)!r}, not {value!r}", "choose another --out or remove the folder"
+                )
+    elif out.exists() and (not out.is_dir() or any(out.iterdir())):
+        raise OutputError(f"{out} exists, is not empty and holds no {SETTINGS}", "choose an empty or new folder")
+    try:
+        for name in ("images", "labels") if ROLES[str(settings["role"])].labelled else ("images", ".captions"):
+            (out / name).mkdir(parents=True, exist_ok=True)
+        _atomic(path, (json.dumps(settings) + "\n").encode())
+    except OSError as error:
+        raise OutputError(f"cannot write to {out}: {error.strerror}", "choose another --out") from error
+
+
+def _image_path(job: _Job) -> Path:
+    return Path(job[0]) / "images" / f"{job[3] + 1:05d}.png"
+
+
+def _label_path(job: _Job) -> Path:
+    return Path(job[0]) / "labels" / f"{job[3] + 1:05d}.png"
+
+
+def _caption_path(job: _Job) -> Path:
+    return Path(job[0]) / ".captions" / f"{job[3] + 1:05d}.json"
+
+
+def _complete(job: _Job) -> bool:
+    second = _label_path(job) if ROLES[job[1]].labelled else _caption_path(job)
+    return _image_path(job).exists() and second.exists()
+
+
+def _one(job: _Job) -> int:
+    _, role, seed, index, height, width = job
+    scene = render(role, seed, index, height=height, width=width)
+    if ROLES[role].labelled:
+        _save(Image.fromarray(scene.image), _image_path(job))
+        _save(label_image(scene.label), _label_path(job))
+    else:
+        line = {"file_name": f"images/{index + 1:05d}.png", "text": scene.caption, "style": scene.style}
+        _save(Image.fromarray(scene.image), _image_path(job))
+        _atomic(_caption_path(job), (json.dumps(line) + "\n").encode())
+    return index
+
+
+def label_image(label: np.ndarray) -> Image.Image:
+    """Train ids uint8 [H, W] -> 8-bit palette picture of Cityscapes labelIds (7 road .. 33 bicycle, 0 for 255)."""
+    table = np.zeros(256, np.uint8)
+    palette = np.zeros((256, 3), np.uint8)
+    for label_id, train_id in enumerate(ENCODINGS["cityscapes_ids"].table):
+        if 0 <= train_id < len(PALETTE):
+            table[train_id] = label_id
+            palette[label_id] = PALETTE[train_id]
+    image = Image.fromarray(table[label])
+    image.putpalette(palette.tobytes())
+    return image
+
+
+def _save(image: Image.Image, path: Path) -> None:
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    image.save(temporary, format="PNG", compress_level=4)
+    os.replace(temporary, path)
+
+
+def _atomic(path: Path, data: bytes) -> None:
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    temporary.write_bytes(data)
+    os.replace(temporary, path)
