@@ -88,7 +88,7 @@ def _index(source: Dataset, scale: float, workers: int, cache: Path | None) -> C
             source,
             scale,
             workers,
-            cache or default_cache(source),
+            cache or default_cache(source, scale),
             lambda done, total: bar.update(task, completed=done, total=total),
         )
 

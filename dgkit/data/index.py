@@ -105,9 +105,9 @@ def build_index(
     return _assemble(dataset, complete, scale)
 
 
-def default_cache(dataset: Dataset) -> Path | None:
+def default_cache(dataset: Dataset, scale: float = 1.0) -> Path | None:
     """Cache file of a data set in the user's cache folder, or ``None`` if that folder cannot be written."""
-    identity = f"{dataset.name}\0{dataset.split}\0{dataset.root.resolve()}"
+    identity = f"{dataset.name}\0{dataset.split}\0{dataset.root.resolve()}\0{scale!r}"
     folder = cache_folder() / "index"
     try:
         folder.mkdir(parents=True, exist_ok=True)

@@ -1,0 +1,152 @@
+"""Recipes, assignments and flags become one checked, frozen configuration."""
+
+from pathlib import Path
+from typing import Literal
+
+import pytest
+import yaml
+from pydantic import Field, ValidationError, model_validator
+
+from dgkit.config import Config, dump_config, load_config
+from dgkit.errors import InputError, UsageError
+
+
+class Noise(Config):
+    scale: float = 1.0
+    """Standard deviation."""
+    kind: Literal["normal", "uniform"] = "normal"
+    """Distribution."""
+
+
+class Example(Config):
+    count: int = Field(default=4, ge=1)
+    """How many."""
+    name: str = "a"
+    """A name."""
+    folder: Path | None = None
+    """A folder."""
+    size: tuple[int, int] = (8, 8)
+    """Height and width in pixels."""
+    noise: Noise = Noise()
+    """The noise."""
+
+    @model_validator(mode="after")
+    def _small(self) -> "Example":
+        if self.count * self.size[0] > 1000:
+            raise ValueError("count times height must not exceed 1000")
+        return self
+
+
+@pytest.fixture
+def recipe(tmp_path: Path) -> Path:
+    path = tmp_path / "recipe.yaml"
+    path.write_text("count: 5\nname: recipe\nnoise: {scale: 2, kind: uniform}\n")
+    return path
+
+
+def test_defaults_without_any_source() -> None:
+    assert load_config(Example) == Example()
+
+
+def test_later_sources_win(recipe: Path) -> None:
+    config = load_config(Example, recipe, ["name=set", "noise.scale=3", "count=6"], count=7, folder=None)
+    assert config.model_dump() == {
+        "count": 7,
+        "name": "set",
+        "folder": None,
+        "size": (8, 8),
+        "noise": {"scale": 3.0, "kind": "uniform"},
+    }
+
+
+def test_flags_merge_into_groups(recipe: Path) -> None:
+    assert load_config(Example, recipe, noise={"scale": 5}).noise == Noise(scale=5, kind="uniform")
+
+
+@pytest.mark.parametrize(
+    ("text", "field", "value"),
+    [
+        ("size=[4, 6]", "size", (4, 6)),
+        ("name=12", "name", "12"),
+        ("name=a=b", "name", "a=b"),
+        ("folder=x", "folder", Path("x")),
+    ],
+)
+def test_values_of_assignments_are_yaml(text: str, field: str, value: object) -> None:
+    assert getattr(load_config(Example, sets=[text]), field) == value
+
+
+def test_small_numbers_that_yaml_reads_as_text() -> None:
+    assert load_config(Example, sets=["noise.scale=1e-5"]).noise.scale == 1e-5
+
+
+def test_dump_reads_back_to_an_equal_object(tmp_path: Path) -> None:
+    config = Example(count=3, folder=tmp_path / "ü", noise=Noise(scale=0.1))
+    path = tmp_path / "config.yaml"
+    path.write_text(dump_config(config), encoding="utf-8")
+    assert load_config(Example, path) == config
+    assert list(yaml.safe_load(dump_config(config))) == ["count", "name", "folder", "size", "noise"]
+
+
+def test_frozen() -> None:
+    with pytest.raises(ValidationError):
+        Example().count = 5  # type: ignore[misc]
+
+
+@pytest.mark.parametrize(
+    ("text", "words", "hint"),
+    [
+        ("cuont=1", "unknown key 'cuont', allowed: count, folder, name, noise, size", "did you mean count?"),
+        ("noise.scael=1", "unknown key 'noise.scael', allowed: kind, scale", "did you mean scale?"),
+        ("count=0", "count=0 is not allowed: input should be greater than or equal to 1", "another value for count"),
+        ("count=many", "count='many' is not allowed", "another value for count"),
+        ("noise.kind=pink", "noise.kind='pink' is not allowed: input should be 'normal' or 'uniform'", "noise.kind"),
+        ("count=500", "count times height must not exceed 1000", ""),
+        ("count", "--set 'count' is not an assignment", "--set key=value"),
+        ("=3", "--set '=3' is not an assignment", "--set key=value"),
+        ("size=[1", "the value is not valid YAML", "quote it"),
+    ],
+)
+def test_mistakes_name_the_key_and_what_is_allowed(text: str, words: str, hint: str) -> None:
+    with pytest.raises(UsageError) as caught:
+        load_config(Example, sets=[text])
+    assert words in caught.value.message and hint in caught.value.hint
+    assert "\n" not in caught.value.message and caught.value.exit_code == 2
+
+
+def test_several_mistakes_are_counted() -> None:
+    with pytest.raises(UsageError, match=r"count=0 .* \(and 1 more\)"):
+        load_config(Example, count=0, size=(1, 2, 3))
+
+
+class Needs(Config):
+    out: Path
+    """Where to."""
+
+
+def test_a_required_value() -> None:
+    with pytest.raises(UsageError, match="out is required"):
+        load_config(Needs)
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        (b"- 1\n", "holds a list"),
+        (b"a: [", "not valid YAML"),
+        (b"\xff\xfe\x00", "not text in UTF-8"),
+        (None, "No such file"),
+    ],
+)
+def test_recipes_that_cannot_be_read(tmp_path: Path, content: bytes | None, words: str) -> None:
+    path = tmp_path / "r.yaml"
+    if content is not None:
+        path.write_bytes(content)
+    with pytest.raises(InputError, match=words) as caught:
+        load_config(Example, path)
+    assert str(path) in caught.value.message and "\n" not in caught.value.message
+
+
+def test_an_empty_recipe_changes_nothing(tmp_path: Path) -> None:
+    (tmp_path / "r.yaml").write_text("# nothing\n")
+    assert load_config(Example, tmp_path / "r.yaml") == Example()

@@ -1,0 +1,99 @@
+"""Files are complete or absent, whatever goes wrong while they are written."""
+
+import errno
+import hashlib
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from dgkit.errors import OutputError
+from dgkit.files import atomic_path, atomic_write, cache_folder, digest_file, output_error, remove_stale_temporaries
+
+
+def test_writes_and_replaces_without_leaving_anything_else(tmp_path: Path) -> None:
+    path = tmp_path / "new" / "a.bin"
+    atomic_write(path, b"first")
+    atomic_write(str(path), b"second")
+    assert path.read_bytes() == b"second"
+    assert [p.name for p in path.parent.iterdir()] == ["a.bin"]
+
+
+def test_a_failing_block_keeps_the_old_file(tmp_path: Path) -> None:
+    path = tmp_path / "a.txt"
+    path.write_text("old")
+    with pytest.raises(ZeroDivisionError), atomic_path(path) as temporary:
+        temporary.write_text("half")
+        assert temporary.parent == tmp_path and temporary.name == f".a.txt.{os.getpid()}.tmp"
+        _ = 1 / 0
+    assert path.read_text() == "old"
+    assert list(tmp_path.iterdir()) == [path]
+
+
+@pytest.mark.parametrize(
+    ("code", "words"),
+    [(errno.ENOSPC, "disk is full"), (errno.EDQUOT, "disk is full"), (errno.EROFS, "permission denied")],
+)
+def test_a_full_or_closed_disk_leaves_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, code: int, words: str
+) -> None:
+    def half(self: Path, data: bytes) -> int:
+        with open(self, "wb") as stream:
+            stream.write(data[: len(data) // 2])
+        raise OSError(code, os.strerror(code))
+
+    monkeypatch.setattr(Path, "write_bytes", half)
+    with pytest.raises(OutputError, match=words) as caught:
+        atomic_write(tmp_path / "a.bin", b"0123456789")
+    assert str(tmp_path / "a.bin") in caught.value.message and caught.value.hint
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs /dev/full, a disk that is always full")
+def test_a_really_full_disk() -> None:
+    with pytest.raises(OSError) as caught, open("/dev/full", "wb", buffering=0) as stream:
+        stream.write(b"x")
+    assert "disk is full" in output_error(Path("out.png"), caught.value).message
+
+
+def test_a_file_where_a_folder_should_be(tmp_path: Path) -> None:
+    (tmp_path / "out").write_text("")
+    with pytest.raises(OutputError, match="cannot write"):
+        atomic_write(tmp_path / "out" / "a.png", b"x")
+
+
+def test_a_folder_where_the_file_should_be(tmp_path: Path) -> None:
+    (tmp_path / "a.png").mkdir()
+    with pytest.raises(OutputError, match=r"cannot write .*a\.png"):
+        atomic_write(tmp_path / "a.png", b"x")
+    assert [p.name for p in tmp_path.iterdir()] == ["a.png"]
+
+
+def test_removes_what_dead_processes_left_and_nothing_else(tmp_path: Path) -> None:
+    ended = subprocess.Popen([sys.executable, "-c", ""])
+    ended.wait()
+    stale = [tmp_path / f".a.png.{ended.pid}.tmp", tmp_path / f".b.json.{os.getpid()}.tmp"]
+    kept = [tmp_path / f".c.png.{os.getppid()}.tmp", tmp_path / "d.tmp", tmp_path / ".hidden.tmp"]
+    for path in stale + kept:
+        path.write_text("x")
+    assert remove_stale_temporaries(tmp_path) == 2
+    assert sorted(tmp_path.iterdir()) == sorted(kept)
+    assert remove_stale_temporaries(tmp_path / "absent") == 0
+
+
+def test_digest_is_sha256(tmp_path: Path) -> None:
+    path = tmp_path / "a"
+    path.write_bytes(b"dgkit")
+    assert digest_file(path) == hashlib.sha256(b"dgkit").hexdigest()
+
+
+def test_cache_folder_follows_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("DGKIT_CACHE", "/x/own")
+    assert cache_folder() == Path("/x/own")
+    monkeypatch.delenv("DGKIT_CACHE")
+    monkeypatch.setenv("XDG_CACHE_HOME", "/x/xdg")
+    assert cache_folder() == Path("/x/xdg/dgkit")
+    monkeypatch.delenv("XDG_CACHE_HOME")
+    assert cache_folder() == Path.home() / ".cache" / "dgkit"
