@@ -201,6 +201,22 @@ def _header(path: Path, data: bytes) -> tuple[int, int, int, int]:
     return width, height, depth, colour
 
 
+def _check_chunks(data: bytes) -> None:
+    """Raise ``ValueError`` unless all chunks are there with the right checksum; Pillow skips this for pixel data."""
+    start = len(_SIGNATURE)
+    while start + 12 <= len(data):
+        (length,) = struct.unpack_from(">I", data, start)
+        end = start + 8 + length
+        if end + 4 > len(data):
+            break
+        if zlib.crc32(data[start + 4 : end]) != struct.unpack_from(">I", data, end)[0]:
+            raise ValueError("a checksum is wrong")
+        if data[start + 4 : start + 8] == b"IEND":
+            return
+        start = end + 4
+    raise ValueError("its end is missing")
+
+
 def _kind(data: bytes) -> str:
     known = ((b"\xff\xd8", "a JPEG"), (b"GIF8", "a GIF"), (b"BM", "a BMP"), (b"II*\0", "a TIFF"), (b"MM\0*", "a TIFF"))
     return next((name for magic, name in known if data.startswith(magic)), "not a PNG")
@@ -209,6 +225,7 @@ def _kind(data: bytes) -> str:
 def _decode(path: Path, data: bytes, depth: int, colour: int, system: Encoding) -> np.ndarray:
     """Ids as the file holds them, integer [H, W]."""
     try:
+        _check_chunks(data)
         if colour in _COLOURS:
             return _decode_channel(data, system)
         # The size was checked above, with a bound below the one at which Pillow warns.

@@ -1,0 +1,93 @@
+"""A manifest survives a kill at any byte."""
+
+import errno
+import os
+from pathlib import Path
+
+import pytest
+
+from dgkit.data.manifest import Manifest, read
+from dgkit.errors import InputError, OutputError
+
+RECORDS = [{"id": "a", "prompt": "straße\nnight"}, {"id": "b", "box": [0, 1, 2, 3]}, {"id": "c", "share": 0.01}]
+
+
+@pytest.fixture
+def manifest(tmp_path: Path) -> Manifest:
+    result = Manifest(tmp_path / "out" / "manifest.jsonl")
+    for record in RECORDS:
+        result.append(record)
+    return result
+
+
+def test_records_come_back_in_order(manifest: Manifest) -> None:
+    assert manifest.read() == read(manifest.path) == RECORDS
+    assert len(manifest.path.read_bytes().splitlines()) == 3
+    assert Manifest(manifest.path.with_name("absent.jsonl")).read() == []
+
+
+def test_cut_at_every_byte(manifest: Manifest) -> None:
+    whole = manifest.path.read_bytes()
+    ends = [0, *(i + 1 for i, byte in enumerate(whole) if byte == ord("\n"))]
+    for length in range(len(whole) + 1):
+        manifest.path.write_bytes(whole[:length])
+        complete = sum(end <= length for end in ends) - 1
+        assert manifest.read() == RECORDS[:complete]
+        Manifest(manifest.path).append({"id": "new"})
+        assert manifest.read() == [*RECORDS[:complete], {"id": "new"}]
+
+
+def test_repair_says_what_it_cut(manifest: Manifest) -> None:
+    whole = manifest.path.read_bytes()
+    assert manifest.repair() == 0
+    manifest.path.write_bytes(whole + b'{"id": "d')
+    assert manifest.repair() == 9
+    assert manifest.path.read_bytes() == whole
+
+
+def test_zeros_left_by_a_power_cut_count_as_torn(manifest: Manifest) -> None:
+    whole = manifest.path.read_bytes()
+    manifest.path.write_bytes(whole + b"\0" * 30 + b"\n")
+    assert manifest.read() == RECORDS
+    assert manifest.repair() == 31
+
+
+def test_damage_elsewhere_is_an_error_that_names_the_line(manifest: Manifest) -> None:
+    lines = manifest.path.read_bytes().splitlines(keepends=True)
+    manifest.path.write_bytes(lines[0] + b"[1]\n" + lines[2])
+    with pytest.raises(InputError, match="line 2: not a JSON object"):
+        manifest.read()
+
+
+def test_a_line_separator_in_a_text_is_no_line_end(manifest: Manifest) -> None:
+    manifest.append({"id": "d", "prompt": "a\u2028b\x85c\x0bd"})
+    assert manifest.read()[-1] == {"id": "d", "prompt": "a\u2028b\x85c\x0bd"}
+
+
+def test_a_short_write_is_completed(manifest: Manifest, monkeypatch: pytest.MonkeyPatch) -> None:
+    real = os.write
+    monkeypatch.setattr(os, "write", lambda descriptor, data: real(descriptor, data[:3]))
+    manifest.append({"id": "d"})
+    assert manifest.read()[-1] == {"id": "d"}
+
+
+def test_a_full_disk_and_a_second_try(manifest: Manifest, monkeypatch: pytest.MonkeyPatch) -> None:
+    real = os.write
+
+    def full(descriptor: int, data: bytes) -> int:
+        real(descriptor, data[:4])
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(os, "write", full)
+    with pytest.raises(OutputError, match="disk is full"):
+        manifest.append({"id": "d"})
+    assert manifest.read() == RECORDS
+    monkeypatch.setattr(os, "write", real)
+    manifest.append({"id": "e"})
+    assert manifest.read() == [*RECORDS, {"id": "e"}]
+
+
+def test_numbers_that_json_cannot_hold(manifest: Manifest) -> None:
+    with pytest.raises(ValueError, match="JSON"):
+        manifest.append({"loss": float("nan")})
+    assert manifest.read() == RECORDS
