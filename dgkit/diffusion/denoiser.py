@@ -1,0 +1,63 @@
+"""Wrappers around one callable, each returning the same kind of callable, so that none knows the others.
+
+``denoise(latents [B, c, h, w], timestep int64 [B], text [B, L, D], condition [B, C, h, w]) -> prediction [B, c, h, w]``,
+all float but the timestep.
+"""
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+from dgkit.diffusion.tiles import Windows
+
+Denoise = Callable[[Tensor, Tensor, Tensor, Tensor], Tensor]
+
+
+def guided(denoise: Denoise, scale: float, negative: Tensor) -> Denoise:
+    """Classifier-free guidance, Ho and Salimans 2022: ``u + scale * (c - u)``, both halves in one call.
+
+    ``negative`` float [1, L, D] is the text of the unconditional half; both halves get the condition. A scale of 1 is
+    the plain conditional prediction and costs half.
+    """
+    if scale == 1.0:
+        return denoise
+
+    def call(latents: Tensor, timestep: Tensor, text: Tensor, condition: Tensor) -> Tensor:
+        both = denoise(
+            torch.cat([latents, latents]),
+            torch.cat([timestep, timestep]),
+            torch.cat([negative.to(text).expand_as(text), text]),
+            torch.cat([condition, condition]),
+        )
+        plain, steered = both.float().chunk(2)
+        return plain + scale * (steered - plain)
+
+    return call
+
+
+def in_batches(denoise: Denoise, size: int, done: Callable[[int], None] | None = None) -> Denoise:
+    """Calls ``denoise`` with at most ``size`` samples at once; ``done`` hears the number of samples after each call."""
+
+    def call(latents: Tensor, timestep: Tensor, text: Tensor, condition: Tensor) -> Tensor:
+        parts = []
+        for start in range(0, latents.shape[0], size):
+            part = slice(start, start + size)
+            parts.append(denoise(latents[part], timestep[part], text[part], condition[part]))
+            if done:
+                done(parts[-1].shape[0])
+        return parts[0] if len(parts) == 1 else torch.cat(parts)
+
+    return call
+
+
+def tiled(denoise: Denoise, windows: Windows) -> Denoise:
+    """Denoises every window and averages. ``condition`` is that of the windows, [N * len(windows), C, th, tw]."""
+
+    def call(latents: Tensor, timestep: Tensor, text: Tensor, condition: Tensor) -> Tensor:
+        count = len(windows)
+        tiles = windows.cut(latents)
+        prediction = denoise(tiles, timestep.repeat_interleave(count), text.repeat_interleave(count, dim=0), condition)
+        return windows.average(prediction)
+
+    return call

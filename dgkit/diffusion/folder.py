@@ -1,0 +1,211 @@
+"""A model folder as a whole: its parts, whether they fit each other, and what they are together."""
+
+import functools
+import hashlib
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+
+from dgkit.config import Config
+from dgkit.diffusion.weights import PARTS, build, read_config, read_json, weights_file
+from dgkit.errors import ModelError, UsageError
+from dgkit.files import digest_file
+from dgkit.labels import CONDITION_CHANNELS
+
+
+class ModelDefaults(Config):
+    """``dgkit.json``: what a model was trained for. All optional."""
+
+    name: str = ""
+    """The model's name in records; empty: the folder's name."""
+    label_height: int | None = None
+    """Height in pixels to which label maps are scaled before cropping; None: left as they are."""
+    guidance_scale: float | None = None
+    """Classifier-free guidance scale used where the preset states none."""
+
+
+@dataclass(frozen=True)
+class ModelInfo:
+    """Sizes and settings of a model. ``size``: pixels a side; ``tile``: latent cells a side; ``text_length``: tokens."""
+
+    name: str
+    tile: int
+    vae_factor: int
+    latent_channels: int
+    text_length: int
+    text_width: int
+    features: int
+    scaling_factor: float
+    scheduler: dict[str, Any]
+    defaults: ModelDefaults
+
+    @property
+    def size(self) -> int:
+        return self.tile * self.vae_factor
+
+    def symbol_sizes(self) -> dict[str, int]:
+        """Example size of every symbol in :mod:`dgkit.engines.spec`: the model's own tile at batch 2."""
+        return {
+            "batch": 2,
+            "length": self.text_length,
+            "text_width": self.text_width,
+            "latent_channels": self.latent_channels,
+            "features": self.features,
+            "height": self.tile,
+            "width": self.tile,
+            "rgb": 3,
+            "classes": CONDITION_CHANNELS,
+            "image_height": self.size,
+            "image_width": self.size,
+        }
+
+
+class ModelFolder:
+    """The five parts of a pipeline, found and checked against each other; weights are read by :meth:`part`.
+
+    ModelError names the missing part, the file and what differs.
+    """
+
+    def __init__(self, root: Path, controlnet: Path | None = None) -> None:
+        self.root = root
+        self.paths = {name: root / name for name in PARTS}
+        if controlnet is not None:
+            self.paths["controlnet"] = controlnet
+        for name, path in self.paths.items():
+            if not path.is_dir():
+                hint = "pass --controlnet, or join one with dgkit swap" if name == "controlnet" else ""
+                raise ModelError(f"the model folder {root} lacks the part {name}/", hint)
+        self.configs = {name: read_config(path, name) for name, path in self.paths.items()}
+        check_fit(self.configs, self.paths)
+        self.info = _info(root, self.configs)
+        self.part = functools.cache(self._build)
+
+    def _build(self, name: str) -> nn.Module:
+        return build(self.paths[name], name, self.configs[name])
+
+    def release(self) -> None:
+        """Forget the parts read so far; whoever holds them keeps them."""
+        self.part.cache_clear()
+
+    def digest(self, *parts: str) -> str:
+        """SHA-256 (hex) over the weights and configs of ``parts``; of all parts, scheduler and tokenizer if none."""
+        total = hashlib.sha256()
+        for name in parts or tuple(PARTS):
+            total.update(f"{name} {_file_digest(weights_file(self.paths[name], name))} ".encode())
+            total.update(json.dumps(self.configs[name], sort_keys=True).encode())
+        if not parts:
+            total.update(json.dumps(self.info.scheduler, sort_keys=True).encode())
+            for path in (self.root / "tokenizer" / "vocab.json", self.root / "tokenizer" / "merges.txt"):
+                total.update(digest_file(path).encode())
+        return total.hexdigest()
+
+    def tokenizer(self) -> Any:
+        """The CLIP tokenizer of the folder; ModelError where its files are absent or damaged."""
+        from transformers import CLIPTokenizer
+
+        folder = self.root / "tokenizer"
+        for name in ("vocab.json", "merges.txt"):
+            if not (folder / name).is_file():
+                raise ModelError(f"{folder / name} is missing")
+        try:
+            tokenizer = CLIPTokenizer.from_pretrained(folder, local_files_only=True)
+        except Exception as error:  # a damaged file surfaces as any of half a dozen library errors
+            raise ModelError(f"{folder} cannot be read: {error}") from error
+        known = int(self.configs["text_encoder"].get("vocab_size", 49408))
+        if len(tokenizer) > known:
+            raise ModelError(f"{folder} has {len(tokenizer)} tokens; the text encoder knows {known}")
+        return tokenizer
+
+
+@functools.lru_cache(maxsize=64)
+def _cached_digest(path: Path, size: int, modified: int) -> str:
+    return digest_file(path)
+
+
+def _file_digest(path: Path) -> str:
+    status = path.stat()
+    return _cached_digest(path, status.st_size, status.st_mtime_ns)
+
+
+def check_fit(configs: dict[str, dict[str, Any]], paths: dict[str, Path]) -> None:
+    """ModelError where the ControlNet, UNet, VAE and text encoder do not fit each other or the 20-channel condition."""
+    unet, control, vae, text = (configs[name] for name in ("unet", "controlnet", "vae", "text_encoder"))
+    where = paths["controlnet"]
+    channels = control.get("conditioning_channels", 3)
+    if channels != CONDITION_CHANNELS:
+        raise ModelError(
+            f"the ControlNet {where} takes {channels} condition channels; expected {CONDITION_CHANNELS} (19 classes, ignore)"
+        )
+    shared = ("in_channels", "block_out_channels", "down_block_types", "layers_per_block", "cross_attention_dim")
+    for key in (*shared, "addition_embed_type"):
+        if control.get(key) != unet.get(key):
+            raise ModelError(
+                f"the ControlNet {where} does not fit the UNet {paths['unet']}: {key} {control.get(key)}, not {unet.get(key)}",
+                "use a ControlNet trained on a UNet of this architecture",
+            )
+    factor = _vae_factor(vae)
+    strides = 2 ** (len(control.get("conditioning_embedding_out_channels") or (16, 32, 96, 256)) - 1)
+    facts = (
+        (strides == factor, f"the ControlNet {where} shrinks labels {strides} times, the VAE images {factor} times"),
+        (
+            vae.get("latent_channels", 4) == unet.get("in_channels", 4),
+            f"the VAE {paths['vae']} has {vae.get('latent_channels', 4)} latent channels, the UNet {unet.get('in_channels', 4)}",
+        ),
+        (
+            text.get("hidden_size", 512) == (unet.get("encoder_hid_dim") or unet.get("cross_attention_dim")),
+            f"the text encoder is {text.get('hidden_size', 512)} wide, the UNet's cross attention "
+            f"{unet.get('encoder_hid_dim') or unet.get('cross_attention_dim')}",
+        ),
+        (
+            unet.get("addition_embed_type") in (None, "text"),
+            f"the UNet's addition_embed_type {unet.get('addition_embed_type')} is not supported",
+        ),
+        (unet.get("class_embed_type") is None, "the UNet wants class labels, which this pipeline does not give"),
+        (
+            control.get("controlnet_conditioning_channel_order", "rgb") == "rgb",
+            f"the ControlNet {where} reverses its condition channels",
+        ),
+    )
+    for fine, message in facts:
+        if not fine:
+            raise ModelError(message)
+
+
+def _vae_factor(vae: dict[str, Any]) -> int:
+    return int(2 ** (len(vae.get("block_out_channels") or (64,)) - 1))
+
+
+def _info(root: Path, configs: dict[str, dict[str, Any]]) -> ModelInfo:
+    unet, text = configs["unet"], configs["text_encoder"]
+    tile = unet.get("sample_size")
+    if not isinstance(tile, int):
+        raise ModelError(f"{root / 'unet' / 'config.json'}: sample_size is {tile}; expected the tile in latent cells")
+    defaults = _defaults(root / "dgkit.json")
+    length = read_json(root / "tokenizer" / "tokenizer_config.json").get("model_max_length")
+    positions = int(text.get("max_position_embeddings", 77))
+    return ModelInfo(
+        name=defaults.name or root.resolve().name,
+        tile=tile,
+        vae_factor=_vae_factor(configs["vae"]),
+        latent_channels=int(unet.get("in_channels", 4)),
+        text_length=min(int(length or positions), positions),  # absent or absurdly large means "no limit of its own"
+        text_width=int(text.get("hidden_size", 512)),
+        features=int(configs["controlnet"]["block_out_channels"][0]),
+        scaling_factor=float(configs["vae"].get("scaling_factor", 0.18215)),
+        scheduler=read_json(root / "scheduler" / "scheduler_config.json"),
+        defaults=defaults,
+    )
+
+
+def _defaults(path: Path) -> ModelDefaults:
+    if not path.is_file():
+        return ModelDefaults()
+    try:
+        from dgkit.config import load_config
+
+        return load_config(ModelDefaults, **read_json(path))
+    except UsageError as error:
+        raise ModelError(f"{path}: {error.message}", error.hint) from error

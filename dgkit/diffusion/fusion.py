@@ -1,0 +1,36 @@
+"""What the second pass keeps of the first: the large connected components of the label."""
+
+import cv2
+import numpy as np
+
+from dgkit.labels import IGNORE, NUM_CLASSES
+
+REFERENCE_AREA = 512 * 512  # pixels of the label for which area thresholds are stated
+
+
+def large_components(label: np.ndarray, large_area: int) -> np.ndarray:
+    """bool [H, W]: union over classes of 8-connected components with more than ``large_area`` pixels, scaled by the
+    label's area over 512 x 512. ``label`` uint8 [H, W] of train ids; ignore (255) belongs to no component.
+
+    Source: DGInStyle, controlnet/tools/refine.py and pipeline_refine.py.
+    """
+    threshold = large_area * label.size / REFERENCE_AREA
+    mask = np.zeros(label.shape, dtype=bool)
+    for train_id in np.unique(label):
+        if train_id >= NUM_CLASSES or train_id == IGNORE:
+            continue
+        member = (label == train_id).astype(np.uint8)
+        if member.sum() <= threshold:
+            continue
+        _, components, statistics, _ = cv2.connectedComponentsWithStats(member, connectivity=8)
+        large = statistics[:, cv2.CC_STAT_AREA] > threshold
+        large[0] = False  # component 0 is the background
+        mask |= large[components]
+    return mask
+
+
+def downscale(mask: np.ndarray, height: int, width: int) -> np.ndarray:
+    """``mask`` [H, W] at [height, width] cells: cell i takes pixel floor(i * H / height), as the published code does."""
+    rows = np.arange(height) * mask.shape[0] // height
+    columns = np.arange(width) * mask.shape[1] // width
+    return mask[np.ix_(rows, columns)]

@@ -1,0 +1,204 @@
+"""Noise schedules and solvers as frozen values and pure functions; the state of a multistep solver is the caller's.
+
+Both solvers follow diffusers' ``DDIMScheduler`` (eta 0) and ``DPMSolverMultistepScheduler`` (dpmsolver++, order 2,
+midpoint) in timesteps, levels and end conditions, and are tested against them. A step is linear in the prediction, so
+averaging the predictions of overlapping tiles and stepping once equals averaging the stepped tiles.
+"""
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from dgkit.errors import ModelError, UsageError
+
+SOLVERS = ("ddim", "dpm++2m")
+SPACINGS = ("leading", "trailing", "linspace")
+PREDICTIONS = ("epsilon", "v_prediction")
+
+
+@dataclass(frozen=True)
+class Level:
+    """Noise level: a latent at this level is ``signal * clean + noise * n`` with ``n`` standard normal."""
+
+    signal: float
+    noise: float
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """``timesteps`` descending, N of them; ``levels`` N + 1: before each step, and after the last.
+
+    ``table`` holds the level of every training timestep.
+    """
+
+    solver: str
+    prediction_type: str
+    timesteps: tuple[int, ...]
+    levels: tuple[Level, ...]
+    reached: tuple[Level, ...]
+    table: tuple[Level, ...]
+
+    def step(self, index: int, latents: Tensor, prediction: Tensor, last: Tensor | None) -> tuple[Tensor, Tensor]:
+        """Latents after step ``index`` and the clean estimate, to be passed as ``last`` to the next step.
+
+        ``latents`` and ``prediction``: float [B, c, h, w] of equal shape; ``last`` is None at the first step.
+        """
+        clean, noise = self.split(index, latents, prediction)
+        if self.solver == "ddim":
+            target = self.reached[index]
+            return target.signal * clean + target.noise * noise, clean
+        return self._multistep(index, latents, clean, last), clean
+
+    def split(self, index: int, latents: Tensor, prediction: Tensor) -> tuple[Tensor, Tensor]:
+        """The clean latents and the noise that ``prediction`` implies for ``latents`` at step ``index``."""
+        here = self.levels[index]
+        if self.prediction_type == "epsilon":
+            return (latents - here.noise * prediction) / here.signal, prediction
+        return here.signal * latents - here.noise * prediction, here.signal * prediction + here.noise * latents
+
+    def _multistep(self, index: int, latents: Tensor, clean: Tensor, last: Tensor | None) -> Tensor:
+        """DPM-Solver++(2M), Lu et al. 2022, algorithm 2; first order at both ends of the schedule."""
+        here, target = self.levels[index], self.reached[index]
+        step = _log_snr(target) - _log_snr(here)
+        scale = target.signal * math.expm1(-step)
+        result = (target.noise / here.noise) * latents - scale * clean
+        if last is None or target.noise == 0.0:
+            return result
+        ratio = (_log_snr(here) - _log_snr(self.levels[index - 1])) / step
+        return result - (0.5 * scale / ratio) * (clean - last)
+
+    def fused(self, index: int, rule: str, clean: Tensor, noise: Tensor) -> Tensor:
+        """``clean`` latents noised to join the canvas after step ``index``.
+
+        Rule ``reached``: the level the canvas has just reached. Rule ``official``: the level of training timestep
+        t - 1, as DGInStyle's pipeline_refine.py does, noisier than the canvas at all steps but the last.
+        ModelError where t - 1 is negative, which the official code turns into the noisiest level.
+        """
+        level = self.reached[index]
+        if rule == "official":
+            position = self.timesteps[index] - 1
+            if position < 0:
+                raise ModelError(
+                    "fuse level 'official' noises to timestep t - 1, but this model's schedule ends at t = 0",
+                    "use --preset exact",
+                )
+            level = self.table[position]
+        return level.signal * clean + level.noise * noise
+
+
+def make_schedule(config: Mapping[str, Any], steps: int, solver: str = "ddim") -> Schedule:
+    """The schedule that a ``scheduler_config.json`` and a number of steps define.
+
+    Read: the betas, ``prediction_type``, ``timestep_spacing``, ``steps_offset``, ``set_alpha_to_one``,
+    ``rescale_betas_zero_snr``, ``final_sigmas_type``. ModelError for a config with clipping or thresholding (not
+    linear), UsageError for an unknown solver or a number of steps out of range.
+    """
+    prediction, spacing = _check(config, steps, solver)
+    alphas = _alphas_cumprod(config)
+    if solver == "dpm++2m" and config.get("rescale_betas_zero_snr"):
+        alphas[-1] = 2.0**-24  # as diffusers: a finite first log-SNR
+    if prediction == "epsilon" and alphas[-1] <= 0.0:
+        raise ModelError("the scheduler has zero terminal SNR with prediction_type 'epsilon', which divides by zero")
+    table = tuple(Level(math.sqrt(a), math.sqrt(1.0 - a)) for a in alphas.tolist())
+    offset = int(config.get("steps_offset", 0))
+    times = _ddim_times if solver == "ddim" else _dpm_times
+    timesteps = times(len(table), steps, spacing, offset)
+    if max(timesteps) >= len(table) or min(timesteps) < 0:
+        raise ModelError(f"steps_offset {offset} with {steps} steps leaves the {len(table)} training timesteps")
+    levels = [table[t] for t in timesteps]
+    if solver == "ddim":
+        final = Level(1.0, 0.0) if config.get("set_alpha_to_one", True) else table[0]
+        back = len(table) // steps
+        reached = [table[t - back] if t >= back else final for t in timesteps]
+    else:
+        final = Level(1.0, 0.0) if config.get("final_sigmas_type", "zero") == "zero" else table[0]
+        reached = [*levels[1:], final]
+    return Schedule(solver, prediction, timesteps, (*levels, final), tuple(reached), table)
+
+
+def _check(config: Mapping[str, Any], steps: int, solver: str) -> tuple[str, str]:
+    prediction = config.get("prediction_type", "epsilon")
+    spacing = config.get("timestep_spacing", "leading")
+    total = int(config.get("num_train_timesteps", 1000))
+    if solver not in SOLVERS:
+        raise UsageError(f"unknown solver {solver!r}; known: {', '.join(SOLVERS)}")
+    if not 1 <= steps < total:
+        raise UsageError(f"{steps} steps; allowed: 1 to {total - 1}")
+    for value, known, key in ((prediction, PREDICTIONS, "prediction_type"), (spacing, SPACINGS, "timestep_spacing")):
+        if value not in known:
+            raise ModelError(f"scheduler_config.json: {key} {value!r}; supported: {', '.join(known)}")
+    for key in ("clip_sample", "thresholding"):
+        if config.get(key):
+            raise ModelError(f"scheduler_config.json: {key} is on; latent models are sampled without it")
+    return prediction, spacing
+
+
+def _alphas_cumprod(config: Mapping[str, Any]) -> Tensor:
+    """float32 [T], computed in float32 as diffusers does, so that levels agree to the last bit."""
+    total = int(config.get("num_train_timesteps", 1000))
+    first, last = float(config.get("beta_start", 0.0001)), float(config.get("beta_end", 0.02))
+    kind = config.get("beta_schedule", "linear")
+    if config.get("trained_betas") is not None:
+        betas = torch.tensor(config["trained_betas"], dtype=torch.float32)
+    elif kind == "linear":
+        betas = torch.linspace(first, last, total, dtype=torch.float32)
+    elif kind == "scaled_linear":
+        betas = torch.linspace(first**0.5, last**0.5, total, dtype=torch.float32) ** 2
+    elif kind == "squaredcos_cap_v2":
+        betas = _cosine_betas(total)
+    else:
+        raise ModelError(
+            f"scheduler_config.json: beta_schedule {kind!r}; supported: linear, scaled_linear, squaredcos_cap_v2"
+        )
+    if config.get("rescale_betas_zero_snr"):
+        betas = _zero_terminal_snr(betas)
+    return torch.cumprod(1.0 - betas, dim=0)
+
+
+def _cosine_betas(total: int) -> Tensor:
+    """Nichol and Dhariwal 2021, equation 17, capped at 0.999."""
+
+    def level(t: float) -> float:
+        return math.cos((t + 0.008) / 1.008 * math.pi / 2) ** 2
+
+    betas = [min(1 - level((i + 1) / total) / level(i / total), 0.999) for i in range(total)]
+    return torch.tensor(betas, dtype=torch.float32)
+
+
+def _zero_terminal_snr(betas: Tensor) -> Tensor:
+    """Betas whose last level holds no signal: Lin et al. 2023 (arXiv 2305.08891), algorithm 1."""
+    root = torch.cumprod(1.0 - betas, dim=0).sqrt()
+    root = (root - root[-1]) * (root[0] / (root[0] - root[-1]))
+    bars = root**2
+    alphas = torch.cat([bars[:1], bars[1:] / bars[:-1]])
+    return 1.0 - alphas
+
+
+def _ddim_times(total: int, steps: int, spacing: str, offset: int) -> tuple[int, ...]:
+    if spacing == "linspace":
+        times = np.linspace(0, total - 1, steps).round()[::-1]
+    elif spacing == "leading":
+        times = (np.arange(steps) * (total // steps))[::-1] + offset
+    else:
+        times = np.round(np.arange(total, 0, -total / steps)) - 1
+    return tuple(int(t) for t in times)
+
+
+def _dpm_times(total: int, steps: int, spacing: str, offset: int) -> tuple[int, ...]:
+    if spacing == "linspace":
+        times = np.linspace(0, total - 1, steps + 1).round()[::-1][:-1]
+    elif spacing == "leading":
+        times = (np.arange(steps + 1) * (total // (steps + 1)))[::-1][:-1] + offset
+    else:
+        times = np.arange(total, 0, -total / steps).round() - 1
+    return tuple(int(t) for t in times)
+
+
+def _log_snr(level: Level) -> float:
+    """Half the log signal-to-noise ratio, lambda in the DPM-Solver papers; infinite without noise."""
+    return math.inf if level.noise == 0.0 else math.log(level.signal / level.noise)

@@ -1,0 +1,149 @@
+"""What every backend shares: checks, the context manager, timing, and the rule on buffers.
+
+A backend overrides ``_open``, ``_run`` and ``_close`` only. It touches the device inside ``with`` alone. The tensors
+that a call returns are the caller's: a backend that reuses buffers copies them out first.
+"""
+
+import importlib
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from types import TracebackType
+from typing import Any, Self
+
+import torch
+from torch import Tensor, nn
+
+from dgkit.engines.spec import FIXED_SYMBOLS, NetworkSpec, bind
+from dgkit.errors import EngineError, UsageError
+
+RUNNERS = {
+    "torch": "dgkit.engines.torch_runner.TorchRunner",
+    "ort": "dgkit.engines.ort.OrtRunner",
+}
+DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+
+
+@dataclass(frozen=True)
+class Network:
+    """One network of a model, ready for any backend.
+
+    ``load`` returns the module with its weights and is called by backends that need them. ``digest`` (hex) identifies
+    weights and configuration. ``sizes`` gives an example size for every symbol of the spec; those of
+    :data:`~dgkit.engines.spec.FIXED_SYMBOLS` are the only ones the network takes.
+    """
+
+    spec: NetworkSpec
+    load: Callable[[], nn.Module]
+    digest: Callable[[], str]
+    sizes: Mapping[str, int]
+
+
+@dataclass
+class Timing:
+    """Work done by a runner since it was opened: calls, samples (sum of batch sizes) and seconds inside the backend."""
+
+    calls: int = 0
+    samples: int = 0
+    seconds: float = 0.0
+
+
+class Runner:
+    """Base of all backends: ``with runner: outputs = runner(name=tensor, ...)``.
+
+    Set ``synchronize`` to wait for the device at each end of a call, so that ``timing.seconds`` is device time.
+    """
+
+    def __init__(self, network: Network, device: str = "cpu", dtype: str = "fp32") -> None:
+        self.network, self.spec = network, network.spec
+        self.device, self.dtype_name, self.dtype = find_device(device), dtype, find_dtype(dtype)
+        self.synchronize = False
+        self.timing = Timing()
+        self._is_open = False
+
+    def __enter__(self) -> Self:
+        if self._is_open:
+            raise EngineError(f"{self}: already open")
+        self._open()
+        self._is_open, self.timing = True, Timing()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._is_open:
+            self._is_open = False
+            self._close()
+
+    def __call__(self, **tensors: Tensor) -> dict[str, Tensor]:
+        """Run once. Inputs by the names of the spec, on any device; outputs on the runner's device, owned by the caller.
+
+        EngineError: the runner is not open, or a name, rank, dtype or size is wrong.
+        """
+        if not self._is_open:
+            raise EngineError(f"{self}: not open", "use it inside `with runner:`")
+        sizes = {k: v for k, v in self.network.sizes.items() if k in FIXED_SYMBOLS}
+        self._check_inputs(tensors, sizes)
+        started = self._clock()
+        outputs = self._run({spec.name: tensors[spec.name] for spec in self.spec.inputs})
+        self.timing.seconds += self._clock() - started
+        self.timing.calls += 1
+        self.timing.samples += sizes["batch"]
+        for spec in self.spec.outputs:
+            bind(spec, tuple(outputs[spec.name].shape), sizes, str(self))
+        return outputs
+
+    def __str__(self) -> str:
+        return f"{type(self).__name__}({self.spec.name}, {self.device}, {self.dtype_name})"
+
+    def _check_inputs(self, tensors: dict[str, Tensor], sizes: dict[str, int]) -> None:
+        names = [spec.name for spec in self.spec.inputs]
+        if set(names) != set(tensors):
+            raise EngineError(f"{self}: got inputs {sorted(tensors)}; expected {sorted(names)}")
+        for spec in self.spec.inputs:
+            tensor = tensors[spec.name]
+            fits = tensor.is_floating_point() if spec.dtype == "float" else tensor.dtype == torch.int64
+            if not fits:
+                raise EngineError(f"{self}: {spec.name} is {tensor.dtype}; expected {spec.dtype}")
+            bind(spec, tuple(tensor.shape), sizes, str(self))
+
+    def _clock(self) -> float:
+        if self.synchronize and self.device.type == "cuda":
+            torch.cuda.synchronize(self.device)
+        return time.perf_counter()
+
+    def _open(self) -> None:
+        raise NotImplementedError
+
+    def _run(self, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+        raise NotImplementedError
+
+    def _close(self) -> None:
+        raise NotImplementedError
+
+
+def find_dtype(name: str) -> torch.dtype:
+    """The torch dtype of ``fp32``, ``bf16`` or ``fp16``; UsageError lists them."""
+    if name not in DTYPES:
+        raise UsageError(f"unknown dtype {name!r}; known: {', '.join(DTYPES)}")
+    return DTYPES[name]
+
+
+def find_device(name: str) -> torch.device:
+    """The torch device called ``name`` (``cpu``, ``cuda``, ``cuda:1``); UsageError where it does not exist here."""
+    kind, _, number = name.partition(":")
+    count = torch.cuda.device_count() if kind == "cuda" else 1
+    if kind not in ("cpu", "cuda") or (number and (not number.isdigit() or int(number) >= max(count, 1))):
+        known = ["cpu", *(f"cuda:{i}" for i in range(torch.cuda.device_count()))]
+        raise UsageError(f"unknown device {name!r}; here: {', '.join(known)}")
+    if count == 0:
+        raise UsageError("device 'cuda' asked for, but torch sees no CUDA device", "use --device cpu")
+    return torch.device(name)
+
+
+def runner_class(engine: str) -> Any:
+    """The backend called ``engine``, imported on first use; UsageError lists the known ones."""
+    if engine not in RUNNERS:
+        raise UsageError(f"unknown engine {engine!r}; known: {', '.join(RUNNERS)}")
+    module, _, name = RUNNERS[engine].rpartition(".")
+    return getattr(importlib.import_module(module), name)

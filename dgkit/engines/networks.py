@@ -1,0 +1,121 @@
+"""The five networks of a model as modules with the inputs and outputs of :mod:`dgkit.engines.spec`.
+
+Each wraps loaded diffusers or transformers parts without changing them. They hold no files and know no devices, so the
+same module is run eagerly, compiled or exported.
+"""
+
+import copy
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+
+class TextEncoder(nn.Module):
+    """CLIP text model: ``input_ids`` int64 [B, L] -> ``text`` float [B, L, D], the last hidden state after its norm."""
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, input_ids: Tensor) -> Tensor:
+        return self.model(input_ids)[0]
+
+
+class Condition(nn.Module):
+    """ControlNet's label encoder: one-hot ``label`` float [B, 20, f*h, f*w] -> ``condition`` float [B, C, h, w].
+
+    It depends on the label alone, so it runs once per tile and not once per step and guidance half.
+    """
+
+    def __init__(self, controlnet: nn.Module) -> None:
+        super().__init__()
+        self.embedding = controlnet.controlnet_cond_embedding
+
+    def forward(self, label: Tensor) -> Tensor:
+        return self.embedding(label)
+
+
+class Denoiser(nn.Module):
+    """ControlNet and UNet as one network.
+
+    ``latents`` float [B, c, h, w], ``timestep`` int64 [B] (0 .. training steps - 1), ``text`` float [B, L, D],
+    ``condition`` float [B, C, h, w] from :class:`Condition`, ``control_scale`` float [B] multiplies every ControlNet
+    residual (1 = as trained) -> ``prediction`` float [B, c, h, w] (noise or v, as the model was trained).
+    Both guidance halves get the residuals, as in DGInStyle's pipeline (guess mode off).
+    """
+
+    def __init__(self, unet: nn.Module, controlnet: nn.Module) -> None:
+        super().__init__()
+        self.unet = unet
+        self.controlnet = without_condition_embedding(controlnet)
+
+    def forward(
+        self, latents: Tensor, timestep: Tensor, text: Tensor, condition: Tensor, control_scale: Tensor
+    ) -> Tensor:
+        down, middle = self.controlnet(latents, timestep, text, condition, return_dict=False)
+        scale = control_scale.to(latents.dtype).reshape(-1, 1, 1, 1)
+        return self.unet(
+            latents,
+            timestep,
+            text,
+            down_block_additional_residuals=tuple(residual * scale for residual in down),
+            mid_block_additional_residual=middle * scale,
+            return_dict=False,
+        )[0]
+
+
+class VaeEncoder(nn.Module):
+    """``image`` float [B, 3, H, W] in [-1, 1] -> posterior ``mean`` and ``logvar``, each float [B, c, H/f, W/f].
+
+    ``logvar`` is clamped to [-30, 20] as in the latent diffusion posterior; latents are not scaled yet.
+    """
+
+    def __init__(self, vae: nn.Module) -> None:
+        super().__init__()
+        self.encoder, self.quant_conv = vae.encoder, vae.quant_conv
+
+    def forward(self, image: Tensor) -> tuple[Tensor, Tensor]:
+        moments = self.encoder(image)
+        if self.quant_conv is not None:
+            moments = self.quant_conv(moments)
+        mean, logvar = moments.chunk(2, dim=1)
+        return mean, logvar.clamp(-30.0, 20.0)
+
+
+class VaeDecoder(nn.Module):
+    """Unscaled ``latents`` float [B, c, h, w] -> ``image`` float [B, 3, f*h, f*w], about [-1, 1], not clamped."""
+
+    def __init__(self, vae: nn.Module) -> None:
+        super().__init__()
+        self.decoder, self.post_quant_conv = vae.decoder, vae.post_quant_conv
+
+    def forward(self, latents: Tensor) -> Tensor:
+        if self.post_quant_conv is not None:
+            latents = self.post_quant_conv(latents)
+        return self.decoder(latents)
+
+
+def without_condition_embedding(controlnet: nn.Module) -> nn.Module:
+    """A ControlNet sharing all weights of ``controlnet`` that takes the condition embedding instead of the label.
+
+    The module passed in keeps its own embedding: only the copy's table of submodules differs.
+    """
+    shared: Any = copy.copy(controlnet)
+    shared._modules = dict(controlnet._modules)
+    shared._modules["controlnet_cond_embedding"] = nn.Identity()
+    return shared
+
+
+def parameter_bytes(module: nn.Module) -> int:
+    """Bytes of all distinct parameters and buffers of ``module``."""
+    tensors: dict[int, Tensor] = {id(t): t for t in (*module.parameters(), *module.buffers())}
+    return sum(t.numel() * t.element_size() for t in tensors.values())
+
+
+def cast(module: nn.Module, device: torch.device, dtype: torch.dtype) -> nn.Module:
+    """``module`` on ``device`` in ``dtype``, channels-last where that is faster, ready for inference."""
+    module = module.to(device=device, dtype=dtype)
+    if device.type == "cuda" or dtype != torch.float32:
+        module = module.to(memory_format=torch.channels_last)  # measured: 1.2x on CPU bf16 convolutions
+    return module.eval().requires_grad_(False)

@@ -1,0 +1,83 @@
+"""Names, order, dtypes and symbolic shapes of every network's inputs and outputs: the only place that states them.
+
+A shape mixes symbols (``"batch"``) and nothing else; two tensors of one call that share a symbol share that size.
+``float`` stands for any floating dtype, because a runner casts to the precision it computes in.
+"""
+
+from dataclasses import dataclass
+
+from dgkit.errors import EngineError, UsageError
+
+
+@dataclass(frozen=True)
+class TensorSpec:
+    """One tensor: ``shape`` holds one symbol per axis, ``dtype`` is ``"float"`` or ``"int64"``."""
+
+    name: str
+    shape: tuple[str, ...]
+    dtype: str = "float"
+
+
+@dataclass(frozen=True)
+class NetworkSpec:
+    """One network: the order of ``inputs`` is the order of the module's positional arguments."""
+
+    name: str
+    inputs: tuple[TensorSpec, ...]
+    outputs: tuple[TensorSpec, ...]
+
+
+_LATENTS = ("batch", "latent_channels", "height", "width")
+_TEXT = ("batch", "length", "text_width")
+_FEATURES = ("batch", "features", "height", "width")
+_IMAGE = ("batch", "rgb", "image_height", "image_width")
+_LABEL = ("batch", "classes", "image_height", "image_width")
+
+NETWORKS = {
+    spec.name: spec
+    for spec in (
+        NetworkSpec(
+            "text_encoder",
+            (TensorSpec("input_ids", ("batch", "length"), "int64"),),
+            (TensorSpec("text", _TEXT),),
+        ),
+        NetworkSpec("condition", (TensorSpec("label", _LABEL),), (TensorSpec("condition", _FEATURES),)),
+        NetworkSpec(
+            "denoiser",
+            (
+                TensorSpec("latents", _LATENTS),
+                TensorSpec("timestep", ("batch",), "int64"),
+                TensorSpec("text", _TEXT),
+                TensorSpec("condition", _FEATURES),
+                TensorSpec("control_scale", ("batch",)),
+            ),
+            (TensorSpec("prediction", _LATENTS),),
+        ),
+        NetworkSpec(
+            "vae_encoder",
+            (TensorSpec("image", _IMAGE),),
+            (TensorSpec("mean", _LATENTS), TensorSpec("logvar", _LATENTS)),
+        ),
+        NetworkSpec("vae_decoder", (TensorSpec("latents", _LATENTS),), (TensorSpec("image", _IMAGE),)),
+    )
+}
+
+# Symbols whose size a model fixes; all others may change from call to call.
+FIXED_SYMBOLS = frozenset({"latent_channels", "text_width", "features", "rgb", "classes", "length"})
+
+
+def network_spec(name: str) -> NetworkSpec:
+    """The spec called ``name``; UsageError lists the known ones."""
+    if name not in NETWORKS:
+        raise UsageError(f"unknown network {name!r}; known: {', '.join(NETWORKS)}")
+    return NETWORKS[name]
+
+
+def bind(spec: TensorSpec, shape: tuple[int, ...], sizes: dict[str, int], owner: str) -> None:
+    """Add the sizes of ``shape`` to ``sizes``; EngineError where the rank or an already known size differs."""
+    if len(shape) != len(spec.shape):
+        raise EngineError(f"{owner}: {spec.name} has shape {list(shape)}; expected [{', '.join(spec.shape)}]")
+    for symbol, size in zip(spec.shape, shape, strict=True):
+        known = sizes.setdefault(symbol, size)
+        if known != size:
+            raise EngineError(f"{owner}: {spec.name} has {symbol} {size} in shape {list(shape)}; expected {known}")
