@@ -1,0 +1,72 @@
+"""The recipe of the embedded city model: every number of its training, with units, and nowhere else."""
+
+from pydantic import Field
+
+from dgkit.config import Config
+
+
+class Scenes(Config):
+    """How many procedural scenes of one role are rendered, at which zoom.
+
+    Zoom 1 is a scene of ``height`` x 2 ``height`` pixels; zoom 2 renders at twice that size, so that a crop of the
+    model's size shows what one tile of the sampler's second pass shows.
+    """
+
+    zoom1: int = Field(4000, ge=1, description="scenes at zoom 1")
+    zoom2: int = Field(1200, ge=0, description="scenes at zoom 2")
+
+
+class Optimisation(Config):
+    """One stage of AdamW with linear warm-up and cosine decay, and an exponential moving average of the weights."""
+
+    steps: int = Field(ge=1, description="optimizer steps")
+    batch: int = Field(16, ge=1, description="samples per step")
+    lr: float = Field(1e-3, gt=0, description="peak learning rate")
+    warmup: int = Field(100, ge=0, description="steps of linear warm-up")
+    final_lr: float = Field(0.05, ge=0, le=1, description="last learning rate as a share of the peak")
+    ema: float = Field(0.998, ge=0, lt=1, description="decay of the moving average of the weights, per step")
+    weight_decay: float = Field(1e-2, ge=0)
+    clip: float = Field(1.0, gt=0, description="largest gradient norm")
+    checkpoint_every: int = Field(250, ge=1, description="steps between checkpoints")
+
+
+class VaeStage(Optimisation):
+    """Autoencoder: L1 + gradient + chroma + KL on square crops (weights of the terms below)."""
+
+    steps: int = 3500
+    batch: int = 8
+    ema: float = 0.995
+    crop: int = Field(128, ge=32, description="side of the training crops, pixels")
+    gradient: float = Field(0.5, ge=0, description="weight of the L1 of horizontal and vertical differences")
+    chroma: float = Field(0.5, ge=0, description="weight of |d(R-G)| + |d(B-G)|")
+    kl: float = Field(1e-4, ge=0, description="weight of the KL divergence per latent value")
+
+
+class DiffusionStage(Optimisation):
+    """UNet on cached latents: v-prediction mean squared error."""
+
+    zoom2_share: float = Field(0.35, ge=0, le=1, description="share of samples cut from zoom-2 scenes")
+    empty_prompt: float = Field(0.1, ge=0, le=1, description="share of samples whose caption is emptied")
+    high_noise: float = Field(0.33, ge=0, le=1, description="share of timesteps redrawn above 600")
+
+
+class ControlNetStage(DiffusionStage):
+    """ControlNet on the source UNet, with rare class sampling."""
+
+    zero_conv_lr: float = Field(4.0, gt=0, description="learning rate of the zero convolutions, times lr")
+    rare_class: float = Field(0.5, ge=0, le=1, description="share of crops drawn by rare class sampling")
+
+
+class CityRecipe(Config):
+    """The whole training: scenes, autoencoder, prior, source fine-tune, ControlNet, swap."""
+
+    seed: int = 0
+    height: int = Field(256, description="height of a zoom-1 scene and side of the model's images, pixels")
+    workers: int = Field(2, ge=1, description="processes that render")
+    prior: Scenes = Scenes(zoom1=4000, zoom2=1200)
+    source: Scenes = Scenes(zoom1=2400, zoom2=800)
+    vae: VaeStage = VaeStage()
+    unet: DiffusionStage = DiffusionStage(steps=7000)
+    finetune: DiffusionStage = DiffusionStage(steps=600, lr=2e-4, warmup=50, ema=0.99)
+    controlnet: ControlNetStage = ControlNetStage(steps=4500)
+    guidance_scale: float = Field(3.0, gt=0, description="guidance scale written into the model folder as its default")
