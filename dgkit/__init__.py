@@ -1,0 +1,72 @@
+"""dgkit: an optimized deployment toolkit for DGInStyle.
+
+The names below are imported on first use, so that ``import dgkit`` stays instant and free of torch::
+
+    import dgkit
+
+    result = dgkit.generate("out", labels="gta/labels", count=12, style_mix="uniform")
+    print(result.contact_sheet, result.images_per_hour)
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+__version__ = "0.1.0"
+
+if TYPE_CHECKING:
+    from dgkit.data.labelmap import read_label
+    from dgkit.diffusion.loading import load_pipeline
+    from dgkit.diffusion.sampler import SceneRequest, SceneResult, sample
+    from dgkit.diffusion.swap import SwapReport, swap
+    from dgkit.errors import DgkitError
+    from dgkit.generation.config import GenerateConfig
+    from dgkit.generation.records import GenerateResult, Record
+    from dgkit.generation.run import generate
+    from dgkit.world import Scene, render
+
+_HOMES = {
+    "DgkitError": "dgkit.errors",
+    "GenerateConfig": "dgkit.generation.config",
+    "GenerateResult": "dgkit.generation.records",
+    "Record": "dgkit.generation.records",
+    "Scene": "dgkit.world",
+    "SceneRequest": "dgkit.diffusion.sampler",
+    "SceneResult": "dgkit.diffusion.sampler",
+    "SwapReport": "dgkit.diffusion.swap",
+    "generate": "dgkit.generation.run",
+    "load_pipeline": "dgkit.diffusion.loading",
+    "read_label": "dgkit.data.labelmap",
+    "render": "dgkit.world",
+    "sample": "dgkit.diffusion.sampler",
+    "swap": "dgkit.diffusion.swap",
+}
+
+__all__ = [
+    "DgkitError",
+    "GenerateConfig",
+    "GenerateResult",
+    "Record",
+    "Scene",
+    "SceneRequest",
+    "SceneResult",
+    "SwapReport",
+    "__version__",
+    "generate",
+    "load_pipeline",
+    "read_label",
+    "render",
+    "sample",
+    "swap",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module 'dgkit' has no attribute {name!r}")
+    value = getattr(import_module(_HOMES[name]), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

@@ -1,0 +1,78 @@
+"""The ``dgkit`` command: which commands there are, and what an error looks like.
+
+Every command is a plain function in its own light module; torch is imported when a command runs, not for ``--help``.
+"""
+
+import os
+import sys
+from collections.abc import Sequence
+from typing import Any
+
+import typer
+
+from dgkit import __version__
+from dgkit.cli.common import BROKEN_PIPE, INTERRUPTED, print_error
+from dgkit.cli.doctor import doctor
+from dgkit.cli.generate import generate
+from dgkit.cli.stats import stats
+from dgkit.errors import DgkitError
+
+# Typer brings click or, in newer versions, its own copy of it: only what Typer exports is the same class in both.
+_WrongCommand: type[BaseException] = next(base for base in typer.BadParameter.__mro__ if base.__name__ == "UsageError")
+
+app = typer.Typer(
+    name="dgkit",
+    help="Label maps in, labelled street scenes in any weather out.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+app.command("generate")(generate)
+app.command("stats")(stats)
+app.command("doctor")(doctor)
+
+
+def _show_version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"dgkit {__version__}")
+        raise typer.Exit()
+
+
+@app.callback()
+def _root(
+    version: bool = typer.Option(False, "--version", callback=_show_version, is_eager=True, help="Show the version."),
+) -> None:
+    """Label maps in, labelled street scenes in any weather out."""
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run a command line (by default the program's own) and return its exit code.
+
+    0 success, 1 a failure, 2 a wrong command, 130 stopped by Ctrl-C. What a user can mend is told in two lines on
+    stderr, ``error:`` and ``hint:``; a traceback is a defect of dgkit.
+    """
+    try:
+        given = None if arguments is None else list(arguments)
+        code = app(args=given, prog_name="dgkit", standalone_mode=False)
+    except DgkitError as error:
+        print_error(error.message, error.hint)
+        return error.exit_code
+    except _WrongCommand as error:
+        return _explain(error)
+    except (KeyboardInterrupt, typer.Abort):
+        print_error("stopped")
+        return INTERRUPTED
+    except BrokenPipeError:
+        # Whoever read our output has gone; without this the interpreter complains once more at exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return BROKEN_PIPE
+    return code if isinstance(code, int) else 0
+
+
+def _explain(error: Any) -> int:
+    message = error.format_message()
+    if message:  # empty where no command was given: the help is on the screen already
+        path = error.ctx.command_path if error.ctx else "dgkit"
+        print_error(message, f"{path} --help lists what is allowed")
+    return 2

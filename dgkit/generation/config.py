@@ -1,0 +1,83 @@
+"""Settings of ``dgkit generate``. A default is stated here and nowhere else."""
+
+import re
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import BeforeValidator, Field, model_validator
+
+from dgkit.config import Config
+from dgkit.errors import UsageError
+
+DEFAULT_WORLD = 64  # scenes of the procedural city drawn where no source is given
+
+
+def _parse_size(value: Any) -> Any:
+    """``512``, ``"512"``, ``"384x768"`` (height x width) or ``[384, 768]``."""
+    if isinstance(value, str):
+        match = re.fullmatch(r"\s*(\d+)\s*(?:[xX]\s*(\d+)\s*)?", value)
+        if match is None:
+            raise ValueError("a size is S or HEIGHTxWIDTH in pixels, such as 512 or 384x768")
+        return int(match[1]), int(match[2] or match[1])
+    return (value, value) if isinstance(value, int) else value
+
+
+Pixels = Annotated[int, Field(ge=8, le=16384)]
+Size = Annotated[tuple[Pixels, Pixels], BeforeValidator(_parse_size)]
+
+
+class GenerateConfig(Config):
+    """One run: which labels, which model, how many images, and how they are drawn."""
+
+    labels: Path | None = Field(None, description="folder of label maps")
+    dataset: str | None = Field(None, description="labelled data set as NAME=DIR, such as gta=data/gta")
+    world: int | None = Field(None, ge=1, le=1_000_000, description="number of procedural city scenes used as source")
+    encoding: str | None = Field(None, description="id system of the label maps; None: the one of the layout")
+    split: str | None = Field(None, description="split of the data set; None: the one of the layout")
+    count: int = Field(16, ge=1, le=10_000_000, description="images to have in the folder at the end")
+
+    model: str | None = Field(None, description="diffusers model folder or hub id; None: the embedded city model")
+    controlnet: str | None = Field(None, description="ControlNet folder or hub id; None: controlnet/ of the model")
+    engine: str = Field("torch", description="runner of the networks")
+    dtype: Literal["fp32", "bf16", "fp16"] = Field("fp32", description="number format inside the networks")
+    device: str = Field("auto", description="auto, cpu, cuda or cuda:N; auto: cuda where there is one")
+
+    preset: str = Field("exact", description="sampler preset")
+    steps: int | None = Field(None, ge=1, le=1000, description="denoising steps of each pass; None: of the preset")
+    guidance_scale: float | None = Field(
+        None, ge=1, le=100, description="classifier-free guidance; None: of the preset, then of the model"
+    )
+    style_mix: str | dict[str, float] = Field("code", description="name, YAML file, or weight of each style")
+    size: Size | None = Field(None, description="height and width of the images [pixels]; None: the model's own")
+    label_scale: float | None = Field(
+        None, gt=0, le=16, description="factor on the label maps before cropping; None: the one the model was made for"
+    )
+
+    rare: bool = Field(True, description="rare class sampling of the crops; False: any pixel is as likely")
+    min_pixels: int | None = Field(
+        None, ge=0, description="a file is drawn for a class it has more pixels of; None: 3000 at 512x512, by area"
+    )
+    min_share: float = Field(0.01, ge=0, lt=1, description="share of the crop the drawn class must exceed")
+    attempts: int = Field(10, ge=1, le=10_000, description="crops tried in one file for that share")
+    temperature: float = Field(0.01, gt=0, description="temperature of the class probabilities")
+
+    batch: int = Field(8, ge=1, le=4096, description="denoiser samples in one network call")
+    workers: int = Field(0, ge=0, le=256, description="processes that read or draw the label maps; 0: none beside this")
+    seed: int = Field(0, ge=0, lt=2**63, description="everything random follows from it")
+
+    source_digest: str | None = Field(
+        None, description="digest of the label maps; written by the run, and where given the run insists on it"
+    )
+    model_digest: str | None = Field(
+        None, description="digest of the weights; written by the run, and where given the run insists on it"
+    )
+
+    @model_validator(mode="after")
+    def _one_source(self) -> "GenerateConfig":
+        given = [name for name in ("labels", "dataset", "world") if getattr(self, name) is not None]
+        if len(given) > 1:
+            raise UsageError(
+                f"{' and '.join(f'--{name}' for name in given)} are given, allowed is one source of label maps",
+                f"keep --{given[0]} and drop the rest",
+            )
+        return self

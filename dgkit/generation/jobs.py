@@ -1,0 +1,93 @@
+"""What each image will be, settled before a pixel is drawn.
+
+A job is a pure function of (settings, label maps, run seed, job index): any one can be recomputed alone, in any order,
+on any machine, and a run that was cut off goes on with the very jobs it would have had.
+"""
+
+import re
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from dgkit.data.crops import CropBox, CropRules, draw_crop
+from dgkit.data.index import ClassIndex
+from dgkit.data.prompts import NO_STYLE, STYLES, StyleMix, caption, compose
+from dgkit.labels import CLASSES
+
+# One generator per (run seed, job, purpose), so that another number of draws for one purpose moves no other.
+CROP, NOISE, STYLE = range(3)
+GOLDEN = (5**0.5 - 1) / 2
+
+
+@dataclass(frozen=True)
+class JobPlan:
+    """All that jobs depend on. ``index`` is of the label maps after scaling."""
+
+    index: ClassIndex
+    rules: CropRules
+    mix: StyleMix
+    seed: int
+    rare: bool = True
+
+
+@dataclass(frozen=True)
+class Job:
+    """One image to make. ``label`` is uint8 [H,W], train ids 0..18 or 255: condition and written label alike."""
+
+    index: int
+    id: str
+    source: str
+    class_name: str | None
+    box: CropBox
+    label_scale: float
+    rule_met: bool
+    prompt: str
+    style: str
+    seed: int
+    label: np.ndarray = field(repr=False, compare=False)
+
+
+def make_job(plan: JobPlan, job_index: int) -> Job:
+    """Compute job number ``job_index`` (0, 1, ...).
+
+    The crop follows the rare class generation of DGInStyle (``gen_datasets.py``), the prompt its style prompting.
+
+    Raises:
+        LabelError: a label map cannot be read.
+        InputError: no label map has a class that can be drawn.
+    """
+    draw = draw_crop(plan.index, plan.rules, np.random.default_rng([plan.seed, job_index, CROP]), rare=plan.rare)
+    style = spread_style(plan.mix, plan.seed, job_index)
+    source = plan.index.dataset.samples[draw.sample_index].id
+    class_name = None if draw.class_id is None else CLASSES[draw.class_id]
+    return Job(
+        index=job_index,
+        id=_job_id(job_index, source, class_name),
+        source=source,
+        class_name=class_name,
+        box=draw.box,
+        label_scale=plan.index.scale,
+        rule_met=draw.rule_met,
+        prompt=compose(caption(draw.label), style),
+        style=style,
+        seed=int(np.random.default_rng([plan.seed, job_index, NOISE]).integers(2**63)),
+        label=draw.label,
+    )
+
+
+def spread_style(mix: StyleMix, seed: int, job_index: int) -> str:
+    """The style of a job. Golden-ratio steps through [0, 1) instead of independent draws: each style has the same share
+    in the long run, and a short run comes as close to the mix as its length allows."""
+    offset = np.random.default_rng([seed, STYLE]).random()
+    shares = mix.probabilities
+    position = (offset + job_index * GOLDEN) % 1.0
+    chosen = int(np.searchsorted(np.cumsum(shares), position, side="right"))
+    # The last edge may round below 1, and a style of weight 0 must never be reached through it.
+    return (*STYLES, NO_STYLE)[min(chosen, int(np.flatnonzero(shares)[-1]))]
+
+
+def _job_id(job_index: int, source: str, class_name: str | None) -> str:
+    """Unique by its number; the rest is for people. Only characters that are safe in a file name anywhere."""
+    stem = re.sub(r"[^A-Za-z0-9.-]+", "-", source.removesuffix("_labelTrainIds")).strip("-.")[-60:]
+    parts = [f"{job_index:06d}", stem, (class_name or "").replace(" ", "-")]
+    return "_".join(part for part in parts if part)

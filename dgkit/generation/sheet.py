@@ -1,0 +1,115 @@
+"""The contact sheet: images beside their labels, at a glance."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from PIL import Image, ImageDraw, ImageFont
+
+from dgkit.data.labelmap import colorize
+from dgkit.labels import CLASSES, PALETTE
+
+MAX_CELLS = 24
+THUMBNAIL_HEIGHT = 192  # pixels
+TARGET_WIDTH = 1680  # pixels of a sheet with enough images
+GAP = 12
+CAPTION = 26
+BACKGROUND, INK, FAINT = (22, 24, 29), (236, 236, 232), (150, 153, 160)
+STYLE_INKS = {
+    "sunny": (255, 205, 92),
+    "snowy": (214, 232, 255),
+    "rainy": (116, 170, 230),
+    "foggy": (190, 192, 196),
+    "night": (160, 140, 255),
+}
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One pair of the sheet; ``label`` is an 8-bit PNG of train ids."""
+
+    image: Path
+    label: Path
+    style: str
+    note: str
+
+
+def choose(styles: Sequence[str], limit: int = MAX_CELLS) -> list[int]:
+    """Indices of at most ``limit`` pictures, in order: as many of each style as possible, first come first."""
+    if len(styles) <= limit:
+        return list(range(len(styles)))
+    rank: dict[str, int] = {}
+    rounds = []
+    for index, style in enumerate(styles):
+        rank[style] = rank.get(style, -1) + 1
+        rounds.append((rank[style], index))
+    return sorted(index for _, index in sorted(rounds)[:limit])
+
+
+def contact_sheet(cells: Sequence[Cell], title: str, footnote: str = "") -> Image.Image:
+    """Draw the sheet: a function of the files and texts alone. Raises ValueError without cells."""
+    if not cells:
+        raise ValueError("a contact sheet needs at least one picture")
+    pairs = [_pair(cell) for cell in cells]
+    cell_width = max(pair.width for pair in pairs)
+    columns = max(1, min(len(pairs), (TARGET_WIDTH - GAP) // (cell_width + GAP)))
+    rows = -(-len(pairs) // columns)
+    width = max(GAP + columns * (cell_width + GAP), 640)
+    legend = _legend(width - 2 * GAP)
+    header = 44 + (18 if footnote else 0)
+    height = header + rows * (THUMBNAIL_HEIGHT + CAPTION) + legend.height + 2 * GAP
+    sheet = Image.new("RGB", (width, height), BACKGROUND)
+    draw = ImageDraw.Draw(sheet)
+    draw.text((GAP, 12), title, INK, font=ImageFont.load_default(size=20))
+    draw.text((GAP, 40), footnote, FAINT, font=ImageFont.load_default(size=12))
+    for number, (cell, pair) in enumerate(zip(cells, pairs, strict=True)):
+        x = GAP + (number % columns) * (cell_width + GAP)
+        y = header + (number // columns) * (THUMBNAIL_HEIGHT + CAPTION)
+        sheet.paste(pair, (x, y))
+        _write_caption(draw, cell, x, y + THUMBNAIL_HEIGHT + 4, pair.width)
+    sheet.paste(legend, (GAP, height - legend.height - GAP))
+    return sheet
+
+
+def _pair(cell: Cell) -> Image.Image:
+    with Image.open(cell.image) as opened:
+        image = opened.convert("RGB")
+    with Image.open(cell.label) as opened:
+        label = Image.fromarray(colorize(np.asarray(opened)))
+    size = (max(1, round(image.width * THUMBNAIL_HEIGHT / image.height)), THUMBNAIL_HEIGHT)
+    pair = Image.new("RGB", (2 * size[0], size[1]))
+    pair.paste(image.resize(size, Image.Resampling.LANCZOS), (0, 0))
+    pair.paste(label.resize(size, Image.Resampling.NEAREST), (size[0], 0))
+    return pair
+
+
+def _write_caption(draw: ImageDraw.ImageDraw, cell: Cell, x: int, y: int, width: int) -> None:
+    style = "no style" if cell.style == "none" else cell.style
+    bold, small = ImageFont.load_default(size=14), ImageFont.load_default(size=12)
+    draw.text((x, y), style, STYLE_INKS.get(cell.style, FAINT), font=bold)
+    left = x + draw.textlength(style, font=bold) + 10
+    note = cell.note
+    while note and left + draw.textlength(note, font=small) > x + width:
+        note = note[:-1]
+    draw.text((left, y + 2), note, FAINT, font=small)
+
+
+def _legend(width: int) -> Image.Image:
+    """Colour and name of every class, in lines of at most ``width`` pixels."""
+    font = ImageFont.load_default(size=12)
+    probe = ImageDraw.Draw(Image.new("RGB", (1, 1)))
+    places, x, y = [], 0, 0
+    for name in (*CLASSES, "ignored"):
+        step = 18 + int(probe.textlength(name, font=font)) + 14
+        if x + step > width:
+            x, y = 0, y + 20
+        places.append((x, y, name))
+        x += step
+    legend = Image.new("RGB", (width, y + 20), BACKGROUND)
+    draw = ImageDraw.Draw(legend)
+    colours = [*(tuple(int(value) for value in row) for row in PALETTE), (0, 0, 0)]
+    for (x, y, name), colour in zip(places, colours, strict=True):
+        draw.rectangle((x, y + 3, x + 12, y + 15), fill=colour, outline=FAINT)
+        draw.text((x + 18, y + 2), name, FAINT, font=font)
+    return legend

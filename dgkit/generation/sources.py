@@ -1,0 +1,109 @@
+"""Where label maps come from: a folder, a data set, or the procedural city."""
+
+import dataclasses
+import hashlib
+import os
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+from statistics import median
+
+from dgkit.data.datasets import Dataset, Sample, open_dataset, open_source
+from dgkit.data.index import ClassIndex, build_index, default_cache
+from dgkit.data.labelmap import label_size
+from dgkit.errors import UsageError
+from dgkit.files import cache_folder
+from dgkit.generation.config import DEFAULT_WORLD, GenerateConfig
+
+WORLD_HEIGHT = 256  # pixels of a city scene at label scale 1; it is twice as wide
+_PROBED = 32  # label maps whose size is looked up to learn how high the maps of a set are
+
+Progress = Callable[[int, int], None]
+
+
+def open_files(config: GenerateConfig) -> Dataset | None:
+    """The label maps that the settings name, None where the city is the source. Files are listed, not read.
+
+    Raises UsageError for a data set, split or encoding that does not exist, InputError for a folder without label maps.
+    """
+    if config.labels is not None or config.dataset is not None:
+        return open_source(config.labels, config.dataset, config.split, config.encoding)
+    for name in ("encoding", "split"):
+        if getattr(config, name) is not None:
+            raise UsageError(f"--{name} without label maps: the city has none", f"drop --{name}, or add --labels DIR")
+    return None
+
+
+def index_files(
+    dataset: Dataset, config: GenerateConfig, label_height: int | None, progress: Progress | None = None
+) -> ClassIndex:
+    """Count the classes of every label map at the scale of the settings, else at the one that makes the maps
+    ``label_height`` pixels high, else at 1.
+
+    Raises LabelError naming the files that are no label maps.
+    """
+    scale = config.label_scale
+    if scale is None:
+        scale = 1.0 if label_height is None else label_height / _usual_height(dataset)
+    cache = default_cache(dataset)
+    return build_index(dataset, scale=scale, workers=config.workers, cache=cache, progress=progress)
+
+
+def index_world(
+    config: GenerateConfig, label_height: int | None, size: tuple[int, int], progress: Progress | None = None
+) -> ClassIndex:
+    """Draw the scenes of the city at the height that the model was made for, and count their classes.
+
+    A model that states no height gets scenes that hold a crop of ``size`` (height, width). The drawn scenes are kept in
+    the cache folder; scene n of a seed is the same whatever the number of scenes.
+    """
+    wanted = max(size[0], size[1] / 2, WORLD_HEIGHT) if label_height is None else label_height
+    height = max(8, round(wanted if config.label_scale is None else WORLD_HEIGHT * config.label_scale))
+    count = config.world or DEFAULT_WORLD
+    dataset = _world_dataset(count, config.seed, height, config.workers, progress)
+    return build_index(dataset, cache=default_cache(dataset), workers=config.workers)
+
+
+def _usual_height(dataset: Dataset) -> float:
+    """Median over maps spread through the set: a few sets mix sizes, and their headers are cheap to read."""
+    step = max(1, len(dataset.samples) // _PROBED)
+    return median(label_size(sample.label)[0] for sample in dataset.samples[::step])
+
+
+def _world_dataset(count: int, seed: int, height: int, workers: int, progress: Progress | None) -> Dataset:
+    from dgkit.world import write_role
+
+    def report(done: int) -> None:
+        if progress is not None:
+            progress(done, count)
+
+    folder = _world_folder(seed, height)
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    write_role(folder, "source", count, seed, height=height, width=2 * height, workers=max(1, workers), progress=report)
+    dataset = open_dataset("gta", folder)
+    found = dataset.samples[:count]  # an earlier run may have drawn more
+    samples = tuple(Sample(f"city{seed}-{i:06d}", s.label, None, s.encoding) for i, s in enumerate(found))
+    return dataclasses.replace(dataset, name="world", samples=samples)
+
+
+def _world_folder(seed: int, height: int) -> Path:
+    """A folder name that changes with everything the scenes depend on, the painter's code included."""
+    import cv2
+
+    import dgkit.world
+
+    digest = hashlib.sha256(f"{cv2.__version__} {seed} {height}".encode())
+    for path in sorted(Path(dgkit.world.__file__).parent.rglob("*.py")):
+        digest.update(path.read_bytes())
+    root = cache_folder()
+    if not _writable(root):
+        root = Path(tempfile.gettempdir()) / f"dgkit-{os.getuid() if hasattr(os, 'getuid') else 0}"
+    return root / "world" / digest.hexdigest()[:24]
+
+
+def _writable(folder: Path) -> bool:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError:
+        return False
+    return os.access(folder, os.W_OK)
