@@ -38,7 +38,8 @@ def front(canvas: Canvas, a: Point, b: Point, house: House, detail: bool = True)
     length = float(np.linalg.norm(q - p))
     mat = BRICK if house.brick else PLASTER
     top = house.height
-    canvas.poly([a, b, _up(b, top), _up(a, top)], BUILDING, house.rgb, mat=mat)
+    if not canvas.poly([a, b, _up(b, top), _up(a, top)], BUILDING, house.rgb, mat=mat):
+        return
     floors = max(1, int(top / house.floor))
     columns = max(1, int(length / house.spacing))
     small = canvas.pixels_per_metre(max(4.0, min(a[2], b[2]))) * house.spacing < 3.0

@@ -139,9 +139,27 @@ class Canvas:
         whole = np.rint(pixels * _SCALE).astype(np.int32)
         cv2.fillPoly(self.ids, list(whole), number, cv2.LINE_8, _SHIFT)
 
-    def outline(self, points: Sequence[Point]) -> np.ndarray | None:
-        """Pixel outline int32 [N, 2] (``_SHIFT`` fractional bits, oversampled), or None when nothing is in view."""
-        return self._outline(points)
+    def leaves(
+        self, corners: np.ndarray, label: int, rgb: np.ndarray, normals: np.ndarray, snow: np.ndarray, mat: int
+    ) -> None:
+        """Draw polygons float [N, M, 3] in order, each a surface of its own: colours [N, 3], normals [N, 3], snow [N]."""
+        pixels = self._project(corners)
+        if pixels is None:
+            return
+        _, plane, _ = self.plane_of([tuple(p) for p in corners[0, [0, corners.shape[1] // 3, 2 * corners.shape[1] // 3]].tolist()])
+        rows = zip(pixels, rgb.tolist(), normals.tolist(), snow.tolist(), strict=True)
+        for outline, colour, normal, white in rows:
+            number = self.surface(label, tuple(colour), tuple(normal), plane, BLACK, white, mat)
+            cv2.fillPoly(self.ids, [outline], number, cv2.LINE_8, _SHIFT)
+
+    def _project(self, corners: np.ndarray) -> np.ndarray | None:
+        """Outlines int32 [N, M, 2] of polygons wholly in front of the camera, else None."""
+        pts = (corners - np.array([self.camera.x, self.camera.y, 0.0])) @ self.camera.rotation().T
+        if pts[..., 2].min() <= NEAR:
+            return None
+        x = self._cx + self._f * pts[..., 0] / pts[..., 2]
+        y = self._cyp - self._f * pts[..., 1] / pts[..., 2]
+        return np.rint(np.clip(np.stack([x, y], -1), -_LIMIT, _LIMIT) * _SCALE).astype(np.int32)
 
     def fill_mask(self, mask: np.ndarray, points: Sequence[Point], value: int) -> None:
         """Fill a ground polygon into a uint8 mask of the oversampled size (shadows)."""

@@ -69,7 +69,7 @@ def _strip(canvas: Canvas, ground: Ground, palette: Palette, near: float, far: f
         if side.verge > 0:
             _flat(canvas, road, s * w, s * a, near, far, TERRAIN, palette.grass, GRASS, _KERB)
         top = [road.at(s * w, near, _KERB), road.at(s * (w + 0.22), near, _KERB), road.at(s * (w + 0.22), far, _KERB), road.at(s * w, far, _KERB)]
-        canvas.poly(top, SIDEWALK, palette.kerb, mat=PAVING)
+        canvas.poly(top, SIDEWALK, palette.kerb, mat=PAVING, snow=0.0)
         face = [road.at(s * w, near), road.at(s * w, far), road.at(s * w, far, _KERB), road.at(s * w, near, _KERB)]
         canvas.poly(face, SIDEWALK, shade(palette.kerb, 0.78), snow=0.2)
     _flat(canvas, road, -w, w, near, far, ROAD_ID, palette.road, ROAD)
@@ -79,7 +79,7 @@ def _flat(
     canvas: Canvas, road: Road, a: float, b: float, near: float, far: float, label: int, rgb: RGB, mat: int, up: float = 0.0
 ) -> None:
     points = [road.at(a, near, up), road.at(b, near, up), road.at(b, far, up), road.at(a, far, up)]
-    canvas.poly(points, label, rgb, mat=mat, normal=(0.0, 1.0, 0.0))
+    canvas.poly(points, label, rgb, mat=mat, normal=(0.0, 1.0, 0.0), snow=0.0)
 
 
 def _patches(canvas: Canvas, ground: Ground, palette: Palette, rng: np.random.Generator) -> None:
@@ -128,7 +128,7 @@ def _line(canvas: Canvas, ground: Ground, x: float, half: float, dash: float, ga
         n = dash or (2.0 if z < 20 else 6.0)
         if not _busy(ground, z) and not _busy(ground, z + n):
             points = [ground.road.at(x + s * half, q) for s, q in ((-1, z), (1, z), (1, z + n), (-1, z + n))]
-            canvas.poly(points, ROAD_ID, rgb, mat=MARKING, normal=(0.0, 1.0, 0.0))
+            canvas.poly(points, ROAD_ID, rgb, mat=MARKING, normal=(0.0, 1.0, 0.0), snow=0.0)
         z += n + gap
 
 
@@ -138,11 +138,11 @@ def _crossing(canvas: Canvas, ground: Ground, z: float, rgb: RGB) -> None:
         x = -w + 0.4
         while x < w - 0.5:
             points = [road.at(a, b) for a, b in ((x, z), (x + 0.5, z), (x + 0.5, z + 3.0), (x, z + 3.0))]
-            canvas.poly(points, ROAD_ID, rgb, mat=MARKING, normal=(0.0, 1.0, 0.0))
+            canvas.poly(points, ROAD_ID, rgb, mat=MARKING, normal=(0.0, 1.0, 0.0), snow=0.0)
             x += 1.0
     else:
         for q in (z, z + 2.8):
             points = [road.at(a, b) for a, b in ((-w + 0.2, q), (w - 0.2, q), (w - 0.2, q + 0.25), (-w + 0.2, q + 0.25))]
-            canvas.poly(points, ROAD_ID, rgb, mat=MARKING, normal=(0.0, 1.0, 0.0))
+            canvas.poly(points, ROAD_ID, rgb, mat=MARKING, normal=(0.0, 1.0, 0.0), snow=0.0)
     stop = [road.at(a, b) for a, b in ((0.2, z - 1.4), (w - 0.2, z - 1.4), (w - 0.2, z - 1.0), (0.2, z - 1.0))]
-    canvas.poly(stop, ROAD_ID, rgb, mat=MARKING, normal=(0.0, 1.0, 0.0))
+    canvas.poly(stop, ROAD_ID, rgb, mat=MARKING, normal=(0.0, 1.0, 0.0), snow=0.0)

@@ -8,7 +8,7 @@ import numpy as np
 from dgkit.world import buildings, ground, people, street, vehicles
 from dgkit.world.camera import Camera, Point, Road
 from dgkit.world.canvas import RGB, Canvas
-from dgkit.world.frame import Frame, shade, vary
+from dgkit.world.frame import Frame, mix, shade, vary
 from dgkit.world.roles import Palette, Role
 
 _FAR = 150.0  # metres; nothing but the skyline is built beyond
@@ -51,13 +51,13 @@ class Town:
 def plan(rng: np.random.Generator, role: Role) -> Town:
     """Draw the camera, the road and the widths beside it."""
     palette = role.palettes[int(rng.integers(len(role.palettes)))]
-    lanes = (int(rng.integers(1, 3)), int(rng.integers(1, 3)))
+    lanes = (1 + int(rng.random() < 0.35), 1 + int(rng.random() < 0.35))
     lane = float(rng.uniform(3.0, 3.6))
     sides = {s: _side(rng) for s in (-1, 1)}
     half = lane * max(lanes) + max(sides[-1].parking, sides[1].parking)
     road = Road(half, float(rng.normal(0, 0.0007)), float(rng.normal(0, 0.006)), float(rng.uniform(-0.00002, 0.0001)))
     side_lane = float(rng.uniform(0.25, 0.75)) * lane * lanes[1]
-    camera = Camera(side_lane, float(rng.uniform(1.25, 2.1)), float(rng.normal(0, 0.09)), float(rng.uniform(-0.03, 0.11)), float(rng.uniform(0.95, 1.5)))
+    camera = Camera(side_lane, float(rng.uniform(1.25, 2.1)), float(rng.normal(0, 0.09)), float(rng.uniform(-0.03, 0.11)), float(rng.uniform(1.05, 1.7)))
     crossroads, crossings = None, []
     if rng.random() < role.chances["crossroads"]:
         near = float(rng.uniform(11, 34))
@@ -72,8 +72,8 @@ def plan(rng: np.random.Generator, role: Role) -> Town:
 
 
 def _side(rng: np.random.Generator) -> ground.Side:
-    verge = float(rng.uniform(1.0, 3.0)) if rng.random() < 0.42 else 0.0
-    return ground.Side(verge, float(rng.uniform(1.8, 3.8)), bool(rng.random() < 0.5), 2.2 if rng.random() < 0.5 else 0.0)
+    verge = float(rng.uniform(1.2, 4.0)) if rng.random() < 0.48 else 0.0
+    return ground.Side(verge, float(rng.uniform(2.4, 5.0)), bool(rng.random() < 0.55), 2.2 if rng.random() < 0.5 else 0.0)
 
 
 def populate(town: Town) -> None:
@@ -154,7 +154,7 @@ def _frontage(town: Town, s: int, track: bool) -> None:
     if cross and s in cross[2]:
         _cross_street(town, s, line, cross)
     if side.lawn or setback > 2:
-        _edge(town, s, inner + 0.4, z0=town.uniform(-2, 6), setback=setback, track=track)
+        _edge(town, s, inner + (0.4 if town.rng.random() < 0.5 else max(0.4, 0.8 * setback)), z0=town.uniform(-2, 6), setback=setback, track=track)
 
 
 def _block(town: Town, s: int, line: float, inner: float, near: float, far: float, side: ground.Side) -> None:
@@ -370,7 +370,7 @@ def _walkers(town: Town) -> None:
     for s in (-1, 1):
         side = town.flat.sides[s]
         for _ in range(int(rng.integers(1, 6))):
-            z = town.uniform(4, 45)
+            z = 4.0 + 40.0 * town.uniform(0, 1) ** 1.8
             x = w + side.verge + town.uniform(0.4, max(0.5, side.pavement - 0.3))
             for k in range(int(rng.choice((1, 1, 1, 2, 3)))):
                 _person(town, s * (x + 0.55 * k), z + town.uniform(-0.4, 0.4))
@@ -419,7 +419,7 @@ def _specials(town: Town) -> None:
 def _rider(town: Town, motor: bool) -> None:
     rng, w = town.rng, town.road.half_width
     (shirt, trousers), rgb, seed = _outfit(town), town.pick(town.role.cars, 0.15), int(town.rng.integers(1 << 30))
-    z, x = town.uniform(5, 20), town.uniform(-w + 0.8, w - 0.8)
+    z, x = 4.5 + 14 * town.uniform(0, 1) ** 1.5, town.uniform(-w + 0.8, w - 0.8)
     if rng.random() < 0.4:
         frame = town.facing(x, z, 0.0)
         town.add(3, z, lambda c: people.upright_rider(c, frame, np.random.default_rng(seed), shirt, trousers, rgb, motor))
@@ -452,4 +452,4 @@ def bonnet(canvas: Canvas, rng: np.random.Generator, rgb: RGB) -> None:
         for x, y in line:
             p = axes[0] * x * depth / cam.focal + axes[1] * y * depth / cam.focal + axes[2] * depth
             points.append((float(p[0]) + cam.x, float(p[1]) + cam.y, float(p[2])))
-        canvas.poly(points, street.NOTHING, shade(rgb, tone), normal=(0.0, 0.8, -0.6), snow=0.0, convex=False)
+        canvas.poly(points, street.NOTHING, shade(mix(rgb, (70, 72, 76), 0.35), 0.72 * tone), normal=(0.0, 0.8, -0.6), snow=0.0, convex=False)

@@ -84,7 +84,7 @@ def _sunny(rng: np.random.Generator) -> dict:
         "sun": _sun(rng, 0.5, 1.0), "direct": (0.88, 0.82, 0.68), "ambient": (0.56, 0.6, 0.68),
         "zenith": (40, 108, 216), "horizon": (160, 206, 244), "haze": (188, 212, 236),
         "sight": float(rng.uniform(500, 900)), "clouds": float(rng.uniform(0.05, 0.4)), "cloud": (255, 255, 255),
-        "shadows": 0.55, "emission": 0.0, "saturation": float(rng.uniform(1.1, 1.35)), "exposure": float(rng.uniform(1.0, 1.14)),
+        "shadows": 0.42, "emission": 0.0, "saturation": float(rng.uniform(1.1, 1.35)), "exposure": float(rng.uniform(1.0, 1.14)),
     }  # fmt: skip
 
 
@@ -101,8 +101,8 @@ def _snowy(rng: np.random.Generator) -> dict:
 def _rainy(rng: np.random.Generator) -> dict:
     k = float(rng.uniform(0.85, 1.1))
     return {
-        "sun": _sun(rng, 0.8, 1.2), "direct": (0.05, 0.05, 0.06), "ambient": (0.5 * k, 0.55 * k, 0.62 * k),
-        "zenith": (84 * k, 96 * k, 112 * k), "horizon": (138 * k, 150 * k, 164 * k), "haze": (122 * k, 135 * k, 150 * k),
+        "sun": _sun(rng, 0.8, 1.2), "direct": (0.05, 0.05, 0.06), "ambient": (0.62 * k, 0.68 * k, 0.76 * k),
+        "zenith": (92 * k, 106 * k, 124 * k), "horizon": (150 * k, 164 * k, 180 * k), "haze": (132 * k, 147 * k, 164 * k),
         "sight": float(rng.uniform(90, 200)), "clouds": 0.85, "cloud": (108 * k, 118 * k, 132 * k),
         "shadows": 0.0, "emission": float(rng.uniform(0.6, 0.85)), "wet": float(rng.uniform(0.75, 1.0)), "streaks": float(rng.uniform(0.5, 1.0)), "saturation": float(rng.uniform(0.7, 0.9)),
     }  # fmt: skip

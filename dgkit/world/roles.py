@@ -63,8 +63,8 @@ _CLOTHES: tuple[RGB, ...] = (
 
 # Probability that a scene gets the thing on purpose (traffic and pavements add their own).
 _CHANCES = {
-    "train": 0.2, "bus": 0.3, "truck": 0.3, "motorcycle": 0.26, "cyclist": 0.34, "bicycle": 0.32, "wall": 0.34,
-    "fence": 0.42, "signal": 0.42, "crossing": 0.42, "crossroads": 0.34, "near_person": 0.5, "near_car": 0.5, "park": 0.22,
+    "train": 0.2, "bus": 0.3, "truck": 0.3, "motorcycle": 0.26, "cyclist": 0.42, "bicycle": 0.32, "wall": 0.34,
+    "fence": 0.42, "signal": 0.42, "crossing": 0.42, "crossroads": 0.34, "near_person": 0.6, "near_car": 0.5, "park": 0.22,
 }  # fmt: skip
 
 

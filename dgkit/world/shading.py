@@ -143,12 +143,12 @@ def _snow_ground(b: Buffers, look: Look, image: np.ndarray) -> np.ndarray:
     """White ground, smooth, with wheel tracks on the road."""
     tile = noise_tile(11, 16)
     soft = _sample(tile, b.lateral * 4, b.z * 1.2)
-    cover = np.where(b.label == 0, 0.86 + 0.04 * soft, 0.97)
+    cover = np.where(b.label == 0, 0.74 + 0.05 * soft, 0.97)
     track = np.exp(-(((np.abs(b.lateral) % 3.2 - 0.85) / 0.3) ** 2)) + np.exp(-(((np.abs(b.lateral) % 3.2 - 2.35) / 0.3) ** 2))
-    cover = np.where(b.label == 0, cover - 0.4 * track * (0.85 + 0.15 * soft), cover) * look.snow
+    cover = np.where(b.label == 0, cover - 0.42 * track * (0.85 + 0.15 * soft), cover) * look.snow
     cover = np.where(b.ground, np.clip(cover, 0, 1), 0)[..., None]
     white = _SNOW * np.array(look.ambient, np.float32) * (1.03 + 0.015 * soft[..., None])
-    white = np.where((b.label == 1)[..., None], white * 1.03, white)
+    white = np.where((b.label == 0)[..., None], white * 0.95, white)
     return image * (1 - cover) + white * cover
 
 
@@ -192,31 +192,32 @@ def _night_light(b: Buffers, look: Look) -> np.ndarray:
     pool = np.zeros((*x.shape, 3), np.float32)
     for (px, py, pz), rgb, radius in lamps:
         d2 = (x - px) ** 2 + (z - pz) ** 2 + 0.35 * (y - py) ** 2
-        fall = 0.62 / (1.0 + d2 / (0.28 * radius * radius)) ** 1.7
+        fall = 1.15 / (1.0 + d2 / (0.28 * radius * radius)) ** 1.7
         pool += fall[..., None] * (np.array(rgb, np.float32) / 255)
     side = (x - b.canvas.camera.x) / np.maximum(z, 1.0)
     beam = np.exp(-((side / 0.32) ** 2)) * np.clip(z / 5, 0, 1) / (1 + (z / 15) ** 2) * np.clip(1.5 - (y + 0.2) / 2.2, 0.08, 1)
-    pool += 0.62 * beam[..., None] * np.array((1.0, 0.96, 0.86), np.float32)
+    pool += 1.0 * beam[..., None] * np.array((1.0, 0.96, 0.86), np.float32)
     big = cv2.resize(pool, (b.label.shape[1], b.label.shape[0]), interpolation=cv2.INTER_LINEAR)
     return light + big
 
 
 def _sky(b: Buffers, look: Look) -> np.ndarray:
-    up = b.rays[..., 1] / np.linalg.norm(b.rays, axis=2)
+    rays = b.rays[::2, ::2]
+    up = rays[..., 1] / np.sqrt((rays * rays).sum(2))
     t = np.clip(up / 0.42, 0, 1)[..., None] ** 0.75
     sky = np.array(look.horizon, np.float32) * (1 - t) + np.array(look.zenith, np.float32) * t
     if look.clouds > 0.01:
         span = 1.0 / (np.clip(up, 0, 1) + 0.12)
         tile = noise_tile(3, 8)
         offset = look.seed % 251
-        n = _sample(tile, b.rays[..., 0] * span * 26 + offset, b.rays[..., 2] * span * 26 + offset * 2)
+        n = _sample(tile, rays[..., 0] * span * 26 + offset, rays[..., 2] * span * 26 + offset * 2)
         cover = np.clip((n + 2.6 * look.clouds - 1.1) * 0.9, 0, 1) * np.clip(up * 9, 0, 1)
         cover = cover * (0.85 if look.clouds < 0.6 else 0.75)
         shaded = np.array(look.cloud, np.float32) * (1.0 - 0.07 * np.clip(n, 0, 1))[..., None]
         sky = sky + (shaded - sky) * cover[..., None]
     if look.night:
         sky = sky + 14.0 * np.clip(0.12 - up, 0, 0.12)[..., None] / 0.12
-    return sky
+    return cv2.resize(sky, (b.label.shape[1], b.label.shape[0]), interpolation=cv2.INTER_LINEAR)
 
 
 def _emit(b: Buffers, look: Look, image: np.ndarray, clear: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -233,7 +234,7 @@ def _emit(b: Buffers, look: Look, image: np.ndarray, clear: np.ndarray) -> tuple
     small = cv2.resize(own * through, None, fx=0.25, fy=0.25, interpolation=cv2.INTER_AREA)
     halo = cv2.GaussianBlur(small, (0, 0), reach / 4) * 0.55 + cv2.GaussianBlur(small, (0, 0), reach) * 0.7
     glow = cv2.resize(halo, (canvas.width, canvas.height), interpolation=cv2.INTER_LINEAR)
-    return image, glow * (0.55 if look.night else 0.35)
+    return image, glow * (0.8 if look.night else 0.35)
 
 
 def _reflect(b: Buffers, look: Look, image: np.ndarray) -> np.ndarray:
@@ -247,7 +248,7 @@ def _reflect(b: Buffers, look: Look, image: np.ndarray) -> np.ndarray:
     tile = noise_tile(11, 16)
     puddle = np.clip(0.72 + 0.18 * _sample(tile, b.lateral * 6, b.z * 3), 0.3, 1.0)
     facing = np.clip(b.depth / 14.0, 0.35, 1.0)
-    k = np.where(b.label == 0, 0.56, np.where(b.label == 1, 0.3, 0.0)) * puddle * facing * look.wet
+    k = np.where(b.label == 0, 0.68, np.where(b.label == 1, 0.3, 0.0)) * puddle * facing * look.wet
     return image + (seen - image) * (k * (foot >= 0))[..., None].astype(np.float32)
 
 

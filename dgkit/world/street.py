@@ -27,7 +27,7 @@ def lamp(canvas: Canvas, frame: Frame, height: float, arm: float, rgb: RGB, glow
     canvas.poly(frame.sheet([(0, height - 0.15), (arm, height + 0.2), (arm, height + 0.32), (0, height)]), POLE, rgb, snow=0)
     head = [(arm - 0.4, height + 0.12), (arm + 0.4, height + 0.12), (arm + 0.3, height + 0.36), (arm - 0.3, height + 0.36)]
     canvas.poly(frame.sheet(head, -0.01), POLE, shade(rgb, 0.8), snow=0.6)
-    bulb = [(arm - 0.34, height + 0.06), (arm + 0.34, height + 0.06), (arm + 0.34, height + 0.17), (arm - 0.34, height + 0.17)]
+    bulb = [(arm - 0.38, height - 0.02), (arm + 0.38, height - 0.02), (arm + 0.36, height + 0.2), (arm - 0.36, height + 0.2)]
     canvas.poly(frame.sheet(bulb, -0.02), POLE, (236, 232, 214), emit=glow, snow=0)
     canvas.lamps.append((frame.at(arm, height, 0), glow, 9.0))
 
@@ -174,21 +174,28 @@ def crown(
 ) -> None:
     """Overlapping leaf masses, dark below and behind, light above and in front."""
     size = canvas.pixels_per_metre(frame.origin[2]) * a * frame.scale
-    count = int(np.clip(size * 0.7, 7, 26))
-    n = 10 if size > 10 else 7
-    angle, dist = rng.uniform(0, 2 * pi, 26), np.sqrt(rng.uniform(0, 1, 26))
-    radius, jitter = rng.uniform(0.3, 0.5, 26), rng.uniform(0.86, 1.1, (26, n))
-    tint = rng.uniform(-0.06, 0.06, 26)
+    count = int(np.clip(size * 0.8, 8, 30))
+    n = 13 if size > 10 else 8
+    angle, dist = rng.uniform(0, 2 * pi, 30), np.sqrt(rng.uniform(0, 1, 30))
+    radius, jitter = rng.uniform(0.28, 0.46, 30), rng.uniform(0.9, 1.08, (30, n))
+    tint = rng.uniform(-0.06, 0.06, 30)
     blobs = [(dist[k] * np.cos(angle[k]) * 0.75, dist[k] * np.sin(angle[k]) * 0.75, radius[k], k) for k in range(count)]
     blobs.sort(key=lambda blob: blob[1])
     hull = [(at[0] + x * 0.86, at[1] + y * 0.86) for x, y in oval(0, 0, a, b, 12)]
-    canvas.poly(frame.sheet(hull), VEGETATION, shade(leaf, 0.6), snow=0.1, mat=FOLIAGE)
-    for order, (x, y, r, k) in enumerate(blobs):
-        points = [(at[0] + (x + r * j * np.cos(t)) * a, at[1] + (y + r * j * np.sin(t)) * b)
-                  for t, j in zip(np.linspace(0, 2 * pi, n, endpoint=False), jitter[k], strict=True)]  # fmt: skip
-        light = 0.86 + 0.24 * y + tint[k] - 0.06 * x
-        normal = (-0.35 * 1 + x * 0.8, 0.45 + 0.5 * y, -0.5)
-        canvas.poly(frame.sheet(points, -0.003 * order), VEGETATION, shade(leaf, light), normal=normal, mat=FOLIAGE, convex=False, snow=float(np.clip(0.15 + 0.75 * y + 6 * tint[k], 0, 0.9)))
+    if not canvas.poly(frame.sheet(hull), VEGETATION, shade(leaf, 0.6), snow=0.1, mat=FOLIAGE):
+        return
+    x, y, r = (np.array([blob[i] for blob in blobs]) for i in range(3))
+    k = np.array([blob[3] for blob in blobs])
+    t = np.linspace(0, 2 * pi, n, endpoint=False)
+    right = at[0] + (x[:, None] + r[:, None] * jitter[k] * np.cos(t)) * a
+    up = at[1] + (y[:, None] + r[:, None] * jitter[k] * np.sin(t)) * b
+    fx, fz, s = frame.fx, frame.fz, frame.scale
+    ox, oy, oz = frame.origin
+    corners = np.stack([ox + right * fz, oy + up * s, oz - right * fx], -1)
+    light = 0.86 + 0.24 * y + tint[k] - 0.06 * x
+    rgb = np.clip(np.array(leaf) * light[:, None], 0, 255)
+    normals = np.stack([-0.35 + x * 0.8, 0.45 + 0.5 * y, np.full(len(x), -0.5)], -1)
+    canvas.leaves(corners, VEGETATION, rgb, normals, np.clip(0.15 + 0.75 * y + 6 * tint[k], 0, 0.9), FOLIAGE)
 
 
 def bush(canvas: Canvas, frame: Frame, rng: np.random.Generator, leaf: RGB, wide: float, height: float) -> None:
