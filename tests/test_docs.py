@@ -1,0 +1,64 @@
+"""The documentation names what the code has."""
+
+from __future__ import annotations
+
+import re
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import typer
+
+from dgkit.data.layouts import LAYOUTS
+from dgkit.diffusion.presets import PRESETS
+from dgkit.labels import CLASSES, ENCODINGS
+
+ROOT = Path(__file__).resolve().parents[1]
+
+
+def page(name: str) -> str:
+    return (ROOT / "docs" / name).read_text(encoding="utf-8")
+
+
+def test_data_page_lists_layouts_encodings_and_classes() -> None:
+    text = page("data.md")
+    rows = re.findall(r"^\| `(\w+)` \|", text, re.MULTILINE)
+    assert rows == [*ENCODINGS_IN_ORDER, *LAYOUTS]
+    classes = {int(number): name for number, name in re.findall(r"\| (\d+) \| ([a-z ]+?) (?=\|)", text)}
+    assert classes == dict(enumerate(CLASSES))
+
+
+ENCODINGS_IN_ORDER = ["train_ids", "cityscapes_ids", "synthia", "camvid", "mapillary_a", "mapillary_b"]
+
+
+def test_encodings_are_all_documented() -> None:
+    assert set(ENCODINGS_IN_ORDER) == set(ENCODINGS)
+
+
+def test_method_page_lists_presets_and_style_mixes() -> None:
+    from dgkit.data.prompts import STYLES, load_style_mix
+
+    text = page("method.md")
+    assert all(f"| `{name}`" in text for name in PRESETS)
+    rows = re.findall(r"^\| `(code|released|uniform)`[^|]*\|(.*)\|$", text, re.MULTILINE)
+    assert len(rows) == 3
+    for name, cells in rows:
+        weights = load_style_mix(name).weights
+        total = sum(weights.values())
+        for style, cell in zip([*STYLES, "none"], cells.split("|"), strict=True):
+            above, _, below = cell.strip().partition("/")
+            assert weights.get(style, 0) / total == pytest.approx(float(above) / float(below or 1))
+
+
+def test_command_line_page_is_current(tmp_path: Path) -> None:
+    pinned = re.search(r"^typer==(\S+)$", (ROOT / "constraints.txt").read_text(), re.MULTILINE)
+    assert pinned is not None
+    if typer.__version__ != pinned.group(1):
+        pytest.skip(f"written with typer {pinned.group(1)}; this one is {typer.__version__} and may word it otherwise")
+    recipe = re.search(r"-m (typer .*) --output docs/cli.md$", (ROOT / "Makefile").read_text(), re.MULTILINE)
+    assert recipe is not None
+    command = [sys.executable, "-m", *shlex.split(recipe.group(1)), "--output", str(tmp_path / "cli.md")]
+    subprocess.run(command, check=True, capture_output=True, cwd=ROOT)
+    assert (tmp_path / "cli.md").read_text() == page("cli.md"), "type: make docs"
