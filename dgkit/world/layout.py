@@ -56,8 +56,8 @@ def plan(rng: np.random.Generator, role: Role) -> Town:
     sides = {s: _side(rng) for s in (-1, 1)}
     half = lane * max(lanes) + max(sides[-1].parking, sides[1].parking)
     road = Road(half, float(rng.normal(0, 0.0007)), float(rng.normal(0, 0.006)), float(rng.uniform(-0.00002, 0.0001)))
-    side_lane = float(rng.uniform(0.25, 0.75)) * lane * lanes[1]
-    camera = Camera(side_lane, float(rng.uniform(1.25, 2.1)), float(rng.normal(0, 0.09)), float(rng.uniform(-0.03, 0.11)), float(rng.uniform(1.05, 1.7)))
+    side_lane = float(rng.uniform(0.15, 0.92)) * (half - sides[1].parking)
+    camera = Camera(side_lane, float(rng.uniform(1.3, 2.5)), float(rng.normal(0, 0.09)), float(rng.uniform(-0.03, 0.11)), float(rng.uniform(1.05, 1.7)))
     crossroads, crossings = None, []
     if rng.random() < role.chances["crossroads"]:
         near = float(rng.uniform(11, 34))
@@ -73,7 +73,7 @@ def plan(rng: np.random.Generator, role: Role) -> Town:
 
 def _side(rng: np.random.Generator) -> ground.Side:
     verge = float(rng.uniform(1.2, 4.0)) if rng.random() < 0.48 else 0.0
-    return ground.Side(verge, float(rng.uniform(2.4, 5.0)), bool(rng.random() < 0.55), 2.2 if rng.random() < 0.5 else 0.0)
+    return ground.Side(verge, float(rng.uniform(2.8, 6.0)), bool(rng.random() < 0.55), 2.2 if rng.random() < 0.42 else 0.0)
 
 
 def populate(town: Town) -> None:

@@ -3,12 +3,13 @@
 import json
 import multiprocessing
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import cv2
 import numpy as np
 from PIL import Image
+from PIL.PngImagePlugin import PngInfo
 
 from dgkit.errors import OutputError, UsageError
 from dgkit.labels import ENCODINGS, PALETTE
@@ -54,11 +55,10 @@ def write_role(
         if progress:
             progress(done)
     if not ROLES[role].labelled:
-        lines = (_caption_path(job).read_text(encoding="utf-8") for job in jobs)
-        _atomic(out / "metadata.jsonl", "".join(lines).encode())
+        _atomic(out / "metadata.jsonl", "".join(map(_line, jobs)).encode())
 
 
-def _run(jobs: list[_Job], workers: int):  # type: ignore[no-untyped-def]
+def _run(jobs: list[_Job], workers: int) -> Iterator[int]:
     if workers <= 1:
         yield from map(_one, jobs)
         return
@@ -86,7 +86,7 @@ def _claim(out: Path, settings: dict[str, object]) -> None:
     elif out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise OutputError(f"{out} exists, is not empty and holds no {SETTINGS}", "choose an empty or new folder")
     try:
-        for name in ("images", "labels") if ROLES[str(settings["role"])].labelled else ("images", ".captions"):
+        for name in ("images", "labels") if ROLES[str(settings["role"])].labelled else ("images",):
             (out / name).mkdir(parents=True, exist_ok=True)
         _atomic(path, (json.dumps(settings) + "\n").encode())
     except OSError as error:
@@ -101,13 +101,17 @@ def _label_path(job: _Job) -> Path:
     return Path(job[0]) / "labels" / f"{job[3] + 1:05d}.png"
 
 
-def _caption_path(job: _Job) -> Path:
-    return Path(job[0]) / ".captions" / f"{job[3] + 1:05d}.json"
-
-
 def _complete(job: _Job) -> bool:
-    second = _label_path(job) if ROLES[job[1]].labelled else _caption_path(job)
-    return _image_path(job).exists() and second.exists()
+    """Whether a scene is on disk; the label is written last and files appear by renaming only."""
+    return _image_path(job).exists() and (not ROLES[job[1]].labelled or _label_path(job).exists())
+
+
+def _line(job: _Job) -> str:
+    """The line of metadata.jsonl; caption and style travel inside the PNG, so a continued run need not draw again."""
+    path = _image_path(job)
+    with Image.open(path) as image:
+        facts = {"file_name": f"images/{path.name}", "text": image.info["Description"], "style": image.info["Style"]}
+    return json.dumps(facts) + "\n"
 
 
 def _one(job: _Job) -> int:
@@ -117,9 +121,10 @@ def _one(job: _Job) -> int:
         _save(Image.fromarray(scene.image), _image_path(job))
         _save(label_image(scene.label), _label_path(job))
     else:
-        line = {"file_name": f"images/{index + 1:05d}.png", "text": scene.caption, "style": scene.style}
-        _save(Image.fromarray(scene.image), _image_path(job))
-        _atomic(_caption_path(job), (json.dumps(line) + "\n").encode())
+        text = PngInfo()
+        text.add_text("Description", scene.caption)
+        text.add_text("Style", scene.style)
+        _save(Image.fromarray(scene.image), _image_path(job), text)
     return index
 
 
@@ -136,9 +141,9 @@ def label_image(label: np.ndarray) -> Image.Image:
     return image
 
 
-def _save(image: Image.Image, path: Path) -> None:
+def _save(image: Image.Image, path: Path, text: PngInfo | None = None) -> None:
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    image.save(temporary, format="PNG", compress_level=4)
+    image.save(temporary, format="PNG", compress_level=4, pnginfo=text)
     os.replace(temporary, path)
 
 
