@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+
+from dgkit.cli.common import print_json, progress_bars
 
 if TYPE_CHECKING:
     from dgkit.data.crops import CropRules
@@ -31,12 +32,12 @@ def stats(
     from dgkit.data.crops import CropRules
     from dgkit.data.datasets import open_source
 
-    source = open_source(labels, dataset, split, encoding)
     rules = CropRules(size)
+    source = open_source(labels, dataset, split, encoding)
     index = _index(source, label_scale, workers, cache)
     found = summary(index, rules)
     if as_json:
-        typer.echo(json.dumps(found, indent=2))
+        print_json(found)
     else:
         _print_table(found)
 
@@ -75,22 +76,11 @@ def summary(index: ClassIndex, rules: CropRules) -> dict[str, Any]:
 
 
 def _index(source: Dataset, scale: float, workers: int, cache: Path | None) -> ClassIndex:
-    from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-
     from dgkit.data.index import build_index, default_cache
 
-    console = Console(stderr=True)
-    columns = (TextColumn("reading label maps"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bar:
-        task = bar.add_task("", total=len(source.samples))
-        return build_index(
-            source,
-            scale,
-            workers,
-            cache or default_cache(source, scale),
-            lambda done, total: bar.update(task, completed=done, total=total),
-        )
+    cache = cache or default_cache(source, scale)
+    with progress_bars({"index": ("Reading label maps", "maps")}) as report:
+        return build_index(source, scale, workers, cache, lambda done, total: report("index", done, total))
 
 
 def _print_table(found: dict[str, Any]) -> None:

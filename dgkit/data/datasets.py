@@ -197,11 +197,14 @@ def _tree_samples(root: Path, tree: Tree, layout: Layout, split: str) -> Iterato
 def _with_ids(found: list[tuple[str, str, Sample]]) -> Iterator[Sample]:
     """The stem is the id where it is unique in the set, else the path below the label folder joined by "_"."""
     stems = Counter(stem for stem, _, _ in found)
-    taken: Counter[str] = Counter()
+    taken: set[str] = set()
     for stem, name, sample in found:
-        chosen = stem if stems[stem] == 1 else name
-        taken[chosen] += 1
-        unique = chosen if taken[chosen] == 1 else f"{chosen}_{taken[chosen]}"
+        unique = chosen = stem if stems[stem] == 1 else name
+        number = 1
+        while unique in taken:
+            number += 1
+            unique = f"{chosen}_{number}"
+        taken.add(unique)
         yield Sample(unique, sample.label, sample.image, sample.encoding, sample.condition)
 
 

@@ -253,7 +253,7 @@ def _unknown_ids(found: list[int], system: Encoding, source: Path | str) -> Labe
     if fitting:
         best = fitting[0]
         options = " or ".join(f"--dataset {name}=DIR" for name in best.datasets)
-        hint = f"these look like {best.description}; use {options} (encoding {best.name})"
+        hint = f"these look like {best.description}; add --encoding {best.name} to --labels, or use {options}"
     else:
         hint = "no known id system has these ids; convert the maps to Cityscapes train ids (0..18, 255 = ignore)"
     return LabelError(

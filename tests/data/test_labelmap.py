@@ -201,10 +201,10 @@ def test_the_hint_names_the_encoding_that_fits() -> None:
     for raw, name in (([[65, 13]], "mapillary_a"), ([[34, 7]], "cityscapes_ids")):
         with pytest.raises(LabelError) as caught:
             encode(np.array(raw, np.uint8))
-        assert f"encoding {name}" in caught.value.hint
+        assert f"--encoding {name}" in caught.value.hint
     with pytest.raises(LabelError) as caught:
         encode(np.array([[18, 255]], np.uint8), "camvid")
-    assert "encoding train_ids" in caught.value.hint
+    assert "--encoding train_ids" in caught.value.hint
 
 
 @pytest.mark.parametrize(

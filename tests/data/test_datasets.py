@@ -1,0 +1,392 @@
+"""Every layout the public sets are found in, as tiny trees on disk."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from dgkit.data.datasets import (
+    Dataset,
+    Sample,
+    check_pairs,
+    labels_folder,
+    mismatched_pairs,
+    open_dataset,
+    open_source,
+    read_pair,
+)
+from dgkit.data.labelmap import find_encoding, read_label
+from dgkit.data.layouts import LAYOUTS
+from dgkit.errors import InputError, LabelError, UsageError
+from tests.data.trees import write_ids, write_image, write_many, write_synthia_label
+
+CITY = "aachen/aachen_000000_000019"
+# name of the set, split asked for, files on disk, samples expected: (id, label, photograph, encoding, condition)
+Expected = list[tuple[str, str, str | None, str, str]]
+CASES: dict[str, tuple[str, str | None, list[str], Expected]] = {
+    "gta": (
+        "gta",
+        None,
+        [
+            "labels/00001.png",
+            "labels/00002.png",
+            "labels/00002_labelTrainIds.png",
+            "images/00001.png",
+            "images/00002.png",
+        ],
+        [
+            ("00001", "labels/00001.png", "images/00001.png", "cityscapes_ids", ""),
+            ("00002", "labels/00002_labelTrainIds.png", "images/00002.png", "train_ids", ""),
+        ],
+    ),
+    "gta_in_splits": (
+        "gta",
+        "val",
+        ["labels/train/folder/00001.png", "labels/valid/folder/00002.png", "images/valid/folder/00002.png"],
+        [("00002", "labels/valid/folder/00002.png", "images/valid/folder/00002.png", "cityscapes_ids", "")],
+    ),
+    "synthia": (
+        "synthia",
+        None,
+        ["GT/LABELS/0000000.png", "GT/LABELS/0000001.png", "GT/LABELS/0000001_labelTrainIds.png", "RGB/0000000.png"],
+        [
+            ("0000000", "GT/LABELS/0000000.png", "RGB/0000000.png", "synthia", ""),
+            ("0000001", "GT/LABELS/0000001_labelTrainIds.png", None, "train_ids", ""),
+        ],
+    ),
+    "cityscapes_without_train_ids": (
+        "cityscapes",
+        None,
+        [
+            f"gtFine/train/{CITY}_gtFine_labelIds.png",
+            f"gtFine/train/{CITY}_gtFine_instanceIds.png",
+            f"gtFine/train/{CITY}_gtFine_color.png",
+            f"gtFine/val/{CITY}_gtFine_labelIds.png",
+            f"leftImg8bit/train/{CITY}_leftImg8bit.png",
+        ],
+        [
+            (
+                "aachen_000000_000019",
+                f"gtFine/train/{CITY}_gtFine_labelIds.png",
+                f"leftImg8bit/train/{CITY}_leftImg8bit.png",
+                "cityscapes_ids",
+                "",
+            )
+        ],
+    ),
+    "cityscapes_nested": (
+        "cityscapes",
+        "val",
+        [
+            f"gtFine_trainvaltest/gtFine/val/{CITY}_gtFine_labelTrainIds.png",
+            f"gtFine_trainvaltest/gtFine/val/{CITY}_gtFine_labelIds.png",
+            f"leftImg8bit_trainvaltest/leftImg8bit/val/{CITY}_leftImg8bit.png",
+        ],
+        [
+            (
+                "aachen_000000_000019",
+                f"gtFine_trainvaltest/gtFine/val/{CITY}_gtFine_labelTrainIds.png",
+                f"leftImg8bit_trainvaltest/leftImg8bit/val/{CITY}_leftImg8bit.png",
+                "train_ids",
+                "",
+            )
+        ],
+    ),
+    "bdd100k": (
+        "bdd100k",
+        "val",
+        ["labels/sem_seg/masks/val/a.png", "labels/sem_seg/masks/train/b.png", "images/10k/val/a.jpg"],
+        [("a", "labels/sem_seg/masks/val/a.png", "images/10k/val/a.jpg", "train_ids", "")],
+    ),
+    "bdd100k_older": (
+        "bdd100k",
+        None,
+        ["labels/train/a_train_id.png", "labels/train/a_train_color.png", "images/train/a.jpg"],
+        [("a", "labels/train/a_train_id.png", "images/train/a.jpg", "train_ids", "")],
+    ),
+    "bdd100k_seg": (
+        "bdd100k",
+        None,
+        ["seg/labels/train/a_train_id.png", "seg/images/train/a.jpg"],
+        [("a", "seg/labels/train/a_train_id.png", "seg/images/train/a.jpg", "train_ids", "")],
+    ),
+    "mapillary_a": (
+        "mapillary",
+        "val",
+        [
+            "validation/labels/x.png",
+            "validation/labels/x_labelTrainIds.png",
+            "training/labels/y.png",
+            "validation/images/x.jpg",
+        ],
+        [("x", "validation/labels/x.png", "validation/images/x.jpg", "mapillary_a", "")],
+    ),
+    "mapillary_b": (
+        "mapillary_b",
+        None,
+        ["training/v1.2/labels/x.png", "training/v2.0/labels/x.png", "training/images/x.jpg"],
+        [("x", "training/v1.2/labels/x.png", "training/images/x.jpg", "mapillary_b", "")],
+    ),
+    "mapillary_v2": (
+        "mapillary_v2",
+        None,
+        ["training/v1.2/labels/x.png", "training/v2.0/labels/x.png", "training/images/x.jpg"],
+        [("x", "training/v2.0/labels/x.png", "training/images/x.jpg", "mapillary_b@ROOT/config_v2.0.json", "")],
+    ),
+    "acdc_by_condition": (
+        "acdc",
+        "val",
+        [
+            "gt/fog/val/GOPR0476/GOPR0476_frame_000854_gt_labelTrainIds.png",
+            "gt/fog/val/GOPR0476/GOPR0476_frame_000854_gt_labelIds.png",
+            "gt/fog/val/GOPR0476/GOPR0476_frame_000854_gt_labelColor.png",
+            "gt/fog/val_ref/GOPR0476/GOPR0476_frame_000900_gt_labelTrainIds.png",
+            "gt/night/val/GOPR0351/GOPR0351_frame_000159_gt_labelIds.png",
+            "rgb_anon/fog/val/GOPR0476/GOPR0476_frame_000854_rgb_anon.png",
+        ],
+        [
+            (
+                "GOPR0476_frame_000854",
+                "gt/fog/val/GOPR0476/GOPR0476_frame_000854_gt_labelTrainIds.png",
+                "rgb_anon/fog/val/GOPR0476/GOPR0476_frame_000854_rgb_anon.png",
+                "train_ids",
+                "fog",
+            ),
+            (
+                "GOPR0351_frame_000159",
+                "gt/night/val/GOPR0351/GOPR0351_frame_000159_gt_labelIds.png",
+                None,
+                "cityscapes_ids",
+                "night",
+            ),
+        ],
+    ),
+    "acdc_flat": (
+        "acdc",
+        None,
+        ["gt/train/GOPR0607_frame_000410_gt_labelTrainIds.png", "rgb_anon/train/GOPR0607_frame_000410_rgb_anon.png"],
+        [
+            (
+                "GOPR0607_frame_000410",
+                "gt/train/GOPR0607_frame_000410_gt_labelTrainIds.png",
+                "rgb_anon/train/GOPR0607_frame_000410_rgb_anon.png",
+                "train_ids",
+                "",
+            )
+        ],
+    ),
+    "dark_zurich": (
+        "dark_zurich",
+        None,
+        [
+            "gt/val/night/GOPR0356/GOPR0356_frame_000321_gt_labelTrainIds.png",
+            "gt/val/night/GOPR0356/GOPR0356_frame_000321_gt_invGray.png",
+            "rgb_anon/val/night/GOPR0356/GOPR0356_frame_000321_rgb_anon.png",
+            "rgb_anon/train/day/GOPR0350/GOPR0350_frame_000001_rgb_anon.png",
+        ],
+        [
+            (
+                "GOPR0356_frame_000321",
+                "gt/val/night/GOPR0356/GOPR0356_frame_000321_gt_labelTrainIds.png",
+                "rgb_anon/val/night/GOPR0356/GOPR0356_frame_000321_rgb_anon.png",
+                "train_ids",
+                "night",
+            )
+        ],
+    ),
+    "camvid": (
+        "camvid",
+        "all",
+        ["trainannot/a.png", "train/a.jpg", "valannot/b.png", "val/b.png"],
+        [
+            ("a", "trainannot/a.png", "train/a.jpg", "camvid", ""),
+            ("b", "valannot/b.png", "val/b.png", "camvid", ""),
+        ],
+    ),
+    "own_output": (
+        "dgkit",
+        None,
+        ["labels/000000_car_labelTrainIds.png", "images/000000_car.png", "vis/000000_car.png"],
+        [("000000_car", "labels/000000_car_labelTrainIds.png", "images/000000_car.png", "train_ids", "")],
+    ),
+}
+
+
+def listing(dataset: Dataset) -> Expected:
+    def name(path: Path | None) -> str | None:
+        return None if path is None else path.relative_to(dataset.root).as_posix()
+
+    return [
+        (s.id, str(name(s.label)), name(s.image), s.encoding.replace(str(dataset.root), "ROOT"), s.condition)
+        for s in dataset.samples
+    ]
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_layout(tmp_path: Path, case: str) -> None:
+    name, split, files, expected = CASES[case]
+    dataset = open_dataset(name, write_many(tmp_path, files), split)
+    assert listing(dataset) == expected
+    assert dataset.name == name and dataset.split == (split or LAYOUTS[name].default_split)
+
+
+def test_every_layout_has_a_case() -> None:
+    assert {case[0] for case in CASES.values()} == set(LAYOUTS)
+    for layout in LAYOUTS.values():
+        for tree in layout.trees:
+            for _, encoding in tree.suffixes:
+                assert encoding is None or find_encoding(encoding)
+
+
+def test_the_label_of_each_special_form_reads(tmp_path: Path) -> None:
+    write_ids(tmp_path / "gta/labels/00001.png", np.array([[7, 26]]), palette=True)
+    write_synthia_label(tmp_path / "synthia/GT/LABELS/0000000.png", np.array([[3, 8]]))
+    write_ids(tmp_path / "mapillary/training/v2.0/labels/x.png", np.array([[1, 0]]), palette=True)
+    names = {"labels": [{"readable": "Car"}, {"readable": "Road"}]}
+    (tmp_path / "mapillary/config_v2.0.json").write_text(json.dumps(names))
+    for name, folder in (("gta", "gta"), ("synthia", "synthia"), ("mapillary_v2", "mapillary")):
+        sample = open_dataset(name, tmp_path / folder).samples[0]
+        assert read_label(sample.label, sample.encoding).tolist() == [[0, 13]], name
+
+
+def test_real_camvid(shared_folder: Path) -> None:
+    root = shared_folder / "data" / "camvid"
+    assert [len(open_dataset("camvid", root, split).samples) for split in ("train", "val", "all")] == [367, 101, 468]
+    dataset = open_dataset("camvid", root, "val")
+    assert all(sample.image for sample in dataset.samples)
+    check_pairs(dataset)
+    image, label = read_pair(dataset.samples[0])
+    assert image.shape == (360, 480, 3) and label.shape == (360, 480)
+
+
+def test_order_does_not_depend_on_the_disk(tmp_path: Path) -> None:
+    for stem in ("b", "a", "c"):
+        write_ids(tmp_path / "z" / f"{stem}.png")
+        write_ids(tmp_path / f"{stem}.png")
+    dataset = labels_folder(tmp_path)
+    assert [s.id for s in dataset.samples] == ["a", "b", "c", "z_a", "z_b", "z_c"]
+
+
+def test_ids_are_unique_even_where_joined_names_meet(tmp_path: Path) -> None:
+    for name in ("a_b.png", "a/b.png", "c/b.png", "d/a_b.png"):
+        write_ids(tmp_path / name)
+    ids = [s.id for s in labels_folder(tmp_path).samples]
+    assert len(set(ids)) == 4
+
+
+def test_links_to_folders_are_followed(tmp_path: Path) -> None:
+    write_ids(tmp_path / "far" / "00001.png")
+    (tmp_path / "gta").mkdir()
+    (tmp_path / "gta" / "labels").symlink_to(tmp_path / "far")
+    assert len(open_dataset("gta", tmp_path / "gta").samples) == 1
+
+
+# --- plain folders ----------------------------------------------------------------------------------------------------
+
+
+def test_plain_folder(tmp_path: Path) -> None:
+    for name in ("a.png", "a_labelTrainIds.png", "b_labelIds.png", "b_color.png", "c.png", ".c.png.7.tmp", "d.txt"):
+        write_ids(tmp_path / "x.png").rename(tmp_path / name)
+    assert listing(labels_folder(tmp_path)) == [
+        ("a", "a_labelTrainIds.png", None, "train_ids", ""),
+        ("b", "b_labelIds.png", None, "cityscapes_ids", ""),
+        ("c", "c.png", None, "train_ids", ""),
+    ]
+    encodings = [s.encoding for s in labels_folder(tmp_path, "camvid").samples]
+    assert encodings == ["train_ids", "cityscapes_ids", "camvid"]
+
+
+def test_folder_with_labels_and_images_inside(tmp_path: Path) -> None:
+    write_many(tmp_path, ["labels/a_labelTrainIds.png", "images/a.jpg", "vis/a.png"])
+    assert listing(labels_folder(tmp_path)) == [("a", "labels/a_labelTrainIds.png", "images/a.jpg", "train_ids", "")]
+
+
+def test_real_gta_folder(shared_folder: Path) -> None:
+    ids = [s.id for s in labels_folder(shared_folder / "data" / "gta_labels").samples]
+    assert ids == ["06835", "06901", "14813"]
+
+
+# --- mistakes ---------------------------------------------------------------------------------------------------------
+
+
+def test_unknown_names_and_splits(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="unknown data set 'kitti', allowed: gta, synthia"):
+        open_dataset("kitti", tmp_path)
+    with pytest.raises(UsageError, match="unknown split 'vla', allowed: train, val, test, all"):
+        open_dataset("gta", tmp_path, "vla")
+    with pytest.raises(UsageError, match="unknown encoding"):
+        labels_folder(tmp_path, "kitti")
+
+
+@pytest.mark.parametrize("name", LAYOUTS)
+def test_an_empty_folder_says_what_was_searched(tmp_path: Path, name: str) -> None:
+    with pytest.raises(InputError) as caught:
+        open_dataset(name, tmp_path)
+    assert str(tmp_path) in caught.value.message and "searched" in caught.value.message and caught.value.hint
+
+
+def test_a_folder_that_is_none(tmp_path: Path) -> None:
+    empty = tmp_path / "empty"
+    empty.mkdir()
+    with pytest.raises(InputError, match="no such folder"):
+        labels_folder(tmp_path / "absent")
+    with pytest.raises(InputError, match="a file, not a folder"):
+        open_dataset("gta", write_ids(tmp_path / "a.png"))
+    with pytest.raises(InputError, match="no PNG files"):
+        labels_folder(empty)
+
+
+def test_a_folder_that_cannot_be_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: object) -> None:
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr("os.scandir", refuse)
+    with pytest.raises(InputError, match="Permission denied") as caught:
+        labels_folder(tmp_path)
+    assert "chmod" in caught.value.hint
+
+
+def test_sources_of_a_command(tmp_path: Path) -> None:
+    write_many(tmp_path, ["trainannot/a.png", "valannot/b.png"])
+    assert open_source(dataset=f"camvid={tmp_path}", split="val").samples[0].id == "b"
+    assert open_source(tmp_path / "trainannot", encoding="camvid").samples[0].encoding == "camvid"
+    for arguments in (
+        {},
+        {"labels": tmp_path, "dataset": "gta=x"},
+        {"labels": tmp_path, "split": "val"},
+        {"dataset": "gta"},
+        {"dataset": "gta="},
+        {"dataset": f"camvid={tmp_path}", "encoding": "camvid"},
+    ):
+        with pytest.raises(UsageError):
+            open_source(**arguments)  # type: ignore[arg-type]
+
+
+# --- photographs ------------------------------------------------------------------------------------------------------
+
+
+def test_pairs_of_different_size_are_listed(tmp_path: Path) -> None:
+    for i in range(6):
+        write_ids(tmp_path / "labels" / f"{i}.png")
+        write_image(tmp_path / "images" / f"{i}.png", 4, 6 if i == 0 else 7)
+    dataset = labels_folder(tmp_path)
+    lines = mismatched_pairs(dataset)
+    assert len(lines) == 5 and "1.png is 6x4 but" in lines[0] and "1.png is 7x4" in lines[0]
+    with pytest.raises(LabelError, match=r"5 of 6 pairs differ in size: .* and 2 more"):
+        check_pairs(dataset)
+    assert read_pair(dataset.samples[0])[0].shape == (4, 6, 3)
+    with pytest.raises(LabelError, match=r"is 6x4 but .* is 7x4"):
+        read_pair(dataset.samples[1])
+
+
+def test_a_pair_without_a_usable_photograph(tmp_path: Path) -> None:
+    label = write_ids(tmp_path / "a.png")
+    with pytest.raises(LabelError, match="photograph was not found"):
+        read_pair(Sample("a", label, None, "train_ids"))
+    broken = tmp_path / "b.jpg"
+    broken.write_bytes(b"no picture")
+    sample = Sample("a", label, broken, "train_ids")
+    for call in (lambda: read_pair(sample), lambda: check_pairs(Dataset("x", tmp_path, "all", (sample,)))):
+        with pytest.raises(LabelError, match="cannot be read as a picture"):
+            call()
