@@ -13,6 +13,8 @@ from dgkit.data.labelmap import find_encoding, label_size, read_label
 from dgkit.data.layouts import ALL, LAYOUTS, SPLIT_FOLDERS, TRAIN_IDS, Layout, Tree
 from dgkit.errors import InputError, LabelError, UsageError
 
+_PICTURE_ERRORS = (OSError, SyntaxError, ValueError, Image.DecompressionBombError)
+
 
 @dataclass(frozen=True)
 class Sample:
@@ -117,7 +119,7 @@ def read_pair(sample: Sample) -> tuple[np.ndarray, np.ndarray]:
     try:
         with Image.open(sample.image) as picture:
             image = np.asarray(picture.convert("RGB"))
-    except (OSError, SyntaxError, ValueError) as error:
+    except _PICTURE_ERRORS as error:
         raise LabelError(f"{sample.image}: cannot be read as a picture ({error})", "copy it again") from error
     if image.shape[:2] != label.shape:
         raise LabelError(_mismatch(sample, label.shape, image.shape[:2]), "leave the pair out, or fetch both again")
@@ -148,7 +150,7 @@ def mismatched_pairs(dataset: Dataset) -> list[str]:
         try:
             with Image.open(sample.image) as picture:
                 width, height = picture.size
-        except (OSError, SyntaxError) as error:
+        except _PICTURE_ERRORS as error:
             raise LabelError(f"{sample.image}: cannot be read as a picture ({error})", "copy it again") from error
         if (height, width) != size:
             lines.append(_mismatch(sample, size, (height, width)))

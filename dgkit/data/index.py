@@ -1,11 +1,14 @@
 """The class index of a data set: how many pixels of each class each label map holds, counted once and cached."""
 
+import functools
 import hashlib
 import io
 import json
 import os
+import signal
 from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
 from multiprocessing import get_context
 from pathlib import Path
@@ -14,7 +17,7 @@ import numpy as np
 
 from dgkit.data.datasets import Dataset, Sample
 from dgkit.data.labelmap import find_encoding, read_label, resize_label
-from dgkit.errors import LabelError, OutputError, UsageError
+from dgkit.errors import DgkitError, LabelError, OutputError, UsageError
 from dgkit.files import atomic_write, cache_folder
 from dgkit.labels import NUM_CLASSES
 
@@ -48,7 +51,7 @@ class ClassIndex:
         """SHA-256 over ids, files, encodings and scale: equal exactly if the same draws come out of it."""
         lines = [f"{self.scale!r}"]
         for sample, digest in zip(self.dataset.samples, self.digests, strict=True):
-            lines.append(f"{sample.id} {sample.encoding.partition('@')[0]} {digest}")
+            lines.append(f"{sample.id} {_table_digest(sample.encoding)} {digest}")
         return hashlib.sha256("\n".join(lines).encode()).hexdigest()
 
 
@@ -137,12 +140,22 @@ def _count_all(samples: list[Sample], scale: float, workers: int) -> Iterator[_R
         yield from (_count(sample, scale) for sample in samples)
         return
     # Fresh processes: a fork of a process that runs threads (torch, progress bars) may hang.
-    pool = ProcessPoolExecutor(min(workers, len(samples)), mp_context=get_context("spawn"))
+    pool = ProcessPoolExecutor(min(workers, len(samples)), get_context("spawn"), initializer=_leave_interrupts)
     try:
         chunk = max(1, min(32, len(samples) // (4 * workers)))
         yield from pool.map(_count_task, [(sample, scale) for sample in samples], chunksize=chunk)
+    except BrokenProcessPool as error:
+        raise DgkitError(
+            "a process that reads label maps ended unexpectedly, perhaps for lack of memory",
+            "use --workers 0; a script that asks for workers needs an 'if __name__ == \"__main__\":' around its calls",
+        ) from error
     finally:
         pool.shutdown(cancel_futures=True)
+
+
+def _leave_interrupts() -> None:
+    """Ctrl-C reaches every process of the terminal; only the main one answers."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
 def _summary(failures: list[LabelError], total: int) -> LabelError:
@@ -164,12 +177,18 @@ def _assemble(dataset: Dataset, rows: list[_Row], scale: float) -> ClassIndex:
 
 
 def _key(sample: Sample, scale: float) -> str:
-    table = hashlib.sha256(find_encoding(sample.encoding).table.tobytes()).hexdigest()[:16]
+    table = _table_digest(sample.encoding)
     try:
         status = sample.label.stat()
     except OSError:
         return f"{sample.label} unreadable"
     return f"{sample.label} {status.st_size} {status.st_mtime_ns} {table} {scale!r}"
+
+
+@functools.lru_cache(maxsize=64)
+def _table_digest(encoding: str) -> str:
+    """Of the table, not of the name: that of Mapillary v2.0 comes from a file."""
+    return hashlib.sha256(find_encoding(encoding).table.tobytes()).hexdigest()[:16]
 
 
 def _load_cache(path: Path) -> dict[str, _Row]:

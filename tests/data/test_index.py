@@ -10,8 +10,8 @@ import dgkit.data.index as index_module
 from dgkit.data.datasets import Dataset, Sample, labels_folder, open_dataset
 from dgkit.data.index import ClassIndex, build_index, default_cache
 from dgkit.data.labelmap import read_label
-from dgkit.errors import LabelError, OutputError, UsageError
-from tests.data.trees import write_ids
+from dgkit.errors import DgkitError, LabelError, OutputError, UsageError
+from tests.data.trees import end_process, write_ids
 
 
 @pytest.fixture
@@ -150,6 +150,25 @@ def test_maps_that_cannot_be_read_are_all_found(dataset: Dataset, workers: int) 
     message = caught.value.message
     assert "1.png: 0 bytes" in message and "2 of 5 label maps cannot be used" in message and "3.png" in message
     assert caught.value.hint and "\n" not in message
+
+
+def test_the_digest_follows_what_is_drawn_from(dataset: Dataset, tmp_path: Path) -> None:
+    write_ids(tmp_path / "one" / "a.png", np.array([[0, 1]]))
+    digests = set()
+    for name in ("Road", "Car"):
+        config = tmp_path / f"{name}.json"
+        config.write_text(f'{{"labels": [{{"readable": "{name}"}}, {{"readable": "Bird"}}]}}')
+        one = labels_folder(tmp_path / "one", f"mapillary_b@{config}")
+        digests |= {build_index(one).digest, build_index(one, scale=2).digest}
+    assert len(digests) == 4
+    assert build_index(dataset).digest == build_index(dataset).digest
+
+
+def test_a_reading_process_that_dies(dataset: Dataset, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(index_module, "_count_task", end_process)
+    with pytest.raises(DgkitError, match="ended unexpectedly") as caught:
+        build_index(dataset, workers=2)
+    assert "--workers 0" in caught.value.hint
 
 
 def test_settings_out_of_range(dataset: Dataset) -> None:
