@@ -29,7 +29,7 @@ lint: $(VENV)/dev.stamp
 	$(BIN)/mypy
 
 docs: $(VENV)/dev.stamp
-	$(BIN)/python docs/make_cli.py
+	$(BIN)/python -m typer dgkit.cli.app utils docs --name dgkit --title 'Command line' --output docs/cli.md
 
 wheel: $(VENV)/dev.stamp
 	$(BIN)/python -m build --outdir dist .

@@ -7,7 +7,7 @@ import typer
 
 
 def world(
-    out: Annotated[Path, typer.Option(help="Folder to write; a folder of the same settings is continued.")],
+    out: Annotated[Path, typer.Argument(help="Folder to write; a folder of the same settings is continued.")],
     role: Annotated[str, typer.Option(help="source (GTA5-like, labelled) or prior (captioned, without labels).")] = "source",
     count: Annotated[int, typer.Option(min=1, help="Number of scenes.")] = 1000,
     seed: Annotated[int, typer.Option(min=0, help="Seed of the set.")] = 0,
