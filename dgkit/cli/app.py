@@ -15,6 +15,7 @@ from dgkit.cli.common import BROKEN_PIPE, INTERRUPTED, print_error
 from dgkit.cli.doctor import doctor
 from dgkit.cli.generate import generate
 from dgkit.cli.stats import stats
+from dgkit.cli.world import world
 from dgkit.errors import DgkitError
 
 # Typer brings click or, in newer versions, its own copy of it: only what Typer exports is the same class in both.
@@ -30,6 +31,7 @@ app = typer.Typer(
 )
 app.command("generate")(generate)
 app.command("stats")(stats)
+app.command("world")(world)
 app.command("doctor")(doctor)
 
 
