@@ -52,7 +52,9 @@ def front(canvas: Canvas, a: Point, b: Point, house: House, detail: bool = True)
         _ground_floor(wall, house, length)
     step = length / columns
     w, h = house.window[0] * step, house.window[1] * house.floor
-    left, low = np.meshgrid((np.arange(columns) + 0.5) * step - w / 2, np.arange(first, floors) * house.floor + house.floor * 0.3)
+    left, low = np.meshgrid(
+        (np.arange(columns) + 0.5) * step - w / 2, np.arange(first, floors) * house.floor + house.floor * 0.3
+    )
     left, low = left.ravel(), low.ravel()
     low = low[low + h < top - 0.5] if len(low) else low
     left = left[: len(low)]
@@ -87,7 +89,10 @@ class _Wall:
         x1 = np.clip(x0 + wide, 0, self.length)
         y0 = np.broadcast_to(np.atleast_1d(np.asarray(low, float)), x0.shape)
         up = np.array([0.0, 1.0, 0.0])
-        corners = [self.p + x[:, None] * self.along + y[:, None] * up for x, y in ((x0, y0), (x1, y0), (x1, y0 + high), (x0, y0 + high))]
+        corners = [
+            self.p + x[:, None] * self.along + y[:, None] * up
+            for x, y in ((x0, y0), (x1, y0), (x1, y0 + high), (x0, y0 + high))
+        ]
         self.canvas.quads(np.stack(corners, 1), BUILDING, rgb, emit=emit, mat=mat, snow=snow)
 
     def band(self, low: float, high: float, rgb: RGB, snow: float = 0.0) -> None:
@@ -104,11 +109,28 @@ def _ground_floor(wall: _Wall, house: House, length: float) -> None:
     if house.shop is not None:
         wall.band(0.0, height * 0.96, mix(house.rgb, (90, 88, 86), 0.5))
         wall.rects(left + 0.3, 0.35, unit * 0.62, height * 0.58, _PANE, shade(_WARM, 0.85), GLASS)
-        wall.rects(left + 0.36 + unit * 0.68, 0.0, unit * 0.2, height * 0.7, shade(_PANE, 0.8), shade(_WARM, 0.6), GLASS)
+        wall.rects(
+            left + 0.36 + unit * 0.68, 0.0, unit * 0.2, height * 0.7, shade(_PANE, 0.8), shade(_WARM, 0.6), GLASS
+        )
         awning = rng.random(units) < 0.6
-        wall.rects(left[awning] + 0.15, height * 0.68, unit * 0.94, height * 0.24, house.shop, shade(house.shop, 0.35), snow=0.4)
+        wall.rects(
+            left[awning] + 0.15,
+            height * 0.68,
+            unit * 0.94,
+            height * 0.24,
+            house.shop,
+            shade(house.shop, 0.35),
+            snow=0.4,
+        )
         plain = ~awning
-        wall.rects(left[plain] + 0.15, height * 0.76, unit * 0.94, height * 0.16, shade(house.shop, 0.8), shade(house.shop, 0.7))
+        wall.rects(
+            left[plain] + 0.15,
+            height * 0.76,
+            unit * 0.94,
+            height * 0.16,
+            shade(house.shop, 0.8),
+            shade(house.shop, 0.7),
+        )
         return
     wall.band(0.0, 0.6, shade(house.rgb, 0.75))
     door = left[rng.random(units) < 0.5]

@@ -110,18 +110,18 @@ class Canvas:
             cv2.fillPoly(self.ids, [pixels], number, cv2.LINE_8, _SHIFT)
         return True
 
-    def rings(self, loops: Sequence[Sequence[Point]], label: int, rgb: RGB, **more: object) -> None:
+    def rings(self, loops: Sequence[Sequence[Point]], label: int, rgb: RGB) -> None:
         """Draw coplanar loops as one surface with even-odd filling (a ring is an outer and an inner loop)."""
         facing, plane, _ = self.plane_of(loops[0])
         pixels = [p for p in map(self._outline, loops) if p is not None]
         if pixels:
-            number = self.surface(label, rgb, facing, plane, **more)  # type: ignore[arg-type]
+            number = self.surface(label, rgb, facing, plane)
             cv2.fillPoly(self.ids, pixels, number, cv2.LINE_8, _SHIFT)
 
     def quads(
         self, corners: np.ndarray, label: int, rgb: RGB, *, emit: RGB = BLACK, snow: float = -1.0, mat: int = PLAIN
     ) -> None:
-        """Draw coplanar quads float [N, 4, 3] (world metres) as one surface; quads crossing the near plane are left out."""
+        """Draw coplanar quads float [N, 4, 3] (metres) as one surface; those crossing the near plane are left out."""
         if len(corners) == 0:
             return
         pts = (corners - np.array([self.camera.x, self.camera.y, 0.0])) @ self.camera.rotation().T
@@ -142,11 +142,12 @@ class Canvas:
     def leaves(
         self, corners: np.ndarray, label: int, rgb: np.ndarray, normals: np.ndarray, snow: np.ndarray, mat: int
     ) -> None:
-        """Draw polygons float [N, M, 3] in order, each a surface of its own: colours [N, 3], normals [N, 3], snow [N]."""
+        """Draw polygons float [N, M, 3] in order, each its own surface: colours [N, 3], normals [N, 3], snow [N]."""
         pixels = self._project(corners)
         if pixels is None:
             return
-        _, plane, _ = self.plane_of([tuple(p) for p in corners[0, [0, corners.shape[1] // 3, 2 * corners.shape[1] // 3]].tolist()])
+        third = corners.shape[1] // 3
+        _, plane, _ = self.plane_of([tuple(p) for p in corners[0, [0, third, 2 * third]].tolist()])
         rows = zip(pixels, rgb.tolist(), normals.tolist(), snow.tolist(), strict=True)
         for outline, colour, normal, white in rows:
             number = self.surface(label, tuple(colour), tuple(normal), plane, BLACK, white, mat)
@@ -190,9 +191,7 @@ class Canvas:
         ys = [my - f * p[1] / p[2] for p in seen]
         if max(xs) < 0 or min(xs) > self.ids.shape[1] or max(ys) < 0 or min(ys) > self.ids.shape[0]:
             return None
-        flat = [[round(min(max(x, -_LIMIT), _LIMIT) * _SCALE), round(min(max(y, -_LIMIT), _LIMIT) * _SCALE)]
-                for x, y in zip(xs, ys, strict=True)]  # fmt: skip
-        return np.array(flat, np.int32)
+        return np.rint(np.clip(np.array([xs, ys]).T, -_LIMIT, _LIMIT) * _SCALE).astype(np.int32)
 
 
 def _clip_near(points: list[Point]) -> list[Point]:

@@ -26,9 +26,28 @@ class Frame:
         """(right, up) points on the upright plane at ``forward``."""
         return [self.at(r, u, forward) for r, u in points]
 
+    def flank(self, right: float, points: list[Flat]) -> list[Point]:
+        """(forward, up) points on the upright plane at ``right``."""
+        return [self.at(right, u, f) for f, u in points]
+
+    def end(self, forward: float, half: float, low: float, high: float, lean: float = 0.0) -> list[Point]:
+        """A face across the frame seen from behind it (``half`` > 0) or from the front (``half`` < 0)."""
+        a = self.at(half, low, forward), self.at(-half, low, forward)
+        return [*a, self.at(-half, high, forward - lean), self.at(half, high, forward - lean)]
+
+    def seen_from(self, x: float, z: float, right: float) -> bool:
+        """Whether a viewer at (x, z) looks at the flank at ``right`` from outside."""
+        px, _, pz = self.at(right, 0.0)
+        return ((x - px) * self.fz - (z - pz) * self.fx) * right > 0.0
+
     def floor(self, left: float, right: float, back: float, front: float, up: float = 0.0) -> list[Point]:
         """A level rectangle."""
         return [self.at(left, up, back), self.at(right, up, back), self.at(right, up, front), self.at(left, up, front)]
+
+
+def rect(left: float, right: float, low: float, high: float) -> list[Flat]:
+    """A rectangle of sheet points."""
+    return [(left, low), (right, low), (right, high), (left, high)]
 
 
 def oval(r: float, u: float, a: float, b: float, n: int = 14) -> list[Flat]:
@@ -65,8 +84,8 @@ def mix(a: RGB, b: RGB, t: float) -> RGB:
 def vary(rgb: RGB, rng: np.random.Generator, amount: float = 0.12) -> RGB:
     """Colour with a random brightness and a slight random hue shift."""
     k = 1.0 + rng.uniform(-amount, amount)
-    d = rng.uniform(-amount, amount, 3) * 40
-    return tuple(float(min(255.0, max(0.0, c * k + e))) for c, e in zip(rgb, d, strict=True))  # type: ignore[return-value]
+    r, g, b = np.clip(np.array(rgb) * k + rng.uniform(-amount, amount, 3) * 40, 0, 255).tolist()
+    return (r, g, b)
 
 
 def box(
@@ -75,8 +94,9 @@ def box(
 ) -> None:  # fmt: skip
     """A box of (width, height, length), centred at (right, forward); ``taper`` narrows its top."""
     w, h, n = size[0] / 2, size[1], size[2] / 2
-    lo = [frame.at(right + s * w, base, forward + t * n) for s, t in ((-1, -1), (1, -1), (1, 1), (-1, 1))]
-    hi = [frame.at(right + s * w * taper, base + h, forward + t * n * taper) for s, t in ((-1, -1), (1, -1), (1, 1), (-1, 1))]
+    corners = ((-1, -1), (1, -1), (1, 1), (-1, 1))
+    lo = [frame.at(right + s * w, base, forward + t * n) for s, t in corners]
+    hi = [frame.at(right + s * w * taper, base + h, forward + t * n * taper) for s, t in corners]
     for i in range(4):
         j = (i + 1) % 4
         canvas.poly([lo[j], lo[i], hi[i], hi[j]], label, rgb, cull=True, mat=mat)

@@ -1,6 +1,7 @@
 """Road, markings, kerbs, pavements and verges, laid out in strips along the road."""
 
 from dataclasses import dataclass
+from itertools import pairwise
 
 import numpy as np
 
@@ -10,7 +11,28 @@ from dgkit.world.frame import shade
 from dgkit.world.roles import Palette
 
 ROAD_ID, SIDEWALK, TERRAIN = 0, 1, 9
-_STEPS = (-4.0, 0.5, 1.5, 3.0, 4.5, 6.0, 8.0, 11.0, 15.0, 20.0, 26.0, 34.0, 44.0, 58.0, 76.0, 100.0, 132.0, 180.0, 260.0, 420.0)
+_STEPS = (
+    -4.0,
+    0.5,
+    1.5,
+    3.0,
+    4.5,
+    6.0,
+    8.0,
+    11.0,
+    15.0,
+    20.0,
+    26.0,
+    34.0,
+    44.0,
+    58.0,
+    76.0,
+    100.0,
+    132.0,
+    180.0,
+    260.0,
+    420.0,
+)
 _KERB = 0.14
 
 
@@ -45,7 +67,7 @@ def draw(canvas: Canvas, ground: Ground, palette: Palette, centre_paint: RGB, pa
     """Draw the ground far to near."""
     extra = list(ground.crossroads[:2]) if ground.crossroads else []
     steps = sorted({*_STEPS, *extra})
-    for near, far in reversed(list(zip(steps[:-1], steps[1:], strict=True))):
+    for near, far in reversed(list(pairwise(steps))):
         _strip(canvas, ground, palette, near, far)
     _patches(canvas, ground, palette, patches)
     _markings(canvas, ground, centre_paint)
@@ -68,7 +90,12 @@ def _strip(canvas: Canvas, ground: Ground, palette: Palette, near: float, far: f
         _flat(canvas, road, s * a, s * b, near, far, SIDEWALK, palette.paving, PAVING, _KERB)
         if side.verge > 0:
             _flat(canvas, road, s * w, s * a, near, far, TERRAIN, palette.grass, GRASS, _KERB)
-        top = [road.at(s * w, near, _KERB), road.at(s * (w + 0.22), near, _KERB), road.at(s * (w + 0.22), far, _KERB), road.at(s * w, far, _KERB)]
+        top = [
+            road.at(s * w, near, _KERB),
+            road.at(s * (w + 0.22), near, _KERB),
+            road.at(s * (w + 0.22), far, _KERB),
+            road.at(s * w, far, _KERB),
+        ]
         canvas.poly(top, SIDEWALK, palette.kerb, mat=PAVING, snow=0.0)
         face = [road.at(s * w, near), road.at(s * w, far), road.at(s * w, far, _KERB), road.at(s * w, near, _KERB)]
         canvas.poly(face, SIDEWALK, shade(palette.kerb, 0.78), snow=0.2)
@@ -76,7 +103,16 @@ def _strip(canvas: Canvas, ground: Ground, palette: Palette, near: float, far: f
 
 
 def _flat(
-    canvas: Canvas, road: Road, a: float, b: float, near: float, far: float, label: int, rgb: RGB, mat: int, up: float = 0.0
+    canvas: Canvas,
+    road: Road,
+    a: float,
+    b: float,
+    near: float,
+    far: float,
+    label: int,
+    rgb: RGB,
+    mat: int,
+    up: float = 0.0,
 ) -> None:
     points = [road.at(a, near, up), road.at(b, near, up), road.at(b, far, up), road.at(a, far, up)]
     canvas.poly(points, label, rgb, mat=mat, normal=(0.0, 1.0, 0.0), snow=0.0)
@@ -88,7 +124,17 @@ def _patches(canvas: Canvas, ground: Ground, palette: Palette, rng: np.random.Ge
     for _ in range(int(rng.integers(1, 6))):
         x, z = rng.uniform(-w + 0.8, w - 0.8), rng.uniform(3, 40)
         a, n = rng.uniform(0.4, 1.2), rng.uniform(0.8, 5)
-        _flat(canvas, ground.road, x - a, x + a, z, z + n, ROAD_ID, shade(palette.road, float(rng.uniform(0.84, 1.06))), ROAD)
+        _flat(
+            canvas,
+            ground.road,
+            x - a,
+            x + a,
+            z,
+            z + n,
+            ROAD_ID,
+            shade(palette.road, float(rng.uniform(0.84, 1.06))),
+            ROAD,
+        )
     for _ in range(int(rng.integers(0, 3))):
         x, z = rng.uniform(-w + 1, w - 1), rng.uniform(4, 25)
         _flat(canvas, ground.road, x - 0.35, x + 0.35, z, z + 0.7, ROAD_ID, shade(palette.road, 0.62), ROAD)
@@ -142,7 +188,9 @@ def _crossing(canvas: Canvas, ground: Ground, z: float, rgb: RGB) -> None:
             x += 1.0
     else:
         for q in (z, z + 2.8):
-            points = [road.at(a, b) for a, b in ((-w + 0.2, q), (w - 0.2, q), (w - 0.2, q + 0.25), (-w + 0.2, q + 0.25))]
+            points = [
+                road.at(a, b) for a, b in ((-w + 0.2, q), (w - 0.2, q), (w - 0.2, q + 0.25), (-w + 0.2, q + 0.25))
+            ]
             canvas.poly(points, ROAD_ID, rgb, mat=MARKING, normal=(0.0, 1.0, 0.0), snow=0.0)
     stop = [road.at(a, b) for a, b in ((0.2, z - 1.4), (w - 0.2, z - 1.4), (w - 0.2, z - 1.0), (0.2, z - 1.0))]
     canvas.poly(stop, ROAD_ID, rgb, mat=MARKING, normal=(0.0, 1.0, 0.0), snow=0.0)

@@ -1,4 +1,7 @@
-"""One scene of the city: a pure function of (role, seed, index)."""
+"""One scene of the city: a pure function of (role, seed, index).
+
+Geometry, look and choice of style come from three generators, so that another style or size leaves the scene alone.
+"""
 
 import zlib
 from dataclasses import dataclass
@@ -9,7 +12,7 @@ from dgkit.errors import UsageError
 from dgkit.labels import CLASSES
 from dgkit.world import layout, look, shading
 from dgkit.world.canvas import Canvas
-from dgkit.world.frame import vary
+from dgkit.world.gbuffer import Buffers
 from dgkit.world.roles import PLAIN_STYLE, ROLES, STYLES
 
 _LAYOUT, _LOOK, _STYLE = 0, 1, 2  # generator streams
@@ -25,9 +28,7 @@ class Scene:
     style: str
 
 
-def render(
-    role: str, seed: int, index: int, *, height: int = 256, width: int = 512, style: str | None = None
-) -> Scene:
+def render(role: str, seed: int, index: int, *, height: int = 256, width: int = 512, style: str | None = None) -> Scene:
     """Draw scene ``index`` of ``role``; ``style`` replaces the look only, geometry and label stay.
 
     The same (role, seed, index) at another size is the same scene at another resolution.
@@ -36,13 +37,10 @@ def render(
     _check(role, seed, index, height, width, style)
     recipe = ROLES[role]
     key = zlib.crc32(role.encode())
-    town = layout.plan(np.random.default_rng([seed, index, _LAYOUT, key]), recipe)
-    layout.populate(town)
+    town = layout.compose(np.random.default_rng([seed, index, _LAYOUT, key]), recipe)
     canvas = Canvas(town.camera, height, width)
     layout.paint(town, canvas)
-    if town.rng.random() < recipe.bonnet:
-        layout.bonnet(canvas, town.rng, vary(recipe.cars[int(town.rng.integers(len(recipe.cars)))], town.rng))
-    buffers = shading.Buffers(canvas, town.road)
+    buffers = Buffers(canvas, town.road)
     style = style or _draw_style(np.random.default_rng([seed, index, _STYLE, key]), recipe.styles)
     rng = np.random.default_rng([seed, index, _LOOK, key])
     chosen = look.source(rng) if role == "source" and style == PLAIN_STYLE else look.prior(rng, style)
@@ -64,7 +62,8 @@ def _check(role: str, seed: int, index: int, height: int, width: int, style: str
     if role not in ROLES:
         raise UsageError(f"unknown role {role!r}; allowed: {', '.join(ROLES)}", "use --role source or --role prior")
     if style is not None and style not in (*STYLES, PLAIN_STYLE):
-        raise UsageError(f"unknown style {style!r}; allowed: {', '.join((*STYLES, PLAIN_STYLE))}", "leave the style out to draw one")
+        allowed = ", ".join((*STYLES, PLAIN_STYLE))
+        raise UsageError(f"unknown style {style!r}; allowed: {allowed}", "leave the style out to draw one")
     if seed < 0 or index < 0:
         raise UsageError(f"seed {seed} and index {index} must not be negative", "use --seed 0")
     if height < 32 or width < 32:

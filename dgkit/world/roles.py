@@ -24,7 +24,8 @@ class Palette:
 
 
 _WARM_TOWN = Palette(
-    houses=((206, 168, 122), (186, 128, 92), (222, 196, 152), (168, 110, 82), (198, 182, 158), (214, 150, 110), (150, 128, 108)),
+    houses=((206, 168, 122), (186, 128, 92), (222, 196, 152), (168, 110, 82), (198, 182, 158), (214, 150, 110),
+            (150, 128, 108)),
     trims=((240, 226, 200), (250, 240, 222), (122, 84, 62)),
     roofs=((150, 74, 52), (118, 78, 62), (96, 84, 78)),
     leaves=((106, 138, 48), (84, 122, 44), (132, 150, 58)),
@@ -45,7 +46,8 @@ _BRICK_TOWN = Palette(
     grass=(104, 142, 64), road=(92, 92, 94), paving=(172, 164, 156), kerb=(196, 192, 186), paint=(240, 240, 236),
 )  # fmt: skip
 _PASTEL_TOWN = Palette(
-    houses=((230, 202, 134), (218, 152, 132), (158, 186, 196), (196, 212, 172), (236, 222, 196), (206, 176, 198), (232, 180, 120)),
+    houses=((230, 202, 134), (218, 152, 132), (158, 186, 196), (196, 212, 172), (236, 222, 196), (206, 176, 198),
+            (232, 180, 120)),
     trims=((250, 248, 242), (244, 236, 220), (140, 116, 100)),
     roofs=((168, 84, 60), (146, 92, 74), (94, 98, 110)),
     leaves=((80, 134, 60), (104, 152, 72), (62, 112, 62)),
@@ -63,8 +65,8 @@ _CLOTHES: tuple[RGB, ...] = (
 
 # Probability that a scene gets the thing on purpose (traffic and pavements add their own).
 _CHANCES = {
-    "train": 0.2, "bus": 0.3, "truck": 0.3, "motorcycle": 0.26, "cyclist": 0.42, "bicycle": 0.32, "wall": 0.34,
-    "fence": 0.42, "signal": 0.42, "crossing": 0.42, "crossroads": 0.34, "near_person": 0.6, "near_car": 0.5, "park": 0.22,
+    "train": 0.2, "bus": 0.3, "truck": 0.3, "motorcycle": 0.34, "cyclist": 0.42, "bicycle": 0.38,
+    "signal": 0.42, "crossing": 0.42, "crossroads": 0.34, "near_person": 0.6, "near_car": 0.5, "park": 0.22,
 }  # fmt: skip
 
 
@@ -86,5 +88,7 @@ _EVEN = tuple((style, 0.15) for style in STYLES)
 
 ROLES: dict[str, Role] = {
     "source": Role((_WARM_TOWN,), ((PLAIN_STYLE, 1.0),), 0.5, True, True),
-    "prior": Role((_COOL_TOWN, _BRICK_TOWN, _PASTEL_TOWN, _WARM_TOWN), ((PLAIN_STYLE, 0.25), *_EVEN), 0.12, False, False),
+    "prior": Role(
+        (_COOL_TOWN, _BRICK_TOWN, _PASTEL_TOWN, _WARM_TOWN), ((PLAIN_STYLE, 0.25), *_EVEN), 0.12, False, False
+    ),
 }

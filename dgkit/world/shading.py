@@ -1,71 +1,52 @@
-"""From surface numbers to a picture: light, textures, shadows, sky, weather and lens.
+"""From surface numbers to a picture: light, textures, shadows, sky and lamps.
 
 All arrays are float32 [H, W] or [H, W, 3], colours 0..255, unless said otherwise.
 """
 
-from functools import lru_cache
-
 import cv2
 import numpy as np
 
-from dgkit.world.camera import Road
-from dgkit.world.canvas import BRICK, FOLIAGE, GLASS, GRASS, MARKING, PAVING, PLASTER, ROAD, Canvas, Point
+from dgkit.world.camera import Point
+from dgkit.world.canvas import BRICK, FOLIAGE, GLASS, GRASS, MARKING, PAVING, PLASTER, ROAD, Canvas
+from dgkit.world.gbuffer import Buffers, average, noise_tile, sample
 from dgkit.world.look import Look
+from dgkit.world.weather import SNOW, lens, precipitation, reflect, snow_ground
 
-_TILE = 256
-_GROUND = (0, 1, 9)
-_SNOW = np.array((232, 237, 245), np.float32)
 _GAIN = {ROAD: 0.07, PAVING: 0.06, GRASS: 0.16, BRICK: 0.07, PLASTER: 0.05, FOLIAGE: 0.2, GLASS: 0.0, MARKING: 0.05}
 
 
-@lru_cache(maxsize=4)
-def noise_tile(seed: int, finest: int = 4) -> np.ndarray:
-    """Smooth tileable noise float32 [256, 256] of zero mean and unit deviation; ``finest`` is the smallest blob in cells."""
-    rng = np.random.default_rng(seed)
-    total = np.zeros((_TILE, _TILE), np.float32)
-    cell = 64
-    while cell >= finest:
-        n = _TILE // cell
-        coarse = np.pad(rng.standard_normal((n, n)).astype(np.float32), 2, mode="wrap")
-        fine = cv2.resize(coarse, None, fx=cell, fy=cell, interpolation=cv2.INTER_CUBIC)
-        total += fine[2 * cell : 2 * cell + _TILE, 2 * cell : 2 * cell + _TILE] * (cell / 64) ** 0.5
-        cell //= 2
-    return (total - total.mean()) / total.std()
-
-
-def _sample(tile: np.ndarray, x: np.ndarray, y: np.ndarray) -> np.ndarray:
-    return cv2.remap(tile, (x % _TILE).astype(np.float32), (y % _TILE).astype(np.float32), cv2.INTER_LINEAR, borderMode=cv2.BORDER_WRAP)
-
-
-class Buffers:
-    """Per-pixel geometry of a finished canvas at the final resolution."""
-
-    def __init__(self, canvas: Canvas, road: Road) -> None:
-        k = canvas.oversample
-        self.canvas, self.road = canvas, road
-        self.ids = canvas.ids[k // 2 :: k, k // 2 :: k]
-        self.label = np.array(canvas.labels, np.uint8)[self.ids]
-        self.rays = canvas.camera.rays(canvas.height, canvas.width)
-        planes = np.array(canvas.planes, np.float32)
-        inverse = np.einsum("hwc,hwc->hw", planes[self.ids], self.rays)
-        self.sky = self.ids == 0
-        self.depth = np.where(self.sky, 2000.0, 1.0 / np.clip(inverse, 1 / 1500.0, 4.0)).astype(np.float32)
-        self.x = canvas.camera.x + self.rays[..., 0] * self.depth
-        self.y = canvas.camera.y + self.rays[..., 1] * self.depth
-        self.z = self.rays[..., 2] * self.depth
-        extras = np.array(canvas.extras, np.float32)
-        self.material = extras[:, 1].astype(np.uint8)[self.ids]
-        self.ground = np.isin(self.label, _GROUND)
-        z = np.clip(self.z, 0, 130.0)
-        self.lateral = self.x - road.bend * z * (2 * np.maximum(self.z, 0) - z)
-        self.above = self.y - (road.slope * self.z + road.rise * z * (2 * np.maximum(self.z, 0) - z))
+def shade(buffers: Buffers, look: Look) -> np.ndarray:
+    """The finished picture, uint8 [H, W, 3] RGB."""
+    canvas = buffers.canvas
+    colour = average(canvas, _table(canvas, look))
+    alpha = colour[..., 3:] / 255.0
+    image = colour[..., :3] * _texture(buffers, look)[..., None]
+    if look.snow > 0:
+        image = snow_ground(buffers, look, image)
+    if look.wet > 0:
+        image = image * np.where(buffers.ground, 1 - 0.42 * look.wet, 1 - 0.12 * look.wet)[..., None]
+    image *= _shadow(buffers, look)[..., None]
+    if look.night:
+        image *= _night_light(buffers, look)
+    clear = np.exp(-buffers.depth / look.sight).astype(np.float32)[..., None]
+    haze = np.array(look.haze, np.float32)
+    image = image * clear + haze * (1 - clear) * (1 - alpha)
+    image = image + _sky(buffers, look) * alpha
+    glow = None
+    if look.emission > 0:
+        image, glow = _emit(buffers, look, image, clear)
+    if look.wet > 0:
+        image = reflect(buffers, look, image)
+    if glow is not None:
+        image = image + glow
+    return lens(precipitation(buffers, look, image), look)
 
 
 def _table(canvas: Canvas, look: Look) -> np.ndarray:
     """Colour of every surface under full light, uint8 [N, 4]; channel 3 is 255 for the sky."""
     albedo = np.array(canvas.colours, np.float32)
     snow = np.array(canvas.extras, np.float32)[:, :1] * look.snow
-    albedo = albedo + (_SNOW - albedo) * np.clip(snow * 1.1, 0, 1)
+    albedo = albedo + (SNOW - albedo) * np.clip(snow * 1.1, 0, 1)
     normal = np.array(canvas.normals, np.float32)
     normal /= np.maximum(np.linalg.norm(normal, axis=1, keepdims=True), 1e-6)
     direct = np.maximum(0.0, normal @ np.array(look.sun, np.float32))[:, None]
@@ -80,42 +61,6 @@ def _table(canvas: Canvas, look: Look) -> np.ndarray:
     return out
 
 
-def _average(canvas: Canvas, table: np.ndarray) -> np.ndarray:
-    """Look a uint8 [N, 4] table up for every sample and average the samples of a pixel."""
-    picked = table.view(np.uint32).ravel()[canvas.ids].view(np.uint8).reshape(*canvas.ids.shape, 4)
-    if canvas.oversample == 1:
-        return picked.astype(np.float32)
-    small = cv2.resize(picked, (canvas.width, canvas.height), interpolation=cv2.INTER_AREA)
-    return small.astype(np.float32)
-
-
-def shade(buffers: Buffers, look: Look) -> np.ndarray:
-    """The finished picture, uint8 [H, W, 3] RGB."""
-    canvas = buffers.canvas
-    colour = _average(canvas, _table(canvas, look))
-    alpha = colour[..., 3:] / 255.0
-    image = colour[..., :3] * _texture(buffers, look)[..., None]
-    if look.snow > 0:
-        image = _snow_ground(buffers, look, image)
-    if look.wet > 0:
-        image = image * np.where(buffers.ground, 1 - 0.42 * look.wet, 1 - 0.12 * look.wet)[..., None]
-    image *= _shadow(buffers, look)[..., None]
-    if look.night:
-        image *= _night_light(buffers, look)
-    clear = np.exp(-buffers.depth / look.sight).astype(np.float32)[..., None]
-    haze = np.array(look.haze, np.float32)
-    image = image * clear + haze * (1 - clear) * (1 - alpha)
-    image = image + _sky(buffers, look) * alpha
-    glow = None
-    if look.emission > 0:
-        image, glow = _emit(buffers, look, image, clear)
-    if look.wet > 0:
-        image = _reflect(buffers, look, image)
-    if glow is not None:
-        image = image + glow
-    return _lens(_precipitation(buffers, look, image), look)
-
-
 def _texture(b: Buffers, look: Look) -> np.ndarray:
     """Multiplier around 1: material grain that fades with distance, and soft darkening towards the ground."""
     tile = noise_tile(7)
@@ -126,9 +71,9 @@ def _texture(b: Buffers, look: Look) -> np.ndarray:
     along = np.where(upright, b.x * 0.7 + b.z * 0.7, b.lateral)
     across = np.where(upright, b.y, b.z)
     scale = np.where(b.material == FOLIAGE, 26.0, 10.0).astype(np.float32)
-    grain = _sample(tile, along * scale, across * scale)
+    grain = sample(tile, along * scale, across * scale)
     fade = 1.0 / (1.0 + (b.depth / 24.0) ** 2)
-    coarse = _sample(tile, along * 1.3 + 31, across * 1.3 + 17)
+    coarse = sample(tile, along * 1.3 + 31, across * 1.3 + 17)
     out = 1 + gain[b.material] * (0.55 * grain * fade + 0.5 * coarse)
     bricks = (b.material == BRICK) & (b.depth < 40)
     course = np.cos(b.y * (2 * np.pi / 0.3)) * np.clip(1 - b.depth / 22.0, 0, 1)
@@ -139,29 +84,17 @@ def _texture(b: Buffers, look: Look) -> np.ndarray:
     return np.where(b.material == ROAD, out + 0.022 * wheel, out).astype(np.float32)
 
 
-def _snow_ground(b: Buffers, look: Look, image: np.ndarray) -> np.ndarray:
-    """White ground, smooth, with wheel tracks on the road."""
-    tile = noise_tile(11, 16)
-    soft = _sample(tile, b.lateral * 4, b.z * 1.2)
-    cover = np.where(b.label == 0, 0.74 + 0.05 * soft, 0.97)
-    track = np.exp(-(((np.abs(b.lateral) % 3.2 - 0.85) / 0.3) ** 2)) + np.exp(-(((np.abs(b.lateral) % 3.2 - 2.35) / 0.3) ** 2))
-    cover = np.where(b.label == 0, cover - 0.42 * track * (0.85 + 0.15 * soft), cover) * look.snow
-    cover = np.where(b.ground, np.clip(cover, 0, 1), 0)[..., None]
-    white = _SNOW * np.array(look.ambient, np.float32) * (1.03 + 0.015 * soft[..., None])
-    white = np.where((b.label == 0)[..., None], white * 0.95, white)
-    return image * (1 - cover) + white * cover
-
-
 def _shadow(b: Buffers, look: Look) -> np.ndarray:
     """Multiplier: cast shadows of the sun and the soft dark under standing things."""
     canvas = b.canvas
-    k = canvas.oversample
     shape = canvas.ids.shape
     out = np.ones(b.label.shape, np.float32)
     under = np.zeros(shape, np.uint8)
     for points in canvas.contacts:
         canvas.fill_mask(under, points, 255)
-    soft = cv2.GaussianBlur(cv2.resize(under, (canvas.width, canvas.height), interpolation=cv2.INTER_AREA), (0, 0), canvas.height / 160)
+    soft = cv2.GaussianBlur(
+        cv2.resize(under, (canvas.width, canvas.height), interpolation=cv2.INTER_AREA), (0, 0), canvas.height / 160
+    )
     out -= np.where(b.ground, soft.astype(np.float32) * (0.5 / 255), 0)
     if look.shadows > 0:
         cast = np.zeros(shape, np.uint8)
@@ -195,7 +128,12 @@ def _night_light(b: Buffers, look: Look) -> np.ndarray:
         fall = 1.15 / (1.0 + d2 / (0.28 * radius * radius)) ** 1.7
         pool += fall[..., None] * (np.array(rgb, np.float32) / 255)
     side = (x - b.canvas.camera.x) / np.maximum(z, 1.0)
-    beam = np.exp(-((side / 0.32) ** 2)) * np.clip(z / 5, 0, 1) / (1 + (z / 15) ** 2) * np.clip(1.5 - (y + 0.2) / 2.2, 0.08, 1)
+    beam = (
+        np.exp(-((side / 0.32) ** 2))
+        * np.clip(z / 5, 0, 1)
+        / (1 + (z / 15) ** 2)
+        * np.clip(1.5 - (y + 0.2) / 2.2, 0.08, 1)
+    )
     pool += 1.0 * beam[..., None] * np.array((1.0, 0.96, 0.86), np.float32)
     big = cv2.resize(pool, (b.label.shape[1], b.label.shape[0]), interpolation=cv2.INTER_LINEAR)
     return light + big
@@ -210,7 +148,7 @@ def _sky(b: Buffers, look: Look) -> np.ndarray:
         span = 1.0 / (np.clip(up, 0, 1) + 0.12)
         tile = noise_tile(3, 8)
         offset = look.seed % 251
-        n = _sample(tile, rays[..., 0] * span * 26 + offset, rays[..., 2] * span * 26 + offset * 2)
+        n = sample(tile, rays[..., 0] * span * 26 + offset, rays[..., 2] * span * 26 + offset * 2)
         cover = np.clip((n + 2.6 * look.clouds - 1.1) * 0.9, 0, 1) * np.clip(up * 9, 0, 1)
         cover = cover * (0.85 if look.clouds < 0.6 else 0.75)
         shaded = np.array(look.cloud, np.float32) * (1.0 - 0.07 * np.clip(n, 0, 1))[..., None]
@@ -225,7 +163,7 @@ def _emit(b: Buffers, look: Look, image: np.ndarray, clear: np.ndarray) -> tuple
     canvas = b.canvas
     table = np.zeros((len(canvas.labels), 4), np.uint8)
     table[:, :3] = np.clip(np.array(canvas.emissions, np.float32), 0, 255)
-    own = _average(canvas, table)[..., :3] * look.emission
+    own = average(canvas, table)[..., :3] * look.emission
     building = np.where(b.label == 2, 0.82 if look.night else 0.25, 1.0)[..., None].astype(np.float32)
     own = own * building
     through = clear ** (0.45 if not look.night else 1.0)
@@ -235,58 +173,3 @@ def _emit(b: Buffers, look: Look, image: np.ndarray, clear: np.ndarray) -> tuple
     halo = cv2.GaussianBlur(small, (0, 0), reach / 4) * 0.55 + cv2.GaussianBlur(small, (0, 0), reach) * 0.7
     glow = cv2.resize(halo, (canvas.width, canvas.height), interpolation=cv2.INTER_LINEAR)
     return image, glow * (0.8 if look.night else 0.35)
-
-
-def _reflect(b: Buffers, look: Look, image: np.ndarray) -> np.ndarray:
-    """Mirror what stands above the wet road, column by column, around its foot."""
-    h, w = b.label.shape
-    rows = np.arange(h, dtype=np.int32)[:, None]
-    foot = np.maximum.accumulate(np.where(b.ground, -1, rows), axis=0)
-    mirror = np.clip(2 * foot + 1 - rows, 0, h - 1)
-    tall = cv2.GaussianBlur(image, (0, 0), sigmaX=h / 200, sigmaY=h / 40)
-    seen = tall[mirror, np.arange(w)[None, :]]
-    tile = noise_tile(11, 16)
-    puddle = np.clip(0.72 + 0.18 * _sample(tile, b.lateral * 6, b.z * 3), 0.3, 1.0)
-    facing = np.clip(b.depth / 14.0, 0.35, 1.0)
-    k = np.where(b.label == 0, 0.68, np.where(b.label == 1, 0.3, 0.0)) * puddle * facing * look.wet
-    return image + (seen - image) * (k * (foot >= 0))[..., None].astype(np.float32)
-
-
-def _precipitation(b: Buffers, look: Look, image: np.ndarray) -> np.ndarray:
-    """Falling snow or rain in front of everything."""
-    h, w = b.label.shape
-    rng = np.random.default_rng(look.seed)
-    layer = np.zeros((h, w), np.uint8)
-    unit = h / 256
-    if look.flakes > 0:
-        for x, y, r, a in rng.random((int(230 * look.flakes), 4)):
-            centre = (int(x * w * 16), int(y * h * 16))
-            cv2.circle(layer, centre, int((0.5 + 1.3 * r * r) * unit * 16), int(110 + 120 * a), -1, cv2.LINE_AA, 4)
-        return image + (np.float32(246) - image) * (cv2.GaussianBlur(layer, (0, 0), 0.5 * unit).astype(np.float32) / 255 * 0.85)[..., None]
-    if look.streaks > 0:
-        slant = rng.uniform(-0.2, 0.2)
-        for x, y, n, a in rng.random((int(150 * look.streaks), 4)):
-            p = (int(x * w), int(y * h))
-            length = (6 + 14 * n) * unit
-            q = (int(p[0] + slant * length), int(p[1] + length))
-            cv2.line(layer, p, q, int(50 + 90 * a), max(1, round(unit)), cv2.LINE_AA)
-        return image + (np.array((196, 206, 218), np.float32) - image) * (layer.astype(np.float32) / 255 * 0.6)[..., None]
-    return image
-
-
-def _lens(image: np.ndarray, look: Look) -> np.ndarray:
-    """Exposure, colour, slight blur and sensor noise."""
-    image = image * (look.exposure * np.array(look.tint, np.float32))
-    grey = image.mean(2, keepdims=True)
-    image = grey + (image - grey) * look.saturation
-    if not look.night:
-        middle = 118.0 * look.exposure
-        image = middle + (image - middle) * look.contrast
-    image = cv2.GaussianBlur(image.astype(np.float32), (0, 0), 0.45 * image.shape[0] / 256)
-    knee = np.where(image > 225, 225 + 30 * np.tanh((image - 225) / 60), image)
-    if look.noise > 0:
-        rng = np.random.default_rng(look.seed + 1)
-        tile = rng.standard_normal((128, 128, 1), dtype=np.float32)
-        reps = (image.shape[0] // 128 + 1, image.shape[1] // 128 + 1, 1)
-        knee = knee + np.tile(tile, reps)[: image.shape[0], : image.shape[1]] * look.noise
-    return np.clip(np.rint(knee), 0, 255).astype(np.uint8)

@@ -81,7 +81,8 @@ def _claim(out: Path, settings: dict[str, object]) -> None:
         for key, value in settings.items():
             if found.get(key) != value:
                 raise OutputError(
-                    f"{out} was written with {key} {found.get(key)!r}, not {value!r}", "choose another --out or remove the folder"
+                    f"{out} was written with {key} {found.get(key)!r}, not {value!r}",
+                    "choose another --out or remove the folder",
                 )
     elif out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise OutputError(f"{out} exists, is not empty and holds no {SETTINGS}", "choose an empty or new folder")

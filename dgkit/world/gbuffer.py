@@ -1,0 +1,70 @@
+"""Per-pixel geometry of a finished canvas, and the noise that textures are made of."""
+
+from functools import lru_cache
+
+import cv2
+import numpy as np
+
+from dgkit.world.camera import Road
+from dgkit.world.canvas import Canvas
+
+_TILE = 256
+GROUND = (0, 1, 9)  # road, sidewalk, terrain
+
+
+@lru_cache(maxsize=4)
+def noise_tile(seed: int, finest: int = 4) -> np.ndarray:
+    """Smooth tileable noise float32 [256, 256] of mean 0 and deviation 1; ``finest`` is its smallest blob."""
+    rng = np.random.default_rng(seed)
+    total = np.zeros((_TILE, _TILE), np.float32)
+    cell = 64
+    while cell >= finest:
+        n = _TILE // cell
+        coarse = np.pad(rng.standard_normal((n, n)).astype(np.float32), 2, mode="wrap")
+        fine = cv2.resize(coarse, None, fx=cell, fy=cell, interpolation=cv2.INTER_CUBIC)
+        total += fine[2 * cell : 2 * cell + _TILE, 2 * cell : 2 * cell + _TILE] * (cell / 64) ** 0.5
+        cell //= 2
+    return (total - total.mean()) / total.std()
+
+
+def sample(tile: np.ndarray, x: np.ndarray, y: np.ndarray) -> np.ndarray:
+    return cv2.remap(
+        tile,
+        (x % _TILE).astype(np.float32),
+        (y % _TILE).astype(np.float32),
+        cv2.INTER_LINEAR,
+        borderMode=cv2.BORDER_WRAP,
+    )
+
+
+class Buffers:
+    """Per-pixel geometry of a finished canvas at the final resolution."""
+
+    def __init__(self, canvas: Canvas, road: Road) -> None:
+        k = canvas.oversample
+        self.canvas, self.road = canvas, road
+        self.ids = canvas.ids[k // 2 :: k, k // 2 :: k]
+        self.label = np.array(canvas.labels, np.uint8)[self.ids]
+        self.rays = canvas.camera.rays(canvas.height, canvas.width)
+        planes = np.array(canvas.planes, np.float32)
+        inverse = np.einsum("hwc,hwc->hw", planes[self.ids], self.rays)
+        self.sky = self.ids == 0
+        self.depth = np.where(self.sky, 2000.0, 1.0 / np.clip(inverse, 1 / 1500.0, 4.0)).astype(np.float32)
+        self.x = canvas.camera.x + self.rays[..., 0] * self.depth
+        self.y = canvas.camera.y + self.rays[..., 1] * self.depth
+        self.z = self.rays[..., 2] * self.depth
+        extras = np.array(canvas.extras, np.float32)
+        self.material = extras[:, 1].astype(np.uint8)[self.ids]
+        self.ground = np.isin(self.label, GROUND)
+        z = np.clip(self.z, 0, 130.0)
+        self.lateral = self.x - road.bend * z * (2 * np.maximum(self.z, 0) - z)
+        self.above = self.y - (road.slope * self.z + road.rise * z * (2 * np.maximum(self.z, 0) - z))
+
+
+def average(canvas: Canvas, table: np.ndarray) -> np.ndarray:
+    """Look a uint8 [N, 4] table up for every sample and average the samples of a pixel."""
+    picked = table.view(np.uint32).ravel()[canvas.ids].view(np.uint8).reshape(*canvas.ids.shape, 4)
+    if canvas.oversample == 1:
+        return picked.astype(np.float32)
+    small = cv2.resize(picked, (canvas.width, canvas.height), interpolation=cv2.INTER_AREA)
+    return small.astype(np.float32)

@@ -1,0 +1,85 @@
+"""Weather and lens: what happens to a picture after it is lit. Images are float32 [H, W, 3], colours 0..255."""
+
+import cv2
+import numpy as np
+
+from dgkit.world.gbuffer import Buffers, noise_tile, sample
+from dgkit.world.look import Look
+
+SNOW = np.array((232, 237, 245), np.float32)
+
+
+def snow_ground(b: Buffers, look: Look, image: np.ndarray) -> np.ndarray:
+    """White ground, smooth, with wheel tracks on the road."""
+    tile = noise_tile(11, 16)
+    soft = sample(tile, b.lateral * 4, b.z * 1.2)
+    cover = np.where(b.label == 0, 0.74 + 0.05 * soft, 0.97)
+    track = np.exp(-(((np.abs(b.lateral) % 3.2 - 0.85) / 0.3) ** 2)) + np.exp(
+        -(((np.abs(b.lateral) % 3.2 - 2.35) / 0.3) ** 2)
+    )
+    cover = np.where(b.label == 0, cover - 0.42 * track * (0.85 + 0.15 * soft), cover) * look.snow
+    cover = np.where(b.ground, np.clip(cover, 0, 1), 0)[..., None]
+    white = SNOW * np.array(look.ambient, np.float32) * (1.03 + 0.015 * soft[..., None])
+    white = np.where((b.label == 0)[..., None], white * 0.95, white)
+    return image * (1 - cover) + white * cover
+
+
+def reflect(b: Buffers, look: Look, image: np.ndarray) -> np.ndarray:
+    """Mirror what stands above the wet road, column by column, around its foot."""
+    h, w = b.label.shape
+    rows = np.arange(h, dtype=np.int32)[:, None]
+    foot = np.maximum.accumulate(np.where(b.ground, -1, rows), axis=0)
+    mirror = np.clip(2 * foot + 1 - rows, 0, h - 1)
+    tall = cv2.GaussianBlur(image, (0, 0), sigmaX=h / 200, sigmaY=h / 40)
+    seen = tall[mirror, np.arange(w)[None, :]]
+    tile = noise_tile(11, 16)
+    puddle = np.clip(0.72 + 0.18 * sample(tile, b.lateral * 6, b.z * 3), 0.3, 1.0)
+    facing = np.clip(b.depth / 14.0, 0.35, 1.0)
+    k = np.where(b.label == 0, 0.68, np.where(b.label == 1, 0.3, 0.0)) * puddle * facing * look.wet
+    return image + (seen - image) * (k * (foot >= 0))[..., None].astype(np.float32)
+
+
+def precipitation(b: Buffers, look: Look, image: np.ndarray) -> np.ndarray:
+    """Falling snow or rain in front of everything."""
+    h, w = b.label.shape
+    rng = np.random.default_rng(look.seed)
+    layer = np.zeros((h, w), np.uint8)
+    unit = h / 256
+    if look.flakes > 0:
+        for x, y, r, a in rng.random((int(230 * look.flakes), 4)):
+            centre = (int(x * w * 16), int(y * h * 16))
+            cv2.circle(layer, centre, int((0.5 + 1.3 * r * r) * unit * 16), int(110 + 120 * a), -1, cv2.LINE_AA, 4)
+        return (
+            image
+            + (np.float32(246) - image)
+            * (cv2.GaussianBlur(layer, (0, 0), 0.5 * unit).astype(np.float32) / 255 * 0.85)[..., None]
+        )
+    if look.streaks > 0:
+        slant = rng.uniform(-0.2, 0.2)
+        for x, y, n, a in rng.random((int(150 * look.streaks), 4)):
+            p = (int(x * w), int(y * h))
+            length = (6 + 14 * n) * unit
+            q = (int(p[0] + slant * length), int(p[1] + length))
+            cv2.line(layer, p, q, int(50 + 90 * a), max(1, round(unit)), cv2.LINE_AA)
+        return (
+            image + (np.array((196, 206, 218), np.float32) - image) * (layer.astype(np.float32) / 255 * 0.6)[..., None]
+        )
+    return image
+
+
+def lens(image: np.ndarray, look: Look) -> np.ndarray:
+    """Exposure, colour, slight blur and sensor noise."""
+    image = image * (look.exposure * np.array(look.tint, np.float32))
+    grey = image.mean(2, keepdims=True)
+    image = grey + (image - grey) * look.saturation
+    if not look.night:
+        middle = 118.0 * look.exposure
+        image = middle + (image - middle) * look.contrast
+    image = cv2.GaussianBlur(image.astype(np.float32), (0, 0), 0.45 * image.shape[0] / 256)
+    knee = np.where(image > 225, 225 + 30 * np.tanh((image - 225) / 60), image)
+    if look.noise > 0:
+        rng = np.random.default_rng(look.seed + 1)
+        tile = rng.standard_normal((128, 128, 1), dtype=np.float32)
+        reps = (image.shape[0] // 128 + 1, image.shape[1] // 128 + 1, 1)
+        knee = knee + np.tile(tile, reps)[: image.shape[0], : image.shape[1]] * look.noise
+    return np.clip(np.rint(knee), 0, 255).astype(np.uint8)
