@@ -16,6 +16,7 @@ from dgkit.cli.doctor import doctor
 from dgkit.cli.generate import generate
 from dgkit.cli.stats import stats
 from dgkit.cli.world import world
+from dgkit.cli.world import world
 from dgkit.errors import DgkitError
 
 # Typer brings click or, in newer versions, its own copy of it: only what Typer exports is the same class in both.
@@ -31,6 +32,7 @@ app = typer.Typer(
 )
 app.command("generate")(generate)
 app.command("stats")(stats)
+app.command("world")(world)
 app.command("world")(world)
 app.command("doctor")(doctor)
 

@@ -85,20 +85,25 @@ class OutputFolder:
         made = not self.path.exists()
         with _explained(self.path):
             self.path.mkdir(parents=True, exist_ok=True)
-        with _lock(self.path / LOCK):
-            old = self.check()
-            if old is not None:
-                refuse_changes(self.path, old, config)
-            try:
-                with _explained(self.path):
-                    self._prepare(config)
-                yield self
-            finally:
-                if old is None and not self.records:
-                    self._discard()
-        if made and not self.records:
-            with contextlib.suppress(OSError):
-                self.path.rmdir()
+        try:
+            with _lock(self.path / LOCK):
+                yield from self._begun(config)
+        finally:
+            if made and not self.records:
+                with contextlib.suppress(OSError):
+                    self.path.rmdir()  # only if nothing is in it
+
+    def _begun(self, config: GenerateConfig) -> Iterator["OutputFolder"]:
+        old = self.check()
+        if old is not None:
+            refuse_changes(self.path, old, config)
+        try:
+            with _explained(self.path):
+                self._prepare(config)
+            yield self
+        finally:
+            if old is None and not self.records:
+                self._discard()
 
     def _prepare(self, config: GenerateConfig) -> None:
         for folder in (self.path, *(self.path / name for name in SUBFOLDERS)):
@@ -195,12 +200,16 @@ def refuse_changes(path: Path, old: GenerateConfig, new: GenerateConfig) -> None
     if new.count >= old.count:
         skipped.add("count")
     keys = [key for key in after if key not in skipped and before[key] != after[key]]
-    changes = [f"{key}: {before[key]} -> {after[key]}" for key in keys]
+    changes = [f"{key}: {_short(key, before[key])} -> {_short(key, after[key])}" for key in keys]
     if changes:
         raise OutputError(
             f"{path} was made with other settings ({'; '.join(changes)})",
             f"choose another folder, or repeat its settings: dgkit generate {path} --recipe {path / 'config.yaml'}",
         )
+
+
+def _short(key: str, value: Any) -> Any:
+    return value[:12] if key in LOCATIONS and isinstance(value, str) else value
 
 
 def picture(image: np.ndarray, label: np.ndarray) -> np.ndarray:

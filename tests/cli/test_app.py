@@ -1,0 +1,105 @@
+"""The ``dgkit`` command itself: start-up, help, exit codes."""
+
+import subprocess
+import sys
+
+import pytest
+
+import dgkit
+from dgkit.cli import app
+from dgkit.cli.app import main
+from dgkit.errors import DgkitError, OutputError, UsageError
+
+HEAVY = ("torch", "diffusers", "transformers", "cv2", "onnx", "onnxruntime", "numpy")
+
+
+def python(code: str) -> str:
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120, check=True)
+    return done.stdout
+
+
+@pytest.mark.parametrize("arguments", [["--help"], ["generate", "--help"], ["stats", "--help"], ["--version"]])
+def test_help_imports_nothing_heavy(arguments: list[str]) -> None:
+    """What keeps ``dgkit --help`` under half a second on any machine."""
+    found = python(
+        f"import sys; from dgkit.cli.app import main; code = main({arguments!r});"
+        f"print('CODE', code, 'HEAVY', [name for name in {HEAVY!r} if name in sys.modules])"
+    )
+    assert "CODE 0 HEAVY []" in found
+
+
+def test_import_dgkit_imports_nothing_heavy() -> None:
+    found = python(
+        f"import sys, dgkit; dir(dgkit); print([name for name in {(*HEAVY, 'pydantic')!r} if name in sys.modules])"
+    )
+    assert found.strip() == "[]"
+
+
+def test_python_dash_m_is_the_command() -> None:
+    done = subprocess.run([sys.executable, "-m", "dgkit", "--version"], capture_output=True, text=True, timeout=120)
+    assert (done.returncode, done.stdout) == (0, f"dgkit {dgkit.__version__}\n")
+
+
+def test_help_lists_every_command(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["--help"]) == 0
+    shown = capsys.readouterr().out
+    for command in app.app.registered_commands:
+        assert command.name and command.name in shown
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["generate"], "Missing argument"),
+        (["generat"], "No such command"),
+        (["generate", "out", "--cuont", "3"], "No such option"),
+        (["generate", "out", "--count", "three"], "--count"),
+        (["stats", "--workers", "many"], "--workers"),
+    ],
+)
+def test_a_wrong_command_line_exits_2(capsys: pytest.CaptureFixture[str], arguments: list[str], message: str) -> None:
+    assert main(arguments) == 2
+    captured = capsys.readouterr()
+    error, hint = captured.err.splitlines()
+    assert error.startswith("error: ") and message in error
+    assert hint.startswith("hint: dgkit") and "--help" in hint
+    assert captured.out == ""
+
+
+def test_no_command_shows_the_help(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main([]) in (0, 2)  # click 8.1 and 8.2 differ
+    captured = capsys.readouterr()
+    assert "generate" in captured.out + captured.err
+
+
+@pytest.mark.parametrize(
+    ("raised", "code", "lines"),
+    [
+        (UsageError("bad", "good"), 2, ["error: bad", "hint: good"]),
+        (OutputError("a\nb", "c\n d"), 1, ["error: a b", "hint: c d"]),
+        (DgkitError("alone"), 1, ["error: alone"]),
+        (KeyboardInterrupt(), 130, ["error: stopped"]),
+    ],
+)
+def test_errors_are_two_lines_and_an_exit_code(
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+    raised: BaseException,
+    code: int,
+    lines: list[str],
+) -> None:
+    def command(**kwargs: object) -> None:
+        raise raised
+
+    monkeypatch.setattr(app, "app", command)
+    assert main(["generate"]) == code
+    assert capsys.readouterr().err.splitlines() == lines
+
+
+def test_a_defect_shows_its_traceback(monkeypatch: pytest.MonkeyPatch) -> None:
+    def command(**kwargs: object) -> None:
+        raise ZeroDivisionError
+
+    monkeypatch.setattr(app, "app", command)
+    with pytest.raises(ZeroDivisionError):
+        main(["generate"])

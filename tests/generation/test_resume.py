@@ -1,0 +1,134 @@
+"""A run that was killed and started again leaves exactly what an uninterrupted one does."""
+
+import json
+import multiprocessing
+import os
+import random
+import signal
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from tests import crash
+from tests.scenes import FAST_FLAGS, snapshot
+
+COUNT = 6
+TIMEOUT = 300
+
+if sys.platform == "win32":
+    pytest.skip("needs SIGKILL and a fork server", allow_module_level=True)
+
+
+@pytest.fixture(scope="module")
+def server() -> multiprocessing.context.ForkServerContext:
+    """Processes that start with torch imported already: a kill then costs a second, not ten."""
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(
+        [
+            "diffusers.models.controlnets.controlnet",
+            "diffusers.models.unets.unet_2d_condition",
+            "diffusers.models.autoencoders.autoencoder_kl",
+            "transformers.models.clip.modeling_clip",
+            "transformers.models.clip.tokenization_clip",
+            "dgkit.diffusion.loading",
+            "dgkit.diffusion.sampler",
+            "dgkit.generation.run",
+        ]
+    )
+    return context
+
+
+@pytest.fixture(scope="module")
+def command(micro: Path, labels: Path) -> list[str]:
+    given = ["--labels", str(labels), "--model", str(micro)]
+    return [*given, "--count", str(COUNT), "--style-mix", "uniform", *FAST_FLAGS]
+
+
+@pytest.fixture(scope="module")
+def whole(server, command: list[str], tmp_path_factory: pytest.TempPathFactory) -> dict[str, bytes]:
+    """The files of a run that nothing disturbed."""
+    out = tmp_path_factory.mktemp("whole") / "out"
+    assert finish(server, out, command) == 0
+    files = snapshot(out)
+    assert len(files) == 3 * COUNT + 3
+    return files
+
+
+def start(server, target, out: Path, command: list[str], *extra: int):
+    process = server.Process(target=target, args=(["generate", str(out), *command], *extra))
+    process.start()
+    return process
+
+
+def finish(server, out: Path, command: list[str]) -> int:
+    process = start(server, crash.run, out, command)
+    process.join(TIMEOUT)
+    return process.exitcode
+
+
+def check_pairs(out: Path) -> None:
+    """No image without its label, no manifest line without its files, nothing half-written under a real name."""
+    stems = {path.stem for path in (out / "images").glob("*.png") if not path.name.startswith(".")}
+    for stem in stems:
+        assert (out / "labels" / f"{stem}_labelTrainIds.png").is_file()
+    manifest = out / "manifest.jsonl"
+    lines = manifest.read_text().splitlines(keepends=True) if manifest.exists() else []
+    for line in lines:
+        if line.endswith("\n"):
+            record = json.loads(line)
+            assert all((out / record[kind]).is_file() for kind in ("image", "label", "vis"))
+
+
+def test_five_kills_at_random_moments(server, command: list[str], whole: dict[str, bytes], tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    dice = random.Random(20)
+    killed = 0
+    for goal in sorted(dice.sample(range(1, len(whole) - 3), 5)):
+        process = start(server, crash.run, out, command)
+        until = time.monotonic() + TIMEOUT
+        while process.exitcode is None and time.monotonic() < until:
+            if sum(1 for _ in out.rglob("*.*")) >= goal:
+                time.sleep(dice.uniform(0, 0.02))
+                break
+            time.sleep(0.001)
+        process.kill()
+        process.join(TIMEOUT)
+        killed += process.exitcode == -signal.SIGKILL
+        check_pairs(out)
+    assert killed >= 3  # a run may end before its blow; then the later ones find nothing left to do
+    assert finish(server, out, command) == 0
+    assert snapshot(out) == whole
+
+
+def test_a_kill_inside_any_file_operation(server, command: list[str], whole: dict[str, bytes], tmp_path: Path) -> None:
+    # Seven operations an image: two sides of three renames, one manifest line; the config is written first.
+    out = tmp_path / "out"
+    for operation in (1, 2 + 1, 2 + 2, 2 + 5, 2 + 6):
+        process = start(server, crash.run_until, out, command, operation)
+        process.join(TIMEOUT)
+        assert process.exitcode == -signal.SIGKILL
+        check_pairs(out)
+    assert finish(server, out, command) == 0
+    assert snapshot(out) == whole
+
+
+def test_ctrl_c_ends_cleanly_and_the_same_command_continues(
+    server, command: list[str], whole: dict[str, bytes], tmp_path: Path
+) -> None:
+    out = tmp_path / "out"
+    process = start(server, crash.run, out, command)
+    until = time.monotonic() + TIMEOUT
+    while not (out / "manifest.jsonl").exists() and process.exitcode is None and time.monotonic() < until:
+        time.sleep(0.001)
+    os.kill(process.pid, signal.SIGINT)
+    process.join(TIMEOUT)
+    assert process.exitcode == 130
+    check_pairs(out)
+    names = set(snapshot(out))
+    assert not [name for name in names if name.endswith(".tmp") or ".dgkit.lock" in name]
+    lines = (out / "manifest.jsonl").read_text().splitlines()
+    assert len(lines) == len(list((out / "images").iterdir())) == len(list((out / "labels").iterdir()))
+    assert finish(server, out, command) == 0
+    assert snapshot(out) == whole

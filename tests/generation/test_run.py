@@ -1,0 +1,224 @@
+"""``generate`` from end to end, with a tiny model."""
+
+import dataclasses
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+import dgkit
+from dgkit.config import load_config
+from dgkit.data.crops import CropBox, crop
+from dgkit.data.labelmap import read_label
+from dgkit.errors import EngineError, InputError, OutputError, UsageError
+from dgkit.generation import run, sources
+from dgkit.generation.config import GenerateConfig
+from tests.models import make_micro_model
+from tests.scenes import FAST, make_label, snapshot
+
+# A batch of another size computes the same sums in another order. Measured on CPU in fp32: at most 1 of 255 levels, where
+# a value lies next to a rounding border.
+PIXEL_BOUND = 1
+
+
+@pytest.fixture(scope="module")
+def result(micro: Path, labels: Path, tmp_path_factory: pytest.TempPathFactory) -> dgkit.GenerateResult:
+    out = tmp_path_factory.mktemp("run") / "out"
+    return dgkit.generate(out, labels=labels, model=str(micro), count=5, style_mix="uniform", **FAST)
+
+
+def test_labels_are_the_crops_bit_for_bit(result: dgkit.GenerateResult, labels: Path) -> None:
+    assert len(result.records) == result.written == 5
+    ignored = 0
+    for record in result.records:
+        written = np.asarray(Image.open(result.out / record.label))
+        source = read_label(labels / f"{record.source}.png")
+        assert np.array_equal(written, crop(source, CropBox(*record.crop)))
+        assert np.asarray(Image.open(result.out / record.image)).shape == (64, 64, 3)
+        ignored += int((written == 255).sum())
+    assert ignored > 0
+
+
+def test_records_tell_what_was_made(result: dgkit.GenerateResult) -> None:
+    lines = [json.loads(line) for line in result.manifest.read_text().splitlines()]
+    assert [line["index"] for line in lines] == list(range(5))
+    assert lines == [record.to_json() for record in result.records]
+    assert set(result.styles) == {"sunny", "snowy", "rainy", "foggy", "night"}
+    for record in result.records:
+        assert f"in {record.style} weather" in record.prompt_used
+    assert result.to_json()["images"] == 5
+    assert result.images_per_hour > 0
+
+
+def test_a_finished_folder_is_left_alone(
+    result: dgkit.GenerateResult, labels: Path, micro: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = snapshot(result.out)
+    monkeypatch.setattr(run, "_make_missing", None)  # would fail if it were called
+    again = dgkit.generate(result.out, labels=labels, model=str(micro), count=5, style_mix="uniform", **FAST)
+    assert (again.written, again.continued, again.records) == (0, 5, result.records)
+    assert snapshot(result.out) == before
+
+
+def test_its_config_is_a_recipe_for_the_same_folder(result: dgkit.GenerateResult, tmp_path: Path) -> None:
+    config = load_config(GenerateConfig, result.out / "config.yaml")
+    assert dgkit.generate(tmp_path / "out", config).written == 5
+    assert snapshot(tmp_path / "out") == snapshot(result.out)
+
+
+def test_a_recipe_insists_on_its_model_and_label_maps(
+    result: dgkit.GenerateResult, tmp_path: Path, labels: Path
+) -> None:
+    config = load_config(GenerateConfig, result.out / "config.yaml")
+    other = make_micro_model(tmp_path / "other", seed=1)
+    with pytest.raises(InputError, match="the model has digest"):
+        dgkit.generate(tmp_path / "out", config.model_copy(update={"model": str(other)}))
+    (tmp_path / "less").mkdir()
+    (tmp_path / "less/0.png").write_bytes((labels / "0.png").read_bytes())
+    with pytest.raises(InputError, match="the source has digest"):
+        dgkit.generate(tmp_path / "out", config.model_copy(update={"labels": tmp_path / "less"}))
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("batch", [1, 7])
+def test_another_batch_changes_pixels_within_rounding_only(
+    result: dgkit.GenerateResult, labels: Path, micro: Path, tmp_path: Path, batch: int
+) -> None:
+    settings = FAST | {"batch": batch}
+    other = dgkit.generate(tmp_path / "out", labels=labels, model=str(micro), count=5, style_mix="uniform", **settings)
+    worst = 0
+    for mine, theirs in zip(result.records, other.records, strict=True):
+        assert dataclasses.replace(mine, image_sha256="") == dataclasses.replace(theirs, image_sha256="")
+        pixels = [np.asarray(Image.open(r.out / s.image)).astype(int) for r, s in ((result, mine), (other, theirs))]
+        worst = max(worst, int(np.abs(pixels[0] - pixels[1]).max()))
+    print(f"batch {batch} against 4: at most {worst} grey levels")
+    assert worst <= PIXEL_BOUND
+
+
+def test_a_growing_count_keeps_the_images_that_are_there(labels: Path, micro: Path, tmp_path: Path) -> None:
+    settings = {"labels": labels, "model": str(micro), **FAST}
+    dgkit.generate(tmp_path / "out", count=2, **settings)
+    before = snapshot(tmp_path / "out")
+    grown = dgkit.generate(tmp_path / "out", count=4, **settings)
+    assert (grown.continued, grown.written) == (2, 2)
+    after = snapshot(tmp_path / "out")
+    assert all(after[name] == data for name, data in before.items() if name.startswith(("images/", "labels/")))
+    dgkit.generate(tmp_path / "whole", count=4, **settings)
+    assert after == snapshot(tmp_path / "whole")
+    with pytest.raises(OutputError, match="count: 4 -> 3"):
+        dgkit.generate(tmp_path / "out", count=3, **settings)
+
+
+def test_the_city_is_the_source_where_none_is_given(micro: Path, tmp_path: Path) -> None:
+    first = dgkit.generate(tmp_path / "a", world=2, count=2, model=str(micro), **FAST)
+    assert {record.source for record in first.records} <= {"city0-000000", "city0-000001"}
+    config = load_config(GenerateConfig, first.out / "config.yaml")
+    assert config.labels is None and config.world == 2
+    assert dgkit.generate(tmp_path / "b", config).written == 2
+    assert snapshot(tmp_path / "a") == snapshot(tmp_path / "b")
+
+
+def test_maps_are_scaled_to_the_height_of_the_model(tmp_path: Path, labels: Path) -> None:
+    model = make_micro_model(tmp_path / "model", defaults={"label_height": 64, "name": "half", "guidance_scale": 2.0})
+    result = dgkit.generate(tmp_path / "out", labels=labels, model=str(model), count=1, **FAST)
+    assert result.model == "half"
+    assert result.records[0].label_scale == pytest.approx(64 / 96)
+    config = load_config(GenerateConfig, result.out / "config.yaml")
+    assert (config.guidance_scale, config.size) == (2.0, (64, 64))
+    native = dgkit.generate(tmp_path / "native", labels=labels, model=str(model), count=1, label_scale=1, **FAST)
+    assert native.records[0].label_scale == 1
+
+
+def test_maps_smaller_than_the_image_are_padded_with_ignore(tmp_path: Path, micro: Path) -> None:
+    (tmp_path / "labels").mkdir()
+    Image.fromarray(make_label(0, 40, 48)).save(tmp_path / "labels/small.png")
+    result = dgkit.generate(tmp_path / "out", labels=tmp_path / "labels", model=str(micro), count=1, **FAST)
+    written = np.asarray(Image.open(result.out / result.records[0].label))
+    assert (written[40:] == 255).all() and (written[:, 48:] == 255).all()
+    assert np.array_equal(written[:40, :48], make_label(0, 40, 48))
+
+
+def test_size_need_not_be_square(tmp_path: Path, micro: Path, labels: Path) -> None:
+    result = dgkit.generate(tmp_path / "out", labels=labels, model=str(micro), count=1, size="64x96", **FAST)
+    assert np.asarray(Image.open(result.out / result.records[0].image)).shape == (64, 96, 3)
+
+
+def test_progress_counts_up_to_the_end(tmp_path: Path, micro: Path, labels: Path) -> None:
+    heard: list[tuple[str, float, float]] = []
+    dgkit.generate(
+        tmp_path / "out",
+        labels=labels,
+        model=str(micro),
+        count=3,
+        progress=lambda *report: heard.append(report),
+        **FAST,
+    )
+    for stage, total in (("index", 4), ("generate", 3)):
+        done = [report[1] for report in heard if report[0] == stage]
+        assert done == sorted(done) and done[-1] == total
+        assert {report[2] for report in heard if report[0] == stage} == {total}
+    assert len([report for report in heard if report[0] == "generate"]) > 8  # not once an image: it would look hung
+
+
+def test_a_config_and_settings_together_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="count"):
+        dgkit.generate(tmp_path / "out", GenerateConfig(), count=3)
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        MemoryError(),
+        RuntimeError("CUDA out of memory. Tried"),
+        RuntimeError("DefaultCPUAllocator: can't allocate memory"),
+    ],
+)
+def test_too_little_memory_asks_for_a_smaller_batch(error: Exception) -> None:
+    with pytest.raises(EngineError, match="not enough memory for --batch 8") as caught, run._memory_errors(8):
+        raise error
+    assert "--batch 4" in caught.value.hint
+
+
+def test_other_runtime_errors_stay_what_they_are() -> None:
+    with pytest.raises(RuntimeError, match="a defect"), run._memory_errors(8):
+        raise RuntimeError("a defect")
+
+
+@pytest.mark.parametrize(
+    ("size", "label_height", "label_scale", "expected"),
+    [
+        ((64, 64), None, None, 256),
+        ((512, 512), None, None, 512),
+        ((64, 64), 128, None, 128),
+        ((64, 64), 128, 0.75, 192),
+    ],
+)
+def test_city_scenes_are_drawn_at_the_height_that_is_needed(
+    monkeypatch: pytest.MonkeyPatch,
+    size: tuple[int, int],
+    label_height: int | None,
+    label_scale: float | None,
+    expected: int,
+) -> None:
+    drawn: list[int] = []
+
+    def note(count: int, seed: int, height: int, workers: int, progress: Callable[..., None] | None) -> None:
+        drawn.append(height)
+        raise InterruptedError
+
+    monkeypatch.setattr(sources, "_world_dataset", note)
+    with pytest.raises(InterruptedError):
+        sources.index_world(GenerateConfig(label_scale=label_scale), label_height, size)
+    assert drawn == [expected]
+
+
+def test_real_maps_give_real_crops(tmp_path: Path, micro: Path, shared_folder: Path) -> None:
+    source = shared_folder / "data" / "gta_labels"
+    result = dgkit.generate(tmp_path / "out", labels=source, model=str(micro), count=4, style_mix="uniform", **FAST)
+    assert len(result.styles) == 4
+    for record in result.records:
+        whole = read_label(source / f"{record.source}_labelTrainIds.png")
+        assert np.array_equal(np.asarray(Image.open(result.out / record.label)), crop(whole, CropBox(*record.crop)))
