@@ -1,7 +1,7 @@
 """Tiny complete model folders with random weights, for tests.
 
-``make_micro_model(folder)`` writes the layout of a Stable Diffusion folder plus ``controlnet/`` in well under 1 MB: the same
-classes as a real model, only narrower. One denoiser call takes a few milliseconds on one CPU core.
+``make_micro_model(folder)`` writes the layout of a Stable Diffusion folder plus ``controlnet/`` in well under 1 MB: the
+same classes as a real model, only narrower. One denoiser call takes a few milliseconds on one CPU core.
 """
 
 import json

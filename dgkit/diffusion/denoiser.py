@@ -1,7 +1,7 @@
 """Wrappers around one callable, each returning the same kind of callable, so that none knows the others.
 
-``denoise(latents [B, c, h, w], timestep int64 [B], text [B, L, D], condition [B, C, h, w]) -> prediction [B, c, h, w]``,
-all float but the timestep.
+``denoise(latents, timestep, text, condition) -> prediction``: float [B, c, h, w], int64 [B], float [B, L, D], float
+[B, C, h, w], and float [B, c, h, w].
 """
 
 from collections.abc import Callable

@@ -29,7 +29,7 @@ class ModelDefaults(Config):
 
 @dataclass(frozen=True)
 class ModelInfo:
-    """Sizes and settings of a model. ``size``: pixels a side; ``tile``: latent cells a side; ``text_length``: tokens."""
+    """Sizes and settings of a model: ``size`` in pixels a side, ``tile`` in latent cells, ``text_length`` in tokens."""
 
     name: str
     tile: int
@@ -131,47 +131,48 @@ def _file_digest(path: Path) -> str:
 
 
 def check_fit(configs: dict[str, dict[str, Any]], paths: dict[str, Path]) -> None:
-    """ModelError where the ControlNet, UNet, VAE and text encoder do not fit each other or the 20-channel condition."""
+    """ModelError where ControlNet, UNet, VAE and text encoder do not fit each other or the 20-channel condition."""
     unet, control, vae, text = (configs[name] for name in ("unet", "controlnet", "vae", "text_encoder"))
+    _check_controlnet(unet, control, paths)
+    latents, cells = vae.get("latent_channels", 4), unet.get("in_channels", 4)
+    if latents != cells:
+        raise ModelError(
+            f"the VAE {paths['vae']} has {latents} latent channels, the UNet {paths['unet']} takes {cells}"
+        )
+    width = text.get("hidden_size", 512)
+    cross = unet.get("encoder_hid_dim") or unet.get("cross_attention_dim")
+    if width != cross:
+        raise ModelError(
+            f"the text encoder {paths['text_encoder']} is {width} wide, the UNet's cross attention {cross}"
+        )
+    strides = 2 ** (len(control.get("conditioning_embedding_out_channels") or (16, 32, 96, 256)) - 1)
+    if strides != _vae_factor(vae):
+        raise ModelError(
+            f"the ControlNet {paths['controlnet']} shrinks labels {strides} times, the VAE images {_vae_factor(vae)} times"
+        )
+
+
+def _check_controlnet(unet: dict[str, Any], control: dict[str, Any], paths: dict[str, Path]) -> None:
     where = paths["controlnet"]
     channels = control.get("conditioning_channels", 3)
     if channels != CONDITION_CHANNELS:
         raise ModelError(
-            f"the ControlNet {where} takes {channels} condition channels; expected {CONDITION_CHANNELS} (19 classes, ignore)"
+            f"the ControlNet {where} takes {channels} condition channels; expected {CONDITION_CHANNELS}: 19 classes, ignore"
         )
     shared = ("in_channels", "block_out_channels", "down_block_types", "layers_per_block", "cross_attention_dim")
     for key in (*shared, "addition_embed_type"):
         if control.get(key) != unet.get(key):
             raise ModelError(
-                f"the ControlNet {where} does not fit the UNet {paths['unet']}: {key} {control.get(key)}, not {unet.get(key)}",
+                f"the ControlNet {where} does not fit the UNet: {key} is {control.get(key)}, the UNet's {unet.get(key)}",
                 "use a ControlNet trained on a UNet of this architecture",
             )
-    factor = _vae_factor(vae)
-    strides = 2 ** (len(control.get("conditioning_embedding_out_channels") or (16, 32, 96, 256)) - 1)
-    facts = (
-        (strides == factor, f"the ControlNet {where} shrinks labels {strides} times, the VAE images {factor} times"),
-        (
-            vae.get("latent_channels", 4) == unet.get("in_channels", 4),
-            f"the VAE {paths['vae']} has {vae.get('latent_channels', 4)} latent channels, the UNet {unet.get('in_channels', 4)}",
-        ),
-        (
-            text.get("hidden_size", 512) == (unet.get("encoder_hid_dim") or unet.get("cross_attention_dim")),
-            f"the text encoder is {text.get('hidden_size', 512)} wide, the UNet's cross attention "
-            f"{unet.get('encoder_hid_dim') or unet.get('cross_attention_dim')}",
-        ),
-        (
-            unet.get("addition_embed_type") in (None, "text"),
-            f"the UNet's addition_embed_type {unet.get('addition_embed_type')} is not supported",
-        ),
-        (unet.get("class_embed_type") is None, "the UNet wants class labels, which this pipeline does not give"),
-        (
-            control.get("controlnet_conditioning_channel_order", "rgb") == "rgb",
-            f"the ControlNet {where} reverses its condition channels",
-        ),
-    )
-    for fine, message in facts:
-        if not fine:
-            raise ModelError(message)
+    if control.get("controlnet_conditioning_channel_order", "rgb") != "rgb":
+        raise ModelError(f"the ControlNet {where} reverses its condition channels; expected the order 'rgb'")
+    kind = unet.get("addition_embed_type")
+    if kind not in (None, "text") or unet.get("class_embed_type") is not None:
+        raise ModelError(
+            f"the UNet {paths['unet']} wants more than text ({kind or 'class labels'}); expected none or 'text'"
+        )
 
 
 def _vae_factor(vae: dict[str, Any]) -> int:

@@ -30,7 +30,7 @@ def large_components(label: np.ndarray, large_area: int) -> np.ndarray:
 
 
 def downscale(mask: np.ndarray, height: int, width: int) -> np.ndarray:
-    """``mask`` [H, W] at [height, width] cells: cell i takes pixel floor(i * H / height), as the published code does."""
+    """``mask`` [H, W] at [height, width] cells: cell i takes pixel floor(i * H / height), as published."""
     rows = np.arange(height) * mask.shape[0] // height
     columns = np.arange(width) * mask.shape[1] // width
     return mask[np.ix_(rows, columns)]

@@ -1,9 +1,9 @@
 """From the name of a model to a :class:`~dgkit.diffusion.pipeline.Pipeline`.
 
 A model folder has the layout that diffusers writes for Stable Diffusion (``unet/ vae/ text_encoder/ tokenizer/
-scheduler/``) plus ``controlnet/`` and, optionally, ``dgkit.json``. Any such folder works, from the embedded model of a few
-million weights to Stable Diffusion 1.5 with the published ControlNet (``stable-diffusion-v1-5/stable-diffusion-v1-5`` and
-``yurujaja/DGInStyle/ControlNet_UNet-S``).
+scheduler/``) plus ``controlnet/`` and, optionally, ``dgkit.json``. Any such folder works, from the embedded model of a
+few million weights to Stable Diffusion 1.5 (``stable-diffusion-v1-5/stable-diffusion-v1-5``) with the published
+ControlNet (``yurujaja/DGInStyle/ControlNet_UNet-S``).
 """
 
 from collections.abc import Callable

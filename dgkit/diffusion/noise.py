@@ -6,7 +6,8 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-# (seed, purpose, shape) -> float32 CPU tensor of standard normal values. Purposes: "pass1", "bridge", "pass2", "fuse/<i>".
+# (seed, purpose, shape) -> float32 CPU tensor of standard normal values.
+# Purposes: "pass1", "bridge", "pass2", "fuse/<step>".
 NoiseSource = Callable[[int, str, tuple[int, ...]], Tensor]
 
 

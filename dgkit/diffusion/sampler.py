@@ -1,8 +1,8 @@
 """Multi-Resolution Latent Fusion: from a label and a prompt to an image, in two passes.
 
-Pass 1 samples at the label's size. The bridge decodes, doubles the image by Lanczos and encodes it again. Pass 2 samples
-at twice the size in overlapping windows, and after each step puts the noised first-pass latents back wherever the label
-holds a large component, so that it redraws the small objects only. Source: DGInStyle (arXiv 2312.03048),
+Pass 1 samples at the label's size. The bridge decodes, doubles the image by Lanczos and encodes it again. Pass 2
+samples at twice the size in overlapping windows, and after each step puts the noised first-pass latents back wherever
+the label holds a large component, so that it redraws the small objects only. Source: DGInStyle (arXiv 2312.03048),
 controlnet/pipeline_refine.py, demo.py, gen_datasets.py.
 
 Images of one size progress in lockstep; a batch of the denoiser is filled with windows, guidance halves and images. The
@@ -31,7 +31,7 @@ Fuse = Callable[[int, Tensor], Tensor]
 
 @dataclass(frozen=True)
 class SceneRequest:
-    """``label`` uint8 [H, W] of train ids (255 = ignore), H and W multiples of the VAE factor; ``seed`` of its noise."""
+    """``label`` uint8 [H, W] of train ids (255 = ignore), H and W multiples of the VAE factor; ``seed`` of the noise."""
 
     label: np.ndarray
     prompt: str
@@ -257,7 +257,7 @@ class _Run:
         return lambda latents, timestep: whole(latents, timestep, text, condition)
 
     def conditions(self, scene: _Scene, windows: Windows, rescale: int) -> Tensor:
-        """Condition embedding of every window, [len(windows), C, th, tw]: of the window's own crop, not of the whole."""
+        """Condition embedding of every window, [len(windows), C, th, tw], each computed from the window's own crop."""
         factor = self.pipeline.vae_factor
         label = torch.from_numpy(np.array(scene.request.label)).to(self.pipeline.device)
         label = label.repeat_interleave(rescale, 0).repeat_interleave(rescale, 1)

@@ -19,6 +19,7 @@ from dgkit.errors import ModelError, UsageError
 SOLVERS = ("ddim", "dpm++2m")
 SPACINGS = ("leading", "trailing", "linspace")
 PREDICTIONS = ("epsilon", "v_prediction")
+FEW_STEPS = 15  # diffusers' lower_order_final: below, the last multistep step is first order, for stability
 
 
 @dataclass(frozen=True)
@@ -62,12 +63,14 @@ class Schedule:
         return here.signal * latents - here.noise * prediction, here.signal * prediction + here.noise * latents
 
     def _multistep(self, index: int, latents: Tensor, clean: Tensor, last: Tensor | None) -> Tensor:
-        """DPM-Solver++(2M), Lu et al. 2022, algorithm 2; first order at both ends of the schedule."""
+        """DPM-Solver++(2M), Lu et al. 2022, algorithm 2; first order at the start, and at the end as diffusers does."""
         here, target = self.levels[index], self.reached[index]
         step = _log_snr(target) - _log_snr(here)
         scale = target.signal * math.expm1(-step)
         result = (target.noise / here.noise) * latents - scale * clean
-        if last is None or target.noise == 0.0:
+        steps = len(self.timesteps)
+        final = index == steps - 1 and (steps < FEW_STEPS or target.noise == 0.0)
+        if last is None or final:
             return result
         ratio = (_log_snr(here) - _log_snr(self.levels[index - 1])) / step
         return result - (0.5 * scale / ratio) * (clean - last)

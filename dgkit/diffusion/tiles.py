@@ -1,8 +1,8 @@
 """Windows over a latent canvas: where they lie, cutting them out, and averaging what comes back.
 
-The published code counts windows by floor division and leaves the right and bottom remainder of some sizes in no window
-(DGInStyle, tools/refine.py). Here the last window of each axis is clamped to the border, which changes nothing where the
-stride divides the remainder and covers every cell everywhere else.
+The published code counts windows by floor division and leaves the right and bottom remainder of some sizes in no
+window (DGInStyle, tools/refine.py). Here the last window of each axis is clamped to the border, which changes nothing
+where the stride divides the remainder and covers every cell everywhere else.
 """
 
 from dataclasses import dataclass

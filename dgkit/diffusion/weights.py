@@ -145,9 +145,8 @@ def check_keys(found: Mapping[str, tuple[int, ...]], module: nn.Module, folder: 
         raise ModelError(f"the weights in {folder} do not fit its config.json: {text}")
     for key, shape in expected.items():
         if found[key] != shape:
-            raise ModelError(
-                f"the weights in {folder} do not fit its config.json: {key} is {list(found[key])}, expected {list(shape)}"
-            )
+            sizes = f"{key} is {list(found[key])}, expected {list(shape)}"
+            raise ModelError(f"the weights in {folder} do not fit its config.json: {sizes}")
 
 
 def _construct(part: str, config: Mapping[str, Any]) -> nn.Module:
@@ -172,7 +171,7 @@ def _open(path: Path) -> Any:
 
 def _keys(file: Any, part: str) -> list[str]:
     """Tensor names, without CLIP's position ids, which older files hold and newer classes compute."""
-    return [key for key in file.keys() if not (part == "text_encoder" and key.endswith("position_ids"))]  # noqa: SIM118
+    return [key for key in file.keys() if not (part == "text_encoder" and key.endswith("position_ids"))]
 
 
 def _modern(key: str, part: str) -> str:

@@ -1,0 +1,53 @@
+"""ONNX Runtime on the CPU, fp32, from a cached export of each network."""
+
+import os
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from dgkit.engines.base import Network, Runner
+from dgkit.engines.export import export_network
+from dgkit.errors import EngineError, UsageError
+from dgkit.optional import require
+
+
+class OrtRunner(Runner):
+    """Exports on first use, then runs the ONNX file. Outputs are fresh fp32 tensors on the CPU."""
+
+    def __init__(self, network: Network, device: str = "cpu", dtype: str = "fp32") -> None:
+        super().__init__(network, device, dtype)
+        if self.device.type != "cpu" or dtype != "fp32":
+            raise UsageError(
+                f"engine 'ort' runs on the CPU in fp32; asked for {device} in {dtype}",
+                "use --engine torch, or --device cpu --dtype fp32",
+            )
+        self._session: Any = None
+
+    def _open(self) -> None:
+        runtime = require("onnxruntime", "cpu")
+        path = export_network(self.network)
+        options = runtime.SessionOptions()
+        options.intra_op_num_threads = min(torch.get_num_threads(), len(os.sched_getaffinity(0)))
+        options.log_severity_level = 3
+        try:
+            self._session = runtime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+        except Exception as error:  # ONNX Runtime raises its own unrelated classes
+            raise EngineError(f"{path} cannot be opened: {error}", f"remove {path.parent} and try again") from error
+
+    def _run(self, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+        feed = {name: np.ascontiguousarray(_numpy(tensor)) for name, tensor in tensors.items()}
+        names = [spec.name for spec in self.spec.outputs]
+        try:
+            values = self._session.run(names, feed)
+        except Exception as error:  # see above
+            raise EngineError(f"{self}: {error}") from error
+        return {name: torch.from_numpy(value) for name, value in zip(names, values, strict=True)}
+
+    def _close(self) -> None:
+        self._session = None
+
+
+def _numpy(tensor: Tensor) -> np.ndarray:
+    return tensor.detach().to("cpu", torch.float32 if tensor.is_floating_point() else None).numpy()

@@ -1,0 +1,111 @@
+"""The two-pass sampler against outputs of the published code on a tiny random model (tests/golden/README.md)."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from dgkit.diffusion.fusion import large_components
+from dgkit.diffusion.images import resize
+from dgkit.diffusion.loading import load_pipeline
+from dgkit.diffusion.pipeline import Pipeline
+from dgkit.diffusion.presets import PRESETS
+from dgkit.diffusion.sampler import SceneRequest, _Run, _Scene, sample
+
+pytestmark = [pytest.mark.parity, pytest.mark.golden]
+GOLDEN = Path(__file__).parents[1] / "golden"
+
+
+class Golden:
+    """One golden file, the preset it was made with, and noise drawn from one generator in the published order."""
+
+    def __init__(self, name: str) -> None:
+        with np.load(GOLDEN / f"official_{name}.npz") as arrays:
+            self.arrays = {key: arrays[key] for key in arrays}
+        self.meta = json.loads(str(self.arrays["meta"]))
+        self.preset = replace(
+            PRESETS["official"],
+            steps=self.meta["steps"],
+            stride=self.meta["stride"] / 64,
+            large_area=self.meta["large_area"],
+            guidance_scale=self.meta["guidance_scale"],
+            rescale=self.meta["rescale"],
+        )
+        self.request = SceneRequest(self.arrays["label_crop"], self.meta["prompt"], self.meta["seed"])
+        self.generator = torch.Generator().manual_seed(self.meta["seed"])
+
+    def noise(self, seed: int, purpose: str, shape: tuple[int, ...]) -> torch.Tensor:
+        return torch.randn(shape, generator=self.generator)
+
+    def error(self, name: str, value: torch.Tensor) -> float:
+        error = float(np.abs(value.numpy() - self.arrays[name]).max())
+        print(f"{name}: largest error {error:.2g}")
+        return error
+
+    def levels(self, image: np.ndarray) -> int:
+        difference = np.abs(image.astype(int) - self.arrays["final_image"])
+        print(f"final_image: at most {difference.max()} level(s), on {(difference > 0).mean():.2%} of the values")
+        return int(difference.max())
+
+
+@pytest.fixture(scope="module")
+def pipeline() -> Iterator[Pipeline]:
+    with load_pipeline(GOLDEN / "tiny-sd") as opened:
+        yield opened
+
+
+@pytest.mark.parametrize("name", ["a", "b"])
+def test_large_components(name: str) -> None:
+    golden = Golden(name)
+    mask = large_components(golden.request.label, golden.preset.large_area)
+    assert np.array_equal(mask, golden.arrays["large_mask"].astype(bool))
+    assert 0 < mask.sum() < mask.size
+
+
+@pytest.mark.parametrize("name", ["a", "b"])
+def test_each_pass(pipeline: Pipeline, name: str) -> None:
+    """Every stage starts from the golden result of the stage before, so that each error is its own."""
+    golden = Golden(name)
+    run = _Run(pipeline, golden.preset, batch=16, noise=golden.noise)
+    with torch.inference_mode():
+        scene = _Scene(golden.request, *run.texts([golden.request])[golden.request.prompt])
+        first = run.first_pass([scene], lambda samples: None)
+        scene.low = run.finish(scene, next(run.decode(first)))
+        upsampled = run.bridge(scene)
+        scene.upsampled = torch.from_numpy(golden.arrays["upsampled_latents"])
+        second = run.second_pass([scene], lambda samples: None)
+        image = resize(run.finish(scene, next(run.decode(second))), 512, 512)
+    assert not scene.shortened and scene.finite
+    assert golden.error("pass1_latents", first) < 1e-4
+    assert golden.error("upsampled_latents", upsampled) < 5e-3
+    assert golden.error("pass2_latents", second) < 1e-4
+    assert golden.levels(image) <= 1
+
+
+@pytest.mark.parametrize("name", ["a", pytest.param("b", marks=pytest.mark.slow)])
+def test_end_to_end(pipeline: Pipeline, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    golden = Golden(name)
+    decoded: list[torch.Tensor] = []
+    counted: list[tuple[int, int]] = []
+    decode = pipeline.decode
+    monkeypatch.setattr(pipeline, "decode", lambda latents: (decoded.append(latents), decode(latents))[1])
+    result = sample(
+        pipeline,
+        [golden.request],
+        golden.preset,
+        batch=16,
+        noise=golden.noise,
+        progress=lambda done, total: counted.append((done, total)),
+    )[0]
+    assert golden.error("pass2_latents", decoded[-1]) < 2e-2
+    assert golden.levels(result.image) <= 1
+    assert result.high_res is not None and result.high_res.shape == (1024, 1024, 3)
+    assert not result.retried
+    windows = 1 + (64 // golden.meta["stride"] + 1) ** 2
+    assert counted[-1] == (2 * windows * golden.meta["steps"],) * 2
