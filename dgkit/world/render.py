@@ -34,7 +34,7 @@ def render(role: str, seed: int, index: int, *, height: int = 256, width: int = 
     The same (role, seed, index) at another size is the same scene at another resolution.
     Raises UsageError for an unknown role or style, a negative seed or index, or a size below 32.
     """
-    _check(role, seed, index, height, width, style)
+    check(role, seed, index, height, width, style)
     recipe = ROLES[role]
     key = zlib.crc32(role.encode())
     town = layout.compose(np.random.default_rng([seed, index, _LAYOUT, key]), recipe)
@@ -58,7 +58,8 @@ def _draw_style(rng: np.random.Generator, styles: tuple[tuple[str, float], ...])
     return str(names[int(rng.choice(len(names), p=np.array(odds)))])
 
 
-def _check(role: str, seed: int, index: int, height: int, width: int, style: str | None) -> None:
+def check(role: str, seed: int, index: int, height: int, width: int, style: str | None = None) -> None:
+    """Raise UsageError for arguments that :func:`render` does not take."""
     if role not in ROLES:
         raise UsageError(f"unknown role {role!r}; allowed: {', '.join(ROLES)}", "use --role source or --role prior")
     if style is not None and style not in (*STYLES, PLAIN_STYLE):

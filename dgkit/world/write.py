@@ -13,7 +13,7 @@ from PIL.PngImagePlugin import PngInfo
 
 from dgkit.errors import OutputError, UsageError
 from dgkit.labels import ENCODINGS, PALETTE
-from dgkit.world.render import render
+from dgkit.world.render import check, render
 from dgkit.world.roles import ROLES
 
 SETTINGS = "world.json"
@@ -39,8 +39,7 @@ def write_role(
     on ``workers``. A folder of the same settings is continued: pictures that are there are not drawn again.
     Raises UsageError for wrong arguments, OutputError when ``out`` holds something else.
     """
-    if role not in ROLES:
-        raise UsageError(f"unknown role {role!r}; allowed: {', '.join(ROLES)}", "use --role source or --role prior")
+    check(role, seed, 0, height, width)
     if count < 1 or workers < 1:
         raise UsageError(f"count {count} and workers {workers} must be at least 1", "use --count 100 --workers 2")
     out = Path(out)
@@ -82,7 +81,7 @@ def _claim(out: Path, settings: dict[str, object]) -> None:
             if found.get(key) != value:
                 raise OutputError(
                     f"{out} was written with {key} {found.get(key)!r}, not {value!r}",
-                    "choose another --out or remove the folder",
+                    "choose another folder or remove this one",
                 )
     elif out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise OutputError(f"{out} exists, is not empty and holds no {SETTINGS}", "choose an empty or new folder")
@@ -91,7 +90,7 @@ def _claim(out: Path, settings: dict[str, object]) -> None:
             (out / name).mkdir(parents=True, exist_ok=True)
         _atomic(path, (json.dumps(settings) + "\n").encode())
     except OSError as error:
-        raise OutputError(f"cannot write to {out}: {error.strerror}", "choose another --out") from error
+        raise OutputError(f"cannot write to {out}: {error.strerror}", "choose another folder") from error
 
 
 def _image_path(job: _Job) -> Path:

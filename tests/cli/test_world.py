@@ -1,0 +1,26 @@
+"""``dgkit world``: writes a set, tells it as JSON, refuses another one in two lines."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from dgkit.cli.app import main
+
+
+def test_world_writes_and_refuses(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    out = tmp_path / "city"
+    command = ["world", str(out), "--count", "2", "--height", "48", "--width", "96", "--workers", "1", "--json"]
+    assert main(command) == 0
+    assert json.loads(capsys.readouterr().out)["count"] == 2
+    assert len(list((out / "images").iterdir())) == len(list((out / "labels").iterdir())) == 2
+    assert main([*command, "--seed", "4"]) == 1
+    told = capsys.readouterr().err
+    assert "seed 0, not 4" in told and "hint:" in told and "Traceback" not in told
+
+
+def test_world_explains_a_wrong_role(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["world", str(tmp_path / "city"), "--role", "moon"]) == 2
+    assert "source, prior" in capsys.readouterr().err
