@@ -12,6 +12,7 @@ from dgkit.world.gbuffer import Buffers, average, noise_tile, sample
 from dgkit.world.look import Look
 from dgkit.world.weather import SNOW, lens, precipitation, reflect, snow_ground
 
+_BRIGHTEST = 0.52  # lamplight saturates here, so that a near lamp does not turn night into day
 _GAIN = {ROAD: 0.07, PAVING: 0.06, GRASS: 0.16, BRICK: 0.07, PLASTER: 0.05, FOLIAGE: 0.2, GLASS: 0.0, MARKING: 0.05}
 
 
@@ -136,7 +137,7 @@ def _night_light(b: Buffers, look: Look) -> np.ndarray:
     )
     pool += 1.0 * beam[..., None] * np.array((1.0, 0.96, 0.86), np.float32)
     big = cv2.resize(pool, (b.label.shape[1], b.label.shape[0]), interpolation=cv2.INTER_LINEAR)
-    return light + big
+    return light + _BRIGHTEST * (1 - np.exp(-big / _BRIGHTEST))
 
 
 def _sky(b: Buffers, look: Look) -> np.ndarray:
