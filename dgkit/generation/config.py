@@ -9,7 +9,7 @@ from pydantic import BeforeValidator, Field, model_validator
 from dgkit.config import Config
 from dgkit.errors import UsageError
 
-DEFAULT_WORLD = 64  # scenes of the procedural city drawn where no source is given
+DEFAULT_WORLD = 64  # scenes of the procedural city where no source of label maps is given
 
 
 def _parse_size(value: Any) -> Any:
@@ -31,7 +31,7 @@ class GenerateConfig(Config):
 
     labels: Path | None = Field(None, description="folder of label maps")
     dataset: str | None = Field(None, description="labelled data set as NAME=DIR, such as gta=data/gta")
-    world: int | None = Field(None, ge=1, le=1_000_000, description="number of procedural city scenes used as source")
+    world: int | None = Field(None, ge=1, le=1_000_000, description="scenes of the procedural city; the source if no other is given")
     encoding: str | None = Field(None, description="id system of the label maps; None: the one of the layout")
     split: str | None = Field(None, description="split of the data set; None: the one of the layout")
     count: int = Field(16, ge=1, le=10_000_000, description="images to have in the folder at the end")

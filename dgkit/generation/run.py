@@ -11,7 +11,7 @@ from dgkit.config import load_config
 from dgkit.data.crops import CropRules
 from dgkit.data.prompts import STYLE_MIXES, StyleMix, load_style_mix
 from dgkit.errors import DgkitError, EngineError, InputError, UsageError
-from dgkit.generation.config import GenerateConfig
+from dgkit.generation.config import DEFAULT_WORLD, GenerateConfig
 from dgkit.generation.jobs import JobPlan, make_job
 from dgkit.generation.records import GenerateResult
 from dgkit.generation.sources import index_files, index_world, open_files
@@ -116,6 +116,8 @@ def _settings(config: GenerateConfig | None, settings: dict[str, Any]) -> Genera
 def _resolve_places(config: GenerateConfig) -> GenerateConfig:
     """Make the settings mean the same from any directory: they are written beside the images."""
     changes: dict[str, Any] = {}
+    if config.labels is None and config.dataset is None:
+        changes["world"] = config.world or DEFAULT_WORLD
     if config.labels is not None:
         changes["labels"] = config.labels.expanduser().absolute()
     if config.dataset is not None and "=" in config.dataset:
