@@ -12,7 +12,7 @@ from dgkit.world.gbuffer import Buffers, average, noise_tile, sample
 from dgkit.world.look import Look
 from dgkit.world.weather import SNOW, lens, precipitation, reflect, snow_ground
 
-_BRIGHTEST = 0.52  # lamplight saturates here, so that a near lamp does not turn night into day
+_BRIGHTEST = 0.44  # lamplight saturates here, so that a near lamp does not turn night into day
 _GAIN = {ROAD: 0.07, PAVING: 0.06, GRASS: 0.16, BRICK: 0.07, PLASTER: 0.05, FOLIAGE: 0.2, GLASS: 0.0, MARKING: 0.05}
 
 

@@ -63,7 +63,8 @@ def test_styles_look_like_their_words() -> None:
     top, bottom = slice(0, 16), slice(70, 96)
     for index in range(4):
         of = {style: render("prior", 9, index, style=style, **SMALL) for style in (*STYLES, "none")}
-        assert all(of["night"].image.mean() < 0.6 * of[style].image.mean() for style in of if style != "night")
+        for style in {*of} - {"night"}:
+            assert of["night"].image.mean() < (0.9 if style == "rainy" else 0.6) * of[style].image.mean()
         assert mean(of["snowy"], bottom) > 1.15 * mean(of["rainy"], bottom)
         road = of["snowy"].label == 0
         assert of["snowy"].image[road].mean() > of["rainy"].image[road].mean() + 25
