@@ -44,6 +44,8 @@ class Canvas:
         self.casters: list[tuple[list[Point], float]] = []  # footprint on the ground, height in metres
         self.contacts: list[list[Point]] = []  # footprints that darken the ground in every light
         self.lamps: list[tuple[Point, RGB, float]] = []  # position, colour, radius in metres
+        self._turn = camera.rotation().T.copy()
+        self._stand = np.array([camera.x, camera.y, 0.0])
         self._cy, self._sy = cos(camera.yaw), sin(camera.yaw)
         self._cp, self._sp = cos(camera.pitch), sin(camera.pitch)
         self._f = camera.focal * height * oversample
@@ -124,20 +126,20 @@ class Canvas:
         """Draw coplanar quads float [N, 4, 3] (metres) as one surface; those crossing the near plane are left out."""
         if len(corners) == 0:
             return
-        pts = (corners - np.array([self.camera.x, self.camera.y, 0.0])) @ self.camera.rotation().T
-        pts = pts[(pts[..., 2] > NEAR).all(1)]
-        if len(pts) == 0:
-            return
-        x = self._cx + self._f * pts[..., 0] / pts[..., 2]
-        y = self._cyp - self._f * pts[..., 1] / pts[..., 2]
+        pts = (corners - self._stand) @ self._turn
+        front = pts[..., 2].min(1) > NEAR
+        if not front.all():
+            pts = pts[front]
+            if len(pts) == 0:
+                return
+        scale = self._f / pts[..., 2]
+        x, y = self._cx + scale * pts[..., 0], self._cyp - scale * pts[..., 1]
         seen = (x.max(1) > 0) & (x.min(1) < self.ids.shape[1]) & (y.max(1) > 0) & (y.min(1) < self.ids.shape[0])
         if not seen.any():
             return
         facing, plane, _ = self.plane_of([tuple(p) for p in corners[0].tolist()])
         number = self.surface(label, rgb, facing, plane, emit, snow, mat)
-        pixels = np.clip(np.stack([x, y], -1)[seen], -_LIMIT, _LIMIT)
-        whole = np.rint(pixels * _SCALE).astype(np.int32)
-        cv2.fillPoly(self.ids, list(whole), number, cv2.LINE_8, _SHIFT)
+        cv2.fillPoly(self.ids, list(_whole(x[seen], y[seen])), number, cv2.LINE_8, _SHIFT)
 
     def leaves(
         self, corners: np.ndarray, label: int, rgb: np.ndarray, normals: np.ndarray, snow: np.ndarray, mat: int
@@ -155,12 +157,12 @@ class Canvas:
 
     def _project(self, corners: np.ndarray) -> np.ndarray | None:
         """Outlines int32 [N, M, 2] of polygons wholly in front of the camera, else None."""
-        pts = (corners - np.array([self.camera.x, self.camera.y, 0.0])) @ self.camera.rotation().T
+        pts = (corners - self._stand) @ self._turn
         if pts[..., 2].min() <= NEAR:
             return None
         x = self._cx + self._f * pts[..., 0] / pts[..., 2]
         y = self._cyp - self._f * pts[..., 1] / pts[..., 2]
-        return np.rint(np.clip(np.stack([x, y], -1), -_LIMIT, _LIMIT) * _SCALE).astype(np.int32)
+        return _whole(x, y)
 
     def fill_mask(self, mask: np.ndarray, points: Sequence[Point], value: int) -> None:
         """Fill a ground polygon into a uint8 mask of the oversampled size (shadows)."""
@@ -189,9 +191,23 @@ class Canvas:
         f, mx, my = self._f, self._cx, self._cyp
         xs = [mx + f * p[0] / p[2] for p in seen]
         ys = [my - f * p[1] / p[2] for p in seen]
-        if max(xs) < 0 or min(xs) > self.ids.shape[1] or max(ys) < 0 or min(ys) > self.ids.shape[0]:
+        left, right, top, bottom = min(xs), max(xs), min(ys), max(ys)
+        if right < 0 or left > self.ids.shape[1] or bottom < 0 or top > self.ids.shape[0]:
             return None
-        return np.rint(np.clip(np.array([xs, ys]).T, -_LIMIT, _LIMIT) * _SCALE).astype(np.int32)
+        if left < -_LIMIT or right > _LIMIT or top < -_LIMIT or bottom > _LIMIT:
+            xs = [min(max(x, -_LIMIT), _LIMIT) for x in xs]
+            ys = [min(max(y, -_LIMIT), _LIMIT) for y in ys]
+        flat = [[round(x * _SCALE), round(y * _SCALE)] for x, y in zip(xs, ys, strict=True)]
+        return np.array(flat, np.int32)
+
+
+def _whole(x: np.ndarray, y: np.ndarray) -> np.ndarray:
+    """Fixed-point vertices int32 [..., 2] of pixel coordinates."""
+    out = np.empty((*x.shape, 2))
+    out[..., 0], out[..., 1] = x, y
+    out *= _SCALE
+    np.minimum(np.maximum(out, -_LIMIT * _SCALE, out=out), _LIMIT * _SCALE, out=out)
+    return np.rint(out, out=out).astype(np.int32)
 
 
 def _clip_near(points: list[Point]) -> list[Point]:

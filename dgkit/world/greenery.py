@@ -43,7 +43,7 @@ def _cones(canvas: Canvas, frame: Frame, leaf: RGB, height: float) -> None:
 def crown(canvas: Canvas, frame: Frame, rng: np.random.Generator, leaf: RGB, at: Flat, a: float, b: float) -> None:
     """Overlapping leaf masses in an ellipse of half axes (a, b): dark below and behind, light above and in front."""
     size = canvas.pixels_per_metre(frame.origin[2]) * a * frame.scale
-    count, n = int(np.clip(size * 0.8, 8, _MASSES)), 13 if size > 10 else 8
+    count, n = max(8, min(_MASSES, int(size * 0.8))), 13 if size > 10 else 8
     angle, dist = rng.uniform(0, 2 * pi, _MASSES), np.sqrt(rng.uniform(0, 1, _MASSES))
     radius, jitter = rng.uniform(0.28, 0.46, _MASSES), rng.uniform(0.9, 1.08, (_MASSES, 13))[:, :n]
     tint = rng.uniform(-0.06, 0.06, _MASSES)
