@@ -28,13 +28,9 @@ def noise_tile(seed: int, finest: int = 4) -> np.ndarray:
 
 
 def sample(tile: np.ndarray, x: np.ndarray, y: np.ndarray) -> np.ndarray:
-    return cv2.remap(
-        tile,
-        (x % _TILE).astype(np.float32),
-        (y % _TILE).astype(np.float32),
-        cv2.INTER_LINEAR,
-        borderMode=cv2.BORDER_WRAP,
-    )
+    """The tile, repeated without end, at coordinates float [H, W] in cells."""
+    x, y = x.astype(np.float32, copy=False), y.astype(np.float32, copy=False)
+    return cv2.remap(tile, x, y, cv2.INTER_LINEAR, borderMode=cv2.BORDER_WRAP)
 
 
 class Buffers:
@@ -44,17 +40,17 @@ class Buffers:
         k = canvas.oversample
         self.canvas, self.road = canvas, road
         self.ids = canvas.ids[k // 2 :: k, k // 2 :: k]
-        self.label = np.array(canvas.labels, np.uint8)[self.ids]
+        self.label = np.take(np.array(canvas.labels, np.uint8), self.ids)
         self.rays = canvas.camera.rays(canvas.height, canvas.width)
         planes = np.array(canvas.planes, np.float32)
-        inverse = np.einsum("hwc,hwc->hw", planes[self.ids], self.rays)
+        inverse = sum(np.take(planes[:, k], self.ids) * self.rays[..., k] for k in range(3))
         self.sky = self.ids == 0
         self.depth = np.where(self.sky, 2000.0, 1.0 / np.clip(inverse, 1 / 1500.0, 4.0)).astype(np.float32)
         self.x = canvas.camera.x + self.rays[..., 0] * self.depth
         self.y = canvas.camera.y + self.rays[..., 1] * self.depth
         self.z = self.rays[..., 2] * self.depth
         extras = np.array(canvas.extras, np.float32)
-        self.material = extras[:, 1].astype(np.uint8)[self.ids]
+        self.material = np.take(extras[:, 1].astype(np.uint8), self.ids)
         self.ground = np.isin(self.label, GROUND)
         z = np.clip(self.z, 0, 130.0)
         self.lateral = self.x - road.bend * z * (2 * np.maximum(self.z, 0) - z)
@@ -63,7 +59,7 @@ class Buffers:
 
 def average(canvas: Canvas, table: np.ndarray) -> np.ndarray:
     """Look a uint8 [N, 4] table up for every sample and average the samples of a pixel."""
-    picked = table.view(np.uint32).ravel()[canvas.ids].view(np.uint8).reshape(*canvas.ids.shape, 4)
+    picked = np.take(table.view(np.uint32).ravel(), canvas.ids).view(np.uint8).reshape(*canvas.ids.shape, 4)
     if canvas.oversample == 1:
         return picked.astype(np.float32)
     small = cv2.resize(picked, (canvas.width, canvas.height), interpolation=cv2.INTER_AREA)

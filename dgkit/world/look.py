@@ -192,7 +192,7 @@ def _night(rng: np.random.Generator) -> dict[str, Any]:
     return {
         "sun": _sun(rng, 0.6, 1.2),
         "direct": (0.02 * k, 0.025 * k, 0.035 * k),
-        "ambient": (0.1 * k, 0.11 * k, 0.17 * k),
+        "ambient": (0.14 * k, 0.15 * k, 0.21 * k),
         "zenith": (4, 6, 16),
         "horizon": (22 * k, 22 * k, 36 * k),
         "haze": (14, 15, 26),

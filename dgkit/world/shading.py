@@ -12,7 +12,7 @@ from dgkit.world.gbuffer import Buffers, average, noise_tile, sample
 from dgkit.world.look import Look
 from dgkit.world.weather import SNOW, lens, precipitation, reflect, snow_ground
 
-_BRIGHTEST = 0.44  # lamplight saturates here, so that a near lamp does not turn night into day
+_BRIGHTEST = 0.5  # lamplight saturates here, so that a near lamp does not turn night into day
 _GAIN = {ROAD: 0.07, PAVING: 0.06, GRASS: 0.16, BRICK: 0.07, PLASTER: 0.05, FOLIAGE: 0.2, GLASS: 0.0, MARKING: 0.05}
 
 
@@ -21,18 +21,20 @@ def shade(buffers: Buffers, look: Look) -> np.ndarray:
     canvas = buffers.canvas
     colour = average(canvas, _table(canvas, look))
     alpha = colour[..., 3:] / 255.0
-    image = colour[..., :3] * _texture(buffers, look)[..., None]
-    if look.snow > 0:
-        image = snow_ground(buffers, look, image)
+    light = _shadow(buffers, look)
     if look.wet > 0:
-        image = image * np.where(buffers.ground, 1 - 0.42 * look.wet, 1 - 0.12 * look.wet)[..., None]
-    image *= _shadow(buffers, look)[..., None]
+        light *= np.where(buffers.ground, np.float32(1 - 0.42 * look.wet), np.float32(1 - 0.12 * look.wet))
+    if look.snow > 0:
+        image = snow_ground(buffers, look, colour[..., :3] * _texture(buffers, look)[..., None])
+        image *= light[..., None]
+    else:
+        image = colour[..., :3] * (_texture(buffers, look) * light)[..., None]
     if look.night:
         image *= _night_light(buffers, look)
-    clear = np.exp(-buffers.depth / look.sight).astype(np.float32)[..., None]
-    haze = np.array(look.haze, np.float32)
-    image = image * clear + haze * (1 - clear) * (1 - alpha)
-    image = image + _sky(buffers, look) * alpha
+    clear = np.exp(buffers.depth * np.float32(-1 / look.sight))[..., None]
+    image *= clear
+    image += ((1 - clear) * (1 - alpha)) * np.array(look.haze, np.float32)
+    image += _sky(buffers, look) * alpha
     glow = None
     if look.emission > 0:
         image, glow = _emit(buffers, look, image, clear)

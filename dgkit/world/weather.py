@@ -61,25 +61,29 @@ def precipitation(b: Buffers, look: Look, image: np.ndarray) -> np.ndarray:
             length = (6 + 14 * n) * unit
             q = (int(p[0] + slant * length), int(p[1] + length))
             cv2.line(layer, p, q, int(50 + 90 * a), max(1, round(unit)), cv2.LINE_AA)
-        return (
-            image + (np.array((196, 206, 218), np.float32) - image) * (layer.astype(np.float32) / 255 * 0.6)[..., None]
-        )
+        drops = np.array((196, 206, 218), np.float32)
+        return image + (drops - image) * (layer.astype(np.float32) * (0.6 / 255))[..., None]
     return image
 
 
 def lens(image: np.ndarray, look: Look) -> np.ndarray:
-    """Exposure, colour, slight blur and sensor noise."""
-    image = image * (look.exposure * np.array(look.tint, np.float32))
-    grey = image.mean(2, keepdims=True)
-    image = grey + (image - grey) * look.saturation
-    if not look.night:
-        middle = 118.0 * look.exposure
-        image = middle + (image - middle) * look.contrast
-    image = cv2.GaussianBlur(image.astype(np.float32), (0, 0), 0.45 * image.shape[0] / 256)
-    knee = np.where(image > 225, 225 + 30 * np.tanh((image - 225) / 60), image)
+    """Exposure, colour, slight blur, sensor noise and a soft shoulder below white; uint8 [H, W, 3]."""
+    h, w = image.shape[:2]
+    contrast = 1.0 if look.night else look.contrast
+    grey = np.full((3, 3), (1 - look.saturation) / 3) + np.eye(3) * look.saturation
+    mixing = contrast * grey * (look.exposure * np.array(look.tint))
+    lift = np.full((3, 1), 118.0 * look.exposure * (1 - contrast))
+    image = cv2.transform(image.astype(np.float32, copy=False), np.hstack([mixing, lift]).astype(np.float32))
+    image = cv2.GaussianBlur(image, (0, 0), 0.45 * h / 256)
     if look.noise > 0:
         rng = np.random.default_rng(look.seed + 1)
-        tile = rng.standard_normal((128, 128, 1), dtype=np.float32)
-        reps = (image.shape[0] // 128 + 1, image.shape[1] // 128 + 1, 1)
-        knee = knee + np.tile(tile, reps)[: image.shape[0], : image.shape[1]] * look.noise
-    return np.clip(np.rint(knee), 0, 255).astype(np.uint8)
+        image += rng.standard_normal((h, w, 1), dtype=np.float32) * np.float32(look.noise)
+    return np.take(_SHOULDER, np.clip(image + 0.5, 0, 511).astype(np.uint16))
+
+
+def _shoulder() -> np.ndarray:
+    level = np.arange(512.0)
+    return np.rint(np.where(level > 225, 225 + 30 * np.tanh((level - 225) / 60), level)).astype(np.uint8)
+
+
+_SHOULDER = _shoulder()
