@@ -25,7 +25,7 @@ _SHIFT = 4  # fractional bits of polygon vertices
 _SCALE = 1 << _SHIFT
 _LIMIT = 1 << 22  # pixels; vertices farther out are clamped so that they fit in 32 bits
 
-cv2.setNumThreads(1)
+cv2.setNumThreads(1)  # scenes are drawn by several processes; OpenCV's own threads would only get in their way
 
 
 class Canvas:

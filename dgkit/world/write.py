@@ -1,12 +1,13 @@
 """Write a role to disk: a GTA5-like labelled set, or a captioned Hugging Face ImageFolder."""
 
 import json
-import multiprocessing
 import os
 from collections.abc import Callable, Iterator
+from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from multiprocessing import get_context
 from pathlib import Path
 
-import cv2
 import numpy as np
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
@@ -49,10 +50,17 @@ def write_role(
     done = count - len(todo)
     if progress:
         progress(done)
-    for _ in _run(todo, min(workers, max(1, len(todo)))):
-        done += 1
-        if progress:
-            progress(done)
+    try:
+        for _ in _run(todo, min(workers, max(1, len(todo)))):
+            done += 1
+            if progress:
+                progress(done)
+    except BrokenProcessPool as error:
+        hint = "the same command continues; with --workers 1 it needs the least memory"
+        raise OutputError(f"a drawing process was killed after {done} of {count} scenes", hint) from error
+    except OSError as error:
+        hint = "make room or choose another folder; the same command continues"
+        raise OutputError(f"cannot write to {out}: {error.strerror}", hint) from error
     if not ROLES[role].labelled:
         _atomic(out / "metadata.jsonl", "".join(map(_line, jobs)).encode())
 
@@ -61,12 +69,12 @@ def _run(jobs: list[_Job], workers: int) -> Iterator[int]:
     if workers <= 1:
         yield from map(_one, jobs)
         return
-    with multiprocessing.get_context("spawn").Pool(workers, _start) as pool:
-        yield from pool.imap_unordered(_one, jobs, chunksize=4)
-
-
-def _start() -> None:
-    cv2.setNumThreads(1)
+    with ProcessPoolExecutor(workers, get_context("spawn")) as pool:
+        try:
+            yield from pool.map(_one, jobs, chunksize=4)
+        except BaseException:
+            pool.shutdown(wait=False, cancel_futures=True)
+            raise
 
 
 def _claim(out: Path, settings: dict[str, object]) -> None:

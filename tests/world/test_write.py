@@ -101,3 +101,16 @@ def test_wrong_arguments_write_nothing(tmp_path: Path, change: dict[str, object]
     with pytest.raises(UsageError, match=word):
         write_role(tmp_path / "out", **arguments)  # type: ignore[arg-type]
     assert not (tmp_path / "out").exists()
+
+
+def test_a_full_disk_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_: object, **__: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    write_role(tmp_path, "source", 1, 0, workers=1, **SMALL)
+    monkeypatch.setattr(Image.Image, "save", full)
+    with pytest.raises(OutputError, match="No space left"):
+        write_role(tmp_path, "source", 2, 0, workers=1, **SMALL)
+    monkeypatch.undo()
+    write_role(tmp_path, "source", 2, 0, workers=1, **SMALL)
+    assert len(list((tmp_path / "labels").iterdir())) == 2
