@@ -2,6 +2,7 @@
 
 import json
 import os
+import signal
 from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
@@ -56,7 +57,7 @@ def write_role(
             if progress:
                 progress(done)
     except BrokenProcessPool as error:
-        hint = "the same command continues; with --workers 1 it needs the least memory"
+        hint = "use --workers 1; a script that asks for more needs an 'if __name__ == \"__main__\":' around its calls"
         raise OutputError(f"a drawing process was killed after {done} of {count} scenes", hint) from error
     except OSError as error:
         hint = "make room or choose another folder; the same command continues"
@@ -69,12 +70,16 @@ def _run(jobs: list[_Job], workers: int) -> Iterator[int]:
     if workers <= 1:
         yield from map(_one, jobs)
         return
-    with ProcessPoolExecutor(workers, get_context("spawn")) as pool:
-        try:
-            yield from pool.map(_one, jobs, chunksize=4)
-        except BaseException:
-            pool.shutdown(wait=False, cancel_futures=True)
-            raise
+    pool = ProcessPoolExecutor(workers, get_context("spawn"), initializer=_leave_interrupts)
+    try:
+        yield from pool.map(_one, jobs, chunksize=4)
+    finally:
+        pool.shutdown(cancel_futures=True)
+
+
+def _leave_interrupts() -> None:
+    """Ctrl-C reaches every process of the terminal; only the main one answers."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
 def _claim(out: Path, settings: dict[str, object]) -> None:
