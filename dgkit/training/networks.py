@@ -7,6 +7,8 @@ from pathlib import Path
 import numpy as np
 import torch
 from diffusers import AutoencoderKL, ControlNetModel, UNet2DConditionModel
+from diffusers.models.resnet import ResnetBlock2D
+from torch import nn
 from transformers import CLIPTextConfig, CLIPTextModel
 
 from dgkit.labels import CLASSES, CONDITION_CHANNELS
@@ -35,9 +37,16 @@ SCHEDULER = {
 }
 
 
+COLOURS, REFERENCE = 3, 3.0  # channels of the colour path; its two constant channels are +-REFERENCE
+PATH = 2 * COLOURS + 2  # +RGB, -RGB, +REFERENCE, -REFERENCE
+
+
 def build_vae(image_size: int) -> AutoencoderKL:
-    """Autoencoder of factor 8 with 8 latent channels; no attention, so that it runs at any size."""
-    return AutoencoderKL(
+    """Autoencoder of factor 8 with 8 latent channels; no attention, so that it runs at any size.
+
+    It starts as a colour pyramid (:func:`start_as_colour_pyramid`) and learns the detail from there.
+    """
+    vae = AutoencoderKL(
         block_out_channels=(16, 48, 64, 96),
         down_block_types=("DownEncoderBlock2D",) * 4,
         up_block_types=("UpDecoderBlock2D",) * 4,
@@ -49,6 +58,51 @@ def build_vae(image_size: int) -> AutoencoderKL:
         scaling_factor=1.0,
         force_upcast=False,
     )
+    start_as_colour_pyramid(vae)
+    return vae
+
+
+@torch.no_grad()
+def start_as_colour_pyramid(vae: AutoencoderKL) -> None:
+    """Set initial weights under which three latents are the mean RGB of their cell and decoding paints them back.
+
+    From default weights a small autoencoder spends its first thousand steps in grey. The first :data:`PATH` channels
+    carry +RGB, -RGB and two constants through every level: residual blocks start as identities, strided convolutions
+    as 2 x 2 means. The constants keep the group norms near a fixed scale, and silu(x) - silu(-x) = x undoes the last
+    non-linearity exactly.
+    """
+    encoder, decoder = vae.encoder, vae.decoder
+    for block in [m for half in (encoder, decoder) for m in half.modules() if isinstance(m, ResnetBlock2D)]:
+        block.conv2.weight.zero_()
+        block.conv2.bias.zero_()
+        if block.conv_shortcut is not None:
+            _pass_through(block.conv_shortcut, [(0, 0)])
+    for down in encoder.down_blocks[:-1]:
+        _pass_through(down.downsamplers[0].conv, [(0, 0), (0, 1), (1, 0), (1, 1)])
+    for up in decoder.up_blocks[:-1]:
+        _pass_through(up.upsamplers[0].conv, [(1, 1)])
+    for conv in (encoder.conv_in, decoder.conv_in):
+        conv.weight[:PATH] = 0
+        conv.bias[:PATH] = torch.tensor([0.0] * (2 * COLOURS) + [REFERENCE, -REFERENCE])
+        for colour in range(COLOURS):
+            conv.weight[colour, colour, 1, 1], conv.weight[COLOURS + colour, colour, 1, 1] = 1, -1
+    for conv in (encoder.conv_out, decoder.conv_out):
+        conv.weight[:COLOURS], conv.bias[:COLOURS] = 0, 0
+        for colour in range(COLOURS):
+            conv.weight[colour, colour, 1, 1], conv.weight[colour, COLOURS + colour, 1, 1] = 1, -1
+    for conv in (vae.quant_conv, vae.post_quant_conv):
+        conv.weight.copy_(torch.eye(len(conv.weight))[..., None, None])
+        conv.bias.zero_()
+    vae.quant_conv.bias[LATENT_CHANNELS:] = -5.0  # log variance: nearly no noise
+
+
+def _pass_through(conv: nn.Conv2d, taps: list[tuple[int, int]]) -> None:
+    """Make the first :data:`PATH` outputs the mean over ``taps`` of the inputs of the same number."""
+    conv.weight[:PATH] = 0
+    conv.bias[:PATH] = 0
+    for channel in range(PATH):
+        for y, x in taps:
+            conv.weight[channel, channel, y, x] = 1 / len(taps)
 
 
 def build_unet(tile: int) -> UNet2DConditionModel:

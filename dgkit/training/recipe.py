@@ -33,7 +33,7 @@ class Optimisation(Config):
 class VaeStage(Optimisation):
     """Autoencoder: L1 + gradient + chroma + KL on square crops (weights of the terms below)."""
 
-    steps: int = 3500
+    steps: int = 3300
     batch: int = 8
     ema: float = 0.995
     crop: int = Field(128, ge=32, description="side of the training crops, pixels")
@@ -63,10 +63,10 @@ class CityRecipe(Config):
     seed: int = 0
     height: int = Field(256, description="height of a zoom-1 scene and side of the model's images, pixels")
     workers: int = Field(2, ge=1, description="processes that render")
-    prior: Scenes = Scenes(zoom1=4000, zoom2=1200)
-    source: Scenes = Scenes(zoom1=2400, zoom2=800)
+    prior: Scenes = Scenes(zoom1=3000, zoom2=800)
+    source: Scenes = Scenes(zoom1=2000, zoom2=600)
     vae: VaeStage = VaeStage()
     unet: DiffusionStage = DiffusionStage(steps=7000)
-    finetune: DiffusionStage = DiffusionStage(steps=600, lr=2e-4, warmup=50, ema=0.99)
-    controlnet: ControlNetStage = ControlNetStage(steps=4500)
+    finetune: DiffusionStage = DiffusionStage(steps=500, lr=2e-4, warmup=50, ema=0.99)
+    controlnet: ControlNetStage = ControlNetStage(steps=4000)
     guidance_scale: float = Field(3.0, gt=0, description="guidance scale written into the model folder as its default")

@@ -1,0 +1,80 @@
+"""The whole training in miniature: from nothing to a model folder that dgkit and diffusers load."""
+
+import diffusers
+import numpy as np
+import pytest
+import torch
+
+from dgkit.diffusion.loading import load_pipeline
+from dgkit.diffusion.presets import Preset
+from dgkit.diffusion.sampler import SceneRequest, sample
+from dgkit.errors import DgkitError
+from dgkit.training.city import CityTraining
+from dgkit.training.recipe import CityRecipe
+from dgkit.world import render
+
+STEPS = {"steps": 2, "batch": 2, "checkpoint_every": 1}
+RECIPE = CityRecipe.model_validate(
+    {
+        "height": 64,
+        "workers": 1,
+        "prior": {"zoom1": 3, "zoom2": 2},
+        "source": {"zoom1": 3, "zoom2": 2},
+        "vae": {**STEPS, "crop": 32},
+        "unet": STEPS,
+        "finetune": STEPS,
+        "controlnet": STEPS,
+    }
+)
+
+
+@pytest.fixture(scope="module")
+def work(tmp_path_factory):
+    """A training folder that a full disk, or a kill, cut short in the UNet stage and that the same call finished."""
+    work = tmp_path_factory.mktemp("city")
+
+    def stop(stage: str, done: int, total: int, loss: float) -> None:
+        if (stage, done) == ("unet", 2):
+            raise DgkitError("stop")
+
+    with pytest.raises(DgkitError):
+        CityTraining(work, RECIPE, stop).run()
+    CityTraining(work, RECIPE).run()
+    return work
+
+
+def test_the_model_generates_with_dgkit(work):
+    label = render("source", 5, 0, height=64, width=128).label[:, :64]
+    with load_pipeline(work / "model") as pipeline:
+        assert (pipeline.size, pipeline.vae_factor, pipeline.tile) == (64, 8, 8)
+        assert pipeline.defaults.guidance_scale == RECIPE.guidance_scale
+        preset = Preset("short", steps=2, stride=1.0)
+        (result,) = sample(pipeline, [SceneRequest(label, "road sky, in snowy weather.", 1)], preset)
+    assert result.image.shape == (64, 64, 3)
+    assert result.image.std() > 0
+
+
+def test_the_model_loads_in_plain_diffusers(work):
+    controlnet = diffusers.ControlNetModel.from_pretrained(work / "model", subfolder="controlnet")
+    assert controlnet.config.conditioning_channels == 20
+    pipeline = diffusers.StableDiffusionPipeline.from_pretrained(work / "model").to(torch.float32)
+    pipeline.set_progress_bar_config(disable=True)
+    image = pipeline("road", num_inference_steps=1, height=64, width=64, output_type="np").images
+    assert image.shape == (1, 64, 64, 3)
+    assert np.isfinite(image).all()
+
+
+def test_the_prior_unet_is_shipped_and_the_fine_tuned_one_is_not(work):
+    def weights(folder):
+        return diffusers.UNet2DConditionModel.from_pretrained(folder).conv_in.weight.detach()
+
+    shipped = weights(work / "model" / "unet")
+    assert torch.equal(shipped, weights(work / "unet" / "finished").half().float())
+    assert not torch.equal(shipped, weights(work / "finetune" / "finished").half().float())
+
+
+def test_every_stage_keeps_its_log(work):
+    for stage in ("vae", "unet", "finetune", "controlnet"):
+        lines = (work / stage / "log.csv").read_text().splitlines()
+        assert lines[0].startswith("step,loss,lr,seconds")
+        assert lines[-1].startswith("2,")
