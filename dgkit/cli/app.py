@@ -15,6 +15,7 @@ from dgkit.cli.common import BROKEN_PIPE, INTERRUPTED, print_error
 from dgkit.cli.doctor import doctor
 from dgkit.cli.generate import generate
 from dgkit.cli.stats import stats
+from dgkit.cli.swap import swap
 from dgkit.cli.world import world
 from dgkit.cli.world import world
 from dgkit.errors import DgkitError
@@ -31,6 +32,7 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 app.command("generate")(generate)
+app.command("swap")(swap)
 app.command("stats")(stats)
 app.command("world")(world)
 app.command("world")(world)

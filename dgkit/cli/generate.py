@@ -97,7 +97,8 @@ def generate(
         with progress_bars(STAGES) as progress:
             result = run(out, config, progress=progress)
     except KeyboardInterrupt:
-        console().print(f"\nstopped; finished images are in {out}, the same command continues", markup=False)
+        state = f"finished images are in {out}, " if out.is_dir() else ""
+        console().print(f"\nstopped; {state}the same command continues", markup=False)
         raise typer.Exit(INTERRUPTED) from None
     if as_json:
         print_json(result.to_json())

@@ -22,7 +22,7 @@ def _parse_size(value: Any) -> Any:
     return (value, value) if isinstance(value, int) else value
 
 
-Pixels = Annotated[int, Field(ge=8, le=16384)]
+Pixels = Annotated[int, Field(ge=1, le=16384)]
 Size = Annotated[tuple[Pixels, Pixels], BeforeValidator(_parse_size)]
 
 
@@ -31,7 +31,9 @@ class GenerateConfig(Config):
 
     labels: Path | None = Field(None, description="folder of label maps")
     dataset: str | None = Field(None, description="labelled data set as NAME=DIR, such as gta=data/gta")
-    world: int | None = Field(None, ge=1, le=1_000_000, description="scenes of the procedural city; the source if no other is given")
+    world: int | None = Field(
+        None, ge=1, le=1_000_000, description="scenes of the procedural city; the source if no other is given"
+    )
     encoding: str | None = Field(None, description="id system of the label maps; None: the one of the layout")
     split: str | None = Field(None, description="split of the data set; None: the one of the layout")
     count: int = Field(16, ge=1, le=10_000_000, description="images to have in the folder at the end")
@@ -45,7 +47,7 @@ class GenerateConfig(Config):
     preset: str = Field("exact", description="sampler preset")
     steps: int | None = Field(None, ge=1, le=1000, description="denoising steps of each pass; None: of the preset")
     guidance_scale: float | None = Field(
-        None, ge=1, le=100, description="classifier-free guidance; None: of the preset, then of the model"
+        None, ge=0, le=100, description="classifier-free guidance; None: of the preset, then of the model"
     )
     style_mix: str | dict[str, float] = Field("code", description="name, YAML file, or weight of each style")
     size: Size | None = Field(None, description="height and width of the images [pixels]; None: the model's own")

@@ -53,7 +53,8 @@ def generate(
         config.model, config.controlnet, engine=config.engine, device=_device(config.device), dtype=config.dtype
     )
     if preset.guidance_scale is None:
-        preset = dataclasses.replace(preset, guidance_scale=pipeline.defaults.guidance_scale or GUIDANCE_SCALE)
+        own = pipeline.defaults.guidance_scale
+        preset = dataclasses.replace(preset, guidance_scale=GUIDANCE_SCALE if own is None else own)
     config = config.model_copy(update={"guidance_scale": preset.guidance_scale})
     plan, config = _plan(config, dataset, pipeline, mix, report)
     model = str(pipeline.identity()["name"])
@@ -61,7 +62,7 @@ def generate(
         before = len(folder.records)
         report("generate", before, config.count)
         if before < config.count:
-            with pipeline:  # loads the weights
+            with _memory_errors(config.batch), pipeline:  # entering it loads the weights
                 _make_missing(folder, plan, pipeline, preset, config, report)
         folder.finish(f"{config.count} labelled scenes", _footnote(config, model))
     records = folder.in_order()
@@ -94,8 +95,7 @@ def _make_missing(
 
         jobs = [make_job(plan, number) for number in numbers]
         requests = [SceneRequest(job.label, job.prompt, job.seed) for job in jobs]
-        with _memory_errors(config.batch):
-            results = sample(pipeline, requests, preset, batch=config.batch, progress=advance)
+        results = sample(pipeline, requests, preset, batch=config.batch, progress=advance)
         for job, result in zip(jobs, results, strict=True):
             if job.index in missing:
                 folder.write(job, result.image, result.prompt, result.retried)

@@ -8,9 +8,6 @@ import contextlib
 import hashlib
 import io
 import json
-import os
-import signal
-import threading
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -24,6 +21,7 @@ from dgkit.data.manifest import Manifest
 from dgkit.errors import DgkitError, OutputError
 from dgkit.files import atomic_write, digest_file, output_error, remove_stale_temporaries
 from dgkit.generation.config import GenerateConfig
+from dgkit.generation.guards import locked, uninterrupted
 from dgkit.generation.jobs import Job
 from dgkit.generation.records import Record
 from dgkit.generation.sheet import MAX_CELLS, Cell, choose, contact_sheet
@@ -86,7 +84,7 @@ class OutputFolder:
         with _explained(self.path):
             self.path.mkdir(parents=True, exist_ok=True)
         try:
-            with _lock(self.path / LOCK):
+            with locked(self.path / LOCK):
                 yield from self._begun(config)
         finally:
             if made and not self.records:
@@ -145,14 +143,10 @@ class OutputFolder:
 
         ``prompt_used`` is what the text encoder was given. Raises OutputError where the disk is full or refuses.
         """
-        names = {
-            "image": f"images/{job.id}.png",
-            "label": f"labels/{job.id}_labelTrainIds.png",
-            "vis": f"vis/{job.id}.png",
-        }
+        names = _names(job.id)
         contents = {"label": png(job.label), "image": png(image), "vis": png(picture(image, job.label))}
         record = _record(job, names, contents, prompt_used, retried)
-        with _uninterrupted():
+        with uninterrupted():
             try:
                 for kind, data in contents.items():
                     atomic_write(self.path / names[kind], data)
@@ -248,11 +242,23 @@ def _record(job: Job, names: dict[str, str], contents: dict[str, bytes], prompt_
     )
 
 
+def _names(job_id: str) -> dict[str, str]:
+    """Paths of an image's files below the folder."""
+    return {
+        "image": f"images/{job_id}.png",
+        "label": f"labels/{job_id}_labelTrainIds.png",
+        "vis": f"vis/{job_id}.png",
+    }
+
+
 def _parse(line: dict[str, Any]) -> Record | None:
+    """The record of a line, None where it is not one: a line edited to name files elsewhere is not."""
     try:
-        return Record.from_json(line)
+        record = Record.from_json(line)
     except (KeyError, TypeError, ValueError):
         return None
+    names = {"image": record.image, "label": record.label, "vis": record.vis}
+    return record if "/" not in record.id and names == _names(record.id) else None
 
 
 def _note(record: Record) -> str:
@@ -265,52 +271,3 @@ def _explained(path: Path) -> Iterator[None]:
         yield
     except OSError as error:
         raise output_error(Path(error.filename or path), error) from error
-
-
-@contextlib.contextmanager
-def _uninterrupted() -> Iterator[None]:
-    """Hold Ctrl-C back until the end of the block, so that no image is left without its label and its line."""
-    if threading.current_thread() is not threading.main_thread():
-        yield  # only the main thread hears signals
-        return
-    held: list[int] = []
-    before = signal.signal(signal.SIGINT, lambda number, frame: held.append(number))
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGINT, before)
-    if held:
-        raise KeyboardInterrupt
-
-
-@contextlib.contextmanager
-def _lock(path: Path) -> Iterator[None]:
-    """Hold an exclusive lock, or raise OutputError at once where another process holds it.
-
-    The system frees the lock of a killed process; its file is taken over.
-    """
-    try:
-        import fcntl
-    except ImportError:  # Windows has no fcntl: two runs in one folder are then the user's care
-        yield
-        return
-    while True:
-        with _explained(path):
-            handle = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
-        try:
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            # Whoever finished between the two calls removed the file that was opened here.
-            if path.exists() and os.fstat(handle).st_ino == path.stat().st_ino:
-                break
-        except BlockingIOError as error:
-            os.close(handle)
-            raise OutputError(
-                f"another run is writing to {path.parent}", "wait for it to end, or choose another folder"
-            ) from error
-        os.close(handle)
-    try:
-        yield
-    finally:
-        with contextlib.suppress(OSError):
-            path.unlink()
-        os.close(handle)

@@ -19,8 +19,8 @@ from dgkit.generation.config import GenerateConfig
 from tests.models import make_micro_model
 from tests.scenes import FAST, make_label, snapshot
 
-# A batch of another size computes the same sums in another order. Measured on CPU in fp32: at most 1 of 255 levels, where
-# a value lies next to a rounding border.
+# A batch of another size computes the same sums in another order. Measured on CPU in fp32: at most 1 of 255 levels,
+# where a value lies next to a rounding border.
 PIXEL_BOUND = 1
 
 
@@ -222,3 +222,16 @@ def test_real_maps_give_real_crops(tmp_path: Path, micro: Path, shared_folder: P
     for record in result.records:
         whole = read_label(source / f"{record.source}_labelTrainIds.png")
         assert np.array_equal(np.asarray(Image.open(result.out / record.label)), crop(whole, CropBox(*record.crop)))
+
+
+@pytest.mark.slow
+def test_another_engine_changes_pixels_within_rounding_only(
+    result: dgkit.GenerateResult, labels: Path, micro: Path, tmp_path: Path
+) -> None:
+    pytest.importorskip("onnxruntime", reason="needs onnxruntime: pip install 'dgkit[cpu]'")
+    settings = {"labels": labels, "model": str(micro), "count": 2, "style_mix": "uniform", **FAST}
+    other = dgkit.generate(tmp_path / "out", engine="ort", **settings)
+    for mine, theirs in zip(result.records[:2], other.records, strict=True):
+        assert dataclasses.replace(mine, image_sha256="") == dataclasses.replace(theirs, image_sha256="")
+        pixels = [np.asarray(Image.open(r.out / s.image)).astype(int) for r, s in ((result, mine), (other, theirs))]
+        assert np.abs(pixels[0] - pixels[1]).max() <= PIXEL_BOUND

@@ -216,10 +216,11 @@ def test_a_grown_count_keeps_what_is_there(tmp_path: Path) -> None:
 
 
 def test_a_record_that_is_none_is_not_read_as_one() -> None:
-    names = dict.fromkeys(("image", "label", "vis"), "x")
+    names = writer._names("000000_x_car")
     record = writer._record(make_one(0), names, {"image": b"", "label": b""}, "p", True)
     values = record.to_json()
     assert Record.from_json(values) == record
     assert writer._parse(values | {"crop": [1, 2, 3]}) is None
+    assert writer._parse(values | {"vis": "../elsewhere.png"}) is None
     assert writer._parse({key: value for key, value in values.items() if key != "seed"}) is None
     assert writer._parse(replace(record, class_name=None).to_json()) is not None
