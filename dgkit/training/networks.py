@@ -32,7 +32,7 @@ SCHEDULER = {
     "rescale_betas_zero_snr": True,
     "timestep_spacing": "trailing",
     "set_alpha_to_one": True,
-    "steps_offset": 0,
+    "steps_offset": 1,  # not used by trailing spacing; diffusers warns about any other value
     "clip_sample": False,
 }
 
