@@ -28,12 +28,14 @@ def make_micro_model(
     seed: int = 0,
     defaults: dict[str, Any] | None = None,
     with_controlnet: bool = True,
+    vae_attention: bool = False,
 ) -> Path:
     """Write a model folder and return it.
 
     ``vae_factor`` is a power of two; ``sample_size`` is the UNet's tile in latent cells, so the model's own image size
     is ``vae_factor * sample_size`` pixels. ``text_time`` adds the pooled text to the time embedding
-    (``addition_embed_type="text"``). ``defaults`` becomes ``dgkit.json``. The same arguments give the same weights.
+    (``addition_embed_type="text"``). ``vae_attention`` gives the VAE the middle attention of Stable Diffusion's.
+    ``defaults`` becomes ``dgkit.json``. The same arguments give the same weights.
     """
     import torch
     from diffusers import AutoencoderKL, ControlNetModel, UNet2DConditionModel
@@ -51,7 +53,7 @@ def make_micro_model(
             )
             _wake_zero_layers(controlnet)
             controlnet.save_pretrained(folder / "controlnet")
-        AutoencoderKL(**_vae_config(vae_factor, latent_channels)).save_pretrained(folder / "vae")
+        AutoencoderKL(**_vae_config(vae_factor, latent_channels, vae_attention)).save_pretrained(folder / "vae")
         _save_text(folder, width, text_length)
     _save_scheduler(folder, prediction_type, timestep_spacing, zero_snr)
     _write_json(folder / "model_index.json", _model_index())
@@ -76,7 +78,7 @@ def _unet_config(latent_channels: int, sample_size: int, width: int, text_time: 
     }
 
 
-def _vae_config(factor: int, latent_channels: int) -> dict[str, Any]:
+def _vae_config(factor: int, latent_channels: int, attention: bool) -> dict[str, Any]:
     levels = factor.bit_length()
     return {
         "block_out_channels": (4,) * levels,
@@ -85,7 +87,7 @@ def _vae_config(factor: int, latent_channels: int) -> dict[str, Any]:
         "latent_channels": latent_channels,
         "norm_num_groups": 2,
         "layers_per_block": 1,
-        "mid_block_add_attention": False,
+        "mid_block_add_attention": attention,
         "scaling_factor": 0.5,
         "sample_size": 64,
     }
@@ -95,9 +97,8 @@ def _wake_zero_layers(controlnet: Any) -> None:
     """A fresh ControlNet ends in zero convolutions, so that its condition would have no effect at all."""
     import torch
 
-    zero = [*controlnet.controlnet_down_blocks, controlnet.controlnet_mid_block]
-    zero.append(controlnet.controlnet_cond_embedding.conv_out)
-    for layer in zero:
+    torch.nn.init.normal_(controlnet.controlnet_cond_embedding.conv_out.weight, std=3.0)
+    for layer in (*controlnet.controlnet_down_blocks, controlnet.controlnet_mid_block):
         torch.nn.init.normal_(layer.weight, std=0.3)
 
 

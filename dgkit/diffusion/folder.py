@@ -147,9 +147,8 @@ def check_fit(configs: dict[str, dict[str, Any]], paths: dict[str, Path]) -> Non
         )
     strides = 2 ** (len(control.get("conditioning_embedding_out_channels") or (16, 32, 96, 256)) - 1)
     if strides != _vae_factor(vae):
-        raise ModelError(
-            f"the ControlNet {paths['controlnet']} shrinks labels {strides} times, the VAE images {_vae_factor(vae)} times"
-        )
+        where, factor = paths["controlnet"], _vae_factor(vae)
+        raise ModelError(f"the ControlNet {where} shrinks labels {strides} times, the VAE images {factor} times")
 
 
 def _check_controlnet(unet: dict[str, Any], control: dict[str, Any], paths: dict[str, Path]) -> None:
@@ -157,13 +156,13 @@ def _check_controlnet(unet: dict[str, Any], control: dict[str, Any], paths: dict
     channels = control.get("conditioning_channels", 3)
     if channels != CONDITION_CHANNELS:
         raise ModelError(
-            f"the ControlNet {where} takes {channels} condition channels; expected {CONDITION_CHANNELS}: 19 classes, ignore"
+            f"the ControlNet {where} takes {channels} condition channels; expected {CONDITION_CHANNELS} (classes, ignore)"
         )
     shared = ("in_channels", "block_out_channels", "down_block_types", "layers_per_block", "cross_attention_dim")
     for key in (*shared, "addition_embed_type"):
         if control.get(key) != unet.get(key):
             raise ModelError(
-                f"the ControlNet {where} does not fit the UNet: {key} is {control.get(key)}, the UNet's {unet.get(key)}",
+                f"the ControlNet {where} does not fit the UNet: its {key} is {control.get(key)}, not {unet.get(key)}",
                 "use a ControlNet trained on a UNet of this architecture",
             )
     if control.get("controlnet_conditioning_channel_order", "rgb") != "rgb":

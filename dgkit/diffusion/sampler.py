@@ -24,14 +24,15 @@ from dgkit.diffusion.pipeline import Pipeline, one_hot
 from dgkit.diffusion.presets import GUIDANCE_SCALE, Preset
 from dgkit.diffusion.schedule import Schedule
 from dgkit.diffusion.tiles import Windows, make_windows
-from dgkit.errors import EngineError, UsageError
+from dgkit.errors import EngineError, LabelError, UsageError
+from dgkit.labels import CONDITION_CHANNELS, IGNORE
 
 Fuse = Callable[[int, Tensor], Tensor]
 
 
 @dataclass(frozen=True)
 class SceneRequest:
-    """``label`` uint8 [H, W] of train ids (255 = ignore), H and W multiples of the VAE factor; ``seed`` of the noise."""
+    """``label``: uint8 [H, W] of train ids, 255 = ignore; H and W are multiples of the VAE factor."""
 
     label: np.ndarray
     prompt: str
@@ -94,8 +95,8 @@ def sample(
 
     ``batch``: denoiser samples a call (a window in one guidance half is one sample). It changes no noise, and pixels
     only by the rounding of the backend. ``progress(done, total)`` counts denoiser samples. An image that is not finite
-    is made again alone in fp32; EngineError if it still is not. UsageError for a batch below 1 and for a label of a
-    size that the model cannot make.
+    is made again alone in fp32; EngineError if it still is not, or for a size that the model cannot make. UsageError
+    for a batch below 1 or a label of another type, LabelError for one with unknown ids.
     """
     if batch < 1:
         raise UsageError(f"batch {batch}; allowed: 1 or more")
@@ -118,6 +119,9 @@ def _check(pipeline: Pipeline, request: SceneRequest) -> None:
     label = request.label
     if label.ndim != 2 or label.dtype != np.uint8:
         raise UsageError(f"label is {label.dtype} {list(label.shape)}; expected uint8 [height, width]")
+    unknown = np.setdiff1d(label, np.append(np.arange(CONDITION_CHANNELS), IGNORE))
+    if unknown.size:
+        raise LabelError(f"label holds ids {unknown[:5].tolist()}; allowed: train ids 0 to 18, and 255 for ignore")
     pipeline.check_size(*label.shape)
 
 
@@ -183,7 +187,8 @@ class _Run:
 
     def texts(self, requests: Sequence[SceneRequest]) -> dict[str, tuple[str, bool, Tensor]]:
         """Prompt as asked for -> (prompt used, shortened, text [L, D]); each distinct prompt is encoded once."""
-        prompts = {request.prompt: self.pipeline.fit_prompt(request.prompt) for request in requests}
+        asked_for = dict.fromkeys(request.prompt for request in requests)
+        prompts = {prompt: self.pipeline.fit_prompt(prompt) for prompt in asked_for}
         distinct = list(dict.fromkeys(["", *(used for used, _ in prompts.values())]))
         encoded = dict(zip(distinct, self.pipeline.encode_text(distinct), strict=True))
         self.negative = encoded[""][None]

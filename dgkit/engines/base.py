@@ -76,7 +76,7 @@ class Runner:
             self._close()
 
     def __call__(self, **tensors: Tensor) -> dict[str, Tensor]:
-        """Run once. Inputs by the names of the spec, on any device; outputs on the runner's device, the caller's to keep.
+        """Run once. Inputs by the names of the spec, on any device; outputs on the runner's device, yours to keep.
 
         EngineError: the runner is not open, or a name, rank, dtype or size is wrong.
         """

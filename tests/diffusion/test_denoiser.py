@@ -1,0 +1,60 @@
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from dgkit.diffusion.denoiser import guided, in_batches, tiled
+from dgkit.diffusion.tiles import make_windows
+
+
+class Probe:
+    """Prediction = latents + mean of the text + condition; keeps the batch size of every call."""
+
+    def __init__(self) -> None:
+        self.sizes: list[int] = []
+
+    def __call__(self, latents: Tensor, timestep: Tensor, text: Tensor, condition: Tensor) -> Tensor:
+        assert latents.shape[0] == timestep.shape[0] == text.shape[0] == condition.shape[0]
+        self.sizes.append(latents.shape[0])
+        return latents + text.mean(dim=(1, 2)).reshape(-1, 1, 1, 1) + condition
+
+
+def inputs(batch: int, height: int = 4, width: int = 4) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    generator = torch.Generator().manual_seed(batch)
+    latents = torch.randn(batch, 2, height, width, generator=generator)
+    text = torch.randn(batch, 3, 5, generator=generator)
+    condition = torch.randn(batch, 2, height, width, generator=generator)
+    return latents, torch.full((batch,), 7), text, condition
+
+
+def test_guidance_formula() -> None:
+    probe, (latents, timestep, text, condition) = Probe(), inputs(3)
+    negative = torch.full((1, 3, 5), 0.25)
+    found = guided(probe, 7.5, negative)(latents, timestep, text, condition)
+    plain = latents + 0.25 + condition
+    steered = latents + text.mean(dim=(1, 2)).reshape(-1, 1, 1, 1) + condition
+    assert torch.allclose(found, plain + 7.5 * (steered - plain), atol=1e-5)
+    assert probe.sizes == [6]
+
+
+def test_guidance_of_one_is_the_network_itself() -> None:
+    probe = Probe()
+    assert guided(probe, 1.0, torch.zeros(1, 3, 5)) is probe
+
+
+def test_batches_change_nothing() -> None:
+    arguments, told = inputs(7), []
+    whole = Probe()(*arguments)
+    for size, sizes in ((1, [1] * 7), (3, [3, 3, 1]), (7, [7]), (50, [7])):
+        probe = Probe()
+        told.clear()
+        assert torch.equal(in_batches(probe, size, told.append)(*arguments), whole)
+        assert probe.sizes == sizes == told
+
+
+def test_tiles_of_all_images_go_together() -> None:
+    windows = make_windows(6, 8, tile=4, stride=2)
+    probe, (latents, timestep, text, condition) = Probe(), inputs(2, 6, 8)
+    found = tiled(probe, windows)(latents, timestep, text, windows.cut(condition))
+    assert probe.sizes == [2 * len(windows)] and len(windows) == 6
+    assert torch.allclose(found, Probe()(latents, timestep, text, condition), atol=1e-6)

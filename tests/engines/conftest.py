@@ -1,0 +1,20 @@
+"""One micro model and its networks."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from dgkit.diffusion.folder import ModelFolder
+from tests.models import make_micro_model
+
+
+@pytest.fixture(scope="session")
+def micro_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return make_micro_model(tmp_path_factory.mktemp("engines") / "model", text_time=True, text_length=12)
+
+
+@pytest.fixture()
+def folder(micro_folder: Path) -> ModelFolder:
+    return ModelFolder(micro_folder)
