@@ -10,7 +10,7 @@ FAST_FLAGS = ("--set", "steps=1", "--batch", "4")
 
 
 def make_label(seed: int, height: int = 96, width: int = 160) -> np.ndarray:
-    """uint8 train ids: sky, buildings, road, blocks of other classes, and strips of ignore in the middle and at the bottom."""
+    """uint8 train ids: sky, buildings, road, blocks of other classes, strips of ignore across and at the bottom."""
     rng = np.random.default_rng(seed)
     label = np.full((height, width), 10, np.uint8)
     label[height // 4 :] = 2

@@ -17,7 +17,6 @@ from dgkit.cli.generate import generate
 from dgkit.cli.stats import stats
 from dgkit.cli.swap import swap
 from dgkit.cli.world import world
-from dgkit.cli.world import world
 from dgkit.errors import DgkitError
 
 # Typer brings click or, in newer versions, its own copy of it: only what Typer exports is the same class in both.
@@ -34,7 +33,6 @@ app = typer.Typer(
 app.command("generate")(generate)
 app.command("swap")(swap)
 app.command("stats")(stats)
-app.command("world")(world)
 app.command("world")(world)
 app.command("doctor")(doctor)
 
