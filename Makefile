@@ -18,7 +18,7 @@ ARGS ?=
 .PHONY: demo test lint docs wheel clean
 
 demo: $(VENV)/core.stamp
-	$(BIN)/dgkit generate demo --count 16
+	$(BIN)/dgkit generate demo --count 16 --style-mix uniform
 	@echo "Contact sheet: $(CURDIR)/demo/contact_sheet.png"
 
 test: $(VENV)/dev.stamp

@@ -16,6 +16,7 @@ from dgkit.cli.doctor import doctor
 from dgkit.cli.generate import generate
 from dgkit.cli.stats import stats
 from dgkit.cli.swap import swap
+from dgkit.cli.train import train
 from dgkit.cli.world import world
 from dgkit.errors import DgkitError
 
@@ -32,6 +33,7 @@ app = typer.Typer(
 )
 app.command("generate")(generate)
 app.command("swap")(swap)
+app.add_typer(train, name="train")
 app.command("stats")(stats)
 app.command("world")(world)
 app.command("doctor")(doctor)

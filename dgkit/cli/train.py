@@ -5,8 +5,13 @@ from typing import Annotated
 
 import typer
 
+from dgkit.cli.common import console
 
-def train_city(
+train = typer.Typer(help="Train the networks from recipes.", no_args_is_help=True)
+
+
+@train.command("city")
+def city(
     work: Annotated[Path, typer.Argument(help="Folder for scenes, checkpoints and the finished model.")],
     recipe: Annotated[Path | None, typer.Option(help="YAML recipe; without it the shipped model's recipe.")] = None,
     sets: Annotated[list[str] | None, typer.Option("--set", help="One value, e.g. unet.steps=100; repeatable.")] = None,
@@ -16,7 +21,6 @@ def train_city(
 
     The finished model folder is WORK/model, for `dgkit generate --model WORK/model`.
     """
-    from rich.console import Console
     from rich.progress import (
         BarColumn,
         MofNCompleteColumn,
@@ -37,7 +41,6 @@ def train_city(
 
     if threads:
         torch.set_num_threads(threads)
-    console = Console(stderr=True)
     with Progress(
         TextColumn("{task.description}"),
         BarColumn(),
@@ -45,7 +48,7 @@ def train_city(
         TextColumn("loss {task.fields[loss]:.4f}"),
         TimeElapsedColumn(),
         TimeRemainingColumn(),
-        console=console,
+        console=console(),
     ) as bars:
         tasks: dict[str, TaskID] = {}
 
@@ -55,4 +58,4 @@ def train_city(
             bars.update(tasks[stage], completed=done, loss=loss)
 
         model = CityTraining(work, config, report).run()
-    console.print(f"model: {model}")
+    console().print(f"model: {model}", markup=False)

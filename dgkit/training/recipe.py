@@ -12,8 +12,15 @@ class Scenes(Config):
     model's size shows what one tile of the sampler's second pass shows.
     """
 
-    zoom1: int = Field(4000, ge=1, description="scenes at zoom 1")
-    zoom2: int = Field(1200, ge=0, description="scenes at zoom 2")
+    zoom1: int = Field(3000, ge=1, description="scenes at zoom 1")
+    zoom2: int = Field(800, ge=0, description="scenes at zoom 2")
+
+
+class SourceScenes(Scenes):
+    """The labelled source needs fewer: it has one look."""
+
+    zoom1: int = 2000
+    zoom2: int = 600
 
 
 class Optimisation(Config):
@@ -45,14 +52,25 @@ class VaeStage(Optimisation):
 class DiffusionStage(Optimisation):
     """UNet on cached latents: v-prediction mean squared error."""
 
+    steps: int = 7000
     zoom2_share: float = Field(0.35, ge=0, le=1, description="share of samples cut from zoom-2 scenes")
     empty_prompt: float = Field(0.1, ge=0, le=1, description="share of samples whose caption is emptied")
     high_noise: float = Field(0.33, ge=0, le=1, description="share of timesteps redrawn above 600")
 
 
+class FinetuneStage(DiffusionStage):
+    """The prior UNet on the source look: short, so that both keep speaking the same language."""
+
+    steps: int = 500
+    lr: float = 2e-4
+    warmup: int = 50
+    ema: float = 0.99
+
+
 class ControlNetStage(DiffusionStage):
     """ControlNet on the source UNet, with rare class sampling."""
 
+    steps: int = 4000
     zero_conv_lr: float = Field(4.0, gt=0, description="learning rate of the zero convolutions, times lr")
     rare_class: float = Field(0.5, ge=0, le=1, description="share of crops drawn by rare class sampling")
 
@@ -63,10 +81,10 @@ class CityRecipe(Config):
     seed: int = 0
     height: int = Field(256, description="height of a zoom-1 scene and side of the model's images, pixels")
     workers: int = Field(2, ge=1, description="processes that render")
-    prior: Scenes = Scenes(zoom1=3000, zoom2=800)
-    source: Scenes = Scenes(zoom1=2000, zoom2=600)
+    prior: Scenes = Scenes()
+    source: SourceScenes = SourceScenes()
     vae: VaeStage = VaeStage()
-    unet: DiffusionStage = DiffusionStage(steps=7000)
-    finetune: DiffusionStage = DiffusionStage(steps=500, lr=2e-4, warmup=50, ema=0.99)
-    controlnet: ControlNetStage = ControlNetStage(steps=4000)
+    unet: DiffusionStage = DiffusionStage()
+    finetune: FinetuneStage = FinetuneStage()
+    controlnet: ControlNetStage = ControlNetStage()
     guidance_scale: float = Field(3.0, gt=0, description="guidance scale written into the model folder as its default")
