@@ -94,10 +94,13 @@ def _vae_config(factor: int, latent_channels: int, attention: bool) -> dict[str,
 
 
 def _wake_zero_layers(controlnet: Any) -> None:
-    """A fresh ControlNet ends in zero convolutions, so that its condition would have no effect at all."""
+    """A fresh ControlNet ends in zero convolutions and dampens labels, so that they would have no effect at all."""
     import torch
 
-    torch.nn.init.normal_(controlnet.controlnet_cond_embedding.conv_out.weight, std=3.0)
+    embedding = controlnet.controlnet_cond_embedding
+    for layer in (embedding.conv_in, *embedding.blocks, embedding.conv_out):
+        torch.nn.init.normal_(layer.weight, std=1.7 * layer.weight[0].numel() ** -0.5)
+        torch.nn.init.zeros_(layer.bias)
     for layer in (*controlnet.controlnet_down_blocks, controlnet.controlnet_mid_block):
         torch.nn.init.normal_(layer.weight, std=0.3)
 

@@ -155,9 +155,7 @@ def _check_controlnet(unet: dict[str, Any], control: dict[str, Any], paths: dict
     where = paths["controlnet"]
     channels = control.get("conditioning_channels", 3)
     if channels != CONDITION_CHANNELS:
-        raise ModelError(
-            f"the ControlNet {where} takes {channels} condition channels; expected {CONDITION_CHANNELS} (classes, ignore)"
-        )
+        raise ModelError(f"the ControlNet {where} takes {channels} condition channels; expected {CONDITION_CHANNELS}")
     shared = ("in_channels", "block_out_channels", "down_block_types", "layers_per_block", "cross_attention_dim")
     for key in (*shared, "addition_embed_type"):
         if control.get(key) != unet.get(key):

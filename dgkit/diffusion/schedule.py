@@ -183,6 +183,7 @@ def _zero_terminal_snr(betas: Tensor) -> Tensor:
 
 
 def _ddim_times(total: int, steps: int, spacing: str, offset: int) -> tuple[int, ...]:
+    times: np.ndarray
     if spacing == "linspace":
         times = np.linspace(0, total - 1, steps).round()[::-1]
     elif spacing == "leading":
@@ -193,6 +194,7 @@ def _ddim_times(total: int, steps: int, spacing: str, offset: int) -> tuple[int,
 
 
 def _dpm_times(total: int, steps: int, spacing: str, offset: int) -> tuple[int, ...]:
+    times: np.ndarray
     if spacing == "linspace":
         times = np.linspace(0, total - 1, steps + 1).round()[::-1][:-1]
     elif spacing == "leading":

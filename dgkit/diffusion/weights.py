@@ -5,7 +5,7 @@ refused. Parts are built without a first random initialisation, so that peak mem
 """
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -87,26 +87,17 @@ def read_shapes(folder: Path, part: str) -> dict[str, tuple[int, ...]]:
 
 def read_weights(folder: Path, part: str) -> dict[str, Tensor]:
     """Every tensor of a part; ModelError for a damaged file or a value that is not finite."""
-    path = weights_file(folder, part)
     tensors = {}
-    with _open(path) as file:
-        for key in _keys(file, part):
-            tensor = file.get_tensor(key)
-            if tensor.is_floating_point() and not bool(torch.isfinite(tensor).all()):
-                raise ModelError(f"{path}: {key} holds NaN or infinity", "train again or fetch the weights again")
-            name = _modern(key, part)
-            tensors[name] = _fit_linear(name, tensor) if part == "vae" else tensor
+    for key, tensor in _finite(weights_file(folder, part), part):
+        name = _modern(key, part)
+        tensors[name] = _fit_linear(name, tensor) if part == "vae" else tensor
     return tensors
 
 
 def check_finite(folder: Path, part: str) -> None:
     """ModelError where a weight is not finite; holds one tensor at a time."""
-    path = weights_file(folder, part)
-    with _open(path) as file:
-        for key in _keys(file, part):
-            tensor = file.get_tensor(key)
-            if tensor.is_floating_point() and not bool(torch.isfinite(tensor).all()):
-                raise ModelError(f"{path}: {key} holds NaN or infinity", "train again or fetch the weights again")
+    for _ in _finite(weights_file(folder, part), part):
+        pass
 
 
 def build(folder: Path, part: str, config: Mapping[str, Any]) -> nn.Module:
@@ -160,6 +151,16 @@ def _construct(part: str, config: Mapping[str, Any]) -> nn.Module:
     values = {key: value for key, value in config.items() if not key.startswith("_name")}
     module: nn.Module = getattr(diffusers, PARTS[part].class_names[0]).from_config(values)
     return module
+
+
+def _finite(path: Path, part: str) -> Iterator[tuple[str, Tensor]]:
+    """Name and tensor, one at a time; ModelError at the first that is not finite."""
+    with _open(path) as file:
+        for key in _keys(file, part):
+            tensor = file.get_tensor(key)
+            if tensor.is_floating_point() and not bool(torch.isfinite(tensor).all()):
+                raise ModelError(f"{path}: {key} holds NaN or infinity", "train again or fetch the weights again")
+            yield key, tensor
 
 
 def _open(path: Path) -> Any:

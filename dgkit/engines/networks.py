@@ -30,7 +30,7 @@ class Condition(nn.Module):
 
     def __init__(self, controlnet: nn.Module) -> None:
         super().__init__()
-        self.embedding = controlnet.controlnet_cond_embedding
+        self.embedding: Any = controlnet.controlnet_cond_embedding
 
     def forward(self, label: Tensor) -> Tensor:
         return self.embedding(label)
@@ -73,7 +73,8 @@ class VaeEncoder(nn.Module):
 
     def __init__(self, vae: nn.Module) -> None:
         super().__init__()
-        self.encoder, self.quant_conv = vae.encoder, vae.quant_conv
+        self.encoder: Any = vae.encoder
+        self.quant_conv: Any = vae.quant_conv
 
     def forward(self, image: Tensor) -> tuple[Tensor, Tensor]:
         moments = self.encoder(image)
@@ -88,7 +89,8 @@ class VaeDecoder(nn.Module):
 
     def __init__(self, vae: nn.Module) -> None:
         super().__init__()
-        self.decoder, self.post_quant_conv = vae.decoder, vae.post_quant_conv
+        self.decoder: Any = vae.decoder
+        self.post_quant_conv: Any = vae.post_quant_conv
 
     def forward(self, latents: Tensor) -> Tensor:
         if self.post_quant_conv is not None:
@@ -107,15 +109,10 @@ def without_condition_embedding(controlnet: nn.Module) -> nn.Module:
     return shared
 
 
-def parameter_bytes(module: nn.Module) -> int:
-    """Bytes of all distinct parameters and buffers of ``module``."""
-    tensors: dict[int, Tensor] = {id(t): t for t in (*module.parameters(), *module.buffers())}
-    return sum(t.numel() * t.element_size() for t in tensors.values())
-
-
 def cast(module: nn.Module, device: torch.device, dtype: torch.dtype) -> nn.Module:
     """``module`` on ``device`` in ``dtype``, channels-last where that is faster, ready for inference."""
     module = module.to(device=device, dtype=dtype)
     if device.type == "cuda" or dtype != torch.float32:
-        module = module.to(memory_format=torch.channels_last)  # measured: 1.2x on CPU bf16 convolutions
+        module_: Any = module  # torch's annotations lack this form of the call
+        module = module_.to(memory_format=torch.channels_last)  # measured: 1.2 times as fast in bf16 on a CPU
     return module.eval().requires_grad_(False)

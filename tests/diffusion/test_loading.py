@@ -191,10 +191,16 @@ DAMAGE: dict[str, tuple[Callable[[Path], object], str]] = {
     "another text width": (change(CONTROL, cross_attention_dim=32), "its cross_attention_dim is 32, not 16"),
     "another text encoder": (change("text_encoder/config.json", hidden_size=32), "32 wide"),
     "another vae": (change("vae/config.json", latent_channels=8), "8 latent channels"),
-    "another factor": (change(CONTROL, conditioning_embedding_out_channels=[4, 4, 8]), "4 times, the VAE images 8 times"),
+    "another factor": (
+        change(CONTROL, conditioning_embedding_out_channels=[4, 4, 8]),
+        "4 times, the VAE images 8 times",
+    ),
     "no sample size": (change("unet/config.json", sample_size=None), "sample_size is None"),
     "unsupported unet": (
-        lambda f: (change("unet/config.json", addition_embed_type="image")(f), change(CONTROL, addition_embed_type="image")(f)),
+        lambda f: (
+            change("unet/config.json", addition_embed_type="image")(f),
+            change(CONTROL, addition_embed_type="image")(f),
+        ),
         "wants more than text",
     ),
     "scheduler missing": (remove("scheduler/scheduler_config.json"), r"scheduler_config\.json is missing"),

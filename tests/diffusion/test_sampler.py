@@ -157,7 +157,10 @@ def test_not_finite_is_made_again_in_full_precision() -> None:
 
 def test_not_finite_in_full_precision_is_an_error() -> None:
     bad = SceneRequest(np.full((SIZE, SIZE), 13, np.uint8), "car", 9)
-    with poison(13 / 20).pipeline(precise=poison(13 / 20).pipeline) as pipeline, pytest.raises(EngineError, match="seed 9"):
+    with (
+        poison(13 / 20).pipeline(precise=poison(13 / 20).pipeline) as pipeline,
+        pytest.raises(EngineError, match="seed 9"),
+    ):
         sample(pipeline, [bad], QUICK)
 
 

@@ -107,9 +107,7 @@ def test_state_is_the_callers() -> None:
         ({}, 20, "euler", UsageError, "ddim, dpm[+][+]2m"),
     ],
 )
-def test_wrong_configs(
-    change: dict[str, Any], steps: int, solver: str, error: type[Exception], words: str
-) -> None:
+def test_wrong_configs(change: dict[str, Any], steps: int, solver: str, error: type[Exception], words: str) -> None:
     with pytest.raises(error, match=words):
         make_schedule({**SD15, **change}, steps, solver)
 

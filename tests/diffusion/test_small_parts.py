@@ -75,7 +75,12 @@ def test_one_hot_is_the_condition_of_the_label() -> None:
         ("road traffic light car, in foggy weather.", 6, "road traffic light, in foggy weather.", True),
         ("road traffic light, in foggy weather.", 5, "road, in foggy weather.", True),
         ("road sidewalk building", 2, "road sidewalk", True),
-        ("A city street scene with road car, in snowy weather.", 8, "A city street scene with, in snowy weather.", True),
+        (
+            "A city street scene with road car, in snowy weather.",
+            8,
+            "A city street scene with, in snowy weather.",
+            True,
+        ),
         ("road car, in snowy weather.", 3, "in snowy weather.", True),
         ("", 0, "", False),
     ],

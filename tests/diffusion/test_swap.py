@@ -89,7 +89,7 @@ def test_what_does_not_fit(micro: Path, source: Path, like_embedded: Path, tmp_p
         with pytest.raises(ModelError, match=words):
             swap(micro, broken, out)
         shutil.rmtree(broken)
-    with pytest.raises(ModelError, match="lacks the part|is missing"):
+    with pytest.raises(ModelError, match=r"lacks the part|is missing"):
         swap(source / "unet", source, out)
     assert not out.exists() and not list(tmp_path.iterdir())
 

@@ -63,9 +63,7 @@ def test_exports_once(folder: ModelFolder, monkeypatch: pytest.MonkeyPatch) -> N
     assert export_network(network) == path
 
 
-def test_a_graph_that_differs_is_refused(
-    folder: ModelFolder, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
+def test_a_graph_that_differs_is_refused(folder: ModelFolder, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("DGKIT_CACHE", str(tmp_path))
     monkeypatch.setattr(export, "relative_error", lambda *_: float("nan"))
     with pytest.raises(EngineError, match="off by nan"):
