@@ -9,7 +9,7 @@ from typing import Any
 
 from torch import nn
 
-from dgkit.config import Config
+from dgkit.config import Config, load_config
 from dgkit.diffusion.weights import PARTS, build, read_config, read_json, weights_file
 from dgkit.errors import ModelError, UsageError
 from dgkit.files import digest_file
@@ -202,8 +202,6 @@ def _defaults(path: Path) -> ModelDefaults:
     if not path.is_file():
         return ModelDefaults()
     try:
-        from dgkit.config import load_config
-
         return load_config(ModelDefaults, **read_json(path))
     except UsageError as error:
         raise ModelError(f"{path}: {error.message}", error.hint) from error

@@ -10,7 +10,7 @@ from torch import Tensor
 from dgkit.engines.base import Network, Runner
 from dgkit.engines.export import export_network
 from dgkit.errors import EngineError, UsageError
-from dgkit.optional import require
+from dgkit.optional import first_line, require
 
 
 class OrtRunner(Runner):
@@ -34,7 +34,7 @@ class OrtRunner(Runner):
         try:
             self._session = runtime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
         except Exception as error:  # ONNX Runtime raises its own unrelated classes
-            raise EngineError(f"{path} cannot be opened: {error}", f"remove {path.parent} and try again") from error
+            raise EngineError(f"{path} cannot be opened: {first_line(error)}", f"remove {path.parent} and try again") from error
 
     def _run(self, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
         feed = {name: np.ascontiguousarray(_numpy(tensor)) for name, tensor in tensors.items()}
@@ -42,7 +42,8 @@ class OrtRunner(Runner):
         try:
             values = self._session.run(names, feed)
         except Exception as error:  # see above
-            raise EngineError(f"{self}: {error}") from error
+            hint = "images smaller than the model's own size need --engine torch"
+            raise EngineError(f"{self}: {first_line(error)}", hint) from error
         return {name: torch.from_numpy(value) for name, value in zip(names, values, strict=True)}
 
     def _close(self) -> None:

@@ -245,3 +245,26 @@ def test_embedded_model_is_named_when_absent(monkeypatch: pytest.MonkeyPatch, tm
     monkeypatch.setattr(hub, "EMBEDDED", tmp_path / "none")
     with pytest.raises(DgkitError, match="embedded model is missing"):
         load_pipeline()
+
+
+def test_full_precision_is_a_second_pipeline(micro: Path) -> None:
+    with load_pipeline(micro) as pipeline:
+        assert pipeline.full_precision() is None
+    with load_pipeline(micro, dtype="bf16") as pipeline:
+        precise = pipeline.full_precision()
+        assert precise is not None and precise is pipeline.full_precision()
+        assert precise.runners["denoiser"].dtype == torch.float32 and precise.identity()["dtype"] == "fp32"
+        assert precise.decode(torch.zeros(1, 4, 2, 2)).dtype == torch.float32
+    with pytest.raises(DgkitError, match="not open"):
+        precise.decode(torch.zeros(1, 4, 2, 2))
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("dtype", ["fp32", "bf16", "fp16"])
+def test_cuda_is_close_to_the_cpu_and_repeats_itself(micro: Path, dtype: str) -> None:
+    images = []
+    for device, precision in (("cpu", "fp32"), ("cuda", dtype), ("cuda", dtype)):
+        with load_pipeline(micro, device=device, dtype=precision) as pipeline:
+            images.append(sample(pipeline, [scene(64)], Preset("quick", steps=2, guidance_scale=2.0))[0].image)
+    assert np.abs(images[0].astype(int) - images[1]).mean() < 4
+    assert np.array_equal(images[1], images[2])
