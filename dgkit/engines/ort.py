@@ -34,7 +34,9 @@ class OrtRunner(Runner):
         try:
             self._session = runtime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
         except Exception as error:  # ONNX Runtime raises its own unrelated classes
-            raise EngineError(f"{path} cannot be opened: {first_line(error)}", f"remove {path.parent} and try again") from error
+            raise EngineError(
+                f"{path} cannot be opened: {first_line(error)}", f"remove {path.parent} and try again"
+            ) from error
 
     def _run(self, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
         feed = {name: np.ascontiguousarray(_numpy(tensor)) for name, tensor in tensors.items()}
