@@ -10,6 +10,7 @@ import hashlib
 import io
 import json
 import logging
+import os
 import shutil
 import warnings
 from collections.abc import Iterator, Mapping
@@ -40,7 +41,7 @@ def export_network(network: Network) -> Path:
     target = folder / "model.onnx"
     if target.is_file():
         return target
-    temporary = folder.with_name(f".{folder.name}.{id(network):x}.tmp")
+    temporary = folder.with_name(f".{folder.name}.{os.getpid()}.tmp")
     try:
         temporary.mkdir(parents=True, exist_ok=True)
         module = network.load().float().eval()
