@@ -246,20 +246,26 @@ def build_text_encoder(ids: dict[str, int], vocab_size: int, seed: int) -> CLIPT
 
 
 @torch.no_grad()
-def fold_normalisation(vae: AutoencoderKL, mean: torch.Tensor, std: torch.Tensor) -> None:
-    """Fold ``latent -> (latent - mean) / std`` per channel into the VAE's 1x1 convolutions, in place.
+def fold_whitening(vae: AutoencoderKL, mean: torch.Tensor, covariance: torch.Tensor, variance: torch.Tensor) -> None:
+    """Fold ``latent -> W (latent - mean)`` into the VAE's 1x1 convolutions, in place; W makes the covariance identity.
 
-    ``mean`` and ``std`` are float32 [C]. Afterwards the scaling factor 1 is exact and every diffusers pipeline works:
-    the encoder returns the normalised mean and the log variance lowered by 2 log std, the decoder takes normalised
-    latents.
+    ``mean`` float32 [C], ``covariance`` float32 [C, C] and ``variance`` float32 [C] (the posterior's, on average) are
+    those of the latents so far. Afterwards the scaling factor 1 is right and every diffusers pipeline works. Without it
+    colour differences would be a small part of three nearly equal channels, which a diffusion model learns last. The
+    posterior's variance becomes a constant: a rotation of independent variances has no exact form in logarithms.
     """
     channels = len(mean)
+    values, vectors = torch.linalg.eigh(covariance.double())
+    whiten = (vectors * values.rsqrt() @ vectors.T).float()
+    colour = (vectors * values.sqrt() @ vectors.T).float()
     quant, post = vae.quant_conv, vae.post_quant_conv
-    quant.weight[:channels] /= std.view(-1, 1, 1, 1)
-    quant.bias[:channels] = (quant.bias[:channels] - mean) / std
-    quant.bias[channels:] -= 2 * std.log()
-    post.bias += (post.weight[:, :, 0, 0] @ mean).view(-1)
-    post.weight *= std.view(1, -1, 1, 1)
+    weight = quant.weight[:, :, 0, 0].clone()
+    quant.weight[:channels, :, 0, 0] = whiten @ weight[:channels]
+    quant.bias[:channels] = whiten @ (quant.bias[:channels] - mean)
+    quant.weight[channels:] = 0
+    quant.bias[channels:] = (whiten.square() @ variance).log()
+    post.bias += post.weight[:, :, 0, 0] @ mean
+    post.weight[:, :, 0, 0] = post.weight[:, :, 0, 0].clone() @ colour
 
 
 def write_text_model(folder: Path, seed: int) -> CLIPTextModel:

@@ -1,4 +1,4 @@
-"""Autoencoder stage: train on crops of rendered scenes, normalise the latents, cache the scenes' latents."""
+"""Autoencoder stage: train on crops of rendered scenes, whiten the latents, cache the scenes' latents."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -10,7 +10,7 @@ from numpy.lib.format import open_memmap
 from torch import Tensor
 
 from dgkit.training.loop import Progress, adamw, train
-from dgkit.training.networks import VAE_FACTOR, build_vae, fold_normalisation
+from dgkit.training.networks import VAE_FACTOR, build_vae, fold_whitening
 from dgkit.training.recipe import VaeStage
 from dgkit.training.scenes import SceneCache
 
@@ -71,7 +71,7 @@ def train_vae(
 
     train("vae", vae, adamw(vae, stage), loss_at, stage, folder, progress, figures)
     vae.eval().requires_grad_(False)
-    fold_normalisation(vae, *latent_statistics(vae, caches[0]))
+    fold_whitening(vae, *latent_statistics(vae, caches))
     return vae
 
 
@@ -85,11 +85,16 @@ def psnr(vae: AutoencoderKL, caches: Sequence[SceneCache], size: int, seed: int)
 
 
 @torch.no_grad()
-def latent_statistics(vae: AutoencoderKL, cache: SceneCache) -> tuple[Tensor, Tensor]:
-    """Mean and standard deviation of each latent channel, float32 [C], over evenly spaced scenes."""
-    picks = np.linspace(0, len(cache) - 1, min(len(cache), STATISTICS_SCENES)).astype(int)
-    latents = torch.cat([vae.encode(to_tensor(cache.images[i : i + 1])).latent_dist.mean for i in picks])
-    return latents.mean((0, 2, 3)), latents.std((0, 2, 3))
+def latent_statistics(vae: AutoencoderKL, caches: Sequence[SceneCache]) -> tuple[Tensor, Tensor, Tensor]:
+    """Mean [C] and covariance [C, C] of the latents and mean posterior variance [C], over evenly spaced scenes."""
+    posteriors = [
+        vae.encode(to_tensor(cache.images[i : i + 1])).latent_dist
+        for cache in caches
+        for i in np.linspace(0, len(cache) - 1, min(len(cache), STATISTICS_SCENES)).astype(int)
+    ]
+    latents = torch.cat([p.mean.flatten(2)[0] for p in posteriors], dim=1)
+    variance = torch.cat([p.var.flatten(2)[0] for p in posteriors], dim=1).mean(1)
+    return latents.mean(1), torch.cov(latents), variance
 
 
 @torch.no_grad()
