@@ -99,7 +99,8 @@ def start_as_colour_pyramid(vae: AutoencoderKL) -> None:
 def _pass_through(conv: nn.Conv2d, taps: list[tuple[int, int]]) -> None:
     """Make the first :data:`PATH` outputs the mean over ``taps`` of the inputs of the same number."""
     conv.weight[:PATH] = 0
-    conv.bias[:PATH] = 0
+    if conv.bias is not None:
+        conv.bias[:PATH] = 0
     for channel in range(PATH):
         for y, x in taps:
             conv.weight[channel, channel, y, x] = 1 / len(taps)
