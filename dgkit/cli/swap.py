@@ -12,7 +12,8 @@ from dgkit.cli.common import console, print_json
 def swap(
     prior: Annotated[str, typer.Argument(metavar="PRIOR", help="Pipeline folder or hub id (owner/name).")],
     controlnet: Annotated[
-        str, typer.Argument(metavar="CONTROLNET", help="ControlNet folder or hub id (owner/name[/subfolder]).")
+        str,
+        typer.Argument(metavar="CONTROLNET", help="ControlNet folder or hub id (owner/name or owner/name/subfolder)."),
     ],
     out: Annotated[str, typer.Argument(metavar="OUT", help="New model folder, for dgkit and diffusers.")],
     as_json: Annotated[bool, typer.Option("--json", help="Print what was done as JSON.")] = False,
