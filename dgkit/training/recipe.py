@@ -52,7 +52,7 @@ class VaeStage(Optimisation):
 class DiffusionStage(Optimisation):
     """UNet on cached latents: v-prediction mean squared error."""
 
-    steps: int = 5500
+    steps: int = 4800
     zoom2_share: float = Field(0.35, ge=0, le=1, description="share of samples cut from zoom-2 scenes")
     empty_prompt: float = Field(0.1, ge=0, le=1, description="share of samples whose caption is emptied")
     high_noise: float = Field(0.33, ge=0, le=1, description="share of timesteps redrawn above 600")
@@ -61,7 +61,7 @@ class DiffusionStage(Optimisation):
 class FinetuneStage(DiffusionStage):
     """The prior UNet on the source look: short, so that both keep speaking the same language."""
 
-    steps: int = 400
+    steps: int = 300
     lr: float = 2e-4
     warmup: int = 50
     ema: float = 0.99
