@@ -11,8 +11,6 @@ from pathlib import Path
 
 import pytest
 
-from dgkit.diagnosis import MODEL_FOLDER
-
 ROOT = Path(__file__).resolve().parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 PAGES = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md"), *ROOT.glob("*/README.md")])
@@ -56,9 +54,6 @@ def test_readme_has_commands() -> None:
 
 @pytest.mark.parametrize("words", commands("dgkit"), ids=" ".join)
 def test_command_runs(words: list[str], folder: Path) -> None:
-    needs_model = words[1] == "generate" and "--model" not in words
-    if needs_model and not (MODEL_FOLDER / "model_index.json").is_file():
-        pytest.skip("this tree has no embedded model yet: dgkit/models/city")
     result = call(cheap(words), folder)
     if words[1] == NEEDS_HUB:
         assert result.returncode == 1 and result.stderr.startswith("error: "), result.stderr
@@ -68,8 +63,6 @@ def test_command_runs(words: list[str], folder: Path) -> None:
 
 
 def test_python_block_runs(folder: Path) -> None:
-    if not (MODEL_FOLDER / "model_index.json").is_file():
-        pytest.skip("this tree has no embedded model yet: dgkit/models/city")
     (block,) = blocks("python")
     quick = block.replace("count=2", "count=1, steps=2")
     assert quick != block
