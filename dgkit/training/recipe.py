@@ -87,4 +87,4 @@ class CityRecipe(Config):
     unet: DiffusionStage = DiffusionStage()
     finetune: FinetuneStage = FinetuneStage()
     controlnet: ControlNetStage = ControlNetStage()
-    guidance_scale: float = Field(3.0, gt=0, description="guidance scale written into the model folder as its default")
+    guidance_scale: float = Field(2.0, gt=0, description="guidance scale written into the model folder as its default")
