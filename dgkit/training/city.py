@@ -129,8 +129,8 @@ class CityTraining:
         prior, out = self.work / "prior", self.work / "model"
         shutil.rmtree(prior, ignore_errors=True)
         shutil.rmtree(out, ignore_errors=True)
-        AutoencoderKL.from_pretrained(self.work / "vae" / "finished").half().save_pretrained(prior / "vae")
-        UNet2DConditionModel.from_pretrained(self.work / "unet" / "finished").half().save_pretrained(prior / "unet")
+        _save_half(AutoencoderKL, self.work / "vae", prior / "vae")
+        _save_half(UNet2DConditionModel, self.work / "unet", prior / "unet")
         encoder = write_text_model(prior, self.recipe.seed)
         encoder.half().save_pretrained(prior / "text_encoder")
         _write_json(prior / "scheduler" / "scheduler_config.json", SCHEDULER)
@@ -141,8 +141,7 @@ class CityTraining:
             "guidance_scale": self.recipe.guidance_scale,
         }
         _write_json(prior / "dgkit.json", defaults)
-        controlnet = ControlNetModel.from_pretrained(self.work / "controlnet" / "finished").half()
-        controlnet.save_pretrained(self.work / "controlnet" / "fp16")
+        _save_half(ControlNetModel, self.work / "controlnet", self.work / "controlnet" / "fp16")
         swap(prior, self.work / "controlnet" / "fp16", out)
         return out
 
@@ -155,6 +154,17 @@ def _report(progress: Progress | None, name: str, done: int, total: int) -> None
 def _write_json(path: Path, value: dict) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(json.dumps(value, indent=2) + "\n", encoding="utf-8")
+
+
+def _save_half(
+    kind: type[AutoencoderKL] | type[UNet2DConditionModel] | type[ControlNetModel], stage: Path, out: Path
+) -> None:
+    """Write the finished network of ``stage`` in fp16, without the path it was read from."""
+    kind.from_pretrained(stage / "finished").half().save_pretrained(out)
+    path = out / "config.json"
+    config = json.loads(path.read_text(encoding="utf-8"))
+    config.pop("_name_or_path", None)
+    _write_json(path, config)
 
 
 def _save(network: AutoencoderKL | UNet2DConditionModel | ControlNetModel, folder: Path) -> None:

@@ -156,7 +156,7 @@ def label_image(label: np.ndarray) -> Image.Image:
 
 def _save(image: Image.Image, path: Path, text: PngInfo | None = None) -> None:
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    image.save(temporary, format="PNG", compress_level=4, pnginfo=text)
+    image.save(temporary, format="PNG", compress_level=1, pnginfo=text)
     os.replace(temporary, path)
 
 

@@ -73,6 +73,12 @@ def test_the_prior_unet_is_shipped_and_the_fine_tuned_one_is_not(work):
     assert not torch.equal(shipped, weights(work / "finetune" / "finished").half().float())
 
 
+def test_the_model_does_not_tell_where_it_was_trained(work):
+    texts = [path.read_text() for path in (work / "model").rglob("*.json")]
+    assert len(texts) >= 7
+    assert not [text for text in texts if str(work) in text]
+
+
 def test_every_stage_keeps_its_log(work):
     for stage in ("vae", "unet", "finetune", "controlnet"):
         lines = (work / stage / "log.csv").read_text().splitlines()
