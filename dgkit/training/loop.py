@@ -7,8 +7,7 @@ The loss of a step is a function of the step number alone (data order and noise 
 import math
 import os
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -142,17 +141,6 @@ def _update_average(state: State, decay: float) -> None:
     current = state.module.state_dict()
     names = [k for k, v in current.items() if v.dtype.is_floating_point]
     torch._foreach_lerp_([state.average[k] for k in names], [current[k] for k in names], 1 - decay)
-
-
-@contextmanager
-def averaged(module: nn.Module, average: dict[str, Tensor]) -> Iterator[None]:
-    """Run a block with the moving average in ``module``; the trained weights come back afterwards."""
-    kept = {k: v.detach().clone() for k, v in module.state_dict().items()}
-    module.load_state_dict(average)
-    try:
-        yield
-    finally:
-        module.load_state_dict(kept)
 
 
 def _log(path: Path, row: dict[str, float]) -> None:
