@@ -7,19 +7,12 @@ import torch
 from diffusers import ControlNetModel, UNet2DConditionModel
 from torch import Tensor
 
-from dgkit.labels import CONDITION_CHANNELS, NUM_CLASSES
+from dgkit.diffusion.pipeline import one_hot
 from dgkit.training.batches import Sampler, Text
 from dgkit.training.diffusion import draw_captions, draw_timesteps, scheduler
 from dgkit.training.loop import Progress, adamw, train
 from dgkit.training.networks import build_controlnet
 from dgkit.training.recipe import ControlNetStage
-
-
-def one_hot(labels: np.ndarray) -> Tensor:
-    """uint8 [B,H,W] train ids and 255 -> float32 [B,20,H,W], channel 19 = ignore; ``labels`` is left alone."""
-    ids = torch.from_numpy(np.minimum(labels, NUM_CLASSES)).long()
-    encoded = torch.zeros(len(ids), *ids.shape[1:], CONDITION_CHANNELS).scatter_(-1, ids[..., None], 1.0)
-    return encoded.permute(0, 3, 1, 2)
 
 
 def train_controlnet(
@@ -40,7 +33,7 @@ def train_controlnet(
     def loss_at(step: int) -> Tensor:
         rng = np.random.default_rng([seed, step])
         picks = [sampler.pick(rng) for _ in range(stage.batch)]
-        latents, condition = sampler.latents(picks), one_hot(sampler.labels(picks))
+        latents, condition = sampler.latents(picks), one_hot(torch.from_numpy(sampler.labels(picks)))
         hidden = text(draw_captions(sampler.captions(picks), rng, stage.empty_prompt))
         timesteps = draw_timesteps(rng, stage.batch, stage.high_noise)
         noise = torch.randn(latents.shape, generator=torch.Generator().manual_seed(int(rng.integers(2**62))))

@@ -1,9 +1,10 @@
 """Batches are functions of the seed, latents and labels show the same window, rare classes are found."""
 
 import numpy as np
+import torch
 
+from dgkit.diffusion.pipeline import one_hot
 from dgkit.training.batches import LatentCache, Sampler, thin
-from dgkit.training.controlnet import one_hot
 from dgkit.training.scenes import SceneCache
 
 TILE, FACTOR = 4, 8
@@ -56,7 +57,7 @@ def test_thinning_keeps_frame_and_style_words():
 def test_one_hot_maps_ignore_to_channel_19_and_keeps_its_input():
     labels = np.array([[[0, 18], [255, 7]]], np.uint8)
     kept = labels.copy()
-    encoded = one_hot(labels)
+    encoded = one_hot(torch.from_numpy(labels))
     assert encoded.shape == (1, 20, 2, 2)
     assert encoded[0, :, 1, 0].argmax() == 19
     assert encoded.sum(1).unique().tolist() == [1.0]
