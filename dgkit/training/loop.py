@@ -23,10 +23,15 @@ Progress = Callable[[str, int, int, float], None]  # stage, steps done, steps in
 
 
 def learning_rate(recipe: Optimisation, step: int) -> float:
-    """Learning rate of ``step`` (0-based): linear warm-up to ``lr``, then a cosine down to ``lr * final_lr``."""
+    """Learning rate of ``step`` (0-based): linear warm-up, constant ``lr``, then a cosine down to ``lr * final_lr``.
+
+    The rate before the decay does not depend on the number of steps, so a run may be made longer or shorter while it
+    is still constant and equals a run that was planned so (Zhai et al. 2022, arXiv 2106.04560).
+    """
     if step < recipe.warmup:
         return recipe.lr * (step + 1) / recipe.warmup
-    progress = (step - recipe.warmup) / max(1, recipe.steps - recipe.warmup)
+    decay = round(recipe.decay * recipe.steps)
+    progress = max(0, step - (recipe.steps - decay)) / max(1, decay)
     return recipe.lr * (recipe.final_lr + (1 - recipe.final_lr) * 0.5 * (1 + math.cos(math.pi * progress)))
 
 

@@ -247,8 +247,14 @@ def build_text_encoder(ids: dict[str, int], vocab_size: int, seed: int) -> CLIPT
 
 
 @torch.no_grad()
-def fold_whitening(vae: AutoencoderKL, mean: torch.Tensor, covariance: torch.Tensor, variance: torch.Tensor) -> None:
-    """Fold ``latent -> W (latent - mean)`` into the VAE's 1x1 convolutions, in place; W makes the covariance identity.
+def fold_whitening(
+    vae: AutoencoderKL, mean: torch.Tensor, covariance: torch.Tensor, variance: torch.Tensor, power: float = 1.0
+) -> None:
+    """Fold ``latent -> W (latent - mean)`` into the VAE's 1x1 convolutions, in place.
+
+    W acts along the principal axes of the covariance: with ``power`` 1 it makes the covariance the identity, with
+    ``power`` 0 it only scales; between, the large components (light, colour of a region) stay larger than the fine
+    ones, so that sampling settles them first. The mean variance of the result is 1.
 
     ``mean`` float32 [C], ``covariance`` float32 [C, C] and ``variance`` float32 [C] (the posterior's, on average) are
     those of the latents so far. Afterwards the scaling factor 1 is right and every diffusers pipeline works. Without it
@@ -257,8 +263,10 @@ def fold_whitening(vae: AutoencoderKL, mean: torch.Tensor, covariance: torch.Ten
     """
     channels = len(mean)
     values, vectors = torch.linalg.eigh(covariance.double())
-    whiten = (vectors * values.rsqrt() @ vectors.T).float()
-    colour = (vectors * values.sqrt() @ vectors.T).float()
+    wanted = values.pow((1 - power) / 2)
+    scale = wanted / wanted.square().mean().sqrt() * values.rsqrt()
+    whiten = (vectors * scale @ vectors.T).float()
+    colour = (vectors / scale @ vectors.T).float()
     quant, post = vae.quant_conv, vae.post_quant_conv
     weight = quant.weight[:, :, 0, 0].clone()
     quant.weight[:channels, :, 0, 0] = whiten @ weight[:channels]

@@ -12,24 +12,25 @@ class Scenes(Config):
     model's size shows what one tile of the sampler's second pass shows.
     """
 
-    zoom1: int = Field(3000, ge=1, description="scenes at zoom 1")
-    zoom2: int = Field(800, ge=0, description="scenes at zoom 2")
+    zoom1: int = Field(4000, ge=1, description="scenes at zoom 1")
+    zoom2: int = Field(1000, ge=0, description="scenes at zoom 2")
 
 
 class SourceScenes(Scenes):
     """The labelled source needs fewer: it has one look."""
 
-    zoom1: int = 2000
-    zoom2: int = 600
+    zoom1: int = 2400
+    zoom2: int = 700
 
 
 class Optimisation(Config):
-    """One stage of AdamW with linear warm-up and cosine decay, and an exponential moving average of the weights."""
+    """One stage of AdamW: linear warm-up, constant rate, cosine decay; with a moving average of the weights."""
 
     steps: int = Field(ge=1, description="optimizer steps")
     batch: int = Field(16, ge=1, description="samples per step")
     lr: float = Field(1e-3, gt=0, description="peak learning rate")
     warmup: int = Field(100, ge=0, description="steps of linear warm-up")
+    decay: float = Field(0.25, ge=0, le=1, description="share of the steps, at the end, over which the rate decays")
     final_lr: float = Field(0.05, ge=0, le=1, description="last learning rate as a share of the peak")
     ema: float = Field(0.998, ge=0, lt=1, description="decay of the moving average of the weights, per step")
     weight_decay: float = Field(1e-2, ge=0)
@@ -40,28 +41,32 @@ class Optimisation(Config):
 class VaeStage(Optimisation):
     """Autoencoder: L1 + gradient + chroma + KL on square crops (weights of the terms below)."""
 
-    steps: int = 3300
+    steps: int = 2800
     batch: int = 8
     ema: float = 0.995
     crop: int = Field(128, ge=32, description="side of the training crops, pixels")
     gradient: float = Field(0.5, ge=0, description="weight of the L1 of horizontal and vertical differences")
     chroma: float = Field(0.5, ge=0, description="weight of |d(R-G)| + |d(B-G)|")
     kl: float = Field(1e-4, ge=0, description="weight of the KL divergence per latent value")
+    whitening: float = Field(
+        0.5, ge=0, le=1, description="1 gives all principal axes of the latents one variance, 0 keeps their ratios"
+    )
 
 
 class DiffusionStage(Optimisation):
     """UNet on cached latents: v-prediction mean squared error."""
 
-    steps: int = 4800
+    steps: int = 8000
+    lr: float = 8e-4
     zoom2_share: float = Field(0.35, ge=0, le=1, description="share of samples cut from zoom-2 scenes")
     empty_prompt: float = Field(0.1, ge=0, le=1, description="share of samples whose caption is emptied")
-    high_noise: float = Field(0.33, ge=0, le=1, description="share of timesteps redrawn above 600")
+    high_noise: float = Field(0.2, ge=0, le=1, description="share of timesteps redrawn above 600")
 
 
 class FinetuneStage(DiffusionStage):
     """The prior UNet on the source look: short, so that both keep speaking the same language."""
 
-    steps: int = 300
+    steps: int = 600
     lr: float = 2e-4
     warmup: int = 50
     ema: float = 0.99
@@ -70,7 +75,8 @@ class FinetuneStage(DiffusionStage):
 class ControlNetStage(DiffusionStage):
     """ControlNet on the source UNet, with rare class sampling."""
 
-    steps: int = 3200
+    steps: int = 4800
+    lr: float = 1e-3
     zero_conv_lr: float = Field(4.0, gt=0, description="learning rate of the zero convolutions, times lr")
     rare_class: float = Field(0.5, ge=0, le=1, description="share of crops drawn by rare class sampling")
 

@@ -71,7 +71,7 @@ def train_vae(
 
     train("vae", vae, adamw(vae, stage), loss_at, stage, folder, progress, figures)
     vae.eval().requires_grad_(False)
-    fold_whitening(vae, *latent_statistics(vae, caches))
+    fold_whitening(vae, *latent_statistics(vae, caches), stage.whitening)
     return vae
 
 

@@ -52,7 +52,7 @@ def source(rng: np.random.Generator) -> Look:
     does not follow from the layout.
     """
     hour = float(rng.uniform(0, 1))  # 0 noon, 1 late
-    exposure = float(rng.uniform(0.8, 1.1)) if rng.random() < 0.55 else float(0.2 + 0.75 * rng.random())
+    exposure = float(rng.uniform(0.8, 1.1)) if rng.random() < 0.55 else float(0.3 + 0.65 * rng.random())
     warm = float(rng.normal(0, 0.035))
     late = mix((1.0, 0.95, 0.84), (1.08, 0.86, 0.66), hour)
     return Look(
@@ -153,13 +153,13 @@ def _rainy(rng: np.random.Generator) -> dict[str, Any]:
     return {
         "sun": _sun(rng, 0.8, 1.2),
         "direct": (0.05, 0.05, 0.06),
-        "ambient": (0.62 * k, 0.68 * k, 0.76 * k),
-        "zenith": (92 * k, 106 * k, 124 * k),
-        "horizon": (150 * k, 164 * k, 180 * k),
-        "haze": (132 * k, 147 * k, 164 * k),
+        "ambient": (0.8 * k, 0.86 * k, 0.94 * k),
+        "zenith": (116 * k, 132 * k, 152 * k),
+        "horizon": (168 * k, 182 * k, 198 * k),
+        "haze": (152 * k, 167 * k, 184 * k),
         "sight": float(rng.uniform(90, 200)),
         "clouds": 0.85,
-        "cloud": (108 * k, 118 * k, 132 * k),
+        "cloud": (130 * k, 142 * k, 158 * k),
         "shadows": 0.0,
         "emission": float(rng.uniform(0.6, 0.85)),
         "wet": float(rng.uniform(0.75, 1.0)),
@@ -192,7 +192,7 @@ def _night(rng: np.random.Generator) -> dict[str, Any]:
     return {
         "sun": _sun(rng, 0.6, 1.2),
         "direct": (0.02 * k, 0.025 * k, 0.035 * k),
-        "ambient": (0.14 * k, 0.15 * k, 0.21 * k),
+        "ambient": (0.17 * k, 0.18 * k, 0.25 * k),
         "zenith": (4, 6, 16),
         "horizon": (22 * k, 22 * k, 36 * k),
         "haze": (14, 15, 26),

@@ -12,7 +12,7 @@ from dgkit.world.gbuffer import Buffers, average, noise_tile, sample
 from dgkit.world.look import Look
 from dgkit.world.weather import SNOW, lens, precipitation, reflect, snow_ground
 
-_BRIGHTEST = 0.5  # lamplight saturates here, so that a near lamp does not turn night into day
+_BRIGHTEST = 0.6  # lamplight saturates here, so that a near lamp does not turn night into day
 _GAIN = {ROAD: 0.07, PAVING: 0.06, GRASS: 0.16, BRICK: 0.07, PLASTER: 0.05, FOLIAGE: 0.2, GLASS: 0.0, MARKING: 0.05}
 
 
@@ -167,7 +167,7 @@ def _emit(b: Buffers, look: Look, image: np.ndarray, clear: np.ndarray) -> tuple
     table = np.zeros((len(canvas.labels), 4), np.uint8)
     table[:, :3] = np.clip(np.array(canvas.emissions, np.float32), 0, 255)
     own = average(canvas, table)[..., :3] * look.emission
-    building = np.where(b.label == 2, 0.82 if look.night else 0.25, 1.0)[..., None].astype(np.float32)
+    building = np.where(b.label == 2, 0.95 if look.night else 0.25, 1.0)[..., None].astype(np.float32)
     own = own * building
     through = clear ** (0.45 if not look.night else 1.0)
     image = np.maximum(image, own * through) * 0.85 + 0.15 * (image + own * through)

@@ -19,7 +19,7 @@ from dgkit.world.render import check, render
 from dgkit.world.roles import ROLES
 
 SETTINGS = "world.json"
-_VERSION = 1  # raise when the same settings would draw other pictures
+_VERSION = 2  # raise when the same settings would draw other pictures
 _Job = tuple[str, str, int, int, int, int]
 
 
