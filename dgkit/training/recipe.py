@@ -3,6 +3,7 @@
 from pydantic import Field
 
 from dgkit.config import Config
+from dgkit.training.optimisation import Optimisation, Precision
 
 
 class Scenes(Config):
@@ -23,22 +24,13 @@ class SourceScenes(Scenes):
     zoom2: int = 700
 
 
-class Optimisation(Config):
-    """One stage of AdamW: linear warm-up, constant rate, cosine decay; with a moving average of the weights."""
+class CityStage(Optimisation):
+    """A stage of the city: computed in bf16, and constant until its last quarter, so that it can be made longer."""
 
-    steps: int = Field(ge=1, description="optimizer steps")
-    batch: int = Field(16, ge=1, description="samples per step")
-    lr: float = Field(1e-3, gt=0, description="peak learning rate")
-    warmup: int = Field(100, ge=0, description="steps of linear warm-up")
-    decay: float = Field(0.25, ge=0, le=1, description="share of the steps, at the end, over which the rate decays")
-    final_lr: float = Field(0.05, ge=0, le=1, description="last learning rate as a share of the peak")
-    ema: float = Field(0.998, ge=0, lt=1, description="decay of the moving average of the weights, per step")
-    weight_decay: float = Field(1e-2, ge=0)
-    clip: float = Field(1.0, gt=0, description="largest gradient norm")
-    checkpoint_every: int = Field(250, ge=1, description="steps between checkpoints")
+    precision: Precision = "bf16"
 
 
-class VaeStage(Optimisation):
+class VaeStage(CityStage):
     """Autoencoder: L1 + gradient + chroma + KL on square crops (weights of the terms below)."""
 
     steps: int = 2800
@@ -53,7 +45,7 @@ class VaeStage(Optimisation):
     )
 
 
-class DiffusionStage(Optimisation):
+class DiffusionStage(CityStage):
     """UNet on cached latents: v-prediction mean squared error."""
 
     steps: int = 8000
@@ -81,8 +73,22 @@ class ControlNetStage(DiffusionStage):
     rare_class: float = Field(0.5, ge=0, le=1, description="share of crops drawn by rare class sampling")
 
 
+class DecoderStage(CityStage):
+    """The decoder once more, on latents with noise, as a sampler leaves some; weights of the loss as in VaeStage."""
+
+    steps: int = 1500
+    batch: int = 8
+    lr: float = 5e-4
+    ema: float = 0.995
+    crop: int = Field(128, ge=32, description="side of the training crops, pixels")
+    noise: float = Field(0.5, ge=0, description="highest standard deviation of the noise on the (whitened) latents")
+    gradient: float = Field(0.5, ge=0, description="weight of the L1 of horizontal and vertical differences")
+    chroma: float = Field(0.5, ge=0, description="weight of |d(R-G)| + |d(B-G)|")
+    zoom2_share: float = Field(0.35, ge=0, le=1, description="share of samples cut from zoom-2 scenes")
+
+
 class CityRecipe(Config):
-    """The whole training: scenes, autoencoder, prior, source fine-tune, ControlNet, swap."""
+    """The whole training: scenes, autoencoder, prior, source fine-tune, ControlNet, decoder, swap."""
 
     seed: int = 0
     height: int = Field(256, description="height of a zoom-1 scene and side of the model's images, pixels")
@@ -93,4 +99,5 @@ class CityRecipe(Config):
     unet: DiffusionStage = DiffusionStage()
     finetune: FinetuneStage = FinetuneStage()
     controlnet: ControlNetStage = ControlNetStage()
+    decoder: DecoderStage = DecoderStage()
     guidance_scale: float = Field(2.0, gt=0, description="guidance scale written into the model folder as its default")
