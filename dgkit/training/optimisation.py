@@ -27,7 +27,7 @@ class Optimisation(Config):
     schedule: Schedule = Field(
         "wsd", description="constant, cosine, linear, or wsd: constant, then a cosine over the last decay share"
     )
-    warmup: int = Field(100, ge=0, description="steps of linear warm-up from 0")
+    warmup: int = Field(100, ge=0, description="steps of linear warm-up")
     decay: float = Field(0.25, ge=0, le=1, description="wsd: share of the steps, at the end, over which the rate falls")
     final_lr: float = Field(0.05, ge=0, lt=1, description="last learning rate as a share of the peak; not for constant")
     ema: float = Field(0.998, ge=0, lt=1, description="decay of the moving average of the weights, per step; 0 = off")
