@@ -2,13 +2,26 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Literal, Self
 
 from pydantic import Field, model_validator
 
 from dgkit.config import Config
+from dgkit.data.datasets import labels_folder, open_dataset
+from dgkit.data.index import build_index, default_cache
 from dgkit.data.layouts import LAYOUTS
+from dgkit.errors import UsageError
+from dgkit.files import cache_folder
+from dgkit.training.feed import Feed, MixedFeed, PromptDropout
+from dgkit.training.labelled import LabelledFeed, paired
+from dgkit.training.pictures import CaptionedFeed, ImageFeed, ImageFiles, list_images, read_captions
+from dgkit.training.scenes import SceneFeed, render_scenes
+
+Progress = Callable[[str, int, int], None]
 
 CITY, FOLDER, IMAGES, CAPTIONED = "city", "labels", "images", "captioned"
 KINDS = (CITY, FOLDER, IMAGES, CAPTIONED, *LAYOUTS)
@@ -65,7 +78,8 @@ class FeedConfig(Config):
     min_pixels: float | None = Field(None, ge=0)
     """a label map serves a class if it has more pixels of it; left out: 3000, scaled from 512 x 512 to the crop"""
     captions: Literal["crop", "style", "none"] = "crop"
-    """labelled rows: class names of the crop; the same in a style prompt where the sample's weather is known; empty"""
+    """labelled rows: class names of the crop; the same in a style prompt where the sample's weather is known (scenes of
+    the city: always); empty"""
     empty_prompt: float = Field(0.0, ge=0, le=1)
     """share of captions that are emptied"""
     thin_prompt: float = Field(0.0, ge=0, le=1)
@@ -81,3 +95,84 @@ class FeedConfig(Config):
     def labelled(self) -> bool:
         """Whether every sample has a label map."""
         return all(row.labelled for row in self.rows)
+
+
+def build_feed(
+    config: FeedConfig,
+    size: int,
+    seed: int,
+    cache_dir: Path | None = None,
+    *,
+    progress: Progress | None = None,
+    notify: Callable[[str], None] | None = None,
+) -> Feed:
+    """The feed of crops of ``size`` pixels that ``config`` describes; what is made on the way is kept in ``cache_dir``.
+
+    ``seed`` chooses the scenes that rows of the city render; draws depend on their own generator only. ``progress`` is
+    called with (what, done, total) while classes are counted and scenes rendered; ``notify`` with a line about samples
+    left out. Raises :class:`UsageError`, :class:`InputError` and :class:`LabelError` for rows that cannot be used.
+    """
+    folder = cache_folder() / "training" if cache_dir is None else Path(cache_dir)
+    build = _Builder(config, size, seed, folder, progress, notify)
+    feeds, counts = zip(*[build.row(row) for row in config.rows], strict=True)
+    weights = [count if row.weight is None else row.weight for row, count in zip(config.rows, counts, strict=True)]
+    feed: Feed = feeds[0] if len(feeds) == 1 else MixedFeed(feeds, weights)
+    if config.empty_prompt or config.thin_prompt:
+        feed = PromptDropout(feed, config.empty_prompt, config.thin_prompt)
+    return feed
+
+
+@dataclass(frozen=True)
+class _Builder:
+    config: FeedConfig
+    size: int
+    seed: int
+    folder: Path
+    progress: Progress | None
+    notify: Callable[[str], None] | None
+
+    def row(self, row: Row) -> tuple[Feed, int]:
+        """The feed of a row and its number of images."""
+        if row.dataset == CITY:
+            return self._city(row)
+        assert row.root is not None
+        root = row.root.expanduser()
+        if row.dataset == IMAGES:
+            files = ImageFiles(list_images(root), self.size, row.rescale)
+            return ImageFeed(files), len(files.paths)
+        if row.dataset == CAPTIONED:
+            paths, captions = read_captions(root / row.split if row.split else root)
+            return CaptionedFeed(ImageFiles(paths, self.size, row.rescale), captions), len(paths)
+        return self._labelled(row, root)
+
+    def _labelled(self, row: Row, root: Path) -> tuple[Feed, int]:
+        found = labels_folder(root) if row.dataset == FOLDER else open_dataset(row.dataset, root, row.split)
+        dataset, skipped = paired(found, self.config.skip_mismatched)
+        if skipped and self.notify:
+            self.notify(f"{skipped} of {len(found.samples)} pairs of {row.dataset} left out: absent or of another size")
+        index = None
+        if self.config.sampling == "rare" and self.config.rare_share:
+            report = partial(self.progress, f"classes of {row.dataset}") if self.progress else None
+            index = build_index(dataset, workers=self.config.workers, cache=default_cache(dataset), progress=report)
+        feed = LabelledFeed(
+            dataset,
+            self.size,
+            rescale=row.rescale,
+            sampling=self.config.sampling,
+            rare_share=self.config.rare_share,
+            temperature=self.config.temperature,
+            min_pixels=self.config.min_pixels,
+            captions=self.config.captions,
+            index=index,
+        )
+        return feed, len(dataset.samples)
+
+    def _city(self, row: Row) -> tuple[Feed, int]:
+        if row.rescale != (1.0,):
+            raise UsageError("scenes of the city are not rescaled", "add a row of another height instead")
+        folder = self.folder / "scenes" / f"{row.role}-{self.seed}-{row.height}-{row.count}"
+        report = partial(self.progress, f"scenes of {row.role}") if self.progress else None
+        scenes = render_scenes(folder, row.role, row.count, self.seed, row.height, self.config.workers, report)
+        rare = self.config.rare_share if self.config.sampling == "rare" else 0.0
+        feed: Feed = SceneFeed([scenes], self.size, rare_share=rare, captions="crop")
+        return (PromptDropout(feed, 1.0) if self.config.captions == "none" else feed), row.count

@@ -9,8 +9,9 @@ from __future__ import annotations
 import copy
 import json
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from multiprocessing import get_context
@@ -65,6 +66,7 @@ def render_scenes(
 ) -> SceneCache:
     """Render ``count`` scenes of ``height`` x 2 ``height`` pixels into ``folder``, or finish what is there.
 
+    ``workers`` processes share the drawing; 0 draws in this one. ``progress`` is called with (scenes done, all).
     Raises :class:`OutputError` if the folder cannot be written or has no room for all scenes.
     """
     settings = json.dumps({"role": role, "count": count, "seed": seed, "height": height})
@@ -75,19 +77,18 @@ def render_scenes(
         raise output_error(folder, error) from error
     captions = _captions(folder)
     draw = partial(_render, role=role, seed=seed, height=height)
-    if len(captions) < count:
-        with ProcessPoolExecutor(workers, mp_context=get_context("spawn")) as pool:
-            while len(captions) < count:
-                first = len(captions)
-                last = min(count, first + CHUNK)
-                for i, (image, label, text) in enumerate(pool.map(draw, range(first, last), chunksize=4), first):
-                    images[i], labels[i] = image, label
-                    captions.append(text)
-                images.flush()
-                labels.flush()
-                atomic_write(folder / "captions.json", json.dumps(captions).encode())
-                if progress:
-                    progress(last, count)
+    with _mapper(workers if len(captions) < count else 0) as mapped:
+        while len(captions) < count:
+            first = len(captions)
+            last = min(count, first + CHUNK)
+            for i, (image, label, text) in enumerate(mapped(draw, range(first, last)), first):
+                images[i], labels[i] = image, label
+                captions.append(text)
+            images.flush()
+            labels.flush()
+            atomic_write(folder / "captions.json", json.dumps(captions).encode())
+            if progress:
+                progress(last, count)
     return open_scenes(folder)
 
 
@@ -213,6 +214,16 @@ def _class_counts(labels: np.ndarray) -> np.ndarray:
 def _render(index: int, role: str, seed: int, height: int) -> tuple[np.ndarray, np.ndarray, str]:
     scene = render(role, seed, index, height=height, width=2 * height)
     return scene.image, scene.label, scene.caption
+
+
+@contextmanager
+def _mapper(workers: int) -> Iterator[Callable[..., Iterable[tuple[np.ndarray, np.ndarray, str]]]]:
+    """``map``, over fresh processes if there are any: a fork of a process that runs threads may hang."""
+    if workers:
+        with ProcessPoolExecutor(workers, mp_context=get_context("spawn")) as pool:
+            yield partial(pool.map, chunksize=4)
+    else:
+        yield map
 
 
 def _arrays(folder: Path, settings: str, shape: tuple[int, int, int]) -> tuple[np.memmap, np.memmap]:
