@@ -21,7 +21,7 @@ def fill(town: Town) -> None:
 
 def plant(town: Town, x: float, z: float, layer: int, height: float) -> None:
     """A tree ``x`` metres right of the centre line."""
-    leaf, kind = town.pick(town.palette.leaves), int(town.rng.choice(3, p=(0.62, 0.16, 0.22)))
+    leaf, kind = town.pick(town.palette.leaves), int(town.rng.choice(3, p=town.role.plan.tree_kinds))
     town.add(layer, z, greenery.tree, town.facing(x, z, 0.05), town.seed(), leaf, height, kind)
 
 
@@ -44,10 +44,10 @@ def _skyline(town: Town) -> None:
         x += w + town.uniform(0, 20)
 
 
-def _house(town: Town, low: float = 5.0, high: float = 21.0) -> buildings.House:
-    floor = town.uniform(2.8, 3.6)
+def _house(town: Town, low: float, high: float) -> buildings.House:
+    plan, floor = town.role.plan, town.uniform(2.8, 3.6)
     height = floor * round(town.uniform(low, high) / floor) + town.uniform(0.4, 1.0)
-    modern = town.odds(0.25)
+    modern = town.odds(plan.modern)
     wide, tall = (
         (town.uniform(0.72, 0.9), town.uniform(0.5, 0.64))
         if modern
@@ -61,10 +61,10 @@ def _house(town: Town, low: float = 5.0, high: float = 21.0) -> buildings.House:
         rgb=town.pick(town.palette.houses),
         trim=town.pick(town.palette.trims, 0.05),
         roof=town.pick(town.palette.roofs),
-        shop=town.pick(town.role.cars, 0.15) if town.odds(0.45) else None,
-        gable=town.uniform(1.6, 3.4) if town.odds(0.45) and height < 14 else 0.0,
-        brick=town.odds(0.5),
-        balcony=town.odds(0.25),
+        shop=town.pick(town.role.cars, 0.15) if town.odds(plan.shop) else None,
+        gable=town.uniform(1.6, 3.4) if town.odds(plan.gable) and height < 14 else 0.0,
+        brick=town.odds(plan.brick),
+        balcony=town.odds(plan.balcony),
         lit=town.seed(),
     )
 
@@ -102,7 +102,8 @@ def _block(town: Town, s: int, line: float, near: float, far: float) -> None:
         for _ in range(3):
             shrub(town, s * (line + town.uniform(-0.5, 2)), town.uniform(near, far), HOUSES)
         return
-    look = _house(town, 4.5, 12.0) if town.flat.sides[s].lawn else _house(town)
+    plan = town.role.plan
+    look = _house(town, *(plan.low if town.flat.sides[s].lawn else plan.tall))
     a, b = town.road.at(s * line, near), town.road.at(s * line, far)
     town.add(HOUSES, near, buildings.house, a, b, (s * town.uniform(8, 14), 0.0, 0.0), look)
 
@@ -113,7 +114,7 @@ def _cross_street(town: Town, s: int, line: float, z: float) -> None:
     while x < 70:
         n = town.uniform(9, 16)
         a, b = town.road.at(s * x, z), town.road.at(s * (x + n), z)
-        town.add(HOUSES, z, buildings.house, a, b, (0.0, 0.0, 10.0), _house(town))
+        town.add(HOUSES, z, buildings.house, a, b, (0.0, 0.0, 10.0), _house(town, *town.role.plan.tall))
         x += n
 
 
@@ -128,7 +129,7 @@ def _edge(town: Town, s: int, x: float) -> None:
 
 
 def _barrier(town: Town, s: int, x: float, near: float, far: float) -> None:
-    kind = int(town.rng.choice(3, p=(0.36, 0.44, 0.2)))
+    kind = int(town.rng.choice(3, p=town.role.plan.barriers))
     low, high, style = town.uniform(0.9, 1.7), town.uniform(1.2, 2.6), town.integer(0, 4)
     stone = town.pick(((172, 164, 152), (150, 120, 100), (190, 186, 180)))
     board = town.pick(((150, 112, 76), (226, 226, 220), (96, 106, 96), (120, 126, 134)))

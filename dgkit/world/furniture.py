@@ -18,7 +18,7 @@ def fill(town: Town) -> None:
 
 
 def _row(town: Town, s: int) -> None:
-    side, w = town.flat.sides[s], town.road.half_width
+    side, w, plan = town.flat.sides[s], town.road.half_width, town.role.plan
     kerb = w + (side.verge * 0.5 if side.verge else 0.5)
     rgb = town.pick(((110, 114, 118), (70, 76, 74), (150, 152, 154)))
     glow = _WARM_LAMP if town.odds(0.7) else _COLD_LAMP
@@ -26,11 +26,11 @@ def _row(town: Town, s: int) -> None:
     while z < 110:
         town.add(STREET, z, street.lamp, town.facing(s * kerb, z), height, -s * 1.6, rgb, glow)
         z += gap
-    if town.odds(0.62):
+    if town.odds(plan.trees):
         z, gap = town.uniform(5, 16), town.uniform(7, 14)
         while z < 100:
             if not town.crossed(z):
-                plant(town, s * (kerb + 0.3), z, STREET, town.uniform(4.5, 7.5))
+                plant(town, s * (kerb + 0.3), z, STREET, town.uniform(*plan.tree_height))
             z += gap * town.uniform(0.8, 1.3)
     for _ in range(town.integer(1, 4)):
         z = town.uniform(5, 42)

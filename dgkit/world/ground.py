@@ -8,7 +8,7 @@ import numpy as np
 from dgkit.world.camera import Road
 from dgkit.world.canvas import GRASS, MARKING, PAVING, RGB, ROAD, Canvas
 from dgkit.world.frame import shade
-from dgkit.world.roles import Palette
+from dgkit.world.recipe import Palette
 
 ROAD_ID, SIDEWALK, TERRAIN = 0, 1, 9
 _STEPS = (

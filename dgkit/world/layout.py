@@ -6,7 +6,7 @@ from dgkit.world import frontage, furniture, ground, traffic
 from dgkit.world.camera import Camera, Point, Road
 from dgkit.world.canvas import RGB, Canvas
 from dgkit.world.frame import mix, shade
-from dgkit.world.roles import Role
+from dgkit.world.recipe import Plan, Role
 from dgkit.world.street import NOTHING
 from dgkit.world.town import BACKDROP, Town
 
@@ -25,17 +25,18 @@ def compose(rng: np.random.Generator, role: Role) -> Town:
 def _plan(rng: np.random.Generator, role: Role) -> Town:
     """Draw the camera, the road and the widths beside it."""
     palette = role.palettes[int(rng.integers(len(role.palettes)))]
-    lanes = (1 + int(rng.random() < 0.35), 1 + int(rng.random() < 0.35))
-    lane = float(rng.uniform(3.0, 3.6))
-    sides = {s: _side(rng) for s in (-1, 1)}
+    plan, view = role.plan, role.view
+    lanes = (1 + int(rng.random() < plan.second_lane), 1 + int(rng.random() < plan.second_lane))
+    lane = float(rng.uniform(*plan.lane))
+    sides = {s: _side(rng, plan) for s in (-1, 1)}
     half = lane * max(lanes) + max(sides[-1].parking, sides[1].parking)
     road = Road(half, float(rng.normal(0, 0.0007)), float(rng.normal(0, 0.006)), float(rng.uniform(-2e-5, 1e-4)))
     camera = Camera(
-        x=float(rng.uniform(0.15, 0.92)) * (half - sides[1].parking),
-        y=float(rng.uniform(1.3, 2.5)),
-        yaw=float(rng.normal(0, 0.09)),
-        pitch=float(rng.uniform(-0.03, 0.11)),
-        focal=float(rng.uniform(1.05, 1.7)),
+        x=float(rng.uniform(*view.place)) * (half - sides[1].parking),
+        y=float(rng.uniform(*view.height)),
+        yaw=float(rng.normal(0, view.yaw)),
+        pitch=float(rng.uniform(*view.pitch)),
+        focal=float(rng.uniform(*view.focal)),
     )
     crossroads, crossings = _crossings(rng, role)
     centre, zebra = int(rng.integers(3)), bool(rng.random() < 0.75)
@@ -55,12 +56,12 @@ def _crossings(
     return None, (float(rng.uniform(5, 24)),) if rng.random() < role.chances["crossing"] else ()
 
 
-def _side(rng: np.random.Generator) -> ground.Side:
+def _side(rng: np.random.Generator, plan: Plan) -> ground.Side:
     return ground.Side(
-        verge=float(rng.uniform(1.2, 4.0)) if rng.random() < 0.48 else 0.0,
-        pavement=float(rng.uniform(2.8, 6.0)),
-        lawn=bool(rng.random() < 0.55),
-        parking=2.2 if rng.random() < 0.42 else 0.0,
+        verge=float(rng.uniform(1.2, 4.0)) if rng.random() < plan.verge else 0.0,
+        pavement=float(rng.uniform(*plan.pavement)),
+        lawn=bool(rng.random() < plan.lawn),
+        parking=2.2 if rng.random() < plan.parking else 0.0,
     )
 
 

@@ -8,6 +8,8 @@ import numpy as np
 
 from dgkit.world.canvas import RGB
 from dgkit.world.frame import mix
+from dgkit.world.sensor import Shot
+from dgkit.world.surface import Texture
 
 
 @dataclass(frozen=True)
@@ -37,9 +39,14 @@ class Look:
     saturation: float = 1.0
     noise: float = 1.0
     seed: int = 0
+    white: RGB = (232, 237, 245)  # colour of snow
+    slush: float = 0.0  # how brown the snow of the road is
+    lamps: float = 1.0  # strength of street lamps and headlights at night
+    texture: Texture | None = None  # None: the plain surfaces of source and prior
+    shot: Shot | None = None  # None: the plain lens of source and prior
 
 
-def _sun(rng: np.random.Generator, low: float, high: float) -> tuple[float, float, float]:
+def sun_between(rng: np.random.Generator, low: float, high: float) -> tuple[float, float, float]:
     """A sun behind or beside the camera, so that most faces in view are lit."""
     around, up = rng.uniform(-1.9, 1.9), rng.uniform(low, high)
     return (float(np.sin(around) * np.cos(up)), float(np.sin(up)), float(-np.cos(around) * np.cos(up)))
@@ -57,7 +64,7 @@ def source(rng: np.random.Generator) -> Look:
     late = mix((1.0, 0.95, 0.84), (1.08, 0.86, 0.66), hour)
     return Look(
         "none",
-        sun=_sun(rng, 0.45, 0.95),
+        sun=sun_between(rng, 0.45, 0.95),
         direct=(0.72 * late[0], 0.72 * late[1], 0.72 * late[2]),
         ambient=(0.56, 0.57, 0.62),
         zenith=mix((74, 132, 206), (96, 120, 176), hour),
@@ -95,7 +102,7 @@ def prior(rng: np.random.Generator, style: str) -> Look:
 def _none(rng: np.random.Generator) -> dict[str, Any]:
     grey = float(rng.uniform(0, 1))  # 0 fair, 1 overcast
     return {
-        "sun": _sun(rng, 0.5, 1.2),
+        "sun": sun_between(rng, 0.5, 1.2),
         "direct": mix((0.42, 0.41, 0.38), (0.12, 0.12, 0.12), grey),
         "ambient": mix((0.58, 0.6, 0.64), (0.78, 0.78, 0.8), grey),
         "zenith": mix((126, 162, 204), (176, 182, 190), grey),
@@ -112,7 +119,7 @@ def _none(rng: np.random.Generator) -> dict[str, Any]:
 
 def _sunny(rng: np.random.Generator) -> dict[str, Any]:
     return {
-        "sun": _sun(rng, 0.5, 1.0),
+        "sun": sun_between(rng, 0.5, 1.0),
         "direct": (0.88, 0.82, 0.68),
         "ambient": (0.56, 0.6, 0.68),
         "zenith": (40, 108, 216),
@@ -131,7 +138,7 @@ def _sunny(rng: np.random.Generator) -> dict[str, Any]:
 def _snowy(rng: np.random.Generator) -> dict[str, Any]:
     k = float(rng.uniform(0.94, 1.03))
     return {
-        "sun": _sun(rng, 0.8, 1.2),
+        "sun": sun_between(rng, 0.8, 1.2),
         "direct": (0.1, 0.1, 0.1),
         "ambient": (0.84, 0.87, 0.92),
         "zenith": (190 * k, 196 * k, 206 * k),
@@ -151,7 +158,7 @@ def _snowy(rng: np.random.Generator) -> dict[str, Any]:
 def _rainy(rng: np.random.Generator) -> dict[str, Any]:
     k = float(rng.uniform(0.85, 1.1))
     return {
-        "sun": _sun(rng, 0.8, 1.2),
+        "sun": sun_between(rng, 0.8, 1.2),
         "direct": (0.05, 0.05, 0.06),
         "ambient": (0.8 * k, 0.86 * k, 0.94 * k),
         "zenith": (116 * k, 132 * k, 152 * k),
@@ -172,7 +179,7 @@ def _foggy(rng: np.random.Generator) -> dict[str, Any]:
     k = float(rng.uniform(186, 218))
     grey: RGB = (k, k + 1, k + 2)
     return {
-        "sun": _sun(rng, 0.8, 1.2),
+        "sun": sun_between(rng, 0.8, 1.2),
         "direct": (0.04, 0.04, 0.04),
         "ambient": (0.72, 0.73, 0.74),
         "zenith": grey,
@@ -190,7 +197,7 @@ def _foggy(rng: np.random.Generator) -> dict[str, Any]:
 def _night(rng: np.random.Generator) -> dict[str, Any]:
     k = float(rng.uniform(0.8, 1.25))
     return {
-        "sun": _sun(rng, 0.6, 1.2),
+        "sun": sun_between(rng, 0.6, 1.2),
         "direct": (0.02 * k, 0.025 * k, 0.035 * k),
         "ambient": (0.17 * k, 0.18 * k, 0.25 * k),
         "zenith": (4, 6, 16),

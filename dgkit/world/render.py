@@ -10,7 +10,7 @@ import numpy as np
 
 from dgkit.errors import UsageError
 from dgkit.labels import CLASSES
-from dgkit.world import layout, look, shading
+from dgkit.world import climate, layout, look, shading
 from dgkit.world.canvas import Canvas
 from dgkit.world.gbuffer import Buffers
 from dgkit.world.roles import PLAIN_STYLE, ROLES, STYLES
@@ -41,10 +41,19 @@ def render(role: str, seed: int, index: int, *, height: int = 256, width: int = 
     canvas = Canvas(town.camera, height, width)
     layout.paint(town, canvas)
     buffers = Buffers(canvas, town.road)
+    if style is None and recipe.in_turn:
+        style = recipe.styles[index % len(recipe.styles)][0]
     style = style or _draw_style(np.random.default_rng([seed, index, _STYLE, key]), recipe.styles)
     rng = np.random.default_rng([seed, index, _LOOK, key])
-    chosen = look.source(rng) if role == "source" and style == PLAIN_STYLE else look.prior(rng, style)
+    chosen = _look(role, rng, style)
     return Scene(shading.shade(buffers, chosen), buffers.label, caption(buffers.label, style), style)
+
+
+def _look(role: str, rng: np.random.Generator, style: str) -> look.Look:
+    target = ROLES[role].climate
+    if target is not None:
+        return climate.forecast(rng, target, style)
+    return look.source(rng) if role == "source" and style == PLAIN_STYLE else look.prior(rng, style)
 
 
 def caption(label: np.ndarray, style: str) -> str:
@@ -61,7 +70,7 @@ def _draw_style(rng: np.random.Generator, styles: tuple[tuple[str, float], ...])
 def check(role: str, seed: int, index: int, height: int, width: int, style: str | None = None) -> None:
     """Raise UsageError for arguments that :func:`render` does not take."""
     if role not in ROLES:
-        raise UsageError(f"unknown role {role!r}; allowed: {', '.join(ROLES)}", "use --role source or --role prior")
+        raise UsageError(f"unknown role {role!r}; allowed: {', '.join(ROLES)}", "use --role source")
     if style is not None and style not in (*STYLES, PLAIN_STYLE):
         allowed = ", ".join((*STYLES, PLAIN_STYLE))
         raise UsageError(f"unknown style {style!r}; allowed: {allowed}", "leave the style out to draw one")

@@ -1,27 +1,9 @@
 """The recipes of the roles: how often things occur, and in which colours."""
 
-from dataclasses import dataclass, field
+from dgkit.world.recipe import PLAIN_STYLE, STYLES, Palette, Role
+from dgkit.world.targets import TARGETS
 
-from dgkit.world.canvas import RGB
-
-STYLES = ("sunny", "snowy", "rainy", "foggy", "night")
-PLAIN_STYLE = "none"  # ordinary daylight, no weather word in the caption
-
-
-@dataclass(frozen=True)
-class Palette:
-    """Colours of one town."""
-
-    houses: tuple[RGB, ...]
-    trims: tuple[RGB, ...]
-    roofs: tuple[RGB, ...]
-    leaves: tuple[RGB, ...]
-    grass: RGB
-    road: RGB
-    paving: RGB
-    kerb: RGB
-    paint: RGB
-
+__all__ = ["PLAIN_STYLE", "ROLES", "STYLES", "Palette", "Role"]
 
 _WARM_TOWN = Palette(
     houses=((206, 168, 122), (186, 128, 92), (222, 196, 152), (168, 110, 82), (198, 182, 158), (214, 150, 110),
@@ -54,36 +36,6 @@ _PASTEL_TOWN = Palette(
     grass=(116, 160, 76), road=(108, 108, 112), paving=(190, 184, 176), kerb=(212, 208, 202), paint=(246, 246, 242),
 )  # fmt: skip
 
-_CARS: tuple[RGB, ...] = (
-    (196, 30, 34), (28, 68, 168), (232, 232, 228), (44, 46, 52), (158, 162, 168), (96, 102, 112),
-    (24, 110, 84), (226, 178, 40), (120, 26, 40), (206, 208, 212), (58, 120, 176), (210, 104, 36),
-)  # fmt: skip
-_CLOTHES: tuple[RGB, ...] = (
-    (190, 40, 46), (40, 74, 150), (236, 232, 222), (46, 46, 52), (60, 128, 84), (222, 176, 60), (128, 72, 136),
-    (96, 140, 186), (214, 118, 54), (110, 108, 104), (226, 140, 158),
-)  # fmt: skip
-
-# Probability that a scene gets the thing on purpose (traffic and pavements add their own).
-_CHANCES = {
-    "train": 0.2, "bus": 0.3, "truck": 0.3, "motorcycle": 0.34, "cyclist": 0.42, "bicycle": 0.38,
-    "signal": 0.42, "crossing": 0.42, "crossroads": 0.34, "near_person": 0.6, "near_car": 0.5, "park": 0.22,
-}  # fmt: skip
-
-
-@dataclass(frozen=True)
-class Role:
-    """One domain of the world."""
-
-    palettes: tuple[Palette, ...]
-    styles: tuple[tuple[str, float], ...]  # style -> probability
-    bonnet: float  # share of scenes with the bonnet of the camera's own car
-    labelled: bool  # whether labels are written to disk
-    centre_paint: bool  # centre line in the palette's paint, otherwise white
-    cars: tuple[RGB, ...] = _CARS
-    clothes: tuple[RGB, ...] = _CLOTHES
-    chances: dict[str, float] = field(default_factory=lambda: dict(_CHANCES))
-
-
 _EVEN = tuple((style, 0.15) for style in STYLES)
 
 ROLES: dict[str, Role] = {
@@ -91,4 +43,5 @@ ROLES: dict[str, Role] = {
     "prior": Role(
         (_COOL_TOWN, _BRICK_TOWN, _PASTEL_TOWN, _WARM_TOWN), ((PLAIN_STYLE, 0.25), *_EVEN), 0.12, False, False
     ),
+    **TARGETS,
 }

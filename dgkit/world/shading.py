@@ -8,9 +8,11 @@ import numpy as np
 
 from dgkit.world.camera import Point
 from dgkit.world.canvas import BRICK, FOLIAGE, GLASS, GRASS, MARKING, PAVING, PLASTER, ROAD, Canvas
+from dgkit.world.detail import relief, sheen
 from dgkit.world.gbuffer import Buffers, average, noise_tile, sample
 from dgkit.world.look import Look
-from dgkit.world.weather import SNOW, lens, precipitation, reflect, snow_ground
+from dgkit.world.sensor import develop
+from dgkit.world.weather import lens, precipitation, reflect, snow_ground
 
 _BRIGHTEST = 0.6  # lamplight saturates here, so that a near lamp does not turn night into day
 _GAIN = {ROAD: 0.07, PAVING: 0.06, GRASS: 0.16, BRICK: 0.07, PLASTER: 0.05, FOLIAGE: 0.2, GLASS: 0.0, MARKING: 0.05}
@@ -22,13 +24,16 @@ def shade(buffers: Buffers, look: Look) -> np.ndarray:
     colour = average(canvas, _table(canvas, look))
     alpha = colour[..., 3:] / 255.0
     light = _shadow(buffers, look)
+    texture = _texture(buffers, look) if look.texture is None else relief(buffers, look)
     if look.wet > 0:
         light *= np.where(buffers.ground, np.float32(1 - 0.42 * look.wet), np.float32(1 - 0.12 * look.wet))
     if look.snow > 0:
-        image = snow_ground(buffers, look, colour[..., :3] * _texture(buffers, look)[..., None])
+        image = snow_ground(buffers, look, colour[..., :3] * texture[..., None])
         image *= light[..., None]
     else:
-        image = colour[..., :3] * (_texture(buffers, look) * light)[..., None]
+        image = colour[..., :3] * (texture * light)[..., None]
+    if look.texture is not None:
+        image += sheen(buffers, look)
     if look.night:
         image *= _night_light(buffers, look)
     clear = np.exp(buffers.depth * np.float32(-1 / look.sight))[..., None]
@@ -42,14 +47,15 @@ def shade(buffers: Buffers, look: Look) -> np.ndarray:
         image = reflect(buffers, look, image)
     if glow is not None:
         image = image + glow
-    return lens(precipitation(buffers, look, image), look)
+    image = precipitation(buffers, look, image)
+    return lens(image, look) if look.shot is None else develop(image, look.shot, look.exposure)
 
 
 def _table(canvas: Canvas, look: Look) -> np.ndarray:
     """Colour of every surface under full light, uint8 [N, 4]; channel 3 is 255 for the sky."""
     albedo = np.array(canvas.colours, np.float32)
     snow = np.array(canvas.extras, np.float32)[:, :1] * look.snow
-    albedo = albedo + (SNOW - albedo) * np.clip(snow * 1.1, 0, 1)
+    albedo = albedo + (np.array(look.white, np.float32) - albedo) * np.clip(snow * 1.1, 0, 1)
     normal = np.array(canvas.normals, np.float32)
     normal /= np.maximum(np.linalg.norm(normal, axis=1, keepdims=True), 1e-6)
     direct = np.maximum(0.0, normal @ np.array(look.sun, np.float32))[:, None]
@@ -138,6 +144,8 @@ def _night_light(b: Buffers, look: Look) -> np.ndarray:
         * np.clip(1.5 - (y + 0.2) / 2.2, 0.08, 1)
     )
     pool += 1.0 * beam[..., None] * np.array((1.0, 0.96, 0.86), np.float32)
+    if look.lamps != 1.0:
+        pool *= np.float32(look.lamps)
     big = cv2.resize(pool, (b.label.shape[1], b.label.shape[0]), interpolation=cv2.INTER_LINEAR)
     return light + _BRIGHTEST * (1 - np.exp(-big / _BRIGHTEST))
 

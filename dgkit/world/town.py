@@ -10,7 +10,7 @@ from dgkit.world.camera import Camera, Road
 from dgkit.world.canvas import RGB
 from dgkit.world.frame import Frame, vary
 from dgkit.world.ground import Ground
-from dgkit.world.roles import Palette, Role
+from dgkit.world.recipe import Palette, Role
 
 BACKDROP, HOUSES, STREET = 0, 2, 3  # layers, drawn in this order; the ground comes after the backdrop
 KERB = 0.14  # metres

@@ -27,7 +27,8 @@ def fill(town: Town) -> None:
 
 
 def _car(town: Town, x: float, z: float, turn: float, layer: int = STREET) -> None:
-    kind, rgb = cars.CAR_KINDS[town.integer(0, len(cars.CAR_KINDS))], town.pick(town.role.cars, 0.14)
+    kinds = town.role.traffic.kinds
+    kind, rgb = kinds[town.integer(0, len(kinds))], town.pick(town.role.cars, 0.14)
     near = z - 2.2 * abs(cos(turn)) - 0.8 * abs(sin(turn))
     town.add(layer, near, cars.car, town.frame(x, z, turn, scale=town.uniform(0.95, 1.06)), kind, rgb)
 
@@ -73,17 +74,17 @@ def _lane(town: Town, s: int, x: float, own: bool, wanted: list[str]) -> None:
     while z < 110:
         if wanted and town.odds(0.5) and z > 7:
             z += _big(town, wanted.pop(), x, z, turn)
-        elif town.odds(0.75):
+        elif town.odds(town.role.traffic.cars):
             _car(town, x + town.uniform(-0.25, 0.25), z + 2.2, turn + town.uniform(-0.04, 0.04))
             z += 4.5
-        z += town.uniform(4, 26)
+        z += town.uniform(*town.role.traffic.gap)
 
 
 def _parked(town: Town, s: int) -> None:
     z = town.uniform(2, 8)
     while z < 80:
         free = not town.crossed(z) and not any(c - 6 < z < c + 4 for c in town.flat.crossings)
-        if free and town.odds(0.7):
+        if free and town.odds(town.role.traffic.parked):
             _car(town, s * (town.road.half_width - 1.05), z + 2.2, 0.0 if s > 0 else pi)
         z += town.uniform(5.2, 7.5)
 
@@ -114,10 +115,10 @@ def _person(town: Town, x: float, z: float, up: float = KERB) -> None:
 
 
 def _walkers(town: Town) -> None:
-    w = town.road.half_width
+    w, (least, most) = town.road.half_width, town.role.traffic.walkers
     for s in (-1, 1):
         side = town.flat.sides[s]
-        for _ in range(town.integer(1, 6)):
+        for _ in range(town.integer(least, most + 1)):
             z = 4.0 + 40.0 * town.uniform(0, 1) ** 1.8
             x = w + side.verge + town.uniform(0.4, side.pavement - 0.3)
             for k in range(int(town.rng.choice((1, 1, 1, 2, 3)))):

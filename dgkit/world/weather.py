@@ -6,7 +6,7 @@ import numpy as np
 from dgkit.world.gbuffer import Buffers, noise_tile, sample
 from dgkit.world.look import Look
 
-SNOW = np.array((232, 237, 245), np.float32)
+_SLUSH = np.array((132, 116, 98), np.float32)
 
 
 def snow_ground(b: Buffers, look: Look, image: np.ndarray) -> np.ndarray:
@@ -19,8 +19,11 @@ def snow_ground(b: Buffers, look: Look, image: np.ndarray) -> np.ndarray:
     )
     cover = np.where(b.label == 0, cover - 0.42 * track * (0.85 + 0.15 * soft), cover) * look.snow
     cover = np.where(b.ground, np.clip(cover, 0, 1), 0)[..., None]
-    white = SNOW * np.array(look.ambient, np.float32) * (1.03 + 0.015 * soft[..., None])
+    white = np.array(look.white, np.float32) * np.array(look.ambient, np.float32) * (1.03 + 0.015 * soft[..., None])
     white = np.where((b.label == 0)[..., None], white * 0.95, white)
+    if look.slush > 0:
+        brown = look.slush * np.clip(0.55 + 0.35 * soft + 0.5 * track, 0, 1) * (b.label == 0)
+        white = white + (_SLUSH * np.array(look.ambient, np.float32) - white) * brown[..., None].astype(np.float32)
     return image * (1 - cover) + white * cover
 
 

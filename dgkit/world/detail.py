@@ -1,0 +1,87 @@
+"""Surfaces of the target sets: asphalt with cracks, jointed paving, stained facades, leaves, reflections.
+
+Everything is a multiplier around 1 or added light per pixel, float32 [H, W] or [H, W, 3], and fades with distance
+before it would alias.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from dgkit.world.canvas import BRICK, FOLIAGE, GLASS, GRASS, MARKING, PAVING, PLASTER, ROAD
+from dgkit.world.gbuffer import Buffers, noise_tile, sample
+from dgkit.world.look import Look
+from dgkit.world.surface import Texture
+
+_VEHICLES = (13, 14, 15, 16, 17)
+__all__ = ["Texture", "relief", "sheen"]
+
+
+def relief(b: Buffers, look: Look) -> np.ndarray:
+    """Multiplier of the colour of every surface."""
+    texture = look.texture
+    assert texture is not None
+    material = b.material
+    upright = (material == BRICK) | (material == PLASTER) | (material == FOLIAGE)
+    along = np.where(upright, b.x * 0.8 + b.z * 0.6, b.lateral)
+    across = np.where(upright, b.y, b.z)
+    near = 1.0 / (1.0 + (b.depth / 20.0) ** 2)
+    fine, coarse = _gains(texture)
+    leaf = material == FOLIAGE
+    pitch = np.where(leaf, np.float32(13), np.float32(30))
+    grain = sample(noise_tile(23, 2), along * pitch, across * pitch)
+    cloudy = sample(noise_tile(7), along * 1.7 + 40, across * np.where(upright, np.float32(0.5), np.float32(1.1)) + 9)
+    reach = np.where(leaf, np.clip(1.3 - b.depth / 70.0, 0.25, 1), near)
+    out = 1 + fine[material] * grain * reach + coarse[material] * cloudy
+    out *= _lines(b, texture, along, across, cloudy)
+    foot = 0.7 + 0.3 * np.clip(b.above / 3.0, 0, 1)
+    out *= np.where(b.ground | b.sky, np.float32(1), foot)
+    return np.clip(out, 0.2, 1.7).astype(np.float32)
+
+
+def _gains(texture: Texture) -> tuple[np.ndarray, np.ndarray]:
+    """Depth of the fine and of the coarse grain for every material."""
+    fine, coarse = np.zeros(256, np.float32), np.zeros(256, np.float32)
+    for material, a, c in (
+        (ROAD, texture.grit, texture.patches), (PAVING, texture.grit * 0.8, texture.patches * 0.8),
+        (GRASS, 0.2, 0.14), (BRICK, 0.07, texture.stains), (PLASTER, 0.05, texture.stains),
+        (FOLIAGE, texture.leaves, 0.12), (GLASS, 0.0, 0.1), (MARKING, texture.grit * 1.3, texture.worn),
+    ):  # fmt: skip
+        fine[material], coarse[material] = a, c
+    return fine, coarse
+
+
+def _lines(b: Buffers, texture: Texture, along: np.ndarray, across: np.ndarray, cloudy: np.ndarray) -> np.ndarray:
+    """Joints of slabs and courses, cracks and the darker paths of wheels."""
+    material, out = b.material, np.ones(b.label.shape, np.float32)
+    close = np.clip(1.25 - b.depth / texture.seen, 0, 1)
+    joint = np.maximum(_joint(along / texture.slab, 0.06), _joint(across / texture.slab, 0.06))
+    out -= np.where(material == PAVING, texture.joints * joint * close, 0)
+    brick = np.maximum(_joint(across / texture.course, 0.14), 0.6 * _joint(along / (2.3 * texture.course), 0.07))
+    out -= np.where(material == BRICK, texture.mortar * brick * np.clip(1.2 - b.depth / 26.0, 0, 1), 0)
+    panel = np.maximum(_joint(across / 3.0, 0.02), _joint(along / 2.4, 0.025))
+    out -= np.where(material == PLASTER, texture.panels * panel * np.clip(1.2 - b.depth / 50.0, 0, 1), 0)
+    road = material == ROAD
+    crack = np.exp(-((sample(noise_tile(31, 8), b.lateral * 4.2, b.z * 2.6) / 0.045) ** 2))
+    out -= np.where(road & (cloudy > 0.2), texture.cracks * crack * close, 0)
+    wheel = np.cos(b.lateral * (2 * np.pi / 1.65))
+    return np.where(road, out - texture.ruts * wheel, out)
+
+
+def _joint(x: np.ndarray, half: float) -> np.ndarray:
+    """1 on the whole numbers, 0 farther than ``half`` from them."""
+    away = np.abs(x - np.rint(x))
+    return np.clip(1.6 - away * (1.6 / half), 0, 1)
+
+
+def sheen(b: Buffers, look: Look) -> np.ndarray:
+    """Light of the sky mirrored by glass and car bodies, float32 [H, W, 3]."""
+    texture = look.texture
+    assert texture is not None
+    ripple = sample(noise_tile(7), (b.x + b.z) * 3.1, b.y * 5.3)
+    glass = np.where(b.material == GLASS, np.clip(0.32 + 0.2 * ripple + 0.02 * b.above, 0, 0.8), 0)
+    body = np.isin(b.label, _VEHICLES) & (b.material != GLASS)
+    shine = np.clip((b.above - 0.55) * 0.5 + 0.12 * ripple, 0, 0.35)
+    strength = (glass + np.where(body, shine, 0)) * texture.gloss * (0.12 if look.night else 1.0)
+    sky = (np.array(look.horizon) * 0.7 + np.array(look.zenith) * 0.3).astype(np.float32)
+    return strength[..., None].astype(np.float32) * sky

@@ -1,0 +1,5 @@
+"""The five target roles."""
+
+from dgkit.world.recipe import Role
+
+TARGETS: dict[str, Role] = {}
