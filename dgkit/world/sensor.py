@@ -25,7 +25,7 @@ class Sensor:
     saturation: Range = (0.8, 1.0)
     balance: RGB = (1.0, 1.0, 1.0)  # gains of the channels
     drift: float = 0.03  # deviation of the gains between pictures
-    black: Range = (0.0, 6.0)  # level of black: flare and haze in the optics
+    black: Range = (0.0, 0.03)  # level of black, share of white: flare and haze in the optics
     noise: Range = (1.5, 3.0)
     chroma: Range = (1.0, 2.0)
     night: float = 2.5
@@ -80,7 +80,7 @@ def develop(image: np.ndarray, shot: Shot, exposure: float) -> np.ndarray:
     mixing = mixing * (exposure * np.array(shot.gains))
     image = cv2.transform(image.astype(np.float32, copy=False), mixing.astype(np.float32))
     image *= 1 - np.float32(shot.vignette) * _corners(height, width)[..., None]
-    levels = _tone(round(shot.gamma, 2), round(shot.contrast, 2), round(shot.black, 0))
+    levels = _tone(round(shot.gamma, 2), round(shot.contrast, 2), round(shot.black, 3))
     out = np.take(levels, np.clip(image + 0.5, 0, 511).astype(np.uint16))
     return _compress(_grain(_blur(out, shot), shot), shot.jpeg)
 
@@ -92,7 +92,7 @@ def _tone(gamma: float, contrast: float, black: float) -> np.ndarray:
     level = level**gamma
     level = 0.42 + (level - 0.42) * contrast
     level = np.where(level > 0.84, 0.84 + 0.16 * np.tanh((level - 0.84) / 0.3), level)
-    return np.rint(np.clip(black + level * (255 - black), 0, 255)).astype(np.uint8)
+    return np.rint(np.clip(255 * (black + level * (1 - black)), 0, 255)).astype(np.uint8)
 
 
 @lru_cache(maxsize=8)

@@ -6,10 +6,10 @@ from dgkit.world.canvas import BLACK, RGB, Canvas
 from dgkit.world.frame import Flat, Frame, box, oval, rect, shade
 
 POLE, LIGHT, SIGN, NOTHING = 5, 6, 7, 255
-_RED: RGB = (214, 28, 32)
-_AMBER: RGB = (250, 168, 20)
-_GREEN: RGB = (24, 214, 96)
-_WHITE: RGB = (245, 243, 238)
+RED: RGB = (214, 28, 32)
+AMBER: RGB = (250, 168, 20)
+GREEN: RGB = (24, 214, 96)
+WHITE: RGB = (245, 243, 238)
 SIGN_KINDS = 7  # triangle, round red, round blue, octagon, square blue, diamond, direction board
 
 
@@ -51,7 +51,7 @@ def traffic_light(canvas: Canvas, frame: Frame, state: int, rgb: RGB, arm: float
 def _head(canvas: Canvas, frame: Frame, x: float, y: float, state: int, size: float) -> None:
     w, h = 0.24 * size, 1.12 * size
     canvas.poly(frame.sheet(rect(x - w, x + w, y, y + h), -0.03), LIGHT, (28, 30, 30), snow=0.1)
-    for k, colour in enumerate((_GREEN, _AMBER, _RED)):
+    for k, colour in enumerate((GREEN, AMBER, RED)):
         on = k == 2 - state
         disc = frame.sheet(oval(x, y + h * (0.2 + 0.3 * k), 0.17 * size, 0.17 * size, 10), -0.04)
         canvas.poly(disc, LIGHT, colour if on else shade(colour, 0.22), emit=colour if on else BLACK, snow=0.0)
@@ -61,21 +61,21 @@ def _plates(kind: int, r: float) -> list[tuple[list[Flat], RGB]]:
     """Layers of a sign around its centre, back to front."""
     if kind == 0:
         inner: list[Flat] = [(-r * 0.62, -0.2), (r * 0.62, -0.2), (0.0, r * 0.55)]
-        return [([(-r, -0.3), (r, -0.3), (0.0, r)], _RED), (inner, _WHITE)]
+        return [([(-r, -0.3), (r, -0.3), (0.0, r)], RED), (inner, WHITE)]
     if kind in (1, 2):
         bar = rect(-r * 0.12, r * 0.12, -r * 0.45, r * 0.45)
-        rim, face, ink = (_RED, _WHITE, (30, 30, 30)) if kind == 1 else ((30, 84, 190), (52, 110, 214), _WHITE)
+        rim, face, ink = (RED, WHITE, (30, 30, 30)) if kind == 1 else ((30, 84, 190), (52, 110, 214), WHITE)
         return [(oval(0, 0, r, r, 16), rim), (oval(0, 0, r * 0.7, r * 0.7, 16), face), (bar, ink)]
     if kind == 3:
-        return [(oval(0, 0, r, r, 8), _RED), (rect(-r * 0.6, r * 0.6, -0.09, 0.09), _WHITE)]
+        return [(oval(0, 0, r, r, 8), RED), (rect(-r * 0.6, r * 0.6, -0.09, 0.09), WHITE)]
     if kind == 4:
         arrow: list[Flat] = [(-r * 0.4, -r * 0.6), (r * 0.4, -r * 0.6), (0.0, r * 0.6)]
-        return [(rect(-r, r, -r, r), (28, 86, 196)), (arrow, _WHITE)]
+        return [(rect(-r, r, -r, r), (28, 86, 196)), (arrow, WHITE)]
     if kind == 5:
-        return [(oval(0, 0, r, r, 4), _WHITE), (oval(0, 0, r * 0.75, r * 0.75, 4), (244, 192, 24))]
+        return [(oval(0, 0, r, r, 4), WHITE), (oval(0, 0, r * 0.75, r * 0.75, 4), (244, 192, 24))]
     w, ground = 1.1, (22, 110, 70) if r > 0.42 else (30, 78, 176)
-    lines = [(rect(-w * 0.7, w * 0.5, y, y + 0.13), _WHITE) for y in (0.08, 0.36)]
-    return [(rect(-w, w, -0.1, 0.7), _WHITE), (rect(-w + 0.06, w - 0.06, -0.04, 0.64), ground), *lines]
+    lines = [(rect(-w * 0.7, w * 0.5, y, y + 0.13), WHITE) for y in (0.08, 0.36)]
+    return [(rect(-w, w, -0.1, 0.7), WHITE), (rect(-w + 0.06, w - 0.06, -0.04, 0.64), ground), *lines]
 
 
 def traffic_sign(canvas: Canvas, frame: Frame, kind: int, rgb: RGB, seed: int) -> None:
