@@ -12,7 +12,7 @@ PACKAGES = (
     "dgkit", "torch", "diffusers", "transformers", "safetensors", "huggingface_hub", "numpy", "pillow",
     "opencv-python-headless", "opencv-python", "pydantic", "typer", "rich", "onnx", "onnxscript", "onnxruntime",
     "onnxruntime-gpu", "openvino", "tensorrt", "tensorrt-rtx", "polygraphy", "onedl-mmengine", "onedl-mmcv",
-    "onedl-mmsegmentation", "accelerate", "tensorboard", "peft", "ray",
+    "onedl-mmsegmentation", "accelerate", "tensorboard", "peft", "torchmetrics", "ray",
 )  # fmt: skip
 
 

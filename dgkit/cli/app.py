@@ -14,6 +14,8 @@ from dgkit import __version__
 from dgkit.cli.common import BROKEN_PIPE, INTERRUPTED, print_error
 from dgkit.cli.doctor import doctor
 from dgkit.cli.generate import generate
+from dgkit.cli.judge import judge
+from dgkit.cli.quality import quality
 from dgkit.cli.stats import stats
 from dgkit.cli.swap import swap
 from dgkit.cli.train import train
@@ -33,7 +35,9 @@ app = typer.Typer(
 )
 app.command("generate")(generate)
 app.command("swap")(swap)
+train.command("judge")(judge)
 app.add_typer(train, name="train")
+app.command("quality")(quality)
 app.command("stats")(stats)
 app.command("world")(world)
 app.command("doctor")(doctor)

@@ -1,0 +1,74 @@
+"""``dgkit quality``: does a folder of generated pictures show what its labels and prompts say?"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from dgkit.cli.common import print_json, progress_bars
+
+STAGES = {"measure": ("Measuring", "pictures"), "reference": ("Measuring the reference", "pictures")}
+
+
+def quality(
+    out: Annotated[Path, typer.Argument(metavar="OUT", help="Folder with images/ and labels/, as generate writes.")],
+    judge: Annotated[Path | None, typer.Option(metavar="DIR", help="Folder that dgkit train judge wrote.")] = None,
+    segmenter: Annotated[
+        Path | None, typer.Option(metavar="ONNX", help="Any segmenter instead of the judge's.")
+    ] = None,
+    styles: Annotated[
+        Path | None, typer.Option(metavar="ONNX", help="Any style classifier instead of the judge's.")
+    ] = None,
+    reference: Annotated[
+        str | None, typer.Option(metavar="DIR|ROLE", help="Compare with a folder, or with renders of a role: prior.")
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the figures as JSON.")] = False,
+) -> None:
+    """Measure label agreement, styles, distances and diversity of a folder; writes OUT/quality.json."""
+    from dgkit.evaluation.quality import find_judge, measure_quality
+
+    found = find_judge(judge, segmenter, styles)
+    with progress_bars(STAGES) as report:
+        result = measure_quality(out, found, reference, progress=report)
+    if as_json:
+        print_json(result)
+    else:
+        _print_tables(result)
+
+
+def _print_tables(result: dict[str, Any]) -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    real = result.get("reference")
+    shown = Console()
+    table = Table(title=f"{result['out']}: {result['images']} pictures", title_justify="left")
+    for heading in ("", "here", *([f"reference: {real['what']}"] if real else [])):
+        table.add_column(heading, justify="left" if not heading else "right")
+    columns = [result, *([real] if real else [])]
+    for name, key in (("label agreement, mIoU", "miou"), ("  small classes", "small_miou"),
+                      ("  pixel accuracy", "pixel_accuracy")):  # fmt: skip
+        table.add_row(name, *(_percent(column["agreement"][key]) for column in columns))
+    for name in result["agreement"]["iou"]:
+        table.add_row(f"  {name}", *(_percent(column["agreement"]["iou"][name]) for column in columns))
+    table.add_row("style accuracy", *(_percent((column["style"] or {}).get("accuracy")) for column in columns))
+    table.add_row("diversity of features", *(_number(column["diversity"]) for column in columns))
+    table.add_row("ignored pixels", *(_percent(column["ignored_share"]) for column in columns))
+    shown.print(table)
+    if real:
+        shown.print(f"agreement relative to the reference: mIoU {_percent(real['relative_miou'])}", highlight=False)
+        shown.print(
+            f"Fréchet distance {_number(real['frechet_distance'])}, kernel distance "
+            f"{_number(real['kernel_distance'])}, in the feature space of {real['feature_space']}",
+            highlight=False,
+        )
+
+
+def _percent(share: float | None) -> str:
+    return "-" if share is None else f"{share:.1%}"
+
+
+def _number(value: float | None) -> str:
+    return "-" if value is None else f"{value:.4g}"

@@ -1,0 +1,1 @@
+"""Measuring folders of labelled pictures with networks given as ONNX files."""
