@@ -6,10 +6,10 @@ from typing import Any
 import numpy as np
 
 from dgkit.world.canvas import RGB
-from dgkit.world.surface import Texture
 from dgkit.world.frame import mix
 from dgkit.world.look import Look, sun_between
 from dgkit.world.sensor import Range, Sensor, expose
+from dgkit.world.surface import Texture
 
 
 @dataclass(frozen=True)

@@ -4,8 +4,6 @@ Everything is a multiplier around 1 or added light per pixel, float32 [H, W] or 
 before it would alias.
 """
 
-from dataclasses import dataclass
-
 import numpy as np
 
 from dgkit.world.canvas import BRICK, FOLIAGE, GLASS, GRASS, MARKING, PAVING, PLASTER, ROAD
@@ -14,7 +12,6 @@ from dgkit.world.look import Look
 from dgkit.world.surface import Texture
 
 _VEHICLES = (13, 14, 15, 16, 17)
-__all__ = ["Texture", "relief", "sheen"]
 
 
 def relief(b: Buffers, look: Look) -> np.ndarray:

@@ -1,6 +1,7 @@
 """Street furniture of the target countries: lamps, signals, signs, bollards and utility poles, by name."""
 
 from collections.abc import Callable
+from itertools import pairwise
 from math import cos, pi, sin
 
 import numpy as np
@@ -59,7 +60,7 @@ def _cobra(canvas: Canvas, frame: Frame, height: float, side: float, rgb: RGB, g
     reach = 2.4 * side
     t = np.linspace(0, 1, 6)
     low = [(reach * float(v), height - 0.2 + 0.9 * sin(float(v) * pi / 2)) for v in t]
-    for a, b in zip(low[:-1], low[1:], strict=True):
+    for a, b in pairwise(low):
         canvas.poly(frame.sheet([a, b, (b[0], b[1] + 0.1), (a[0], a[1] + 0.1)]), POLE, rgb, snow=0.1)
     head = [(reach * x, height + y) for x, y in ((0.9, 0.66), (1.3, 0.62), (1.28, 0.82), (0.9, 0.86))]
     canvas.poly(frame.sheet(head, -0.01), POLE, shade(rgb, 0.85), snow=0.5)

@@ -12,7 +12,7 @@ _TILE = 256
 GROUND = (0, 1, 9)  # road, sidewalk, terrain
 
 
-@lru_cache(maxsize=4)
+@lru_cache(maxsize=16)
 def noise_tile(seed: int, finest: int = 4) -> np.ndarray:
     """Smooth tileable noise float32 [256, 256] of mean 0 and deviation 1; ``finest`` is its smallest blob."""
     rng = np.random.default_rng(seed)

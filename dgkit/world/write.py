@@ -1,26 +1,39 @@
-"""Write a role to disk: a GTA5-like labelled set, or a captioned Hugging Face ImageFolder."""
+"""Write a role to disk, in the layout of the set it stands in for (:mod:`dgkit.world.disk`)."""
 
+import io
 import json
-import os
 import signal
 from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
+from dataclasses import dataclass
 from multiprocessing import get_context
 from pathlib import Path
 
-import numpy as np
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
 from dgkit.errors import OutputError, UsageError
-from dgkit.labels import ENCODINGS, PALETTE
-from dgkit.world.render import check, render
+from dgkit.files import atomic_write, output_error
+from dgkit.world import disk, vistas
+from dgkit.world.render import Scene, check, render
 from dgkit.world.roles import ROLES
 
 SETTINGS = "world.json"
 _VERSION = 2  # raise when the same settings would draw other pictures
-_Job = tuple[str, str, int, int, int, int]
+
+
+@dataclass(frozen=True)
+class _Job:
+    """One scene to write. ``index`` is that of :func:`render`; ``files`` are below ``out``."""
+
+    out: Path
+    role: str
+    seed: int
+    index: int
+    height: int
+    width: int
+    files: disk.Files
 
 
 def write_role(
@@ -30,23 +43,28 @@ def write_role(
     seed: int,
     *,
     height: int = 256,
-    width: int = 512,
+    width: int | None = None,
+    split: str | None = None,
     workers: int = 2,
     progress: Callable[[int], None] | None = None,
 ) -> None:
-    """Write scenes 0..count-1 of ``role`` into ``out``; ``progress`` is told how many are done.
+    """Write ``count`` scenes of ``role`` into ``out``; ``progress`` is told how many are done.
 
-    A labelled role becomes ``images/00001.png`` and ``labels/00001.png`` (8-bit palette PNG, Cityscapes labelIds, 0 for
-    ignore, as GTA5 ships them); any other role becomes ``images/00001.png`` and ``metadata.jsonl``. Files do not depend
-    on ``workers``. A folder of the same settings is continued: pictures that are there are not drawn again.
-    Raises UsageError for wrong arguments, OutputError when ``out`` holds something else.
+    A labelled role gets the folders, file names, formats and ids of its set, so that ``open_dataset`` reads it (GTA5
+    for ``source``); ``prior`` becomes ``images/00001.png`` and ``metadata.jsonl``. Without ``width`` pictures have the
+    proportions of the set; ``mapillary`` then mixes sizes around ``height``. ``split`` is "train", "val" or "test",
+    None the set's usual one; splits share no scene and may lie in one folder. Files do not depend on ``workers``. A
+    folder of the same settings is continued: pictures that are there are not drawn again.
+    Raises UsageError for wrong arguments, OutputError when ``out`` holds something else or cannot be written.
     """
-    check(role, seed, 0, height, width)
+    check(role, seed, 0, height, 512 if width is None else width)
     if count < 1 or workers < 1:
         raise UsageError(f"count {count} and workers {workers} must be at least 1", "use --count 100 --workers 2")
+    split = disk.resolve_split(role, split)
     out = Path(out)
-    _claim(out, {"version": _VERSION, "role": role, "seed": seed, "height": height, "width": width})
-    jobs = [(str(out), role, seed, i, height, width) for i in range(count)]
+    fixed = disk.fixed_width(role, height, width)
+    _claim(out, {"version": _VERSION, "role": role, "seed": seed, "height": height, "width": fixed})
+    jobs = [_job(out, role, seed, split, number, height, width) for number in range(count)]
     todo = [job for job in jobs if not _complete(job)]
     done = count - len(todo)
     if progress:
@@ -59,11 +77,14 @@ def write_role(
     except BrokenProcessPool as error:
         hint = "use --workers 1; a script that asks for more needs an 'if __name__ == \"__main__\":' around its calls"
         raise OutputError(f"a drawing process was killed after {done} of {count} scenes", hint) from error
-    except OSError as error:
-        hint = "make room or choose another folder; the same command continues"
-        raise OutputError(f"cannot write to {out}: {error.strerror}", hint) from error
     if not ROLES[role].labelled:
-        _atomic(out / "metadata.jsonl", "".join(map(_line, jobs)).encode())
+        atomic_write(out / "metadata.jsonl", "".join(map(_line, jobs)).encode())
+
+
+def _job(out: Path, role: str, seed: int, split: str | None, number: int, height: int, width: int | None) -> _Job:
+    index = disk.scene_index(split, number)
+    rows, columns = disk.size(role, seed, index, height, width)
+    return _Job(out, role, seed, index, rows, columns, disk.DISKS[role].name(split, seed, number))
 
 
 def _run(jobs: list[_Job], workers: int) -> Iterator[int]:
@@ -99,68 +120,42 @@ def _claim(out: Path, settings: dict[str, object]) -> None:
     elif out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise OutputError(f"{out} exists, is not empty and holds no {SETTINGS}", "choose an empty or new folder")
     try:
-        for name in ("images", "labels") if ROLES[str(settings["role"])].labelled else ("images",):
-            (out / name).mkdir(parents=True, exist_ok=True)
-        _atomic(path, (json.dumps(settings) + "\n").encode())
+        out.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise OutputError(f"cannot write to {out}: {error.strerror}", "choose another folder") from error
-
-
-def _image_path(job: _Job) -> Path:
-    return Path(job[0]) / "images" / f"{job[3] + 1:05d}.png"
-
-
-def _label_path(job: _Job) -> Path:
-    return Path(job[0]) / "labels" / f"{job[3] + 1:05d}.png"
+        raise output_error(out, error) from error
+    atomic_write(path, (json.dumps(settings) + "\n").encode())
+    if settings["role"] == "mapillary":
+        atomic_write(out / "config.json", vistas.config())
 
 
 def _complete(job: _Job) -> bool:
     """Whether a scene is on disk; the label is written last and files appear by renaming only."""
-    return _image_path(job).exists() and (not ROLES[job[1]].labelled or _label_path(job).exists())
+    paths = (job.files.image, *(path for path, _ in job.files.labels))
+    return all((job.out / path).exists() for path in paths)
 
 
 def _line(job: _Job) -> str:
     """The line of metadata.jsonl; caption and style travel inside the PNG, so a continued run need not draw again."""
-    path = _image_path(job)
-    with Image.open(path) as image:
-        facts = {"file_name": f"images/{path.name}", "text": image.info["Description"], "style": image.info["Style"]}
+    with Image.open(job.out / job.files.image) as image:
+        facts = {"file_name": str(job.files.image), "text": image.info["Description"], "style": image.info["Style"]}
     return json.dumps(facts) + "\n"
 
 
 def _one(job: _Job) -> int:
-    _, role, seed, index, height, width = job
-    scene = render(role, seed, index, height=height, width=width)
-    if ROLES[role].labelled:
-        _save(Image.fromarray(scene.image), _image_path(job))
-        _save(label_image(scene.label), _label_path(job))
+    scene = render(job.role, job.seed, job.index, height=job.height, width=job.width)
+    if job.files.labels:
+        atomic_write(job.out / job.files.image, disk.encode_image(scene.image, job.files.image))
     else:
-        text = PngInfo()
-        text.add_text("Description", scene.caption)
-        text.add_text("Style", scene.style)
-        _save(Image.fromarray(scene.image), _image_path(job), text)
-    return index
+        atomic_write(job.out / job.files.image, _captioned(scene))
+    for path, form in job.files.labels:
+        atomic_write(job.out / path, disk.encode_label(scene.label, form))
+    return job.index
 
 
-def label_image(label: np.ndarray) -> Image.Image:
-    """Train ids uint8 [H, W] -> 8-bit palette picture of Cityscapes labelIds (7 road .. 33 bicycle, 0 for 255)."""
-    table = np.zeros(256, np.uint8)
-    palette = np.zeros((256, 3), np.uint8)
-    for label_id, train_id in enumerate(ENCODINGS["cityscapes_ids"].table):
-        if 0 <= train_id < len(PALETTE):
-            table[train_id] = label_id
-            palette[label_id] = PALETTE[train_id]
-    image = Image.fromarray(table[label])
-    image.putpalette(palette.tobytes())
-    return image
-
-
-def _save(image: Image.Image, path: Path, text: PngInfo | None = None) -> None:
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    image.save(temporary, format="PNG", compress_level=1, pnginfo=text)
-    os.replace(temporary, path)
-
-
-def _atomic(path: Path, data: bytes) -> None:
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    temporary.write_bytes(data)
-    os.replace(temporary, path)
+def _captioned(scene: Scene) -> bytes:
+    """A PNG that holds its own caption."""
+    text, data = PngInfo(), io.BytesIO()
+    text.add_text("Description", scene.caption)
+    text.add_text("Style", scene.style)
+    Image.fromarray(scene.image).save(data, "PNG", compress_level=1, pnginfo=text)
+    return data.getvalue()

@@ -108,8 +108,8 @@ def test_a_full_disk_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
         raise OSError(28, "No space left on device")
 
     write_role(tmp_path, "source", 1, 0, workers=1, **SMALL)
-    monkeypatch.setattr(Image.Image, "save", full)
-    with pytest.raises(OutputError, match="No space left"):
+    monkeypatch.setattr(Path, "write_bytes", full)
+    with pytest.raises(OutputError, match="disk is full"):
         write_role(tmp_path, "source", 2, 0, workers=1, **SMALL)
     monkeypatch.undo()
     write_role(tmp_path, "source", 2, 0, workers=1, **SMALL)
