@@ -1,49 +1,88 @@
-"""The embedded model from nothing: scenes, autoencoder, prior UNet, source UNet, ControlNet, style swap.
+"""The embedded model from nothing: scenes, autoencoder, prior UNet, source UNet, ControlNet, decoder, style swap.
 
-Every stage resumes where it stopped; a finished stage is read back from its folder.
+Every stage resumes where it stopped; a finished stage is read back from its folder ``finished``.
 """
 
-import json
 import shutil
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from typing import TypeAlias, TypeVar
 
+import numpy as np
 import torch
 from diffusers import AutoencoderKL, ControlNetModel, UNet2DConditionModel
-from transformers import CLIPTokenizer
+from transformers import CLIPTextModel, CLIPTokenizer
 
 from dgkit.config import dump_config
 from dgkit.diffusion.swap import swap
 from dgkit.files import atomic_write
-from dgkit.training.batches import LatentCache, Sampler, Text
-from dgkit.training.controlnet import train_controlnet
-from dgkit.training.diffusion import train_unet
-from dgkit.training.loop import Progress
-from dgkit.training.networks import SCHEDULER, VAE_FACTOR, build_unet, write_text_model
+from dgkit.training.controlnet import ControlNetTask
+from dgkit.training.decoder import train_decoder
+from dgkit.training.feed import Feed, PromptDropout
+from dgkit.training.ldm import LdmTask
+from dgkit.training.networks import SCHEDULER, VAE_FACTOR, build_controlnet, build_unet, build_vae, write_text_model
+from dgkit.training.noising import Noising
+from dgkit.training.parts import PIPELINE_INDEX, replace_folder, save_network, write_json
 from dgkit.training.recipe import CityRecipe, DiffusionStage, Scenes
-from dgkit.training.scenes import SceneCache, render_scenes
-from dgkit.training.vae import cache_latents, train_vae
+from dgkit.training.recipes import Objective
+from dgkit.training.scenes import SceneCache, SceneFeed, render_scenes
+from dgkit.training.text import Text
+from dgkit.training.times import timed
+from dgkit.training.trainer import Progress, fit
+from dgkit.training.vae import VaeTask, cache_latents, whiten
+from dgkit.training.validation import Painter
 
-PIPELINE_INDEX = {
-    "_class_name": "StableDiffusionPipeline",
-    "_diffusers_version": "0.30.0",
-    "feature_extractor": [None, None],
-    "image_encoder": [None, None],
-    "requires_safety_checker": False,
-    "safety_checker": [None, None],
-    "scheduler": ["diffusers", "DDIMScheduler"],
-    "text_encoder": ["transformers", "CLIPTextModel"],
-    "tokenizer": ["transformers", "CLIPTokenizer"],
-    "unet": ["diffusers", "UNet2DConditionModel"],
-    "vae": ["diffusers", "AutoencoderKL"],
-}
+THIN_SHARE = 0.5  # share of captions that lose some of their class words
+STAGE_SEEDS = {"vae": 2, "unet": 10, "finetune": 20, "controlnet": 30, "decoder": 40}
+CHECKED = 16  # fixed samples behind the validation loss
+SHOWN_LABELS, SHOWN_STYLES, SHOWN_STEPS = 1, ("snowy", "night"), 10  # pictures of a ControlNet validation
+
+Network: TypeAlias = AutoencoderKL | UNet2DConditionModel | ControlNetModel
+N = TypeVar("N", AutoencoderKL, UNet2DConditionModel, ControlNetModel)
+
+
+@dataclass(frozen=True)
+class SceneLatents:
+    """Scenes of one role, zoom 1 and perhaps 2, and their latents, float16 [N,C,h,w] each."""
+
+    caches: list[SceneCache]
+    latents: list[np.ndarray]
+
+    def feed(self, size: int, zoom2_share: float, rare_share: float = 0.0, pixels: bool = False) -> SceneFeed:
+        """Crops of ``size`` pixels on the latents' grid."""
+        feed = SceneFeed(
+            self.caches, size, shares=self.shares(zoom2_share), rare_share=rare_share, latents=self.latents
+        )
+        feed.pixels = pixels
+        return feed
+
+    def shares(self, zoom2_share: float) -> list[float]:
+        return [1.0] if len(self.caches) == 1 else [1 - zoom2_share, zoom2_share]
+
+
+@dataclass(frozen=True)
+class CityModel:
+    """The finished autoencoder and text encoder of a training as a :class:`~dgkit.training.parts.Model` has them."""
+
+    work: Path
+    scheduler = SCHEDULER
+
+    def vae(self) -> AutoencoderKL:
+        vae = AutoencoderKL.from_pretrained(self.work / "vae" / "finished")
+        return vae.to(memory_format=torch.channels_last).eval().requires_grad_(False)
+
+    def text(self) -> Text:
+        text = self.work / "text"
+        return Text(
+            CLIPTokenizer.from_pretrained(text / "tokenizer"), CLIPTextModel.from_pretrained(text / "text_encoder")
+        )
 
 
 @dataclass(frozen=True)
 class CityTraining:
-    """One training in the folder ``work``."""
+    """One training in the folder ``work``; ``work/times.json`` holds the seconds each stage took, over all its runs."""
 
     work: Path
     recipe: CityRecipe
@@ -55,13 +94,14 @@ class CityTraining:
         atomic_write(self.work / "config.yaml", dump_config(self.recipe).encode())
         prior_scenes = self._scenes("prior", self.recipe.prior)
         source_scenes = self._scenes("source", self.recipe.source)
-        text = self._text()
-        vae = self._vae([*prior_scenes, *source_scenes])
-        prior = self._latents("prior", vae, prior_scenes)
-        source = self._latents("source", vae, source_scenes)
-        unet = self._unet("unet", lambda: build_unet(self._tile), prior, text, stage_seed=10)
-        finetuned = self._unet("finetune", lambda: unet, source, text, stage_seed=20)
-        self._controlnet(finetuned, source, text)
+        write_text_model(self.work / "text", self.recipe.seed)
+        self._vae([*prior_scenes, *source_scenes])
+        prior, source = self._latents("prior", prior_scenes), self._latents("source", source_scenes)
+        unet = self._unet("unet", lambda: build_unet(self._tile), prior)
+        finetuned = self._unet("finetune", lambda: self._finished("unet", UNet2DConditionModel), source)
+        self._controlnet(finetuned, unet, source)
+        if self.recipe.decoder.steps:
+            self._decoder(prior, source)
         return self._assemble()
 
     @property
@@ -73,103 +113,136 @@ class CityTraining:
         for zoom, count in ((1, scenes.zoom1), (2, scenes.zoom2)):
             if count:
                 name = f"scenes/{role}{zoom}"
-                report = partial(_report, self.progress, name)
-                height = self.recipe.height * zoom
-                seed = self.recipe.seed + zoom - 1
-                folder = self.work / name
-                caches.append(render_scenes(folder, role, count, seed, height, self.recipe.workers, report))
+                with timed(self.work, name, self.progress) as progress:
+                    height, seed = self.recipe.height * zoom, self.recipe.seed + zoom - 1
+                    report = partial(_report, progress, name)
+                    folder = self.work / name
+                    caches.append(render_scenes(folder, role, count, seed, height, self.recipe.workers, report))
         return caches
 
-    def _text(self) -> Text:
-        encoder = write_text_model(self.work / "text", self.recipe.seed)
-        return Text(CLIPTokenizer.from_pretrained(self.work / "text" / "tokenizer"), encoder)
-
-    def _vae(self, caches: list[SceneCache]) -> AutoencoderKL:
-        finished = self.work / "vae" / "finished"
-        if not finished.exists():
-            recipe = self.recipe
-            vae = train_vae(self.work / "vae", caches, recipe.vae, recipe.seed, recipe.height, self.progress)
-            _save(vae, finished)
-        return AutoencoderKL.from_pretrained(finished).to(memory_format=torch.channels_last).requires_grad_(False)
-
-    def _latents(self, role: str, vae: AutoencoderKL, caches: list[SceneCache]) -> list[LatentCache]:
+    def _latents(self, role: str, caches: list[SceneCache]) -> SceneLatents:
         paths = [self.work / "scenes" / f"{role}{zoom}" / "latents.npy" for zoom in (1, 2)]
-        return [LatentCache(cache, cache_latents(vae, cache, path)) for cache, path in zip(caches, paths, strict=False)]
+        with timed(self.work, f"latents/{role}", self.progress):
+            vae = CityModel(self.work).vae().to("cuda" if torch.cuda.is_available() else "cpu")
+            return SceneLatents(caches, [cache_latents(vae, *pair) for pair in zip(caches, paths, strict=False)])
 
-    def _unet(
-        self,
-        name: str,
-        start: Callable[[], UNet2DConditionModel],
-        caches: list[LatentCache],
-        text: Text,
-        stage_seed: int,
-    ) -> UNet2DConditionModel:
-        """Train the network that ``start`` returns, or read it back; the last user of that network is this stage."""
-        finished = self.work / name / "finished"
-        if not finished.exists():
+    def _vae(self, caches: list[SceneCache]) -> None:
+        def train(folder: Path, seed: int, progress: Progress) -> AutoencoderKL:
+            stage = self.recipe.vae
+            feed = SceneFeed(caches, stage.crop, flip=0.5)
+            vae = build_vae(self.recipe.height)
+            task = VaeTask(vae, feed, seed=seed, gradient=stage.gradient, chroma=stage.chroma, kl=stage.kl)
+            fit(task, stage, folder, progress=progress)
+            whiten(vae.eval().requires_grad_(False), caches, stage.whitening)
+            return vae
+
+        self._stage("vae", train)
+
+    def _unet(self, name: str, start: Callable[[], UNet2DConditionModel], scenes: SceneLatents) -> UNet2DConditionModel:
+        """Train the network that ``start`` returns, or read it back."""
+
+        def train(folder: Path, seed: int, progress: Progress) -> UNet2DConditionModel:
             stage: DiffusionStage = getattr(self.recipe, name)
-            seed = self.recipe.seed + stage_seed
-            torch.manual_seed(seed)
-            sampler = Sampler(caches, self._tile, stage.zoom2_share)
-            _save(train_unet(name, start(), sampler, text, stage, self.work / name, seed, self.progress), finished)
-        return UNet2DConditionModel.from_pretrained(finished).requires_grad_(False)
+            unet = start()
+            task = LdmTask(unet, self._noising(scenes, stage, seed), checked=CHECKED)
+            task.name = name
+            fit(task, stage, folder, progress=progress)
+            return unet
 
-    def _controlnet(self, unet: UNet2DConditionModel, caches: list[LatentCache], text: Text) -> ControlNetModel:
-        finished = self.work / "controlnet" / "finished"
-        if not finished.exists():
+        self._stage(name, train)
+        return self._finished(name, UNet2DConditionModel)
+
+    def _controlnet(self, unet: UNet2DConditionModel, prior: UNet2DConditionModel, scenes: SceneLatents) -> None:
+        def train(folder: Path, seed: int, progress: Progress) -> ControlNetModel:
             stage = self.recipe.controlnet
-            sampler = Sampler(caches, self._tile, stage.zoom2_share, stage.rare_class)
-            seed = self.recipe.seed + 30
-            folder = self.work / "controlnet"
-            _save(train_controlnet(unet, sampler, text, stage, folder, seed, self.progress), finished)
-        return ControlNetModel.from_pretrained(finished)
+            noising = self._noising(scenes, stage, seed, stage.rare_class, labels=True)
+            painter = Painter(
+                noising,
+                size=self.recipe.height,
+                steps=SHOWN_STEPS,
+                guidance_scale=self.recipe.guidance_scale,
+                seed=seed,
+            )
+            controlnet = build_controlnet(unet)
+            task = ControlNetTask(
+                controlnet,
+                unet,
+                noising,
+                zero_conv_lr=stage.zero_conv_lr,
+                painter=painter,
+                prior=prior,
+                labels=[label[:, : self.recipe.height] for label in scenes.caches[0].labels[:SHOWN_LABELS]],
+                styles=SHOWN_STYLES,
+                checked=CHECKED,
+            )
+            fit(task, stage, folder, progress=progress)
+            return controlnet
+
+        self._stage("controlnet", train)
+
+    def _decoder(self, prior: SceneLatents, source: SceneLatents) -> None:
+        def train(folder: Path, seed: int, progress: Progress) -> AutoencoderKL:
+            stage = self.recipe.decoder
+            roles = (prior, source)
+            # Each role counts by its scenes, as it did when the autoencoder was trained.
+            shares = [s * sum(map(len, r.caches)) for r in roles for s in r.shares(stage.zoom2_share)]
+            caches, latents = [c for r in roles for c in r.caches], [a for r in roles for a in r.latents]
+            feed = SceneFeed(caches, stage.crop, shares=shares, latents=latents)
+            return train_decoder(CityModel(self.work).vae(), feed, stage, folder, seed, progress)
+
+        self._stage("decoder", train)
+
+    def _noising(
+        self, scenes: SceneLatents, stage: DiffusionStage, seed: int, rare_share: float = 0.0, labels: bool = False
+    ) -> Noising:
+        crops: Feed = scenes.feed(self.recipe.height, stage.zoom2_share, rare_share)
+        feed = PromptDropout(crops, stage.empty_prompt, THIN_SHARE)
+        objective = Objective(high_noise=stage.high_noise)
+        return Noising(CityModel(self.work), feed, objective, seed=seed, precision=stage.precision, labels=labels)
+
+    def _stage(self, name: str, train: Callable[[Path, int, Progress], Network]) -> None:
+        """Train and save a stage unless it is finished."""
+        folder = self.work / name
+        if (folder / "finished").exists():
+            return
+        seed = self.recipe.seed + STAGE_SEEDS[name]
+        with timed(self.work, name, self.progress) as progress:
+            torch.manual_seed(seed)
+            network = train(folder, seed, progress)
+            replace_folder(folder / "finished", network.save_pretrained)
+
+    def _finished(self, name: str, kind: type[N]) -> N:
+        return kind.from_pretrained(self.work / name / "finished").requires_grad_(False)
 
     def _assemble(self) -> Path:
         """Write ``prior/`` as a plain diffusers pipeline folder and swap the ControlNet onto it, in fp16."""
-        prior, out = self.work / "prior", self.work / "model"
-        shutil.rmtree(prior, ignore_errors=True)
+        out = self.work / "model"
         shutil.rmtree(out, ignore_errors=True)
-        _save_half(AutoencoderKL, self.work / "vae", prior / "vae")
-        _save_half(UNet2DConditionModel, self.work / "unet", prior / "unet")
+        replace_folder(self.work / "prior", self._write_prior)
+        controlnet = self.work / "controlnet"
+        replace_folder(
+            controlnet / "fp16", lambda folder: save_network(self._half("controlnet", ControlNetModel), folder)
+        )
+        swap(self.work / "prior", controlnet / "fp16", out)
+        return out
+
+    def _write_prior(self, prior: Path) -> None:
+        save_network(self._half("decoder" if self.recipe.decoder.steps else "vae", AutoencoderKL), prior / "vae")
+        save_network(self._half("unet", UNet2DConditionModel), prior / "unet")
         encoder = write_text_model(prior, self.recipe.seed)
         encoder.half().save_pretrained(prior / "text_encoder")
-        _write_json(prior / "scheduler" / "scheduler_config.json", SCHEDULER)
-        _write_json(prior / "model_index.json", PIPELINE_INDEX)
+        write_json(prior / "scheduler" / "scheduler_config.json", SCHEDULER)
+        write_json(prior / "model_index.json", PIPELINE_INDEX)
         defaults = {
             "name": "city",
             "label_height": self.recipe.height,
             "guidance_scale": self.recipe.guidance_scale,
         }
-        _write_json(prior / "dgkit.json", defaults)
-        _save_half(ControlNetModel, self.work / "controlnet", self.work / "controlnet" / "fp16")
-        swap(prior, self.work / "controlnet" / "fp16", out)
-        return out
+        write_json(prior / "dgkit.json", defaults)
+
+    def _half(self, name: str, kind: type[N]) -> N:
+        return self._finished(name, kind).half()
 
 
-def _report(progress: Progress | None, name: str, done: int, total: int) -> None:
-    if progress:
-        progress(name, done, total, 0.0)
-
-
-def _write_json(path: Path, value: dict) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps(value, indent=2) + "\n", encoding="utf-8")
-
-
-def _save_half(
-    kind: type[AutoencoderKL] | type[UNet2DConditionModel] | type[ControlNetModel], stage: Path, out: Path
-) -> None:
-    """Write the finished network of ``stage`` in fp16, without the path it was read from."""
-    kind.from_pretrained(stage / "finished").half().save_pretrained(out)
-    path = out / "config.json"
-    config = json.loads(path.read_text(encoding="utf-8"))
-    config.pop("_name_or_path", None)
-    _write_json(path, config)
-
-
-def _save(network: AutoencoderKL | UNet2DConditionModel | ControlNetModel, folder: Path) -> None:
-    """Save so that ``folder`` exists only when complete."""
-    temporary = folder.with_name(folder.name + ".tmp")
-    shutil.rmtree(temporary, ignore_errors=True)
-    network.save_pretrained(temporary)
-    temporary.rename(folder)
+def _report(progress: Progress, name: str, done: int, total: int) -> None:
+    progress(name, done, total, 0.0)

@@ -128,12 +128,13 @@ def build_unet(tile: int) -> UNet2DConditionModel:
     )
 
 
-def build_controlnet(unet: UNet2DConditionModel) -> ControlNetModel:
-    """ControlNet with 20 condition channels, its encoder copied from ``unet`` (DGInStyle: the source UNet)."""
+def build_controlnet(unet: UNet2DConditionModel, widths: tuple[int, ...] = (8, 32, 64, 96)) -> ControlNetModel:
+    """ControlNet with 20 condition channels, its encoder copied from ``unet`` (DGInStyle: the source UNet).
+
+    ``widths`` of the condition encoder: it shrinks a label map 2^(len - 1) times, as the autoencoder does images.
+    """
     return ControlNetModel.from_unet(
-        unet,
-        conditioning_channels=CONDITION_CHANNELS,
-        conditioning_embedding_out_channels=(8, 32, 64, 96),
+        unet, conditioning_channels=CONDITION_CHANNELS, conditioning_embedding_out_channels=widths
     )
 
 
@@ -143,10 +144,10 @@ def vocabulary() -> tuple[str, ...]:
     return (*words, *STYLE_WORDS, *FRAME_WORDS)
 
 
-def write_tokenizer(folder: Path) -> dict[str, int]:
+def write_tokenizer(folder: Path, length: int = MAX_TOKENS) -> dict[str, int]:
     """Write a CLIP byte-pair tokenizer in which every word of :func:`vocabulary` is one token.
 
-    Other words split into letters. Returns word -> id. Raises ValueError if the merges cannot isolate a word.
+    ``length``: most tokens of a prompt. Other words split into letters. Returns word -> id. Raises ValueError if the merges cannot isolate a word.
     """
     folder.mkdir(parents=True, exist_ok=True)
     merges = _merges(vocabulary())
@@ -160,7 +161,7 @@ def write_tokenizer(folder: Path) -> dict[str, int]:
     (folder / "merges.txt").write_text("\n".join(lines) + "\n", encoding="utf-8")
     config = {
         "tokenizer_class": "CLIPTokenizer",
-        "model_max_length": MAX_TOKENS,
+        "model_max_length": length,
         "bos_token": "<|startoftext|>",
         "eos_token": "<|endoftext|>",
         "unk_token": "<|endoftext|>",

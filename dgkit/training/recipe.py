@@ -28,6 +28,7 @@ class CityStage(Optimisation):
     """A stage of the city: computed in bf16, and constant until its last quarter, so that it can be made longer."""
 
     precision: Precision = "bf16"
+    validate_every: int = Field(250, ge=0, description="steps between validations, and one at the end; 0 = off")
 
 
 class VaeStage(CityStage):
@@ -76,7 +77,7 @@ class ControlNetStage(DiffusionStage):
 class DecoderStage(CityStage):
     """The decoder once more, on latents with noise, as a sampler leaves some; weights of the loss as in VaeStage."""
 
-    steps: int = 1500
+    steps: int = Field(1500, ge=0, description="optimizer steps; 0 leaves this stage out")
     batch: int = 8
     lr: float = 5e-4
     ema: float = 0.995

@@ -1,5 +1,7 @@
 """The whole training in miniature: from nothing to a model folder that dgkit and diffusers load."""
 
+import json
+
 import diffusers
 import numpy as np
 import pytest
@@ -13,7 +15,7 @@ from dgkit.training.city import CityTraining
 from dgkit.training.recipe import CityRecipe
 from dgkit.world import render
 
-STEPS = {"steps": 2, "batch": 2, "checkpoint_every": 1}
+STEPS = {"steps": 2, "batch": 2, "checkpoint_every": 1, "validate_every": 2}
 RECIPE = CityRecipe.model_validate(
     {
         "height": 64,
@@ -24,6 +26,7 @@ RECIPE = CityRecipe.model_validate(
         "unet": STEPS,
         "finetune": STEPS,
         "controlnet": STEPS,
+        "decoder": {**STEPS, "crop": 32},
     }
 )
 
@@ -80,7 +83,29 @@ def test_the_model_does_not_tell_where_it_was_trained(work):
 
 
 def test_every_stage_keeps_its_log(work):
-    for stage in ("vae", "unet", "finetune", "controlnet"):
-        lines = (work / stage / "log.csv").read_text().splitlines()
-        assert lines[0].startswith("step,loss,lr,seconds")
-        assert lines[-1].startswith("2,")
+    for stage, figure in (
+        ("vae", "psnr"),
+        ("unet", "text_effect"),
+        ("finetune", "loss"),
+        ("controlnet", "loss"),
+        ("decoder", "psnr_0.3"),
+    ):
+        assert (work / stage / "log.csv").read_text().splitlines()[-1].startswith("2,")
+        assert f"2,{figure}," in (work / stage / "validation.csv").read_text()
+    assert (work / "controlnet" / "validation" / "step_00000002_swapped_0.png").exists()
+
+
+def test_the_time_of_every_stage_is_kept_over_interruptions(work):
+    times = json.loads((work / "times.json").read_text())
+    assert set(times) >= {"scenes/prior1", "latents/source", "vae", "unet", "finetune", "controlnet", "decoder"}
+    assert all(seconds > 0 for stage, seconds in times.items() if "/" not in stage)
+
+
+def test_the_decoder_is_the_last_stage_and_leaves_the_latents_alone(work):
+    def weights(folder):
+        return diffusers.AutoencoderKL.from_pretrained(folder).state_dict()
+
+    first, last, shipped = (weights(work / name) for name in ("vae/finished", "decoder/finished", "model/vae"))
+    changed = {name.split(".")[0] for name in first if not torch.equal(first[name], last[name])}
+    assert changed == {"decoder"}
+    assert all(torch.equal(last[name].half(), shipped[name].half()) for name in last)

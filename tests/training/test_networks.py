@@ -6,7 +6,7 @@ from transformers import CLIPTextModel, CLIPTokenizer
 from dgkit.data.prompts import compose
 from dgkit.labels import CLASSES, CONDITION_CHANNELS
 from dgkit.training import networks
-from dgkit.training.batches import Text
+from dgkit.training.text import Text
 
 
 def _text(folder) -> Text:
