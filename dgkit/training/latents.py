@@ -5,8 +5,8 @@ A cache folder, ``latents-<digest of the autoencoder>/``, holds ``moments.f16`` 
 keys, shapes and offsets). Both only grow: the moments of a group are on disk before its line is, so whatever kills the
 writer costs the last group, and images added to the data later are encoded alone.
 
-A crop of cached latents differs from the latents of a crop: near the border the encoder saw what lies beyond, and the
-middle attention of Stable Diffusion's encoder saw the whole image. Rescale factors multiply the size on disk.
+A crop of cached latents differs from the latents of a crop: near the border the encoder saw what lies beyond, and its
+group norms and middle attention saw the whole image. Rescale factors multiply the size on disk.
 """
 
 from __future__ import annotations
