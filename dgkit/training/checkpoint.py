@@ -202,7 +202,7 @@ def _system_error(folder: Path, error: Exception) -> OSError:
         return error
     if number := re.search(r"os error (\d+)", str(error)):
         return OSError(int(number[1]), os.strerror(int(number[1])))
-    if "PytorchStreamWriter" in str(error):
+    if "inline_container" in str(error):  # the file format of torch.save
         full = shutil.disk_usage(folder).free < _FULL_BELOW
         return OSError(errno.ENOSPC, "") if full else OSError(errno.EIO, first_line(error))
     raise error

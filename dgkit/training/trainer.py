@@ -274,14 +274,12 @@ def _accelerator(settings: Optimisation) -> Any:
         num_steps=settings.accumulation, adjust_scheduler=False, sync_with_dataloader=False
     )
     waiting = accelerate.utils.InitProcessGroupKwargs(timeout=_LONGEST_VALIDATION)
-    try:
-        accelerator = accelerate.Accelerator(
-            mixed_precision=precision, gradient_accumulation_plugin=plugin, kwargs_handlers=[waiting]
-        )
-    except ValueError as error:
-        if "mixed precision requires" not in str(error):
-            raise
-        raise UsageError(f"precision={settings.precision} does not run here: {error}", "use precision=fp32") from error
+    accelerator = accelerate.Accelerator(
+        mixed_precision=precision, gradient_accumulation_plugin=plugin, kwargs_handlers=[waiting]
+    )
+    if settings.precision == "fp16" and accelerator.device.type == "cpu":
+        # accelerate would train in fp32 and say nothing.
+        raise UsageError("precision=fp16 needs a GPU; allowed here are fp32, bf16", "use precision=bf16")
     if accelerator.num_processes > 1:
         atexit.register(accelerate.PartialState().destroy_process_group)
     return accelerator

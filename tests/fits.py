@@ -1,0 +1,113 @@
+"""A training small enough for tests, as functions of a module, because other processes run it too."""
+
+import os
+import signal
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from dgkit.errors import InputError
+from dgkit.training import checkpoint
+from dgkit.training.optimisation import Optimisation
+from dgkit.training.trainer import fit
+
+SETTINGS: dict[str, Any] = {"steps": 8, "batch": 4, "lr": 1e-2, "warmup": 2, "checkpoint_every": 3, "log_every": 1}
+
+
+class Toy:
+    """Learns the sum of three numbers; ``dropout`` makes it depend on torch's generator too."""
+
+    name = "toy"
+    parameter_scale = ("", 1.0)
+
+    def __init__(self, dropout: float = 0.0, nan_at: int | None = None, fail_at: int | None = None) -> None:
+        torch.manual_seed(0)
+        self.module: nn.Module = nn.Sequential(nn.Linear(3, 8), nn.Tanh(), nn.Dropout(dropout), nn.Linear(8, 1))
+        self.identity: Mapping[str, Any] = {"seed": 0}
+        self.nan_at, self.fail_at = nan_at, fail_at
+        self.seen: list[dict[str, Tensor]] = []
+
+    def sample(self, index: int) -> dict[str, Tensor]:
+        if index == self.fail_at:
+            raise InputError(f"picture {index} is damaged", "remove it")
+        x = torch.from_numpy(np.random.default_rng([0, index]).normal(size=3).astype(np.float32))
+        return {"x": x * float("nan") if index == self.nan_at else x, "y": x.sum(0, keepdim=True)}
+
+    def loss(self, module: nn.Module, batch: dict[str, Tensor]) -> Tensor:
+        return (module(batch["x"]).float() - batch["y"]).square().mean()
+
+    def describe(self, index: int) -> str:
+        return f"picture_{index}.png"
+
+    def validate(self, module: nn.Module, step: int, folder: Path) -> Mapping[str, float | np.ndarray]:
+        assert not module.training
+        self.seen.append({name: value.clone() for name, value in module.state_dict().items()})
+        torch.rand(3)  # a validation may use torch's generator
+        picture = np.full((4, 6, 3), step, np.uint8)
+        return {"size": float(sum(p.abs().sum() for p in module.parameters())), "look/day": picture}
+
+
+def toy_fit(folder: Path, toy: Toy | None = None, **settings: Any) -> Toy:
+    """Train a toy in ``folder``; the toy, trained."""
+    toy = toy or Toy()
+    fit(toy, Optimisation(**SETTINGS | settings), folder)
+    return toy
+
+
+def in_process(folder: Path, environment: Mapping[str, str], dropout: float, settings: Mapping[str, Any]) -> None:
+    """The training as the life of a process; several make a group if the environment says so."""
+    os.environ.update(environment)
+    torch.set_num_threads(1)
+    toy_fit(folder, Toy(dropout), **settings)
+
+
+def killed_after(folder: Path, step: int, settings: Mapping[str, Any]) -> None:
+    """The training, killed when it has done ``step`` steps."""
+    torch.set_num_threads(1)
+
+    def progress(name: str, done: int, total: int, loss: float) -> None:
+        if done == step:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    fit(Toy(0.2), Optimisation(**SETTINGS | settings), folder, progress=progress)
+
+
+def killed_at(folder: Path, operation: int, settings: Mapping[str, Any]) -> None:
+    """The training, killed at its file operation number ``operation`` (0, 1, ...).
+
+    Operations are both sides of every rename, removal and forcing to the disk, and the writing of weights, which is
+    cut in half: what a kill can leave behind.
+    """
+    torch.set_num_threads(1)
+    left = [operation]
+
+    def step() -> bool:
+        left[0] -= 1
+        return left[0] < 0
+
+    def dying(function: Callable[..., Any]) -> Callable[..., Any]:
+        def wrapper(*args: Any, **kwargs: Any) -> None:
+            if step():
+                os.kill(os.getpid(), signal.SIGKILL)
+            function(*args, **kwargs)
+            if step():
+                os.kill(os.getpid(), signal.SIGKILL)
+
+        return wrapper
+
+    write = checkpoint.save_file
+
+    def dying_write(tensors: dict[str, Tensor], path: Path) -> None:
+        write(tensors, path)
+        if step():
+            os.truncate(path, path.stat().st_size // 2)
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    for name in ("replace", "fsync", "unlink", "rmdir"):
+        setattr(os, name, dying(getattr(os, name)))
+    checkpoint.save_file = dying_write
+    toy_fit(folder, Toy(0.2), **settings)
