@@ -39,6 +39,7 @@ class Climate:
     fog_sight: Range
     rain: RGB
     rain_streaks: Range
+    rain_sight: Range
     white: RGB  # colour of snow
     slush: float  # how brown the snow of the road is, 0..1
     snow_cover: Range
@@ -50,7 +51,6 @@ class Climate:
 
 def forecast(rng: np.random.Generator, climate: Climate, style: str) -> Look:
     """A look of the climate in the given style."""
-    night = style == "night"
     fields = _WEATHER[style](rng, climate)
     sensor = climate.sensors[int(rng.integers(len(climate.sensors)))]
     exposure = fields.pop("exposure", 1.0) * float(rng.uniform(0.9, 1.12))
@@ -63,7 +63,7 @@ def forecast(rng: np.random.Generator, climate: Climate, style: str) -> Look:
         white=climate.white,
         slush=climate.slush,
         lamps=climate.lamps,
-        shot=expose(rng, sensor, night),
+        shot=expose(rng, sensor, style == "night", style == "rainy"),
         **fields,
     )
 
@@ -140,7 +140,7 @@ def _foggy(rng: np.random.Generator, climate: Climate) -> dict[str, Any]:
 
 def _rainy(rng: np.random.Generator, climate: Climate) -> dict[str, Any]:
     return {
-        **_closed(rng, climate.rain, 0.66, (70.0, 190.0)),
+        **_closed(rng, climate.rain, 0.72, climate.rain_sight),
         "emission": float(rng.uniform(0.35, 0.8)),
         "wet": float(rng.uniform(0.6, 1.0)),
         "streaks": float(rng.uniform(*climate.rain_streaks)),

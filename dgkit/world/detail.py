@@ -1,7 +1,6 @@
 """Surfaces of the target sets: asphalt with cracks, jointed paving, stained facades, leaves, reflections.
 
-Everything is a multiplier around 1 or added light per pixel, float32 [H, W] or [H, W, 3], and fades with distance
-before it would alias.
+Everything fades with distance before it would alias. Arrays are float32 [H, W] or [H, W, 3].
 """
 
 import numpy as np
@@ -14,26 +13,27 @@ from dgkit.world.surface import Texture
 _VEHICLES = (13, 14, 15, 16, 17)
 
 
-def relief(b: Buffers, look: Look) -> np.ndarray:
-    """Multiplier of the colour of every surface."""
-    texture = look.texture
-    assert texture is not None
+def surfaces(b: Buffers, look: Look, texture: Texture) -> tuple[np.ndarray, np.ndarray]:
+    """(multiplier of the colour [H, W], light of the sky to add [H, W, 3])."""
     material = b.material
     upright = (material == BRICK) | (material == PLASTER) | (material == FOLIAGE)
-    along = np.where(upright, b.x * 0.8 + b.z * 0.6, b.lateral)
-    across = np.where(upright, b.y, b.z)
-    near = 1.0 / (1.0 + (b.depth / 20.0) ** 2)
-    fine, coarse = _gains(texture)
     leaf = material == FOLIAGE
-    pitch = np.where(leaf, np.float32(13), np.float32(30))
-    grain = sample(noise_tile(23, 2), along * pitch, across * pitch)
-    cloudy = sample(noise_tile(7), along * 1.7 + 40, across * np.where(upright, np.float32(0.5), np.float32(1.1)) + 9)
-    reach = np.where(leaf, np.clip(1.3 - b.depth / 70.0, 0.25, 1), near)
+    along = np.where(upright, b.x * 0.8 + b.z * 0.6, b.lateral)
+    along = np.where(leaf, np.abs(b.x - b.canvas.camera.x) - 0.8 * b.z, along)  # varies along every sheet of leaves
+    across = np.where(upright, b.y, b.z)
+    pitch = np.where(leaf, np.float32(11), np.float32(24))
+    grain = sample(noise_tile(23, 1, -0.35), along * pitch, across * pitch)
+    stretch = np.where(upright, np.float32(0.6), np.float32(1.5))
+    cloudy = sample(noise_tile(7), along * 2.3 + 40, across * stretch + 9)
+    near = 1.0 / (1.0 + (b.depth / 20.0) ** 2)
+    reach = np.where(leaf, np.clip(1.3 - b.depth / 60.0, 0.3, 1), near)
+    fine, coarse = _gains(texture)
     out = 1 + fine[material] * grain * reach + coarse[material] * cloudy
     out *= _lines(b, texture, along, across, cloudy)
     foot = 0.7 + 0.3 * np.clip(b.above / 3.0, 0, 1)
     out *= np.where(b.ground | b.sky, np.float32(1), foot)
-    return np.clip(out, 0.2, 1.7).astype(np.float32)
+    gaps = np.where(leaf & (b.above > 1.5), np.clip((grain * reach - 0.95) * 1.6, 0, 1) * texture.gaps, 0)
+    return np.clip(out, 0.2, 1.7).astype(np.float32), _sky_light(b, look, texture, gaps)
 
 
 def _gains(texture: Texture) -> tuple[np.ndarray, np.ndarray]:
@@ -41,7 +41,7 @@ def _gains(texture: Texture) -> tuple[np.ndarray, np.ndarray]:
     fine, coarse = np.zeros(256, np.float32), np.zeros(256, np.float32)
     for material, a, c in (
         (ROAD, texture.grit, texture.patches), (PAVING, texture.grit * 0.8, texture.patches * 0.8),
-        (GRASS, 0.2, 0.14), (BRICK, 0.07, texture.stains), (PLASTER, 0.05, texture.stains),
+        (GRASS, 0.24, 0.14), (BRICK, 0.09, texture.stains), (PLASTER, 0.06, texture.stains),
         (FOLIAGE, texture.leaves, 0.12), (GLASS, 0.0, 0.1), (MARKING, texture.grit * 1.3, texture.worn),
     ):  # fmt: skip
         fine[material], coarse[material] = a, c
@@ -61,7 +61,7 @@ def _lines(b: Buffers, texture: Texture, along: np.ndarray, across: np.ndarray, 
     road = material == ROAD
     crack = np.exp(-((sample(noise_tile(31, 8), b.lateral * 4.2, b.z * 2.6) / 0.045) ** 2))
     out -= np.where(road & (cloudy > 0.2), texture.cracks * crack * close, 0)
-    wheel = np.cos(b.lateral * (2 * np.pi / 1.65))
+    wheel = np.cos(b.lateral * np.float32(2 * np.pi / 1.65))
     return np.where(road, out - texture.ruts * wheel, out)
 
 
@@ -71,14 +71,13 @@ def _joint(x: np.ndarray, half: float) -> np.ndarray:
     return np.clip(1.6 - away * (1.6 / half), 0, 1)
 
 
-def sheen(b: Buffers, look: Look) -> np.ndarray:
-    """Light of the sky mirrored by glass and car bodies, float32 [H, W, 3]."""
-    texture = look.texture
-    assert texture is not None
+def _sky_light(b: Buffers, look: Look, texture: Texture, gaps: np.ndarray) -> np.ndarray:
+    """The sky mirrored by glass and car bodies, and seen through gaps between leaves."""
     ripple = sample(noise_tile(7), (b.x + b.z) * 3.1, b.y * 5.3)
-    glass = np.where(b.material == GLASS, np.clip(0.32 + 0.2 * ripple + 0.02 * b.above, 0, 0.8), 0)
-    body = np.isin(b.label, _VEHICLES) & (b.material != GLASS)
+    is_glass = b.material == GLASS
+    glass = np.where(is_glass, np.clip(0.3 + 0.2 * ripple + 0.02 * b.above, 0, 0.8), 0)
+    body = np.isin(b.label, _VEHICLES) & ~is_glass
     shine = np.clip((b.above - 0.55) * 0.5 + 0.12 * ripple, 0, 0.35)
-    strength = (glass + np.where(body, shine, 0)) * texture.gloss * (0.12 if look.night else 1.0)
+    strength = (glass + np.where(body, shine, 0)) * (texture.gloss * (0.12 if look.night else 1.0)) + gaps
     sky = (np.array(look.horizon) * 0.7 + np.array(look.zenith) * 0.3).astype(np.float32)
     return strength[..., None].astype(np.float32) * sky

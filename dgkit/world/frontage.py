@@ -32,7 +32,7 @@ def shrub(town: Town, x: float, z: float, layer: int) -> None:
 
 
 def _skyline(town: Town) -> None:
-    if town.odds(0.3):
+    if town.odds(town.role.plan.open_sky):
         return
     x = -260.0
     while x < 260.0:

@@ -13,8 +13,11 @@ GROUND = (0, 1, 9)  # road, sidewalk, terrain
 
 
 @lru_cache(maxsize=16)
-def noise_tile(seed: int, finest: int = 4) -> np.ndarray:
-    """Smooth tileable noise float32 [256, 256] of mean 0 and deviation 1; ``finest`` is its smallest blob."""
+def noise_tile(seed: int, finest: int = 4, slope: float = 0.5) -> np.ndarray:
+    """Smooth tileable noise float32 [256, 256] of mean 0 and deviation 1.
+
+    ``finest`` is its smallest blob; a negative ``slope`` makes small blobs stronger than large ones.
+    """
     rng = np.random.default_rng(seed)
     total = np.zeros((_TILE, _TILE), np.float32)
     cell = 64
@@ -22,7 +25,7 @@ def noise_tile(seed: int, finest: int = 4) -> np.ndarray:
         n = _TILE // cell
         coarse = np.pad(rng.standard_normal((n, n)).astype(np.float32), 2, mode="wrap")
         fine = cv2.resize(coarse, None, fx=cell, fy=cell, interpolation=cv2.INTER_CUBIC)
-        total += fine[2 * cell : 2 * cell + _TILE, 2 * cell : 2 * cell + _TILE] * (cell / 64) ** 0.5
+        total += fine[2 * cell : 2 * cell + _TILE, 2 * cell : 2 * cell + _TILE] * (cell / 64) ** slope
         cell //= 2
     return (total - total.mean()) / total.std()
 

@@ -61,6 +61,7 @@ class Ground:
     lanes: tuple[int, int]  # left, right of the centre line
     centre: int  # 0 dashed, 1 solid, 2 double
     zebra: bool
+    kerbed: bool = False  # whether the far edge of a crossing street has a kerb
 
 
 def draw(canvas: Canvas, ground: Ground, palette: Palette, centre_paint: RGB, patches: np.random.Generator) -> None:
@@ -68,6 +69,8 @@ def draw(canvas: Canvas, ground: Ground, palette: Palette, centre_paint: RGB, pa
     extra = list(ground.crossroads[:2]) if ground.crossroads else []
     steps = sorted({*_STEPS, *extra})
     for near, far in reversed(list(pairwise(steps))):
+        if ground.kerbed and ground.crossroads and near == ground.crossroads[1]:
+            _far_kerb(canvas, ground, palette, near)
         _strip(canvas, ground, palette, near, far)
     _patches(canvas, ground, palette, patches)
     _markings(canvas, ground, centre_paint)
@@ -100,6 +103,14 @@ def _strip(canvas: Canvas, ground: Ground, palette: Palette, near: float, far: f
         face = [road.at(s * w, near), road.at(s * w, far), road.at(s * w, far, _KERB), road.at(s * w, near, _KERB)]
         canvas.poly(face, SIDEWALK, shade(palette.kerb, 0.78), snow=0.2)
     _flat(canvas, road, -w, w, near, far, ROAD_ID, palette.road, ROAD)
+
+
+def _far_kerb(canvas: Canvas, ground: Ground, palette: Palette, z: float) -> None:
+    """The kerb that closes a crossing street: without it the sky shows below the raised pavement."""
+    road, w = ground.road, ground.road.half_width
+    for s in ground.crossroads[2] if ground.crossroads else ():
+        face = [road.at(s * a, z, up) for a, up in ((w, 0.0), (120.0, 0.0), (120.0, _KERB), (w, _KERB))]
+        canvas.poly(face, SIDEWALK, shade(palette.kerb, 0.8), snow=0.2)
 
 
 def _flat(

@@ -40,9 +40,9 @@ def _plan(rng: np.random.Generator, role: Role) -> Town:
     )
     crossroads, crossings = _crossings(rng, role)
     centre, zebra = int(rng.integers(3)), bool(rng.random() < 0.75)
-    return Town(
-        rng, role, palette, camera, road, ground.Ground(road, sides, crossroads, crossings, lanes, centre, zebra)
-    )
+    kerbed = role.furniture is not None
+    flat = ground.Ground(road, sides, crossroads, crossings, lanes, centre, zebra, kerbed)
+    return Town(rng, role, palette, camera, road, flat)
 
 
 def _crossings(

@@ -55,6 +55,7 @@ class Plan:
     parking: float = 0.42
     tall: Range = (5.0, 21.0)  # houses at the pavement
     low: Range = (4.5, 12.0)  # houses behind a lawn
+    open_sky: float = 0.3  # no towers on the horizon
     modern: float = 0.25
     shop: float = 0.45
     gable: float = 0.45

@@ -34,6 +34,8 @@ class Sensor:
     motion: Range = (0.0, 0.0)  # blur by turning, sideways
     zoom: Range = (0.0, 0.006)  # blur by driving, as a share of the size
     fringe: Range = (0.0, 0.0015)  # how much larger red is drawn than blue
+    veil: Range = (0.0, 0.0)  # reflection of the dashboard in the windscreen, share of white
+    drops: tuple[int, int] = (0, 0)  # raindrops on the glass when it rains
     jpeg: tuple[int, int] = (80, 95)
 
 
@@ -53,11 +55,13 @@ class Shot:
     motion: float
     zoom: float
     fringe: float
+    veil: float
+    drops: int
     jpeg: int
     seed: int
 
 
-def expose(rng: np.random.Generator, sensor: Sensor, night: bool) -> Shot:
+def expose(rng: np.random.Generator, sensor: Sensor, night: bool, rain: bool) -> Shot:
     """Draw the settings of one picture."""
 
     def u(span: Range) -> float:
@@ -68,8 +72,9 @@ def expose(rng: np.random.Generator, sensor: Sensor, night: bool) -> Shot:
     return Shot(
         u(sensor.gamma), u(sensor.contrast), u(sensor.saturation), (red, green, blue), u(sensor.black),
         u(sensor.noise) * more, u(sensor.chroma) * more, u(sensor.vignette), u(sensor.soft), u(sensor.motion),
-        u(sensor.zoom), u(sensor.fringe), int(rng.integers(sensor.jpeg[0], sensor.jpeg[1] + 1)),
-        int(rng.integers(1 << 30)),
+        u(sensor.zoom), u(sensor.fringe), u(sensor.veil) * (0.3 if night else 1.0),
+        int(rng.integers(sensor.drops[0], sensor.drops[1] + 1)) if rain else 0,
+        int(rng.integers(sensor.jpeg[0], sensor.jpeg[1] + 1)), int(rng.integers(1 << 30)),
     )  # fmt: skip
 
 
@@ -79,10 +84,13 @@ def develop(image: np.ndarray, shot: Shot, exposure: float) -> np.ndarray:
     mixing = np.full((3, 3), (1 - shot.saturation) / 3) + np.eye(3) * shot.saturation
     mixing = mixing * (exposure * np.array(shot.gains))
     image = cv2.transform(image.astype(np.float32, copy=False), mixing.astype(np.float32))
+    if shot.veil > 0:
+        image += (255 * shot.veil * _dashboard(height, width))[..., None]
     image *= 1 - np.float32(shot.vignette) * _corners(height, width)[..., None]
     levels = _tone(round(shot.gamma, 2), round(shot.contrast, 2), round(shot.black, 3))
     out = np.take(levels, np.clip(image + 0.5, 0, 511).astype(np.uint16))
-    return _compress(_grain(_blur(out, shot), shot), shot.jpeg)
+    out = _wet_glass(_blur(out, shot), shot)
+    return _compress(_grain(out, shot), shot.jpeg)
 
 
 @lru_cache(maxsize=256)
@@ -100,6 +108,32 @@ def _corners(height: int, width: int) -> np.ndarray:
     """0 in the middle, 1 in the corners, float32 [H, W]."""
     y, x = np.linspace(-1, 1, height)[:, None], np.linspace(-1, 1, width)[None, :]
     return (((x * x + y * y) / 2) ** 1.4).astype(np.float32)
+
+
+@lru_cache(maxsize=8)
+def _dashboard(height: int, width: int) -> np.ndarray:
+    """Pale shape of a dashboard mirrored in the lower half of a windscreen, float32 [H, W] 0..1."""
+    y, x = np.linspace(0, 1, height)[:, None], np.linspace(-1, 1, width)[None, :]
+    edge = 0.62 - 0.08 * x * x
+    shape = 0.25 + np.clip((y - edge) * 9, 0, 1) * (0.75 - 0.5 * np.exp(-(((x - 0.25) / 0.18) ** 2)))
+    return (shape * np.clip(1.15 - 0.3 * y, 0, 1)).astype(np.float32)
+
+
+def _wet_glass(image: np.ndarray, shot: Shot) -> np.ndarray:
+    """Drops on the glass: each shows a smeared, upside-down view."""
+    if not shot.drops:
+        return image
+    height, width = image.shape[:2]
+    rng = np.random.default_rng(shot.seed + 1)
+    mask = np.zeros((height, width), np.uint8)
+    for x, y, r in rng.random((shot.drops, 3)):
+        axes = (max(1, round((0.006 + 0.016 * r * r) * height)), max(1, round((0.008 + 0.022 * r * r) * height)))
+        cv2.ellipse(mask, (int(x * width), int(y * height)), axes, 0, 0, 360, 255, -1, cv2.LINE_AA)
+    mask = cv2.GaussianBlur(mask, (0, 0), height / 300)
+    smear = cv2.GaussianBlur(cv2.resize(image[::-1], None, fx=0.25, fy=0.25, interpolation=cv2.INTER_AREA), (0, 0), 2)
+    smear = cv2.resize(smear, (width, height), interpolation=cv2.INTER_LINEAR)
+    share = (mask.astype(np.float32) * (0.75 / 255))[..., None]
+    return np.rint(image + (smear - image.astype(np.float32)) * share).astype(np.uint8)
 
 
 def _blur(image: np.ndarray, shot: Shot) -> np.ndarray:

@@ -8,7 +8,7 @@ import numpy as np
 
 from dgkit.world.camera import Point
 from dgkit.world.canvas import BRICK, FOLIAGE, GLASS, GRASS, MARKING, PAVING, PLASTER, ROAD, Canvas
-from dgkit.world.detail import relief, sheen
+from dgkit.world.detail import surfaces
 from dgkit.world.gbuffer import Buffers, average, noise_tile, sample
 from dgkit.world.look import Look
 from dgkit.world.sensor import develop
@@ -24,7 +24,11 @@ def shade(buffers: Buffers, look: Look) -> np.ndarray:
     colour = average(canvas, _table(canvas, look))
     alpha = colour[..., 3:] / 255.0
     light = _shadow(buffers, look)
-    texture = _texture(buffers, look) if look.texture is None else relief(buffers, look)
+    added = None
+    if look.texture is None:
+        texture = _texture(buffers, look)
+    else:
+        texture, added = surfaces(buffers, look, look.texture)
     if look.wet > 0:
         light *= np.where(buffers.ground, np.float32(1 - 0.42 * look.wet), np.float32(1 - 0.12 * look.wet))
     if look.snow > 0:
@@ -32,8 +36,8 @@ def shade(buffers: Buffers, look: Look) -> np.ndarray:
         image *= light[..., None]
     else:
         image = colour[..., :3] * (texture * light)[..., None]
-    if look.texture is not None:
-        image += sheen(buffers, look)
+    if added is not None:
+        image += added
     if look.night:
         image *= _night_light(buffers, look)
     clear = np.exp(buffers.depth * np.float32(-1 / look.sight))[..., None]

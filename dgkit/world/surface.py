@@ -19,5 +19,6 @@ class Texture:
     ruts: float = 0.04
     worn: float = 0.12  # road markings
     leaves: float = 0.3
+    gaps: float = 0.5  # how much sky shows between leaves
     gloss: float = 0.5
     seen: float = 18.0
