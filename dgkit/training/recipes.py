@@ -5,7 +5,7 @@ A recipe file holds one section for each command it serves, so that one file des
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Self, TypeVar
+from typing import Self
 
 from pydantic import Field, model_validator
 
@@ -14,8 +14,6 @@ from dgkit.data.prompts import STYLES
 from dgkit.errors import UsageError
 from dgkit.training.optimisation import Optimisation
 from dgkit.training.rows import FeedConfig
-
-R = TypeVar("R", bound="Training")
 
 
 class Objective(Config):
@@ -139,21 +137,16 @@ class Recipe(Config):
     controlnet: ControlNetTraining | None = None
 
 
-def load_training(kind: type[R], recipe: Path, sets: Sequence[str] = (), out: Path | None = None) -> R:
-    """The section of ``recipe`` for ``kind``; ``sets`` are relative to it, ``out`` wins over the recipe's.
+def load_training(section: str, recipe: Path, sets: Sequence[str] = (), out: Path | None = None) -> Training:
+    """Section "vae", "ldm" or "controlnet" of ``recipe``; ``sets`` are relative to it, ``out`` wins over the recipe's.
 
     Raises InputError, UsageError.
     """
-    section = next(name for name, field in Recipe.model_fields.items() if kind in _types(field.annotation))
     paths = [f"{section}.{text}" for text in sets]
     flags = {} if out is None else {section: {"out": out}}
-    loaded = getattr(load_config(Recipe, recipe, paths, **flags), section)
+    loaded: Training | None = getattr(load_config(Recipe, recipe, paths, **flags), section)
     if loaded is None:
         raise UsageError(f"{recipe} has no section {section!r}", f"give a recipe for dgkit train {section}")
     if loaded.out is None:
         raise UsageError(f"{recipe} states no output folder", "add --out FOLDER")
     return loaded
-
-
-def _types(annotation: object) -> tuple[object, ...]:
-    return getattr(annotation, "__args__", (annotation,))

@@ -4,13 +4,13 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 
 class Text:
     """Tokenizer and text encoder of a model. Captions are padded and cut to ``length`` tokens."""
 
-    def __init__(self, tokenizer: Any, encoder: nn.Module) -> None:
+    def __init__(self, tokenizer: Any, encoder: Any) -> None:
         self.tokenizer, self.encoder = tokenizer, encoder.eval().requires_grad_(False)
         positions = int(getattr(encoder.config, "max_position_embeddings", 77))
         # A tokenizer without a limit of its own states an absurdly large one.
