@@ -22,7 +22,12 @@ def quality(
         Path | None, typer.Option(metavar="ONNX", help="Any style classifier instead of the judge's.")
     ] = None,
     reference: Annotated[
-        str | None, typer.Option(metavar="DIR|ROLE", help="Compare with a folder, or with renders of a role: prior.")
+        str | None,
+        typer.Option(
+            metavar="REF",
+            help="Compare with a folder, with renders of a role of the city (prior), or with `twins`: the same scenes, "
+            "rendered in the styles asked for.",
+        ),
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print the figures as JSON.")] = False,
 ) -> None:

@@ -45,6 +45,7 @@ PRESETS = {
         # DGInStyle, demo.py: 25 windows on a 128 x 128 canvas; gen_datasets.py used 81 (stride 1/8) and 20000 px.
         Preset("official", guidance_scale=7.5, fuse_level="official"),
         Preset("exact"),
+        Preset("one-pass", two_pass=False),
     )
 }
 

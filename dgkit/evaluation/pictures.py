@@ -1,24 +1,19 @@
-"""The pictures to measure: a generated folder, any folder of images and labels, or renders of the city."""
+"""The pictures to measure: a generated folder, or any folder of images and labels."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
-from dgkit.data.crops import anchor_box, crop
 from dgkit.data.labelmap import read_label
 from dgkit.data.manifest import read
 from dgkit.data.pictures import read_picture
 from dgkit.data.prompts import NO_STYLE
-from dgkit.errors import InputError, UsageError
-from dgkit.labels import CLASSES
-from dgkit.world import ROLES, render
+from dgkit.errors import InputError
 
 LABEL_SUFFIX = "_labelTrainIds"
 IMAGE_TYPES = (".png", ".jpg", ".jpeg")
-TRIES = 8  # scenes looked through for one that holds the class that a crop was drawn for
-REFERENCE_SEED = 9_000  # of the scenes of a reference role: neither the generator nor the judge was trained on it
 
 
 @dataclass(frozen=True)
@@ -40,6 +35,8 @@ class Entry:
     label: Path
     style: str
     class_name: str | None
+    source: str = ""  # label map that it was cut from, with ``crop``
+    crop: tuple[int, int, int, int] | None = None  # x, y, width, height
 
     def read(self) -> Picture:
         """Raises InputError for a file that is missing, no picture, no label map, or of another size."""
@@ -82,8 +79,16 @@ def _from_manifest(folder: Path, manifest: Path) -> Iterator[Entry]:
             raise InputError(
                 f"{manifest}, line {number}: no path under {error}", "give a folder that dgkit generate wrote"
             ) from error
-        name = record.get("class")
-        yield Entry(str(record.get("id", image.stem)), image, label, str(record.get("style", NO_STYLE)), name)
+        crop_box = tuple(record["crop"]) if record.get("crop") else None
+        yield Entry(
+            id=str(record.get("id", image.stem)),
+            image=image,
+            label=label,
+            style=str(record.get("style", NO_STYLE)),
+            class_name=record.get("class"),
+            source=str(record.get("source", "")),
+            crop=crop_box,
+        )
 
 
 def _from_files(folder: Path) -> Iterator[Entry]:
@@ -92,59 +97,3 @@ def _from_files(folder: Path) -> Iterator[Entry]:
         marked = labels / f"{image.stem}{LABEL_SUFFIX}.png"
         label = marked if marked.exists() else labels / f"{image.stem}.png"
         yield Entry(image.stem, image, label, NO_STYLE, None)
-
-
-def check_role(role: str) -> None:
-    """Raise UsageError for a role that the city does not have."""
-    if role not in ROLES:
-        raise UsageError(
-            f"reference {role!r} is neither a folder nor a role of the city; roles: {', '.join(ROLES)}",
-            "give --reference prior or a folder with images/ and labels/",
-        )
-
-
-def render_like(role: str, entries: Sequence[Entry], size: tuple[int, int], height: int | None = None) -> "Renders":
-    """Scenes of ``role`` that resemble ``entries``: as many, as large, of the same styles and drawn classes.
-
-    ``size`` is (height, width) of a crop; scenes are ``height`` pixels high (None: as high as the crop, at least 256)
-    and twice as wide. Raises UsageError for an unknown role.
-    """
-    check_role(role)
-    return Renders(role, entries, size, height or max(size[0], -(-size[1] // 2), 256))
-
-
-@dataclass(frozen=True)
-class Renders:
-    """Iterates over :class:`Picture`; the same arguments give the same pictures."""
-
-    role: str
-    entries: Sequence[Entry]
-    size: tuple[int, int]
-    height: int
-
-    def __len__(self) -> int:
-        return len(self.entries)
-
-    def __iter__(self) -> Iterator[Picture]:
-        for number, entry in enumerate(self.entries):
-            yield self._like(number, entry)
-
-    def _like(self, number: int, entry: Entry) -> Picture:
-        rng = np.random.default_rng([REFERENCE_SEED, number])
-        style = entry.style if self.role == "prior" else None  # the other roles have looks of their own
-        class_id = CLASSES.index(entry.class_name) if entry.class_name in CLASSES else None
-        for attempt in range(TRIES if class_id is not None else 1):
-            index = number * TRIES + attempt
-            scene = render(self.role, REFERENCE_SEED, index, height=self.height, width=2 * self.height, style=style)
-            if class_id is None or (scene.label == class_id).any():
-                break
-        y, x = self._anchor(scene.label, class_id, rng)
-        box = anchor_box(y, x, scene.label.shape[0], scene.label.shape[1], self.size)
-        image = scene.image[box.y : box.y + box.height, box.x : box.x + box.width]
-        return Picture(f"{self.role}-{number}", np.ascontiguousarray(image), crop(scene.label, box), scene.style)
-
-    def _anchor(self, label: np.ndarray, class_id: int | None, rng: np.random.Generator) -> tuple[int, int]:
-        """A pixel of the class, where there is one, else any pixel."""
-        places = np.flatnonzero(label == class_id) if class_id is not None else np.empty(0, int)
-        place = int(rng.choice(places)) if len(places) else int(rng.integers(label.size))
-        return divmod(place, label.shape[1])

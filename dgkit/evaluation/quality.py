@@ -13,7 +13,8 @@ from dgkit.data.scores import class_iou, confusion, pixel_accuracy, summary
 from dgkit.errors import InputError
 from dgkit.evaluation.distances import diversity, frechet_distance, kernel_distance
 from dgkit.evaluation.onnx_model import TRAIN_HINT, Segmenter, StyleClassifier
-from dgkit.evaluation.pictures import Entry, Picture, list_folder, render_like
+from dgkit.evaluation.pictures import Entry, Picture, list_folder
+from dgkit.evaluation.renders import render_reference
 from dgkit.files import atomic_write
 from dgkit.labels import IGNORE, NUM_CLASSES
 from dgkit.provenance import record
@@ -114,8 +115,8 @@ def measure_quality(
 ) -> dict[str, Any]:
     """Measure the pictures in ``out`` and write ``out/quality.json``; returns its content.
 
-    ``reference`` is a folder, or a role of the city: then as many scenes of it are rendered as ``out`` has pictures,
-    of the same size, styles and drawn classes. Shares are 0..1. Raises InputError for a folder that cannot be measured,
+    ``reference`` is a folder, a role of the city (:class:`~dgkit.evaluation.renders.Like`) or "twins"
+    (:class:`~dgkit.evaluation.renders.Twins`). Shares are 0..1. Raises InputError for a folder that cannot be measured,
     UsageError for an unknown role, EngineError where a network fails.
     """
     out = Path(out)
@@ -167,7 +168,8 @@ def _reference(reference: str, entries: Sequence[Entry]) -> tuple[Iterable[Pictu
     if Path(reference).is_dir():
         others = list_folder(reference)
         return (entry.read() for entry in others), len(others)
-    renders = render_like(reference, entries, entries[0].read().label.shape)
+    height, width = entries[0].read().label.shape
+    renders = render_reference(reference, entries, (height, width))
     return renders, len(renders)
 
 

@@ -1,0 +1,87 @@
+"""Tiny ONNX networks whose answers are known: they read the palette's colours."""
+
+from pathlib import Path
+
+import numpy as np
+import onnx
+import yaml
+from onnx import TensorProto, helper, numpy_helper
+
+from dgkit.labels import NUM_CLASSES, PALETTE
+
+OPSET = 18
+
+
+def palette_model(
+    path: Path, *, stride: int = 1, size: tuple[int, int] | None = None, multiple_of: int = 16, sidecar: bool = True
+) -> Path:
+    """Logits [N,19,h,w]: the nearest colour of the palette wins; ``features``: mean logits."""
+    # |x - c|^2 = |x|^2 - 2 x c + |c|^2: a 1x1 convolution ranks the colours.
+    colours = PALETTE.astype(np.float32) / 255
+    weights = (2 * colours)[:, :, None, None]
+    nodes = [
+        helper.make_node("Conv", ["image", "weights", "bias"], ["logits"], kernel_shape=[1, 1], strides=[stride] * 2),
+        helper.make_node("ReduceMean", ["logits", "axes"], ["features"], keepdims=0),
+    ]
+    constants = {"weights": weights, "bias": -(colours**2).sum(1), "axes": np.array([2, 3], np.int64)}
+    outputs = {"logits": ["n", NUM_CLASSES, None, None], "features": ["n", NUM_CLASSES]}
+    _save(path, nodes, constants, size, outputs)
+    if sidecar:
+        _sidecar(path, features="features", multiple_of=multiple_of)
+    return path
+
+
+def label_model(path: Path) -> Path:
+    """Class numbers [N,H,W], int64."""
+    colours = PALETTE.astype(np.float32) / 255
+    nodes = [
+        helper.make_node("Conv", ["image", "weights", "bias"], ["logits"], kernel_shape=[1, 1]),
+        helper.make_node("ArgMax", ["logits"], ["labels"], axis=1, keepdims=0),
+    ]
+    constants = {"weights": (2 * colours)[:, :, None, None], "bias": -(colours**2).sum(1)}
+    _save(path, nodes, constants, None, {"labels": ["n", None, None]}, TensorProto.INT64)
+    _sidecar(path)
+    return path
+
+
+def style_model(path: Path) -> Path:
+    """Bright pictures are snowy, dark ones night."""
+    weights = np.zeros((6, 3, 1, 1), np.float32)
+    weights[1], weights[4] = 1, -1
+    nodes = [
+        helper.make_node("Conv", ["image", "weights", "bias"], ["maps"], kernel_shape=[1, 1]),
+        helper.make_node("ReduceMean", ["maps", "axes"], ["logits"], keepdims=0),
+    ]
+    bias = np.array([-9, -1.5, -9, -9, 1.5, -9], np.float32)
+    constants = {"weights": weights, "bias": bias, "axes": np.array([2, 3], np.int64)}
+    _save(path, nodes, constants, None, {"logits": ["n", 6]})
+    _sidecar(path, size=16)
+    return path
+
+
+def _sidecar(path: Path, **values: object) -> None:
+    facts = {"mean": [0.0] * 3, "std": [1.0] * 3, **values}
+    path.with_suffix(".yaml").write_text(yaml.safe_dump(facts), encoding="utf-8")
+
+
+def _save(
+    path: Path,
+    nodes: list[onnx.NodeProto],
+    constants: dict[str, np.ndarray],
+    size: tuple[int, int] | None,
+    outputs: dict[str, list[str | int | None]],
+    kind: int = TensorProto.FLOAT,
+) -> None:
+    height, width = size or ("height", "width")
+    image = helper.make_tensor_value_info("image", TensorProto.FLOAT, ["n", 3, height, width])
+    graph = helper.make_graph(
+        nodes,
+        "known",
+        [image],
+        [helper.make_tensor_value_info(name, kind, shape) for name, shape in outputs.items()],
+        [numpy_helper.from_array(value, name) for name, value in constants.items()],
+    )
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", OPSET)], ir_version=9)
+    onnx.checker.check_model(model)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    onnx.save(model, str(path))
