@@ -11,13 +11,12 @@ group norms and middle attention saw the whole image. Rescale factors multiply t
 
 from __future__ import annotations
 
-import fcntl
 import hashlib
 import json
 import math
 import os
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any, BinaryIO, TypeVar
 
@@ -29,6 +28,7 @@ from torch import nn
 from dgkit.errors import InputError, UsageError
 from dgkit.files import output_error
 from dgkit.training.feed import CacheableFeed, Feed, Moments, Picture, cacheable
+from dgkit.training.locks import locked
 
 VERSION = 1
 GROUP = 32  # images between two commits to disk, and the largest batch
@@ -102,7 +102,7 @@ def with_cached_latents(
     factor = 2 ** (len(vae.config.block_out_channels) - 1)
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        with _locked(folder), _Writer(folder, digest, factor) as writer:
+        with locked(folder), _Writer(folder, digest, factor) as writer:
             missing = [picture for key, picture in pictures.items() if key not in writer.rows]
             for group in _groups(missing, GROUP):
                 writer.add(_encode_group(group, vae, factor, batch, precision))
@@ -127,7 +127,7 @@ def digest_network(network: nn.Module) -> str:
 def encode(vae: AutoencoderKL, images: np.ndarray, precision: torch.dtype | None = None) -> np.ndarray:
     """Posterior mean and standard deviation, float16 [B, 2, C, H/factor, W/factor], of uint8 [B, H, W, 3] RGB."""
     weight = next(vae.parameters())
-    pixels = torch.from_numpy(np.ascontiguousarray(images)).permute(0, 3, 1, 2).float().div_(127.5).sub_(1)
+    pixels = torch.from_numpy(np.array(images)).permute(0, 3, 1, 2).float().div_(127.5).sub_(1)
     with torch.autocast(weight.device.type, precision, enabled=precision is not None):
         posterior = vae.encode(pixels.to(weight.device, weight.dtype)).latent_dist
     moments: np.ndarray = torch.stack([posterior.mean, posterior.std], dim=1).float().cpu().numpy()
@@ -222,14 +222,6 @@ def _append(stream: BinaryIO, data: bytes) -> None:
     stream.write(data)
     stream.flush()
     os.fsync(stream.fileno())
-
-
-@contextmanager
-def _locked(folder: Path) -> Iterator[None]:
-    """One process at a time; the lock ends with the process that holds it."""
-    with open(folder / "lock", "ab") as stream:
-        fcntl.flock(stream, fcntl.LOCK_EX)
-        yield
 
 
 def _groups(items: Sequence[T], size: int) -> Iterator[Sequence[T]]:

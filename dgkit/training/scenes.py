@@ -28,6 +28,7 @@ from dgkit.files import atomic_write, output_error
 from dgkit.labels import NUM_CLASSES
 from dgkit.training.captions import style_of
 from dgkit.training.feed import Example, Latents, Moments, Picture, check_grid, place
+from dgkit.training.locks import locked
 from dgkit.world import render
 
 CHUNK = 64
@@ -66,15 +67,31 @@ def render_scenes(
 ) -> SceneCache:
     """Render ``count`` scenes of ``height`` x 2 ``height`` pixels into ``folder``, or finish what is there.
 
-    ``workers`` processes share the drawing; 0 draws in this one. ``progress`` is called with (scenes done, all).
+    ``workers`` processes share the drawing; 0 draws in this one. Several trainings may ask for one folder at once: one
+    renders, the others wait. ``progress`` is called with (scenes done, all).
+
     Raises :class:`OutputError` if the folder cannot be written or has no room for all scenes.
     """
-    settings = json.dumps({"role": role, "count": count, "seed": seed, "height": height})
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        images, labels = _arrays(folder, settings, (count, height, 2 * height))
+        with locked(folder):
+            _render_missing(folder, role, count, seed, height, workers, progress)
     except OSError as error:
         raise output_error(folder, error) from error
+    return open_scenes(folder)
+
+
+def _render_missing(
+    folder: Path,
+    role: str,
+    count: int,
+    seed: int,
+    height: int,
+    workers: int,
+    progress: Callable[[int, int], None] | None,
+) -> None:
+    settings = json.dumps({"role": role, "count": count, "seed": seed, "height": height})
+    images, labels = _arrays(folder, settings, (count, height, 2 * height))
     captions = _captions(folder)
     draw = partial(_render, role=role, seed=seed, height=height)
     with _mapper(workers if len(captions) < count else 0) as mapped:
@@ -89,7 +106,6 @@ def render_scenes(
             atomic_write(folder / "captions.json", json.dumps(captions).encode())
             if progress:
                 progress(last, count)
-    return open_scenes(folder)
 
 
 def open_scenes(folder: Path) -> SceneCache:

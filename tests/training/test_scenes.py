@@ -2,6 +2,7 @@
 
 import json
 import pickle
+import threading
 
 import numpy as np
 import pytest
@@ -131,6 +132,22 @@ def test_an_interrupted_rendering_goes_on(tmp_path, monkeypatch):
     whole = render_scenes(tmp_path / "b", "source", 5, 0, 32, 0)
     assert np.array_equal(cache.images, whole.images) and np.array_equal(cache.labels, whole.labels)
     assert cache.captions == whole.captions
+
+
+def test_two_trainings_render_every_scene_once(tmp_path, monkeypatch):
+    drawn = []
+
+    def counted(*args, **size):
+        drawn.append(args[2])
+        return render(*args, **size)
+
+    monkeypatch.setattr(scenes_module, "render", counted)
+    threads = [threading.Thread(target=render_scenes, args=(tmp_path, "source", 3, 0, 32, 0)) for _ in range(2)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert drawn == [0, 1, 2]
 
 
 def test_other_settings_render_anew(tmp_path):
