@@ -16,7 +16,7 @@ PLATE: RGB = (228, 226, 214)
 
 # Side profiles: (forward, up) in metres from the rear bumper over the roof to the front bumper. Points 3..6 are rear
 # belt, roof rear, roof front and front belt. The second value is half the width.
-_PROFILES: dict[str, tuple[list[Flat], float]] = {
+PROFILES: dict[str, tuple[list[Flat], float]] = {
     "sedan": ([(-2.2, 0.32), (-2.25, 0.62), (-2.1, 0.92), (-1.5, 0.97), (-0.85, 1.42), (0.3, 1.44), (1.05, 0.97),
                (1.95, 0.84), (2.2, 0.62), (2.2, 0.3)], 0.9),
     "hatch": ([(-1.85, 0.32), (-1.92, 0.62), (-1.88, 0.95), (-1.82, 1.0), (-1.35, 1.48), (0.2, 1.5), (0.95, 1.0),
@@ -51,7 +51,7 @@ def inset(quad: list[Point], left: float, right: float, low: float, high: float)
 
 def car(canvas: Canvas, frame: Frame, kind: str, rgb: RGB) -> None:
     """A car heading along the frame's forward axis: lower body first, then the cabin on top of it."""
-    profile, half = _PROFILES[kind]
+    profile, half = PROFILES[kind]
     roof = half * 0.76
     rear, front = profile[0][0], profile[-1][0]
     canvas.contacts.append(frame.floor(-half * 1.02, half * 1.02, rear, front))

@@ -13,7 +13,7 @@ from PIL import Image
 from dgkit.errors import UsageError
 from dgkit.labels import ENCODINGS, PALETTE
 from dgkit.world import vistas
-from dgkit.world.roles import ROLES
+from dgkit.world.render import style_of
 
 # Scenes of different splits are drawn from far apart numbers, so that they never share one.
 SPLITS = {"train": 0, "val": 1 << 30, "test": 1 << 31}
@@ -81,8 +81,7 @@ def _mapillary(split: str | None, seed: int, number: int) -> Files:
 
 
 def _acdc(split: str | None, seed: int, number: int) -> Files:
-    styles = ROLES["acdc"].styles
-    condition = CONDITIONS[styles[number % len(styles)][0]]
+    condition = CONDITIONS[style_of("acdc", seed, scene_index(split, number))]
     return _dashcam(f"{condition}/{split}", 400, number)
 
 

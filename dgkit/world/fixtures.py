@@ -29,7 +29,7 @@ def post(canvas: Canvas, frame: Frame, height: float, wide: float, rgb: RGB, x: 
 def lamp(canvas: Canvas, frame: Frame, kind: str, height: float, side: float, rgb: RGB, glow: RGB) -> None:
     """A street lamp: "globe", "cobra", "lantern", "twin" or "stick"; ``side`` is -1 or 1, towards the road."""
     canvas.casters.append((frame.floor(-0.07, 0.07, -0.07, 0.07), height * frame.scale))
-    _LAMPS[kind](canvas, frame, height, side, rgb, glow)
+    LAMPS[kind](canvas, frame, height, side, rgb, glow)
 
 
 def _light(canvas: Canvas, frame: Frame, points: list[Flat], glow: RGB, radius: float) -> None:
@@ -80,7 +80,7 @@ def _stick(canvas: Canvas, frame: Frame, height: float, side: float, rgb: RGB, g
     _light(canvas, frame, rect(min(0.0, 0.7 * side), max(0.0, 0.7 * side), height - 0.02, height + 0.1), glow, 8.0)
 
 
-_LAMPS: dict[str, Callable[[Canvas, Frame, float, float, RGB, RGB], None]] = {
+LAMPS: dict[str, Callable[[Canvas, Frame, float, float, RGB, RGB], None]] = {
     "globe": _globe, "lantern": _lantern, "cobra": _cobra, "twin": _twin, "stick": _stick,
 }  # fmt: skip
 

@@ -41,9 +41,7 @@ def render(role: str, seed: int, index: int, *, height: int = 256, width: int = 
     canvas = Canvas(town.camera, height, width)
     layout.paint(town, canvas)
     buffers = Buffers(canvas, town.road)
-    if style is None and recipe.in_turn:
-        style = recipe.styles[index % len(recipe.styles)][0]
-    style = style or _draw_style(np.random.default_rng([seed, index, _STYLE, key]), recipe.styles)
+    style = style or style_of(role, seed, index)
     rng = np.random.default_rng([seed, index, _LOOK, key])
     chosen = _look(role, rng, style)
     return Scene(shading.shade(buffers, chosen), buffers.label, caption(buffers.label, style), style)
@@ -62,8 +60,13 @@ def caption(label: np.ndarray, style: str) -> str:
     return base if style == PLAIN_STYLE else f"A city street scene with {base}, in {style} weather."
 
 
-def _draw_style(rng: np.random.Generator, styles: tuple[tuple[str, float], ...]) -> str:
-    names, odds = zip(*styles, strict=True)
+def style_of(role: str, seed: int, index: int) -> str:
+    """The style that scene ``index`` of a known ``role`` has when none is asked for."""
+    recipe = ROLES[role]
+    names, odds = zip(*recipe.styles, strict=True)
+    if recipe.in_turn:
+        return str(names[index % len(names)])
+    rng = np.random.default_rng([seed, index, _STYLE, zlib.crc32(role.encode())])
     return str(names[int(rng.choice(len(names), p=np.array(odds)))])
 
 

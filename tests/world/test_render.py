@@ -13,6 +13,7 @@ from dgkit.world import ROLES, STYLES, Scene, layout, render
 from dgkit.world.canvas import Canvas
 from dgkit.world.gbuffer import Buffers, average
 
+FROZEN = ("source", "prior")
 SMALL = {"height": 96, "width": 192}
 RARE = ("wall", "traffic light", "rider", "truck", "bus", "train", "motorcycle", "bicycle")
 
@@ -80,7 +81,7 @@ def test_source_exposure_spans_dusk_to_noon() -> None:
     assert min(levels) < 50 and max(levels) > 105
 
 
-@pytest.mark.parametrize("role", sorted(ROLES))
+@pytest.mark.parametrize("role", FROZEN)
 def test_every_class_occurs_often_enough(role: str) -> None:
     labels = city(role, 60)
     share = {name: sum((label == i).any() for label in labels) / 60 for i, name in enumerate(CLASSES)}
@@ -92,7 +93,7 @@ def test_every_class_occurs_often_enough(role: str) -> None:
 
 
 def test_half_of_the_source_shows_a_bonnet_and_little_of_the_prior() -> None:
-    shares = {role: np.mean([(label[-1] == 255).mean() > 0.9 for label in city(role, 60)]) for role in ROLES}
+    shares = {role: np.mean([(label[-1] == 255).mean() > 0.9 for label in city(role, 60)]) for role in FROZEN}
     assert 0.3 < shares["source"] < 0.7
     assert shares["prior"] < 0.3
 
