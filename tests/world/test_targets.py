@@ -8,9 +8,12 @@ from dataclasses import fields
 import numpy as np
 import pytest
 
-from dgkit.world import ROLES, render
+from dgkit.world import ROLES, layout, render, shading, weathers
+from dgkit.world.canvas import Canvas
 from dgkit.world.cars import PROFILES
+from dgkit.world.climate import forecast
 from dgkit.world.fixtures import LAMPS, SIGNS
+from dgkit.world.gbuffer import Buffers
 from dgkit.world.render import style_of
 from dgkit.world.targets import TARGETS
 
@@ -78,9 +81,17 @@ def test_nights_are_dark_but_readable(role: str) -> None:
 
 
 def test_fog_hides_what_is_far() -> None:
-    clear, fog = (render("acdc", 3, 8, style=style, **SMALL) for style in ("none", "foggy"))
-    far = slice(40, 52)
-    assert fog.image[far].astype(float).std() < 0.75 * clear.image[far].astype(float).std()
+    town = layout.compose(np.random.default_rng(4), ROLES["acdc"])
+    canvas = Canvas(town.camera, 96, 192)
+    layout.paint(town, canvas)
+    buffers = Buffers(canvas, town.road)
+    far = (buffers.depth > 45) & (buffers.label != 10)
+    assert far.sum() > 200
+    spread = {}
+    for style in ("none", "foggy"):
+        look = forecast(np.random.default_rng(1), weathers.ACDC, style)
+        spread[style] = shading.shade(buffers, look).mean(2)[far].std()
+    assert spread["foggy"] < 0.7 * spread["none"]
 
 
 def test_every_cityscapes_picture_shows_the_bonnet() -> None:
