@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from dgkit.errors import InputError
+from dgkit.errors import DgkitError, InputError
 from dgkit.training import checkpoint
 from dgkit.training.optimisation import Optimisation
 from dgkit.training.trainer import fit
@@ -27,7 +27,7 @@ class Toy:
     def __init__(self, dropout: float = 0.0, nan_at: int | None = None, fail_at: int | None = None) -> None:
         torch.manual_seed(0)
         self.module: nn.Module = nn.Sequential(nn.Linear(3, 8), nn.Tanh(), nn.Dropout(dropout), nn.Linear(8, 1))
-        self.identity: Mapping[str, Any] = {"seed": 0}
+        self.identity: Mapping[str, Any] = {"seed": 0, "sides": (1, 2)}
         self.nan_at, self.fail_at = nan_at, fail_at
         self.seen: list[dict[str, Tensor]] = []
 
@@ -58,11 +58,19 @@ def toy_fit(folder: Path, toy: Toy | None = None, **settings: Any) -> Toy:
     return toy
 
 
-def in_process(folder: Path, environment: Mapping[str, str], dropout: float, settings: Mapping[str, Any]) -> None:
-    """The training as the life of a process; several make a group if the environment says so."""
+def in_process(
+    folder: Path, environment: Mapping[str, str], settings: Mapping[str, Any], nan_at: int | None = None
+) -> None:
+    """The training as the life of a process; several make a group if the environment says so.
+
+    An error goes to ``error_RANK.txt`` in ``folder``.
+    """
     os.environ.update(environment)
     torch.set_num_threads(1)
-    toy_fit(folder, Toy(dropout), **settings)
+    try:
+        toy_fit(folder, Toy(nan_at=nan_at), **settings)
+    except DgkitError as error:
+        (folder / f"error_{os.environ['RANK']}.txt").write_text(error.message)
 
 
 def killed_after(folder: Path, step: int, settings: Mapping[str, Any]) -> None:

@@ -26,7 +26,7 @@ TIMEOUT = 300
 
 
 def names(folder: Path) -> list[str]:
-    return sorted(path.name for path in (folder / "checkpoints").iterdir())
+    return sorted(path.name for path in (folder / "checkpoints").glob("*"))
 
 
 def log(folder: Path) -> list[str]:
@@ -68,23 +68,22 @@ def test_kills_between_steps_and_within_checkpoints_lose_nothing(tmp_path, serve
     """One run, killed again and again; the numbers of file operations fall into the writing of the first checkpoint,
     its renaming, and the removal of the one before."""
     torch.set_num_threads(1)
-    settings = {"steps": 9, "keep": 1, "validate_every": 4}
+    settings = {"steps": 15, "keep": 1, "validate_every": 4}
     cut = tmp_path / "cut"
     assert killed(server, fits.killed_after, cut, 2, settings) and check_newest(cut) == 0
     reached, left = [], set()
-    for operation in (4, 9, 12, 19, 26, 30, 31, 38, 44):
+    for operation in (4, 9, 19, 26, 38, 34, 36):
         assert killed(server, fits.killed_at, cut, operation, settings)
         reached.append(check_newest(cut))
         left |= {name.rpartition(".")[2] for name in names(cut) if name.startswith(".")}
-        print(operation, names(cut))
-    assert reached == sorted(reached) and reached[0] == 0 and 0 < reached[-1] < 9
+    assert reached == sorted(reached) and reached[0] == 0 and 0 < reached[-1] < 15
     assert left == {"new", "old"}
-    assert killed(server, fits.killed_after, cut, 8, settings)
+    assert killed(server, fits.killed_after, cut, 14, settings)
     last = toy_fit(cut, Toy(0.2), **settings)
     whole = toy_fit(tmp_path / "whole", Toy(0.2), **settings)
     expected, found = whole.module.state_dict(), last.module.state_dict()
     assert all(torch.equal(expected[name], found[name]) for name in expected)
-    assert log(tmp_path / "whole") == log(cut) and names(cut) == names(tmp_path / "whole") == ["step_00000009"]
+    assert log(tmp_path / "whole") == log(cut) and names(cut) == names(tmp_path / "whole") == ["step_00000015"]
     assert (tmp_path / "whole" / "validation.csv").read_text() == (cut / "validation.csv").read_text()
 
 
@@ -117,10 +116,10 @@ def test_a_changed_setting_is_named(tmp_path, change):
 def test_a_changed_identity_is_named(tmp_path):
     toy_fit(tmp_path, steps=3)
     other = Toy()
-    other.identity = {"seed": 1}
+    other.identity |= {"seed": 1}
     with pytest.raises(UsageError, match=r"^seed=1 differs from seed=0"):
         toy_fit(tmp_path, other)
-    other.identity, other.name = {"seed": 0}, "stage"
+    other.identity, other.name = Toy().identity, "stage"
     with pytest.raises(UsageError, match=r"^task=stage differs from task=toy"):
         toy_fit(tmp_path, other)
 

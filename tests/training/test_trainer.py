@@ -284,23 +284,29 @@ def free_port() -> int:
         return probe.getsockname()[1]
 
 
-def test_two_processes_equal_one(tmp_path, server):
-    """The environment is what a launcher sets; each process takes half of every micro-step."""
-    settings = {"batch": 8, "accumulation": 2, "validate_every": 4, "log_every": 2}
+def run_group(server, folder: Path, *arguments) -> None:
+    """Two processes in the environment that a launcher sets."""
     common = {"WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port()), "ACCELERATE_USE_CPU": "1"}
-    group = [
-        server.Process(
-            target=fits.in_process,
-            args=(tmp_path / "two", common | {"RANK": str(rank), "LOCAL_RANK": str(rank)}, 0.0, settings),
-        )
-        for rank in range(2)
-    ]
+    ranks = [common | {"RANK": rank, "LOCAL_RANK": rank} for rank in "01"]
+    group = [server.Process(target=fits.in_process, args=(folder, rank, *arguments)) for rank in ranks]
     for process in group:
         process.start()
     for process in group:
         process.join(TIMEOUT)
     assert [process.exitcode for process in group] == [0, 0]
+
+
+def test_two_processes_equal_one(tmp_path, server):
+    settings = {"batch": 8, "accumulation": 2, "validate_every": 4, "log_every": 2}
+    run_group(server, tmp_path / "two", settings)
     check_two_against_one(tmp_path, settings)
+
+
+def test_all_processes_stop_at_a_loss_that_is_not_finite(tmp_path, server):
+    run_group(server, tmp_path, {}, 18)
+    first, second = ((tmp_path / f"error_{rank}.txt").read_text() for rank in "01")
+    assert first == second
+    assert "step 5 of toy, on samples 18 to 19 " in first and "step_00000003" in first
 
 
 def check_two_against_one(tmp_path: Path, settings: dict) -> None:
@@ -321,7 +327,7 @@ def test_accelerate_launch_with_two_processes_equals_one(tmp_path):
     script = tmp_path / "script.py"
     script.write_text(
         "from pathlib import Path\nfrom tests.fits import in_process\n"
-        f"in_process(Path({str(tmp_path / 'two')!r}), {{}}, 0.0, {settings!r})\n"
+        f"in_process(Path({str(tmp_path / 'two')!r}), {{}}, {settings!r})\n"
     )
     launch = [sys.executable, "-m", "accelerate.commands.launch", "--cpu", "--num_processes", "2"]
     command = [*launch, "--num_machines", "1", "--mixed_precision", "no", "--dynamo_backend", "no"]
