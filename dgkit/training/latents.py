@@ -104,10 +104,12 @@ def with_cached_latents(
         folder.mkdir(parents=True, exist_ok=True)
         with locked(folder), _Writer(folder, digest, factor) as writer:
             missing = [picture for key, picture in pictures.items() if key not in writer.rows]
+            done = len(pictures) - len(missing)
             for group in _groups(missing, GROUP):
                 writer.add(_encode_group(group, vae, factor, batch, precision))
+                done += len(group)
                 if progress:
-                    progress(sum(key in writer.rows for key in pictures), len(pictures))
+                    progress(done, len(pictures))
     except OSError as error:
         raise output_error(folder, error) from error
     return source.with_latents(LatentCache(folder), pixels)
