@@ -9,7 +9,7 @@ from typing import Self
 
 from pydantic import Field, model_validator
 
-from dgkit.config import Config, load_config
+from dgkit.config import Config, load_config, read_recipe
 from dgkit.data.prompts import STYLES
 from dgkit.errors import UsageError
 from dgkit.training.optimisation import Optimisation
@@ -142,11 +142,11 @@ def load_training(section: str, recipe: Path, sets: Sequence[str] = (), out: Pat
 
     Raises InputError, UsageError.
     """
+    if section not in read_recipe(recipe):
+        raise UsageError(f"{recipe} has no section {section!r}", f"give a recipe for dgkit train {section}")
     paths = [f"{section}.{text}" for text in sets]
     flags = {} if out is None else {section: {"out": out}}
-    loaded: Training | None = getattr(load_config(Recipe, recipe, paths, **flags), section)
-    if loaded is None:
-        raise UsageError(f"{recipe} has no section {section!r}", f"give a recipe for dgkit train {section}")
+    loaded: Training = getattr(load_config(Recipe, recipe, paths, **flags), section)
     if loaded.out is None:
         raise UsageError(f"{recipe} states no output folder", "add --out FOLDER")
     return loaded
