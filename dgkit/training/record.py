@@ -17,6 +17,9 @@ from PIL import Image
 from dgkit.files import atomic_path, atomic_write, output_error
 from dgkit.optional import require
 
+require("tensorboard", "train")  # by its own name: the error of torch's module would blame torch
+tensorboard: Any = require("torch.utils.tensorboard", "train")
+
 LOG = ("step", "loss", "lr", "grad_norm", "seconds")
 VALIDATION = ("step", "name", "value")
 
@@ -62,9 +65,8 @@ class Record:
         self.log, self.validation = folder / "log.csv", folder / "validation.csv"
         _trim(self.log, LOG, step)
         _trim(self.validation, VALIDATION, step)
-        board = require("torch.utils.tensorboard", "train")
         with _writing(folder / "logs"):
-            self.board: Any = board.SummaryWriter(str(folder / "logs"), purge_step=step + 1)
+            self.board: Any = tensorboard.SummaryWriter(str(folder / "logs"), purge_step=step + 1)
 
     def train(self, step: int, loss: float, lr: float, norm: float, seconds: float) -> None:
         """One line of the log: mean loss and seconds per step since the last line, rate and gradient norm of now."""

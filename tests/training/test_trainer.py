@@ -17,7 +17,7 @@ from PIL import Image
 from safetensors.torch import load_file
 
 from dgkit.errors import DgkitError, InputError, MissingDependency, UsageError
-from dgkit.training import trainer
+from dgkit.training import record, trainer
 from dgkit.training.optimisation import Optimisation
 from dgkit.training.stream import micro_batch
 from dgkit.training.trainer import fit
@@ -260,10 +260,11 @@ def test_frozen_modules_are_placed(tmp_path):
     assert toy.where == next(toy.module.parameters()).device
 
 
-def test_the_missing_extra_is_named(monkeypatch):
-    monkeypatch.setitem(sys.modules, "accelerate", None)
-    spec = importlib.util.spec_from_file_location("fresh_trainer", trainer.__file__)
-    with pytest.raises(MissingDependency, match="'accelerate' is not installed") as caught:
+@pytest.mark.parametrize(("module", "package"), [(trainer, "accelerate"), (record, "tensorboard")])
+def test_the_missing_extra_is_named(monkeypatch, module, package):
+    monkeypatch.setitem(sys.modules, package, None)
+    spec = importlib.util.spec_from_file_location("fresh", module.__file__)
+    with pytest.raises(MissingDependency, match=f"'{package}' is not installed") as caught:
         spec.loader.exec_module(importlib.util.module_from_spec(spec))
     assert "dgkit[train]" in caught.value.hint
 
