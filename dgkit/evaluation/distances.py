@@ -4,6 +4,7 @@ With other features than those of Inception the figures do not compare with publ
 each other under the same judge.
 """
 
+import warnings
 from typing import Any
 
 import numpy as np
@@ -57,7 +58,9 @@ def diversity(features: np.ndarray) -> float:
 
 def _metric(module: str, name: str, size: int, **settings: Any) -> Any:
     images = require(f"torchmetrics.image.{module}", "train")
-    return getattr(images, name)(feature=_Given(size), **settings)
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="Metric .* will save all extracted features")
+        return getattr(images, name)(feature=_Given(size), **settings)
 
 
 def _fed(metric: Any, real: np.ndarray, generated: np.ndarray) -> Any:

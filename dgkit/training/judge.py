@@ -101,12 +101,14 @@ class JudgeTraining:
 
     def run(self) -> dict[str, object]:
         """Train what is not finished, measure, write ``judge.json`` and return what it holds."""
-        self.work.mkdir(parents=True, exist_ok=True)
-        atomic_write(self.work / "config.yaml", dump_config(self.recipe).encode())
+        finished, config = self.work / "judge.json", dump_config(self.recipe).encode()
+        if finished.exists() and (self.work / "config.yaml").read_bytes() == config:
+            return json.loads(finished.read_text(encoding="utf-8"))
+        atomic_write(self.work / "config.yaml", config)
         figures: dict[str, object] = {"segmenter": self._segmenter()}
         if "prior" in self.roles:
             figures["styles"] = self._styles()
-        atomic_write(self.work / "judge.json", (json.dumps(figures, indent=2) + "\n").encode())
+        atomic_write(finished, (json.dumps(figures, indent=2) + "\n").encode())
         return figures
 
     @property

@@ -20,7 +20,6 @@ from tests.evaluation.onnx_files import label_model, palette_model, style_model
 
 pytest.importorskip("onnxruntime")
 pytest.importorskip("torchmetrics")
-pytestmark = pytest.mark.filterwarnings("ignore::UserWarning:torchmetrics")
 
 
 @pytest.fixture(scope="module")
