@@ -88,12 +88,13 @@ class _Wall:
         x0 = np.clip(np.atleast_1d(np.asarray(left, float)), 0, self.length)
         x1 = np.clip(x0 + wide, 0, self.length)
         y0 = np.broadcast_to(np.atleast_1d(np.asarray(low, float)), x0.shape)
-        up = np.array([0.0, 1.0, 0.0])
-        corners = [
-            self.p + x[:, None] * self.along + y[:, None] * up
-            for x, y in ((x0, y0), (x1, y0), (x1, y0 + high), (x0, y0 + high))
-        ]
-        self.canvas.quads(np.stack(corners, 1), BUILDING, rgb, emit=emit, mat=mat, snow=snow)
+        corners = np.empty((len(x0), 4, 3))
+        left_edge, right_edge = self.p + x0[:, None] * self.along, self.p + x1[:, None] * self.along
+        corners[:, 0] = corners[:, 3] = left_edge
+        corners[:, 1] = corners[:, 2] = right_edge
+        corners[:, :2, 1] += y0[:, None]
+        corners[:, 2:, 1] += (y0 + high)[:, None]
+        self.canvas.quads(corners, BUILDING, rgb, emit=emit, mat=mat, snow=snow)
 
     def band(self, low: float, high: float, rgb: RGB, snow: float = 0.0) -> None:
         edges = np.linspace(0, self.length, 9)

@@ -76,5 +76,8 @@ class Camera:
         right = (np.arange(width) + 0.5 - width / 2) / (height * self.focal)
         up = (height / 2 - np.arange(height) - 0.5) / (height * self.focal)
         r = self.rotation().astype(np.float32)
-        x, y = right.astype(np.float32)[None, :, None], up.astype(np.float32)[:, None, None]
-        return x * r[0] + y * r[1] + r[2]
+        x, y = right.astype(np.float32)[None, :], up.astype(np.float32)[:, None]
+        out = np.empty((height, width, 3), np.float32)
+        for k in range(3):  # channel by channel: a last axis of 3 is slow
+            out[..., k] = x * r[0, k] + y * r[1, k] + r[2, k]
+        return out

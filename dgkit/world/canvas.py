@@ -150,9 +150,14 @@ class Canvas:
             return
         third = corners.shape[1] // 3
         _, plane, _ = self.plane_of([tuple(p) for p in corners[0, [0, third, 2 * third]].tolist()])
-        rows = zip(pixels, rgb.tolist(), normals.tolist(), snow.tolist(), strict=True)
-        for outline, colour, normal, white in rows:
-            number = self.surface(label, tuple(colour), tuple(normal), plane, BLACK, white, mat)
+        first, count = len(self.labels), len(pixels)
+        self.labels += [label] * count
+        self.colours += map(tuple, rgb.tolist())
+        self.emissions += [BLACK] * count
+        self.normals += map(tuple, normals.tolist())
+        self.planes += [plane] * count
+        self.extras += [(white, mat) for white in snow.tolist()]
+        for number, outline in enumerate(pixels, first):
             cv2.fillPoly(self.ids, [outline], number, cv2.LINE_8, _SHIFT)
 
     def _project(self, corners: np.ndarray) -> np.ndarray | None:
@@ -176,29 +181,34 @@ class Canvas:
 
     def _outline(self, points: Sequence[Point]) -> np.ndarray | None:
         cam, cy, sy, cp, sp = self.camera, self._cy, self._sy, self._cp, self._sp
-        seen: list[Point] = []
-        inside = 0
+        camx, camy, f, mx, my = cam.x, cam.y, self._f, self._cx, self._cyp
+        xs: list[float] = []
+        ys: list[float] = []
         for px, py, pz in points:
-            dx, dy = px - cam.x, py - cam.y
+            dx, dy = px - camx, py - camy
             z = dx * sy + pz * cy
             depth = z * cp - dy * sp
-            inside += depth >= NEAR
-            seen.append((dx * cy - pz * sy, dy * cp + z * sp, depth))
-        if inside == 0:
+            if depth < NEAR:
+                break
+            xs.append(mx + f * (dx * cy - pz * sy) / depth)
+            ys.append(my - f * (dy * cp + z * sp) / depth)
+        else:
+            return self._fixed(xs, ys)
+        seen = _clip_near([cam.to_camera(p) for p in points])
+        if not seen:
             return None
-        if inside < len(seen):
-            seen = _clip_near(seen)
-        f, mx, my = self._f, self._cx, self._cyp
-        xs = [mx + f * p[0] / p[2] for p in seen]
-        ys = [my - f * p[1] / p[2] for p in seen]
+        return self._fixed([mx + f * p[0] / p[2] for p in seen], [my - f * p[1] / p[2] for p in seen])
+
+    def _fixed(self, xs: list[float], ys: list[float]) -> np.ndarray | None:
+        """Fixed-point outline int32 [N, 2] of pixel coordinates, or None if it lies outside the picture."""
         left, right, top, bottom = min(xs), max(xs), min(ys), max(ys)
         if right < 0 or left > self.ids.shape[1] or bottom < 0 or top > self.ids.shape[0]:
             return None
         if left < -_LIMIT or right > _LIMIT or top < -_LIMIT or bottom > _LIMIT:
             xs = [min(max(x, -_LIMIT), _LIMIT) for x in xs]
             ys = [min(max(y, -_LIMIT), _LIMIT) for y in ys]
-        flat = [[round(x * _SCALE), round(y * _SCALE)] for x, y in zip(xs, ys, strict=True)]
-        return np.array(flat, np.int32)
+        flat = [round(c * _SCALE) for point in zip(xs, ys, strict=True) for c in point]
+        return np.array(flat, np.int32).reshape(-1, 2)
 
 
 def _whole(x: np.ndarray, y: np.ndarray) -> np.ndarray:

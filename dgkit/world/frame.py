@@ -84,7 +84,9 @@ def mix(a: RGB, b: RGB, t: float) -> RGB:
 def vary(rgb: RGB, rng: np.random.Generator, amount: float = 0.12) -> RGB:
     """Colour with a random brightness and a slight random hue shift."""
     k = 1.0 + rng.uniform(-amount, amount)
-    r, g, b = np.clip(np.array(rgb) * k + rng.uniform(-amount, amount, 3) * 40, 0, 255).tolist()
+    r, g, b = (
+        min(max(c * k + s * 40, 0.0), 255.0) for c, s in zip(rgb, rng.uniform(-amount, amount, 3).tolist(), strict=True)
+    )
     return (r, g, b)
 
 
