@@ -94,13 +94,13 @@ def _dusk(rng: np.random.Generator, climate: Climate) -> dict[str, Any]:
     return {
         "sun": sun_between(rng, 0.12, 0.3),
         "direct": mix((0.34, 0.22, 0.12), (0.06, 0.04, 0.05), late),
-        "ambient": mix((0.5, 0.46, 0.52), (0.3, 0.3, 0.42), late),
-        "zenith": mix((96, 116, 168), (36, 44, 92), late),
-        "horizon": mix((250, 196, 142), (206, 122, 96), late),
+        "ambient": mix((0.52, 0.47, 0.46), (0.34, 0.33, 0.37), late),
+        "zenith": mix((104, 122, 156), (40, 48, 78), late),
+        "horizon": mix((250, 204, 150), (222, 138, 88), late),
         "haze": mix((214, 176, 150), (120, 92, 100), late),
         "sight": float(rng.uniform(*climate.day.sight)),
         "clouds": float(rng.uniform(0.2, 0.6)),
-        "cloud": mix((240, 170, 140), (120, 84, 104), late),
+        "cloud": mix((236, 176, 140), (124, 92, 96), late),
         "shadows": 0.15,
         "emission": 0.5 + 0.4 * late,
     }

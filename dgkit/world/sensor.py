@@ -68,10 +68,11 @@ def expose(rng: np.random.Generator, sensor: Sensor, night: bool, rain: bool) ->
         return float(rng.uniform(*span))
 
     more = sensor.night if night else 1.0
+    contrast = u(sensor.contrast)  # in the dark it would swallow the shadows
     red, green, blue = (np.array(sensor.balance) * (1 + rng.normal(0, sensor.drift, 3))).tolist()
     return Shot(
-        u(sensor.gamma), u(sensor.contrast), u(sensor.saturation), (red, green, blue), u(sensor.black),
-        u(sensor.noise) * more, u(sensor.chroma) * more, u(sensor.vignette), u(sensor.soft), u(sensor.motion),
+        u(sensor.gamma), 1 + 0.2 * (contrast - 1) if night else contrast, u(sensor.saturation), (red, green, blue),
+        u(sensor.black), u(sensor.noise) * more, u(sensor.chroma) * more, u(sensor.vignette), u(sensor.soft), u(sensor.motion),
         u(sensor.zoom), u(sensor.fringe), u(sensor.veil) * (0.3 if night else 1.0),
         int(rng.integers(sensor.drops[0], sensor.drops[1] + 1)) if rain else 0,
         int(rng.integers(sensor.jpeg[0], sensor.jpeg[1] + 1)), int(rng.integers(1 << 30)),
@@ -156,6 +157,13 @@ def _scaled(image: np.ndarray, scale: float) -> np.ndarray:
     return cv2.warpAffine(image, matrix, (width, height), flags=cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
 
 
+@lru_cache(maxsize=4)
+def _fields(down: int, across: int) -> tuple[np.ndarray, np.ndarray]:
+    """The tiles repeated, large enough to cut a picture from any place in the first one."""
+    luma, chroma = _tiles()
+    return np.tile(luma, (down, across, 1)), np.tile(chroma, (down, across, 1))
+
+
 @lru_cache(maxsize=1)
 def _tiles() -> tuple[np.ndarray, np.ndarray]:
     """Noise of deviation 32: brightness int16 [512, 512, 3] with equal channels, and colour with blobs of 2 pixels."""
@@ -172,10 +180,9 @@ def _grain(image: np.ndarray, shot: Shot) -> np.ndarray:
     height, width = image.shape[:2]
     rng = np.random.default_rng(shot.seed)
     parts = []
-    for tile in _tiles():
+    for field in _fields(height // _TILE + 2, width // _TILE + 2):
         y, x = (int(v) for v in rng.integers(0, _TILE, 2))
-        rows, columns = (y + np.arange(height)) % _TILE, (x + np.arange(width)) % _TILE
-        parts.append(tile[rows[:, None], columns])
+        parts.append(field[y : y + height, x : x + width])
     noise = cv2.addWeighted(parts[0], shot.noise / 32, parts[1], shot.chroma / 32, 0)
     return cv2.add(image, noise, dtype=cv2.CV_8U)
 

@@ -38,7 +38,7 @@ BDD = Climate(
                veil=(0.0, 0.16), drops=(0, 12),
                black=(0.04, 0.12), noise=(2.0, 4.0), chroma=(2.0, 4.0), night=1.5, vignette=(0.05, 0.2),
                soft=(0.0024, 0.0042), motion=(0.0, 0.009), zoom=(0.0, 0.012), fringe=(0.0, 0.002), jpeg=(55, 85)),
-        Sensor(gamma=(0.95, 1.2), contrast=(1.05, 1.25), saturation=(0.9, 1.2), balance=(0.95, 1.0, 1.08), drift=0.05,
+        Sensor(gamma=(0.95, 1.2), contrast=(1.05, 1.25), saturation=(0.9, 1.2), balance=(0.97, 1.0, 1.04), drift=0.05,
                veil=(0.0, 0.06), drops=(0, 12),
                black=(0.02, 0.08), noise=(2.0, 4.0), chroma=(2.0, 4.0), night=1.5, vignette=(0.1, 0.3),
                soft=(0.002, 0.0036), motion=(0.0, 0.006), zoom=(0.0, 0.01), fringe=(0.0, 0.002), jpeg=(60, 88)),
@@ -46,7 +46,7 @@ BDD = Climate(
     fog=(200, 204, 206), fog_sight=(28.0, 60.0), rain=(176, 180, 184),
     rain_streaks=(0.3, 0.8), rain_sight=(70.0, 170.0),
     white=(228, 230, 234), slush=0.6, snow_cover=(0.55, 0.9),
-    night_light=(0.17, 0.15, 0.14), night_sky=((10, 9, 14), (58, 40, 28)), night_wet=0.25, lamps=1.1,
+    night_light=(0.21, 0.185, 0.17), night_sky=((10, 9, 14), (58, 40, 28)), night_wet=0.25, lamps=1.1,
 )  # fmt: skip
 
 MAPILLARY = Climate(
