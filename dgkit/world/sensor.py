@@ -72,8 +72,8 @@ def expose(rng: np.random.Generator, sensor: Sensor, night: bool, rain: bool) ->
     red, green, blue = (np.array(sensor.balance) * (1 + rng.normal(0, sensor.drift, 3))).tolist()
     return Shot(
         u(sensor.gamma), 1 + 0.2 * (contrast - 1) if night else contrast, u(sensor.saturation), (red, green, blue),
-        u(sensor.black), u(sensor.noise) * more, u(sensor.chroma) * more, u(sensor.vignette), u(sensor.soft), u(sensor.motion),
-        u(sensor.zoom), u(sensor.fringe), u(sensor.veil) * (0.3 if night else 1.0),
+        u(sensor.black), u(sensor.noise) * more, u(sensor.chroma) * more, u(sensor.vignette), u(sensor.soft),
+        u(sensor.motion), u(sensor.zoom), u(sensor.fringe), u(sensor.veil) * (0.3 if night else 1.0),
         int(rng.integers(sensor.drops[0], sensor.drops[1] + 1)) if rain else 0,
         int(rng.integers(sensor.jpeg[0], sensor.jpeg[1] + 1)), int(rng.integers(1 << 30)),
     )  # fmt: skip
