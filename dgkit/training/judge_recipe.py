@@ -16,25 +16,25 @@ class JudgeScenes(Config):
 class SegmenterStage(Optimisation):
     """The segmenter: weighted cross entropy on augmented crops."""
 
-    steps: int = 2000
+    steps: int = 2400
     batch: int = 8
-    lr: float = 2e-3
+    lr: float = 3e-3
     warmup: int = 50
-    decay: float = 0.5
+    decay: float = 0.6
     final_lr: float = 0.01
-    ema: float = 0.99
+    ema: float = 0.995
     precision: Precision = "bf16"
     crop: int = Field(192, ge=32, multiple_of=16, description="side of the training crops, pixels")
     zoom: float = Field(1.4, ge=1, description="a crop shows the scene at 1/zoom to zoom times its size")
     rare_class: float = Field(0.5, ge=0, le=1, description="share of crops centred on a class drawn evenly")
     balance: float = Field(0.25, ge=0, le=1, description="class weights are the pixel shares to the power -balance")
-    disturb: float = Field(0.6, ge=0, le=1, description="odds of each disturbance: colour, blur, noise, JPEG")
+    disturb: float = Field(0.35, ge=0, le=1, description="odds of each disturbance: colour, blur, noise, JPEG")
 
 
 class StyleStage(Optimisation):
     """The classifier of weather: cross entropy on whole pictures."""
 
-    steps: int = 800
+    steps: int = 500
     batch: int = 16
     lr: float = 2e-3
     warmup: int = 30
