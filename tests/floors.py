@@ -9,7 +9,7 @@ from pathlib import Path
 
 # Floor of each module or package of dgkit, by its first name. cli is the top; dgkit itself only offers names lazily.
 FLOORS = {
-    **dict.fromkeys(("labels", "errors", "config", "optional", "provenance", "files", "diagnosis"), 0),
+    **dict.fromkeys(("labels", "errors", "config", "optional", "provenance", "files", "locks", "diagnosis"), 0),
     **dict.fromkeys(("data", "world"), 1),
     "engines": 2,
     "diffusion": 3,

@@ -27,8 +27,8 @@ from torch import nn
 
 from dgkit.errors import InputError, UsageError
 from dgkit.files import output_error
+from dgkit.locks import locked
 from dgkit.training.feed import CacheableFeed, Feed, Moments, Picture, cacheable
-from dgkit.training.locks import locked
 
 VERSION = 1
 GROUP = 32  # images between two commits to disk, and the largest batch

@@ -26,9 +26,9 @@ from dgkit.data.prompts import caption, compose
 from dgkit.errors import UsageError
 from dgkit.files import atomic_write, output_error
 from dgkit.labels import NUM_CLASSES
+from dgkit.locks import locked
 from dgkit.training.captions import style_of
 from dgkit.training.feed import Example, Latents, Moments, Picture, check_grid, place
-from dgkit.training.locks import locked
 from dgkit.world import render
 
 CHUNK = 64
