@@ -13,6 +13,7 @@ from typing import TypeAlias, TypeVar
 import numpy as np
 import torch
 from diffusers import AutoencoderKL, ControlNetModel, UNet2DConditionModel
+from diffusers.models.attention_processor import AttnProcessor
 from transformers import CLIPTextModel, CLIPTokenizer
 
 from dgkit.config import dump_config
@@ -143,7 +144,7 @@ class CityTraining:
 
         def train(folder: Path, seed: int, progress: Progress) -> UNet2DConditionModel:
             stage: DiffusionStage = getattr(self.recipe, name)
-            unet = start()
+            unet = _plain_attention(start())
             task = LdmTask(unet, self._noising(scenes, stage, seed), checked=CHECKED)
             task.name = name
             fit(task, stage, folder, progress=progress)
@@ -163,7 +164,7 @@ class CityTraining:
                 guidance_scale=self.recipe.guidance_scale,
                 seed=seed,
             )
-            controlnet = build_controlnet(unet)
+            controlnet = _plain_attention(build_controlnet(_plain_attention(unet)))
             task = ControlNetTask(
                 controlnet,
                 unet,
@@ -242,6 +243,12 @@ class CityTraining:
 
     def _half(self, name: str, kind: type[N]) -> N:
         return self._finished(name, kind).half()
+
+
+def _plain_attention(network: N) -> N:
+    """Attention as two matrix products: over 64 tokens the fused kernel's backward pass is slow on a CPU."""
+    network.set_attn_processor(AttnProcessor())
+    return network
 
 
 def _report(progress: Progress, name: str, done: int, total: int) -> None:

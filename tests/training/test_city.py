@@ -1,4 +1,4 @@
-"""The whole training in miniature: from nothing to a model folder that dgkit and diffusers load."""
+"""The whole training in 200 steps: from nothing to a model folder that dgkit and diffusers load."""
 
 import json
 
@@ -15,18 +15,17 @@ from dgkit.training.city import CityTraining
 from dgkit.training.recipe import CityRecipe
 from dgkit.world import render
 
-STEPS = {"steps": 2, "batch": 2, "checkpoint_every": 1, "validate_every": 2}
+STEPS = {"vae": 60, "unet": 40, "finetune": 10, "controlnet": 30, "decoder": 60}
+STAGE = {"batch": 1, "checkpoint_every": 20, "validate_every": 1000, "warmup": 5}
 RECIPE = CityRecipe.model_validate(
     {
         "height": 64,
         "workers": 1,
         "prior": {"zoom1": 3, "zoom2": 2},
         "source": {"zoom1": 3, "zoom2": 2},
-        "vae": {**STEPS, "crop": 32},
-        "unet": STEPS,
-        "finetune": STEPS,
-        "controlnet": STEPS,
-        "decoder": {**STEPS, "crop": 32},
+        **{name: {**STAGE, "steps": steps} for name, steps in STEPS.items()},
+        "vae": {**STAGE, "steps": STEPS["vae"], "crop": 32},
+        "decoder": {**STAGE, "steps": STEPS["decoder"], "crop": 32},
     }
 )
 
@@ -37,7 +36,7 @@ def work(tmp_path_factory):
     work = tmp_path_factory.mktemp("city")
 
     def stop(stage: str, done: int, total: int, loss: float) -> None:
-        if (stage, done) == ("unet", 2):
+        if (stage, done) == ("unet", 25):
             raise DgkitError("stop")
 
     with pytest.raises(DgkitError):
@@ -90,9 +89,10 @@ def test_every_stage_keeps_its_log(work):
         ("controlnet", "loss"),
         ("decoder", "psnr_0.3"),
     ):
-        assert (work / stage / "log.csv").read_text().splitlines()[-1].startswith("2,")
-        assert f"2,{figure}," in (work / stage / "validation.csv").read_text()
-    assert (work / "controlnet" / "validation" / "step_00000002_swapped_0.png").exists()
+        steps = STEPS[stage]
+        assert (work / stage / "log.csv").read_text().splitlines()[-1].startswith(f"{steps},")
+        assert f"{steps},{figure}," in (work / stage / "validation.csv").read_text()
+    assert (work / "controlnet" / "validation" / "step_00000030_swapped_0.png").exists()
 
 
 def test_the_time_of_every_stage_is_kept_over_interruptions(work):
