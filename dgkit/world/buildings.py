@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from dgkit.world.camera import Point
-from dgkit.world.canvas import BRICK, GLASS, PLASTER, RGB, Canvas
+from dgkit.world.canvas import BRICK, GLASS, PLASTER, RGB, Canvas, Quads
 from dgkit.world.frame import mix, shade
 
 BUILDING = 2
@@ -59,6 +59,7 @@ def front(canvas: Canvas, a: Point, b: Point, house: House, detail: bool = True)
     low = low[low + h < top - 0.5] if len(low) else low
     left = left[: len(low)]
     if len(low) == 0:
+        wall.draw()
         return
     wall.rects(left - 0.14, low - 0.14, w + 0.28, h + 0.24, house.trim)
     lit = np.random.default_rng(house.lit).random(len(low))
@@ -72,6 +73,7 @@ def front(canvas: Canvas, a: Point, b: Point, house: House, detail: bool = True)
         wall.rects(left[pick] - 0.3, low[pick] - 0.25, w + 0.6, h * 0.5, shade(house.trim, 0.72), snow=0.25)
     else:
         wall.rects(left + w / 2 - 0.05, low, 0.1, h, house.trim)
+    wall.draw()
 
 
 class _Wall:
@@ -80,21 +82,26 @@ class _Wall:
     def __init__(self, canvas: Canvas, p: np.ndarray, q: np.ndarray, length: float) -> None:
         self.canvas, self.p, self.length = canvas, p, length
         self.along = (q - p) / length
+        self.pending: list[Quads] = []
 
     def rects(
-        self, left: np.ndarray | float, low: np.ndarray | float, wide: float, high: float, rgb: RGB,
+        self, left: np.ndarray, low: np.ndarray | float, wide: float, high: float, rgb: RGB,
         emit: RGB = (0, 0, 0), mat: int = 0, snow: float = 0.0,
     ) -> None:  # fmt: skip
-        x0 = np.clip(np.atleast_1d(np.asarray(left, float)), 0, self.length)
-        x1 = np.clip(x0 + wide, 0, self.length)
-        y0 = np.broadcast_to(np.atleast_1d(np.asarray(low, float)), x0.shape)
+        x0 = np.minimum(np.maximum(np.asarray(left, float), 0), self.length)
+        x1 = np.minimum(np.maximum(x0 + wide, 0), self.length)
+        y0 = np.asarray(low, float)
         corners = np.empty((len(x0), 4, 3))
         left_edge, right_edge = self.p + x0[:, None] * self.along, self.p + x1[:, None] * self.along
         corners[:, 0] = corners[:, 3] = left_edge
         corners[:, 1] = corners[:, 2] = right_edge
-        corners[:, :2, 1] += y0[:, None]
-        corners[:, 2:, 1] += (y0 + high)[:, None]
-        self.canvas.quads(corners, BUILDING, rgb, emit=emit, mat=mat, snow=snow)
+        corners[:, :2, 1] += y0[..., None]
+        corners[:, 2:, 1] += (y0 + high)[..., None]
+        self.pending.append((corners, rgb, emit, mat, snow))
+
+    def draw(self) -> None:
+        """Draw all rectangles, in the order of their making."""
+        self.canvas.groups(BUILDING, self.pending)
 
     def band(self, low: float, high: float, rgb: RGB, snow: float = 0.0) -> None:
         edges = np.linspace(0, self.length, 9)
@@ -166,6 +173,7 @@ def tower(canvas: Canvas, a: Point, b: Point, height: float, rgb: RGB, seed: int
     n = 14
     left, low = rng.uniform(1, max(1.5, wall.length - 5), n), rng.uniform(3, max(4.0, height - 5), n)
     wall.rects(left, low, 3.2, 2.2, shade(rgb, 0.8), _WARM)
+    wall.draw()
 
 
 def _up(p: Point, h: float) -> Point:

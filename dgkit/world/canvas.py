@@ -17,6 +17,7 @@ from dgkit.world.camera import NEAR, Camera, Point
 
 RGB = tuple[float, float, float]
 BLACK: RGB = (0.0, 0.0, 0.0)
+Quads = tuple[np.ndarray, RGB, RGB, int, float]  # corners float [N, 4, 3], colour, emission, material, snow
 
 # Materials: what the textures and the weather do to a surface.
 PLAIN, ROAD, PAVING, GRASS, BRICK, PLASTER, FOLIAGE, GLASS, MARKING, LEFTOVER = range(10)
@@ -124,22 +125,30 @@ class Canvas:
         self, corners: np.ndarray, label: int, rgb: RGB, *, emit: RGB = BLACK, snow: float = -1.0, mat: int = PLAIN
     ) -> None:
         """Draw coplanar quads float [N, 4, 3] (metres) as one surface; those crossing the near plane are left out."""
-        if len(corners) == 0:
+        self.groups(label, [(corners, rgb, emit, mat, snow)])
+
+    def groups(self, label: int, groups: Sequence[Quads]) -> None:
+        """Draw several :meth:`quads` of one label in order; projecting them together saves most of the time."""
+        groups = [group for group in groups if len(group[0])]
+        if not groups:
             return
-        pts = (corners - self._stand) @ self._turn
-        front = pts[..., 2].min(1) > NEAR
-        if not front.all():
-            pts = pts[front]
-            if len(pts) == 0:
-                return
-        scale = self._f / pts[..., 2]
+        pts = (np.concatenate([group[0] for group in groups]) - self._stand) @ self._turn
+        z = pts[..., 2]
+        front = z.min(1) > NEAR
+        scale = self._f / (z if front.all() else np.where(front[:, None], z, 1.0))
         x, y = self._cx + scale * pts[..., 0], self._cyp - scale * pts[..., 1]
-        seen = (x.max(1) > 0) & (x.min(1) < self.ids.shape[1]) & (y.max(1) > 0) & (y.min(1) < self.ids.shape[0])
-        if not seen.any():
-            return
-        facing, plane, _ = self.plane_of([tuple(p) for p in corners[0].tolist()])
-        number = self.surface(label, rgb, facing, plane, emit, snow, mat)
-        cv2.fillPoly(self.ids, list(_whole(x[seen], y[seen])), number, cv2.LINE_8, _SHIFT)
+        seen = front & (x.max(1) > 0) & (x.min(1) < self.ids.shape[1])
+        seen &= (y.max(1) > 0) & (y.min(1) < self.ids.shape[0])
+        outlines, first = _whole(x, y), 0
+        for corners, rgb, emit, mat, snow in groups:
+            span = slice(first, first + len(corners))
+            first = span.stop
+            mask = seen[span]
+            if not mask.any():
+                continue
+            facing, plane, _ = self.plane_of(corners[0].tolist())
+            number = self.surface(label, rgb, facing, plane, emit, snow, mat)
+            cv2.fillPoly(self.ids, list(outlines[span][mask]), number, cv2.LINE_8, _SHIFT)
 
     def leaves(
         self, corners: np.ndarray, label: int, rgb: np.ndarray, normals: np.ndarray, snow: np.ndarray, mat: int

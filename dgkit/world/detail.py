@@ -10,7 +10,7 @@ from dgkit.world.gbuffer import Buffers, noise_tile, sample
 from dgkit.world.look import Look
 from dgkit.world.surface import Texture
 
-_VEHICLES = (13, 14, 15, 16, 17)
+_VEHICLES = np.isin(np.arange(256), (13, 14, 15, 16, 17))
 
 
 def surfaces(b: Buffers, look: Look, texture: Texture) -> tuple[np.ndarray, np.ndarray]:
@@ -28,7 +28,7 @@ def surfaces(b: Buffers, look: Look, texture: Texture) -> tuple[np.ndarray, np.n
     near = 1.0 / (1.0 + (b.depth / 20.0) ** 2)
     reach = np.where(leaf, np.clip(1.3 - b.depth / 60.0, 0.3, 1), near)
     fine, coarse = _gains(texture)
-    out = 1 + fine[material] * grain * reach + coarse[material] * cloudy
+    out = 1 + np.take(fine, material) * grain * reach + np.take(coarse, material) * cloudy
     out *= _lines(b, texture, along, across, cloudy)
     foot = 0.7 + 0.3 * np.clip(b.above / 3.0, 0, 1)
     out *= np.where(b.ground | b.sky, np.float32(1), foot)
@@ -51,18 +51,20 @@ def _gains(texture: Texture) -> tuple[np.ndarray, np.ndarray]:
 def _lines(b: Buffers, texture: Texture, along: np.ndarray, across: np.ndarray, cloudy: np.ndarray) -> np.ndarray:
     """Joints of slabs and courses, cracks and the darker paths of wheels."""
     material, out = b.material, np.ones(b.label.shape, np.float32)
-    close = np.clip(1.25 - b.depth / texture.seen, 0, 1)
-    joint = np.maximum(_joint(along / texture.slab, 0.06), _joint(across / texture.slab, 0.06))
-    out -= np.where(material == PAVING, texture.joints * joint * close, 0)
     brick = np.maximum(_joint(across / texture.course, 0.14), 0.6 * _joint(along / (2.3 * texture.course), 0.07))
     out -= np.where(material == BRICK, texture.mortar * brick * np.clip(1.2 - b.depth / 26.0, 0, 1), 0)
     panel = np.maximum(_joint(across / 3.0, 0.02), _joint(along / 2.4, 0.025))
     out -= np.where(material == PLASTER, texture.panels * panel * np.clip(1.2 - b.depth / 50.0, 0, 1), 0)
+    flat = slice(int(np.argmax(b.ground.any(1))), None)  # rows with ground
+    material, along, across, lateral = material[flat], along[flat], across[flat], b.lateral[flat]
+    close = np.clip(1.25 - b.depth[flat] / texture.seen, 0, 1)
+    joint = np.maximum(_joint(along / texture.slab, 0.06), _joint(across / texture.slab, 0.06))
+    out[flat] -= np.where(material == PAVING, texture.joints * joint * close, 0)
     road = material == ROAD
-    crack = np.exp(-((sample(noise_tile(31, 8), b.lateral * 4.2, b.z * 2.6) / 0.045) ** 2))
-    out -= np.where(road & (cloudy > 0.2), texture.cracks * crack * close, 0)
-    wheel = np.cos(b.lateral * np.float32(2 * np.pi / 1.65))
-    return np.where(road, out - texture.ruts * wheel, out)
+    crack = np.exp(-((sample(noise_tile(31, 8), lateral * 4.2, b.z[flat] * 2.6) / 0.045) ** 2))
+    out[flat] -= np.where(road & (cloudy[flat] > 0.2), texture.cracks * crack * close, 0)
+    out[flat] -= np.where(road, texture.ruts * np.cos(lateral * np.float32(2 * np.pi / 1.65)), 0)
+    return out
 
 
 def _joint(x: np.ndarray, half: float) -> np.ndarray:
@@ -76,7 +78,7 @@ def _sky_light(b: Buffers, look: Look, texture: Texture, gaps: np.ndarray) -> np
     ripple = sample(noise_tile(7), (b.x + b.z) * 3.1, b.y * 5.3)
     is_glass = b.material == GLASS
     glass = np.where(is_glass, np.clip(0.3 + 0.2 * ripple + 0.02 * b.above, 0, 0.8), 0)
-    body = np.isin(b.label, _VEHICLES) & ~is_glass
+    body = np.take(_VEHICLES, b.label) & ~is_glass
     shine = np.clip((b.above - 0.55) * 0.5 + 0.12 * ripple, 0, 0.35)
     strength = (glass + np.where(body, shine, 0)) * (texture.gloss * (0.12 if look.night else 1.0)) + gaps
     sky = (np.array(look.horizon) * 0.7 + np.array(look.zenith) * 0.3).astype(np.float32)

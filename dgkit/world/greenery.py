@@ -1,5 +1,6 @@
 """Trees and bushes. Trunk and crown share the class vegetation."""
 
+from functools import cache
 from math import pi
 
 import numpy as np
@@ -53,15 +54,22 @@ def crown(canvas: Canvas, frame: Frame, rng: np.random.Generator, leaf: RGB, at:
     x, y = dist * np.cos(angle) * 0.75, dist * np.sin(angle) * 0.75
     order = np.argsort(y[:count], kind="stable")
     x, y, r, jitter, tint = x[order], y[order], radius[order, None], jitter[order], tint[order]
-    t = np.linspace(0, 2 * pi, n, endpoint=False)
-    right = at[0] + (x[:, None] + r * jitter * np.cos(t)) * a
-    up = at[1] + (y[:, None] + r * jitter * np.sin(t)) * b
+    cosines, sines = _circle(n)
+    right = at[0] + (x[:, None] + r * jitter * cosines) * a
+    up = at[1] + (y[:, None] + r * jitter * sines) * b
     ox, oy, oz = frame.origin
     corners = np.stack([ox + right * frame.fz, oy + up * frame.scale, oz - right * frame.fx], -1)
     rgb = np.clip(np.array(leaf) * (0.86 + 0.24 * y + tint - 0.06 * x)[:, None], 0, 255)
     normals = np.stack([-0.35 + x * 0.8, 0.45 + 0.5 * y, np.full(len(x), -0.5)], -1)
     snow = np.clip(0.15 + 0.75 * y + 6 * tint, 0, 0.9)
     canvas.leaves(corners, VEGETATION, rgb, normals, snow, FOLIAGE)
+
+
+@cache
+def _circle(n: int) -> tuple[np.ndarray, np.ndarray]:
+    """(cosines, sines) of n angles around a circle."""
+    t = np.linspace(0, 2 * pi, n, endpoint=False)
+    return np.cos(t), np.sin(t)
 
 
 def bush(canvas: Canvas, frame: Frame, seed: int, leaf: RGB, wide: float, height: float) -> None:
