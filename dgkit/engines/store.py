@@ -1,0 +1,234 @@
+"""Engines on disk, found by content: a folder each, named by the digest of its key, with a side-car that says all.
+
+An engine is opened only where its side-car agrees with what is wanted in every field and its files with the side-car.
+A folder is complete or absent: it is built under a temporary name and renamed, by one process at a time.
+"""
+
+import contextlib
+import shutil
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, Literal, get_args
+
+from dgkit import __version__
+from dgkit.engines.sidecar import (
+    Difference,
+    EngineKey,
+    SideCar,
+    describe_files,
+    file_differences,
+    key_differences,
+    read_sidecar,
+    write_sidecar,
+)
+from dgkit.errors import EngineError, UsageError
+from dgkit.files import cache_folder, output_error
+from dgkit.locks import locked
+
+Policy = Literal["never", "auto", "always"]
+Build = Callable[[Path], Mapping[str, Any] | None]
+Notify = Callable[[str], None]
+_OPTIONS = {"onnx": "ort"}  # backend of a key -> what --engine calls it, where that differs
+
+
+@dataclass(frozen=True)
+class Engine:
+    """An engine that was verified when it was opened."""
+
+    folder: Path
+    sidecar: SideCar
+
+    @property
+    def name(self) -> str:
+        return self.folder.name
+
+    @property
+    def key(self) -> EngineKey:
+        return self.sidecar.key
+
+    def file(self, name: str) -> Path:
+        """Path of one of its files; EngineError where the engine has no such file."""
+        known = [entry.path for entry in self.sidecar.files]
+        if name not in known:
+            raise EngineError(f"engine {self.name} has no file {name!r}; it has {', '.join(known)}")
+        return self.folder / name
+
+
+class EngineStore:
+    """The engines under ``root`` (by default ``engines/`` in the cache folder), which is made when first written to."""
+
+    def __init__(self, root: Path | None = None) -> None:
+        self.root = cache_folder() / "engines" if root is None else root
+
+    def folder(self, key: EngineKey) -> Path:
+        """Where the engine of ``key`` is, or would be."""
+        return self.root / key.name
+
+    def open(self, key: EngineKey, model: str = "") -> Engine:
+        """The engine of ``key``.
+
+        EngineError where there is none or it differs from ``key`` or from its own side-car; it names the field, what is
+        wanted and what is there, and the command that builds the engine for ``model``.
+        """
+        found = self._look(key)
+        if isinstance(found, str):
+            raise EngineError(found, rebuild_command(key, model))
+        return found
+
+    def obtain(
+        self,
+        key: EngineKey,
+        build: Build,
+        *,
+        rebuild: Policy = "auto",
+        model: str = "",
+        notify: Notify | None = None,
+    ) -> Engine:
+        """The engine of ``key``, built by ``build(folder)`` where it has to be.
+
+        ``rebuild``: ``never`` raises what :meth:`open` does, ``auto`` builds what is missing or differs, ``always``
+        builds. ``build`` writes its files into the folder it is given and may return notes for the side-car. Where
+        another process is building the same engine, ``auto`` waits for it. ``notify`` is told why anything is built or
+        waited for. OutputError where the store cannot be written; nothing half-made is left, whatever ``build`` raises.
+        """
+        if rebuild not in get_args(Policy):
+            raise UsageError(f"unknown --rebuild {rebuild!r}; known: {', '.join(get_args(Policy))}")
+        if rebuild == "never":
+            return self.open(key, model)
+        found = self._look(key) if rebuild == "auto" else "asked for anew"
+        if isinstance(found, Engine):
+            return found
+        say = notify or (lambda message: None)
+        with self._locked(key, say):
+            if rebuild == "auto":
+                found = self._look(key)  # another process may have built it since
+            if isinstance(found, Engine):
+                return found
+            say(f"building {key.name}: {found}")
+            return self._build(key, build, model)
+
+    def remove(self, name: str, *, engine: bool = True) -> bool:
+        """Remove an engine, or only what killed builds of it left; False where it is being built. Raises OSError."""
+        with locked(self.root, _lock_name(name), wait=False) as entered:
+            if entered:
+                _delete(self.root / f".{name}.tmp")
+                if engine:
+                    self._displace(name)
+                self._drop(name)
+            return entered
+
+    def _look(self, key: EngineKey) -> Engine | str:
+        """The engine, or why there is none that fits, in words."""
+        folder = self.folder(key)
+        if not folder.exists():
+            return self._explain_missing(key)
+        sidecar = read_sidecar(folder)
+        if isinstance(sidecar, Difference):
+            return f"engine {folder.name} is not what it was: {sidecar}"
+        found = key_differences(key, sidecar.key) or file_differences(folder, sidecar.files)
+        if found:
+            return f"engine {folder.name} is not what it was: {_join(found)}"
+        with contextlib.suppress(OSError):  # a store that may only be read
+            folder.touch()  # prune goes by the last use
+        return Engine(folder, sidecar)
+
+    def _explain_missing(self, key: EngineKey) -> str:
+        """With the engine of the same network and backend that comes closest: what has changed since it was built."""
+        best: tuple[Difference, ...] = ()
+        name = ""
+        for folder in sorted(self.root.glob(f"{key.network}-{key.backend}-*")):
+            sidecar = read_sidecar(folder)
+            if isinstance(sidecar, Difference):
+                continue
+            found = key_differences(key, sidecar.key)
+            if found and (not name or len(found) < len(best)):
+                best, name = found, folder.name
+        missing = f"no engine of {key.network} for {key.backend} in {key.dtype} "
+        return f"{missing}fits; the nearest, {name}, differs in {_join(best)}" if name else f"{missing}is built"
+
+    @contextlib.contextmanager
+    def _locked(self, key: EngineKey, say: Notify) -> Iterator[None]:
+        try:
+            self.root.mkdir(parents=True, exist_ok=True)
+            with ExitStack() as stack:
+                name = _lock_name(key.name)
+                if not stack.enter_context(locked(self.root, name, wait=False)):
+                    say(f"another process is building {key.name}; waiting for it")
+                    stack.enter_context(locked(self.root, name))
+                stack = stack.pop_all()
+        except OSError as error:
+            raise output_error(self.root, error) from error
+        with stack:
+            yield
+
+    def _build(self, key: EngineKey, build: Build, model: str) -> Engine:
+        target, temporary = self.folder(key), self.root / f".{key.name}.tmp"
+        try:
+            _delete(temporary)  # we hold the lock: whoever made it is gone
+            temporary.mkdir()
+            started = time.perf_counter()
+            notes = build(temporary) or {}
+            sidecar = _describe(key, temporary, model, time.perf_counter() - started, notes)
+            write_sidecar(temporary, sidecar)
+            self._displace(key.name)
+            temporary.rename(target)
+            self._drop(key.name)
+        except OSError as error:
+            raise output_error(target, error) from error
+        finally:
+            with contextlib.suppress(OSError):
+                _delete(temporary)
+        return Engine(target, sidecar.sealed())
+
+    def _displace(self, name: str) -> None:
+        """Rename a folder, so that a half-removed one never has the name of an engine."""
+        self._drop(name)
+        with contextlib.suppress(FileNotFoundError):
+            (self.root / name).rename(self.root / f".{name}.old")
+
+    def _drop(self, name: str) -> None:
+        _delete(self.root / f".{name}.old")
+
+
+def rebuild_command(key: EngineKey, model: str = "") -> str:
+    """The command that builds the engine of ``key`` for ``model``, which is quoted for a shell already."""
+    engine, batch = _OPTIONS.get(key.backend, key.backend), str(key.shapes.get("batch", ""))
+    profile = f" --batch {batch}" if "," in batch else ""
+    return f"dgkit build-engines {model or 'MODEL'} --engine {engine} --dtype {key.dtype}{profile} --rebuild always"
+
+
+def _describe(key: EngineKey, folder: Path, model: str, seconds: float, notes: Mapping[str, Any]) -> SideCar:
+    files = describe_files(folder)
+    if not files:
+        raise EngineError(f"{key.name}: the build wrote no file")
+    return SideCar(
+        key=key,
+        digest=key.digest(),
+        files=files,
+        model=model,
+        created=datetime.now(UTC).isoformat(timespec="seconds"),
+        seconds=round(seconds, 3),
+        dgkit=__version__,
+        notes=dict(notes),
+    )
+
+
+def _lock_name(name: str) -> str:
+    return f".{name}.lock"
+
+
+def _join(found: tuple[Difference, ...]) -> str:
+    """The first difference in full, and the fields of two more."""
+    others = [item.field for item in found[1:3]] + (["..."] if len(found) > 3 else [])
+    return f"{found[0]} (and in {', '.join(others)})" if others else str(found[0])
+
+
+def _delete(path: Path) -> None:
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)
