@@ -190,8 +190,15 @@ def _noising(config: Diffusion, model: Model, size: int, progress: Progress | No
         vae = model.vae().to("cuda" if torch.cuda.is_available() else "cpu")
         precision = None if dtype == torch.float32 else dtype
         feed = with_cached_latents(feed, vae, cache_folder() / "training", precision=precision, progress=report)
-    precise = config.train.precision
-    return Noising(model, feed, config.objective, seed=config.seed, precision=precise, labels=labels)
+    return Noising(
+        model,
+        feed,
+        config.objective,
+        seed=config.seed,
+        precision=config.train.precision,
+        labels=labels,
+        text_cache=cache_folder() / "training" if config.cache_text else None,
+    )
 
 
 def _painter(config: LdmTraining | ControlNetTraining, noising: Noising, size: int) -> Painter:

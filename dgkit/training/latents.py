@@ -117,7 +117,9 @@ def with_cached_latents(
 
 def digest_network(network: nn.Module) -> str:
     """SHA-256 of a network's weights and, where it has one, its configuration (not of where it was read from)."""
-    config = {key: value for key, value in dict(getattr(network, "config", {})).items() if not key.startswith("_")}
+    stated = getattr(network, "config", {})
+    values = stated.to_dict() if hasattr(stated, "to_dict") else dict(stated)  # transformers; diffusers
+    config = {key: value for key, value in values.items() if not key.startswith("_")}
     digest = hashlib.sha256(json.dumps(config, sort_keys=True, default=str).encode())
     for name, tensor in sorted(network.state_dict().items()):
         digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())

@@ -5,7 +5,10 @@ caption, timestep, noise. What needs a network, encoding pictures and text, happ
 network is.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -14,7 +17,9 @@ from torch import Tensor
 
 from dgkit.diffusion.pipeline import one_hot
 from dgkit.errors import InputError
+from dgkit.training.captions import TextCache
 from dgkit.training.feed import Example, Feed
+from dgkit.training.latents import digest_network
 from dgkit.training.losses import diffusion_target, draw_timestep, noise_schedule, snr_weights
 from dgkit.training.parts import Encoders, place
 from dgkit.training.recipes import Objective
@@ -41,7 +46,8 @@ class Noised:
 class Noising:
     """Samples and batches of one diffusion training on ``model``'s autoencoder, text encoder and noise schedule.
 
-    ``labels``: each sample must have a label map, which becomes the condition.
+    ``labels``: each sample must have a label map, which becomes the condition. ``text_cache``: folder that keeps the
+    text of every distinct caption, float16, so that each is encoded once, with its sample, and not in every batch.
     """
 
     def __init__(
@@ -53,19 +59,26 @@ class Noising:
         seed: int,
         precision: str = "fp32",
         labels: bool = False,
+        text_cache: Path | None = None,
     ) -> None:
         self.feed, self.objective, self.seed, self.labels = feed, objective, seed, labels
-        self.identity = {"seed": seed, **objective.model_dump()}
+        self.identity: dict[str, Any] = {"seed": seed, **objective.model_dump()}
         self.dtype = DTYPES[precision]
         self.schedule = noise_schedule(model.scheduler)
         self.text = model.text()
         self.vae: AutoencoderKL = model.vae()
+        self.captions: TextCache | None = None
+        if text_cache is not None:
+            self.captions = TextCache(text_cache, digest_network(self.text.encoder), self._embed)
+            self.identity["text_cache"] = True
         self.factor = 2 ** (len(self.vae.config.block_out_channels) - 1)
         self.place(torch.device("cpu"))
 
     def sample(self, index: int) -> dict[str, Tensor]:
-        """``latents`` float32 [C,s,s] (scaled) or ``image`` uint8 [3,S,S] and ``posterior`` noise [C,s,s]; ``noise``
-        float32 [C,s,s]; ``timestep`` int64 []; ``tokens`` int64 [L]; ``label`` uint8 [S,S] where labels are wanted."""
+        """``latents`` float32 [C,s,s] (scaled), or ``image`` uint8 [3,S,S] and ``posterior`` noise [C,s,s]; ``noise``
+        float32 [C,s,s]; ``timestep`` int64 []; ``tokens`` int64 [L], or ``text`` float32 [L,D] from the cache;
+        ``label`` uint8 [S,S] where labels are wanted.
+        """
         rng = np.random.default_rng([self.seed, index])
         example = self.feed.draw(rng)
         count = int(self.schedule.config.num_train_timesteps)
@@ -74,7 +87,10 @@ class Noising:
         shape = sample["latents" if "latents" in sample else "posterior"].shape
         sample["noise"] = torch.from_numpy(rng.standard_normal(tuple(shape), dtype=np.float32))
         sample["timestep"] = torch.tensor(timestep)
-        sample["tokens"] = self.text.tokens([example.caption])[0]
+        if self.captions:
+            sample["text"] = torch.from_numpy(self.captions([example.caption])[0].astype(np.float32))
+        else:
+            sample["tokens"] = self.text.tokens([example.caption])[0]
         if self.labels:
             if example.label is None:
                 raise InputError(f"{example.source} has no label map; a ControlNet needs one", "use labelled data rows")
@@ -100,7 +116,7 @@ class Noising:
         noise, timesteps = batch["noise"], batch["timestep"]
         with torch.autocast(noise.device.type, enabled=False):  # frozen networks compute in their own precision
             latents = batch["latents"] if "latents" in batch else self._encode(batch["image"], batch["posterior"])
-            text = self.text.encode(batch["tokens"])
+            text = batch["text"] if "text" in batch else self.text.encode(batch["tokens"])
         noisy = self.schedule.add_noise(latents, noise, timesteps)
         return Noised(
             latents=noisy.to(self.dtype).contiguous(memory_format=CHANNELS_LAST),
@@ -122,9 +138,13 @@ class Noising:
 
         An autoencoder that says it overflows in fp16 (``force_upcast``) stays fp32 there.
         """
-        place(self.text.encoder, device, self.dtype)
+        if self.captions is None:
+            place(self.text.encoder, device, self.dtype)
         upcast = self.dtype == torch.float16 and self.vae.config.force_upcast
         place(self.vae, device, torch.float32 if upcast else self.dtype)
+
+    def _embed(self, captions: Sequence[str]) -> np.ndarray:
+        return self.text(captions).float().cpu().numpy()
 
     def describe(self, index: int) -> str:
         """The file or scene that sample ``index`` is cut from."""

@@ -91,6 +91,8 @@ class Diffusion(Training):
     """What both diffusion trainings share."""
 
     objective: Objective = Objective()
+    cache_text: bool = False
+    """keep the text of every distinct caption on disk, float16, so that each is encoded once"""
     gradient_checkpointing: bool = False
     """compute activations twice and keep fewer of them: less memory, about a third more time"""
 

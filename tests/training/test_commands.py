@@ -128,10 +128,11 @@ def test_an_interrupted_training_ends_in_the_same_weights(folder):
     assert all(torch.equal(whole[name], cut[name]) for name in whole)
 
 
-def test_cached_latents_train_too(folder):
-    result = train_controlnet(_controlnet(folder, "cached", data=_data(folder, cache_latents=True)))
+def test_cached_latents_and_captions_train_too(folder):
+    data = _data(folder, cache_latents=True)
+    result = train_controlnet(_controlnet(folder, "cached", data=data, cache_text=True))
     assert np.isfinite(result["loss"])
-    assert list((folder / "cache").rglob("moments.f16"))
+    assert list((folder / "cache").rglob("moments.f16")) and list((folder / "cache").rglob("text-*"))
 
 
 def test_lora_trains_adapters_and_merges_them(folder):

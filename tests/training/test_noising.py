@@ -94,3 +94,16 @@ def test_frozen_networks_take_the_precision_and_the_target_stays_float32(model):
 def test_a_feed_without_label_maps_is_refused(model):
     with pytest.raises(InputError, match="here has no label map"):
         _noising(model, OneFeed(label=False)).sample(0)
+
+
+def test_cached_text_is_encoded_once_and_is_the_same_but_for_float16(model, tmp_path, monkeypatch):
+    plain, cached = _noising(model, OneFeed()), _noising(model, OneFeed(), text_cache=tmp_path)
+    calls = []
+    embed = cached._embed
+    monkeypatch.setattr(cached.captions, "encode", lambda captions: calls.append(captions) or embed(captions))
+    batch = _batch(cached)
+    assert calls == [["road"]]
+    assert torch.allclose(cached.batch(batch).text, plain.batch(_batch(plain)).text, atol=2e-3)
+    again = _noising(model, OneFeed(), text_cache=tmp_path)
+    monkeypatch.setattr(again.captions, "encode", None)
+    assert torch.equal(again.sample(0)["text"], batch["text"][0])
