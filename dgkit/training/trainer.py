@@ -280,7 +280,11 @@ def _accelerator(settings: Optimisation) -> Any:
     )
     waiting = accelerate.utils.InitProcessGroupKwargs(timeout=_LONGEST_VALIDATION)
     accelerator = accelerate.Accelerator(
-        mixed_precision=precision, gradient_accumulation_plugin=plugin, kwargs_handlers=[waiting]
+        # Without this, several processes on a machine with no accelerator would not find one another.
+        cpu=not torch.accelerator.is_available(),
+        mixed_precision=precision,
+        gradient_accumulation_plugin=plugin,
+        kwargs_handlers=[waiting],
     )
     if settings.precision == "fp16" and accelerator.device.type == "cpu":
         # accelerate would train in fp32 and say nothing.

@@ -327,11 +327,16 @@ def test_accelerate_launch_with_two_processes_equals_one(tmp_path):
     settings = {"batch": 8, "accumulation": 2, "validate_every": 4, "log_every": 2}
     script = tmp_path / "script.py"
     script.write_text(
-        "from pathlib import Path\nfrom tests.fits import in_process\n"
-        f"in_process(Path({str(tmp_path / 'two')!r}), {{}}, {settings!r})\n"
+        "from pathlib import Path\nimport accelerate\nfrom tests.fits import in_process\n"
+        f"folder = Path({str(tmp_path)!r})\nin_process(folder / 'two', {{}}, {settings!r})\n"
+        "state = accelerate.PartialState()\n"
+        "(folder / f'rank_{state.process_index}').write_text(str(state.num_processes))\n"
     )
-    launch = [sys.executable, "-m", "accelerate.commands.launch", "--cpu", "--num_processes", "2"]
+    # --multi_gpu is what makes accelerate start several processes; without a GPU they are on the CPU.
+    launch = [sys.executable, "-m", "accelerate.commands.launch", "--multi_gpu", "--num_processes", "2"]
     command = [*launch, "--num_machines", "1", "--mixed_precision", "no", "--dynamo_backend", "no"]
     command += ["--main_process_port", str(free_port()), str(script)]
-    subprocess.run(command, cwd=ROOT, env={**os.environ, "PYTHONPATH": str(ROOT)}, check=True)
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "CUDA_VISIBLE_DEVICES": ""}
+    subprocess.run(command, cwd=ROOT, env=environment, check=True)
+    assert [(tmp_path / f"rank_{rank}").read_text() for rank in "01"] == ["2", "2"]
     check_two_against_one(tmp_path, settings)
