@@ -3,6 +3,7 @@
 import functools
 import hashlib
 import json
+import shlex
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -85,6 +86,12 @@ class ModelFolder:
 
     def _build(self, name: str) -> nn.Module:
         return build(self.paths[name], name, self.configs[name])
+
+    def command_words(self) -> str:
+        """The model as a command takes it, quoted for a shell, with ``--controlnet`` where that is not its own."""
+        controlnet = self.paths["controlnet"]
+        own = controlnet == self.root / "controlnet"
+        return shlex.join([str(self.root), *(() if own else ("--controlnet", str(controlnet)))])
 
     def release(self) -> None:
         """Forget the parts read so far; whoever holds them keeps them."""

@@ -18,6 +18,7 @@ from dgkit.diffusion.pipeline import Pipeline
 from dgkit.engines.base import Network, Runner, find_device, find_dtype, runner_class
 from dgkit.engines.networks import Condition, Denoiser, TextEncoder, VaeDecoder, VaeEncoder
 from dgkit.engines.spec import NETWORKS
+from dgkit.engines.store import Notify, Policy
 
 __all__ = ["embedded_model", "load_pipeline", "model_networks"]
 
@@ -46,20 +47,24 @@ def load_pipeline(
     engine: str = "torch",
     device: str = "cpu",
     dtype: str = "fp32",
+    rebuild: Policy = "auto",
+    notify: Notify | None = None,
 ) -> Pipeline:
     """Find, check and prepare a model; weights reach the device when the pipeline is entered.
 
     ``model``: None for the embedded one, a folder, or a hub id. ``controlnet``: None for the model's own
     ``controlnet/``, a folder, or a hub id with an optional sub-folder. ``dtype`` (fp32, bf16, fp16) is that of the
-    denoiser, the condition network and the VAE decoder; text encoder and VAE encoder stay fp32.
+    denoiser, the condition network and the VAE decoder; text encoder and VAE encoder stay fp32. ``rebuild`` (``never``,
+    ``auto``, ``always``) says what happens where an engine is missing or stale when the pipeline is entered, and
+    ``notify`` is told of it, see :meth:`dgkit.engines.store.EngineStore.obtain`.
 
-    Raises ModelError for anything wrong with the folder, UsageError for an unknown engine, device or dtype.
+    Raises ModelError for anything wrong with the folder, UsageError for an unknown engine, device, dtype or policy.
     """
     find_device(device), find_dtype(dtype)
     runner_type = runner_class(engine)
     folder = ModelFolder(find_model(model), None if controlnet is None else find_controlnet(controlnet))
     runners: dict[str, Runner] = {
-        name: runner_type(network, device, "fp32" if name in _ALWAYS_FP32 else dtype)
+        name: runner_type(network, device, "fp32" if name in _ALWAYS_FP32 else dtype, rebuild=rebuild, notify=notify)
         for name, network in model_networks(folder).items()
     }
 
@@ -89,6 +94,7 @@ def model_networks(folder: ModelFolder) -> dict[str, Network]:
             load=lambda: _MODULES[name](*(folder.part(part) for part in parts)),
             digest=lambda: folder.digest(*parts),
             sizes=folder.info.symbol_sizes(),
+            model=folder.command_words(),
         )
 
     return {name: network(name) for name in _PARTS}

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from dgkit.engines.spec import FIXED_SYMBOLS, NetworkSpec, bind
+from dgkit.engines.store import Notify, Policy, check_policy
 from dgkit.errors import EngineError, UsageError
 
 RUNNERS = {
@@ -30,13 +31,15 @@ class Network:
 
     ``load`` returns the module with its weights and is called by backends that need them. ``digest`` (hex) identifies
     weights and configuration. ``sizes`` gives an example size for every symbol of the spec; those of
-    :data:`~dgkit.engines.spec.FIXED_SYMBOLS` are the only ones the network takes.
+    :data:`~dgkit.engines.spec.FIXED_SYMBOLS` are the only ones the network takes. ``model`` is the model as a command
+    takes it, quoted for a shell, for messages only.
     """
 
     spec: NetworkSpec
     load: Callable[[], nn.Module]
     digest: Callable[[], str]
     sizes: Mapping[str, int]
+    model: str = ""
 
 
 @dataclass
@@ -52,10 +55,21 @@ class Runner:
     """Base of all backends: ``with runner: outputs = runner(name=tensor, ...)``.
 
     Set ``synchronize`` to wait for the device at each end of a call, so that ``timing.seconds`` is device time.
+    ``rebuild`` and ``notify`` are for backends that run files of the engine store, see
+    :meth:`dgkit.engines.store.EngineStore.obtain`.
     """
 
-    def __init__(self, network: Network, device: str = "cpu", dtype: str = "fp32") -> None:
+    def __init__(
+        self,
+        network: Network,
+        device: str = "cpu",
+        dtype: str = "fp32",
+        *,
+        rebuild: Policy = "auto",
+        notify: Notify | None = None,
+    ) -> None:
         self.network, self.spec = network, network.spec
+        self.rebuild, self.notify = check_policy(rebuild), notify
         self.device, self.dtype_name, self.dtype = find_device(device), dtype, find_dtype(dtype)
         self.synchronize = False
         self.timing = Timing()

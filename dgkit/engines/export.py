@@ -1,17 +1,13 @@
-"""Networks as ONNX files, cached by content and checked against PyTorch when made.
+"""Networks as ONNX files, kept in the engine store and checked against PyTorch when made.
 
-A cached file is named by a digest over the weights, the configuration, the shapes and the versions of the exporters, so
-a file that exists is the right one. Batch is dynamic in all networks, height and width in the VAE's, which see whole
-images; the others see tiles of the model's own size.
+The key of a file holds the weights, the configuration, the shapes and the versions of all packages that shape a graph.
+Batch is dynamic in all networks, height and width in the VAE's, which see whole images; the others see tiles of the
+model's own size.
 """
 
 import contextlib
-import hashlib
 import io
-import json
 import logging
-import os
-import shutil
 import warnings
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -21,42 +17,55 @@ import torch
 from torch import Tensor, nn
 
 from dgkit.engines.base import Network
+from dgkit.engines.machine import backend_version, device_facts, package_versions
+from dgkit.engines.sidecar import EngineKey
 from dgkit.engines.spec import NetworkSpec
+from dgkit.engines.store import Engine, EngineStore, Notify, Policy
 from dgkit.errors import EngineError
-from dgkit.files import cache_folder, output_error
 from dgkit.optional import require
 
 OPSET = 18
+MODEL = "model.onnx"
 TOLERANCE = 1e-3  # relative L2 error against PyTorch in fp32; measured on Stable Diffusion 1.5 shapes: at most 3.5e-5
 
 
-def export_network(network: Network) -> Path:
-    """The ONNX file of ``network`` in fp32, from the cache or exported now.
+def export_network(network: Network, rebuild: Policy = "auto", notify: Notify | None = None) -> Path:
+    """The ONNX file of ``network`` in fp32, from the store or exported now; ``rebuild`` and ``notify`` as there.
 
-    EngineError where the export fails or differs from PyTorch by more than :data:`TOLERANCE`; MissingDependency names
-    the extra; OutputError where the cache cannot be written.
+    EngineError where the export fails, differs from PyTorch by more than :data:`TOLERANCE`, or is not there and
+    ``rebuild`` is ``never``; MissingDependency names the extra; OutputError where the store cannot be written.
     """
-    onnx, _ = require("onnx", "cpu"), require("onnxscript", "cpu")
-    folder = cache_folder() / "onnx" / f"{network.spec.name}-{_digest(network, onnx.__version__)[:24]}"
-    target = folder / "model.onnx"
-    if target.is_file():
-        return target
-    temporary = folder.with_name(f".{folder.name}.{os.getpid()}.tmp")
-    try:
-        temporary.mkdir(parents=True, exist_ok=True)
+    return export_engine(network, rebuild, notify).file(MODEL)
+
+
+def export_engine(network: Network, rebuild: Policy = "auto", notify: Notify | None = None) -> Engine:
+    """As :func:`export_network`, with the side-car, whose notes hold the error of each output against PyTorch."""
+    require("onnx", "cpu"), require("onnxscript", "cpu")
+
+    def build(folder: Path) -> dict[str, dict[str, float]]:
         module = network.load().float().eval()
         with torch.no_grad():
-            _export(network, module, temporary / "model.onnx")
-            _verify(network, module, temporary / "model.onnx")
-        with contextlib.suppress(FileExistsError):
-            temporary.rename(folder)  # atomic: another process may have been faster, with the same bytes
-    except OSError as error:
-        if target.is_file():
-            return target
-        raise output_error(folder, error) from error
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
-    return target
+            _export(network, module, folder / MODEL)
+            return {"error": _verify(network, module, folder / MODEL)}
+
+    return EngineStore().obtain(graph_key(network), build, rebuild=rebuild, model=network.model, notify=notify)
+
+
+def graph_key(network: Network) -> EngineKey:
+    """Key of the exported graph of ``network``, which runs on any device."""
+    free = dynamic_symbols(network.spec)
+    symbols = sorted({symbol for item in (*network.spec.inputs, *network.spec.outputs) for symbol in item.shape})
+    return EngineKey(
+        network=network.spec.name,
+        weights=network.digest(),
+        dtype="fp32",
+        shapes={symbol: "any" if symbol in free else network.sizes[symbol] for symbol in symbols},
+        graph={"opset": OPSET},
+        backend="onnx",
+        backend_version=backend_version("onnx"),
+        versions=package_versions(("torch", "diffusers", "transformers", "onnxscript")),
+        device=device_facts("any"),
+    )
 
 
 def example_inputs(network: Network, batch: int = 2, seed: int = 0, **sizes: int) -> dict[str, Tensor]:
@@ -73,17 +82,6 @@ def example_inputs(network: Network, batch: int = 2, seed: int = 0, **sizes: int
         else:
             inputs[spec.name] = torch.randn(shape, generator=generator)
     return inputs
-
-
-def _digest(network: Network, onnx_version: str) -> str:
-    facts = {
-        "weights": network.digest(),
-        "sizes": dict(network.sizes),
-        "opset": OPSET,
-        "torch": torch.__version__,
-        "onnx": onnx_version,
-    }
-    return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
 
 
 def _export(network: Network, module: nn.Module, path: Path) -> None:
@@ -122,8 +120,8 @@ def _dynamic_shapes(spec: NetworkSpec) -> tuple[dict[int, object], ...]:
     )
 
 
-def _verify(network: Network, module: nn.Module, path: Path) -> None:
-    """At another batch, other values and, where they are dynamic, another height than those of the export."""
+def _verify(network: Network, module: nn.Module, path: Path) -> dict[str, float]:
+    """Error of each output at another batch, other values and, where it is dynamic, another height than exported."""
     runtime = require("onnxruntime", "cpu")
     changed: dict[str, int] = {}
     if "height" in dynamic_symbols(network.spec):
@@ -133,10 +131,12 @@ def _verify(network: Network, module: nn.Module, path: Path) -> None:
     found = session.run(None, {name: value.numpy() for name, value in inputs.items()})
     result = module(*inputs.values())
     results = result if isinstance(result, tuple) else (result,)
+    errors = {}
     for spec, value, expected in zip(network.spec.outputs, found, results, strict=True):
-        error = relative_error(value, expected.numpy())
+        error = errors[spec.name] = relative_error(value, expected.numpy())
         if not error <= TOLERANCE:
             raise EngineError(f"{network.spec.name}: {spec.name} of the ONNX file is off by {error:.1e} from PyTorch")
+    return errors
 
 
 def relative_error(value: np.ndarray, expected: np.ndarray) -> float:

@@ -1,4 +1,4 @@
-"""ONNX Runtime on the CPU, fp32, from a cached export of each network."""
+"""ONNX Runtime on the CPU, fp32, from an export of each network in the engine store."""
 
 import os
 from typing import Any
@@ -8,16 +8,28 @@ import torch
 from torch import Tensor
 
 from dgkit.engines.base import Network, Runner
-from dgkit.engines.export import export_network
+from dgkit.engines.export import MODEL, export_engine
+from dgkit.engines.store import Notify, Policy, rebuild_command
 from dgkit.errors import EngineError, UsageError
 from dgkit.optional import first_line, require
 
 
 class OrtRunner(Runner):
-    """Exports on first use, then runs the ONNX file. Outputs are fresh fp32 tensors on the CPU."""
+    """Runs the ONNX file, exported on first use unless ``rebuild`` is ``never``; ``notify`` is told of an export.
 
-    def __init__(self, network: Network, device: str = "cpu", dtype: str = "fp32") -> None:
-        super().__init__(network, device, dtype)
+    Outputs are fresh fp32 tensors on the CPU.
+    """
+
+    def __init__(
+        self,
+        network: Network,
+        device: str = "cpu",
+        dtype: str = "fp32",
+        *,
+        rebuild: Policy = "auto",
+        notify: Notify | None = None,
+    ) -> None:
+        super().__init__(network, device, dtype, rebuild=rebuild, notify=notify)
         if self.device.type != "cpu" or dtype != "fp32":
             raise UsageError(
                 f"engine 'ort' runs on the CPU in fp32; asked for {device} in {dtype}",
@@ -27,16 +39,16 @@ class OrtRunner(Runner):
 
     def _open(self) -> None:
         runtime = require("onnxruntime", "cpu")
-        path = export_network(self.network)
+        engine = export_engine(self.network, self.rebuild, self.notify)
+        path = engine.file(MODEL)
         options = runtime.SessionOptions()
         options.intra_op_num_threads = min(torch.get_num_threads(), len(os.sched_getaffinity(0)))
         options.log_severity_level = 3
         try:
             self._session = runtime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
         except Exception as error:  # ONNX Runtime raises its own unrelated classes
-            raise EngineError(
-                f"{path} cannot be opened: {first_line(error)}", f"remove {path.parent} and try again"
-            ) from error
+            hint = rebuild_command(engine.key, self.network.model)
+            raise EngineError(f"{path} cannot be opened: {first_line(error)}", hint) from error
 
     def _run(self, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
         feed = {name: np.ascontiguousarray(_numpy(tensor)) for name, tensor in tensors.items()}

@@ -95,9 +95,7 @@ class EngineStore:
         another process is building the same engine, ``auto`` waits for it. ``notify`` is told why anything is built or
         waited for. OutputError where the store cannot be written; nothing half-made is left, whatever ``build`` raises.
         """
-        if rebuild not in get_args(Policy):
-            raise UsageError(f"unknown --rebuild {rebuild!r}; known: {', '.join(get_args(Policy))}")
-        if rebuild == "never":
+        if check_policy(rebuild) == "never":
             return self.open(key, model)
         found = self._look(key) if rebuild == "auto" else "asked for anew"
         if isinstance(found, Engine):
@@ -192,6 +190,14 @@ class EngineStore:
 
     def _drop(self, name: str) -> None:
         _delete(self.root / f".{name}.old")
+
+
+def check_policy(rebuild: str) -> Policy:
+    """``rebuild``, which is one of the policies; UsageError lists them."""
+    found = next((policy for policy in get_args(Policy) if policy == rebuild), None)
+    if found is None:
+        raise UsageError(f"unknown --rebuild {rebuild!r}; known: {', '.join(get_args(Policy))}")
+    return found
 
 
 def rebuild_command(key: EngineKey, model: str = "") -> str:

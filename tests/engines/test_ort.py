@@ -11,11 +11,14 @@ from dgkit.diffusion.loading import load_pipeline, model_networks
 from dgkit.diffusion.presets import Preset
 from dgkit.diffusion.sampler import SceneRequest, sample
 from dgkit.engines import export
-from dgkit.engines.export import example_inputs, export_network, relative_error
+from dgkit.engines.export import example_inputs, export_engine, export_network, graph_key, relative_error
 from dgkit.engines.ort import OrtRunner
+from dgkit.engines.sidecar import key_differences
 from dgkit.engines.spec import NETWORKS
+from dgkit.engines.store import EngineStore
 from dgkit.engines.torch_runner import TorchRunner
 from dgkit.errors import EngineError, UsageError
+from tests.models import make_micro_model
 
 pytest.importorskip("onnxruntime", reason="needs onnxruntime: pip install 'dgkit[cpu]'")
 pytest.importorskip("onnxscript", reason="needs onnxscript: pip install 'dgkit[cpu]'")
@@ -47,13 +50,19 @@ def test_vae_takes_images_of_any_size(folder: ModelFolder) -> None:
 
 @pytest.mark.parity
 def test_samples_the_same_image(micro_folder: Path) -> None:
+    said: list[str] = []
     label = np.random.default_rng(0).choice([0, 2, 10, 13, 255], (8, 8)).astype(np.uint8)
     request = SceneRequest(label.repeat(8, 0).repeat(8, 1), "road", 0)
     images = []
     for engine in ("torch", "ort"):
-        with load_pipeline(micro_folder, engine=engine) as pipeline:
+        with load_pipeline(micro_folder, engine=engine, notify=said.append) as pipeline:
             images.append(sample(pipeline, [request], Preset("quick", steps=2))[0].image.astype(int))
     assert np.abs(images[0] - images[1]).max() <= 1
+    assert all(text.startswith("building ") for text in said)
+    with load_pipeline(micro_folder, engine="ort", rebuild="never", notify=said.append) as pipeline:
+        assert {path.name.partition("-")[0] for path in EngineStore().root.iterdir()} >= set(pipeline.runners)
+    with pytest.raises(UsageError, match="known: never, auto, always"):
+        load_pipeline(micro_folder, engine="ort", rebuild="maybe")  # type: ignore[arg-type]
 
 
 def test_exports_once(folder: ModelFolder, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -68,7 +77,46 @@ def test_a_graph_that_differs_is_refused(folder: ModelFolder, monkeypatch: pytes
     monkeypatch.setattr(export, "relative_error", lambda *_: float("nan"))
     with pytest.raises(EngineError, match="off by nan"):
         export_network(model_networks(folder)["condition"])
-    assert not list((tmp_path / "onnx").iterdir())
+    assert not list((tmp_path / "engines").iterdir())
+
+
+def test_the_store_says_what_was_exported(folder: ModelFolder) -> None:
+    network = model_networks(folder)["vae_encoder"]
+    engine = export_engine(network)
+    assert engine.key == graph_key(network) and engine.sidecar.model == str(folder.root)
+    assert engine.key.shapes["height"] == "any" and engine.key.shapes["latent_channels"] == 4
+    assert set(engine.key.versions) >= {"torch", "diffusers", "transformers"}
+    errors = engine.sidecar.notes["error"]
+    assert isinstance(errors, dict) and set(errors) == {"mean", "logvar"}
+    assert all(isinstance(error, float) and 0 <= error < export.TOLERANCE for error in errors.values())
+
+
+def test_other_weights_are_another_graph(folder: ModelFolder, tmp_path: Path) -> None:
+    other = model_networks(ModelFolder(make_micro_model(tmp_path / "other", text_time=True, text_length=12, seed=1)))
+    for name, network in model_networks(folder).items():
+        assert {item.field for item in key_differences(graph_key(network), graph_key(other[name]))} == {"weights"}
+
+
+def test_a_damaged_graph_is_never_used(folder: ModelFolder, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("DGKIT_CACHE", str(tmp_path))
+    network = model_networks(folder)["condition"]
+    with pytest.raises(EngineError, match="no engine of condition for onnx in fp32 is built") as caught:
+        OrtRunner(network, rebuild="never").__enter__()
+    assert caught.value.hint == f"dgkit build-engines {folder.root} --engine ort --dtype fp32 --rebuild always"
+    said: list[str] = []
+    for damage in (False, True):
+        with OrtRunner(network, notify=said.append) as runner:
+            expected = runner(**example_inputs(network))["condition"]
+        with OrtRunner(network, rebuild="never") as runner:
+            assert torch.equal(runner(**example_inputs(network))["condition"], expected)
+        if not damage:
+            path = export_network(network)
+            data = bytearray(path.read_bytes())
+            data[len(data) // 2] ^= 1
+            path.write_bytes(data)
+            with pytest.raises(EngineError, match=r"sha256 of model\.onnx: wanted"):
+                OrtRunner(network, rebuild="never").__enter__()
+    assert len(said) == 2 and "is built" in said[0] and "sha256 of model.onnx" in said[1]
 
 
 def test_other_sizes_of_a_tile_are_refused(folder: ModelFolder) -> None:
