@@ -11,8 +11,10 @@ from typing import Any
 import typer
 
 from dgkit import __version__
+from dgkit.cli.check import check
 from dgkit.cli.common import BROKEN_PIPE, INTERRUPTED, print_error
 from dgkit.cli.doctor import doctor
+from dgkit.cli.engines import engines
 from dgkit.cli.generate import generate
 from dgkit.cli.judge import judge
 from dgkit.cli.quality import quality
@@ -40,6 +42,8 @@ app.add_typer(train, name="train")
 app.command("quality")(quality)
 app.command("stats")(stats)
 app.command("world")(world)
+engines.command("check")(check)
+app.add_typer(engines, name="engines")
 app.command("doctor")(doctor)
 
 

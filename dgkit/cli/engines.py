@@ -1,0 +1,173 @@
+"""``dgkit engines``: what the cache of exported and built engines holds, whether it is still good, and its removal."""
+
+from __future__ import annotations
+
+import time
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Annotated, Any, TypeAlias
+
+import typer
+
+from dgkit.cli.common import console, print_json
+
+if TYPE_CHECKING:
+    from dgkit.engines.inventory import Entry
+
+engines = typer.Typer(help="The cache of exported and built engines.", no_args_is_help=True)
+Json: TypeAlias = Annotated[bool, typer.Option("--json", help="Print the findings as JSON.")]
+
+
+@engines.command("list")
+def list_engines(as_json: Json = False) -> None:
+    """List the engines; each is compared with its side-car and with this machine.
+
+    The state is `ok`, or `stale` with the first field that differs.
+    """
+    from dgkit.engines.inventory import entries
+    from dgkit.engines.store import EngineStore
+
+    store = EngineStore()
+    found = entries(store)
+    if as_json:
+        rows = [_as_dict(entry) for entry in found]
+        print_json({"folder": str(store.root), "bytes": sum(entry.size for entry in found), "engines": rows})
+    elif found:
+        _print_table(found)
+        typer.echo(f"{_count(found)}, {_size(sum(entry.size for entry in found))}, in {store.root}")
+    else:
+        typer.echo(f"no engines in {store.root}")
+
+
+@engines.command("inspect")
+def inspect(
+    identity: Annotated[str, typer.Argument(metavar="ID", help="Name of an engine, or the start of it or its digest.")],
+    as_json: Json = False,
+) -> None:
+    """Show all that one engine depends on, its files, how it was built, and in what it differs from this machine."""
+    from dgkit.engines.inventory import find
+    from dgkit.engines.store import EngineStore, rebuild_command
+
+    entry = find(EngineStore(), identity)
+    content = entry.sidecar.model_dump(mode="json", exclude={"checksum"}) if entry.sidecar else None
+    remedy = rebuild_command(entry.sidecar.key, entry.sidecar.model) if entry.sidecar and entry.differences else ""
+    if as_json:
+        print_json({**_as_dict(entry), "side_car": content, "rebuild": remedy})
+        return
+    for name, value in (("id", entry.name), ("folder", entry.folder), ("state", entry.state)):
+        typer.echo(f"{name}: {value}")
+    for difference in entry.differences:
+        typer.echo(f"  {difference}")
+    if remedy:
+        typer.echo(f"rebuild: {remedy}")
+    _print_tree(content or {}, "")
+
+
+@engines.command("prune")
+def prune(
+    older_than: Annotated[
+        float | None, typer.Option(metavar="DAYS", min=0, help="Those not used for this many days.")
+    ] = None,
+    stale: Annotated[bool, typer.Option("--stale", help="Those that list calls stale.")] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say what would be removed.")] = False,
+    as_json: Json = False,
+) -> None:
+    """Remove engines, and what killed builds left. What is needed again is built again.
+
+    With both options, engines to which either applies.
+    """
+    from dgkit.engines.inventory import prune as remove
+    from dgkit.engines.store import EngineStore
+    from dgkit.errors import UsageError
+
+    if older_than is None and not stale:
+        raise UsageError("prune was not told what to remove", "add --stale, --older-than DAYS, or both")
+    removed = remove(EngineStore(), unused_days=older_than, stale=stale, dry_run=dry_run)
+    freed = sum(entry.size for entry in removed)
+    if as_json:
+        print_json({"removed": [_as_dict(entry) for entry in removed], "bytes": freed, "dry_run": dry_run})
+        return
+    for entry in removed:
+        typer.echo(f"{entry.name} ({entry.state}, {_size(entry.size)}, used {_age(entry.used)} ago)")
+    console().print(f"{'would remove' if dry_run else 'removed'} {_count(removed)}, {_size(freed)}")
+
+
+def _as_dict(entry: Entry) -> dict[str, Any]:
+    side_car = entry.sidecar
+    key = side_car.key if side_car else None
+    return {
+        "id": entry.name,
+        "folder": str(entry.folder),
+        "network": key.network if key else None,
+        "backend": key.backend if key else None,
+        "dtype": key.dtype if key else None,
+        "shapes": key.shapes if key else None,
+        "bytes": entry.size,
+        "created": side_car.created if side_car else None,
+        "used": datetime.fromtimestamp(entry.used, UTC).isoformat(timespec="seconds"),
+        "state": entry.state,
+        "differences": [{"field": item.field, "wanted": item.wanted, "have": item.have} for item in entry.differences],
+    }
+
+
+def _print_table(found: list[Entry]) -> None:
+    from rich.console import Console
+    from rich.markup import escape
+    from rich.table import Table
+
+    table = Table()
+    for heading in ("id", "network", "backend", "dtype", "shapes", "size", "age", "used", "state"):
+        table.add_column(heading, justify="right" if heading in ("size", "age", "used") else "left", overflow="fold")
+    for entry in found:
+        row = ["", "", "", "", ""]
+        if entry.sidecar:
+            key = entry.sidecar.key
+            built = datetime.fromisoformat(entry.sidecar.created).timestamp()
+            row = [key.network, key.backend, key.dtype, _shapes(key.shapes), _age(built)]
+        name = entry.name.rpartition("-")[2][:8] if entry.sidecar else entry.name
+        *facts, age = row
+        table.add_row(escape(name), *facts, _size(entry.size), age, _age(entry.used), escape(entry.state))
+    shown = Console(highlight=False)
+    if not shown.is_terminal:
+        shown.width = 200  # a file or another program: nothing to fold for
+    shown.print(table)
+
+
+def _print_tree(values: dict[str, Any], indent: str) -> None:
+    for name, value in values.items():
+        if value in ({}, ""):
+            continue
+        if isinstance(value, dict):
+            typer.echo(f"{indent}{name}:")
+            _print_tree(value, indent + "  ")
+        elif isinstance(value, list):
+            typer.echo(f"{indent}{name}:")
+            for item in value:
+                typer.echo(f"{indent}  {' '.join(str(part) for part in item.values())}")
+        else:
+            typer.echo(f"{indent}{name}: {value}")
+
+
+def _shapes(shapes: dict[str, int | str]) -> str:
+    """Without the sizes that the network itself fixes."""
+    from dgkit.engines.spec import FIXED_SYMBOLS
+
+    return ", ".join(f"{symbol} {size}" for symbol, size in shapes.items() if symbol not in FIXED_SYMBOLS)
+
+
+def _count(found: list[Entry]) -> str:
+    return "1 engine" if len(found) == 1 else f"{len(found)} engines"
+
+
+def _size(count: int) -> str:
+    size, units = float(count), ["B", "KiB", "MiB", "GiB"]
+    while size >= 1024 and len(units) > 1:
+        size, units = size / 1024, units[1:]
+    return f"{size:.0f} {units[0]}" if units[0] == "B" or size >= 100 else f"{size:.1f} {units[0]}"
+
+
+def _age(since: float) -> str:
+    seconds = max(0.0, time.time() - since)
+    for unit, length in (("d", 86400), ("h", 3600), ("min", 60)):
+        if seconds >= length:
+            return f"{seconds // length:.0f} {unit}"
+    return f"{seconds:.0f} s"

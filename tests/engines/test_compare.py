@@ -1,0 +1,64 @@
+"""The comparison of two backends sees each way in which one can be wrong."""
+
+from __future__ import annotations
+
+import math
+from functools import partial
+
+import pytest
+import torch
+
+from dgkit.diffusion.folder import ModelFolder
+from dgkit.diffusion.loading import model_networks
+from dgkit.engines.base import DTYPES, Network
+from dgkit.engines.compare import TOLERANCES, Side, check_network, compare_outputs
+from dgkit.errors import UsageError
+
+SIDES = ("torch:fp32", "ort:fp32")
+
+
+def load(folder: ModelFolder, name: str) -> Network:
+    folder.release()
+    return model_networks(folder)[name]
+
+
+def test_a_backend_agrees_with_itself_and_lower_precision_differs(folder: ModelFolder) -> None:
+    fresh = partial(load, folder, "vae_encoder")
+    same = check_network(fresh, Side("torch"), Side("torch"))
+    assert [(item.output, item.relative, item.absolute) for item in same] == [("mean", 0, 0), ("logvar", 0, 0)]
+    lower = check_network(fresh, Side("torch"), Side("torch", "bf16"), batch=3)
+    assert all(0 < item.relative <= item.tolerance == TOLERANCES["bf16"] and item.passed for item in lower)
+    swapped = check_network(fresh, Side("torch", "bf16"), Side("torch"), batch=3)  # rounds no weights of the other side
+    assert [item.absolute for item in swapped] == [item.absolute for item in lower]
+
+
+def test_errors_and_tolerance() -> None:
+    expected = {"image": torch.full((2, 8), 2.0)}
+    found = {"image": expected["image"] * 1.01}
+    (check,) = compare_outputs("vae_decoder", SIDES, expected, found, 1e-3)
+    assert check.relative == pytest.approx(0.01, rel=1e-4) and check.absolute == pytest.approx(0.02, rel=1e-4)
+    assert not check.passed
+    assert compare_outputs("vae_decoder", SIDES, expected, found, 0.02)[0].passed
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
+def test_values_that_are_not_finite_are_located(value: float) -> None:
+    good, bad = torch.zeros(2, 3, 4), torch.zeros(2, 3, 4)
+    bad[1, 0, 2] = bad[1, 2, 3] = value
+    (check,) = compare_outputs("denoiser", SIDES, {"prediction": good}, {"prediction": bad}, 1.0)
+    assert check.not_finite == f"ort:fp32: 2 of 24 values, the first {value} at [1, 0, 2]" and not check.passed
+    (check,) = compare_outputs("denoiser", SIDES, {"prediction": bad}, {"prediction": bad}, 1.0)
+    assert check.not_finite.count("2 of 24") == 2 and not check.passed
+
+
+def test_sides() -> None:
+    assert Side.parse("torch:bf16") == Side("torch", "bf16") and str(Side.parse("ort")) == "ort:fp32"
+    assert set(TOLERANCES) == set(DTYPES)
+    for text, words in (("nope", "unknown engine"), ("torch:fp8", "unknown dtype")):
+        with pytest.raises(UsageError, match=words):
+            Side.parse(text)
+
+
+def test_batch_is_positive(folder: ModelFolder) -> None:
+    with pytest.raises(UsageError, match="1 and more"):
+        check_network(partial(load, folder, "condition"), Side("torch"), Side("torch"), batch=0)
