@@ -82,7 +82,8 @@ def check_network(
         with runner:
             outputs.append({name: value.float().cpu() for name, value in runner(**inputs).items()})
     tolerance = max(TOLERANCES[side.dtype] for side in (first, second))
-    return compare_outputs(network.spec.name, (str(first), str(second)), *outputs, tolerance)
+    expected, found = outputs
+    return compare_outputs(network.spec.name, (str(first), str(second)), expected, found, tolerance)
 
 
 def compare_outputs(
