@@ -54,7 +54,9 @@ def generate(
     dtype: Annotated[str | None, _option("--dtype", "Number format: fp32, bf16 or fp16.", MODEL, "D")] = None,
     device: Annotated[str | None, _option("--device", "auto, cpu, cuda or cuda:N.", MODEL, "D")] = None,
     count: Annotated[int | None, _option("--count", "Images to have in OUT at the end.", SCENES, "N")] = None,
-    preset: Annotated[str | None, _option("--preset", "Sampler preset: exact, one-pass or official.", SCENES, "P")] = None,
+    preset: Annotated[
+        str | None, _option("--preset", "Sampler preset: exact, one-pass or official.", SCENES, "P")
+    ] = None,
     style_mix: Annotated[
         str | None,
         _option("--style-mix", "code, released, uniform, one style, or a YAML file of weights.", SCENES, "MIX"),

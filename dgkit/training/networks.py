@@ -147,7 +147,8 @@ def vocabulary() -> tuple[str, ...]:
 def write_tokenizer(folder: Path, length: int = MAX_TOKENS) -> dict[str, int]:
     """Write a CLIP byte-pair tokenizer in which every word of :func:`vocabulary` is one token.
 
-    ``length``: most tokens of a prompt. Other words split into letters. Returns word -> id. Raises ValueError if the merges cannot isolate a word.
+    ``length``: most tokens of a prompt. Other words split into letters. Returns word -> id. Raises ValueError if the
+    merges cannot isolate a word.
     """
     folder.mkdir(parents=True, exist_ok=True)
     merges = _merges(vocabulary())
