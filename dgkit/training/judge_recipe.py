@@ -16,7 +16,7 @@ class JudgeScenes(Config):
 class SegmenterStage(Optimisation):
     """The segmenter: weighted cross entropy on augmented crops."""
 
-    steps: int = 2400
+    steps: int = 3600
     batch: int = 8
     lr: float = 3e-3
     warmup: int = 50

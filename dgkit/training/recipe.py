@@ -34,7 +34,7 @@ class CityStage(Optimisation):
 class VaeStage(CityStage):
     """Autoencoder: L1 + gradient + chroma + KL on square crops (weights of the terms below)."""
 
-    steps: int = 2800
+    steps: int = 2000
     batch: int = 8
     ema: float = 0.995
     crop: int = Field(128, ge=32, description="side of the training crops, pixels")
@@ -49,7 +49,7 @@ class VaeStage(CityStage):
 class DiffusionStage(CityStage):
     """UNet on cached latents: v-prediction mean squared error."""
 
-    steps: int = 8000
+    steps: int = 4800
     lr: float = 8e-4
     zoom2_share: float = Field(0.35, ge=0, le=1, description="share of samples cut from zoom-2 scenes")
     empty_prompt: float = Field(0.1, ge=0, le=1, description="share of samples whose caption is emptied")
@@ -59,7 +59,7 @@ class DiffusionStage(CityStage):
 class FinetuneStage(DiffusionStage):
     """The prior UNet on the source look: short, so that both keep speaking the same language."""
 
-    steps: int = 600
+    steps: int = 400
     lr: float = 2e-4
     warmup: int = 50
     ema: float = 0.99
@@ -68,7 +68,7 @@ class FinetuneStage(DiffusionStage):
 class ControlNetStage(DiffusionStage):
     """ControlNet on the source UNet, with rare class sampling."""
 
-    steps: int = 4800
+    steps: int = 3000
     lr: float = 1e-3
     zero_conv_lr: float = Field(4.0, gt=0, description="learning rate of the zero convolutions, times lr")
     rare_class: float = Field(0.5, ge=0, le=1, description="share of crops drawn by rare class sampling")
@@ -77,7 +77,7 @@ class ControlNetStage(DiffusionStage):
 class DecoderStage(CityStage):
     """The decoder once more, on latents with noise, as a sampler leaves some; weights of the loss as in VaeStage."""
 
-    steps: int = Field(1500, ge=0, description="optimizer steps; 0 leaves this stage out")
+    steps: int = Field(1000, ge=0, description="optimizer steps; 0 leaves this stage out")
     batch: int = 8
     lr: float = 5e-4
     ema: float = 0.995
