@@ -228,7 +228,9 @@ def build_text_encoder(ids: dict[str, int], vocab_size: int, seed: int) -> CLIPT
         eos_token_id=vocab_size - 1,
         pad_token_id=vocab_size - 1,
     )
-    encoder = CLIPTextModel(config)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)  # the weights that do nothing, too, are the same in every run
+        encoder = CLIPTextModel(config)
     rng = np.random.default_rng([seed, 1])
     words = [word for word in ids if word not in FRAME_WORDS]
     # The encoder's last layer norm removes the mean, so the vectors are orthogonal among those of mean zero.
