@@ -87,7 +87,7 @@ def example_inputs(network: Network, batch: int = 2, seed: int = 0, **sizes: int
 def _export(network: Network, module: nn.Module, path: Path) -> None:
     spec, inputs = network.spec, example_inputs(network)
     try:
-        with _quiet():
+        with quiet_exporter():
             program = torch.onnx.export(
                 module,
                 tuple(inputs.values()),
@@ -145,7 +145,7 @@ def relative_error(value: np.ndarray, expected: np.ndarray) -> float:
 
 
 @contextlib.contextmanager
-def _quiet() -> Iterator[None]:
+def quiet_exporter() -> Iterator[None]:
     """The exporter warns and reports about its own internals, on three channels."""
     loggers = [logging.getLogger(name) for name in ("torch.onnx", "onnxscript", "onnx_ir")]
     levels: Mapping[logging.Logger, int] = {logger: logger.level for logger in loggers}

@@ -129,6 +129,8 @@ class CityTraining:
 
     def _vae(self, caches: list[SceneCache]) -> None:
         def train(folder: Path, seed: int, progress: Progress) -> AutoencoderKL:
+            for stale in self.work.glob("scenes/*/latents.npy"):  # of an autoencoder that is trained anew
+                stale.unlink()
             stage = self.recipe.vae
             feed = SceneFeed(caches, stage.crop, flip=0.5)
             vae = build_vae(self.recipe.height)

@@ -1,16 +1,12 @@
 """The judge's networks as ONNX files, each with a side-car YAML that says how to feed it."""
 
-import contextlib
-import io
-import logging
-import warnings
-from collections.abc import Iterator
 from pathlib import Path
 
 import torch
 import yaml
 from torch import nn
 
+from dgkit.engines.export import quiet_exporter
 from dgkit.errors import EngineError
 from dgkit.files import atomic_path, atomic_write
 from dgkit.labels import CLASSES
@@ -40,7 +36,7 @@ def export(
     example = torch.randn(2, 3, size or STYLE_SIZE, size or STYLE_SIZE, generator=torch.Generator().manual_seed(0))
     free = {0: "batch", 2: "height", 3: "width"} if size else {0: "batch"}
     try:
-        with atomic_path(path) as temporary, _quiet():
+        with atomic_path(path) as temporary, quiet_exporter():
             torch.onnx.export(
                 module,
                 (example,),
@@ -79,19 +75,3 @@ def _verify(module: nn.Module, path: Path, example: torch.Tensor) -> None:
 
 def _first(result: torch.Tensor | tuple[torch.Tensor, ...]) -> torch.Tensor:
     return result[0] if isinstance(result, tuple) else result
-
-
-@contextlib.contextmanager
-def _quiet() -> Iterator[None]:
-    """The exporter warns and reports about its own internals, on three channels."""
-    loggers = [logging.getLogger(name) for name in ("torch.onnx", "onnxscript", "onnx_ir")]
-    levels = {logger: logger.level for logger in loggers}
-    with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
-        warnings.simplefilter("ignore")
-        for logger in loggers:
-            logger.setLevel(logging.ERROR)
-        try:
-            yield
-        finally:
-            for logger, level in levels.items():
-                logger.setLevel(level)
