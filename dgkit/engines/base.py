@@ -1,7 +1,8 @@
 """What every backend shares: checks, the context manager, timing, and the rule on buffers.
 
-A backend overrides ``_open``, ``_run`` and ``_close`` only. It touches the device inside ``with`` alone. The tensors
-that a call returns are the caller's: a backend that reuses buffers copies them out first.
+A backend overrides ``_open``, ``_run`` and ``_close``, and ``prepare`` where it runs files of the engine store. It
+touches the device inside ``with`` alone. The tensors that a call returns are the caller's: a backend that reuses
+buffers copies them out first.
 """
 
 import importlib
@@ -12,17 +13,49 @@ from types import TracebackType
 from typing import Any, Self
 
 import torch
+from pydantic import Field, field_validator
 from torch import Tensor, nn
 
+from dgkit.config import Config
 from dgkit.engines.spec import FIXED_SYMBOLS, NetworkSpec, bind
-from dgkit.engines.store import Notify, Policy, check_policy
+from dgkit.engines.store import Engine, Notify, Policy, check_policy
 from dgkit.errors import EngineError, UsageError
 
 RUNNERS = {
     "torch": "dgkit.engines.torch_runner.TorchRunner",
     "ort": "dgkit.engines.ort.OrtRunner",
+    "compile": "dgkit.engines.compile_runner.CompileRunner",
+    "openvino": "dgkit.engines.openvino_runner.OpenVinoRunner",
+    "trt": "dgkit.engines.trt.TrtRunner",
 }
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+
+
+class BuildOptions(Config):
+    """How engines are built and run. A backend ignores what it has no use for; its docstring says what it uses."""
+
+    batch: tuple[int, int, int] = (1, 8, 64)
+    """Samples of one call: the fewest, the number that the engine is tuned for, the most."""
+    optimisation_level: int | None = Field(None, ge=0, le=5)
+    """Effort of the builder, 0 (quick build) to 5 (quick engine); none: the backend's own."""
+    workspace_gib: float | None = Field(None, gt=0)
+    """GiB of device memory that the builder may use as scratch; none: all there is."""
+    strip_weights: bool = False
+    """Build without weights, which are put in from the exported graph when the engine is opened."""
+    refit: bool = False
+    """Build so that weights can be replaced later."""
+    cuda_graph: bool = True
+    """Capture one CUDA graph for each batch size, where the device is a GPU."""
+    threads: int | None = Field(None, ge=1)
+    """CPU threads; none: those that torch uses."""
+
+    @field_validator("batch")
+    @classmethod
+    def _ordered(cls, batch: tuple[int, int, int]) -> tuple[int, int, int]:
+        least, usual, most = batch
+        if not 1 <= least <= usual <= most:
+            raise ValueError(f"batch {least},{usual},{most}; expected 1 <= min <= opt <= max")
+        return batch
 
 
 @dataclass(frozen=True)
@@ -56,7 +89,7 @@ class Runner:
 
     Set ``synchronize`` to wait for the device at each end of a call, so that ``timing.seconds`` is device time.
     ``rebuild`` and ``notify`` are for backends that run files of the engine store, see
-    :meth:`dgkit.engines.store.EngineStore.obtain`.
+    :meth:`dgkit.engines.store.EngineStore.obtain`; ``options`` says how those files are built and run.
     """
 
     def __init__(
@@ -67,13 +100,22 @@ class Runner:
         *,
         rebuild: Policy = "auto",
         notify: Notify | None = None,
+        options: BuildOptions | None = None,
     ) -> None:
         self.network, self.spec = network, network.spec
         self.rebuild, self.notify = check_policy(rebuild), notify
+        self.options = options or BuildOptions()
         self.device, self.dtype_name, self.dtype = find_device(device), dtype, find_dtype(dtype)
         self.synchronize = False
         self.timing = Timing()
         self._is_open = False
+
+    def prepare(self) -> list[Engine]:
+        """The files of the engine store that this runner runs, built where they have to be, without opening a device.
+
+        Empty for a backend that runs the module itself. Raises what :meth:`EngineStore.obtain` and the build raise.
+        """
+        return []
 
     def __enter__(self) -> Self:
         if self._is_open:

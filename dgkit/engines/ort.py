@@ -7,9 +7,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from dgkit.engines.base import Network, Runner
+from dgkit.engines.base import BuildOptions, Network, Runner
 from dgkit.engines.export import MODEL, export_engine
-from dgkit.engines.store import Notify, Policy, rebuild_command
+from dgkit.engines.store import Engine, Notify, Policy, rebuild_command
 from dgkit.errors import EngineError, UsageError
 from dgkit.optional import first_line, require
 
@@ -28,8 +28,9 @@ class OrtRunner(Runner):
         *,
         rebuild: Policy = "auto",
         notify: Notify | None = None,
+        options: BuildOptions | None = None,
     ) -> None:
-        super().__init__(network, device, dtype, rebuild=rebuild, notify=notify)
+        super().__init__(network, device, dtype, rebuild=rebuild, notify=notify, options=options)
         if self.device.type != "cpu" or dtype != "fp32":
             raise UsageError(
                 f"engine 'ort' runs on the CPU in fp32; asked for {device} in {dtype}",
@@ -37,9 +38,12 @@ class OrtRunner(Runner):
             )
         self._session: Any = None
 
+    def prepare(self) -> list[Engine]:
+        return [export_engine(self.network, self.rebuild, self.notify)]
+
     def _open(self) -> None:
         runtime = require("onnxruntime", "cpu")
-        engine = export_engine(self.network, self.rebuild, self.notify)
+        (engine,) = self.prepare()
         path = engine.file(MODEL)
         options = runtime.SessionOptions()
         options.intra_op_num_threads = min(torch.get_num_threads(), len(os.sched_getaffinity(0)))

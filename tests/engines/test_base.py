@@ -4,7 +4,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from dgkit.engines.base import RUNNERS, Runner, find_device, runner_class
+from dgkit.config import load_config
+from dgkit.engines.base import RUNNERS, BuildOptions, Runner, find_device, runner_class
 from dgkit.engines.fake import FakeRunner
 from dgkit.engines.spec import NETWORKS, network_spec
 from dgkit.errors import EngineError, UsageError
@@ -96,6 +97,13 @@ def test_every_backend_resolves_to_a_runner() -> None:
         assert issubclass(runner_class(name), Runner)
     with pytest.raises(UsageError, match="known: torch, ort"):
         runner_class("nope")
+
+
+def test_options(runner: FakeRunner) -> None:
+    assert runner.options == BuildOptions() and runner.prepare() == []
+    for batch in ("0,1,2", "2,1,3", "1,4,2"):
+        with pytest.raises(UsageError, match="expected 1 <= min <= opt <= max"):
+            load_config(BuildOptions, batch=tuple(int(size) for size in batch.split(",")))
 
 
 def test_specs() -> None:
