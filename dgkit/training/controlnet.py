@@ -70,6 +70,10 @@ class ControlNetTask:
         """See :meth:`Noising.sample`."""
         return self.noising.sample(index)
 
+    def encode(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
+        """See :meth:`Noising.encode`."""
+        return self.noising.encode(batch)
+
     def loss(self, module: nn.Module, batch: dict[str, Tensor]) -> Tensor:
         """Mean squared error of what the UNet predicts with the ControlNet's residuals; scalar."""
         noised = self.noising.batch(batch)

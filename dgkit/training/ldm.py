@@ -58,6 +58,10 @@ class LdmTask:
         """See :meth:`Noising.sample`."""
         return self.noising.sample(index)
 
+    def encode(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
+        """See :meth:`Noising.encode`."""
+        return self.noising.encode(batch)
+
     def loss(self, module: nn.Module, batch: dict[str, Tensor]) -> Tensor:
         """Mean squared error of the predicted noise or v; scalar."""
         noised = self.noising.batch(batch)

@@ -111,12 +111,21 @@ class Noising:
         return {"image": image, "posterior": torch.from_numpy(posterior)}
 
     @torch.no_grad()
+    def encode(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
+        """A stacked batch of :meth:`sample` with ``latents`` and ``text`` in place of pictures and tokens."""
+        batch = dict(batch)
+        with torch.autocast(batch["noise"].device.type, enabled=False):  # frozen networks have their own precision
+            if "latents" not in batch:
+                batch["latents"] = self._encode(batch.pop("image"), batch.pop("posterior"))
+            if "text" not in batch:
+                batch["text"] = self.text.encode(batch.pop("tokens"))
+        return batch
+
+    @torch.no_grad()
     def batch(self, batch: dict[str, Tensor]) -> Noised:
-        """A batch of :meth:`sample` as the denoiser takes it, on the device the batch is on."""
-        noise, timesteps = batch["noise"], batch["timestep"]
-        with torch.autocast(noise.device.type, enabled=False):  # frozen networks compute in their own precision
-            latents = batch["latents"] if "latents" in batch else self._encode(batch["image"], batch["posterior"])
-            text = batch["text"] if "text" in batch else self.text.encode(batch["tokens"])
+        """A stacked batch of :meth:`sample`, encoded or not, as the denoiser takes it, on the device it is on."""
+        batch = self.encode(batch)
+        noise, timesteps, latents, text = batch["noise"], batch["timestep"], batch["latents"], batch["text"]
         noisy = self.schedule.add_noise(latents, noise, timesteps)
         return Noised(
             latents=noisy.to(self.dtype).contiguous(memory_format=CHANNELS_LAST),

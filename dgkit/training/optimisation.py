@@ -13,7 +13,7 @@ Precision = Literal["fp32", "bf16", "fp16"]
 # A run may be resumed with other values of these: none changes what a step computes, save that the decay of the
 # learning rate moves with ``steps`` (the constant part of "wsd" does not).
 FREE_ON_RESUME = frozenset(
-    {"steps", "accumulation", "checkpoint_every", "keep", "validate_every", "workers", "log_every"}
+    {"steps", "accumulation", "checkpoint_every", "keep", "validate_every", "workers", "log_every", "cuda_graph"}
 )
 
 
@@ -41,5 +41,10 @@ class Optimisation(Config):
     checkpoint_every: int = Field(250, ge=1, description="steps between checkpoints; the last step always has one")
     keep: int = Field(2, ge=1, description="checkpoints kept, the newest ones")
     validate_every: int = Field(0, ge=0, description="steps between validations, and one at the end; 0 = off")
-    workers: int = Field(0, ge=0, description="processes that prepare samples, per training process; 0 = none")
+    workers: int | None = Field(
+        None, ge=0, description="processes that prepare samples, per training process; null: none on a CPU, else 12"
+    )
+    cuda_graph: bool = Field(
+        False, description="replay a step's kernels as one CUDA graph, with one process, without fp16 or accumulation"
+    )
     log_every: int = Field(10, ge=1, description="steps between lines of log.csv")

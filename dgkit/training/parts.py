@@ -16,12 +16,12 @@ from diffusers import AutoencoderKL, ControlNetModel, UNet2DConditionModel
 from torch import nn
 
 from dgkit.diffusion.hub import find_model
+from dgkit.diffusion.random_model import RANDOM, SD15_SCHEDULER, SD15_TEXT, SD15_UNET, SD15_VAE
 from dgkit.diffusion.weights import build, read_config, read_json
 from dgkit.errors import UsageError
 from dgkit.training.networks import write_tokenizer
 from dgkit.training.text import Text
 
-RANDOM = "random:"
 PIPELINE_INDEX = {
     "_class_name": "StableDiffusionPipeline",
     "_diffusers_version": "0.30.0",
@@ -35,21 +35,7 @@ PIPELINE_INDEX = {
     "unet": ["diffusers", "UNet2DConditionModel"],
     "vae": ["diffusers", "AutoencoderKL"],
 }
-# Stable Diffusion 1.5's own scheduler_config.json.
-SD15_SCHEDULER = {
-    "_class_name": "PNDMScheduler",
-    "_diffusers_version": "0.6.0",
-    "beta_end": 0.012,
-    "beta_schedule": "scaled_linear",
-    "beta_start": 0.00085,
-    "clip_sample": False,
-    "num_train_timesteps": 1000,
-    "set_alpha_to_one": False,
-    "skip_prk_steps": True,
-    "steps_offset": 1,
-    "trained_betas": None,
-}
-SD15_TOKENS = 77
+SD15_TOKENS = SD15_TEXT["max_position_embeddings"]
 
 
 class Encoders(Protocol):
@@ -129,20 +115,10 @@ class RandomSd15:
         self.scheduler = SD15_SCHEDULER
 
     def unet(self) -> UNet2DConditionModel:
-        # The class defaults of diffusers are Stable Diffusion 1's.
-        return self._frozen(0, lambda: UNet2DConditionModel(sample_size=64, cross_attention_dim=768))
+        return self._frozen(0, lambda: UNet2DConditionModel(**SD15_UNET))
 
     def vae(self) -> AutoencoderKL:
-        return self._frozen(
-            1,
-            lambda: AutoencoderKL(
-                block_out_channels=(128, 256, 512, 512),
-                down_block_types=("DownEncoderBlock2D",) * 4,
-                up_block_types=("UpDecoderBlock2D",) * 4,
-                layers_per_block=2,
-                sample_size=512,
-            ),
-        )
+        return self._frozen(1, lambda: AutoencoderKL(**SD15_VAE))
 
     def text(self) -> Text:
         from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
@@ -151,10 +127,7 @@ class RandomSd15:
             write_tokenizer(Path(folder), SD15_TOKENS)
             tokenizer = CLIPTokenizer.from_pretrained(folder)
         config = CLIPTextConfig(
-            hidden_size=768,
-            intermediate_size=3072,
-            num_hidden_layers=12,
-            num_attention_heads=12,
+            **SD15_TEXT,
             bos_token_id=tokenizer.bos_token_id,
             eos_token_id=tokenizer.eos_token_id,
             pad_token_id=tokenizer.pad_token_id,

@@ -6,6 +6,7 @@ s*batch + (k*P + p)*m on, with m = batch / (P * accumulation). So the samples of
 number of processes, micro-steps and workers.
 """
 
+import os
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -17,6 +18,7 @@ from dgkit.errors import DgkitError, UsageError
 from dgkit.training.optimisation import Optimisation
 
 Sample = dict[str, Tensor]
+MOST_WORKERS = 12
 
 
 def samples_per_micro_step(settings: Optimisation, processes: int) -> int:
@@ -45,10 +47,13 @@ def batches(
 
     Errors of dgkit that ``sample`` raises keep their message and hint, from a worker process too.
     """
+    workers = settings.workers
+    if workers is None:
+        workers = min(MOST_WORKERS, len(os.sched_getaffinity(0)) - 1) if pinned else 0
     loader: DataLoader[Any] = DataLoader(
         _Samples(sample),
         batch_sampler=_Order(settings, start, process, processes),
-        num_workers=settings.workers,
+        num_workers=workers,
         collate_fn=_collate,
         pin_memory=pinned,
         # Without its own generator the loader would draw from the global one.

@@ -5,13 +5,11 @@ stream.py). A checkpoint therefore needs no position in a data set, a resumed ru
 bit on the CPU, and the number of processes changes nothing but the order of sums.
 """
 
-import atexit
 import contextlib
 import json
 import math
 import time
 from collections.abc import Callable, Iterator, Mapping
-from datetime import timedelta
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -20,9 +18,11 @@ import torch
 from diffusers.training_utils import EMAModel
 from torch import Tensor, nn
 
-from dgkit.errors import DgkitError, UsageError
+from dgkit.errors import DgkitError
 from dgkit.optional import require
 from dgkit.training import checkpoint
+from dgkit.training.accelerators import build_accelerator
+from dgkit.training.graphs import GraphedGradients
 from dgkit.training.optimisation import Optimisation
 from dgkit.training.optimizers import build_optimizer, rate_at, set_rate
 from dgkit.training.record import Meter, Record
@@ -33,8 +33,6 @@ accelerate: Any = require("accelerate", "train")
 Progress = Callable[[str, int, int, float], None]
 """Called after each step by the main process: stage, steps done, steps in all, mean of the last fifty losses."""
 
-_PRECISION = {"fp32": "no", "bf16": "bf16", "fp16": "fp16"}
-_LONGEST_VALIDATION = timedelta(hours=6)  # that other processes wait for
 _NAMED_SOURCES = 8
 
 
@@ -46,7 +44,9 @@ class Task(Protocol):
     - ``identity``: mapping of names to JSON values (seed, data, weights of the loss) that must be the same on resume;
     - ``describe(index) -> str``: where sample ``index`` comes from, for messages;
     - ``place(device: torch.device) -> None``: called once before the first step, to move frozen modules that are not
-      part of ``module``.
+      part of ``module``;
+    - ``encode(batch) -> batch``: what frozen networks make of a stacked batch before ``loss`` sees it, without
+      gradients. With ``cuda_graph``, ``loss`` itself may not wait for the device.
     """
 
     name: str
@@ -102,7 +102,7 @@ class _Run:
 
     def __init__(self, task: Task, settings: Optimisation, folder: Path) -> None:
         self.task, self.settings, self.folder = task, settings, folder
-        self.accelerator = _accelerator(settings)
+        self.accelerator = build_accelerator(settings)
         self.processes = self.accelerator.num_processes
         samples_per_micro_step(settings, self.processes)
         self.rate = rate_at(settings)
@@ -110,6 +110,7 @@ class _Run:
         optimizer = build_optimizer(task.module, settings, task.parameter_scale)
         self.parameters = list(checkpoint.trained(task.module).values())
         self.module, self.optimizer = self.accelerator.prepare(task.module, optimizer)
+        self.gradients = GraphedGradients(self.losses, self.parameters) if self.can_graph() else self.losses
         self.average = EMAModel(self.parameters, decay=settings.ema, foreach=True) if settings.ema else None
         self.parts = checkpoint.Parts(self.accelerator, task.module, self.average)
         if place := getattr(task, "place", None):
@@ -136,6 +137,11 @@ class _Run:
         self.meter = Meter(state["meter"])
         if self.average:
             self.average.optimization_step = self.done
+
+    def can_graph(self) -> bool:
+        """Whether steps are replayed as a CUDA graph: gradients neither shared, nor summed up, nor scaled."""
+        alone = self.processes == 1 and self.settings.accumulation == 1 and self.settings.precision != "fp16"
+        return self.settings.cuda_graph and self.accelerator.device.type == "cuda" and alone
 
     @property
     def checkpoints(self) -> Path:
@@ -174,10 +180,7 @@ class _Run:
             batch = accelerate.utils.send_to_device(next(stream), self.accelerator.device, non_blocking=True)
             self.seed(self.indices(self.accelerator.process_index, micro)[0])
             with self.accelerator.accumulate(self.module):
-                with self.accelerator.autocast():
-                    loss = self.task.loss(self.module, batch)
-                self.accelerator.backward(loss)
-                losses.append(loss.detach().float())
+                losses.append(self.gradients(self.encode(batch)))
                 if self.accelerator.sync_gradients:
                     norm = self.accelerator.clip_grad_norm_(self.parameters, self.settings.clip or math.inf)
                     values = self.check(losses, norm)
@@ -186,6 +189,19 @@ class _Run:
         if self.average:
             self.average.step(self.parameters)
         return sum(values) / len(values), float(norm)
+
+    @torch.no_grad()
+    def encode(self, batch: Sample) -> Sample:
+        """The batch as ``loss`` takes it."""
+        encode = getattr(self.task, "encode", None)
+        return encode(batch) if encode else batch
+
+    def losses(self, batch: Sample) -> Tensor:
+        """The loss of one micro-step, scalar; its gradients are added to the parameters'."""
+        with self.accelerator.autocast():
+            loss = self.task.loss(self.module, batch)
+        self.accelerator.backward(loss)
+        return loss.detach().float()
 
     def seed(self, value: int) -> None:
         """Make dropout and the like a function of the samples, as everything else is."""
@@ -267,28 +283,3 @@ def _run(task: Task, settings: Optimisation, folder: Path) -> Iterator[_Run]:
         yield run
     finally:
         run.close()
-
-
-def _accelerator(settings: Optimisation) -> Any:
-    """accelerate's Accelerator; one process may train several stages with different settings in turn."""
-    precision = _PRECISION[settings.precision]
-    state = accelerate.state.AcceleratorState
-    if state._shared_state and state._shared_state.get("_mixed_precision") != precision:
-        state._reset_state()
-    plugin = accelerate.utils.GradientAccumulationPlugin(
-        num_steps=settings.accumulation, adjust_scheduler=False, sync_with_dataloader=False
-    )
-    waiting = accelerate.utils.InitProcessGroupKwargs(timeout=_LONGEST_VALIDATION)
-    accelerator = accelerate.Accelerator(
-        # Without this, several processes on a machine with no accelerator would not find one another.
-        cpu=not torch.accelerator.is_available(),
-        mixed_precision=precision,
-        gradient_accumulation_plugin=plugin,
-        kwargs_handlers=[waiting],
-    )
-    if settings.precision == "fp16" and accelerator.device.type == "cpu":
-        # accelerate would train in fp32 and say nothing.
-        raise UsageError("precision=fp16 needs a GPU; allowed here are fp32, bf16", "use precision=bf16")
-    if accelerator.num_processes > 1:
-        atexit.register(accelerate.PartialState().destroy_process_group)
-    return accelerator
