@@ -6,37 +6,20 @@ few million weights to Stable Diffusion 1.5 (``stable-diffusion-v1-5/stable-diff
 ControlNet (``yurujaja/DGInStyle/ControlNet_UNet-S``).
 """
 
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from torch import nn
-
 from dgkit.diffusion.folder import ModelFolder
 from dgkit.diffusion.hub import embedded_model, find_controlnet, find_model
+from dgkit.diffusion.parts import Model, model_networks
 from dgkit.diffusion.pipeline import Pipeline
-from dgkit.engines.base import Network, Runner, find_device, find_dtype, runner_class
-from dgkit.engines.networks import Condition, Denoiser, TextEncoder, VaeDecoder, VaeEncoder
-from dgkit.engines.spec import NETWORKS
+from dgkit.diffusion.random_model import RANDOM, RandomModel
+from dgkit.engines.base import Runner, find_device, find_dtype, runner_class
 from dgkit.engines.store import Notify, Policy
+from dgkit.errors import UsageError
 
-__all__ = ["embedded_model", "load_pipeline", "model_networks"]
+__all__ = ["embedded_model", "load_pipeline", "model_networks", "open_model"]
 
-# Parts of the folder behind each network.
-_PARTS = {
-    "text_encoder": ("text_encoder",),
-    "condition": ("controlnet",),
-    "denoiser": ("unet", "controlnet"),
-    "vae_encoder": ("vae",),
-    "vae_decoder": ("vae",),
-}
-_MODULES: dict[str, Callable[..., nn.Module]] = {
-    "text_encoder": TextEncoder,
-    "condition": Condition,
-    "denoiser": Denoiser,
-    "vae_encoder": VaeEncoder,
-    "vae_decoder": VaeDecoder,
-}
 _ALWAYS_FP32 = ("text_encoder", "vae_encoder")  # once an image or less; the published bridge encodes in fp32
 
 
@@ -52,7 +35,8 @@ def load_pipeline(
 ) -> Pipeline:
     """Find, check and prepare a model; weights reach the device when the pipeline is entered.
 
-    ``model``: None for the embedded one, a folder, or a hub id. ``controlnet``: None for the model's own
+    ``model``: None for the embedded one, a folder, a hub id, or ``random:NAME``, see
+    :mod:`dgkit.diffusion.random_model`. ``controlnet``: None for the model's own
     ``controlnet/``, a folder, or a hub id with an optional sub-folder. ``dtype`` (fp32, bf16, fp16) is that of the
     denoiser, the condition network and the VAE decoder; text encoder and VAE encoder stay fp32. ``rebuild`` (``never``,
     ``auto``, ``always``) says what happens where an engine is missing or stale when the pipeline is entered, and
@@ -62,7 +46,7 @@ def load_pipeline(
     """
     find_device(device), find_dtype(dtype)
     runner_type = runner_class(engine)
-    folder = ModelFolder(find_model(model), None if controlnet is None else find_controlnet(controlnet))
+    folder = open_model(model, controlnet)
     runners: dict[str, Runner] = {
         name: runner_type(network, device, "fp32" if name in _ALWAYS_FP32 else dtype, rebuild=rebuild, notify=notify)
         for name, network in model_networks(folder).items()
@@ -84,17 +68,14 @@ def load_pipeline(
     )
 
 
-def model_networks(folder: ModelFolder) -> dict[str, Network]:
-    """The five networks of a folder, each loadable on its own."""
+def open_model(model: str | Path | None = None, controlnet: str | Path | None = None) -> Model:
+    """The parts of a model, found and checked against each other: a folder, a hub id, or ``random:NAME``.
 
-    def network(name: str) -> Network:
-        parts = _PARTS[name]
-        return Network(
-            spec=NETWORKS[name],
-            load=lambda: _MODULES[name](*(folder.part(part) for part in parts)),
-            digest=lambda: folder.digest(*parts),
-            sizes=folder.info.symbol_sizes(),
-            model=folder.command_words(),
-        )
-
-    return {name: network(name) for name in _PARTS}
+    Raises ModelError for anything wrong with the folder, UsageError for an unknown random model or one given a
+    ControlNet.
+    """
+    if isinstance(model, str) and model.startswith(RANDOM):
+        if controlnet is not None:
+            raise UsageError(f"{model} has a ControlNet of its own; got {controlnet}", "leave out --controlnet")
+        return RandomModel(model.removeprefix(RANDOM))
+    return ModelFolder(find_model(model), None if controlnet is None else find_controlnet(controlnet))

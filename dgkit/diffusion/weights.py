@@ -117,7 +117,7 @@ def skeleton(folder: Path, part: str, config: Mapping[str, Any]) -> nn.Module:
     """The part without memory for its weights, as its config describes it; ModelError where that is impossible."""
     try:
         with torch.device("meta"):
-            return _construct(part, config)
+            return construct(part, config)
     except (TypeError, ValueError, KeyError, IndexError, NotImplementedError, RuntimeError) as error:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise ModelError(f"{folder / 'config.json'} cannot be built: {reason}") from error
@@ -140,7 +140,8 @@ def check_keys(found: Mapping[str, tuple[int, ...]], module: nn.Module, folder: 
             raise ModelError(f"the weights in {folder} do not fit its config.json: {sizes}")
 
 
-def _construct(part: str, config: Mapping[str, Any]) -> nn.Module:
+def construct(part: str, config: Mapping[str, Any]) -> nn.Module:
+    """The class of a part as its config describes it, freshly initialised; raises whatever the class raises."""
     if part == "text_encoder":
         from transformers import CLIPTextConfig, CLIPTextModel
 

@@ -1,0 +1,233 @@
+"""Models of a known size with random weights, made in memory: to export, build and measure without any file.
+
+Every layer has an effect, also those with which a ControlNet starts at zero. Equal names and seeds give equal weights
+on machines of one kind and one version of torch.
+"""
+
+import functools
+import hashlib
+import json
+import zlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import nn
+
+from dgkit.diffusion.folder import ModelDefaults, ModelInfo
+from dgkit.diffusion.parts import model_networks
+from dgkit.diffusion.weights import PARTS, construct
+from dgkit.engines.base import Network
+from dgkit.engines.machine import package_versions
+from dgkit.errors import UsageError
+from dgkit.labels import CONDITION_CHANNELS
+
+RANDOM = "random:"
+# Stable Diffusion 1.5's own scheduler_config.json.
+SD15_SCHEDULER: dict[str, Any] = {
+    "_class_name": "PNDMScheduler",
+    "_diffusers_version": "0.6.0",
+    "beta_end": 0.012,
+    "beta_schedule": "scaled_linear",
+    "beta_start": 0.00085,
+    "clip_sample": False,
+    "num_train_timesteps": 1000,
+    "set_alpha_to_one": False,
+    "skip_prk_steps": True,
+    "steps_offset": 1,
+    "trained_betas": None,
+}
+# The other defaults of diffusers are Stable Diffusion 1's.
+SD15_UNET: dict[str, Any] = {"sample_size": 64, "cross_attention_dim": 768}
+SD15_VAE: dict[str, Any] = {
+    "block_out_channels": (128, 256, 512, 512),
+    "down_block_types": ("DownEncoderBlock2D",) * 4,
+    "up_block_types": ("UpDecoderBlock2D",) * 4,
+    "layers_per_block": 2,
+    "sample_size": 512,
+}
+SD15_TEXT: dict[str, Any] = {
+    "hidden_size": 768,
+    "intermediate_size": 3072,
+    "num_hidden_layers": 12,
+    "num_attention_heads": 12,
+    "max_position_embeddings": 77,
+    "vocab_size": 49408,
+}
+_CITY_UNET: dict[str, Any] = {
+    "sample_size": 32,
+    "in_channels": 8,
+    "out_channels": 8,
+    "block_out_channels": (64, 96, 160),
+    "layers_per_block": 1,
+    "down_block_types": ("DownBlock2D", "DownBlock2D", "CrossAttnDownBlock2D"),
+    "up_block_types": ("CrossAttnUpBlock2D", "UpBlock2D", "UpBlock2D"),
+    "cross_attention_dim": 128,
+    "attention_head_dim": 4,
+    "norm_num_groups": 4,
+    "addition_embed_type": "text",
+    "addition_embed_type_num_heads": 4,
+}
+_CITY_VAE: dict[str, Any] = {
+    **SD15_VAE,
+    "block_out_channels": (16, 48, 64, 96),
+    "latent_channels": 8,
+    "layers_per_block": 1,
+    "norm_num_groups": 1,
+    "mid_block_add_attention": False,
+    "sample_size": 256,
+}
+_TINY_UNET: dict[str, Any] = {
+    "sample_size": 8,
+    "block_out_channels": (8, 16),
+    "down_block_types": ("CrossAttnDownBlock2D", "DownBlock2D"),
+    "up_block_types": ("UpBlock2D", "CrossAttnUpBlock2D"),
+    "layers_per_block": 1,
+    "norm_num_groups": 4,
+    "attention_head_dim": 2,
+    "cross_attention_dim": 16,
+}
+_TINY_VAE: dict[str, Any] = {
+    **SD15_VAE,
+    "block_out_channels": (4, 4, 4, 4),
+    "layers_per_block": 1,
+    "norm_num_groups": 2,
+    "sample_size": 64,
+}
+# UNet, VAE, text encoder, and widths of the condition encoder.
+_CONFIGS: dict[str, tuple[dict[str, Any], dict[str, Any], dict[str, Any], tuple[int, ...]]] = {
+    "sd15": (SD15_UNET, SD15_VAE, SD15_TEXT, (16, 32, 96, 256)),
+    "city": (
+        _CITY_UNET,
+        _CITY_VAE,
+        {
+            "hidden_size": 128,
+            "intermediate_size": 128,
+            "num_hidden_layers": 1,
+            "num_attention_heads": 4,
+            "max_position_embeddings": 40,
+            "vocab_size": 644,
+        },
+        (8, 32, 64, 96),
+    ),
+    "tiny": (
+        _TINY_UNET,
+        _TINY_VAE,
+        {
+            "hidden_size": 16,
+            "intermediate_size": 32,
+            "num_hidden_layers": 1,
+            "num_attention_heads": 2,
+            "max_position_embeddings": 16,
+            "vocab_size": 210,
+        },
+        (4, 4, 4, 8),
+    ),
+}
+MODELS = tuple(_CONFIGS)
+
+
+def random_networks(name: str, seed: int = 0) -> dict[str, Network]:
+    """The five networks of a model of random weights, fp32 on the CPU, each made when it is loaded.
+
+    ``name``: one of :data:`MODELS`, the sizes of Stable Diffusion 1.5 with its ControlNet, of the embedded model, and
+    of one for tests. Every ``load()`` gives weights that nobody has touched. UsageError lists the known names.
+    """
+    return model_networks(RandomModel(name, seed, cached=False))
+
+
+class RandomModel:
+    """Stands for a :class:`~dgkit.diffusion.folder.ModelFolder`; not ``cached``, each part is made anew."""
+
+    def __init__(self, name: str, seed: int = 0, *, cached: bool = True) -> None:
+        if name not in _CONFIGS:
+            raise UsageError(f"unknown random model {name!r}; known: {', '.join(MODELS)}")
+        self.name, self.seed = name, seed
+        self.configs = _configs(name)
+        self._cache = functools.cache(self._make)
+        self.part = self._cache if cached else self._make
+        unet, vae, text, _ = _CONFIGS[name]
+        self.info = ModelInfo(
+            name=f"{RANDOM}{name}",
+            tile=unet["sample_size"],
+            vae_factor=2 ** (len(vae["block_out_channels"]) - 1),
+            latent_channels=unet.get("in_channels", 4),
+            text_length=text["max_position_embeddings"],
+            text_width=text["hidden_size"],
+            features=unet.get("block_out_channels", (320,))[0],
+            scaling_factor=vae.get("scaling_factor", 0.18215),
+            scheduler=SD15_SCHEDULER,
+            defaults=ModelDefaults(name=f"{RANDOM}{name}"),
+        )
+
+    def release(self) -> None:
+        """Forget the parts made so far; whoever holds them keeps them."""
+        self._cache.cache_clear()
+
+    def digest(self, *parts: str) -> str:
+        """SHA-256 (hex) over what the weights of ``parts`` follow from; of all parts if none."""
+        facts = {part: self.configs[part] for part in parts or PARTS}
+        versions = package_versions(("torch", "diffusers", "transformers"))  # each may initialise in another way
+        facts["random"] = {"model": self.name, "seed": self.seed, **versions}
+        return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
+
+    def command_words(self) -> str:
+        """The option that stands for this model in a command."""
+        return f"--random {self.name}"
+
+    def tokenizer(self) -> "HashTokenizer":
+        """Words by their checksum: enough to tell prompts apart."""
+        return HashTokenizer(self.info.text_length, self.configs["text_encoder"]["vocab_size"])
+
+    def _make(self, part: str) -> nn.Module:
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(self.seed + tuple(PARTS).index(part))
+            module = construct(part, self.configs[part])
+            _wake_zero_layers(module)
+        return module.eval().requires_grad_(False)
+
+
+@dataclass(frozen=True)
+class HashTokenizer:
+    """Called as CLIP's tokenizer: ids below ``vocabulary``, of which the last two mark begin, end and padding."""
+
+    length: int
+    vocabulary: int
+
+    def __call__(self, text: str | Sequence[str], **options: Any) -> dict[str, Any]:
+        """``input_ids``; options as CLIP's tokenizer takes them, ``padding="max_length"`` among them."""
+        limit = self.length if options.get("truncation") else None
+        rows = [self._ids(item, limit) for item in ([text] if isinstance(text, str) else text)]
+        if options.get("padding") == "max_length":
+            rows = [row + [self.vocabulary - 1] * (self.length - len(row)) for row in rows]
+        return {"input_ids": rows[0] if isinstance(text, str) else rows}
+
+    def _ids(self, text: str, limit: int | None) -> list[int]:
+        words = [zlib.crc32(word.encode()) % (self.vocabulary - 2) for word in text.replace(",", " , ").split()]
+        return [self.vocabulary - 2, *words[: None if limit is None else limit - 2], self.vocabulary - 1]
+
+
+def _configs(name: str) -> dict[str, dict[str, Any]]:
+    unet, vae, text, widths = _CONFIGS[name]
+    own = ("out_channels", "up_block_types", "addition_embed_type_num_heads", "sample_size")
+    control = {key: value for key, value in unet.items() if key not in own}
+    end = text["vocab_size"] - 1
+    return {
+        "unet": unet,
+        "controlnet": {
+            **control,
+            "conditioning_channels": CONDITION_CHANNELS,
+            "conditioning_embedding_out_channels": widths,
+        },
+        "vae": vae,
+        "text_encoder": {**text, "bos_token_id": end - 1, "eos_token_id": end, "pad_token_id": end},
+    }
+
+
+@torch.no_grad()
+def _wake_zero_layers(module: nn.Module) -> None:
+    """A fresh ControlNet ends in zero convolutions and dampens labels, so that they would have no effect at all."""
+    for name, weight in module.named_parameters():
+        if weight.ndim > 1 and ("controlnet_cond_embedding" in name or not weight.any()):
+            weight.normal_(std=1.4 * weight[0].numel() ** -0.5)

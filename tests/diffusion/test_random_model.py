@@ -1,0 +1,99 @@
+"""Networks of random weights: of the sizes they stand for, alive in every input, the same in every process."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import torch
+
+from dgkit.diffusion.folder import ModelFolder, check_fit
+from dgkit.diffusion.hub import embedded_model
+from dgkit.diffusion.loading import load_pipeline
+from dgkit.diffusion.presets import Preset
+from dgkit.diffusion.random_model import MODELS, RandomModel, random_networks
+from dgkit.diffusion.sampler import SceneRequest, sample
+from dgkit.diffusion.weights import PARTS, construct
+from dgkit.engines.export import example_inputs
+from dgkit.engines.spec import NETWORKS, bind
+from dgkit.errors import UsageError
+
+# Published: 859.5 million weights of the UNet, 361 of its ControlNet, 83.7 of the VAE, 123 of CLIP's text encoder.
+SD15_WEIGHTS = {"unet": 859_520_964, "controlnet": 361_281_568, "vae": 83_653_863, "text_encoder": 123_060_480}
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_the_parts_fit_each_other(name: str) -> None:
+    check_fit(RandomModel(name).configs, {part: part for part in PARTS})
+
+
+def test_sizes() -> None:
+    with torch.device("meta"):
+        parts = {part: construct(part, config) for part, config in RandomModel("sd15").configs.items()}
+    assert {name: sum(weight.numel() for weight in part.parameters()) for name, part in parts.items()} == SD15_WEIGHTS
+    embedded, city = ModelFolder(embedded_model()), RandomModel("city")
+    for part in PARTS:
+        shapes = [
+            {key: weight.shape for key, weight in model.part(part).named_parameters()} for model in (embedded, city)
+        ]
+        assert shapes[0] == shapes[1]
+    assert embedded.info.symbol_sizes() == city.info.symbol_sizes()
+
+
+def test_every_input_has_an_effect() -> None:
+    networks = random_networks("tiny")
+    assert list(networks) == list(NETWORKS)
+    for name, network in networks.items():
+        module, inputs = network.load(), example_inputs(network)
+        first, second = (_call(module, inputs), _call(module, inputs))
+        sizes = dict(network.sizes)
+        for spec, value in zip(network.spec.outputs, first, strict=True):
+            bind(spec, tuple(value.shape), sizes, name)
+        assert all(torch.equal(a, b) for a, b in zip(first, second, strict=True))
+        for key, value in inputs.items():
+            other = _call(module, inputs | {key: value * 2 if value.is_floating_point() else 199 - value})
+            assert all(float((b - a).norm() / a.norm()) > 0.02 for a, b in zip(first, other, strict=True)), (name, key)
+
+
+def test_weights_are_those_of_name_and_seed() -> None:
+    weights = [next(random_networks("tiny", seed)["condition"].load().parameters()) for seed in (0, 0, 1)]
+    assert torch.equal(weights[0], weights[1]) and not torch.equal(weights[0], weights[2])
+    digests = {random_networks("tiny", seed)[name].digest() for seed in (0, 0, 1) for name in NETWORKS}
+    assert len(digests) == 2 * 4  # the two networks of the VAE share theirs, as in a folder
+    script = "from dgkit.diffusion.random_model import random_networks as r; print(r('tiny')['denoiser'].digest())"
+    other = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    assert other.stdout.strip() == random_networks("tiny")["denoiser"].digest()
+    state = torch.get_rng_state()
+    random_networks("tiny")["condition"].load()
+    assert torch.equal(state, torch.get_rng_state())
+
+
+def test_every_load_is_untouched() -> None:
+    network = random_networks("tiny")["denoiser"]
+    inputs = example_inputs(network)
+    expected = _call(network.load(), inputs)[0]
+    network.load().to(torch.bfloat16)
+    assert torch.equal(_call(network.load(), inputs)[0], expected)
+
+
+def test_a_pipeline_of_random_weights() -> None:
+    label = np.repeat(np.repeat(np.array([[0, 2], [10, 255]], np.uint8), 32, 0), 32, 1)
+    with load_pipeline("random:tiny") as pipeline:
+        prompts = ("road, car", "road, car, in snowy weather.")
+        assert not torch.equal(*pipeline.encode_text(prompts).unbind())
+        assert pipeline.fit_prompt(", ".join(["car"] * 30))[1]
+        requests = [SceneRequest(label, prompts[1], 0)]
+        image = sample(pipeline, requests, Preset("quick", steps=2, large_area=2000))[0].image
+    assert image.shape == (64, 64, 3) and len(np.unique(image)) > 10
+    with pytest.raises(UsageError, match="unknown random model 'sd3'; known: sd15, city, tiny"):
+        load_pipeline("random:sd3")
+    with pytest.raises(UsageError, match="a ControlNet of its own"):
+        load_pipeline("random:tiny", "elsewhere")
+
+
+def _call(module: torch.nn.Module, inputs: dict[str, torch.Tensor]) -> tuple[torch.Tensor, ...]:
+    with torch.no_grad():
+        result = module(*inputs.values())
+    return result if isinstance(result, tuple) else (result,)
