@@ -10,12 +10,9 @@ import torch
 from torch import Tensor
 
 from dgkit.engines.base import Network, Runner, find_dtype, runner_class
-from dgkit.engines.export import example_inputs
+from dgkit.engines.export import TOLERANCES, example_inputs
 from dgkit.engines.store import Notify, Policy
 from dgkit.errors import UsageError
-
-# Relative L2 error allowed where the less precise of the two sides computes in this type.
-TOLERANCES = {"fp32": 1e-3, "fp16": 1e-2, "bf16": 5e-2}
 
 
 @dataclass(frozen=True)

@@ -2,65 +2,95 @@
 
 The key of a file holds the weights, the configuration, the shapes and the versions of all packages that shape a graph.
 Batch is dynamic in all networks, height and width in the VAE's, which see whole images; the others see tiles of the
-model's own size.
+model's own size. Precision is part of the graph, see :mod:`dgkit.engines.typed`; weights lie in a file beside it.
 """
 
 import contextlib
 import io
 import logging
+import os
+import resource
+import tempfile
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
-from dgkit.engines.base import Network
+from dgkit.engines.base import Network, find_dtype
 from dgkit.engines.machine import backend_version, device_facts, package_versions
 from dgkit.engines.sidecar import EngineKey
 from dgkit.engines.spec import NetworkSpec
 from dgkit.engines.store import Engine, EngineStore, Notify, Policy
-from dgkit.errors import EngineError
-from dgkit.optional import require
+from dgkit.engines.typed import typed_copy, write_fp32_graph
+from dgkit.errors import EngineError, UsageError
+from dgkit.optional import first_line, require
 
 OPSET = 18
+OPSETS = range(18, 24)  # what torch's exporter writes
 MODEL = "model.onnx"
-TOLERANCE = 1e-3  # relative L2 error against PyTorch in fp32; measured on Stable Diffusion 1.5 shapes: at most 3.5e-5
+# Relative L2 error against PyTorch in fp32 that a graph may have. Measured on Stable Diffusion 1.5 shapes in fp32: at
+# most 3.5e-5; in the other types it is what rounding weights and activations to 11 and 8 bits costs.
+TOLERANCES = {"fp32": 1e-3, "fp16": 1e-2, "bf16": 5e-2}
 
 
 def export_network(network: Network, rebuild: Policy = "auto", notify: Notify | None = None) -> Path:
-    """The ONNX file of ``network`` in fp32, from the store or exported now; ``rebuild`` and ``notify`` as there.
-
-    EngineError where the export fails, differs from PyTorch by more than :data:`TOLERANCE`, or is not there and
-    ``rebuild`` is ``never``; MissingDependency names the extra; OutputError where the store cannot be written.
-    """
+    """The ONNX file of ``network`` in fp32, from the store or exported now; otherwise as :func:`export_engine`."""
     return export_engine(network, rebuild, notify).file(MODEL)
 
 
-def export_engine(network: Network, rebuild: Policy = "auto", notify: Notify | None = None) -> Engine:
-    """As :func:`export_network`, with the side-car, whose notes hold the error of each output against PyTorch."""
-    require("onnx", "cpu"), require("onnxscript", "cpu")
+def export_engine(
+    network: Network,
+    rebuild: Policy = "auto",
+    notify: Notify | None = None,
+    *,
+    dtype: str = "fp32",
+    opset: int = OPSET,
+) -> Engine:
+    """The graph of ``network`` in ``dtype``, from the store or exported now; ``rebuild`` and ``notify`` as there.
 
-    def build(folder: Path) -> dict[str, dict[str, float]]:
+    Its file is :data:`MODEL`; inputs and outputs of type float are in ``dtype``. The notes of the side-car hold the
+    relative L2 error of each output against PyTorch in fp32. It is measured in ONNX Runtime on the CPU: of the graph
+    itself in fp32 and fp16, of its copy in fp32 for bf16, of which no CPU runs all operators.
+
+    EngineError where the export fails, differs from PyTorch by more than :data:`TOLERANCES`, or is not there and
+    ``rebuild`` is ``never``; UsageError for an unknown dtype or opset; MissingDependency names the extra; OutputError
+    where the store cannot be written.
+    """
+    for package in ("onnx", "onnxscript", "onnxruntime"):
+        require(package, "cpu")
+
+    def build(folder: Path) -> dict[str, Any]:
         module = network.load().float().eval()
         with torch.no_grad():
-            _export(network, module, folder / MODEL)
-            return {"error": _verify(network, module, folder / MODEL)}
+            inputs = _check_inputs(network)
+            result = module(*inputs.values())
+            expected = result if isinstance(result, tuple) else (result,)
+            _export(network, typed_copy(module, find_dtype(dtype)), folder / MODEL, opset)
+            errors = _verify(network, folder / MODEL, dtype, inputs, expected)
+        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20  # KiB on Linux
+        return {"error": errors, "checked": "fp32 copy" if dtype == "bf16" else dtype, "peak_gib": round(peak, 2)}
 
-    return EngineStore().obtain(graph_key(network), build, rebuild=rebuild, model=network.model, notify=notify)
+    key = graph_key(network, dtype, opset)
+    return EngineStore().obtain(key, build, rebuild=rebuild, model=network.model, notify=notify)
 
 
-def graph_key(network: Network) -> EngineKey:
-    """Key of the exported graph of ``network``, which runs on any device."""
+def graph_key(network: Network, dtype: str = "fp32", opset: int = OPSET) -> EngineKey:
+    """Key of the exported graph of ``network``, which runs on any device. UsageError for an unknown dtype or opset."""
+    find_dtype(dtype)
+    if opset not in OPSETS:
+        raise UsageError(f"opset {opset}; allowed are {OPSETS.start} to {OPSETS.stop - 1}", f"use {OPSET}")
     free = dynamic_symbols(network.spec)
     symbols = sorted({symbol for item in (*network.spec.inputs, *network.spec.outputs) for symbol in item.shape})
     return EngineKey(
         network=network.spec.name,
         weights=network.digest(),
-        dtype="fp32",
+        dtype=dtype,
         shapes={symbol: "any" if symbol in free else network.sizes[symbol] for symbol in symbols},
-        graph={"opset": OPSET},
+        graph={"opset": opset},
         backend="onnx",
         backend_version=backend_version("onnx"),
         versions=package_versions(("torch", "diffusers", "transformers", "onnxscript")),
@@ -84,26 +114,30 @@ def example_inputs(network: Network, batch: int = 2, seed: int = 0, **sizes: int
     return inputs
 
 
-def _export(network: Network, module: nn.Module, path: Path) -> None:
-    spec, inputs = network.spec, example_inputs(network)
+def _export(network: Network, module: nn.Module, path: Path, opset: int) -> None:
+    spec, dtype = network.spec, next(module.parameters()).dtype
+    inputs = [value.to(dtype) if value.is_floating_point() else value for value in example_inputs(network).values()]
     try:
         with quiet_exporter():
             program = torch.onnx.export(
                 module,
-                tuple(inputs.values()),
+                tuple(inputs),
                 input_names=[item.name for item in spec.inputs],
                 output_names=[item.name for item in spec.outputs],
                 dynamic_shapes=_dynamic_shapes(spec),
-                opset_version=OPSET,
+                opset_version=opset,
                 dynamo=True,
+                optimize=True,  # folds constants
                 verbose=False,
             )
             if program is None:
                 raise EngineError(f"{spec.name}: the exporter returned nothing")
             program.save(str(path), external_data=True)
+        require("onnx", "cpu").checker.check_model(str(path))  # by path: a graph of 2 GB and more is no message
     except (RuntimeError, ValueError, TypeError, torch.onnx.errors.OnnxExporterError) as error:
-        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
-        raise EngineError(f"{spec.name} cannot be exported to ONNX: {reason}", "use --engine torch") from error
+        raise EngineError(
+            f"{spec.name} cannot be exported to ONNX: {first_line(error)}", "use --engine torch"
+        ) from error
 
 
 def dynamic_symbols(spec: NetworkSpec) -> frozenset[str]:
@@ -120,27 +154,50 @@ def _dynamic_shapes(spec: NetworkSpec) -> tuple[dict[int, object], ...]:
     )
 
 
-def _verify(network: Network, module: nn.Module, path: Path) -> dict[str, float]:
-    """Error of each output at another batch, other values and, where it is dynamic, another height than exported."""
-    runtime = require("onnxruntime", "cpu")
+def _check_inputs(network: Network) -> dict[str, Tensor]:
+    """Another batch, other values and, where it is dynamic, another height than those of the export."""
     changed: dict[str, int] = {}
     if "height" in dynamic_symbols(network.spec):
         changed = {name: network.sizes[name] // 2 for name in ("height", "image_height")}
-    inputs = example_inputs(network, batch=3, seed=1, **changed)
-    session = runtime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
-    found = session.run(None, {name: value.numpy() for name, value in inputs.items()})
-    result = module(*inputs.values())
-    results = result if isinstance(result, tuple) else (result,)
+    return example_inputs(network, batch=3, seed=1, **changed)
+
+
+def _verify(
+    network: Network, path: Path, dtype: str, inputs: Mapping[str, Tensor], expected: Sequence[Tensor]
+) -> dict[str, float]:
+    """Error of each output of the graph against ``expected``, what PyTorch in fp32 makes of ``inputs``."""
+    tolerance = TOLERANCES[dtype]
+    with tempfile.TemporaryDirectory(dir=path.parent) as folder:
+        if dtype == "bf16":
+            path, dtype = write_fp32_graph(path, Path(folder) / path.name), "fp32"
+        found = run_graph(path, inputs, dtype)
     errors = {}
-    for spec, value, expected in zip(network.spec.outputs, found, results, strict=True):
-        error = errors[spec.name] = relative_error(value, expected.numpy())
-        if not error <= TOLERANCE:
+    for spec, value, wanted in zip(network.spec.outputs, found.values(), expected, strict=True):
+        error = errors[spec.name] = relative_error(value, wanted.numpy())
+        if not error <= tolerance:
             raise EngineError(f"{network.spec.name}: {spec.name} of the ONNX file is off by {error:.1e} from PyTorch")
     return errors
 
 
+def run_graph(path: Path, inputs: Mapping[str, Tensor], dtype: str = "fp32") -> dict[str, np.ndarray]:
+    """Outputs by name of the fp32 or fp16 graph at ``path`` in ONNX Runtime on the CPU; ``inputs`` are cast to it.
+
+    Raises what ONNX Runtime raises.
+    """
+    runtime: Any = require("onnxruntime", "cpu")
+    options = runtime.SessionOptions()
+    options.intra_op_num_threads = min(torch.get_num_threads(), len(os.sched_getaffinity(0)))
+    options.log_severity_level = 3
+    session = runtime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+    kind = find_dtype(dtype)
+    feed = {name: (value.to(kind) if value.is_floating_point() else value).numpy() for name, value in inputs.items()}
+    names = [output.name for output in session.get_outputs()]
+    return dict(zip(names, session.run(names, feed), strict=True))
+
+
 def relative_error(value: np.ndarray, expected: np.ndarray) -> float:
     """L2 norm of the difference over that of ``expected``."""
+    value, expected = value.astype(np.float64), expected.astype(np.float64)
     return float(np.linalg.norm(value - expected) / max(float(np.linalg.norm(expected)), 1e-30))
 
 

@@ -88,7 +88,7 @@ def test_the_store_says_what_was_exported(folder: ModelFolder) -> None:
     assert set(engine.key.versions) >= {"torch", "diffusers", "transformers"}
     errors = engine.sidecar.notes["error"]
     assert isinstance(errors, dict) and set(errors) == {"mean", "logvar"}
-    assert all(isinstance(error, float) and 0 <= error < export.TOLERANCE for error in errors.values())
+    assert all(isinstance(error, float) and 0 <= error < export.TOLERANCES["fp32"] for error in errors.values())
 
 
 def test_other_weights_are_another_graph(folder: ModelFolder, tmp_path: Path) -> None:
