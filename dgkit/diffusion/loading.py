@@ -14,13 +14,12 @@ from dgkit.diffusion.hub import embedded_model, find_controlnet, find_model
 from dgkit.diffusion.parts import Model, model_networks
 from dgkit.diffusion.pipeline import Pipeline
 from dgkit.diffusion.random_model import RANDOM, RandomModel
-from dgkit.engines.base import Runner, find_device, find_dtype, runner_class
+from dgkit.engines.base import find_device, find_dtype
+from dgkit.engines.recipe import EngineRecipe
 from dgkit.engines.store import Notify, Policy
 from dgkit.errors import UsageError
 
 __all__ = ["embedded_model", "load_pipeline", "model_networks", "open_model"]
-
-_ALWAYS_FP32 = ("text_encoder", "vae_encoder")  # once an image or less; the published bridge encodes in fp32
 
 
 def load_pipeline(
@@ -30,40 +29,41 @@ def load_pipeline(
     engine: str = "torch",
     device: str = "cpu",
     dtype: str = "fp32",
+    recipe: EngineRecipe | None = None,
     rebuild: Policy = "auto",
     notify: Notify | None = None,
 ) -> Pipeline:
     """Find, check and prepare a model; weights reach the device when the pipeline is entered.
 
     ``model``: None for the embedded one, a folder, a hub id, or ``random:NAME``, see
-    :mod:`dgkit.diffusion.random_model`. ``controlnet``: None for the model's own
-    ``controlnet/``, a folder, or a hub id with an optional sub-folder. ``dtype`` (fp32, bf16, fp16) is that of the
-    denoiser, the condition network and the VAE decoder; text encoder and VAE encoder stay fp32. ``rebuild`` (``never``,
-    ``auto``, ``always``) says what happens where an engine is missing or stale when the pipeline is entered, and
-    ``notify`` is told of it, see :meth:`dgkit.engines.store.EngineStore.obtain`.
+    :mod:`dgkit.diffusion.random_model`. ``controlnet``: None for the model's own ``controlnet/``, a folder, or a hub id
+    with an optional sub-folder. ``dtype`` (fp32, bf16, fp16) is that of the denoiser, the condition network and the VAE
+    decoder; text encoder and VAE encoder stay fp32. ``recipe`` stands in for ``engine``, ``device`` and ``dtype`` and
+    may state them for each network. ``rebuild`` (``never``, ``auto``, ``always``) says what happens where an engine is
+    missing or stale when the pipeline is entered, and ``notify`` is told of it, see
+    :meth:`dgkit.engines.store.EngineStore.obtain`.
 
     Raises ModelError for anything wrong with the folder, UsageError for an unknown engine, device, dtype or policy.
     """
     find_device(device), find_dtype(dtype)
-    runner_type = runner_class(engine)
+    used = recipe or EngineRecipe.model_validate({"engine": engine, "device": device, "dtype": dtype})
     folder = open_model(model, controlnet)
-    runners: dict[str, Runner] = {
-        name: runner_type(network, device, "fp32" if name in _ALWAYS_FP32 else dtype, rebuild=rebuild, notify=notify)
-        for name, network in model_networks(folder).items()
-    }
+    runners = used.runners(model_networks(folder), rebuild, notify)
 
     def identify() -> dict[str, Any]:
-        return {"name": folder.info.name, "digest": folder.digest(), "engine": engine, "dtype": dtype}
+        facts = {"name": folder.info.name, "digest": folder.digest(), "engine": used.engine, "dtype": used.dtype}
+        own = {name: choice.model_dump(exclude_none=True) for name, choice in used.networks.items()}
+        return {**facts, "networks": own} if own else facts
 
     def precise() -> Pipeline:
-        return load_pipeline(model, controlnet, engine="torch", device=device, dtype="fp32")
+        return load_pipeline(model, controlnet, engine="torch", device=str(runners["denoiser"].device), dtype="fp32")
 
     return Pipeline(
         folder.info,
         runners,
         folder.tokenizer(),
         identify=identify,
-        precise=None if dtype == "fp32" else precise,
+        precise=None if all(runner.dtype_name == "fp32" for runner in runners.values()) else precise,
         release=folder.release,
     )
 

@@ -32,7 +32,7 @@ from dgkit.locks import locked
 Policy = Literal["never", "auto", "always"]
 Build = Callable[[Path], Mapping[str, Any] | None]
 Notify = Callable[[str], None]
-_OPTIONS = {"onnx": "ort"}  # backend of a key -> what --engine calls it, where that differs
+_OPTIONS = {"onnx": "ort", "rtx": "trt"}  # backend of a key -> what --engine calls it, where that differs
 
 
 @dataclass(frozen=True)
@@ -202,9 +202,14 @@ def check_policy(rebuild: str) -> Policy:
 
 def rebuild_command(key: EngineKey, model: str = "") -> str:
     """The command that builds the engine of ``key`` for ``model``, which is quoted for a shell already."""
-    engine, batch = _OPTIONS.get(key.backend, key.backend), str(key.shapes.get("batch", ""))
-    profile = f" --batch {batch}" if "," in batch else ""
-    return f"dgkit build-engines {model or 'MODEL'} --engine {engine} --dtype {key.dtype}{profile} --rebuild always"
+    if key.backend == "onnx" and key.dtype != "fp32":  # a graph that only other backends take
+        return f"dgkit export {model or 'MODEL'} OUT --networks {key.network} --dtype {key.dtype} --rebuild always"
+    words = ["dgkit build-engines", model or "MODEL", "--engine", _OPTIONS.get(key.backend, key.backend)]
+    words += ["--networks", key.network, "--dtype", key.dtype]
+    if key.device.get("kind") == "cuda":
+        words += ["--device", "cuda"]
+    batch = str(key.shapes.get("batch", ""))
+    return " ".join([*words, *(["--batch", batch] if "," in batch else []), "--rebuild always"])
 
 
 def _describe(key: EngineKey, folder: Path, model: str, seconds: float, notes: Mapping[str, Any]) -> SideCar:

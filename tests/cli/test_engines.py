@@ -84,7 +84,7 @@ def test_inspect(store: EngineStore, capsys: pytest.CaptureFixture[str]) -> None
     assert "\n  weights: " + "a" * 64 in text and "model.onnx 2048" in text
     text = run(capsys, "inspect", STALE.name)
     assert f"backend_version: wanted {backend_version('onnx')}, have 0.1" in text
-    assert "rebuild: dgkit build-engines m --engine ort --dtype fp32 --batch 1,4,16 --rebuild always" in text
+    assert "rebuild: dgkit build-engines m --engine ort --networks condition --dtype fp32 --batch 1,4,16" in text
     found = json.loads(run(capsys, "inspect", "condition", "--json"))
     assert found["side_car"]["key"]["backend_version"] == "0.1" and found["rebuild"].startswith("dgkit build-engines m")
 

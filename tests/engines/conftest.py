@@ -1,4 +1,4 @@
-"""One micro model and its networks."""
+"""One micro model and its networks; a store with one engine."""
 
 from __future__ import annotations
 
@@ -7,6 +7,8 @@ from pathlib import Path
 import pytest
 
 from dgkit.diffusion.folder import ModelFolder
+from dgkit.engines.store import Engine, EngineStore
+from tests.engines import stored
 from tests.models import make_micro_model
 
 
@@ -18,3 +20,13 @@ def micro_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture()
 def folder(micro_folder: Path) -> ModelFolder:
     return ModelFolder(micro_folder)
+
+
+@pytest.fixture()
+def store(tmp_path: Path) -> EngineStore:
+    return EngineStore(tmp_path / "engines")
+
+
+@pytest.fixture()
+def engine(store: EngineStore) -> Engine:
+    return store.obtain(stored.KEY, stored.build)

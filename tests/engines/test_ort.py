@@ -102,7 +102,8 @@ def test_a_damaged_graph_is_never_used(folder: ModelFolder, monkeypatch: pytest.
     network = model_networks(folder)["condition"]
     with pytest.raises(EngineError, match="no engine of condition for onnx in fp32 is built") as caught:
         OrtRunner(network, rebuild="never").__enter__()
-    assert caught.value.hint == f"dgkit build-engines {folder.root} --engine ort --dtype fp32 --rebuild always"
+    command = f"dgkit build-engines {folder.root} --engine ort --networks condition --dtype fp32"
+    assert caught.value.hint == f"{command} --rebuild always"
     said: list[str] = []
     for damage in (False, True):
         with OrtRunner(network, notify=said.append) as runner:

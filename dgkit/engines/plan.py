@@ -1,0 +1,99 @@
+"""Building the engines of a model: what is there, what is missing and why, what was built, how long it took."""
+
+import time
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from dgkit.engines.base import Runner
+from dgkit.engines.store import Engine, Policy
+from dgkit.errors import EngineError
+
+State = Literal["ready", "built", "missing", "failed", "none needed"]
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """One network. ``reason`` says why it is missing, was built or failed; empty where it was ready.
+
+    ``engines`` are the files of the store behind it, ``size`` their bytes, ``seconds`` what building them took now, and
+    ``error`` the largest error that any of them had against PyTorch when it was made (relative L2; None: not known).
+    """
+
+    network: str
+    engine: str
+    dtype: str
+    device: str
+    state: State
+    reason: str = ""
+    hint: str = ""
+    seconds: float = 0.0
+    engines: tuple[Engine, ...] = ()
+
+    @property
+    def size(self) -> int:
+        return sum(engine.sidecar.size for engine in self.engines)
+
+    @property
+    def error(self) -> float | None:
+        found = [error for engine in self.engines for error in _numbers(engine.sidecar.notes.get("error"))]
+        return max(found, default=None)
+
+
+def look(name: str, engine: str, runner: Runner) -> Outcome:
+    """What is there of the engines that ``runner`` needs; nothing is built.
+
+    Raises MissingDependency and UsageError where the backend cannot run here at all.
+    """
+    facts = (name, engine, runner.dtype_name, str(runner.device))
+    policy, runner.rebuild = runner.rebuild, "never"
+    try:
+        found = tuple(runner.prepare())
+    except EngineError as error:
+        return Outcome(*facts, "missing", error.message, error.hint)
+    finally:
+        runner.rebuild = policy
+    return Outcome(*facts, "ready" if found else "none needed", engines=found)
+
+
+def build(name: str, engine: str, runner: Runner) -> Outcome:
+    """Build what ``runner`` needs, as far as its ``rebuild`` asks for it.
+
+    A build that fails is an outcome with the reason. Raises MissingDependency, OutputError and UsageError.
+    """
+    before = look(name, engine, runner)
+    if runner.rebuild == "never" or (before.state != "missing" and runner.rebuild == "auto"):
+        return before
+    facts, started = (name, engine, runner.dtype_name, str(runner.device)), time.perf_counter()
+    try:
+        found = tuple(runner.prepare())
+    except EngineError as error:
+        return Outcome(*facts, "failed", error.message, error.hint, time.perf_counter() - started)
+    reason = before.reason or "asked for anew"
+    state: State = "built" if found else "none needed"
+    return Outcome(*facts, state, reason if found else "", "", time.perf_counter() - started, found)
+
+
+def first_problem(outcomes: Iterable[Outcome]) -> EngineError | None:
+    """The error to end with: of the first network that failed, or is missing."""
+    for outcome in outcomes:
+        if outcome.state in ("failed", "missing"):
+            return EngineError(outcome.reason, outcome.hint)
+    return None
+
+
+def policy_text(rebuild: Policy, outcome: Outcome) -> str:
+    """What a build under ``rebuild`` would do with what :func:`look` found."""
+    if outcome.state == "none needed":
+        return "nothing to build"
+    if rebuild == "never":
+        return "would be refused" if outcome.state == "missing" else "would be used"
+    return "would be built" if outcome.state == "missing" or rebuild == "always" else "would be used"
+
+
+def _numbers(value: Any) -> Iterator[float]:
+    if isinstance(value, dict):
+        for item in value.values():
+            yield from _numbers(item)
+    elif isinstance(value, int | float) and not isinstance(value, bool):
+        yield float(value)

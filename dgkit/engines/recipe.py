@@ -1,0 +1,110 @@
+"""Which backend, precision and batch each network of a model gets: what a recipe of ``engines/`` states."""
+
+from collections.abc import Iterable, Mapping
+from typing import Literal
+
+import torch
+from pydantic import Field, field_validator
+
+from dgkit.config import Config
+from dgkit.engines.base import RUNNERS, BuildOptions, Network, Runner, runner_class
+from dgkit.engines.spec import NETWORKS, network_spec
+from dgkit.engines.store import Notify, Policy
+from dgkit.errors import UsageError
+
+Precision = Literal["fp32", "bf16", "fp16"]
+FP32 = frozenset({"text_encoder", "vae_encoder"})  # once an image or less; the published bridge encodes in fp32
+# Samples a call where a recipe states none: prompts come 32 at most, images of any size one at a time.
+BATCHES = {"text_encoder": (1, 8, 32), "vae_encoder": (1, 1, 2), "vae_decoder": (1, 1, 2)}
+
+
+class NetworkRecipe(Config):
+    """What one network has of its own; what is left out is that of the recipe."""
+
+    engine: str | None = None
+    """backend"""
+    dtype: Precision | None = None
+    """number format"""
+    batch: tuple[int, int, int] | None = None
+    """samples of one call: the fewest, the number that the engine is tuned for, the most"""
+
+    @field_validator("engine")
+    @classmethod
+    def _known(cls, engine: str | None) -> str | None:
+        return engine if engine is None else known_engine(engine)
+
+
+class EngineRecipe(Config):
+    """How the networks of a model are run. The defaults are the recipe that is used where none is given."""
+
+    engine: str = "ort"
+    """backend: torch, compile, ort, openvino or trt"""
+    dtype: Precision = "fp32"
+    """number format of the denoiser, the condition network and the VAE decoder; the two encoders stay fp32"""
+    device: str = "auto"
+    """auto, cpu, cuda or cuda:N; auto: cuda where there is one"""
+    networks: dict[str, NetworkRecipe] = Field(default_factory=dict)
+    """exceptions by network"""
+    options: BuildOptions = BuildOptions()
+    """how engines are built; the batch is that of the denoiser and the condition network"""
+
+    @field_validator("engine")
+    @classmethod
+    def _known(cls, engine: str) -> str:
+        return known_engine(engine)
+
+    @field_validator("networks")
+    @classmethod
+    def _networks(cls, networks: dict[str, NetworkRecipe]) -> dict[str, NetworkRecipe]:
+        for name in networks:
+            network_spec(name)
+        return networks
+
+    def choice(self, name: str) -> tuple[str, str, BuildOptions]:
+        """Backend, number format and options of the network called ``name``."""
+        own = self.networks.get(name, NetworkRecipe())
+        batch = own.batch or BATCHES.get(name, self.options.batch)
+        options = BuildOptions(**{**self.options.model_dump(), "batch": batch})
+        return own.engine or self.engine, own.dtype or ("fp32" if name in FP32 else self.dtype), options
+
+    def runners(
+        self, networks: Mapping[str, Network], rebuild: Policy = "auto", notify: Notify | None = None
+    ) -> dict[str, Runner]:
+        """A runner of each network by name, not opened; UsageError where a backend refuses its device or dtype."""
+        device, found = resolve_device(self.device), {}
+        for name, network in networks.items():
+            engine, dtype, options = self.choice(name)
+            found[name] = runner_class(engine)(network, device, dtype, rebuild=rebuild, notify=notify, options=options)
+        return found
+
+
+def known_engine(engine: str) -> str:
+    """``engine`` itself; UsageError lists the known ones. The backend is not imported."""
+    if engine not in RUNNERS:
+        raise UsageError(f"unknown engine {engine!r}; known: {', '.join(RUNNERS)}")
+    return engine
+
+
+def choose_networks(names: str | Iterable[str] = "all") -> tuple[str, ...]:
+    """Names of networks in the order of the spec, from ``all`` or ``denoiser,vae_decoder``; UsageError if unknown."""
+    if names == "all":
+        return tuple(NETWORKS)
+    listed = names.split(",") if isinstance(names, str) else names
+    wanted = {network_spec(name.strip()).name for name in listed}
+    return tuple(name for name in NETWORKS if name in wanted)
+
+
+def resolve_device(device: str) -> str:
+    """``auto`` as ``cuda`` where torch sees a GPU, else ``cpu``; any other device as it is."""
+    if device != "auto":
+        return device
+    return "cuda" if torch.cuda.is_available() else "cpu"
+
+
+def parse_batch(text: str) -> tuple[int, int, int]:
+    """``1,8,64`` as three numbers, and ``8`` as that number thrice; UsageError for anything else."""
+    parts = [part.strip() for part in text.split(",")]
+    if len(parts) not in (1, 3) or not all(part.isdecimal() for part in parts):
+        raise UsageError(f"batch {text!r}; expected min,opt,max or one number", "such as --batch 1,8,64")
+    least, usual, most = (int(part) for part in (parts if len(parts) == 3 else parts * 3))
+    return least, usual, most
