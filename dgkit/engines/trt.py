@@ -1,0 +1,95 @@
+"""TensorRT and TensorRT-RTX on an NVIDIA GPU; which of them, see :func:`dgkit.engines.trt_library.load_library`."""
+
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor
+
+from dgkit.engines.base import BuildOptions, Network, Runner
+from dgkit.engines.export import MODEL, export_engine
+from dgkit.engines.store import Engine, EngineStore, Notify, Policy
+from dgkit.engines.trt_build import ENGINE, Profile, choose_profile, describe_profile, obtain_engine, profiles
+from dgkit.engines.trt_library import load_library, on_gpu
+from dgkit.engines.trt_session import Session
+from dgkit.errors import EngineError
+
+
+class TrtRunner(Runner):
+    """Runs an engine of the store, built on first use unless ``rebuild`` is ``never``.
+
+    Uses all of :class:`~dgkit.engines.base.BuildOptions` but ``threads``. A call of more samples than the largest batch
+    is run in parts. Outputs are fresh tensors on the GPU in the runner's dtype. On ``device`` ``cpu`` an engine of
+    TensorRT-RTX can be built (:meth:`prepare`), not opened.
+    """
+
+    def __init__(
+        self,
+        network: Network,
+        device: str = "cpu",
+        dtype: str = "fp32",
+        *,
+        rebuild: Policy = "auto",
+        notify: Notify | None = None,
+        options: BuildOptions | None = None,
+    ) -> None:
+        super().__init__(network, device, dtype, rebuild=rebuild, notify=notify, options=options)
+        self._profiles: tuple[Profile, ...] = profiles(network, self.options.batch)
+        self._session: Session | None = None
+
+    def prepare(self) -> list[Engine]:
+        engine = obtain_engine(
+            load_library(),
+            self.network,
+            self.dtype_name,
+            self.device,
+            self.options,
+            rebuild=self.rebuild,
+            notify=self.notify,
+        )
+        return [engine]
+
+    def _open(self) -> None:
+        library = load_library()
+        (engine,) = self.prepare()
+        if not on_gpu(self.device):
+            found = "asked for the CPU" if torch.cuda.is_available() else "torch sees no CUDA device here"
+            hint = "use --device cuda" if torch.cuda.is_available() else "use --engine torch, openvino or ort"
+            raise EngineError(f"engine {engine.name} is built, but TensorRT runs on an NVIDIA GPU; {found}", hint)
+        weights = None
+        if self.options.strip_weights:
+            weights = export_engine(self.network, self.rebuild, self.notify, dtype=self.dtype_name).file(MODEL)
+        self._session = Session(
+            library,
+            engine.file(ENGINE),
+            self.device,
+            cuda_graph=self.options.cuda_graph,
+            weights=weights,
+            kernels=EngineStore().root / f".{engine.name}.kernels",
+        )
+
+    def _run(self, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+        assert self._session is not None
+        index, count = self._choose(tensors)
+        if count == 1:
+            return self._session.run(index, tensors)
+        split = {name: value.tensor_split(count) for name, value in tensors.items()}
+        parts = [self._session.run(index, {name: split[name][part] for name in split}) for part in range(count)]
+        return {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
+
+    def _choose(self, tensors: Mapping[str, Tensor]) -> tuple[int, int]:
+        """The profile to run with, and in how many parts; EngineError where the engine does not take these sizes."""
+        sizes: dict[str, int] = {}
+        for spec in self.spec.inputs:
+            sizes.update(zip(spec.shape, tensors[spec.name].shape, strict=True))
+        found = choose_profile(self.network, self._profiles, sizes)
+        if found is None:
+            names = sorted({symbol for profile in self._profiles for symbol in profile if symbol in sizes})
+            taken = " or ".join(describe_profile(profile, names) for profile in self._profiles)
+            got = ", ".join(f"{name} {sizes[name]}" for name in names)
+            raise EngineError(f"{self}: got {got}; the engine takes {taken}", "use --engine torch for other sizes")
+        return found
+
+    def _close(self) -> None:
+        if self._session is not None:
+            self._session.close()
+        self._session = None

@@ -1,0 +1,224 @@
+"""Engines for TensorRT and TensorRT-RTX: their key, the shapes they are built for, and the build from a typed graph.
+
+Precision comes from the graph alone (:mod:`dgkit.engines.typed`): the network is strongly typed. TF32 is off, so that
+fp32 means fp32.
+"""
+
+import contextlib
+import resource
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from dgkit.engines.base import BuildOptions, Network
+from dgkit.engines.export import MODEL, dynamic_symbols, export_engine, graph_key
+from dgkit.engines.machine import backend_version, device_facts
+from dgkit.engines.sidecar import EngineKey, Scalar
+from dgkit.engines.spec import TensorSpec
+from dgkit.engines.store import Engine, EngineStore, Notify, Policy
+from dgkit.engines.trt_library import Library, is_portable, make_monitor, on_gpu
+from dgkit.errors import EngineError
+from dgkit.files import atomic_write
+
+ENGINE = "model.engine"
+# Pixels of one call of the VAE. Its widest tensors have 256 channels at full resolution, and a tensor of TensorRT may
+# hold 2**31 values: this leaves half of it.
+VAE_PIXELS = 1 << 22
+Profile = Mapping[str, tuple[int, int, int]]
+"""Fewest, usual and most of each symbol whose size may change."""
+
+
+def profiles(network: Network, batch: tuple[int, int, int]) -> tuple[Profile, ...]:
+    """The shapes that an engine takes: one profile, and for the VAE a second one for single images of other sizes.
+
+    Those are half to twice as high and half to four times as wide as the model's own. The batch of the first profile
+    ends where a call would exceed :data:`VAE_PIXELS`.
+    """
+    sizes = network.sizes
+    if "height" not in dynamic_symbols(network.spec):
+        return ({"batch": batch},)
+    fit = max(1, VAE_PIXELS // (sizes["image_height"] * sizes["image_width"]))
+    own = {"batch": (min(batch[0], fit), min(batch[1], fit), min(batch[2], fit))}
+    single = {"batch": (1, 1, 1)}
+    for symbol, most in (("height", 2), ("width", 4)):
+        cells, pixels = sizes[symbol], sizes[f"image_{symbol}"]
+        own[symbol], own[f"image_{symbol}"] = (cells,) * 3, (pixels,) * 3
+        few = max(1, cells // 2)
+        single[symbol] = (few, cells, most * cells)
+        single[f"image_{symbol}"] = (few * pixels // cells, pixels, most * pixels)
+    return own, single
+
+
+def choose_profile(network: Network, known: Sequence[Profile], sizes: Mapping[str, int]) -> tuple[int, int] | None:
+    """Index of the profile that takes inputs of these ``sizes`` by symbol with the largest batches, and in how many
+    parts of about equal batch; None where there is none.
+    """
+    found = []
+    for index, profile in enumerate(known):
+        ranges = {symbol: profile.get(symbol, (network.sizes[symbol],) * 3) for symbol in sizes}
+        least, _, most = ranges.pop("batch")
+        parts = -(-sizes["batch"] // most)
+        fits = all(low <= sizes[symbol] <= high for symbol, (low, _, high) in ranges.items())
+        if fits and sizes["batch"] // parts >= least:
+            found.append((parts, index))
+    return (min(found)[1], min(found)[0]) if found else None
+
+
+def describe_profile(profile: Profile, names: Sequence[str]) -> str:
+    """The ranges of the symbols ``names``, as messages state them."""
+    ranges = ((name, profile[name]) for name in names)
+    return ", ".join(f"{name} {low}" if low == high else f"{name} {low} to {high}" for name, (low, _, high) in ranges)
+
+
+def engine_key(
+    library: Library, network: Network, dtype: str, device: torch.device, options: BuildOptions
+) -> EngineKey:
+    """Key of the engine of ``network``. One of TensorRT-RTX is for any device unless its GPU is none of the usual."""
+    graph = graph_key(network, dtype)
+    first, *others = profiles(network, options.batch)
+    ranges = {**first, **(others[0] if others else {}), "batch": first["batch"]}
+    shapes = {s: ",".join(map(str, ranges[s])) if s in ranges else size for s, size in graph.shapes.items()}
+    flags: dict[str, Scalar] = {
+        name: value
+        for name in ("optimisation_level", "workspace_gib", "strip_weights", "refit")
+        if (value := getattr(options, name)) not in (None, False)
+    }
+    portable = library.is_rtx and is_portable(device)
+    return EngineKey(
+        network=graph.network,
+        weights=graph.weights,
+        dtype=dtype,
+        shapes=shapes,
+        graph=graph.graph,
+        backend=library.backend,
+        backend_version=backend_version(library.backend),
+        versions={**graph.versions, "onnx": graph.backend_version},
+        device=device_facts("any" if portable else str(device)),
+        flags=flags,
+    )
+
+
+def obtain_engine(
+    library: Library,
+    network: Network,
+    dtype: str,
+    device: torch.device,
+    options: BuildOptions,
+    *,
+    rebuild: Policy = "auto",
+    notify: Notify | None = None,
+) -> Engine:
+    """The engine of ``network`` from the store, or built for ``device`` now; ``rebuild`` and ``notify`` as there.
+
+    EngineError where the library refuses, and where a build needs a GPU and there is none: with TensorRT always, with
+    TensorRT-RTX for weights that can be replaced.
+    """
+    key = engine_key(library, network, dtype, device, options)
+
+    def build(folder: Path) -> dict[str, Any]:
+        _check_device(library, device, options)
+        graph = export_engine(network, "auto", notify, dtype=dtype)
+        with torch.cuda.device(device) if on_gpu(device) else contextlib.nullcontext():
+            return _build(library, graph.file(MODEL), folder / ENGINE, network, device, options, notify)
+
+    return EngineStore().obtain(key, build, rebuild=rebuild, model=network.model, notify=notify)
+
+
+def _check_device(library: Library, device: torch.device, options: BuildOptions) -> None:
+    if on_gpu(device):
+        return
+    if not library.is_rtx:
+        raise EngineError(
+            f"TensorRT builds on the GPU that the engine is for; asked for device {device}",
+            "use --device cuda on a machine with an NVIDIA GPU, or DGKIT_TRT=rtx",
+        )
+    if options.strip_weights or options.refit:
+        raise EngineError(
+            "TensorRT-RTX builds engines whose weights can be replaced on a GPU only; there is none here",
+            "build without strip_weights and refit",
+        )
+
+
+def _build(
+    library: Library,
+    graph: Path,
+    target: Path,
+    network: Network,
+    device: torch.device,
+    options: BuildOptions,
+    notify: Notify | None,
+) -> dict[str, Any]:
+    """Build the engine file ``target``; returns notes for the side-car."""
+    name, trt = network.spec.name, library.module
+    library.reason()  # forget what was said before
+    builder = trt.Builder(library.logger)
+    flag = int(trt.NetworkDefinitionCreationFlag.STRONGLY_TYPED)  # the only kind in TensorRT 11, which ignores it
+    definition = builder.create_network(1 << flag)
+    parser = trt.OnnxParser(definition, library.logger)
+    if not parser.parse_from_file(str(graph)):
+        raise EngineError(f"{name} cannot be parsed: {_parser_errors(parser) or library.reason()}")
+    config = _configure(library, builder, device, options)
+    monitor = config.progress_monitor = make_monitor(library, notify, name)
+    for profile in profiles(network, options.batch):
+        shape = builder.create_optimization_profile()
+        for spec in network.spec.inputs:
+            shape.set_shape(spec.name, *(_shape(spec, network, profile, index) for index in range(3)))
+        config.add_optimization_profile(shape)
+    timings = _load_timings(library, config, device)
+    plan = builder.build_serialized_network(definition, config)
+    if monitor.cancelled:
+        raise KeyboardInterrupt
+    if plan is None:
+        raise EngineError(f"{name} cannot be built: {library.reason()}", "use --engine torch")
+    target.write_bytes(memoryview(plan))
+    if timings is not None:
+        atomic_write(timings, bytes(config.get_timing_cache().serialize()))
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20  # KiB on Linux
+    return {"layers": definition.num_layers, "peak_gib": round(peak, 2)}
+
+
+def _configure(library: Library, builder: Any, device: torch.device, options: BuildOptions) -> Any:
+    trt, config = library.module, builder.create_builder_config()
+    config.clear_flag(trt.BuilderFlag.TF32)
+    if options.workspace_gib is not None:
+        config.set_memory_pool_limit(trt.MemoryPoolType.WORKSPACE, int(options.workspace_gib * 2**30))
+    if options.optimisation_level is not None:
+        config.builder_optimization_level = options.optimisation_level
+    if options.strip_weights:
+        config.set_flag(trt.BuilderFlag.STRIP_PLAN)
+        config.set_flag(trt.BuilderFlag.REFIT_IDENTICAL)
+    if options.refit:
+        config.set_flag(trt.BuilderFlag.REFIT)
+    if library.is_rtx:
+        config.set_flag(trt.BuilderFlag.REQUIRE_USER_ALLOCATION)  # without it no CUDA graph can be captured
+        if not is_portable(device):
+            config.num_compute_capabilities = 1
+            config.set_compute_capability(trt.ComputeCapability.CURRENT, 0)
+    return config
+
+
+def _load_timings(library: Library, config: Any, device: torch.device) -> Path | None:
+    """Give the builder the timings of earlier builds on this GPU; returns where to keep them.
+
+    TensorRT-RTX times nothing; with a cache of timings it asks for a GPU.
+    """
+    if library.is_rtx:
+        return None
+    major, minor = torch.cuda.get_device_capability(device)
+    version = backend_version(library.backend)
+    path = EngineStore().root / f".timings-{library.backend}-{version}-{major}.{minor}.cache"
+    known = path.read_bytes() if path.is_file() else b""
+    if not config.set_timing_cache(config.create_timing_cache(known), ignore_mismatch=False):
+        config.set_timing_cache(config.create_timing_cache(b""), ignore_mismatch=False)
+    return path
+
+
+def _shape(spec: TensorSpec, network: Network, profile: Profile, index: int) -> tuple[int, ...]:
+    return tuple(profile[s][index] if s in profile else network.sizes[s] for s in spec.shape)
+
+
+def _parser_errors(parser: Any) -> str:
+    found = [parser.get_error(index) for index in range(parser.num_errors)]
+    return "; ".join(f"node {error.node_name() or error.node()}: {error.desc()}" for error in found[:2])

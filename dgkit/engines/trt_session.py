@@ -1,0 +1,220 @@
+"""An engine file of TensorRT or TensorRT-RTX opened on a GPU, called with torch tensors.
+
+Each set of input shapes has an execution context of its own, because a captured CUDA graph is bound to the state of its
+context. All contexts share one workspace, which torch owns: they never run at the same time. Nothing waits for the GPU.
+"""
+
+import contextlib
+import mmap
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from dgkit.engines.trt_library import Library
+from dgkit.errors import EngineError, OutputError
+from dgkit.files import atomic_write
+
+CONTEXTS = 16  # kept at a time; one more set of shapes drops the one that was made first
+
+
+@dataclass
+class _Plan:
+    """One set of input shapes; ``static`` holds the tensors that ``graph`` reads and writes, if there is one."""
+
+    context: Any
+    outputs: dict[str, tuple[int, ...]]
+    graph: torch.cuda.CUDAGraph | None
+    static: dict[str, Tensor]
+
+
+class Session:
+    """Runs an engine file on ``device``. Inputs are cast to the types that the engine states; outputs are fresh.
+
+    ``weights`` is the exported graph whose weights an engine without any gets, None for all other engines. ``kernels``
+    is where TensorRT-RTX keeps what it compiles on first use. EngineError where the library refuses the file on this
+    GPU.
+    """
+
+    def __init__(
+        self,
+        library: Library,
+        file: Path,
+        device: torch.device,
+        *,
+        cuda_graph: bool,
+        weights: Path | None,
+        kernels: Path,
+    ) -> None:
+        self._library, self._device, self._cuda_graph, self._kernels = library, device, cuda_graph, kernels
+        library.reason()  # forget what was said before
+        with torch.cuda.device(device):
+            self._stream = torch.cuda.Stream(device)  # on the default stream TensorRT would wait for the GPU
+            self._runtime = library.module.Runtime(library.logger)
+            self._engine = self._deserialise(file)
+            if weights is not None:
+                self._refit(weights)
+            self._cache, self._config = self._configure()
+        self._dtypes = self._tensor_types()
+        self._workspace = torch.empty(0, dtype=torch.uint8, device=device)
+        self._plans: dict[tuple[Any, ...], _Plan] = {}
+
+    def run(self, profile: int, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Outputs by name, on the device, for inputs that fit the optimisation profile number ``profile``."""
+        with torch.cuda.device(self._device), torch.no_grad():
+            plan = self._plan(profile, tensors)
+            if plan.graph is None:
+                return self._execute(plan, tensors)
+            for name, value in tensors.items():
+                plan.static[name].copy_(value, non_blocking=True)
+            plan.graph.replay()
+            return {name: plan.static[name].clone() for name in plan.outputs}
+
+    def close(self) -> None:
+        """Keep the compiled kernels; release the GPU's memory."""
+        torch.cuda.synchronize(self._device)
+        if self._cache is not None:
+            with contextlib.suppress(OutputError):  # a store that may only be read: compiled again next time
+                atomic_write(self._kernels, bytes(self._cache.serialize()))
+        self._plans.clear()
+        del self._config, self._cache, self._engine, self._runtime, self._workspace
+
+    def _deserialise(self, file: Path) -> Any:
+        with file.open("rb") as opened, mmap.mmap(opened.fileno(), 0, access=mmap.ACCESS_READ) as content:
+            engine = self._runtime.deserialize_cuda_engine(content)
+            if engine is None:
+                raise EngineError(f"{file} cannot be run on this GPU: {self._refusal(content)}", "use --engine torch")
+        return engine
+
+    def _refusal(self, content: mmap.mmap) -> str:
+        """What the library has against an engine, in words where it knows some (TensorRT-RTX does)."""
+        reason, trt = self._library.reason(), self._library.module
+        if hasattr(self._runtime, "get_engine_validity"):
+            _, bits = self._runtime.get_engine_validity(content)
+            known = trt.EngineInvalidityDiagnostics.__members__.items()
+            found = [name.lower().replace("_", " ") for name, value in known if int(value) & int(bits)]
+            major, minor = torch.cuda.get_device_capability(self._device)
+            reason = f"{', '.join(found) or reason} (compute capability {major}.{minor})"
+        return reason
+
+    def _refit(self, weights: Path) -> None:
+        """Put in the weights of the exported graph at ``weights``."""
+        trt = self._library.module
+        refitter = trt.Refitter(self._engine, self._library.logger)
+        parser = trt.OnnxParserRefitter(refitter, self._library.logger)
+        if not (parser.refit_from_file(str(weights)) and refitter.refit_cuda_engine()):
+            raise EngineError(f"the weights of {weights} cannot be put into the engine: {self._library.reason()}")
+
+    def _configure(self) -> tuple[Any, Any]:
+        """The cache of compiled kernels (None for TensorRT), and what contexts are created from."""
+        trt = self._library.module
+        if not self._library.is_rtx:
+            return None, trt.ExecutionContextAllocationStrategy.USER_MANAGED
+        config = self._engine.create_runtime_config()
+        config.set_execution_context_allocation_strategy(trt.ExecutionContextAllocationStrategy.USER_MANAGED)
+        # Kernels for a new shape are compiled before its first run, not beside it: a graph captures what runs then.
+        config.dynamic_shapes_kernel_specialization_strategy = trt.DynamicShapesKernelSpecializationStrategy.EAGER
+        cache = config.create_runtime_cache()
+        if self._kernels.is_file():
+            cache.deserialize(self._kernels.read_bytes())  # refused where another GPU or driver wrote it
+        config.set_runtime_cache(cache)
+        return cache, config
+
+    def _tensor_types(self) -> dict[str, torch.dtype]:
+        kinds = self._library.module.DataType
+        known = {
+            kinds.FLOAT: torch.float32,
+            kinds.HALF: torch.float16,
+            kinds.BF16: torch.bfloat16,
+            kinds.INT32: torch.int32,
+            kinds.INT64: torch.int64,
+        }
+        names = [self._engine.get_tensor_name(index) for index in range(self._engine.num_io_tensors)]
+        return {name: known[self._engine.get_tensor_dtype(name)] for name in names}
+
+    def _plan(self, profile: int, tensors: Mapping[str, Tensor]) -> _Plan:
+        key = (profile, *(tuple(value.shape) for value in tensors.values()))
+        if key not in self._plans:
+            while len(self._plans) >= CONTEXTS:
+                self._drop(next(iter(self._plans)))
+            plan = self._prepare(profile, tensors)
+            self._plans[key] = plan
+            if self._cuda_graph and self._capturable(plan):
+                self._capture(plan, tensors)
+        return self._plans[key]
+
+    def _prepare(self, profile: int, tensors: Mapping[str, Tensor]) -> _Plan:
+        """A context with the shapes of ``tensors``, and a workspace that is large enough for it."""
+        context = self._engine.create_execution_context(self._config)
+        if context is None:
+            raise EngineError(f"no execution context: {self._library.reason()}", "use a smaller batch")
+        ready = context.set_optimization_profile_async(profile, self._stream.cuda_stream)
+        self._stream.synchronize()
+        for name, value in tensors.items():
+            ready = ready and context.set_input_shape(name, tuple(value.shape))
+        if not ready or context.infer_shapes():
+            shapes = {name: list(value.shape) for name, value in tensors.items()}
+            raise EngineError(f"the engine does not take inputs of {shapes}: {self._library.reason()}")
+        size = context.update_device_memory_size_for_shapes()
+        if size > self._workspace.numel():
+            for key in list(self._plans):  # their graphs hold the address of the old workspace
+                self._drop(key)
+            self._workspace = torch.empty(0, dtype=torch.uint8, device=self._device)
+            self._workspace = torch.empty(size, dtype=torch.uint8, device=self._device)
+        context.set_device_memory(self._workspace.data_ptr(), self._workspace.numel())
+        outputs = {n: tuple(context.get_tensor_shape(n)) for n in self._dtypes if n not in tensors}
+        return _Plan(context, outputs, None, {})
+
+    def _drop(self, key: tuple[Any, ...]) -> None:
+        torch.cuda.synchronize(self._device)  # its graph may still run
+        del self._plans[key]
+
+    def _capturable(self, plan: _Plan) -> bool:
+        """TensorRT-RTX knows; TensorRT can capture any network without control flow, and none of ours has any."""
+        asked = getattr(plan.context, "is_stream_capturable", None)
+        return asked is None or bool(asked(self._stream.cuda_stream))
+
+    def _capture(self, plan: _Plan, tensors: Mapping[str, Tensor]) -> None:
+        """One run to compile and load kernels, a second one into a CUDA graph."""
+        static = {name: self._empty(name, tuple(value.shape)) for name, value in tensors.items()}
+        for name, value in tensors.items():
+            static[name].copy_(value)
+        static |= {name: self._empty(name, shape) for name, shape in plan.outputs.items()}
+        self._enqueue(plan, static)
+        torch.cuda.synchronize(self._device)
+        graph = torch.cuda.CUDAGraph()
+        try:
+            with torch.cuda.graph(graph, stream=self._stream, capture_error_mode="thread_local"):
+                self._bind_and_run(plan, static, self._stream)
+        except RuntimeError as error:
+            message = f"the engine cannot be captured into a CUDA graph: {self._library.reason()}"
+            raise EngineError(message, "build and run it with cuda_graph false") from error
+        plan.graph, plan.static = graph, static
+
+    def _execute(self, plan: _Plan, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        placed = {n: v.to(self._device, self._dtypes[n]).contiguous() for n, v in tensors.items()}
+        outputs = {name: self._empty(name, shape) for name, shape in plan.outputs.items()}
+        self._enqueue(plan, placed | outputs)
+        return outputs
+
+    def _enqueue(self, plan: _Plan, tensors: Mapping[str, Tensor]) -> None:
+        """Run on our stream after all that the caller's stream does now, and before all that it does later.
+
+        So the caching allocator, which orders by the caller's stream, hands no tensor of the call out too early.
+        """
+        current = torch.cuda.current_stream(self._device)
+        self._stream.wait_stream(current)
+        self._bind_and_run(plan, tensors, self._stream)
+        current.wait_stream(self._stream)
+
+    def _bind_and_run(self, plan: _Plan, tensors: Mapping[str, Tensor], stream: torch.cuda.Stream) -> None:
+        for name, value in tensors.items():
+            plan.context.set_tensor_address(name, value.data_ptr())
+        if not plan.context.execute_async_v3(stream.cuda_stream):
+            raise EngineError(f"the engine failed: {self._library.reason()}")
+
+    def _empty(self, name: str, shape: tuple[int, ...]) -> Tensor:
+        return torch.empty(shape, dtype=self._dtypes[name], device=self._device)
