@@ -32,6 +32,7 @@ from dgkit.optional import first_line, require
 OPSET = 18
 OPSETS = range(18, 24)  # what torch's exporter writes
 MODEL = "model.onnx"
+_FAILURES = (RuntimeError, ValueError, TypeError, torch.onnx.errors.OnnxExporterError)
 # Relative L2 error against PyTorch in fp32 that a graph may have. Measured on Stable Diffusion 1.5 shapes in fp32: at
 # most 3.5e-5; in the other types it is what rounding weights and activations to 11 and 8 bits costs.
 TOLERANCES = {"fp32": 1e-3, "fp16": 1e-2, "bf16": 5e-2}
@@ -115,6 +116,7 @@ def example_inputs(network: Network, batch: int = 2, seed: int = 0, **sizes: int
 
 
 def _export(network: Network, module: nn.Module, path: Path, opset: int) -> None:
+    onnx: Any = require("onnx", "cpu")
     spec, dtype = network.spec, next(module.parameters()).dtype
     inputs = [value.to(dtype) if value.is_floating_point() else value for value in example_inputs(network).values()]
     try:
@@ -133,8 +135,8 @@ def _export(network: Network, module: nn.Module, path: Path, opset: int) -> None
             if program is None:
                 raise EngineError(f"{spec.name}: the exporter returned nothing")
             program.save(str(path), external_data=True)
-        require("onnx", "cpu").checker.check_model(str(path))  # by path: a graph of 2 GB and more is no message
-    except (RuntimeError, ValueError, TypeError, torch.onnx.errors.OnnxExporterError) as error:
+        onnx.checker.check_model(str(path))  # by path: a graph of 2 GB and more is no message
+    except (*_FAILURES, onnx.checker.ValidationError) as error:
         raise EngineError(
             f"{spec.name} cannot be exported to ONNX: {first_line(error)}", "use --engine torch"
         ) from error
@@ -170,12 +172,15 @@ def _verify(
     with tempfile.TemporaryDirectory(dir=path.parent) as folder:
         if dtype == "bf16":
             path, dtype = write_fp32_graph(path, Path(folder) / path.name), "fp32"
-        found = run_graph(path, inputs, dtype)
+        try:
+            found = run_graph(path, inputs, dtype)
+        except Exception as error:  # ONNX Runtime raises its own unrelated classes
+            raise EngineError(f"{network.spec.name}: ONNX Runtime refuses the graph: {first_line(error)}") from error
     errors = {}
     for spec, value, wanted in zip(network.spec.outputs, found.values(), expected, strict=True):
-        error = errors[spec.name] = relative_error(value, wanted.numpy())
-        if not error <= tolerance:
-            raise EngineError(f"{network.spec.name}: {spec.name} of the ONNX file is off by {error:.1e} from PyTorch")
+        off = errors[spec.name] = relative_error(value, wanted.numpy())
+        if not off <= tolerance:
+            raise EngineError(f"{network.spec.name}: {spec.name} of the ONNX file is off by {off:.1e} from PyTorch")
     return errors
 
 
