@@ -3,6 +3,7 @@
 # make lint    ruff and mypy
 # make docs    docs/cli.md from the commands' own help
 # make wheel   dist/*.whl and dist/*.tar.gz
+# make gpu-check  engines, figures and tests of a machine with a CUDA device, in runs/gpu (docs/gpu.md)
 # make clean   remove everything the other targets made
 #
 # Needs Python 3.11 or newer: `make PYTHON=python3.12 test` picks one. On a machine without an NVIDIA GPU,
@@ -14,8 +15,10 @@ BIN := $(VENV)/bin
 INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
 # What pytest gets beside its settings in pyproject.toml, e.g. `make test ARGS="-k labelmap"`.
 ARGS ?=
+# Folder of the results of gpu-check.
+OUT ?= runs/gpu
 
-.PHONY: demo test lint docs wheel clean
+.PHONY: demo test lint docs wheel gpu-check clean
 
 demo: $(VENV)/core.stamp
 	$(BIN)/dgkit generate demo --count 16 --style-mix uniform
@@ -33,6 +36,10 @@ docs: $(VENV)/dev.stamp
 
 wheel: $(VENV)/dev.stamp
 	$(BIN)/python -m build --outdir dist .
+
+# With the Python that has a CUDA build of torch, not with the environment in .venv.
+gpu-check:
+	$(PYTHON) benchmarks/gpu_check.py --out $(OUT) $(ARGS)
 
 clean:
 	rm -rf $(VENV) build dist demo .pytest_cache .mypy_cache .ruff_cache

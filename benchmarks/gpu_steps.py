@@ -1,0 +1,153 @@
+"""The steps of gpu_check.py: which commands are run, in which order, and why one cannot run here."""
+
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+DGKIT = (sys.executable, "-m", "dgkit")
+BUILD = (*DGKIT, "build-engines")
+CHECK = (*DGKIT, "engines", "check", "torch")
+# Warnings of packages older or newer than those dgkit is developed with are not what is tested.
+PYTEST = (sys.executable, "-m", "pytest", "-m", "gpu", "-q", "-W", "default", "-p", "no:cacheprovider")
+CARD = "name,driver_version,memory.total,memory.used,pstate,clocks.sm,clocks.max.sm,power.limit,temperature.gpu"
+
+
+@dataclass(frozen=True)
+class Step:
+    """One process. ``seconds`` is what it is expected to need; ``after`` names steps whose files it uses.
+
+    ``lacks`` says why it cannot run here. ``background``: it runs beside the steps that follow, until one needs it.
+    ``rows`` is the CSV that the command writes.
+    """
+
+    name: str
+    command: Sequence[str | Path]
+    seconds: float
+    lacks: str = ""
+    background: bool = False
+    after: tuple[str, ...] = ()
+    rows: Path | None = None
+
+
+@dataclass(frozen=True)
+class Machine:
+    """What ``dgkit doctor`` found, as far as the steps depend on it."""
+
+    cuda: bool
+    tensorrt: bool
+    tensorrt_rtx: bool
+
+    @classmethod
+    def read(cls, doctor: dict[str, Any]) -> "Machine":
+        """From its JSON; an empty one, of a doctor that failed, gives a machine with all, so that steps are tried."""
+        if not doctor:
+            return cls(True, True, True)
+        absent = {item["package"] for item in doctor["libraries"] if item["detail"] == "not installed"}
+        devices = [item["name"] for item in doctor["devices"] if item["usable"]]
+        return cls(any(name != "cpu" for name in devices), "tensorrt" not in absent, "tensorrt-rtx" not in absent)
+
+
+@dataclass(frozen=True)
+class Size:
+    """How large the steps are.
+
+    Engines are compared in dtype ``fast``; ``others`` are the dtypes, and ``more`` the batches, that PyTorch alone is
+    measured in. ``images`` are further options of the bench of whole images, ``seconds`` bounds the timed calls of a
+    configuration.
+    """
+
+    device: str
+    model: str
+    fast: str
+    others: str
+    batches: str
+    more: str
+    images: tuple[str, ...]
+    seconds: float
+
+
+# The networks of Stable Diffusion 1.5 on a GPU; in a dry run the smallest there are, so that minutes suffice.
+FULL = Size("cuda", "sd15", "fp16", "bf16,fp32", "2,8,32", "1,64", ("--batches", "32"), 2.0)
+DRY = Size("cpu", "tiny", "bf16", "fp32", "1,2", "3", ("--batches", "2", "--steps", "1"), 0.2)
+
+
+class Plan:
+    """The steps for a machine; files go to ``work``."""
+
+    def __init__(self, size: Size, machine: Machine, work: Path) -> None:
+        self.size, self.machine, self.work = size, machine, work
+        self.on = ("--device", size.device)
+        self.cuda = "" if machine.cuda else "needs a CUDA device, and this machine has none"
+        self.here = self.cuda if size.device == "cuda" else ""
+        if machine.cuda and size.device == "cpu":
+            self.cuda = "needs the CUDA device, which a dry run leaves alone"
+        self.trt = "" if machine.tensorrt or machine.tensorrt_rtx else "needs tensorrt or tensorrt-rtx"
+
+    def steps(self) -> list[Step]:
+        """All steps after ``doctor``, the most valuable first.
+
+        Two builds run meanwhile: one on the CPU beside eager PyTorch, which is measured once more alone at the end, and
+        one that uses the GPU beside steps that time nothing.
+        """
+        fast, eager = self.size.fast, ("--no-cuda-graph", "--note", "eager")
+        dtype = ("--dtype", fast, *self.on)
+        networks = ("--random", self.size.model, "--networks", "denoiser,vae_decoder")
+        return [
+            Step("card", ["nvidia-smi", f"--query-gpu={CARD}", "--format=csv"], 5, self.cuda),
+            *self._tensorrt(),
+            self._denoiser("eager", 100, "torch", *eager, "--ceilings"),
+            Step("compile_build", [*BUILD, "--engine", "compile", *networks, *dtype], 120, self.here, background=True),
+            Step("tests", PYTEST, 45, self.cuda),
+            Step("parity", [*CHECK, f"torch:{fast}", *self.on], 25, self.here),
+            Step("compile_embedded", [*BUILD, "--engine", "compile", *dtype], 60, self.here),
+            self._denoiser("compile", 80, "compile", after=("compile_build",)),
+            self._denoiser("trt", 90, "trt", lacks=self.trt or self.cuda, after=("trt_build",)),
+            self._images("generate", 110),
+            self._denoiser("cuda_graph", 70, "torch", "--cuda-graph", "--note", "CUDA graph", lacks=self.cuda),
+            self._bench("vae", 60, "vae", "torch,compile", "--random", self.size.model, "--batches", "8"),
+            self._denoiser("dtypes", 110, "torch", *eager, dtypes=self.size.others, batches="2,8"),
+            self._denoiser("batches", 70, "torch", *eager, batches=self.size.more),
+            self._denoiser("alone", 45, "torch", *eager, batches=self.size.batches.partition(",")[0]),
+        ]
+
+    def _tensorrt(self) -> list[Step]:
+        """A trial at the smallest size, so that a card it does not know costs seconds; then what can be built aside.
+
+        TensorRT-RTX builds on the CPU. TensorRT times its kernels on the GPU, so only its graph is made aside.
+        """
+        half = ("--networks", "denoiser", "--dtype", "fp16")
+        tiny, large = ("--random", "tiny"), ("--random", self.size.model, *half)
+        trial: Sequence[str | Path] = [*CHECK, "trt:fp16", *tiny, "--networks", "denoiser", *self.on]
+        build: Sequence[str | Path] = [*BUILD, "--engine", "trt", *large, *self.on]
+        if self.cuda:
+            trial = [*BUILD, "--engine", "trt", *tiny, *half]
+        if self.machine.tensorrt:
+            build = [*DGKIT, "export", self.work / "onnx", *large]
+        return [
+            Step("trt_trial", trial, 30, self.trt),
+            Step("trt_build", build, 120, self.trt or self.cuda, background=True, after=("trt_trial",)),
+        ]
+
+    def _denoiser(self, name: str, seconds: float, engine: str, *more: str, **options: Any) -> Step:
+        batches = options.pop("batches", self.size.batches)
+        return self._bench(
+            name, seconds, "denoiser", engine, "--random", self.size.model, "--batches", batches, *more, **options
+        )
+
+    def _images(self, name: str, seconds: float) -> Step:
+        official = ("--against", "official", "--official-seconds", "60")
+        return self._bench(name, seconds, "generate", "torch,compile", *official, *self.size.images)
+
+    def _bench(
+        self, name: str, seconds: float, subject: str, engines: str, *more: str, lacks: str = "", dtypes: str = "",
+        after: tuple[str, ...] = (),
+    ) -> Step:  # fmt: skip
+        """``dgkit bench``; without ceilings, which take long, unless they are asked for."""
+        rows = self.work / f"{name}.csv"
+        ceilings = () if "--ceilings" in more else ("--no-ceilings",)
+        limits = ("--seconds", f"{self.size.seconds:g}", "--timeout", "120", "--csv", str(rows))
+        what = (subject, "--engines", engines, "--dtypes", dtypes or self.size.fast, *self.on)
+        command = [*DGKIT, "bench", *what, *limits, *ceilings, *more]
+        return Step(name, command, seconds, lacks or self.here, after=after, rows=rows)

@@ -1,0 +1,125 @@
+"""Backends on a CUDA device against PyTorch in fp32 on the CPU: ``pytest -m gpu``."""
+
+from __future__ import annotations
+
+import importlib.util
+
+import pytest
+import torch
+from torch import Tensor
+
+from dgkit.diffusion.random_model import random_networks
+from dgkit.engines.base import DTYPES, BuildOptions, Network, Runner, runner_class
+from dgkit.engines.compare import TOLERANCES, compare_outputs
+from dgkit.engines.export import example_inputs
+from dgkit.engines.machine import device_facts
+from dgkit.engines.spec import NETWORKS
+from dgkit.engines.torch_runner import TorchRunner
+
+pytestmark = pytest.mark.gpu
+
+# Networks whose time counts; each takes a compiler half a minute.
+COMPILED = ("denoiser", "vae_decoder")
+BATCH = (1, 2, 4)
+
+
+def need(engine: str) -> None:
+    """Skip where the library behind an engine is not installed."""
+    if engine == "trt" and not any(importlib.util.find_spec(name) for name in ("tensorrt", "tensorrt_rtx")):
+        pytest.skip("needs tensorrt or tensorrt-rtx")
+    if engine == "compile" and not importlib.util.find_spec("triton"):
+        pytest.skip("needs triton")
+
+
+def network_of(name: str) -> Network:
+    return random_networks("tiny")[name]
+
+
+def runner_of(engine: str, name: str, dtype: str, *, cuda_graph: bool = True) -> Runner:
+    need(engine)
+    options = BuildOptions(batch=BATCH, cuda_graph=cuda_graph)
+    runner: Runner = runner_class(engine)(network_of(name), "cuda", dtype, options=options)
+    return runner
+
+
+def on_cpu(name: str, inputs: dict[str, Tensor]) -> dict[str, Tensor]:
+    with TorchRunner(network_of(name)) as runner:
+        return runner(**inputs)
+
+
+def check(name: str, sides: str, expected: dict[str, Tensor], found: dict[str, Tensor], dtype: str) -> None:
+    values = {key: value.float().cpu() for key, value in found.items()}
+    for item in compare_outputs(name, ("cpu", sides), expected, values, TOLERANCES[dtype]):
+        assert item.passed, item
+
+
+@pytest.mark.parametrize(
+    ("engine", "name", "dtype"),
+    [
+        *(("torch", name, dtype) for name in NETWORKS for dtype in DTYPES),
+        *((engine, name, "fp16") for engine in ("compile", "trt") for name in COMPILED),
+        ("compile", "denoiser", "bf16"),
+        ("trt", "denoiser", "bf16"),
+        ("trt", "denoiser", "fp32"),
+    ],
+)
+def test_outputs_are_those_of_the_cpu(engine: str, name: str, dtype: str) -> None:
+    inputs = example_inputs(network_of(name), batch=2)
+    with runner_of(engine, name, dtype) as runner:
+        found = runner(**inputs)
+        assert all(value.device.type == "cuda" for value in found.values())
+        check(name, f"{engine}:{dtype}", on_cpu(name, inputs), found, dtype)
+
+
+@pytest.mark.parametrize("cuda_graph", [True, False])
+@pytest.mark.parametrize("engine", ["torch", "compile", "trt"])
+def test_an_open_runner_takes_any_batch_and_gives_its_outputs_away(engine: str, cuda_graph: bool) -> None:
+    """Each batch size may have buffers of its own; what an earlier call returned stays as it was."""
+    whole = example_inputs(network_of("denoiser"), batch=4)
+    expected = on_cpu("denoiser", whole)["prediction"]
+    rows = [(0, 1), (0, 2), (1, 4), (2, 4), (3, 4), (0, 1)]
+    with runner_of(engine, "denoiser", "fp16", cuda_graph=cuda_graph) as runner:
+        found = []
+        for number, (first, last) in enumerate(rows):
+            part = {key: value[first:last] for key, value in whole.items()}
+            if number % 2:  # inputs may lie anywhere
+                part = {key: value.cuda() for key, value in part.items()}
+            found.append(runner(**part)["prediction"])
+        for (first, last), value in zip(rows, found, strict=True):
+            check("denoiser", engine, {"prediction": expected[first:last]}, {"prediction": value}, "fp16")
+        assert torch.equal(found[0], found[-1])
+
+
+@pytest.mark.parametrize("engine", ["torch", "compile", "trt"])
+def test_a_runner_is_opened_again(engine: str) -> None:
+    inputs = example_inputs(network_of("vae_decoder"), batch=1)
+    runner = runner_of(engine, "vae_decoder", "fp16")
+    images = []
+    for _ in range(2):
+        with runner:
+            images.append(runner(**inputs)["image"].clone())
+    assert torch.equal(images[0], images[1])
+
+
+@pytest.mark.parametrize("engine", ["torch", "compile", "trt"])
+def test_closing_frees_the_device(engine: str) -> None:
+    inputs = example_inputs(network_of("vae_decoder"), batch=4)
+    runner = runner_of(engine, "vae_decoder", "fp16")
+
+    def run() -> int:
+        with runner:
+            runner(**inputs)
+        torch.cuda.synchronize()
+        torch.cuda.empty_cache()
+        return torch.cuda.memory_allocated()
+
+    run()  # libraries take their workspaces once
+    held = run()
+    assert run() <= held + 2**20 and runner.timing.calls == 1
+
+
+def test_an_engine_for_a_gpu_is_of_that_gpu() -> None:
+    major, minor = torch.cuda.get_device_capability(0)
+    facts = device_facts("cuda")
+    assert facts["kind"] == "cuda" and facts["name"] == torch.cuda.get_device_name(0)
+    assert facts["capability"] == f"{major}.{minor}" and facts["driver"]
