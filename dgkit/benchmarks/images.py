@@ -1,0 +1,237 @@
+"""Whole images: ``sampler``, both passes in memory, and ``generate``, the command with all that it reads and writes."""
+
+import dataclasses
+import itertools
+import math
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+
+from dgkit.benchmarks.config import Task
+from dgkit.benchmarks.memory import DeviceMemory, peak_rss
+from dgkit.benchmarks.networks import describe_engines
+from dgkit.benchmarks.processes import reason
+from dgkit.benchmarks.timing import LEAST, Times, clock_calls
+from dgkit.data.manifest import Manifest
+from dgkit.diffusion.loading import load_pipeline
+from dgkit.diffusion.pipeline import Pipeline
+from dgkit.diffusion.presets import Preset, find_preset
+from dgkit.diffusion.sampler import SceneRequest, SceneResult, sample
+from dgkit.engines.base import find_device
+from dgkit.engines.store import Notify, Policy
+from dgkit.errors import EngineError
+
+WORLD = 8  # scenes of the procedural city that generate draws its crops from
+HALVES = 2  # denoiser samples of an image in one window: with and without the text
+_POLL = 0.05  # seconds between looks at the memory of another process
+
+
+def build(task: Task) -> Iterator[dict[str, Any]]:
+    """Build what the pipeline lacks; cells as of :func:`dgkit.benchmarks.networks.build`, over all its engines."""
+    said: list[str] = []
+    pipeline = _pipeline(task, task.rebuild, said.append)
+    engines = [engine for runner in pipeline.runners.values() for engine in runner.prepare()]
+    yield describe_engines(engines, bool(said))
+
+
+def reference(task: Task) -> Iterator[dict[str, Any]]:
+    """The first image in plain PyTorch and fp32, without TF32, in ``task.reference``."""
+    assert task.reference is not None
+    plain = task.model_copy(update={"engine": "torch", "dtype": "fp32"})
+    if task.subject == "generate":
+        variables = {**os.environ, "NVIDIA_TF32_OVERRIDE": "0"}
+        _run_command(plain, task.largest, task.reference / task.subject, 1, variables)
+    else:
+        with torch.backends.cudnn.flags(enabled=True, allow_tf32=False), _pipeline(plain, "auto") as pipeline:
+            (result,) = sample(pipeline, scenes(pipeline, 1), find_settings(task), batch=task.largest)
+        np.save(task.reference / f"{task.subject}.npy", result.image)
+    yield {}
+
+
+def measure(task: Task) -> Iterator[dict[str, Any]]:
+    """Cells of each batch on one engine in one dtype; the engines are there already.
+
+    Where there are several batches, one that fails does not stop the others; with ``sampler`` only the first then has
+    ``load_s``.
+    """
+    if task.subject == "generate":
+        for batch in task.batches:
+            yield {"batch": batch, **_guarded(_measure_command, task, batch)}
+        return
+    pipeline = _pipeline(task, "never")
+    memory, started = DeviceMemory(pipeline.device), time.perf_counter()
+    with pipeline:
+        for number, batch in enumerate(task.batches):
+            cells = _guarded(_measure_sampler, task, batch, pipeline, memory, started)
+            if number:
+                cells.pop("load_s", None)
+            yield {"batch": batch, **cells}
+
+
+def _guarded(function: Callable[..., dict[str, Any]], *arguments: Any) -> dict[str, Any]:
+    try:
+        return function(*arguments)
+    except Exception as error:  # whatever a backend raises is a finding about that backend
+        return {"error": reason(error)}
+
+
+def scenes(pipeline: Pipeline, count: int) -> list[SceneRequest]:
+    """Labels of 8 x 8 blocks of random classes, in the size of the model: the time depends on their size alone."""
+
+    def request(seed: int) -> SceneRequest:
+        ids = np.random.default_rng(seed).integers(0, 19, (8, 8), dtype=np.uint8)
+        places = np.arange(pipeline.size) * 8 // pipeline.size
+        return SceneRequest(ids[np.ix_(places, places)], "road building sky car, in snowy weather.", seed)
+
+    return [request(seed) for seed in range(count)]
+
+
+def find_settings(task: Task) -> Preset:
+    """The preset of a task, with its number of steps where it states one."""
+    preset = find_preset(task.preset)
+    return preset if task.steps is None else dataclasses.replace(preset, steps=task.steps)
+
+
+def image_row(times: Times, images: int) -> dict[str, Any]:
+    """Cells of calls that make ``images`` images each."""
+    cells = times.row(images)
+    return {**cells, "images": images, "images_per_hour": 3.6e6 / cells["ms_sample"]}
+
+
+def compare(task: Task, image: np.ndarray) -> dict[str, Any]:
+    """Error and PSNR of the first image, uint8 [H, W, 3], against the reference; nothing where there is none."""
+    if task.reference is None:
+        return {}
+    expected = _reference_image(task.reference, task.subject)
+    if expected is None:
+        return {}
+    difference = image.astype(np.float64) - expected
+    error, power = float(np.mean(difference**2)), float(np.mean(expected.astype(np.float64) ** 2))
+    parity = math.sqrt(error / max(power, 1e-30))
+    return {"parity": parity, **({"psnr": 10 * math.log10(255**2 / error)} if error else {})}
+
+
+def made_records(folder: Path) -> list[dict[str, Any]]:
+    """The manifest of a folder that the command filled, in the order of its images."""
+    return sorted(Manifest(folder / "manifest.jsonl").read(), key=lambda record: int(record["index"]))
+
+
+def _pipeline(task: Task, rebuild: Policy, notify: Notify | None = None) -> Pipeline:
+    return load_pipeline(
+        task.model, engine=task.engine, device=task.device, dtype=task.dtype, rebuild=rebuild, notify=notify
+    )
+
+
+def _measure_sampler(
+    task: Task, batch: int, pipeline: Pipeline, memory: DeviceMemory, started: float
+) -> dict[str, Any]:
+    preset, requests = find_settings(task), scenes(pipeline, task.count)
+    results: list[SceneResult] = []
+
+    def call() -> None:
+        results[:] = sample(pipeline, requests, preset, batch=batch)
+
+    memory.forget()
+    # Two steps call every network in every shape, which is all that a warm-up is for.
+    sample(pipeline, requests, dataclasses.replace(preset, steps=min(2, preset.steps)), batch=batch)
+    load = time.perf_counter() - started
+    before = _inside(pipeline)
+    times = clock_calls(call, task.repeats, task.seconds)
+    outside = 1 - (_inside(pipeline) - before) / (sum(times.milliseconds) / 1e3)
+    if pipeline.device.type == "cuda":
+        outside = _outside_waiting(pipeline, call)
+    cells = {**image_row(times, task.count), "load_s": load, "outside": outside, "rss_mib": peak_rss()}
+    retried = sum(result.retried for result in results)
+    problem = {"error": f"{retried} of {task.count} images not finite, made again in fp32"} if retried else {}
+    return {**cells, **memory.row(), **compare(task, results[0].image), **problem}
+
+
+def _outside_waiting(pipeline: Pipeline, call: Callable[[], None]) -> float:
+    """On a GPU the time inside a network means something only where the end of each call is waited for."""
+    runners = pipeline.runners.values()
+    for runner in runners:
+        runner.synchronize = True
+    before = _inside(pipeline)
+    total = clock_calls(call, 1, 0.0).median / 1e3
+    for runner in runners:
+        runner.synchronize = False
+    return 1 - (_inside(pipeline) - before) / total
+
+
+def _inside(pipeline: Pipeline) -> float:
+    return sum(runner.timing.seconds for runner in pipeline.runners.values())
+
+
+def _measure_command(task: Task, batch: int) -> dict[str, Any]:
+    """Blocks of images progress in lockstep and are on disk together; the first one waits for the model to load."""
+    block = max(1, batch // HALVES)
+    with tempfile.TemporaryDirectory(prefix="dgkit-bench-") as folder:
+        out = Path(folder, "out")
+        started = time.time()
+        memory = _run_command(task, batch, out, block * (LEAST + 1))
+        records = made_records(out)
+        done = [(out / record["image"]).stat().st_mtime for record in records]
+        ends = [max(done[start : start + block]) for start in range(0, len(done), block)]
+        image = np.asarray(Image.open(out / records[0]["image"]))
+    times = Times(tuple(1e3 * (end - last) for last, end in itertools.pairwise(ends)))
+    retried = sum(bool(record["retried"]) for record in records)
+    problem = {"error": f"{retried} of {len(records)} images not finite, made again in fp32"} if retried else {}
+    load = ends[0] - started - times.median / 1e3
+    return {**image_row(times, block), "load_s": load, **memory, **compare(task, image), **problem}
+
+
+def _run_command(
+    task: Task, batch: int, out: Path, count: int, variables: Mapping[str, str] | None = None
+) -> dict[str, Any]:
+    """``dgkit generate`` in its own process; its peak memory. EngineError with its last words where it fails."""
+    device = find_device(task.device)
+    memory = DeviceMemory(device)
+    peak = 0.0
+    with tempfile.TemporaryFile() as log:
+        process = subprocess.Popen(_words(task, batch, out, count), stdout=log, stderr=log, env=variables)
+        while process.poll() is None:
+            peak = max(peak, peak_rss(process.pid) or 0.0)
+            memory.look()
+            time.sleep(_POLL)
+        if process.returncode:
+            log.seek(0)
+            raise EngineError(f"dgkit generate: {_last_words(log.read().decode(errors='replace'))}")
+    cells = {key: value for key, value in memory.row().items() if key == "gpu_mib"}
+    return {"rss_mib": peak, **cells}
+
+
+def _words(task: Task, batch: int, out: Path, count: int) -> Sequence[str]:
+    options: dict[str, object] = {
+        "--world": WORLD, "--count": count, "--engine": task.engine, "--dtype": task.dtype, "--device": task.device,
+        "--preset": task.preset, "--batch": batch,
+    }  # fmt: skip
+    if task.model is not None:
+        options["--model"] = task.model
+    if task.steps is not None:
+        options["--set"] = f"steps={task.steps}"
+    words = [str(word) for pair in options.items() for word in pair]
+    return [sys.executable, "-m", "dgkit", "generate", str(out), *words]
+
+
+def _last_words(text: str) -> str:
+    lines = [line.strip() for line in text.splitlines() if line.strip()]
+    errors = [line.removeprefix("error: ") for line in lines if line.startswith("error: ")]
+    return (errors or lines or ["no output"])[-1]
+
+
+def _reference_image(folder: Path, subject: str) -> np.ndarray | None:
+    if subject == "generate":
+        records = made_records(folder / subject) if (folder / subject).is_dir() else []
+        return np.asarray(Image.open(folder / subject / records[0]["image"])) if records else None
+    path = folder / f"{subject}.npy"
+    image: np.ndarray | None = np.load(path) if path.is_file() else None
+    return image

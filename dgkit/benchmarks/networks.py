@@ -1,0 +1,154 @@
+"""One network on one engine: its reference, the building of its engine, and its figures."""
+
+import time
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.utils.flop_counter import FlopCounterMode
+
+from dgkit.benchmarks.config import Task
+from dgkit.benchmarks.memory import MIB, DeviceMemory, peak_rss
+from dgkit.benchmarks.processes import reason
+from dgkit.benchmarks.timing import synchronize, time_calls
+from dgkit.diffusion.loading import open_model
+from dgkit.diffusion.parts import Model, model_networks
+from dgkit.engines.base import BuildOptions, Network, Runner, find_device, runner_class
+from dgkit.engines.compare import compare_outputs
+from dgkit.engines.export import example_inputs
+from dgkit.engines.store import Engine, Policy
+
+ROWS = 2  # samples of which the outputs are compared
+FLOPS = "flops"  # in the file of the reference, beside the outputs by name
+
+
+def build(task: Task) -> Iterator[dict[str, Any]]:
+    """Build what the network lacks; seconds and bytes of the engine, and the memory if it was built now."""
+    said: list[str] = []
+    runner = _runner(task, open_model(task.model), task.rebuild, said.append)
+    yield describe_engines(runner.prepare(), bool(said))
+
+
+def describe_engines(engines: list[Engine], built: bool) -> dict[str, Any]:
+    """Cells on engine files; those used by several networks count once."""
+    distinct = {engine.name: engine for engine in engines}.values()
+    if not distinct:
+        return {}
+    return {
+        "build_s": sum(engine.sidecar.seconds for engine in distinct),
+        "file_mib": sum(engine.sidecar.size for engine in distinct) / MIB,
+        **({"build_rss_mib": peak_rss()} if built else {}),
+    }
+
+
+def reference(task: Task) -> Iterator[dict[str, Any]]:
+    """Outputs of plain PyTorch in fp32, without TF32, and the flops of a sample, in ``task.reference``."""
+    assert task.reference is not None
+    model = open_model(task.model)
+    network = model_networks(model)[task.subject]
+    device = find_device(task.device)
+    inputs = _inputs(network, task, min(task.largest, ROWS), device)
+    module = network.load().to(device=device, dtype=torch.float32).eval()
+    with torch.inference_mode(), torch.backends.cudnn.flags(enabled=True, allow_tf32=False):
+        found = module(*inputs.values())
+    outputs = dict(
+        zip((spec.name for spec in network.spec.outputs), found if isinstance(found, tuple) else (found,), strict=True)
+    )
+    arrays = {name: value.float().cpu().numpy() for name, value in outputs.items()}
+    np.savez(_file(task.reference, task.subject), **{**arrays, FLOPS: np.float64(count_flops(network, module))})
+    yield {}
+
+
+def count_flops(network: Network, module: nn.Module) -> float:
+    """Floating-point operations of one sample, by torch's own count; ``module`` loses its weights.
+
+    Products and convolutions, a multiplication and an addition being two; attention as the two products it stands for.
+    """
+    inputs = {name: value.to("meta") for name, value in example_inputs(network, batch=1).items()}
+    # The counter knows the products inside attention, and not every one of its fused kernels.
+    with torch.no_grad(), sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:
+        module.to("meta")(*inputs.values())
+    return float(counter.get_total_flops())
+
+
+def measure(task: Task) -> Iterator[dict[str, Any]]:
+    """Cells of each batch on one engine in one dtype; the engine is there already.
+
+    Where there are several batches, a batch that fails does not stop the others, and only the first has ``load_s``.
+    """
+    device = find_device(task.device)
+    model = open_model(task.model)
+    runner = _runner(task, model, "never")
+    memory = DeviceMemory(device)
+    started = time.perf_counter()
+    with runner:
+        model.release()  # the runner holds what it needs
+        for number, batch in enumerate(task.batches):
+            try:
+                cells = _measure_batch(runner, task, batch, memory, started)
+            except Exception as error:
+                cells = {"error": reason(error)}
+            if number:
+                cells.pop("load_s", None)
+            yield {"batch": batch, **cells}
+
+
+def _measure_batch(runner: Runner, task: Task, batch: int, memory: DeviceMemory, started: float) -> dict[str, Any]:
+    device = runner.device
+    inputs = _inputs(runner.network, task, batch, device)
+    memory.forget()
+    outputs = runner(**inputs)
+    synchronize(device)
+    seconds = time.perf_counter() - started
+    times = time_calls(lambda: runner(**inputs), device, task.repeats, task.seconds)
+    cells = {**times.row(batch), "load_s": seconds, "rss_mib": peak_rss(), **memory.row()}
+    found = {name: value.float().cpu() for name, value in outputs.items()}
+    return {**cells, **_compare(task, batch, found, times.median)}
+
+
+def _runner(task: Task, model: Model, rebuild: Policy, notify: Callable[[str], None] | None = None) -> Runner:
+    network = model_networks(model)[task.subject]
+    runner: Runner = runner_class(task.engine)(
+        network, task.device, task.dtype, rebuild=rebuild, notify=notify, options=build_options(task)
+    )
+    return runner
+
+
+def build_options(task: Task) -> BuildOptions:
+    """The defaults, so that engines are those of the other commands, unless a batch lies outside their range."""
+    least, usual, most = BuildOptions().batch
+    return BuildOptions(batch=(least, usual, max(most, task.largest)), cuda_graph=task.cuda_graph, threads=task.threads)
+
+
+def _inputs(network: Network, task: Task, batch: int, device: torch.device) -> dict[str, Tensor]:
+    """The first rows of inputs that are the same for all configurations, already on the device."""
+    whole = example_inputs(network, batch=max(task.largest, batch))
+    return {name: value[:batch].contiguous().to(device) for name, value in whole.items()}
+
+
+def _compare(task: Task, batch: int, found: Mapping[str, Tensor], milliseconds: float) -> dict[str, Any]:
+    """Error against the reference, and what follows from its count of flops; nothing where it is not there."""
+    if task.reference is None or not (path := _file(task.reference, task.subject)).is_file():
+        return {}
+    with np.load(path) as file:
+        arrays = {name: file[name] for name in file}
+    flops = float(arrays.pop(FLOPS))
+    rows = min(batch, *(len(array) for array in arrays.values()))
+    expected = {name: torch.from_numpy(array[:rows]) for name, array in arrays.items()}
+    sides = ("torch:fp32", f"{task.engine}:{task.dtype}")
+    checks = compare_outputs(
+        task.subject, sides, expected, {name: value[:rows] for name, value in found.items()}, float("inf")
+    )
+    problems = "; ".join(check.not_finite for check in checks if check.not_finite)
+    cells: dict[str, Any] = {"tflops": flops * batch / milliseconds / 1e9}
+    if problems:
+        return {**cells, "error": problems}
+    return {**cells, "parity": max(check.relative for check in checks)}
+
+
+def _file(folder: Path, subject: str) -> Path:
+    return folder / f"{subject}.npz"

@@ -1,0 +1,72 @@
+"""One configuration in a process of its own: ``python -m dgkit.benchmarks.worker RESULT`` with a task on stdin.
+
+RESULT becomes a JSON object: ``cells`` is a list with the cells of a :class:`~dgkit.benchmarks.rows.Row` for each
+configuration that was measured, ``error`` says what stopped the process, if anything did, and ``done`` that it came to
+its end. It is written anew after each configuration, so that a process that dies leaves what it had. What native
+libraries print does not matter.
+"""
+
+import importlib
+import json
+import os
+import sys
+import traceback
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from dgkit.benchmarks.config import IMAGE_SUBJECTS, Task
+from dgkit.benchmarks.processes import reason
+from dgkit.files import atomic_write
+
+# (kind, whether it is of images) -> module and function of dgkit.benchmarks.
+_WORK = {
+    ("environment", False): "environment:find_environment",
+    ("ceiling", False): "ceilings:measure_ceilings",
+    ("build", False): "networks:build",
+    ("reference", False): "networks:reference",
+    ("measure", False): "networks:measure",
+    ("official", False): "official:measure_evaluation",
+    ("build", True): "images:build",
+    ("reference", True): "images:reference",
+    ("measure", True): "images:measure",
+    ("official", True): "official:measure_images",
+}
+
+
+def work(task: Task) -> Iterator[dict[str, Any]]:
+    """The cells that ``task`` gives, one configuration after the other. Raises whatever the engine raises."""
+    module, _, function = _WORK[task.kind, task.subject in IMAGE_SUBJECTS].partition(":")
+    load = os.getloadavg()[0] if hasattr(os, "getloadavg") else None
+    import torch
+
+    if task.threads is not None:
+        torch.set_num_threads(task.threads)
+    for cells in getattr(importlib.import_module(f"dgkit.benchmarks.{module}"), function)(task):
+        if task.kind in ("measure", "official", "ceiling"):
+            cells = {"load_average": load, "threads": torch.get_num_threads(), **cells}
+        yield cells
+
+
+def main() -> int:
+    """Exit code 0, also where the task failed: RESULT tells."""
+    task = Task.model_validate_json(sys.stdin.buffer.read())
+    cells: list[dict[str, Any]] = []
+    problem = ""
+    try:
+        for found in work(task):
+            cells.append(found)
+            _write(cells, "", done=False)
+    except Exception as error:  # whatever a backend raises is a finding about that backend
+        traceback.print_exc()
+        problem = reason(error)
+    _write(cells, problem, done=True)
+    return 0
+
+
+def _write(cells: list[dict[str, Any]], error: str, *, done: bool) -> None:
+    atomic_write(Path(sys.argv[1]), json.dumps({"cells": cells, "error": error, "done": done}).encode())
+
+
+if __name__ == "__main__":
+    sys.exit(main())
