@@ -72,3 +72,27 @@ def rate_text(done: float, left: float, seconds: float, unit: str) -> str:
         return ""
     minutes, rest = divmod(round(left * seconds / done), 60)
     return f", {3600 * done / seconds:,.0f} {unit}/hour, {minutes // 60}:{minutes % 60:02d}:{rest:02d} left"
+
+
+def size_text(count: int) -> str:
+    """``100 MiB`` for a number of bytes."""
+    size, units = float(count), ["B", "KiB", "MiB", "GiB"]
+    while size >= 1024 and len(units) > 1:
+        size, units = size / 1024, units[1:]
+    return f"{size:.0f} {units[0]}" if units[0] == "B" or size >= 100 else f"{size:.1f} {units[0]}"
+
+
+def chosen_model(model: str | None, random: str | None) -> str | None:
+    """The model that MODEL and ``--random`` stand for together; UsageError where both are given."""
+    from dgkit.errors import UsageError
+
+    if random is None:
+        return model
+    if model is not None:
+        raise UsageError(f"the model {model} and --random {random} are given, allowed is one", "drop one of the two")
+    return f"random:{random}"
+
+
+def say(message: str) -> None:
+    """Tell people on stderr what is being done."""
+    console().print(message, markup=False)

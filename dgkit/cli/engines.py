@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any, TypeAlias
 
 import typer
 
-from dgkit.cli.common import console, print_json
+from dgkit.cli.common import console, print_json, size_text
 
 if TYPE_CHECKING:
     from dgkit.engines.inventory import Entry
@@ -33,7 +33,7 @@ def list_engines(as_json: Json = False) -> None:
         print_json({"folder": str(store.root), "bytes": sum(entry.size for entry in found), "engines": rows})
     elif found:
         _print_table(found)
-        typer.echo(f"{_count(found)}, {_size(sum(entry.size for entry in found))}, in {store.root}")
+        typer.echo(f"{_count(found)}, {size_text(sum(entry.size for entry in found))}, in {store.root}")
     else:
         typer.echo(f"no engines in {store.root}")
 
@@ -87,8 +87,8 @@ def prune(
         print_json({"removed": [_as_dict(entry) for entry in removed], "bytes": freed, "dry_run": dry_run})
         return
     for entry in removed:
-        typer.echo(f"{entry.name} ({entry.state}, {_size(entry.size)}, used {_age(entry.used)} ago)")
-    console().print(f"{'would remove' if dry_run else 'removed'} {_count(removed)}, {_size(freed)}")
+        typer.echo(f"{entry.name} ({entry.state}, {size_text(entry.size)}, used {_age(entry.used)} ago)")
+    console().print(f"{'would remove' if dry_run else 'removed'} {_count(removed)}, {size_text(freed)}")
 
 
 def _as_dict(entry: Entry) -> dict[str, Any]:
@@ -125,7 +125,7 @@ def _print_table(found: list[Entry]) -> None:
             row = [key.network, key.backend, key.dtype, _shapes(key.shapes), _age(built)]
         name = entry.name.rpartition("-")[2][:8] if entry.sidecar else entry.name
         *facts, age = row
-        table.add_row(escape(name), *facts, _size(entry.size), age, _age(entry.used), escape(entry.state))
+        table.add_row(escape(name), *facts, size_text(entry.size), age, _age(entry.used), escape(entry.state))
     shown = Console(highlight=False)
     if not shown.is_terminal:
         shown.width = 200  # a file or another program: nothing to fold for
@@ -156,13 +156,6 @@ def _shapes(shapes: dict[str, int | str]) -> str:
 
 def _count(found: list[Entry]) -> str:
     return "1 engine" if len(found) == 1 else f"{len(found)} engines"
-
-
-def _size(count: int) -> str:
-    size, units = float(count), ["B", "KiB", "MiB", "GiB"]
-    while size >= 1024 and len(units) > 1:
-        size, units = size / 1024, units[1:]
-    return f"{size:.0f} {units[0]}" if units[0] == "B" or size >= 100 else f"{size:.1f} {units[0]}"
 
 
 def _age(since: float) -> str:

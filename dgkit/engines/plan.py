@@ -6,7 +6,9 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from dgkit.engines.base import Runner
-from dgkit.engines.store import Engine, Policy
+from dgkit.engines.export import graph_key
+from dgkit.engines.sidecar import SideCar, read_sidecar
+from dgkit.engines.store import Engine
 from dgkit.errors import EngineError
 
 State = Literal["ready", "built", "missing", "failed", "none needed"]
@@ -16,8 +18,9 @@ State = Literal["ready", "built", "missing", "failed", "none needed"]
 class Outcome:
     """One network. ``reason`` says why it is missing, was built or failed; empty where it was ready.
 
-    ``engines`` are the files of the store behind it, ``size`` their bytes, ``seconds`` what building them took now, and
-    ``error`` the largest error that any of them had against PyTorch when it was made (relative L2; None: not known).
+    ``engines`` are the files of the store behind it, ``size`` their bytes, ``seconds`` what building them took now.
+    ``error`` is the largest of any output against PyTorch in fp32, of the engine or of the graph that it was made from
+    (relative L2; None: not known).
     """
 
     network: str
@@ -29,15 +32,11 @@ class Outcome:
     hint: str = ""
     seconds: float = 0.0
     engines: tuple[Engine, ...] = ()
+    error: float | None = None
 
     @property
     def size(self) -> int:
         return sum(engine.sidecar.size for engine in self.engines)
-
-    @property
-    def error(self) -> float | None:
-        found = [error for engine in self.engines for error in _numbers(engine.sidecar.notes.get("error"))]
-        return max(found, default=None)
 
 
 def look(name: str, engine: str, runner: Runner) -> Outcome:
@@ -53,7 +52,7 @@ def look(name: str, engine: str, runner: Runner) -> Outcome:
         return Outcome(*facts, "missing", error.message, error.hint)
     finally:
         runner.rebuild = policy
-    return Outcome(*facts, "ready" if found else "none needed", engines=found)
+    return Outcome(*facts, "ready" if found else "none needed", engines=found, error=_error(found, runner))
 
 
 def build(name: str, engine: str, runner: Runner) -> Outcome:
@@ -71,7 +70,8 @@ def build(name: str, engine: str, runner: Runner) -> Outcome:
         return Outcome(*facts, "failed", error.message, error.hint, time.perf_counter() - started)
     reason = before.reason or "asked for anew"
     state: State = "built" if found else "none needed"
-    return Outcome(*facts, state, reason if found else "", "", time.perf_counter() - started, found)
+    seconds = time.perf_counter() - started
+    return Outcome(*facts, state, reason if found else "", "", seconds, found, _error(found, runner))
 
 
 def first_problem(outcomes: Iterable[Outcome]) -> EngineError | None:
@@ -82,13 +82,24 @@ def first_problem(outcomes: Iterable[Outcome]) -> EngineError | None:
     return None
 
 
-def policy_text(rebuild: Policy, outcome: Outcome) -> str:
+def verdict(rebuild: str, outcome: Outcome) -> str:
     """What a build under ``rebuild`` would do with what :func:`look` found."""
     if outcome.state == "none needed":
         return "nothing to build"
     if rebuild == "never":
         return "would be refused" if outcome.state == "missing" else "would be used"
     return "would be built" if outcome.state == "missing" or rebuild == "always" else "would be used"
+
+
+def _error(engines: tuple[Engine, ...], runner: Runner) -> float | None:
+    """As noted when an engine was made, else in the side-car of its graph."""
+    notes = [engine.sidecar.notes for engine in engines]
+    found = [error for note in notes for error in _numbers(note.get("error"))]
+    if engines and not found:
+        names = [str(note.get("graph", "")) for note in notes] + [graph_key(runner.network, runner.dtype_name).name]
+        cars = [read_sidecar(engines[0].folder.parent / name) for name in names if name]
+        found = [error for car in cars if isinstance(car, SideCar) for error in _numbers(car.notes.get("error"))]
+    return max(found, default=None)
 
 
 def _numbers(value: Any) -> Iterator[float]:

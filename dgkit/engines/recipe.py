@@ -14,8 +14,6 @@ from dgkit.errors import UsageError
 
 Precision = Literal["fp32", "bf16", "fp16"]
 FP32 = frozenset({"text_encoder", "vae_encoder"})  # once an image or less; the published bridge encodes in fp32
-# Samples a call where a recipe states none: prompts come 32 at most, images of any size one at a time.
-BATCHES = {"text_encoder": (1, 8, 32), "vae_encoder": (1, 1, 2), "vae_decoder": (1, 1, 2)}
 
 
 class NetworkRecipe(Config):
@@ -46,7 +44,7 @@ class EngineRecipe(Config):
     networks: dict[str, NetworkRecipe] = Field(default_factory=dict)
     """exceptions by network"""
     options: BuildOptions = BuildOptions()
-    """how engines are built; the batch is that of the denoiser and the condition network"""
+    """how engines are built; a backend with limits of its own, such as TensorRT's for a VAE, keeps within them"""
 
     @field_validator("engine")
     @classmethod
@@ -63,8 +61,7 @@ class EngineRecipe(Config):
     def choice(self, name: str) -> tuple[str, str, BuildOptions]:
         """Backend, number format and options of the network called ``name``."""
         own = self.networks.get(name, NetworkRecipe())
-        batch = own.batch or BATCHES.get(name, self.options.batch)
-        options = BuildOptions(**{**self.options.model_dump(), "batch": batch})
+        options = BuildOptions(**{**self.options.model_dump(), "batch": own.batch or self.options.batch})
         return own.engine or self.engine, own.dtype or ("fp32" if name in FP32 else self.dtype), options
 
     def runners(

@@ -11,7 +11,8 @@ from pathlib import Path
 import pytest
 
 from dgkit.cli.app import main
-from dgkit.cli.engines import _age, _size
+from dgkit.cli.common import size_text
+from dgkit.cli.engines import _age
 from dgkit.engines.machine import backend_version, device_facts
 from dgkit.engines.sidecar import EngineKey
 from dgkit.engines.store import EngineStore
@@ -117,7 +118,7 @@ def test_listing_does_not_load_torch(store: EngineStore) -> None:
 
 
 def test_sizes_and_ages(monkeypatch: pytest.MonkeyPatch) -> None:
-    assert [_size(n) for n in (0, 1023, 1024, 100 << 20, 5 << 40)] == [
+    assert [size_text(n) for n in (0, 1023, 1024, 100 << 20, 5 << 40)] == [
         "0 B",
         "1023 B",
         "1.0 KiB",
