@@ -188,9 +188,10 @@ def _configure(library: Library, builder: Any, device: torch.device, options: Bu
         config.builder_optimization_level = options.optimisation_level
     if options.strip_weights:
         config.set_flag(trt.BuilderFlag.STRIP_PLAN)
-        config.set_flag(trt.BuilderFlag.REFIT_IDENTICAL)
     if options.refit:
         config.set_flag(trt.BuilderFlag.REFIT)
+    elif options.strip_weights:  # only the weights that it was built from fit, so that they may shape the engine
+        config.set_flag(trt.BuilderFlag.REFIT_IDENTICAL)
     if library.is_rtx:
         config.set_flag(trt.BuilderFlag.REQUIRE_USER_ALLOCATION)  # without it no CUDA graph can be captured
         if not is_portable(device):

@@ -1,0 +1,271 @@
+"""TensorRT-RTX builds engines without a GPU, so everything up to running them is tested for real."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from dgkit.diffusion.folder import ModelFolder
+from dgkit.diffusion.loading import model_networks
+from dgkit.diffusion.random_model import random_networks
+from dgkit.engines import trt, trt_build, trt_library
+from dgkit.engines.base import BuildOptions, Network
+from dgkit.engines.export import example_inputs, export_engine, graph_key
+from dgkit.engines.spec import NETWORKS
+from dgkit.engines.store import EngineStore
+from dgkit.engines.torch_runner import TorchRunner
+from dgkit.engines.trt import TrtRunner
+from dgkit.engines.trt_build import ENGINE, choose_profile, engine_key, obtain_engine, profiles
+from dgkit.engines.trt_library import Library, load_library
+from dgkit.errors import EngineError, MissingDependency, UsageError
+
+pytest.importorskip("tensorrt_rtx", reason="needs tensorrt-rtx: pip install 'dgkit[rtx]'")
+pytest.importorskip("onnxruntime", reason="needs onnxruntime: pip install 'dgkit[cpu]'")
+
+CPU = torch.device("cpu")
+QUICK = [("condition", "fp32"), ("condition", "bf16"), ("vae_encoder", "fp16")]
+CASES = [
+    pytest.param(name, dtype, marks=() if (name, dtype) in QUICK else pytest.mark.slow)
+    for name in NETWORKS
+    for dtype in ("fp32", "fp16", "bf16")
+]
+
+
+@pytest.fixture(autouse=True)
+def _rtx(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(trt_library.VARIABLE, "rtx")
+
+
+@pytest.fixture()
+def network(folder: ModelFolder) -> Network:
+    return model_networks(folder)["condition"]
+
+
+@pytest.mark.parametrize(("name", "dtype"), CASES)
+def test_builds_without_a_gpu_and_once(folder: ModelFolder, name: str, dtype: str) -> None:
+    network, said = model_networks(folder)[name], list[str]()
+    runner = TrtRunner(network, dtype=dtype, notify=said.append)
+    (engine,) = runner.prepare()
+    assert engine.file(ENGINE).stat().st_size > 10_000
+    assert engine.key == engine_key(load_library(), network, dtype, CPU, BuildOptions())
+    assert (engine.key.backend, engine.key.device) == ("rtx", {"kind": "any"})
+    assert engine.key.versions["onnx"] == graph_key(network, dtype).backend_version
+    assert isinstance(engine.sidecar.notes["layers"], int) and engine.sidecar.notes["layers"] > 10
+    assert len([text for text in said if engine.name in text]) == 1
+    before = said.copy()
+    assert runner.prepare() == [engine] and said == before
+    if not torch.cuda.is_available():
+        with pytest.raises(EngineError, match=f"{engine.name} is built, but .* no CUDA device") as caught:
+            runner.__enter__()
+        assert caught.value.hint == "use --engine torch, openvino or ort"
+        assert "\n" not in caught.value.message
+
+
+def test_profiles(folder: ModelFolder) -> None:
+    networks, batch = random_networks("sd15"), (1, 8, 64)
+    for name in ("text_encoder", "condition", "denoiser"):
+        assert profiles(networks[name], batch) == ({"batch": batch},)
+    own, other = profiles(networks["vae_decoder"], batch)
+    assert own["batch"] == (1, 8, 16) and own["height"] == (64, 64, 64) and own["image_width"] == (512, 512, 512)
+    assert other["batch"] == (1, 1, 1) and other["height"] == (32, 64, 128) and other["width"] == (32, 64, 256)
+    assert other["image_height"] == (256, 512, 1024) and other["image_width"] == (256, 512, 2048)
+    small = model_networks(folder)["vae_decoder"]
+    assert profiles(small, batch)[0]["batch"] == batch
+    key = engine_key(load_library(), small, "fp16", CPU, BuildOptions(batch=(2, 4, 4)))
+    assert key.shapes["batch"] == "2,4,4" and key.shapes["height"] == "4,8,16" and key.shapes["latent_channels"] == 4
+
+
+@pytest.mark.parametrize(
+    ("height", "width", "batch", "expected"),
+    [
+        (64, 64, 1, (0, 1)),
+        (64, 64, 16, (0, 1)),
+        (64, 64, 17, (0, 2)),
+        (64, 128, 1, (1, 1)),
+        (64, 128, 3, (1, 3)),
+        (64, 512, 1, None),
+        (31, 64, 1, None),
+    ],
+)
+def test_a_call_finds_its_profile(height: int, width: int, batch: int, expected: tuple[int, int] | None) -> None:
+    network = random_networks("sd15")["vae_decoder"]
+    known = profiles(network, (1, 8, 64))
+    sizes = {"batch": batch, "latent_channels": 4, "height": height, "width": width}
+    assert choose_profile(network, known, sizes) == expected
+
+
+class Rows:
+    """In place of an open engine: PyTorch, and a record of the calls."""
+
+    def __init__(self, network: Network) -> None:
+        self.runner, self.calls = TorchRunner(network), list[tuple[int, int]]()
+        self.runner.__enter__()
+
+    def run(self, profile: int, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+        self.calls.append((profile, next(iter(tensors.values())).shape[0]))
+        return self.runner(**tensors)
+
+    def close(self) -> None:
+        self.runner.__exit__(None, None, None)
+
+
+def test_large_batches_run_in_parts(network: Network, monkeypatch: pytest.MonkeyPatch) -> None:
+    rows = Rows(network)
+    monkeypatch.setattr(trt, "Session", lambda *_, **__: rows)
+    monkeypatch.setattr(trt, "on_gpu", lambda device: True)
+    inputs = example_inputs(network, batch=7)
+    with TorchRunner(network) as runner:
+        expected = runner(**inputs)["condition"]
+    with TrtRunner(network, options=BuildOptions(batch=(2, 2, 3))) as runner:
+        found = runner(**inputs)["condition"]
+        assert rows.calls == [(0, 3), (0, 2), (0, 2)] and torch.allclose(found, expected, atol=1e-6)
+        words = "got batch 1; the engine takes batch 2 to 3"
+        with pytest.raises(EngineError, match=words):
+            runner(**example_inputs(network, batch=1))
+        with pytest.raises(EngineError, match="got batch 2"):  # height and width of this network are fixed
+            runner(label=torch.zeros(2, 20, 32, 32))
+
+
+def test_an_engine_that_does_not_fit_is_refused(
+    network: Network, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("DGKIT_CACHE", str(tmp_path))
+    with pytest.raises(EngineError, match="no engine of condition for rtx in fp16 is built") as caught:
+        TrtRunner(network, dtype="fp16", rebuild="never").prepare()
+    for words in ("dgkit build-engines", "--engine trt", "--dtype fp16", "--batch 1,8,64"):
+        assert words in caught.value.hint
+    (engine,) = TrtRunner(network, dtype="fp16").prepare()
+
+    def refused(words: str, options: BuildOptions | None = None) -> None:
+        with pytest.raises(EngineError, match=words):
+            TrtRunner(network, dtype="fp16", rebuild="never", options=options).prepare()
+
+    refused(r"differs in shapes\.batch: wanted 1,8,32, have 1,8,64", BuildOptions(batch=(1, 8, 32)))
+    refused(r"differs in flags\.optimisation_level: wanted 1, have absent", BuildOptions(optimisation_level=1))
+    with monkeypatch.context() as patch:
+        patch.setattr(trt_build, "backend_version", lambda backend: "99.0")
+        refused(r"differs in backend_version: wanted 99\.0, have ")
+    path = engine.file(ENGINE)
+    content = path.read_bytes()
+    for damaged, words in (
+        (content[:-1], rf"size of {ENGINE}: wanted {len(content)}, have {len(content) - 1}"),
+        (content[:99] + bytes([content[99] ^ 1]) + content[100:], f"sha256 of {ENGINE}: wanted"),
+    ):
+        path.write_bytes(damaged)
+        refused(words)
+    path.write_bytes(content)
+    (path.parent / "foreign.engine").write_bytes(b"x")
+    refused(r"file foreign\.engine: wanted absent, have present")
+    said: list[str] = []
+    (again,) = TrtRunner(network, dtype="fp16", notify=said.append).prepare()
+    assert again.folder == engine.folder and "foreign.engine" in said[0]
+    assert TrtRunner(network, dtype="fp16", rebuild="never").prepare() == [again]
+
+
+def test_build_options_reach_the_builder(network: Network) -> None:
+    library = load_library()
+    builder = library.module.Builder(library.logger)
+    flags = library.module.BuilderFlag
+    plain = trt_build._configure(library, builder, CPU, BuildOptions())
+    assert not plain.get_flag(flags.TF32) and plain.get_flag(flags.REQUIRE_USER_ALLOCATION)
+    assert not plain.get_flag(flags.REFIT) and not plain.get_flag(flags.STRIP_PLAN)
+    options = BuildOptions(optimisation_level=2, workspace_gib=0.5, strip_weights=True)
+    config = trt_build._configure(library, builder, CPU, options)
+    assert config.builder_optimization_level == 2
+    assert config.get_memory_pool_limit(library.module.MemoryPoolType.WORKSPACE) == 2**29
+    assert config.get_flag(flags.STRIP_PLAN) and config.get_flag(flags.REFIT_IDENTICAL)
+    config = trt_build._configure(library, builder, CPU, BuildOptions(refit=True))
+    assert config.get_flag(flags.REFIT) and not config.get_flag(flags.STRIP_PLAN)
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="this machine has the GPU that the error is about")
+@pytest.mark.parametrize("options", [BuildOptions(strip_weights=True), BuildOptions(refit=True)])
+def test_weights_that_can_be_replaced_need_a_gpu(network: Network, options: BuildOptions) -> None:
+    with pytest.raises(EngineError, match="on a GPU only"):
+        TrtRunner(network, options=options).prepare()
+
+
+def test_tensorrt_itself_builds_on_a_gpu_only(network: Network) -> None:
+    library = Library("trt", load_library().module, load_library().logger)
+    with pytest.raises(EngineError, match="asked for device cpu"):
+        obtain_engine(library, network, "fp32", CPU, BuildOptions())
+
+
+def test_which_library(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert load_library().is_rtx
+    monkeypatch.setenv(trt_library.VARIABLE, "cuda")
+    with pytest.raises(UsageError, match="allowed are tensorrt, rtx"):
+        load_library()
+    asked: list[str] = []
+
+    def absent(package: str, extra: str) -> Any:
+        asked.append(package)
+        raise MissingDependency(f"the Python package '{package}' is not installed", extra)
+
+    monkeypatch.setattr(trt_library, "require", absent)
+    trt_library._load.cache_clear()
+    try:
+        monkeypatch.setenv(trt_library.VARIABLE, "tensorrt")
+        with pytest.raises(MissingDependency, match="'tensorrt' is not installed"):
+            load_library()
+        monkeypatch.delenv(trt_library.VARIABLE)
+        with pytest.raises(MissingDependency, match="neither can be imported") as caught:
+            load_library()
+        assert asked == ["tensorrt", "tensorrt", "tensorrt_rtx"] and "dgkit[rtx]" in caught.value.hint
+    finally:
+        trt_library._load.cache_clear()
+
+
+def build(network: Network, folder: Path, monkeypatch: pytest.MonkeyPatch, notify: Callable[[str], None]) -> None:
+    """A build in a store of its own that tells of every step."""
+    monkeypatch.setenv("DGKIT_CACHE", str(folder))
+    monkeypatch.setattr(trt_library, "INTERVAL", 0.0)
+    TrtRunner(network, notify=notify).prepare()
+
+
+def test_progress(network: Network, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    said: list[str] = []
+    build(network, tmp_path, monkeypatch, said.append)
+    steps = [text for text in said if text.startswith("building condition: ")]
+    assert len(steps) > 20 and any("Optimizing graph, step 1 of " in text for text in steps)
+
+
+def test_an_interrupted_build_leaves_nothing(network: Network, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    def interrupt(text: str) -> None:
+        if "step" in text:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        build(network, tmp_path, monkeypatch, interrupt)
+    left = [path.name for path in EngineStore().root.iterdir() if not path.name.startswith(".")]
+    assert all(name.startswith("condition-onnx-") for name in left) and len(left) == 1
+
+
+def test_a_graph_that_cannot_be_parsed(network: Network, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    class Garbage:
+        def file(self, name: str) -> Path:
+            (tmp_path / name).write_bytes(b"no graph")
+            return tmp_path / name
+
+    monkeypatch.setenv("DGKIT_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr(trt_build, "export_engine", lambda *_, **__: Garbage())
+    with pytest.raises(EngineError, match=r"condition cannot be parsed: \S+") as caught:
+        TrtRunner(network).prepare()
+    assert "\n" not in caught.value.message and not list(EngineStore().root.glob("condition*"))
+
+
+@pytest.mark.slow
+def test_sd15_denoiser_builds(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Needs 20 GB of memory and 8 GB of disk."""
+    monkeypatch.setenv("DGKIT_CACHE", str(tmp_path))
+    network = random_networks("sd15")["denoiser"]
+    graph = export_engine(network, dtype="fp16")
+    print(f"graph: {graph.sidecar.seconds} s, {graph.sidecar.size / 2**30:.2f} GiB, {graph.sidecar.notes}")
+    (engine,) = TrtRunner(network, dtype="fp16").prepare()
+    print(f"engine: {engine.sidecar.seconds} s, {engine.sidecar.size / 2**30:.2f} GiB, {engine.sidecar.notes}")
+    assert engine.sidecar.size > 2 * 2**30
