@@ -11,10 +11,13 @@ from typing import Any
 import typer
 
 from dgkit import __version__
+from dgkit.cli.bench import bench
+from dgkit.cli.build_engines import build_engines
 from dgkit.cli.check import check
 from dgkit.cli.common import BROKEN_PIPE, INTERRUPTED, print_error
 from dgkit.cli.doctor import doctor
 from dgkit.cli.engines import engines
+from dgkit.cli.export import export
 from dgkit.cli.generate import generate
 from dgkit.cli.judge import judge
 from dgkit.cli.quality import quality
@@ -42,8 +45,11 @@ app.add_typer(train, name="train")
 app.command("quality")(quality)
 app.command("stats")(stats)
 app.command("world")(world)
+app.command("export")(export)
+app.command("build-engines")(build_engines)
 engines.command("check")(check)
 app.add_typer(engines, name="engines")
+app.command("bench")(bench)
 app.command("doctor")(doctor)
 
 

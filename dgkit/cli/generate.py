@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from dgkit.cli.common import INTERRUPTED, console, print_json, progress_bars
+from dgkit.cli.common import INTERRUPTED, console, print_json, progress_bars, say
 
 if TYPE_CHECKING:
     from dgkit.generation.records import GenerateResult
@@ -50,9 +50,17 @@ def generate(
     controlnet: Annotated[
         str | None, _option("--controlnet", "ControlNet folder or hub id; by default that of the model.", MODEL, "C")
     ] = None,
-    engine: Annotated[str | None, _option("--engine", "Runner of the networks: torch or ort.", MODEL, "ENGINE")] = None,
+    engine: Annotated[
+        str | None, _option("--engine", "torch (default), compile, ort, openvino or trt.", MODEL, "ENGINE")
+    ] = None,
     dtype: Annotated[str | None, _option("--dtype", "Number format: fp32, bf16 or fp16.", MODEL, "D")] = None,
     device: Annotated[str | None, _option("--device", "auto, cpu, cuda or cuda:N.", MODEL, "D")] = None,
+    engine_recipe: Annotated[
+        Path | None, _option("--engine-recipe", "Recipe of build-engines instead of engine and dtype.", MODEL, "FILE")
+    ] = None,
+    rebuild: Annotated[
+        str | None, _option("--rebuild", "Engines: never, auto (default: as needed) or always.", MODEL, "POLICY")
+    ] = None,
     count: Annotated[int | None, _option("--count", "Images to have in OUT at the end.", SCENES, "N")] = None,
     preset: Annotated[
         str | None, _option("--preset", "Sampler preset: exact, one-pass or official.", SCENES, "P")
@@ -86,8 +94,9 @@ def generate(
     settings = {
         "labels": labels, "dataset": dataset, "world": world, "encoding": encoding, "split": split,
         "label_scale": label_scale, "rare": rare, "model": model, "controlnet": controlnet, "engine": engine,
-        "dtype": dtype, "device": device, "count": count, "preset": preset, "style_mix": style_mix, "size": size,
-        "seed": seed, "batch": batch, "workers": workers,
+        "dtype": dtype, "device": device, "engine_recipe": engine_recipe, "rebuild": rebuild,
+        "count": count, "preset": preset, "style_mix": style_mix, "size": size, "seed": seed, "batch": batch,
+        "workers": workers,
     }  # fmt: skip
     from dgkit.config import load_config
     from dgkit.generation.config import GenerateConfig
@@ -97,7 +106,7 @@ def generate(
 
     try:
         with progress_bars(STAGES) as progress:
-            result = run(out, config, progress=progress)
+            result = run(out, config, progress=progress, notify=say)
     except KeyboardInterrupt:
         state = f"finished images are in {out}, " if out.is_dir() else ""
         console().print(f"\nstopped; {state}the same command continues", markup=False)

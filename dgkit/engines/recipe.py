@@ -15,6 +15,8 @@ from dgkit.errors import UsageError
 Precision = Literal["fp32", "bf16", "fp16"]
 FP32 = frozenset({"text_encoder", "vae_encoder"})  # once an image or less; the published bridge encodes in fp32
 
+CPU_ONLY = frozenset({"openvino"})
+
 
 class NetworkRecipe(Config):
     """What one network has of its own; what is left out is that of the recipe."""
@@ -68,9 +70,10 @@ class EngineRecipe(Config):
         self, networks: Mapping[str, Network], rebuild: Policy = "auto", notify: Notify | None = None
     ) -> dict[str, Runner]:
         """A runner of each network by name, not opened; UsageError where a backend refuses its device or dtype."""
-        device, found = resolve_device(self.device), {}
+        found = {}
         for name, network in networks.items():
             engine, dtype, options = self.choice(name)
+            device = resolve_device(self.device, engine)
             found[name] = runner_class(engine)(network, device, dtype, rebuild=rebuild, notify=notify, options=options)
         return found
 
@@ -91,11 +94,11 @@ def choose_networks(names: str | Iterable[str] = "all") -> tuple[str, ...]:
     return tuple(name for name in NETWORKS if name in wanted)
 
 
-def resolve_device(device: str) -> str:
-    """``auto`` as ``cuda`` where torch sees a GPU, else ``cpu``; any other device as it is."""
+def resolve_device(device: str, engine: str = "torch") -> str:
+    """``auto`` as ``cuda`` where torch sees a GPU and ``engine`` runs on one, else ``cpu``; any other as it is."""
     if device != "auto":
         return device
-    return "cuda" if torch.cuda.is_available() else "cpu"
+    return "cuda" if engine not in CPU_ONLY and torch.cuda.is_available() else "cpu"
 
 
 def parse_batch(text: str) -> tuple[int, int, int]:

@@ -40,9 +40,16 @@ class GenerateConfig(Config):
 
     model: str | None = Field(None, description="diffusers model folder or hub id; None: the embedded city model")
     controlnet: str | None = Field(None, description="ControlNet folder or hub id; None: controlnet/ of the model")
-    engine: str = Field("torch", description="runner of the networks")
+    engine: str = Field("torch", description="runner of the networks: torch, compile, ort, openvino or trt")
     dtype: Literal["fp32", "bf16", "fp16"] = Field("fp32", description="number format inside the networks")
     device: str = Field("auto", description="auto, cpu, cuda or cuda:N; auto: cuda where there is one")
+    engine_recipe: Path | dict[str, Any] | None = Field(
+        None,
+        description="recipe of build-engines, or what it holds; states engine and dtype, and those of each network",
+    )
+    rebuild: Literal["never", "auto", "always"] = Field(
+        "auto", description="engines that are missing or stale: never: an error; auto: build them; always: build all"
+    )
 
     preset: str = Field("exact", description="sampler preset")
     steps: int | None = Field(None, ge=1, le=1000, description="denoising steps of each pass; None: of the preset")
@@ -73,6 +80,16 @@ class GenerateConfig(Config):
     model_digest: str | None = Field(
         None, description="digest of the weights; written by the run, and where given the run insists on it"
     )
+
+    @model_validator(mode="after")
+    def _one_engine(self) -> "GenerateConfig":
+        given = [name for name in ("engine", "dtype") if name in self.model_fields_set]
+        if isinstance(self.engine_recipe, Path) and given:
+            raise UsageError(
+                f"--engine-recipe and --{given[0]} are given, allowed is one of the two",
+                f"drop --{given[0]}, or change it in {self.engine_recipe}",
+            )
+        return self
 
     @model_validator(mode="after")
     def _one_source(self) -> "GenerateConfig":

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from dgkit.config import load_config
+from dgkit.config import load_config, read_recipe
 from dgkit.data.crops import CropRules
 from dgkit.data.prompts import STYLE_MIXES, StyleMix, load_style_mix
 from dgkit.errors import DgkitError, EngineError, InputError, UsageError
@@ -21,20 +21,28 @@ if TYPE_CHECKING:
     from dgkit.data.datasets import Dataset
     from dgkit.diffusion.pipeline import Pipeline
     from dgkit.diffusion.presets import Preset
+    from dgkit.engines.recipe import EngineRecipe
 
+Notify = Callable[[str], None]
 # (stage, done, total): stage "index" counts label maps, "generate" counts images, in fractions while they are drawn.
 Progress = Callable[[str, float, float], None]
 
 
 def generate(
-    out: str | Path, config: GenerateConfig | None = None, *, progress: Progress | None = None, **settings: Any
+    out: str | Path,
+    config: GenerateConfig | None = None,
+    *,
+    progress: Progress | None = None,
+    notify: Notify | None = None,
+    **settings: Any,
 ) -> GenerateResult:
     """Make ``count`` images, each with its label map, in the folder ``out``.
 
     Pass a whole ``config``, or single settings of :class:`GenerateConfig` as keywords. What is in the folder already is
     kept, so the call continues a run that was cut off. ``out`` then holds ``images/<id>.png`` (8-bit RGB),
     ``labels/<id>_labelTrainIds.png`` (8-bit, train ids 0..18 or 255), ``vis/``, ``manifest.jsonl``, ``config.yaml`` and
-    ``contact_sheet.png``; nothing in it depends on how often the run was cut off.
+    ``contact_sheet.png``; nothing in it depends on how often the run was cut off. ``notify`` is told of engines that
+    are built, and why.
 
     Raises UsageError for settings that are not allowed, InputError for label maps or a model that cannot be used,
     OutputError for a folder that is in use, was made with other settings or cannot be written, EngineError where the
@@ -50,7 +58,7 @@ def generate(
     from dgkit.diffusion.presets import GUIDANCE_SCALE
 
     pipeline = load_pipeline(
-        config.model, config.controlnet, engine=config.engine, device=_device(config.device), dtype=config.dtype
+        config.model, config.controlnet, recipe=_engines(config), rebuild=config.rebuild, notify=notify
     )
     if preset.guidance_scale is None:
         own = pipeline.defaults.guidance_scale
@@ -129,6 +137,10 @@ def _resolve_places(config: GenerateConfig) -> GenerateConfig:
             changes[key] = str(Path(place).expanduser().absolute())
     if isinstance(config.style_mix, str) and config.style_mix not in STYLE_MIXES:
         changes["style_mix"] = dict(load_style_mix(config.style_mix).weights)
+    if config.engine_recipe is not None:
+        changes["engine_recipe"] = _recipe_values(config.engine_recipe)
+        recipe = _engines(config)
+        changes.update(engine=recipe.engine, dtype=recipe.dtype)
     return config.model_copy(update=changes)
 
 
@@ -145,12 +157,17 @@ def _preset(config: GenerateConfig) -> "Preset":
     return dataclasses.replace(find_preset(config.preset), **changes)
 
 
-def _device(name: str) -> str:
-    if name != "auto":
-        return name
-    import torch
+def _engines(config: GenerateConfig) -> "EngineRecipe":
+    from dgkit.engines.recipe import EngineRecipe
 
-    return "cuda" if torch.cuda.is_available() else "cpu"
+    flags = {"engine": config.engine, "dtype": config.dtype, "device": config.device}
+    if config.engine_recipe is not None:
+        flags = {} if config.device == "auto" else {"device": config.device}
+    return load_config(EngineRecipe, **{**_recipe_values(config.engine_recipe), **flags})
+
+
+def _recipe_values(recipe: Path | dict[str, Any] | None) -> dict[str, Any]:
+    return read_recipe(recipe) if isinstance(recipe, Path) else recipe or {}
 
 
 def _plan(
