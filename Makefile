@@ -55,5 +55,5 @@ $(VENV)/core.stamp: pyproject.toml constraints.txt | $(BIN)/python
 	@touch $@
 
 $(VENV)/dev.stamp: pyproject.toml constraints.txt | $(BIN)/python
-	$(INSTALL) -e '.[cpu,dev]'
+	$(INSTALL) -e '.[cpu,rtx,dev]'
 	@touch $@ $(VENV)/core.stamp

@@ -19,7 +19,7 @@ FLOORS = {
 LIGHT_FLOORS = (0, 5)
 HEAVY = frozenset(
     "torch torchvision diffusers transformers accelerate cv2 scipy onnx onnxruntime onnxscript tensorrt tensorrt_rtx "
-    "polygraphy openvino mmseg mmcv mmengine ray".split()
+    "openvino mmseg mmcv mmengine ray".split()
 )
 SEGMENTATION = frozenset({"mmseg", "mmcv", "mmengine"})
 SEGMENTATION_FILES = frozenset({"dgkit.training.segmenter", "dgkit.evaluation.segmenter"})
