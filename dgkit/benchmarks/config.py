@@ -51,6 +51,7 @@ class BenchConfig(Config):
     ceilings: bool = Field(True, description="measure matmul, convolution and copy in the same run")
     ceiling_edge: int | None = Field(None, ge=8, le=65536, description="edge of the square matrices; None: by device")
 
+    references: Path | None = Field(None, description="folder that keeps the outputs of torch in fp32 for other runs")
     csv: Path | None = Field(None, description="CSV file that rows are added to")
     plot: Path | None = Field(None, description="SVG file")
     note: str = Field("", description="remark that is kept in every row")
@@ -70,7 +71,7 @@ class Task(Config):
     batches: tuple[int, ...] = (1,)
     """Samples of a call; one process takes several of them one after the other."""
     largest: int = 1
-    """The largest batch of the run: inputs are cut from one tensor of that size, so that all batches share rows."""
+    """The largest batch of the run."""
     model: str | None = None
     device: str = "cpu"
     preset: str = "exact"
@@ -83,5 +84,5 @@ class Task(Config):
     rebuild: Literal["never", "auto", "always"] = "auto"
     cuda_graph: bool = True
     edge: int | None = None
-    reference: Path | None = None
-    """Folder of the outputs of torch in fp32: written by ``reference``, read by the others."""
+    references: Path | None = None
+    """Folder of the outputs of torch in fp32: written by ``reference`` where they are not there, read by the others."""

@@ -18,7 +18,7 @@ from PIL import Image
 
 from dgkit.benchmarks.config import Task
 from dgkit.benchmarks.memory import DeviceMemory, peak_rss
-from dgkit.benchmarks.networks import describe_engines
+from dgkit.benchmarks.networks import describe_engines, reference_path
 from dgkit.benchmarks.processes import reason
 from dgkit.benchmarks.timing import LEAST, Times, clock_calls
 from dgkit.data.manifest import Manifest
@@ -29,6 +29,7 @@ from dgkit.diffusion.sampler import SceneRequest, SceneResult, sample
 from dgkit.engines.base import find_device
 from dgkit.engines.store import Notify, Policy
 from dgkit.errors import EngineError
+from dgkit.files import atomic_path
 
 WORLD = 8  # scenes of the procedural city that generate draws its crops from
 HALVES = 2  # denoiser samples of an image in one window: with and without the text
@@ -44,16 +45,26 @@ def build(task: Task) -> Iterator[dict[str, Any]]:
 
 
 def reference(task: Task) -> Iterator[dict[str, Any]]:
-    """The first image in plain PyTorch and fp32, without TF32, in ``task.reference``."""
-    assert task.reference is not None
+    """The first image in plain PyTorch and fp32, without TF32, with its label, prompt and seed, in a file of
+    ``task.references``."""
     plain = task.model_copy(update={"engine": "torch", "dtype": "fp32"})
+    pipeline = _pipeline(plain, "auto")
+    path = reference_path(task, pipeline.identity()["digest"])
+    if path is None or path.is_file():
+        yield {}
+        return
     if task.subject == "generate":
-        variables = {**os.environ, "NVIDIA_TF32_OVERRIDE": "0"}
-        _run_command(plain, task.largest, task.reference / task.subject, 1, variables)
+        with tempfile.TemporaryDirectory(prefix="dgkit-bench-") as folder:
+            out = Path(folder, "out")
+            _run_command(plain, task.largest, out, 1, {**os.environ, "NVIDIA_TF32_OVERRIDE": "0"})
+            first = made_records(out)[0]
+            image, label = (np.asarray(Image.open(out / first[name])) for name in ("image", "label"))
+        request = SceneRequest(label, first["prompt_used"], int(first["seed"]))
     else:
-        with torch.backends.cudnn.flags(enabled=True, allow_tf32=False), _pipeline(plain, "auto") as pipeline:
-            (result,) = sample(pipeline, scenes(pipeline, 1), find_settings(task), batch=task.largest)
-        np.save(task.reference / f"{task.subject}.npy", result.image)
+        (request,) = scenes(pipeline, 1)
+        with torch.backends.cudnn.flags(allow_tf32=False), pipeline:
+            image = sample(pipeline, [request], find_settings(task), batch=task.largest)[0].image
+    _Reference(image, request).write(path)
     yield {}
 
 
@@ -63,15 +74,16 @@ def measure(task: Task) -> Iterator[dict[str, Any]]:
     Where there are several batches, one that fails does not stop the others; with ``sampler`` only the first then has
     ``load_s``.
     """
+    pipeline = _pipeline(task, "never")
+    path = reference_path(task, pipeline.identity()["digest"])
     if task.subject == "generate":
         for batch in task.batches:
-            yield {"batch": batch, **_guarded(_measure_command, task, batch)}
+            yield {"batch": batch, **_guarded(_measure_command, task, batch, path)}
         return
-    pipeline = _pipeline(task, "never")
     memory, started = DeviceMemory(pipeline.device), time.perf_counter()
     with pipeline:
         for number, batch in enumerate(task.batches):
-            cells = _guarded(_measure_sampler, task, batch, pipeline, memory, started)
+            cells = _guarded(_measure_sampler, task, batch, pipeline, memory, started, path)
             if number:
                 cells.pop("load_s", None)
             yield {"batch": batch, **cells}
@@ -107,22 +119,42 @@ def image_row(times: Times, images: int) -> dict[str, Any]:
     return {**cells, "images": images, "images_per_hour": 3.6e6 / cells["ms_sample"]}
 
 
-def compare(task: Task, image: np.ndarray) -> dict[str, Any]:
+def compare(path: Path | None, image: np.ndarray) -> dict[str, Any]:
     """Error and PSNR of the first image, uint8 [H, W, 3], against the reference; nothing where there is none."""
-    if task.reference is None:
+    if path is None or not path.is_file():
         return {}
-    expected = _reference_image(task.reference, task.subject)
-    if expected is None:
-        return {}
-    difference = image.astype(np.float64) - expected
-    error, power = float(np.mean(difference**2)), float(np.mean(expected.astype(np.float64) ** 2))
-    parity = math.sqrt(error / max(power, 1e-30))
-    return {"parity": parity, **({"psnr": 10 * math.log10(255**2 / error)} if error else {})}
+    expected = _Reference.read(path).image.astype(np.float64)
+    error, power = float(np.mean((image - expected) ** 2)), float(np.mean(expected**2))
+    psnr = {"psnr": 10 * math.log10(255**2 / error)} if error else {}
+    return {"parity": math.sqrt(error / max(power, 1e-30)), **psnr}
+
+
+def reference_request(path: Path) -> SceneRequest:
+    """What the image of a reference was made from."""
+    return _Reference.read(path).request
 
 
 def made_records(folder: Path) -> list[dict[str, Any]]:
     """The manifest of a folder that the command filled, in the order of its images."""
     return sorted(Manifest(folder / "manifest.jsonl").read(), key=lambda record: int(record["index"]))
+
+
+@dataclasses.dataclass(frozen=True)
+class _Reference:
+    """A file with an image and what it was made from."""
+
+    image: np.ndarray
+    request: SceneRequest
+
+    def write(self, path: Path) -> None:
+        label, prompt, seed = self.request.label, np.array(self.request.prompt), np.uint64(self.request.seed)
+        with atomic_path(path) as temporary, open(temporary, "wb") as file:
+            np.savez(file, image=self.image, label=label, prompt=prompt, seed=seed)
+
+    @classmethod
+    def read(cls, path: Path) -> "_Reference":
+        with np.load(path) as file:
+            return cls(file["image"], SceneRequest(file["label"], str(file["prompt"]), int(file["seed"])))
 
 
 def _pipeline(task: Task, rebuild: Policy, notify: Notify | None = None) -> Pipeline:
@@ -132,7 +164,7 @@ def _pipeline(task: Task, rebuild: Policy, notify: Notify | None = None) -> Pipe
 
 
 def _measure_sampler(
-    task: Task, batch: int, pipeline: Pipeline, memory: DeviceMemory, started: float
+    task: Task, batch: int, pipeline: Pipeline, memory: DeviceMemory, started: float, path: Path | None
 ) -> dict[str, Any]:
     preset, requests = find_settings(task), scenes(pipeline, task.count)
     results: list[SceneResult] = []
@@ -152,7 +184,7 @@ def _measure_sampler(
     cells = {**image_row(times, task.count), "load_s": load, "outside": outside, "rss_mib": peak_rss()}
     retried = sum(result.retried for result in results)
     problem = {"error": f"{retried} of {task.count} images not finite, made again in fp32"} if retried else {}
-    return {**cells, **memory.row(), **compare(task, results[0].image), **problem}
+    return {**cells, **memory.row(), **compare(path, results[0].image), **problem}
 
 
 def _outside_waiting(pipeline: Pipeline, call: Callable[[], None]) -> float:
@@ -171,7 +203,7 @@ def _inside(pipeline: Pipeline) -> float:
     return sum(runner.timing.seconds for runner in pipeline.runners.values())
 
 
-def _measure_command(task: Task, batch: int) -> dict[str, Any]:
+def _measure_command(task: Task, batch: int, path: Path | None) -> dict[str, Any]:
     """Blocks of images progress in lockstep and are on disk together; the first one waits for the model to load."""
     block = max(1, batch // HALVES)
     with tempfile.TemporaryDirectory(prefix="dgkit-bench-") as folder:
@@ -186,7 +218,7 @@ def _measure_command(task: Task, batch: int) -> dict[str, Any]:
     retried = sum(bool(record["retried"]) for record in records)
     problem = {"error": f"{retried} of {len(records)} images not finite, made again in fp32"} if retried else {}
     load = ends[0] - started - times.median / 1e3
-    return {**image_row(times, block), "load_s": load, **memory, **compare(task, image), **problem}
+    return {**image_row(times, block), "load_s": load, **memory, **compare(path, image), **problem}
 
 
 def _run_command(
@@ -226,12 +258,3 @@ def _last_words(text: str) -> str:
     lines = [line.strip() for line in text.splitlines() if line.strip()]
     errors = [line.removeprefix("error: ") for line in lines if line.startswith("error: ")]
     return (errors or lines or ["no output"])[-1]
-
-
-def _reference_image(folder: Path, subject: str) -> np.ndarray | None:
-    if subject == "generate":
-        records = made_records(folder / subject) if (folder / subject).is_dir() else []
-        return np.asarray(Image.open(folder / subject / records[0]["image"])) if records else None
-    path = folder / f"{subject}.npy"
-    image: np.ndarray | None = np.load(path) if path.is_file() else None
-    return image

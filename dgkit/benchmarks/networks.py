@@ -1,5 +1,7 @@
 """One network on one engine: its reference, the building of its engine, and its figures."""
 
+import hashlib
+import json
 import time
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
@@ -11,7 +13,8 @@ from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
-from dgkit.benchmarks.config import Task
+from dgkit import __version__
+from dgkit.benchmarks.config import IMAGE_SUBJECTS, Task
 from dgkit.benchmarks.memory import MIB, DeviceMemory, peak_rss
 from dgkit.benchmarks.processes import reason
 from dgkit.benchmarks.timing import synchronize, time_calls
@@ -20,7 +23,9 @@ from dgkit.diffusion.parts import Model, model_networks
 from dgkit.engines.base import BuildOptions, Network, Runner, find_device, runner_class
 from dgkit.engines.compare import compare_outputs
 from dgkit.engines.export import example_inputs
+from dgkit.engines.machine import device_facts
 from dgkit.engines.store import Engine, Policy
+from dgkit.files import atomic_path
 
 ROWS = 2  # samples of which the outputs are compared
 FLOPS = "flops"  # in the file of the reference, beside the outputs by name
@@ -46,12 +51,14 @@ def describe_engines(engines: list[Engine], built: bool) -> dict[str, Any]:
 
 
 def reference(task: Task) -> Iterator[dict[str, Any]]:
-    """Outputs of plain PyTorch in fp32, without TF32, and the flops of a sample, in ``task.reference``."""
-    assert task.reference is not None
-    model = open_model(task.model)
-    network = model_networks(model)[task.subject]
+    """Outputs of plain PyTorch in fp32, without TF32, and the flops of a sample, in a file of ``task.references``."""
+    network = model_networks(open_model(task.model))[task.subject]
+    path = reference_path(task, network.digest())
+    if path is None or path.is_file():
+        yield {}
+        return
     device = find_device(task.device)
-    inputs = _inputs(network, task, min(task.largest, ROWS), device)
+    inputs = _inputs(network, ROWS, device)
     module = network.load().to(device=device, dtype=torch.float32).eval()
     with torch.inference_mode(), torch.backends.cudnn.flags(enabled=True, allow_tf32=False):
         found = module(*inputs.values())
@@ -59,8 +66,20 @@ def reference(task: Task) -> Iterator[dict[str, Any]]:
         zip((spec.name for spec in network.spec.outputs), found if isinstance(found, tuple) else (found,), strict=True)
     )
     arrays = {name: value.float().cpu().numpy() for name, value in outputs.items()}
-    np.savez(_file(task.reference, task.subject), **{**arrays, FLOPS: np.float64(count_flops(network, module))})
+    with atomic_path(path) as temporary, open(temporary, "wb") as file:
+        np.savez(file, **{**arrays, FLOPS: np.float64(count_flops(network, module))})
     yield {}
+
+
+def reference_path(task: Task, digest: str) -> Path | None:
+    """Where the reference of weights of ``digest`` is kept; None where none is."""
+    if task.references is None:
+        return None
+    facts = {"model": digest, "torch": torch.__version__, "device": device_facts(task.device), "dgkit": __version__}
+    if task.subject in IMAGE_SUBJECTS:
+        facts |= {"preset": task.preset, "steps": str(task.steps)}
+    name = hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:16]
+    return task.references / f"{task.subject}-{name}.npz"
 
 
 def count_flops(network: Network, module: nn.Module) -> float:
@@ -99,7 +118,7 @@ def measure(task: Task) -> Iterator[dict[str, Any]]:
 
 def _measure_batch(runner: Runner, task: Task, batch: int, memory: DeviceMemory, started: float) -> dict[str, Any]:
     device = runner.device
-    inputs = _inputs(runner.network, task, batch, device)
+    inputs = _inputs(runner.network, batch, device)
     memory.forget()
     outputs = runner(**inputs)
     synchronize(device)
@@ -107,7 +126,7 @@ def _measure_batch(runner: Runner, task: Task, batch: int, memory: DeviceMemory,
     times = time_calls(lambda: runner(**inputs), device, task.repeats, task.seconds)
     cells = {**times.row(batch), "load_s": seconds, "rss_mib": peak_rss(), **memory.row()}
     found = {name: value.float().cpu() for name, value in outputs.items()}
-    return {**cells, **_compare(task, batch, found, times.median)}
+    return {**cells, **_compare(runner, task, batch, found, times.median)}
 
 
 def _runner(task: Task, model: Model, rebuild: Policy, notify: Callable[[str], None] | None = None) -> Runner:
@@ -124,15 +143,18 @@ def build_options(task: Task) -> BuildOptions:
     return BuildOptions(batch=(least, usual, max(most, task.largest)), cuda_graph=task.cuda_graph, threads=task.threads)
 
 
-def _inputs(network: Network, task: Task, batch: int, device: torch.device) -> dict[str, Tensor]:
-    """The first rows of inputs that are the same for all configurations, already on the device."""
-    whole = example_inputs(network, batch=max(task.largest, batch))
-    return {name: value[:batch].contiguous().to(device) for name, value in whole.items()}
+def _inputs(network: Network, batch: int, device: torch.device) -> dict[str, Tensor]:
+    """Inputs on the device; sample n is the same in every batch."""
+    samples = [example_inputs(network, batch=1, seed=number) for number in range(batch)]
+    return {name: torch.cat([sample[name] for sample in samples]).to(device) for name in samples[0]}
 
 
-def _compare(task: Task, batch: int, found: Mapping[str, Tensor], milliseconds: float) -> dict[str, Any]:
+def _compare(
+    runner: Runner, task: Task, batch: int, found: Mapping[str, Tensor], milliseconds: float
+) -> dict[str, Any]:
     """Error against the reference, and what follows from its count of flops; nothing where it is not there."""
-    if task.reference is None or not (path := _file(task.reference, task.subject)).is_file():
+    path = reference_path(task, runner.network.digest())
+    if path is None or not path.is_file():
         return {}
     with np.load(path) as file:
         arrays = {name: file[name] for name in file}
@@ -148,7 +170,3 @@ def _compare(task: Task, batch: int, found: Mapping[str, Tensor], milliseconds: 
     if problems:
         return {**cells, "error": problems}
     return {**cells, "parity": max(check.relative for check in checks)}
-
-
-def _file(folder: Path, subject: str) -> Path:
-    return folder / f"{subject}.npz"

@@ -9,16 +9,17 @@ are the same. Left out in its favour: that it moves each window to the GPU twice
 import dataclasses
 import time
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from PIL import Image
 from torch import Tensor
 
 from dgkit.benchmarks.config import Task
-from dgkit.benchmarks.images import compare, find_settings, image_row, made_records, scenes
+from dgkit.benchmarks.images import compare, find_settings, image_row, reference_request, scenes
 from dgkit.benchmarks.memory import DeviceMemory, peak_rss
+from dgkit.benchmarks.networks import reference_path
 from dgkit.benchmarks.timing import LEAST, Times, clock_calls, synchronize, time_calls
 from dgkit.diffusion.fusion import downscale, large_components
 from dgkit.diffusion.images import resize, to_float, to_uint8
@@ -143,26 +144,24 @@ def measure_images(task: Task) -> Iterator[dict[str, Any]]:
 def _open(task: Task, measure: Callable[[Published], dict[str, Any]]) -> dict[str, Any]:
     device = find_device(task.device)
     pipeline = load_pipeline(task.model, device=task.device)
+    path = reference_path(task, pipeline.identity()["digest"])
     preset = dataclasses.replace(PRESETS["official"], steps=find_settings(task).steps)
     memory, started = DeviceMemory(device), time.perf_counter()
     with pipeline:
-        published = Published(pipeline, _request(task, pipeline), preset)
+        published = Published(pipeline, _request(task, pipeline, path), preset)
         loaded = time.perf_counter() - started
         cells = measure(published)
         memory.look()
-    same = task.preset == "official" and "image" in cells
-    parity = compare(task, cells["image"]) if same else {}
-    cells.pop("image", None)
+    image = cells.pop("image", None)
+    parity = compare(path, image) if task.preset == "official" and image is not None else {}
     return {**cells, "load_s": loaded, "rss_mib": peak_rss(), **memory.row(), **parity}
 
 
-def _request(task: Task, pipeline: Pipeline) -> SceneRequest:
-    """The first image of the same subject: that of the reference folder, or of the sampler's scenes."""
-    if task.subject != "generate" or task.reference is None:
+def _request(task: Task, pipeline: Pipeline, path: Path | None) -> SceneRequest:
+    """The first image of the same subject, where there is one: the time depends on its size alone."""
+    if task.subject != "generate" or path is None or not path.is_file():
         return scenes(pipeline, 1)[0]
-    folder = task.reference / task.subject
-    first = made_records(folder)[0]
-    return SceneRequest(np.asarray(Image.open(folder / first["label"])), first["prompt_used"], int(first["seed"]))
+    return reference_request(path)
 
 
 def _measure_images(published: Published, task: Task) -> dict[str, Any]:

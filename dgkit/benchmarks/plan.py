@@ -59,7 +59,7 @@ def tasks(config: BenchConfig, device: str, references: Path) -> Iterator[Task]:
             yield Task(kind="ceiling", dtype=dtype, edge=config.ceiling_edge, **common)
     for asked in dict.fromkeys(config.subjects):
         subject = NETWORK_SUBJECTS.get(asked, asked)
-        shared = {**common, "subject": subject, "reference": references}
+        shared = {**common, "subject": subject, "references": references}
         yield Task(kind="reference", **shared)
         if config.against and asked in OFFICIAL_SUBJECTS:
             yield Task(kind="official", batches=(2,), **shared)

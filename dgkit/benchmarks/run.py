@@ -44,7 +44,7 @@ def bench(config: BenchConfig, *, report: Report | None = None, show: Callable[[
     environment = found.cells[0]
     state = _State([], {}, {})
     with tempfile.TemporaryDirectory(prefix="dgkit-bench-") as folder:
-        todo = list(tasks(config, environment["device"], Path(folder)))
+        todo = list(tasks(config, environment["device"], config.references or Path(folder)))
         for number, task in enumerate(todo):
             if report:
                 report(describe(task), number, len(todo))

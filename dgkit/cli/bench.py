@@ -69,6 +69,9 @@ def bench(
     rebuild: Annotated[
         str | None, _option("--rebuild", "never, auto (default) or always: engines that are missing.", RUN, "POLICY")
     ] = None,
+    references: Annotated[
+        Path | None, _option("--references", "Keep the outputs of torch in fp32 here, for other runs.", RUN, "DIR")
+    ] = None,
     csv: Annotated[Path | None, _option("--csv", "Add the rows to this CSV file.", OUT, "FILE")] = None,
     plot: Annotated[Path | None, _option("--plot", "Draw bars into this SVG file.", OUT, "FILE")] = None,
     note: Annotated[str | None, _option("--note", "A remark for every row of the CSV file.", OUT, "TEXT")] = None,
@@ -90,8 +93,8 @@ def bench(
         "subjects": subjects or None, "model": model if random is None else f"random:{random}", "device": device,
         "preset": preset, "steps": steps, "count": count, "against": against, "cuda_graph": cuda_graph,
         "ceilings": ceilings, "repeats": repeats, "seconds": seconds, "official_seconds": official_seconds,
-        "together": together, "timeout": timeout, "threads": threads, "rebuild": rebuild, "csv": csv,
-        "plot": plot, "note": note,
+        "together": together, "timeout": timeout, "threads": threads, "rebuild": rebuild,
+        "references": references, "csv": csv, "plot": plot, "note": note,
     }  # fmt: skip
     config = load_config(BenchConfig, **settings)
     from dgkit.benchmarks.run import bench as run
