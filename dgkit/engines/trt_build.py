@@ -121,7 +121,7 @@ def obtain_engine(
         _check_device(library, device, options)
         graph = export_engine(network, "auto", notify, dtype=dtype)
         with torch.cuda.device(device) if on_gpu(device) else contextlib.nullcontext():
-            return _build(library, graph.file(MODEL), folder / ENGINE, network, device, options, notify)
+            return build_engine(library, graph.file(MODEL), folder / ENGINE, network, device, options, notify)
 
     return EngineStore().obtain(key, build, rebuild=rebuild, model=network.model, notify=notify)
 
@@ -141,7 +141,7 @@ def _check_device(library: Library, device: torch.device, options: BuildOptions)
         )
 
 
-def _build(
+def build_engine(
     library: Library,
     graph: Path,
     target: Path,
