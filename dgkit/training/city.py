@@ -3,6 +3,7 @@
 Every stage resumes where it stopped; a finished stage is read back from its folder ``finished``.
 """
 
+import os
 import shutil
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -117,8 +118,8 @@ class CityTraining:
                 with timed(self.work, name, self.progress) as progress:
                     height, seed = self.recipe.height * zoom, self.recipe.seed + zoom - 1
                     report = partial(_report, progress, name)
-                    folder = self.work / name
-                    caches.append(render_scenes(folder, role, count, seed, height, self.recipe.workers, report))
+                    folder, workers = self.work / name, self.recipe.workers or len(os.sched_getaffinity(0))
+                    caches.append(render_scenes(folder, role, count, seed, height, workers, report))
         return caches
 
     def _latents(self, role: str, caches: list[SceneCache]) -> SceneLatents:

@@ -97,7 +97,7 @@ def _render_missing(
     with _mapper(workers if len(captions) < count else 0) as mapped:
         while len(captions) < count:
             first = len(captions)
-            last = min(count, first + CHUNK)
+            last = min(count, first + CHUNK * max(1, workers // 2))
             for i, (image, label, text) in enumerate(mapped(draw, range(first, last)), first):
                 images[i], labels[i] = image, label
                 captions.append(text)
