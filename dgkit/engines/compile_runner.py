@@ -1,0 +1,142 @@
+"""Packages of AOTInductor: each network compiled once to machine code, kept in the engine store, loaded in seconds.
+
+See the PyTorch documentation, "AOTInductor: Ahead-Of-Time Compilation for Torch.Export-ed Models". A CPU needs a C++
+compiler for the build, a GPU also Triton; running needs neither.
+"""
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from dgkit.engines.base import Runner
+from dgkit.engines.export import (
+    TOLERANCES,
+    check_inputs,
+    dynamic_shapes,
+    example_inputs,
+    graph_key,
+    quiet_exporter,
+    relative_error,
+)
+from dgkit.engines.machine import backend_version, device_facts
+from dgkit.engines.networks import cast
+from dgkit.engines.sidecar import EngineKey
+from dgkit.engines.store import Engine, EngineStore, rebuild_command
+from dgkit.engines.torch_runner import as_tuple, graphed, on_device, place
+from dgkit.errors import DgkitError, EngineError
+from dgkit.optional import first_line
+
+PACKAGE = "model.pt2"
+_AUTOTUNE_FROM = 4  # optimisation level
+
+
+class CompileRunner(Runner):
+    """Runs the package, built on first use unless ``rebuild`` is ``never``; ``notify`` is told of it.
+
+    Outputs are fresh tensors in the runner's dtype. Of the options, ``optimisation_level`` 4 and 5 let the compiler
+    time several kernels for each matrix product; ``threads`` and ``cuda_graph`` count as for
+    :class:`~dgkit.engines.torch_runner.TorchRunner`.
+    """
+
+    def prepare(self) -> list[Engine]:
+        key = engine_key(self)
+        engine = EngineStore().obtain(
+            key, self._build, rebuild=self.rebuild, model=self.network.model, notify=self.notify
+        )
+        return [engine]
+
+    def _build(self, folder: Path) -> dict[str, Any]:
+        module = cast(self.network.load(), self.device, self.dtype)
+        try:
+            with torch.no_grad(), on_device(self), quiet_exporter():
+                _compile(self, module, folder)
+                return {"error": self._verify(module, folder / PACKAGE)}
+        except (OSError, DgkitError):  # a full disk, and what is explained already
+            raise
+        except Exception as error:  # the compiler raises a dozen unrelated classes
+            raise EngineError(f"{self}: cannot be compiled: {first_line(error)}", "use --engine torch") from error
+
+    def _verify(self, module: nn.Module, path: Path) -> dict[str, float]:
+        """Error of each output of the package against the module in the same dtype."""
+        inputs = [_packed(place(self, tensor)) for tensor in check_inputs(self.network).values()]
+        expected, errors = as_tuple(module(*inputs)), {}
+        found = as_tuple(_load(path, self.device)(*inputs))
+        for spec, value, wanted in zip(self.spec.outputs, found, expected, strict=True):
+            error = relative_error(value.float().cpu().numpy(), wanted.float().cpu().numpy())
+            errors[spec.name] = error
+            if not error <= TOLERANCES[self.dtype_name]:
+                raise EngineError(f"{self}: {spec.name} of the package is off by {error:.1e} from PyTorch")
+        return errors
+
+    def _open(self) -> None:
+        (engine,) = self.prepare()
+        path = engine.file(PACKAGE)
+        try:
+            package = _load(path, self.device)
+        except RuntimeError as error:
+            hint = rebuild_command(engine.key, self.network.model)
+            raise EngineError(f"{path} cannot be opened: {first_line(error)}", hint) from error
+        with on_device(self):
+            self._call: Callable[..., Sequence[Tensor]] | None = graphed(self, lambda *args: as_tuple(package(*args)))
+
+    def _run(self, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+        assert self._call is not None
+        arguments = [_packed(place(self, tensor)) for tensor in tensors.values()]
+        with torch.inference_mode(), on_device(self):
+            results = self._call(*arguments)
+        return {spec.name: value for spec, value in zip(self.spec.outputs, results, strict=True)}
+
+    def _close(self) -> None:
+        self._call = None
+
+
+def engine_key(runner: Runner) -> EngineKey:
+    """Key of a package: network, dtype, device and version of torch."""
+    graph = graph_key(runner.network)
+    return graph.model_copy(
+        update={
+            "dtype": runner.dtype_name,
+            "graph": {},
+            "backend": "compile",
+            "backend_version": backend_version("compile"),
+            "versions": {name: graph.versions[name] for name in ("torch", "diffusers", "transformers")},
+            "device": device_facts(str(runner.device)),
+            "flags": dict(_settings(runner)),
+        }
+    )
+
+
+def _settings(runner: Runner) -> dict[str, bool]:
+    """Settings of the compiler: on a CPU constants are folded and weights packed into the layout of its kernels."""
+    on_cpu = runner.device.type == "cpu"
+    return {
+        "freezing": on_cpu,
+        "cpp.dynamic_threads": on_cpu,  # else the number of threads at the time of the build is part of the code
+        "max_autotune": (runner.options.optimisation_level or 0) >= _AUTOTUNE_FROM,
+    }
+
+
+def _compile(runner: Runner, module: nn.Module, folder: Path) -> None:
+    from torch._inductor.utils import fresh_cache
+
+    inputs = tuple(_packed(place(runner, tensor)) for tensor in example_inputs(runner.network).values())
+    program = torch.export.export(module, inputs, dynamic_shapes=dynamic_shapes(runner.spec))
+    with fresh_cache(dir=str(folder)):  # gigabytes of intermediate files would stay in the user's own
+        torch._inductor.aoti_compile_and_package(
+            program, package_path=str(folder / PACKAGE), inductor_configs=dict(_settings(runner))
+        )
+
+
+def _load(path: Path, device: torch.device) -> Callable[..., Any]:
+    """Without locks between threads, which a CUDA graph cannot record: one runner is not called by two at once."""
+    index = -1 if device.index is None else device.index
+    return torch._inductor.aoti_load_package(str(path), run_single_threaded=True, device_index=index)
+
+
+def _packed(tensor: Tensor) -> Tensor:
+    """Compiled kernels take strides and alignment of a fresh tensor for granted; a slice or a view may lack both."""
+    tensor = tensor.contiguous()
+    return tensor if tensor.data_ptr() % 64 == 0 else tensor.clone()

@@ -1,0 +1,60 @@
+"""A function of tensors on a GPU, recorded once for each set of shapes and replayed: one launch instead of thousands.
+
+The steps are those of the PyTorch documentation (notes on CUDA semantics, "CUDA Graphs"): warm-up on a side stream,
+capture into a private memory pool, copies into the captured inputs before each replay.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+Function = Callable[..., Sequence[Tensor]]
+WARM_UPS = 3  # calls before the capture, in which libraries choose their kernels and allocate workspaces
+MOST_SHAPES = 8  # each holds its activations; calls of further shapes run without a graph
+
+
+@dataclass(frozen=True)
+class _Capture:
+    graph: "torch.cuda.CUDAGraph"
+    inputs: tuple[Tensor, ...]
+    outputs: tuple[Tensor, ...]
+
+
+class CudaGraph:
+    """``CudaGraph(function)(*tensors)`` is ``function(*tensors)``, which must not read values on the CPU.
+
+    Tensors in and out are on the current CUDA device; those that a call returns are the caller's. All shapes share one
+    pool of memory, because a replay is over, in the order of the stream, before the next one begins.
+    """
+
+    def __init__(self, function: Function) -> None:
+        self._function = function
+        self._captures: dict[tuple[object, ...], _Capture] = {}
+        self._pool = torch.cuda.graph_pool_handle()
+
+    def __call__(self, *tensors: Tensor) -> tuple[Tensor, ...]:
+        key = tuple((tuple(tensor.shape), tensor.dtype) for tensor in tensors)
+        if key not in self._captures:
+            if len(self._captures) == MOST_SHAPES:
+                return tuple(self._function(*tensors))
+            self._captures[key] = self._capture(tensors)
+        captured = self._captures[key]
+        for target, source in zip(captured.inputs, tensors, strict=True):
+            target.copy_(source)
+        captured.graph.replay()
+        return tuple(output.clone() for output in captured.outputs)
+
+    def _capture(self, tensors: Sequence[Tensor]) -> _Capture:
+        inputs = tuple(tensor.clone(memory_format=torch.contiguous_format) for tensor in tensors)
+        stream = torch.cuda.Stream(inputs[0].device)
+        stream.wait_stream(torch.cuda.current_stream())
+        with torch.cuda.stream(stream):
+            for _ in range(WARM_UPS):
+                self._function(*inputs)
+        torch.cuda.current_stream().wait_stream(stream)
+        graph = torch.cuda.CUDAGraph()
+        with torch.cuda.graph(graph, pool=self._pool):
+            outputs = tuple(self._function(*inputs))
+        return _Capture(graph, inputs, outputs)

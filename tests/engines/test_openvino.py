@@ -1,0 +1,104 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from dgkit.diffusion.folder import ModelFolder
+from dgkit.diffusion.loading import model_networks
+from dgkit.engines.base import BuildOptions
+from dgkit.engines.export import example_inputs, graph_key, relative_error
+from dgkit.engines.openvino_runner import BLOB, OpenVinoRunner, engine_key
+from dgkit.engines.sidecar import key_differences
+from dgkit.engines.store import EngineStore, rebuild_command
+from dgkit.engines.torch_runner import TorchRunner
+from dgkit.errors import EngineError, UsageError
+
+pytest.importorskip("openvino", reason="needs openvino: pip install 'dgkit[cpu]'")
+pytest.importorskip("onnxscript", reason="needs onnxscript: pip install 'dgkit[cpu]'")
+
+
+def test_the_store_holds_what_is_run(folder: ModelFolder) -> None:
+    network = model_networks(folder)["condition"]
+    said: list[str] = []
+    (engine,) = OpenVinoRunner(network, dtype="bf16", notify=said.append).prepare()
+    assert [entry.path for entry in engine.sidecar.files] == [BLOB]
+    assert engine.key == engine_key(network, "bf16") and engine.sidecar.notes == {"graph": graph_key(network).name}
+    assert OpenVinoRunner(network, dtype="bf16", rebuild="never").prepare() == [engine]
+    changed = {item.field for item in key_differences(engine_key(network, "fp32"), engine.key)}
+    assert changed == {"dtype", "flags.precision", "flags.weights"}
+    assert set(engine.key.device) == {"kind", "arch", "features"} and "onnx" in engine.key.versions
+    assert sum(text.startswith("building condition-openvino-bf16") for text in said) <= 1
+
+
+def test_outputs_are_the_callers(folder: ModelFolder) -> None:
+    network = model_networks(folder)["condition"]
+    with OpenVinoRunner(network, options=BuildOptions(threads=1)) as runner:
+        inputs = example_inputs(network)
+        first = runner(**inputs)["condition"]
+        before = first.clone()
+        second = runner(label=inputs["label"].to(torch.bfloat16).flip(0))["condition"]
+        assert torch.equal(first, before) and not torch.equal(first, second)
+        assert first.dtype == torch.float32
+        views = runner(label=inputs["label"].permute(0, 1, 3, 2))["condition"]  # not contiguous
+        again = runner(label=inputs["label"].permute(0, 1, 3, 2).contiguous())["condition"]
+        assert torch.equal(views, again)
+
+
+def test_vae_takes_images_of_any_size(folder: ModelFolder) -> None:
+    network = model_networks(folder)["vae_decoder"]
+    latents = torch.randn(1, 4, 16, 6, generator=torch.Generator().manual_seed(0))
+    with TorchRunner(network) as torch_runner, OpenVinoRunner(network) as runner:
+        expected, found = torch_runner(latents=latents)["image"], runner(latents=latents)["image"]
+    assert found.shape == (1, 3, 128, 48) and relative_error(found.numpy(), expected.numpy()) < 1e-4
+
+
+def test_a_damaged_engine_is_never_used(folder: ModelFolder, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("DGKIT_CACHE", str(tmp_path))
+    network = model_networks(folder)["condition"]
+    with pytest.raises(EngineError, match="no engine of condition for openvino in fp32 is built") as caught:
+        OpenVinoRunner(network, rebuild="never").__enter__()
+    assert caught.value.hint == rebuild_command(engine_key(network, "fp32"), str(folder.root))
+    (engine,) = OpenVinoRunner(network).prepare()
+    data = bytearray(engine.file(BLOB).read_bytes())
+    data[-1] ^= 1
+    engine.file(BLOB).write_bytes(data)
+    with pytest.raises(EngineError, match=r"sha256 of model\.blob: wanted"):
+        OpenVinoRunner(network, rebuild="never").__enter__()
+    said: list[str] = []
+    with OpenVinoRunner(network, notify=said.append) as runner:
+        assert runner(**example_inputs(network))["condition"].isfinite().all()
+    assert len(said) == 1 and "sha256 of model.blob" in said[0]
+
+
+def test_a_failed_build_leaves_nothing(folder: ModelFolder, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    network = model_networks(folder)["condition"]
+    OpenVinoRunner(network).prepare()
+    (graph,) = [
+        path for path in EngineStore().root.glob("condition-onnx-fp32-*") if path.name == graph_key(network).name
+    ]
+    monkeypatch.setattr("dgkit.engines.openvino_runner.export_engine", lambda *_: _Text(tmp_path, graph.name))
+    with pytest.raises(EngineError, match="OpenVINO cannot compile it"):
+        OpenVinoRunner(network, rebuild="always").prepare()
+    assert not list(EngineStore().root.glob(".*.tmp"))
+    OpenVinoRunner(network, rebuild="never").prepare()  # what was there before is still whole
+
+
+class _Text:
+    """An exported graph whose file is none."""
+
+    def __init__(self, folder: Path, name: str) -> None:
+        self.folder, self.name = folder, name
+
+    def file(self, name: str) -> Path:
+        (self.folder / name).write_text("no graph")
+        return self.folder / name
+
+
+def test_precisions_and_devices(folder: ModelFolder, monkeypatch: pytest.MonkeyPatch) -> None:
+    network = model_networks(folder)["condition"]
+    with pytest.raises(UsageError, match="on the CPU in fp32 or bf16; asked for cpu in fp16"):
+        OpenVinoRunner(network, dtype="fp16")
+    with OpenVinoRunner(network) as runner, pytest.raises(EngineError, match="condition"):
+        runner(label=torch.zeros(1, 20, 32, 32))
