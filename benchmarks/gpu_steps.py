@@ -53,9 +53,9 @@ class Machine:
 class Size:
     """How large the steps are.
 
-    Engines are compared in dtype ``fast``; ``others`` are the dtypes, and ``more`` the batches, that PyTorch alone is
-    measured in. ``images`` are further options of the bench of whole images, ``seconds`` bounds the timed calls of a
-    configuration.
+    Engines are compared in dtype ``fast``, at ``batches`` of the denoiser; ``others`` are the dtypes, and ``few`` the
+    batches, that PyTorch alone is measured in besides. ``images`` are further options of the bench of whole images,
+    ``seconds`` bounds the timed calls of a configuration.
     """
 
     device: str
@@ -63,14 +63,14 @@ class Size:
     fast: str
     others: str
     batches: str
-    more: str
+    few: str
     images: tuple[str, ...]
     seconds: float
 
 
 # The networks of Stable Diffusion 1.5 on a GPU; in a dry run the smallest there are, so that minutes suffice.
-FULL = Size("cuda", "sd15", "fp16", "bf16,fp32", "2,8,32", "1,64", ("--batches", "32"), 2.0)
-DRY = Size("cpu", "tiny", "bf16", "fp32", "1,2", "3", ("--batches", "2", "--steps", "1"), 0.2)
+FULL = Size("cuda", "sd15", "fp16", "bf16,fp32", "1,2,8,32,64", "2,8", ("--batches", "32"), 2.0)
+DRY = Size("cpu", "tiny", "bf16", "fp32", "1,2", "1", ("--batches", "2", "--steps", "1"), 0.2)
 
 
 class Plan:
@@ -91,25 +91,29 @@ class Plan:
         Two builds run meanwhile: one on the CPU beside eager PyTorch, which is measured once more alone at the end, and
         one that uses the GPU beside steps that time nothing.
         """
-        fast, eager = self.size.fast, ("--no-cuda-graph", "--note", "eager")
-        dtype = ("--dtype", fast, *self.on)
-        networks = ("--random", self.size.model, "--networks", "denoiser,vae_decoder")
+        fast, few, eager = self.size.fast, self.size.few, ("--no-cuda-graph", "--note", "eager")
+        compiled = ("--engine", "compile", "--dtype", fast, *self.on)
+        large = ("--random", self.size.model, "--networks")
+        no_trt = self.trt or self.cuda
         return [
             Step("card", ["nvidia-smi", f"--query-gpu={CARD}", "--format=csv"], 5, self.cuda),
             *self._tensorrt(),
-            self._denoiser("eager", 100, "torch", *eager, "--ceilings"),
-            Step("compile_build", [*BUILD, "--engine", "compile", *networks, *dtype], 120, self.here, background=True),
+            self._denoiser("eager", 75, "torch", *eager, "--ceilings"),
+            Step("compile_build", [*BUILD, *compiled, *large, "denoiser"], 120, self.here, background=True),
+            Step("compile_vae", [*BUILD, *compiled, *large, "vae_decoder"], 60, self.here, background=True),
             Step("tests", PYTEST, 45, self.cuda),
-            Step("parity", [*CHECK, f"torch:{fast}", *self.on], 25, self.here),
-            Step("compile_embedded", [*BUILD, "--engine", "compile", *dtype], 60, self.here),
-            self._denoiser("compile", 80, "compile", after=("compile_build",)),
-            self._denoiser("trt", 90, "trt", lacks=self.trt or self.cuda, after=("trt_build",)),
-            self._images("generate", 110),
-            self._denoiser("cuda_graph", 70, "torch", "--cuda-graph", "--note", "CUDA graph", lacks=self.cuda),
-            self._bench("vae", 60, "vae", "torch,compile", "--random", self.size.model, "--batches", "8"),
-            self._denoiser("dtypes", 110, "torch", *eager, dtypes=self.size.others, batches="2,8"),
-            self._denoiser("batches", 70, "torch", *eager, batches=self.size.more),
-            self._denoiser("alone", 45, "torch", *eager, batches=self.size.batches.partition(",")[0]),
+            self._check("parity", 25, "torch"),
+            Step("compile_embedded", [*BUILD, *compiled], 60, self.here),
+            self._check("parity_compile", 20, "compile", after=("compile_embedded",)),
+            self._denoiser("compile", 40, "compile", after=("compile_build",)),
+            self._denoiser("trt", 50, "trt", lacks=no_trt, after=("trt_build",)),
+            self._denoiser("cuda_graph", 40, "torch", "--cuda-graph", "--note", "CUDA graph", lacks=self.cuda),
+            self._images("generate", 110, "torch,compile", "--against", "official", "--official-seconds", "60"),
+            self._bench("vae", 50, "vae", "torch,compile", "--random", self.size.model, "--batches", few),
+            self._images("generate_trt", 90, "trt", lacks=no_trt, after=("trt_trial",)),
+            self._check("parity_trt", 30, "trt", lacks=no_trt, after=("trt_trial",)),
+            self._denoiser("dtypes", 55, "torch", *eager, dtypes=self.size.others, batches=few),
+            self._denoiser("alone", 25, "torch", *eager, batches=few),
         ]
 
     def _tensorrt(self) -> list[Step]:
@@ -117,37 +121,39 @@ class Plan:
 
         TensorRT-RTX builds on the CPU. TensorRT times its kernels on the GPU, so only its graph is made aside.
         """
-        half = ("--networks", "denoiser", "--dtype", "fp16")
-        tiny, large = ("--random", "tiny"), ("--random", self.size.model, *half)
-        trial: Sequence[str | Path] = [*CHECK, "trt:fp16", *tiny, "--networks", "denoiser", *self.on]
-        build: Sequence[str | Path] = [*BUILD, "--engine", "trt", *large, *self.on]
+        half, tiny = ("--networks", "denoiser", "--dtype", "fp16"), ("--random", "tiny")
+        large = ("--random", self.size.model, *half)
+        trial = self._bench("trt_trial", 30, "denoiser", "trt", *tiny, "--batches", "2", dtypes="fp16", lacks=self.trt)
         if self.cuda:
-            trial = [*BUILD, "--engine", "trt", *tiny, *half]
+            trial = Step("trt_trial", [*BUILD, "--engine", "trt", *tiny, *half], 30, self.trt)
+        build: Sequence[str | Path] = [*BUILD, "--engine", "trt", *large, *self.on]
         if self.machine.tensorrt:
             build = [*DGKIT, "export", self.work / "onnx", *large]
-        return [
-            Step("trt_trial", trial, 30, self.trt),
-            Step("trt_build", build, 120, self.trt or self.cuda, background=True, after=("trt_trial",)),
-        ]
+        after = ("trt_trial",)
+        return [trial, Step("trt_build", build, 120, self.trt or self.cuda, background=True, after=after)]
 
-    def _denoiser(self, name: str, seconds: float, engine: str, *more: str, **options: Any) -> Step:
-        batches = options.pop("batches", self.size.batches)
-        return self._bench(
-            name, seconds, "denoiser", engine, "--random", self.size.model, "--batches", batches, *more, **options
-        )
+    def _check(self, name: str, seconds: float, engine: str, lacks: str = "", after: tuple[str, ...] = ()) -> Step:
+        # The others compute in fp32 whatever is asked for, so generate has no engines of them in this dtype.
+        networks = () if engine == "torch" else ("--networks", "condition,denoiser,vae_decoder")
+        command = [*CHECK, f"{engine}:{self.size.fast}", *networks, *self.on]
+        return Step(name, command, seconds, lacks or self.here, after=after)
 
-    def _images(self, name: str, seconds: float) -> Step:
-        official = ("--against", "official", "--official-seconds", "60")
-        return self._bench(name, seconds, "generate", "torch,compile", *official, *self.size.images)
+    def _denoiser(self, name: str, seconds: float, engine: str, *more: str, batches: str = "", **options: Any) -> Step:
+        model = ("--random", self.size.model, "--batches", batches or self.size.batches)
+        return self._bench(name, seconds, "denoiser", engine, *model, *more, **options)
+
+    def _images(self, name: str, seconds: float, engines: str, *more: str, **options: Any) -> Step:
+        return self._bench(name, seconds, "generate", engines, *self.size.images, *more, **options)
 
     def _bench(
         self, name: str, seconds: float, subject: str, engines: str, *more: str, lacks: str = "", dtypes: str = "",
         after: tuple[str, ...] = (),
     ) -> Step:  # fmt: skip
-        """``dgkit bench``; without ceilings, which take long, unless they are asked for."""
+        """``dgkit bench``, all batches in one process, and without ceilings unless they are asked for."""
         rows = self.work / f"{name}.csv"
         ceilings = () if "--ceilings" in more else ("--no-ceilings",)
-        limits = ("--seconds", f"{self.size.seconds:g}", "--timeout", "120", "--csv", str(rows))
+        shared = ("--together", "--references", str(self.work / "references"), "--timeout", "120", "--csv", str(rows))
+        seconds_each = ("--seconds", f"{self.size.seconds:g}")
         what = (subject, "--engines", engines, "--dtypes", dtypes or self.size.fast, *self.on)
-        command = [*DGKIT, "bench", *what, *limits, *ceilings, *more]
+        command = [*DGKIT, "bench", *what, *seconds_each, *shared, *ceilings, *more]
         return Step(name, command, seconds, lacks or self.here, after=after, rows=rows)

@@ -28,7 +28,7 @@ def read(path: Path) -> list[dict[str, str]]:
 
 def run(out: Path, *options: str, variables: dict[str, str] | None = None) -> tuple[subprocess.CompletedProcess, Rows]:
     environment = {**os.environ, **(variables or {})}
-    result = subprocess.run(command(out, *options), env=environment, capture_output=True, text=True, timeout=900)
+    result = subprocess.run(command(out, *options), env=environment, capture_output=True, text=True, timeout=2700)
     assert (out / "steps.csv").is_file(), result.stderr
     return result, {row["step"]: row for row in read(out / "steps.csv")}
 
@@ -134,9 +134,9 @@ def test_wrong_arguments_are_named(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 def test_every_step_that_needs_no_gpu_runs(tmp_path: Path) -> None:
-    result, rows = run(tmp_path / "out", "--dry-run", "--minutes", "14")
+    result, rows = run(tmp_path / "out", "--dry-run", "--minutes", "40")
     states = {name: row["state"] for name, row in rows.items()}
-    skipped = {"card", "trt_build", "tests", "trt", "cuda_graph"}
+    skipped = {"card", "trt_build", "tests", "trt", "cuda_graph", "generate_trt", "parity_trt"}
     assert {name for name, state in states.items() if state == "skipped"} - {"trt_trial"} == skipped
     assert result.returncode == 0 and set(states.values()) == {"ok", "skipped"}, rows
     measured = {(row["step"], row["engine"]) for row in read(tmp_path / "out" / "bench.csv")}
