@@ -1,0 +1,90 @@
+"""TensorRT or TensorRT-RTX on a GPU, beyond what every backend is asked there: ``pytest -m gpu``."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+
+from dgkit.diffusion.random_model import random_networks
+from dgkit.engines.base import BuildOptions, Network
+from dgkit.engines.compare import TOLERANCES, Side
+from dgkit.engines.export import example_inputs, relative_error
+from dgkit.engines.layers import check_layers
+from dgkit.engines.torch_runner import TorchRunner
+from dgkit.engines.trt import TrtRunner
+from dgkit.engines.trt_library import is_portable, load_library
+from dgkit.errors import EngineError, MissingDependency
+
+pytestmark = pytest.mark.gpu
+
+
+@pytest.fixture(autouse=True)
+def _usable() -> None:
+    try:
+        library = load_library()
+    except MissingDependency as error:
+        pytest.skip(error.message)
+    if library.is_rtx and not is_portable(torch.device("cuda")):
+        pytest.skip("TensorRT-RTX is made for compute capability 8.x, 12.x and 7.5")
+
+
+def runner_of(network: Network, **options: Any) -> TrtRunner:
+    return TrtRunner(network, "cuda", "fp16", options=BuildOptions(**{"batch": (1, 2, 4), **options}))
+
+
+def error_of(network: Network, runner: TrtRunner, **sizes: int) -> float:
+    """Largest error of an output of the open runner against PyTorch in fp32 on the CPU."""
+    inputs = example_inputs(network, **sizes)
+    with TorchRunner(network) as reference:
+        expected = reference(**inputs)
+    found = runner(**inputs)
+    assert {value.dtype for value in found.values()} == {torch.float16}
+    return max(relative_error(found[key].float().cpu().numpy(), expected[key].numpy()) for key in expected)
+
+
+@pytest.mark.parametrize("cuda_graph", [True, False])
+def test_images_of_any_size_and_batches_past_the_profile(cuda_graph: bool) -> None:
+    network = random_networks("tiny")["vae_decoder"]
+    height, width = network.sizes["height"], network.sizes["width"]
+    with runner_of(network, cuda_graph=cuda_graph) as runner:
+        for batch, high, wide in ((1, 1, 1), (4, 1, 1), (9, 1, 1), (1, 2, 4), (3, 1, 2)):
+            error = error_of(network, runner, batch=batch, height=high * height, width=wide * width)
+            print(f"batch {batch}, {high} x {wide} tiles: {error:.1e}")
+            assert error < TOLERANCES["fp16"]
+        with pytest.raises(EngineError, match="the engine takes batch 1 to 4"):
+            runner(latents=torch.zeros(1, network.sizes["latent_channels"], 8 * height, width))
+
+
+@pytest.mark.parametrize("cuda_graph", [True, False])
+def test_a_call_does_not_wait_for_the_gpu(cuda_graph: bool) -> None:
+    network = random_networks("tiny")["denoiser"]
+    inputs = {name: value.cuda() for name, value in example_inputs(network).items()}
+    with runner_of(network, cuda_graph=cuda_graph) as runner:
+        first = runner(**inputs)["prediction"]
+        torch.cuda.synchronize()
+        torch.cuda.set_sync_debug_mode("error")
+        try:
+            second = runner(**inputs)["prediction"]
+        finally:
+            torch.cuda.set_sync_debug_mode("default")
+        assert torch.equal(first, second)
+
+
+def test_weights_put_in_when_opened() -> None:
+    network = random_networks("tiny")["denoiser"]
+    whole, stripped = runner_of(network), runner_of(network, strip_weights=True)
+    sizes = [runner.prepare()[0].sidecar.size for runner in (whole, stripped)]
+    print(f"{sizes[0]} bytes with weights, {sizes[1]} without")
+    assert sizes[1] < sizes[0]
+    with stripped as runner:
+        assert error_of(network, runner) < TOLERANCES["fp16"]
+
+
+def test_layers_of_an_engine_are_those_of_the_graph() -> None:
+    report = check_layers(
+        lambda: random_networks("tiny")["denoiser"], Side("torch"), Side("trt", "fp16"), device="cuda"
+    )
+    print(f"{len(report.checks)} layers, worst {report.worst.output} {report.worst.relative:.1e}")
+    assert len(report.checks) > 20 and report.first is None
