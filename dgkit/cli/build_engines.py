@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from dgkit.cli.common import chosen_model, console, print_json, size_text
+from dgkit.cli.common import chosen_model, console, print_json, print_table, say, size_text
 
 if TYPE_CHECKING:
     from dgkit.diffusion.parts import Model
@@ -83,16 +83,12 @@ def _build(model: Model, recipe: EngineRecipe, names: tuple[str, ...], rebuild: 
     from dgkit.engines.plan import build, look
     from dgkit.engines.store import check_policy
 
-    shown, outcomes = console(), []
-
-    def say(message: str) -> None:
-        shown.print(message, markup=False)
-
+    outcomes = []
     networks = {name: network for name, network in model_networks(model).items() if name in names}
     runners = recipe.runners(networks, check_policy(rebuild), say)
     for number, (name, runner) in enumerate(runners.items(), 1):
         engine = recipe.choice(name)[0]
-        with shown.status(f"{name} for {engine} in {runner.dtype_name}, {number} of {len(runners)}"):
+        with console().status(f"{name} for {engine} in {runner.dtype_name}, {number} of {len(runners)}"):
             outcomes.append((look if dry_run else build)(name, engine, runner))
         model.release()  # a build may have rounded the parts, and the next network needs the memory
     return outcomes
@@ -115,7 +111,6 @@ def _as_dict(item: Outcome) -> dict[str, Any]:
 
 
 def _print_table(outcomes: list[Outcome], dry_run: bool, rebuild: str) -> None:
-    from rich.console import Console
     from rich.markup import escape
     from rich.table import Table
 
@@ -133,7 +128,4 @@ def _print_table(outcomes: list[Outcome], dry_run: bool, rebuild: str) -> None:
             "" if item.error is None else f"{item.error:.1e}",
         )
         table.add_row(item.network, item.engine, item.dtype, item.device, state, *figures, escape(item.reason))
-    shown = Console(highlight=False)
-    if not shown.is_terminal:
-        shown.width = 240  # a file or another program: nothing to fold for
-    shown.print(table)
+    print_table(table)

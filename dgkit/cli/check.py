@@ -7,11 +7,12 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from dgkit.cli.common import console, print_json
+from dgkit.cli.common import chosen_model, print_json, print_table, say
 
 if TYPE_CHECKING:
     from dgkit.engines.base import Network
     from dgkit.engines.compare import OutputCheck
+    from dgkit.engines.layers import LayerReport
 
 
 def check(
@@ -19,46 +20,59 @@ def check(
     second: Annotated[str, typer.Argument(metavar="B", help="The engine to compare with it.")],
     model: Annotated[str | None, typer.Option(help="Model folder or hub id; default: the shipped one.")] = None,
     controlnet: Annotated[str | None, typer.Option(help="ControlNet folder or hub id; default: the model's.")] = None,
+    random: Annotated[
+        str | None, typer.Option(metavar="NAME", help="Random weights instead: sd15, city or tiny.")
+    ] = None,
     networks: Annotated[str, typer.Option(metavar="N,N", help="Networks, separated by commas.")] = "all",
     batch: Annotated[int, typer.Option(help="Samples a call.")] = 2,
     device: Annotated[str, typer.Option(help="cpu, cuda or cuda:N.")] = "cpu",
+    rebuild: Annotated[
+        str, typer.Option(metavar="POLICY", help="never, auto or always: engines that are missing or stale.")
+    ] = "auto",
+    worst_layer: Annotated[
+        bool, typer.Option("--worst-layer", help="Compare every layer, too, where the engines show them.")
+    ] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print the errors as JSON.")] = False,
 ) -> None:
     """Run the networks of a model on two engines with the same inputs and compare the outputs.
 
     An output further apart than the tolerance of the less precise side, or not finite, is an error.
     """
-    from dgkit.diffusion.folder import ModelFolder
-    from dgkit.diffusion.hub import find_controlnet, find_model
-    from dgkit.diffusion.loading import model_networks
+    from dgkit.diffusion.loading import model_networks, open_model
     from dgkit.engines.compare import Side, check_network
-    from dgkit.engines.spec import NETWORKS, network_spec
+    from dgkit.engines.recipe import choose_networks
+    from dgkit.engines.store import check_policy
     from dgkit.errors import EngineError
 
-    sides = Side.parse(first), Side.parse(second)
-    chosen = list(NETWORKS) if networks == "all" else [network_spec(name.strip()).name for name in networks.split(",")]
-    folder = ModelFolder(find_model(model), None if controlnet is None else find_controlnet(controlnet))
+    sides, policy = (Side.parse(first), Side.parse(second)), check_policy(rebuild)
+    opened = open_model(chosen_model(model, random), controlnet)
 
     def load(name: str) -> Network:
-        folder.release()
-        return model_networks(folder)[name]
+        opened.release()
+        return model_networks(opened)[name]
 
-    checks = []
-    for name in chosen:
-        checks += check_network(partial(load, name), *sides, device=device, batch=batch, notify=_say)
+    checks, reports = [], []
+    for name in choose_networks(networks):
+        settings: Any = {"device": device, "batch": batch, "rebuild": policy, "notify": say}
+        checks += check_network(partial(load, name), *sides, **settings)
+        if worst_layer:
+            from dgkit.engines.layers import check_layers
+
+            reports.append(check_layers(partial(load, name), *sides, **settings))
     if as_json:
-        print_json({"reference": str(sides[0]), "other": str(sides[1]), "outputs": [_check_dict(c) for c in checks]})
+        layers = {"layers": [_report_dict(report) for report in reports]} if worst_layer else {}
+        rows = [_check_dict(item) for item in checks]
+        print_json({"reference": str(sides[0]), "other": str(sides[1]), "outputs": rows, **layers})
     else:
-        _print_checks(checks)
+        _print_checks("output", checks)
+        if worst_layer:
+            _print_checks("worst layer", [report.worst for report in reports])
+            _print_first(reports)
     failed = [item for item in checks if not item.passed]
     if failed:
         worst = failed[0]
         reason = worst.not_finite or f"off by {worst.relative:.1e}, allowed are {worst.tolerance:.0e}"
         raise EngineError(f"{worst.output} of {worst.network}: {reason}", "use --engine torch, or a more precise dtype")
-
-
-def _say(message: str) -> None:
-    console().print(message, markup=False)
 
 
 def _check_dict(check: OutputCheck) -> dict[str, Any]:
@@ -74,14 +88,29 @@ def _check_dict(check: OutputCheck) -> dict[str, Any]:
     }
 
 
-def _print_checks(checks: list[OutputCheck]) -> None:
-    from rich.console import Console
+def _report_dict(report: LayerReport) -> dict[str, Any]:
+    first = _check_dict(report.first) if report.first else None
+    return {
+        "network": report.network,
+        "compared": len(report.checks),
+        "worst": _check_dict(report.worst),
+        "first": first,
+    }
+
+
+def _print_first(reports: list[LayerReport]) -> None:
+    for report in reports:
+        where = f"the first past the tolerance is {report.first.output}" if report.first else "none past the tolerance"
+        say(f"{report.network}: {len(report.checks)} layers compared, {where}")
+
+
+def _print_checks(heading: str, checks: list[OutputCheck]) -> None:
     from rich.table import Table
 
     table = Table()
-    for heading in ("network", "output", "relative error", "largest error", "tolerance", ""):
-        table.add_column(heading, justify="right" if "err" in heading or heading == "tolerance" else "left")
+    for name in ("network", heading, "relative error", "largest error", "tolerance", ""):
+        table.add_column(name, justify="right" if "err" in name or name == "tolerance" else "left", overflow="fold")
     for item in checks:
         figures = [f"{value:.1e}" for value in (item.relative, item.absolute, item.tolerance)]
         table.add_row(item.network, item.output, *figures, "ok" if item.passed else item.not_finite or "too far")
-    Console(highlight=False).print(table)
+    print_table(table)

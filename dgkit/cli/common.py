@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from rich.console import Console
+    from rich.table import Table
 
 INTERRUPTED = 130  # 128 + SIGINT, as shells report it
 BROKEN_PIPE = 141  # 128 + SIGPIPE
@@ -96,3 +97,13 @@ def chosen_model(model: str | None, random: str | None) -> str | None:
 def say(message: str) -> None:
     """Tell people on stderr what is being done."""
     console().print(message, markup=False)
+
+
+def print_table(table: "Table") -> None:
+    """A table on stdout, folded for the terminal only: a file or another program gets whole lines."""
+    from rich.console import Console
+
+    shown = Console(highlight=False)
+    if not shown.is_terminal:
+        shown.width = 240
+    shown.print(table)

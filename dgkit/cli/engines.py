@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any, TypeAlias
 
 import typer
 
-from dgkit.cli.common import console, print_json, size_text
+from dgkit.cli.common import console, print_json, print_table, size_text
 
 if TYPE_CHECKING:
     from dgkit.engines.inventory import Entry
@@ -110,7 +110,6 @@ def _as_dict(entry: Entry) -> dict[str, Any]:
 
 
 def _print_table(found: list[Entry]) -> None:
-    from rich.console import Console
     from rich.markup import escape
     from rich.table import Table
 
@@ -126,10 +125,7 @@ def _print_table(found: list[Entry]) -> None:
         name = entry.name.rpartition("-")[2][:8] if entry.sidecar else entry.name
         *facts, age = row
         table.add_row(escape(name), *facts, size_text(entry.size), age, _age(entry.used), escape(entry.state))
-    shown = Console(highlight=False)
-    if not shown.is_terminal:
-        shown.width = 200  # a file or another program: nothing to fold for
-    shown.print(table)
+    print_table(table)
 
 
 def _print_tree(values: dict[str, Any], indent: str) -> None:

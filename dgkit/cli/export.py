@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from dgkit.cli.common import chosen_model, console, print_json, say, size_text
+from dgkit.cli.common import chosen_model, console, print_json, print_table, say, size_text
 
 if TYPE_CHECKING:
     from dgkit.engines.base import Network
@@ -81,7 +81,6 @@ def _as_dict(engine: Engine, network: Network, folder: Path) -> dict[str, Any]:
 
 
 def _print_table(rows: list[dict[str, Any]], out: Path) -> None:
-    from rich.console import Console
     from rich.markup import escape
     from rich.table import Table
 
@@ -94,5 +93,5 @@ def _print_table(rows: list[dict[str, Any]], out: Path) -> None:
     for row in rows:
         errors = "\n".join(f"{value:.1e}" for value in row["error"].values())
         table.add_row(row["network"], tensors(row["inputs"]), tensors(row["outputs"]), size_text(row["bytes"]), errors)
-    Console(highlight=False).print(table)
+    print_table(table)
     say(f"{len(rows)} {'network' if len(rows) == 1 else 'networks'} in {out}")

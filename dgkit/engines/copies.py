@@ -14,9 +14,8 @@ from dgkit.files import output_error
 def copy_out(engine: Engine, folder: Path) -> Path:
     """Make ``folder`` hold the files of ``engine`` and its side-car, and nothing else; it is complete or absent.
 
-    Files are hard links where the file system can link: they take no space, and whoever changes one makes the engine in
-    the store stale. A folder that an earlier call made is replaced. OutputError where another folder is in the way or
-    the disk refuses.
+    Files are copied: onnx refuses weights in a file with several hard links. A folder that an earlier call made is
+    replaced. OutputError where another folder is in the way or the disk refuses.
     """
     if folder.exists() and not (folder / SIDECAR).is_file():
         raise OutputError(f"{folder} is there and was not made by an export", "choose another output folder")
@@ -24,7 +23,8 @@ def copy_out(engine: Engine, folder: Path) -> Path:
     try:
         temporary.mkdir(parents=True)
         for name in (*(entry.path for entry in engine.sidecar.files), SIDECAR):
-            _link(engine.folder / name, temporary / name)
+            (temporary / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(engine.folder / name, temporary / name)
         with contextlib.suppress(FileNotFoundError):
             folder.rename(old)
         temporary.rename(folder)
@@ -34,11 +34,3 @@ def copy_out(engine: Engine, folder: Path) -> Path:
         for path in (temporary, old):
             shutil.rmtree(path, ignore_errors=True)
     return folder
-
-
-def _link(source: Path, target: Path) -> None:
-    target.parent.mkdir(parents=True, exist_ok=True)
-    try:
-        os.link(source, target)
-    except OSError:
-        shutil.copyfile(source, target)

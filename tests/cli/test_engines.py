@@ -145,3 +145,16 @@ def test_check_refuses_what_it_does_not_know(micro: Path, capsys: pytest.Capture
     for arguments in (("torch", "nope"), ("torch", "torch:int3"), ("torch", "torch", "--networks", "unet")):
         assert main(["engines", "check", *arguments, "--model", str(micro)]) == 2
         assert "known: " in capsys.readouterr().err
+
+
+def test_check_layers(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    command = ("check", "torch", "torch:bf16", "--random", "tiny", "--networks", "vae_decoder", "--worst-layer")
+    (report,) = json.loads(run(capsys, *command, "--json"))["layers"]
+    assert report["network"] == "vae_decoder" and report["compared"] > 10 and report["first"] is None
+    assert 0 < report["worst"]["relative"] < 0.05
+    capsys.readouterr()
+    assert main(["engines", *command]) == 0
+    captured = capsys.readouterr()
+    assert "worst layer" in captured.out and report["worst"]["output"] in captured.out
+    assert captured.err == f"vae_decoder: {report['compared']} layers compared, none past the tolerance\n"
+    assert main(["engines", "check", "torch", "compile", "--random", "tiny", "--networks", "unet"]) == 2

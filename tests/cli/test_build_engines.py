@@ -1,0 +1,319 @@
+"""``dgkit build-engines`` and ``dgkit export``: what is built, what is refused and why, through the command line."""
+
+from __future__ import annotations
+
+import json
+import os
+import shlex
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from dgkit.cli.app import main
+from dgkit.engines import machine
+from dgkit.engines.base import RUNNERS, Runner
+from dgkit.engines.export import graph_key
+from dgkit.engines.sidecar import SIDECAR
+from dgkit.engines.store import Engine, EngineStore
+from dgkit.errors import EngineError
+
+Capture = pytest.CaptureFixture[str]
+TINY = ("--random", "tiny", "--networks", "condition")
+
+
+class QuickRunner(Runner):
+    """Its engines are a few bytes, kept by the real store under a key that has all that the real ones have."""
+
+    failure: EngineError | None = None
+    full = False
+
+    def prepare(self) -> list[Engine]:
+        key = graph_key(self.network, self.dtype_name)
+        key = key.model_copy(
+            update={
+                "backend": "openvino",
+                "shapes": {**key.shapes, "batch": ",".join(map(str, self.options.batch))},
+                "backend_version": machine.backend_version("openvino"),
+                "device": machine.device_facts("cpu"),
+            }
+        )
+        return [EngineStore().obtain(key, self._build, rebuild=self.rebuild, model=self.network.model)]
+
+    def _build(self, folder: Path) -> dict[str, object]:
+        if self.failure:
+            raise self.failure
+        if self.full:
+            (folder / "model.blob").symlink_to("/dev/full")
+        (folder / "model.blob").write_bytes(bytes(range(256)) * 40)
+        return {"error": {"condition": 2e-6}}
+
+
+@pytest.fixture()
+def store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> EngineStore:
+    monkeypatch.setenv("DGKIT_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setitem(RUNNERS, "openvino", f"{__name__}.QuickRunner")
+    return EngineStore()
+
+
+def build(capsys: Capture, *arguments: str, code: int = 0) -> tuple[list[dict], str]:
+    """Rows of the outcome, and what was said."""
+    capsys.readouterr()
+    assert main(["build-engines", "--engine", "openvino", *arguments, "--json"]) == code
+    captured = capsys.readouterr()
+    return json.loads(captured.out)["networks"], captured.err
+
+
+def test_missing_then_built_then_ready(store: EngineStore, capsys: Capture) -> None:
+    reason = "no engine of condition for openvino in fp32 is built"
+    (row,), _ = build(capsys, *TINY, "--dry-run")
+    assert (row["state"], row["reason"], row["ids"]) == ("missing", reason, []) and not store.root.exists()
+    (row,), said = build(capsys, *TINY, "--rebuild", "never", code=1)
+    assert row["state"] == "missing"
+    command = "dgkit build-engines --random tiny --engine openvino --networks condition --dtype fp32 --batch 1,8,64"
+    assert said == f"error: {reason}\nhint: {command} --rebuild always\n"
+    (row,), _ = build(capsys, *TINY)
+    assert (row["state"], row["reason"], row["bytes"], row["error"]) == ("built", reason, 10240, 2e-6)
+    assert [path.name for path in store.root.iterdir()] == row["ids"]
+    for policy in ("auto", "never"):
+        (again,), _ = build(capsys, *TINY, "--rebuild", policy)
+        assert again == {**row, "state": "ready", "reason": "", "seconds": 0}
+    (again,), _ = build(capsys, *TINY, "--rebuild", "always")
+    assert (again["state"], again["reason"]) == ("built", "asked for anew")
+
+
+def test_the_hint_is_a_command_that_helps(store: EngineStore, capsys: Capture, micro: Path) -> None:
+    only = (str(micro), "--networks", "vae_decoder", "--dtype", "bf16", "--batch", "1,2,4")
+    _, said = build(capsys, *only, "--rebuild", "never", code=1)
+    command = shlex.split(said.splitlines()[-1].removeprefix("hint: "))
+    assert command[0] == "dgkit" and main(command[1:]) == 0
+    rows, _ = build(capsys, *only, "--rebuild", "never")
+    assert [row["state"] for row in rows] == ["ready"]
+
+
+def test_the_table(store: EngineStore, capsys: Capture) -> None:
+    for options, words in ((["--dry-run"], "would be built"), ([], "built"), (["--dry-run"], "would be used")):
+        assert main(["build-engines", "--random", "tiny", "--engine", "openvino", *options]) == 0
+        table = capsys.readouterr().out
+        assert all(f"{name} " in table for name in ("text_encoder", "condition", "denoiser", "vae_decoder"))
+        assert table.count(words) >= 5
+    assert main(["build-engines", "--random", "tiny", "--engine", "torch"]) == 0
+    assert capsys.readouterr().out.count("none needed") == 5
+
+
+def test_a_recipe_and_flags(store: EngineStore, capsys: Capture, tmp_path: Path) -> None:
+    recipe = tmp_path / "recipe.yaml"
+    recipe.write_text("{dtype: bf16, options: {batch: [1, 2, 4]}, networks: {text_encoder: {engine: torch}}}")
+    flags = ("--random", "tiny", "--recipe", str(recipe), "--batch", "2", "--set", "networks.condition.dtype=fp32")
+    rows, _ = build(capsys, *flags)
+    assert {row["network"]: (row["engine"], row["dtype"], row["state"]) for row in rows} == {
+        "text_encoder": ("torch", "fp32", "none needed"),
+        "condition": ("openvino", "fp32", "built"),
+        "denoiser": ("openvino", "bf16", "built"),
+        "vae_encoder": ("openvino", "fp32", "built"),
+        "vae_decoder": ("openvino", "bf16", "built"),
+    }
+    cars = [json.loads((folder / SIDECAR).read_text()) for folder in store.root.iterdir()]
+    assert {car["key"]["shapes"]["batch"] for car in cars} == {"2,2,2"}
+
+
+def test_a_build_that_fails_does_not_stop_the_others(
+    store: EngineStore, capsys: Capture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    build(capsys, *TINY)
+    monkeypatch.setattr(QuickRunner, "failure", EngineError("the library refuses", "use --engine torch"))
+    rows, said = build(capsys, "--random", "tiny", "--networks", "condition,denoiser,vae_decoder", code=1)
+    assert [row["state"] for row in rows] == ["ready", "failed", "failed"] and rows[1]["seconds"] >= 0
+    assert said == "error: the library refuses\nhint: use --engine torch\n"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (("--engine", "nope"), "unknown engine 'nope'; known: torch, "),
+        (("--dtype", "int3"), "dtype='int3' is not allowed"),
+        (("--networks", "unet"), "unknown network 'unet'; known: "),
+        (("--batch", "8,4,2"), "expected 1 <= min <= opt <= max"),
+        (("--batch", "many"), "expected min,opt,max or one number"),
+        (("--rebuild", "sometimes"), "known: never, auto, always"),
+        (("--random", "sd3"), "unknown random model 'sd3'; known: sd15, city, tiny"),
+        (("--device", "tpu"), "unknown device 'tpu'"),
+        (("models/city", "--random", "tiny"), "allowed is one"),
+        (("--random", "tiny", "--controlnet", "c"), "a ControlNet of its own"),
+    ],
+)
+def test_refusals(store: EngineStore, capsys: Capture, arguments: tuple[str, ...], words: str) -> None:
+    assert main(["build-engines", *arguments]) == 2
+    message = capsys.readouterr().err
+    assert words in message and message.startswith("error: ") and message.count("\n") <= 2
+    assert not store.root.exists()
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Ways in which an engine is no longer the one that is wanted: refused on never, built on auto, the field named.
+
+
+def truncate(folder: Path) -> None:
+    os.truncate(folder / "model.blob", 100)
+
+
+def flip(folder: Path) -> None:
+    data = bytearray((folder / "model.blob").read_bytes())
+    data[5000] ^= 1
+    (folder / "model.blob").write_bytes(data)
+
+
+def edit(folder: Path) -> None:
+    path = folder / SIDECAR
+    path.write_text(path.read_text().replace('"dtype": "fp32"', '"dtype": "bf16"'))
+
+
+def take_from_elsewhere(folder: Path) -> None:
+    """Another engine under this one's name."""
+    assert main(["build-engines", *TINY, "--engine", "openvino", "--dtype", "bf16"]) == 0
+    other = next(path for path in folder.parent.iterdir() if path != folder)
+    shutil.rmtree(folder)
+    other.rename(folder)
+
+
+DAMAGES: dict[str, tuple[Callable[[Path], object], str]] = {
+    "truncated": (truncate, "size of model.blob: wanted 10240, have 100"),
+    "one byte flipped": (flip, "sha256 of model.blob: wanted "),
+    "file missing": (lambda folder: (folder / "model.blob").unlink(), "file model.blob: wanted present, have absent"),
+    "foreign file": (lambda folder: (folder / "x.bin").write_bytes(b""), "file x.bin: wanted absent, have present"),
+    "side-car missing": (lambda folder: (folder / SIDECAR).unlink(), "side-car: wanted engine.json, have missing"),
+    "side-car edited": (edit, "side-car checksum: wanted "),
+    "foreign engine": (take_from_elsewhere, "dtype: wanted fp32, have bf16"),
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGES)
+def test_a_damaged_engine_is_refused_and_rebuilt(store: EngineStore, capsys: Capture, damage: str) -> None:
+    (good,), _ = build(capsys, *TINY)
+    harm, words = DAMAGES[damage]
+    harm(store.root / good["ids"][0])
+    refused_then_rebuilt(capsys, f"is not what it was: {words}", good["ids"])
+
+
+def test_other_weights(store: EngineStore, capsys: Capture, micro: Path, tmp_path: Path) -> None:
+    from safetensors.numpy import load_file, save_file
+
+    model = shutil.copytree(micro, tmp_path / "model")
+    only = (str(model), "--networks", "condition")
+    build(capsys, *only)
+    path = model / "controlnet" / "diffusion_pytorch_model.safetensors"
+    tensors = load_file(path)
+    tensors["controlnet_cond_embedding.conv_in.bias"] += np.float32(1e-3)
+    save_file(tensors, path)
+    refused_then_rebuilt(capsys, "differs in weights: wanted ", arguments=only)
+
+
+OTHERS = {
+    "shapes": (("--batch", "1,8,32"), "differs in shapes.batch: wanted 1,8,32, have 1,8,64"),
+    "dtype": (("--dtype", "bf16"), "differs in dtype: wanted bf16, have fp32"),
+}
+
+
+@pytest.mark.parametrize("what", OTHERS)
+def test_another_request(store: EngineStore, capsys: Capture, what: str) -> None:
+    build(capsys, *TINY)
+    arguments, words = OTHERS[what]
+    refused_then_rebuilt(capsys, words, arguments=(*TINY, *arguments))
+    assert len(list(store.root.iterdir())) == 2  # the first stays
+
+
+@pytest.mark.parametrize("what", ["version", "device"])
+def test_another_machine(store: EngineStore, capsys: Capture, monkeypatch: pytest.MonkeyPatch, what: str) -> None:
+    build(capsys, *TINY)
+    if what == "version":
+        monkeypatch.setattr(machine, "backend_version", lambda backend: "9.9")
+        words = "differs in backend_version: wanted 9.9, have "
+    else:
+        facts = {**machine.device_facts("cpu"), "features": "none"}
+        monkeypatch.setattr(machine, "device_facts", lambda device: facts)
+        words = "differs in device.features: wanted none, have "
+    refused_then_rebuilt(capsys, words)
+
+
+def refused_then_rebuilt(
+    capsys: Capture, words: str, ids: list[str] | None = None, arguments: tuple[str, ...] = TINY
+) -> None:
+    (row,), said = build(capsys, *arguments, "--rebuild", "never", code=1)
+    assert row["state"] == "missing" and words in row["reason"]
+    error, hint = said.splitlines()
+    assert words in error and hint.startswith("hint: dgkit build-engines ")
+    (row,), _ = build(capsys, *arguments, "--dry-run")
+    assert row["state"] == "missing" and words in row["reason"]
+    (row,), _ = build(capsys, *arguments)
+    assert row["state"] == "built" and words in row["reason"] and ids in (None, row["ids"])
+    (row,), _ = build(capsys, *arguments, "--rebuild", "never")
+    assert row["state"] == "ready"
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs /dev/full, a disk that is always full")
+def test_a_full_disk(store: EngineStore, capsys: Capture, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(QuickRunner, "full", True)
+    assert main(["build-engines", *TINY, "--engine", "openvino"]) == 1
+    assert "the disk is full" in capsys.readouterr().err and not list(store.root.iterdir())
+
+
+@pytest.mark.slow
+def test_two_commands_at_once_build_once(tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "dgkit", "build-engines", *TINY, "--engine", "ort", "--json"]
+    environment = {**os.environ, "DGKIT_CACHE": str(tmp_path)}
+    both = [subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE) for _ in "ab"]
+    results = [process.communicate() for process in both]
+    assert [process.returncode for process in both] == [0, 0]
+    lines = [line for _, said in results for line in said.splitlines()]
+    assert sum(line.startswith(b"building condition-onnx-fp32-") for line in lines) == 1
+    assert len({json.loads(out)["networks"][0]["ids"][0] for out, _ in results}) == 1
+    assert len(list((tmp_path / "engines").iterdir())) == 1
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Export
+
+
+def test_export(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Capture) -> None:
+    onnx = pytest.importorskip("onnx", reason="needs onnx: pip install 'dgkit[cpu]'")
+    pytest.importorskip("onnxscript", reason="needs onnxscript: pip install 'dgkit[cpu]'")
+    monkeypatch.setenv("DGKIT_CACHE", str(tmp_path / "cache"))
+    command = ["export", str(tmp_path / "out"), *TINY]
+    assert main([*command, "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    (row,) = found["networks"]
+    assert (found["dtype"], found["opset"]) == ("fp32", 18) and row["error"]["condition"] < 1e-5
+    assert row["inputs"] == [{"name": "label", "shape": ["batch", 20, 64, 64], "dtype": "fp32"}]
+    graph = onnx.load(row["file"])
+    shape = [dim.dim_param or dim.dim_value for dim in graph.graph.input[0].type.tensor_type.shape.dim]
+    assert [item.name for item in graph.graph.input] == ["label"] and shape[1:] == [20, 64, 64] and shape[0]
+    names = {path.name for path in (tmp_path / "out" / "condition").iterdir()}
+    assert {"model.onnx", SIDECAR} <= names and not list((tmp_path / "out").glob(".*"))
+    assert main([*command, "--rebuild", "never"]) == 0  # once more over the first
+    assert "label [batch, 20, 64, 64]" in " ".join(capsys.readouterr().out.split())
+
+    (tmp_path / "mine" / "condition").mkdir(parents=True)
+    assert main(["export", str(tmp_path / "mine"), *TINY]) == 1
+    assert "was not made by an export" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "words"),
+    [
+        (("--dtype", "int8"), 2, "unknown dtype 'int8'"),
+        (("--opset", "7"), 2, "opset 7; allowed are 18 to "),
+        (("--networks", "unet"), 2, "unknown network 'unet'"),
+        (("a", "b"), 2, "3 arguments, allowed are [MODEL] OUT"),
+        (("--rebuild", "never"), 1, "no engine of text_encoder for onnx in fp32 is built"),
+    ],
+)
+def test_export_refuses(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Capture, arguments: tuple[str, ...], code: int, words: str
+) -> None:
+    monkeypatch.setenv("DGKIT_CACHE", str(tmp_path / "cache"))
+    assert main(["export", *arguments, str(tmp_path / "out"), "--random", "tiny"]) == code
+    assert words in capsys.readouterr().err and not (tmp_path / "out").exists()
