@@ -69,7 +69,7 @@ class Size:
 
 
 # The networks of Stable Diffusion 1.5 on a GPU; in a dry run the smallest there are, so that minutes suffice.
-FULL = Size("cuda", "sd15", "fp16", "bf16,fp32", "1,2,8,32,64", "2,8", ("--batches", "32"), 2.0)
+FULL = Size("cuda", "sd15", "fp16", "bf16,fp32", "1,2,8,32,64", "2,8", ("--batches", "64"), 2.0)
 DRY = Size("cpu", "tiny", "bf16", "fp32", "1,2", "1", ("--batches", "2", "--steps", "1"), 0.2)
 
 
@@ -101,7 +101,7 @@ class Plan:
             self._denoiser("eager", 75, "torch", *eager, "--ceilings"),
             Step("compile_build", [*BUILD, *compiled, *large, "denoiser"], 120, self.here, background=True),
             Step("compile_vae", [*BUILD, *compiled, *large, "vae_decoder"], 60, self.here, background=True),
-            Step("tests", PYTEST, 45, self.cuda),
+            Step("tests", PYTEST, 60, self.cuda),
             self._check("parity", 25, "torch"),
             Step("compile_embedded", [*BUILD, *compiled], 60, self.here),
             self._check("parity_compile", 20, "compile", after=("compile_embedded",)),
