@@ -1,6 +1,11 @@
-"""ONNX Runtime on the CPU, fp32, from an export of each network in the engine store."""
+"""ONNX Runtime from an export of each network in the engine store: fp32 on a CPU, fp32 and fp16 on a GPU.
+
+A GPU needs the package ``onnxruntime-gpu``. See the documentation of ONNX Runtime, "CUDA Execution Provider",
+"TensorRT Execution Provider" and "I/O Binding".
+"""
 
 import os
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -10,14 +15,20 @@ from torch import Tensor
 from dgkit.engines.base import BuildOptions, Network, Runner
 from dgkit.engines.export import MODEL, export_engine
 from dgkit.engines.store import Engine, Notify, Policy, rebuild_command
-from dgkit.errors import EngineError, UsageError
-from dgkit.optional import first_line, require
+from dgkit.errors import EngineError, MissingDependency, UsageError
+from dgkit.optional import first_line, install_command, require
+
+_DTYPES = {"cpu": ("fp32",), "cuda": ("fp32", "fp16")}
+_NUMPY = {torch.float32: np.float32, torch.float16: np.float16, torch.int64: np.int64}
+_CUDA, _TENSORRT = "CUDAExecutionProvider", "TensorrtExecutionProvider"
 
 
 class OrtRunner(Runner):
     """Runs the ONNX file, exported on first use unless ``rebuild`` is ``never``; ``notify`` is told of an export.
 
-    Outputs are fresh fp32 tensors on the CPU.
+    Outputs are fresh tensors in the runner's dtype; on a GPU inputs and outputs stay there. Of the options, ``threads``
+    counts on a CPU. On a GPU an ``optimisation_level`` puts TensorRT's provider before CUDA's: it builds its engines at
+    the first call of each shape and keeps none, so the engine ``trt`` is the one for repeated use.
     """
 
     def __init__(
@@ -31,42 +42,104 @@ class OrtRunner(Runner):
         options: BuildOptions | None = None,
     ) -> None:
         super().__init__(network, device, dtype, rebuild=rebuild, notify=notify, options=options)
-        if self.device.type != "cpu" or dtype != "fp32":
+        if dtype not in _DTYPES[self.device.type]:
             raise UsageError(
-                f"engine 'ort' runs on the CPU in fp32; asked for {device} in {dtype}",
-                "use --engine torch, or --device cpu --dtype fp32",
+                f"engine 'ort' runs in fp32 on a CPU, in fp32 and fp16 on a GPU; asked for {device} in {dtype}",
+                "use --engine torch, or --dtype fp32",
             )
         self._session: Any = None
 
     def prepare(self) -> list[Engine]:
-        return [export_engine(self.network, self.rebuild, self.notify)]
+        return [export_engine(self.network, self.rebuild, self.notify, dtype=self.dtype_name)]
 
     def _open(self) -> None:
-        runtime = require("onnxruntime", "cpu")
+        runtime = require("onnxruntime", "cpu" if self.device.type == "cpu" else "gpu")
+        providers = self._providers(runtime.get_available_providers())
         (engine,) = self.prepare()
         path = engine.file(MODEL)
         options = runtime.SessionOptions()
-        options.intra_op_num_threads = min(torch.get_num_threads(), len(os.sched_getaffinity(0)))
+        options.intra_op_num_threads = self.options.threads or min(
+            torch.get_num_threads(), len(os.sched_getaffinity(0))
+        )
         options.log_severity_level = 3
         try:
-            self._session = runtime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+            session = runtime.InferenceSession(str(path), options, providers=providers)
         except Exception as error:  # ONNX Runtime raises its own unrelated classes
             hint = rebuild_command(engine.key, self.network.model)
             raise EngineError(f"{path} cannot be opened: {first_line(error)}", hint) from error
+        found, wanted = session.get_providers(), providers[0][0]
+        if wanted not in found:  # it goes on with the next provider where the libraries of one do not load
+            raise EngineError(
+                f"{self}: {wanted} does not load, {found[0]} does", "see dgkit doctor, or use --device cpu"
+            )
+        self._session = session
+
+    def _providers(self, available: list[str]) -> list[tuple[str, dict[str, Any]]]:
+        if self.device.type == "cpu":
+            return [("CPUExecutionProvider", {})]
+        if _CUDA not in available:
+            raise MissingDependency(
+                f"the installed onnxruntime has no {_CUDA}; it has {', '.join(available)}",
+                f"pip uninstall onnxruntime, then {install_command('gpu')}",
+            )
+        number = {"device_id": self.device.index or 0}
+        cuda = (_CUDA, {**number, "use_tf32": 0})
+        level = self.options.optimisation_level
+        if level is None:
+            return [cuda]
+        if _TENSORRT not in available:
+            raise MissingDependency(f"the installed onnxruntime has no {_TENSORRT}", "leave the optimisation level out")
+        return [(_TENSORRT, {**number, "trt_builder_optimization_level": level}), cuda]
 
     def _run(self, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
-        feed = {name: np.ascontiguousarray(_numpy(tensor)) for name, tensor in tensors.items()}
-        names = [spec.name for spec in self.spec.outputs]
         try:
-            values = self._session.run(names, feed)
+            return self._run_bound(tensors) if self.device.type == "cuda" else self._run_on_cpu(tensors)
         except Exception as error:  # see above
             hint = "images smaller than the model's own size need --engine torch"
             raise EngineError(f"{self}: {first_line(error)}", hint) from error
+
+    def _run_on_cpu(self, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+        feed = {name: np.ascontiguousarray(self._place(tensor).numpy()) for name, tensor in tensors.items()}
+        names = [spec.name for spec in self.spec.outputs]
+        values = self._session.run(names, feed)
         return {name: torch.from_numpy(value) for name, value in zip(names, values, strict=True)}
+
+    def _run_bound(self, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+        """Without a copy to the CPU: ONNX Runtime reads and writes memory of torch's tensors."""
+        inputs = {name: self._place(tensor).contiguous() for name, tensor in tensors.items()}
+        outputs = {
+            name: torch.empty(shape, dtype=self.dtype, device=self.device)
+            for name, shape in output_shapes(self.network, inputs).items()
+        }
+        binding = self._session.io_binding()
+        for bind, values in ((binding.bind_input, inputs), (binding.bind_output, outputs)):
+            for name, value in values.items():
+                index = self.device.index or 0
+                bind(name, "cuda", index, _NUMPY[value.dtype], tuple(value.shape), value.data_ptr())
+        torch.cuda.current_stream(self.device).synchronize()  # ONNX Runtime has a stream of its own
+        self._session.run_with_iobinding(binding)
+        binding.synchronize_outputs()
+        return outputs
 
     def _close(self) -> None:
         self._session = None
 
+    def _place(self, tensor: Tensor) -> Tensor:
+        return tensor.detach().to(self.device, self.dtype if tensor.is_floating_point() else None)
 
-def _numpy(tensor: Tensor) -> np.ndarray:
-    return tensor.detach().to("cpu", torch.float32 if tensor.is_floating_point() else None).numpy()
+
+def output_shapes(network: Network, inputs: Mapping[str, Tensor]) -> dict[str, tuple[int, ...]]:
+    """Shape of each output of a call: sizes that no input has are the model's own, scaled as pixels are to cells."""
+    known = {
+        symbol: size
+        for spec in network.spec.inputs
+        for symbol, size in zip(spec.shape, inputs[spec.name].shape, strict=True)
+    }
+    sizes = {**network.sizes, **known}
+    for cells, pixels in (("height", "image_height"), ("width", "image_width")):
+        factor = network.sizes[pixels] // network.sizes[cells]
+        if pixels in known:
+            sizes[cells] = known[pixels] // factor
+        elif cells in known:
+            sizes[pixels] = known[cells] * factor
+    return {spec.name: tuple(sizes[symbol] for symbol in spec.shape) for spec in network.spec.outputs}

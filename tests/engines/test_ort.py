@@ -6,18 +6,20 @@ import numpy as np
 import pytest
 import torch
 
+from dgkit.config import load_config
 from dgkit.diffusion.folder import ModelFolder
 from dgkit.diffusion.loading import load_pipeline, model_networks
 from dgkit.diffusion.presets import Preset
 from dgkit.diffusion.sampler import SceneRequest, sample
 from dgkit.engines import export
+from dgkit.engines.base import BuildOptions
 from dgkit.engines.export import example_inputs, export_engine, export_network, graph_key, relative_error
-from dgkit.engines.ort import OrtRunner
+from dgkit.engines.ort import OrtRunner, output_shapes
 from dgkit.engines.sidecar import key_differences
 from dgkit.engines.spec import NETWORKS
 from dgkit.engines.store import EngineStore
 from dgkit.engines.torch_runner import TorchRunner
-from dgkit.errors import EngineError, UsageError
+from dgkit.errors import EngineError, MissingDependency, UsageError
 from tests.models import make_micro_model
 
 pytest.importorskip("onnxruntime", reason="needs onnxruntime: pip install 'dgkit[cpu]'")
@@ -124,6 +126,51 @@ def test_other_sizes_of_a_tile_are_refused(folder: ModelFolder) -> None:
     network = model_networks(folder)["condition"]
     with OrtRunner(network) as runner, pytest.raises(EngineError, match="condition"):
         runner(label=torch.zeros(1, 20, 32, 32))
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+def test_shapes_of_outputs_are_known_before_a_call(folder: ModelFolder, name: str) -> None:
+    network = model_networks(folder)[name]
+    other = {"height": 6, "width": 10, "image_height": 48, "image_width": 80} if name.startswith("vae_") else {}
+    inputs = example_inputs(network, batch=3, **other)
+    with TorchRunner(network) as runner:
+        shapes = {key: tuple(value.shape) for key, value in runner(**inputs).items()}
+    assert output_shapes(network, inputs) == shapes
+
+
+def test_providers_of_a_gpu(folder: ModelFolder, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("dgkit.engines.base.find_device", lambda name: torch.device(name))
+    network = model_networks(folder)["condition"]
+    cuda, tensorrt = "CUDAExecutionProvider", "TensorrtExecutionProvider"
+    runner = OrtRunner(network, "cuda:1", "fp16")
+    assert [(name, settings["device_id"]) for name, settings in runner._providers([tensorrt, cuda])] == [(cuda, 1)]
+    built = OrtRunner(network, "cuda", "fp16", options=load_config(BuildOptions, optimisation_level=3))
+    assert [name for name, _ in built._providers([tensorrt, cuda])] == [tensorrt, cuda]
+    with pytest.raises(MissingDependency, match="no TensorrtExecutionProvider"):
+        built._providers([cuda])
+    with pytest.raises(MissingDependency, match="no CUDAExecutionProvider; it has CPU") as caught:
+        runner._providers(["CPUExecutionProvider"])
+    assert "pip install 'dgkit[gpu]'" in caught.value.hint
+    with pytest.raises(UsageError, match="fp32 and fp16 on a GPU"):
+        OrtRunner(network, "cuda", "bf16")
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("dtype", ["fp32", "fp16"])
+@pytest.mark.parametrize("name", NETWORKS)
+def test_on_a_gpu(folder: ModelFolder, name: str, dtype: str) -> None:
+    runtime = pytest.importorskip("onnxruntime")
+    if "CUDAExecutionProvider" not in runtime.get_available_providers():
+        pytest.skip("needs onnxruntime-gpu: pip install 'dgkit[gpu]'")
+    network = model_networks(folder)[name]
+    with TorchRunner(network) as reference, OrtRunner(network, "cuda", dtype) as runner:
+        for batch in (1, 5):
+            inputs = example_inputs(network, batch=batch, seed=batch)
+            expected, found = reference(**inputs), runner(**{key: value.cuda() for key, value in inputs.items()})
+            for key, value in expected.items():
+                assert found[key].device.type == "cuda"
+                error = relative_error(found[key].float().cpu().numpy(), value.numpy())
+                assert error < {"fp32": 1e-3, "fp16": 1e-2}[dtype]
 
 
 @pytest.mark.parametrize("settings", [{"dtype": "bf16"}, {"dtype": "fp16"}])

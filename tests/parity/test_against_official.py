@@ -54,9 +54,14 @@ class Golden:
         return int(difference.max())
 
 
-@pytest.fixture(scope="module")
-def pipeline() -> Iterator[Pipeline]:
-    with load_pipeline(GOLDEN / "tiny-sd") as opened:
+PACKAGES = {"ort": "onnxruntime", "openvino": "openvino"}
+
+
+@pytest.fixture(scope="module", params=["torch", *(pytest.param(name, marks=pytest.mark.slow) for name in PACKAGES)])
+def pipeline(request: pytest.FixtureRequest) -> Iterator[Pipeline]:
+    if request.param in PACKAGES:
+        pytest.importorskip(PACKAGES[request.param], reason="needs the extra: pip install 'dgkit[cpu]'")
+    with load_pipeline(GOLDEN / "tiny-sd", engine=request.param) as opened:
         yield opened
 
 
