@@ -1,0 +1,154 @@
+"""``generate`` on every engine: the same scenes, engines built where they are missing, or refused."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+
+from dgkit.cli.app import main
+from dgkit.config import load_config
+from dgkit.engines.store import EngineStore
+from dgkit.errors import EngineError, UsageError
+from dgkit.generation.config import GenerateConfig
+from dgkit.generation.run import generate
+from tests.models import make_micro_model
+from tests.scenes import FAST, make_labels
+
+EXTRA = "needs {}: pip install 'dgkit[cpu]'"
+
+
+@pytest.fixture(scope="module")
+def demo(tmp_path_factory: pytest.TempPathFactory) -> dict[str, object]:
+    """Settings of a run of two images on a tiny model."""
+    root = tmp_path_factory.mktemp("demo")
+    return {"model": str(make_micro_model(root / "model")), "labels": make_labels(root / "labels"), "count": 2, **FAST}
+
+
+@pytest.fixture(scope="module")
+def reference(demo: dict[str, object], tmp_path_factory: pytest.TempPathFactory) -> list[np.ndarray]:
+    return images(generate(tmp_path_factory.mktemp("torch") / "out", **demo).out)
+
+
+@pytest.fixture(scope="module")
+def graphs(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A cache for all tests here, so that each network is exported once."""
+    return tmp_path_factory.mktemp("cache")
+
+
+def images(out: Path) -> list[np.ndarray]:
+    return [cv2.imread(str(path)) for path in sorted((out / "images").glob("*.png"))]
+
+
+def psnr(found: list[np.ndarray], wanted: list[np.ndarray]) -> float:
+    difference = np.stack(found).astype(float) - np.stack(wanted)
+    return float(10 * np.log10(255**2 / max(np.square(difference).mean(), 1e-9)))
+
+
+@pytest.mark.parametrize(
+    ("engine", "dtype", "least"),
+    [
+        ("ort", "fp32", 40),
+        ("openvino", "fp32", 40),
+        ("openvino", "bf16", 30),
+        pytest.param("compile", "fp32", 40, marks=pytest.mark.slow),
+        pytest.param("compile", "bf16", 30, marks=pytest.mark.slow),
+    ],
+)
+def test_the_same_scenes_on_every_engine(
+    demo: dict[str, object],
+    reference: list[np.ndarray],
+    graphs: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    engine: str,
+    dtype: str,
+    least: float,
+) -> None:
+    for package in {"ort": ("onnxruntime", "onnxscript"), "openvino": ("openvino", "onnxscript")}.get(engine, ()):
+        pytest.importorskip(package, reason=EXTRA.format(package))
+    monkeypatch.setenv("DGKIT_CACHE", str(graphs))
+    result = generate(tmp_path / "out", engine=engine, dtype=dtype, device="cpu", **demo)
+    found = images(result.out)
+    quality = psnr(found, reference)
+    print(f"{engine} {dtype}: {quality:.1f} dB")
+    assert len(found) == 2 and quality >= least
+    said: list[str] = []
+    again = generate(
+        tmp_path / "more", engine=engine, dtype=dtype, device="cpu", rebuild="never", notify=said.append, **demo
+    )
+    assert said == [] and all(np.array_equal(a, b) for a, b in zip(images(again.out), found, strict=True))
+
+
+def test_a_recipe_of_engines(
+    demo: dict[str, object], graphs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for package in ("onnxruntime", "onnxscript"):
+        pytest.importorskip(package, reason=EXTRA.format(package))
+    monkeypatch.setenv("DGKIT_CACHE", str(graphs))
+    recipe = tmp_path / "recipe.yaml"
+    recipe.write_text("{engine: torch, dtype: bf16, networks: {vae_decoder: {engine: ort, dtype: fp32}}}")
+    said: list[str] = []
+    generate(tmp_path / "out", engine_recipe=recipe, notify=said.append, **demo)
+    assert not [line for line in said if "building" in line and "vae_decoder" not in line]
+    config = load_config(GenerateConfig, tmp_path / "out" / "config.yaml")
+    assert (config.engine, config.dtype) == ("torch", "bf16")
+    assert config.engine_recipe == {
+        "engine": "torch", "dtype": "bf16", "networks": {"vae_decoder": {"engine": "ort", "dtype": "fp32"}},
+    }  # fmt: skip
+    recipe.unlink()
+    assert generate(tmp_path / "out", config).continued == 2  # the settings stand alone
+    with pytest.raises(UsageError, match="--engine-recipe and --engine are given"):
+        generate(tmp_path / "other", engine_recipe=recipe, engine="ort", **demo)
+
+
+def test_never_builds_nothing(
+    demo: dict[str, object], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    pytest.importorskip("onnxscript", reason=EXTRA.format("onnxscript"))
+    monkeypatch.setenv("DGKIT_CACHE", str(tmp_path / "cache"))
+    with pytest.raises(EngineError, match="no engine of text_encoder for onnx in fp32 is built") as caught:
+        generate(tmp_path / "out", engine="ort", device="cpu", rebuild="never", **demo)
+    assert caught.value.hint.startswith(f"dgkit build-engines {demo['model']} --engine ort --networks text_encoder ")
+    assert not EngineStore().root.exists()
+
+
+def test_tensorrt_without_a_gpu(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A real build of TensorRT-RTX, then one line on what is missing."""
+    pytest.importorskip("tensorrt_rtx", reason="needs tensorrt_rtx: pip install 'dgkit[rtx]'")
+    pytest.importorskip("onnxscript", reason="needs onnxscript: pip install 'dgkit[rtx]'")
+    monkeypatch.setenv("DGKIT_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setenv("DGKIT_TRT", "rtx")
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    monkeypatch.setattr("torch.cuda.device_count", lambda: 0)
+    command = ["generate", str(tmp_path / "out"), "--model", "random:tiny", "--world", "2", "--count", "1"]
+    assert main([*command, "--engine", "trt"]) == 1
+    *said, error, hint = capsys.readouterr().err.splitlines()
+    assert any(line.startswith("building text_encoder-rtx-fp32-") for line in said)
+    assert error.startswith("error: engine text_encoder-rtx-fp32-") and "needs" not in hint
+    assert error.endswith("TensorRT runs on an NVIDIA GPU; torch sees no CUDA device here")
+    (engine,) = EngineStore().root.glob("text_encoder-rtx-*")
+    assert (engine / "model.engine").stat().st_size > 10_000
+    assert not list((tmp_path / "out").glob("images/*"))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("engine", ["ort", "openvino", "compile"])
+def test_the_demo_of_the_embedded_model(tmp_path_factory: pytest.TempPathFactory, tmp_path: Path, engine: str) -> None:
+    cache = tmp_path_factory.getbasetemp() / "embedded-cache"
+    found = {}
+    for name in ("torch", engine):
+        command = [sys.executable, "-m", "dgkit", "generate", str(tmp_path / name), "--count", "2", "--device", "cpu"]
+        command += ["--engine", name, "--preset", "one-pass", "--set", "steps=4"]
+        subprocess.run(command, check=True, env={**os.environ, "DGKIT_CACHE": str(cache)})
+        found[name] = images(tmp_path / name)
+    quality = psnr(found[engine], found["torch"])
+    print(f"{engine}: {quality:.1f} dB")
+    assert len(found[engine]) == 2 and quality >= 40
