@@ -23,7 +23,7 @@ class Pipeline:
 
     ``runners`` maps the names of :data:`dgkit.engines.spec.NETWORKS` to runners. ``tokenizer`` is called as CLIP's is.
     ``identify`` returns the facts that records keep; ``precise`` loads the same model in fp32 (None: this one is);
-    ``release`` is called once all runners hold what they need.
+    ``release`` is called whenever a runner holds what it needs, so that no more than one is being built in memory.
     """
 
     def __init__(
@@ -60,9 +60,9 @@ class Pipeline:
         with ExitStack() as stack:
             for runner in self.runners.values():
                 stack.enter_context(runner)
+                if self._release:
+                    self._release()
             self._stack = stack.pop_all()
-        if self._release:
-            self._release()
         return self
 
     def __exit__(
