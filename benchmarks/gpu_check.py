@@ -35,7 +35,7 @@ MARK = "DGKIT_GPU_CHECK"  # variable by which the processes of a step are known,
 GRACE = 5.0  # seconds that a stopped step gets to clean up
 LEAST = 5.0  # seconds without which no step is started
 PATIENCE = 2  # times what it is expected to need, after which a step in the background is given up
-NAMES = [step.name for step in Plan(FULL, Machine(True, True, True), Path()).steps()]
+NAMES = [step.name for step in Plan(FULL, Machine(True, True, True, ""), Path()).steps()]
 SHOWN = ("step", "network", "engine", "dtype", "batch", "ms_median", "images_per_hour", "x_official", "tflops", "share",
          "gbytes", "parity", "psnr", "error")  # fmt: skip
 

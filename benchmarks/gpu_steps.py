@@ -38,30 +38,34 @@ class Machine:
     cuda: bool
     tensorrt: bool
     tensorrt_rtx: bool
+    onnxruntime: str
+    """Its version and providers, or why it cannot be used."""
 
     @classmethod
     def read(cls, doctor: dict[str, Any]) -> "Machine":
         """From its JSON; an empty one, of a doctor that failed, gives a machine with all, so that steps are tried."""
         if not doctor:
-            return cls(True, True, True)
-        absent = {item["package"] for item in doctor["libraries"] if item["detail"] == "not installed"}
-        devices = [item["name"] for item in doctor["devices"] if item["usable"]]
-        return cls(any(name != "cpu" for name in devices), "tensorrt" not in absent, "tensorrt-rtx" not in absent)
+            return cls(True, True, True, "CUDA")
+        details = {item["package"]: item["detail"] for item in doctor["libraries"]}
+        there = [details[name] != "not installed" for name in ("tensorrt", "tensorrt-rtx")]
+        cuda = any(item["usable"] and item["name"].startswith("cuda") for item in doctor["devices"])
+        return cls(cuda, there[0], there[1], details["onnxruntime"])
 
 
 @dataclass(frozen=True)
 class Size:
     """How large the steps are.
 
-    Engines are compared in dtype ``fast``, at ``batches`` of the denoiser; ``others`` are the dtypes, and ``few`` the
-    batches, that PyTorch alone is measured in besides. ``images`` are further options of the bench of whole images,
-    ``seconds`` bounds the timed calls of a configuration.
+    Engines are compared in dtype ``fast``, at ``batches`` of the denoiser, ONNX Runtime in dtype ``ort``; ``others``
+    are the dtypes, and ``few`` the batches, that PyTorch alone is measured in besides. ``images`` are further options
+    of the bench of whole images, ``seconds`` bounds the timed calls of a configuration.
     """
 
     device: str
     model: str
     fast: str
     others: str
+    ort: str
     batches: str
     few: str
     images: tuple[str, ...]
@@ -69,8 +73,8 @@ class Size:
 
 
 # The networks of Stable Diffusion 1.5 on a GPU; in a dry run the smallest there are, so that minutes suffice.
-FULL = Size("cuda", "sd15", "fp16", "bf16,fp32", "1,2,8,32,64", "2,8", ("--batches", "64"), 2.0)
-DRY = Size("cpu", "tiny", "bf16", "fp32", "1,2", "1", ("--batches", "2", "--steps", "1"), 0.2)
+FULL = Size("cuda", "sd15", "fp16", "bf16,fp32", "fp16", "1,2,8,32,64", "2,8", ("--batches", "64"), 2.0)
+DRY = Size("cpu", "tiny", "bf16", "fp32", "fp32", "1,2", "1", ("--batches", "2", "--steps", "1"), 0.2)
 
 
 class Plan:
@@ -83,6 +87,8 @@ class Plan:
         self.here = self.cuda if size.device == "cuda" else ""
         if machine.cuda and size.device == "cpu":
             self.cuda = "needs the CUDA device, which a dry run leaves alone"
+        provider = "CUDA" if size.device == "cuda" else "CPU"
+        self.ort = "" if provider in machine.onnxruntime else f"needs onnxruntime with its {provider} provider"
         self.trt = "" if machine.tensorrt or machine.tensorrt_rtx else "needs tensorrt or tensorrt-rtx"
 
     def steps(self) -> list[Step]:
@@ -112,6 +118,7 @@ class Plan:
             self._bench("vae", 50, "vae", "torch,compile", "--random", self.size.model, "--batches", few),
             self._images("generate_trt", 90, "trt", lacks=no_trt, after=("trt_trial",)),
             self._check("parity_trt", 30, "trt", lacks=no_trt, after=("trt_trial",)),
+            self._denoiser("ort", 120, "ort", lacks=self.ort, dtypes=self.size.ort),
             self._denoiser("dtypes", 55, "torch", *eager, dtypes=self.size.others, batches=few),
             self._denoiser("alone", 25, "torch", *eager, batches=few),
         ]

@@ -28,6 +28,10 @@ def need(engine: str) -> None:
     """Skip where the library behind an engine is absent, or not made for this GPU."""
     if engine == "compile" and not importlib.util.find_spec("triton"):
         pytest.skip("needs triton")
+    if engine == "ort":
+        runtime = pytest.importorskip("onnxruntime", reason="needs onnxruntime-gpu")
+        if "CUDAExecutionProvider" not in runtime.get_available_providers():
+            pytest.skip("needs onnxruntime-gpu")
     if engine == "trt":
         try:
             library = load_library()
@@ -64,6 +68,8 @@ def check(name: str, sides: str, expected: dict[str, Tensor], found: dict[str, T
     [
         *(("torch", name, dtype) for name in NETWORKS for dtype in DTYPES),
         ("compile", "denoiser", "fp16"),
+        ("ort", "denoiser", "fp32"),
+        ("ort", "denoiser", "fp16"),
         *(("trt", "denoiser", dtype) for dtype in DTYPES),
         ("trt", "vae_decoder", "fp16"),
     ],
@@ -79,7 +85,7 @@ def test_outputs_are_those_of_the_cpu(engine: str, name: str, dtype: str) -> Non
 
 
 @pytest.mark.parametrize("cuda_graph", [True, False])
-@pytest.mark.parametrize("engine", ["torch", "compile", "trt"])
+@pytest.mark.parametrize("engine", ["torch", "compile", "ort", "trt"])
 def test_an_open_runner_takes_any_batch_and_gives_its_outputs_away(engine: str, cuda_graph: bool) -> None:
     """Each batch size may have buffers of its own; what an earlier call returned stays as it was."""
     whole = example_inputs(network_of("denoiser"), batch=4)
@@ -97,7 +103,7 @@ def test_an_open_runner_takes_any_batch_and_gives_its_outputs_away(engine: str, 
         assert torch.equal(found[0], found[-1])
 
 
-@pytest.mark.parametrize("engine", ["torch", "compile", "trt"])
+@pytest.mark.parametrize("engine", ["torch", "compile", "ort", "trt"])
 def test_a_runner_is_opened_again_and_closing_frees_the_device(engine: str) -> None:
     inputs = example_inputs(network_of("denoiser"), batch=4)
     runner = runner_of(engine, "denoiser", "fp16")
