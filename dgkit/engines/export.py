@@ -33,6 +33,7 @@ from dgkit.optional import first_line, require
 OPSET = 18
 OPSETS = range(18, 24)  # what torch's exporter writes
 MODEL = "model.onnx"
+SCOPES = "pkg.torch.onnx.name_scopes"  # names of the modules that a node is part of, as the exporter notes them
 _FAILURES = (RuntimeError, ValueError, TypeError, torch.onnx.errors.OnnxExporterError)
 # Relative L2 error against PyTorch in fp32 that a graph may have. Measured on Stable Diffusion 1.5 shapes in fp32: at
 # most 3.5e-5; in the other types it is what rounding weights and activations to 11 and 8 bits costs.
@@ -136,6 +137,9 @@ def _export(network: Network, module: nn.Module, path: Path, opset: int) -> None
             )
             if program is None:
                 raise EngineError(f"{spec.name}: the exporter returned nothing")
+            for node in program.model.graph:  # the others quote source files and their paths
+                for name in [name for name in node.metadata_props if name != SCOPES]:
+                    del node.metadata_props[name]
             program.save(str(path), external_data=True)
         onnx.checker.check_model(str(path))  # by path: a graph of 2 GB and more is no message
     except (*_FAILURES, onnx.checker.ValidationError) as error:

@@ -21,13 +21,12 @@ from torch import Tensor, nn
 
 from dgkit.engines.base import BuildOptions, Network, find_device, find_dtype
 from dgkit.engines.compare import OutputCheck, Side, compare_outputs
-from dgkit.engines.export import MODEL, TOLERANCES, example_inputs, export_engine, run_graph
+from dgkit.engines.export import MODEL, SCOPES, TOLERANCES, example_inputs, export_engine, run_graph
 from dgkit.engines.networks import cast
 from dgkit.engines.store import EngineStore, Notify, Policy
 from dgkit.errors import EngineError, UsageError
 from dgkit.optional import require
 
-_SCOPES = "pkg.torch.onnx.name_scopes"
 Values = dict[str, Tensor]
 """Outputs by path of the module, float32 on the CPU."""
 
@@ -205,7 +204,7 @@ def _layer_tensors(graph: Any, layers: set[str]) -> dict[str, str]:
     """For each layer the last tensor of its scope."""
     found: dict[str, str] = {}
     for node in graph.node:
-        scopes = next((entry.value for entry in node.metadata_props if entry.key == _SCOPES), "[]")
+        scopes = next((entry.value for entry in node.metadata_props if entry.key == SCOPES), "[]")
         if len(node.output) == 1:
             found.update(dict.fromkeys(layers.intersection(ast.literal_eval(scopes)), node.output[0]))
     return found

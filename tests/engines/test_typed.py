@@ -64,6 +64,7 @@ def test_graphs_are_strongly_typed(folder: ModelFolder, name: str, dtype: str) -
     assert isinstance(errors, dict) and set(errors) == {spec.name for spec in network.spec.outputs}
     assert all(isinstance(error, float) and 0 < error < export.TOLERANCES[dtype] for error in errors.values())
     assert engine.sidecar.notes["checked"] == ("fp16" if dtype == "fp16" else "fp32 copy")
+    assert str(Path(torch.__file__).parent).encode() not in engine.file(MODEL).read_bytes()  # no paths of this machine
     after = network.load().state_dict()
     assert all(torch.equal(value, after[key]) and value.dtype == after[key].dtype for key, value in before.items())
 
