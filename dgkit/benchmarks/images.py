@@ -3,22 +3,20 @@
 import dataclasses
 import itertools
 import math
-import os
 import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from PIL import Image
 
 from dgkit.benchmarks.config import Task
 from dgkit.benchmarks.memory import DeviceMemory, peak_rss
-from dgkit.benchmarks.networks import describe_engines, reference_path
+from dgkit.benchmarks.networks import build_options, describe_engines, reference_path
 from dgkit.benchmarks.processes import reason
 from dgkit.benchmarks.timing import LEAST, Times, clock_calls
 from dgkit.data.manifest import Manifest
@@ -26,7 +24,8 @@ from dgkit.diffusion.loading import load_pipeline
 from dgkit.diffusion.pipeline import Pipeline
 from dgkit.diffusion.presets import Preset, find_preset
 from dgkit.diffusion.sampler import SceneRequest, SceneResult, sample
-from dgkit.engines.base import find_device
+from dgkit.engines.base import BuildOptions, find_device
+from dgkit.engines.recipe import EngineRecipe
 from dgkit.engines.store import Notify, Policy
 from dgkit.errors import EngineError
 from dgkit.files import atomic_path
@@ -45,8 +44,7 @@ def build(task: Task) -> Iterator[dict[str, Any]]:
 
 
 def reference(task: Task) -> Iterator[dict[str, Any]]:
-    """The first image in plain PyTorch and fp32, without TF32, with its label, prompt and seed, in a file of
-    ``task.references``."""
+    """The first image in plain PyTorch and fp32, with its label, prompt and seed, in a file of ``task.references``."""
     plain = task.model_copy(update={"engine": "torch", "dtype": "fp32"})
     pipeline = _pipeline(plain, "auto")
     path = reference_path(task, pipeline.identity()["digest"])
@@ -56,13 +54,13 @@ def reference(task: Task) -> Iterator[dict[str, Any]]:
     if task.subject == "generate":
         with tempfile.TemporaryDirectory(prefix="dgkit-bench-") as folder:
             out = Path(folder, "out")
-            _run_command(plain, task.largest, out, 1, {**os.environ, "NVIDIA_TF32_OVERRIDE": "0"})
+            _run_command(plain, task.largest, out, 1)
             first = made_records(out)[0]
             image, label = (np.asarray(Image.open(out / first[name])) for name in ("image", "label"))
         request = SceneRequest(label, first["prompt_used"], int(first["seed"]))
     else:
         (request,) = scenes(pipeline, 1)
-        with torch.backends.cudnn.flags(allow_tf32=False), pipeline:
+        with pipeline:
             image = sample(pipeline, [request], find_settings(task), batch=task.largest)[0].image
     _Reference(image, request).write(path)
     yield {}
@@ -158,9 +156,10 @@ class _Reference:
 
 
 def _pipeline(task: Task, rebuild: Policy, notify: Notify | None = None) -> Pipeline:
-    return load_pipeline(
-        task.model, engine=task.engine, device=task.device, dtype=task.dtype, rebuild=rebuild, notify=notify
-    )
+    """With the options that the command has, where it is the command that is measured."""
+    options = BuildOptions() if task.subject == "generate" else build_options(task)
+    recipe = {"engine": task.engine, "device": task.device, "dtype": task.dtype, "options": options}
+    return load_pipeline(task.model, recipe=EngineRecipe.model_validate(recipe), rebuild=rebuild, notify=notify)
 
 
 def _measure_sampler(
@@ -221,15 +220,13 @@ def _measure_command(task: Task, batch: int, path: Path | None) -> dict[str, Any
     return {**image_row(times, block), "load_s": load, **memory, **compare(path, image), **problem}
 
 
-def _run_command(
-    task: Task, batch: int, out: Path, count: int, variables: Mapping[str, str] | None = None
-) -> dict[str, Any]:
+def _run_command(task: Task, batch: int, out: Path, count: int) -> dict[str, Any]:
     """``dgkit generate`` in its own process; its peak memory. EngineError with its last words where it fails."""
     device = find_device(task.device)
     memory = DeviceMemory(device)
     peak = 0.0
     with tempfile.TemporaryFile() as log:
-        process = subprocess.Popen(_words(task, batch, out, count), stdout=log, stderr=log, env=variables)
+        process = subprocess.Popen(_words(task, batch, out, count), stdout=log, stderr=log)
         while process.poll() is None:
             peak = max(peak, peak_rss(process.pid) or 0.0)
             memory.look()

@@ -51,7 +51,7 @@ def describe_engines(engines: list[Engine], built: bool) -> dict[str, Any]:
 
 
 def reference(task: Task) -> Iterator[dict[str, Any]]:
-    """Outputs of plain PyTorch in fp32, without TF32, and the flops of a sample, in a file of ``task.references``."""
+    """Outputs of plain PyTorch in fp32 and the flops of a sample, in a file of ``task.references``."""
     network = model_networks(open_model(task.model))[task.subject]
     path = reference_path(task, network.digest())
     if path is None or path.is_file():
@@ -60,7 +60,7 @@ def reference(task: Task) -> Iterator[dict[str, Any]]:
     device = find_device(task.device)
     inputs = _inputs(network, ROWS, device)
     module = network.load().to(device=device, dtype=torch.float32).eval()
-    with torch.inference_mode(), torch.backends.cudnn.flags(enabled=True, allow_tf32=False):
+    with torch.inference_mode():
         found = module(*inputs.values())
     outputs = dict(
         zip((spec.name for spec in network.spec.outputs), found if isinstance(found, tuple) else (found,), strict=True)

@@ -29,7 +29,8 @@ from dgkit.diffusion.pipeline import Pipeline, one_hot
 from dgkit.diffusion.presets import GUIDANCE_SCALE, PRESETS, Preset
 from dgkit.diffusion.sampler import SceneRequest
 from dgkit.diffusion.tiles import Windows, make_windows
-from dgkit.engines.base import find_device
+from dgkit.engines.base import BuildOptions, find_device
+from dgkit.engines.recipe import EngineRecipe
 from dgkit.errors import EngineError
 
 HALVES = 2
@@ -143,7 +144,8 @@ def measure_images(task: Task) -> Iterator[dict[str, Any]]:
 
 def _open(task: Task, measure: Callable[[Published], dict[str, Any]]) -> dict[str, Any]:
     device = find_device(task.device)
-    pipeline = load_pipeline(task.model, device=task.device)
+    eager = EngineRecipe(engine="torch", device=task.device, options=BuildOptions(cuda_graph=False))
+    pipeline = load_pipeline(task.model, recipe=eager)
     path = reference_path(task, pipeline.identity()["digest"])
     preset = dataclasses.replace(PRESETS["official"], steps=find_settings(task).steps)
     memory, started = DeviceMemory(device), time.perf_counter()

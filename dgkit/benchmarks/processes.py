@@ -56,6 +56,8 @@ def _start(task: Task, path: Path, log: IO[bytes]) -> subprocess.Popen[bytes]:
     variables = {**os.environ, "PYTHONPATH": os.pathsep.join(root for root in roots if root)}
     if task.threads is not None:
         variables["OMP_NUM_THREADS"] = str(task.threads)
+    if task.kind == "reference":  # fp32 as such in all of NVIDIA's libraries, whatever torch asks of them
+        variables["NVIDIA_TF32_OVERRIDE"] = "0"
     return subprocess.Popen(
         [sys.executable, "-m", WORKER, str(path)],
         stdin=subprocess.PIPE,
