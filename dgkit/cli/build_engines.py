@@ -106,6 +106,7 @@ def _as_dict(item: Outcome) -> dict[str, Any]:
         "seconds": round(item.seconds, 3),
         "bytes": item.size,
         "error": item.error,
+        "error_of": item.error_of,
         "ids": [engine.name for engine in item.engines],
     }
 
@@ -125,7 +126,7 @@ def _print_table(outcomes: list[Outcome], dry_run: bool, rebuild: str) -> None:
         figures = (
             f"{item.seconds:.1f}" if item.seconds else "",
             size_text(item.size) if item.engines else "",
-            "" if item.error is None else f"{item.error:.1e}",
+            "" if item.error is None else f"{item.error:.1e}{' (graph)' if item.error_of == 'graph' else ''}",
         )
         table.add_row(item.network, item.engine, item.dtype, item.device, state, *figures, escape(item.reason))
     print_table(table)

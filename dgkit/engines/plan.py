@@ -19,8 +19,8 @@ class Outcome:
     """One network. ``reason`` says why it is missing, was built or failed; empty where it was ready.
 
     ``engines`` are the files of the store behind it, ``size`` their bytes, ``seconds`` what building them took now.
-    ``error`` is the largest of any output against PyTorch in fp32, of the engine or of the graph that it was made from
-    (relative L2; None: not known).
+    ``error`` is the largest of any output against PyTorch when it was made (relative L2; None: not known), of what
+    ``error_of`` says: the ``engine``, or the ``graph`` that it was made from.
     """
 
     network: str
@@ -33,6 +33,7 @@ class Outcome:
     seconds: float = 0.0
     engines: tuple[Engine, ...] = ()
     error: float | None = None
+    error_of: str = ""
 
     @property
     def size(self) -> int:
@@ -52,7 +53,7 @@ def look(name: str, engine: str, runner: Runner) -> Outcome:
         return Outcome(*facts, "missing", error.message, error.hint)
     finally:
         runner.rebuild = policy
-    return Outcome(*facts, "ready" if found else "none needed", engines=found, error=_error(found, runner))
+    return Outcome(*facts, "ready" if found else "none needed", engines=found, **_error(found, runner))
 
 
 def build(name: str, engine: str, runner: Runner) -> Outcome:
@@ -71,7 +72,7 @@ def build(name: str, engine: str, runner: Runner) -> Outcome:
     reason = before.reason or "asked for anew"
     state: State = "built" if found else "none needed"
     seconds = time.perf_counter() - started
-    return Outcome(*facts, state, reason if found else "", "", seconds, found, _error(found, runner))
+    return Outcome(*facts, state, reason if found else "", "", seconds, found, **_error(found, runner))
 
 
 def first_problem(outcomes: Iterable[Outcome]) -> EngineError | None:
@@ -91,15 +92,16 @@ def verdict(rebuild: str, outcome: Outcome) -> str:
     return "would be built" if outcome.state == "missing" or rebuild == "always" else "would be used"
 
 
-def _error(engines: tuple[Engine, ...], runner: Runner) -> float | None:
+def _error(engines: tuple[Engine, ...], runner: Runner) -> dict[str, Any]:
     """As noted when an engine was made, else in the side-car of its graph."""
     notes = [engine.sidecar.notes for engine in engines]
-    found = [error for note in notes for error in _numbers(note.get("error"))]
+    found, of = [error for note in notes for error in _numbers(note.get("error"))], "engine"
     if engines and not found:
         names = [str(note.get("graph", "")) for note in notes] + [graph_key(runner.network, runner.dtype_name).name]
         cars = [read_sidecar(engines[0].folder.parent / name) for name in names if name]
         found = [error for car in cars if isinstance(car, SideCar) for error in _numbers(car.notes.get("error"))]
-    return max(found, default=None)
+        of = "graph"
+    return {"error": max(found), "error_of": of} if found else {}
 
 
 def _numbers(value: Any) -> Iterator[float]:
