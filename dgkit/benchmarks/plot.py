@@ -39,7 +39,7 @@ def markdown(rows: Sequence[Row]) -> str:
     Where no row has a figure for a column, the column is left out.
     """
     heads = ("what", "engine", "dtype", "batch", "ms a sample", "images/hour", "x published", "x eager fp32",
-             "share of matmul", "error", "peak RSS")  # fmt: skip
+             "share of matmul", "error", "outside networks", "peak RSS")  # fmt: skip
     lines = [_cells(row) for row in rows]
     kept = [place for place, _ in enumerate(heads) if any(line[place] for line in lines)]
     table = [[heads[place] for place in kept], ["---"] * len(kept)]
@@ -93,5 +93,6 @@ def _cells(row: Row) -> list[str]:
         f"{row.x_fp32:.2f}" if row.x_fp32 else "",
         f"{row.share:.2f}" if row.share else "",
         f"{row.parity:.1e}" if row.parity is not None else "",
+        f"{row.outside:.1%}" if row.outside is not None else "",
         f"{row.rss_mib / 1024:.2f} GiB" if row.rss_mib else "",
     ]

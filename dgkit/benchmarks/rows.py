@@ -20,14 +20,14 @@ class Row:
     or how it was extrapolated. ``batch``: samples of a network call. ``images``: images of a call, 0 for one network.
     ``calls`` timed calls; ``ms_median`` and ``ms_p95`` of a call, ``ms_sample`` the median by sample, by image where
     there are images. ``x_official`` and ``x_fp32``: time of a sample of the published schedule, and of torch in fp32 at
-    the same batch, over that of this row. ``tflops``: 10^12 multiplications and additions a second that the outputs
-    need by torch's own count in the plain network; ``share`` of the matmul ceiling in the same dtype. ``gbytes``: 10^9
-    bytes read and written a second. ``parity``: relative L2 error of the outputs against torch in fp32; ``psnr`` of the
-    8-bit images [dB]. ``rss_mib`` peak resident memory of the process, ``torch_mib`` peak of torch's allocator on the
-    GPU, ``gpu_mib`` device memory taken, whoever allocated it. ``build_s``, ``build_rss_mib`` as when the engine was
-    built, the latter empty where that was in another run; ``load_s`` until it can be called; ``file_mib`` on disk.
-    ``outside``: share of the time that is spent outside the networks. ``load_average``: processes that wanted to run
-    in the minute before.
+    the same batch, over that of this row. ``tflops``: 10^12 operations a second that the outputs need by torch's own
+    count in the plain network; ``share`` of the matmul ceiling in the same dtype. ``gbytes``: 10^9 bytes read and
+    written a second. ``parity``: relative L2 error of the outputs against torch in fp32; ``psnr`` of the 8-bit images
+    [dB]. ``rss_mib`` peak resident memory of the process, ``torch_mib`` peak of torch's allocator on the GPU,
+    ``gpu_mib`` device memory taken, whoever allocated it. ``build_s``, ``build_rss_mib`` as when the engine was built,
+    the latter empty where that was in another run; ``load_s`` until its first call is over; ``file_mib`` on disk.
+    ``outside``: share of the time that is spent outside the networks. ``load_average``: processes that wanted to run in
+    the minute before.
     """
 
     run: str

@@ -23,7 +23,7 @@ def _option(names: str, text: str, panel: str, metavar: str | None = None) -> An
 def bench(
     subjects: Annotated[
         list[str] | None,
-        typer.Argument(metavar="SUBJECT...", help="denoiser (default), vae, condition, sampler, generate."),
+        typer.Argument(metavar="SUBJECT", help="denoiser (default), vae, condition, sampler, generate."),
     ] = None,
     engines: Annotated[
         str | None, _option("--engines", "torch, compile, ort, openvino, trt; separated by commas.", WHAT, "E,E")
