@@ -209,7 +209,7 @@ def read_arguments() -> argparse.Namespace:
 
 
 def main() -> int:
-    """Exit code 0, or 1 where a step failed or ran out of time."""
+    """Exit code 0, or 1 where a step failed or ran out of time, or where there is no CUDA device to check."""
     given = read_arguments()
     chosen = given.steps.split(",") if given.steps else NAMES
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
@@ -230,6 +230,9 @@ def main() -> int:
         print_rows(check.out / "bench.csv")
         if given.work is None:
             shutil.rmtree(work, ignore_errors=True)
+    if not machine.cuda and not given.dry_run:
+        print("nothing was measured: this machine has no CUDA device; --dry-run runs the steps on a CPU")
+        return 1
     return int(any(state not in ("ok", "skipped") for state in check.states.values()))
 
 

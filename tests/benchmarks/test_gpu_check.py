@@ -125,6 +125,12 @@ def test_what_was_done_outlives_a_kill(tmp_path: Path) -> None:
     assert marked(str(tmp_path / "work")) == []
 
 
+def test_no_device_is_a_failure(tmp_path: Path) -> None:
+    result, rows = run(tmp_path / "out", variables={"CUDA_VISIBLE_DEVICES": ""})
+    assert result.returncode == 1 and "this machine has no CUDA device" in result.stdout
+    assert len(rows) > 15 and {row["state"] for row in rows.values()} == {"ok", "skipped"}
+
+
 def test_wrong_arguments_are_named(tmp_path: Path) -> None:
     for options, words in (("--steps nonsense", "unknown step 'nonsense'"), (f"--wheels {tmp_path}", "holds no wheel")):
         result = subprocess.run(command(tmp_path / "out", *options.split()), capture_output=True, text=True)
