@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tempfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -262,7 +263,12 @@ def test_a_graph_that_cannot_be_parsed(network: Network, monkeypatch: pytest.Mon
 @pytest.mark.slow
 def test_sd15_denoiser_builds(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """Needs 20 GB of memory and 8 GB of disk."""
-    monkeypatch.setenv("DGKIT_CACHE", str(tmp_path))
+    with tempfile.TemporaryDirectory(dir=tmp_path) as cache:  # 5 GB, which pytest would keep
+        monkeypatch.setenv("DGKIT_CACHE", cache)
+        build_sd15_denoiser()
+
+
+def build_sd15_denoiser() -> None:
     network = random_networks("sd15")["denoiser"]
     graph = export_engine(network, dtype="fp16")
     print(f"graph: {graph.sidecar.seconds} s, {graph.sidecar.size / 2**30:.2f} GiB, {graph.sidecar.notes}")
