@@ -34,6 +34,8 @@ class DeviceMemory:
 
     def __init__(self, device: torch.device) -> None:
         self.device = device
+        if device.type == "cuda":
+            torch.cuda.init()  # before it the allocator has no statistics to reset
         self._before = self._free() if device.type == "cuda" else 0
         self.forget()
 
