@@ -62,9 +62,8 @@ def build_engines(
     from dgkit.engines.plan import first_problem
     from dgkit.engines.recipe import EngineRecipe, choose_networks, parse_batch
 
-    flags = {"engine": engine, "dtype": dtype, "device": device}
-    if batch is not None:
-        flags["options"] = {"batch": parse_batch(batch)}  # type: ignore[assignment]
+    options = None if batch is None else {"batch": parse_batch(batch)}
+    flags: dict[str, Any] = {"engine": engine, "dtype": dtype, "device": device, "options": options}
     settings = load_config(EngineRecipe, recipe, assignments or (), **flags)
     chosen = choose_networks(networks)
     found = open_model(chosen_model(model, random), controlnet)
