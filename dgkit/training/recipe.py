@@ -60,13 +60,14 @@ class DiffusionStage(CityStage):
 
 
 class FinetuneStage(DiffusionStage):
-    """The prior UNet on the source look: short, so that both keep speaking the same language."""
+    """The prior UNet on the source look, without captions, as published (DGInStyle, README: empty instance prompt)."""
 
-    steps: int = 800
+    steps: int = 2500
     batch: int = 64
-    lr: float = 2e-4
+    lr: float = 8e-4
     warmup: int = 50
-    ema: float = 0.99
+    ema: float = 0.995
+    empty_prompt: float = Field(1.0, ge=0, le=1, description="share of samples whose caption is emptied")
 
 
 class ControlNetStage(DiffusionStage):
@@ -105,4 +106,4 @@ class CityRecipe(Config):
     finetune: FinetuneStage = FinetuneStage()
     controlnet: ControlNetStage = ControlNetStage()
     decoder: DecoderStage = DecoderStage()
-    guidance_scale: float = Field(2.0, gt=0, description="guidance scale written into the model folder as its default")
+    guidance_scale: float = Field(1.2, gt=0, description="guidance scale written into the model folder as its default")
