@@ -69,7 +69,7 @@ class Session:
             if plan.graph is None:
                 return self._execute(plan, tensors)
             for name, value in tensors.items():
-                plan.static[name].copy_(value, non_blocking=True)
+                plan.static[name].copy_(value, non_blocking=_need_not_wait(value))
             plan.graph.replay()
             return {name: plan.static[name].clone() for name in plan.outputs}
 
@@ -142,7 +142,7 @@ class Session:
                 self._drop(next(iter(self._plans)))
             plan = self._prepare(profile, tensors)
             self._plans[key] = plan
-            if self._cuda_graph and self._capturable(plan):
+            if self._cuda_graph:
                 self._capture(plan, tensors)
         return self._plans[key]
 
@@ -173,18 +173,20 @@ class Session:
         del self._plans[key]
 
     def _capturable(self, plan: _Plan) -> bool:
-        """TensorRT-RTX knows; TensorRT can capture any network without control flow, and none of ours has any."""
+        """TensorRT-RTX knows after a run; TensorRT captures all that have no control flow, as ours."""
         asked = getattr(plan.context, "is_stream_capturable", None)
         return asked is None or bool(asked(self._stream.cuda_stream))
 
     def _capture(self, plan: _Plan, tensors: Mapping[str, Tensor]) -> None:
-        """One run to compile and load kernels, a second one into a CUDA graph."""
+        """One run to compile and load kernels, a second one into a CUDA graph, where the library can do that."""
         static = {name: self._empty(name, tuple(value.shape)) for name, value in tensors.items()}
         for name, value in tensors.items():
             static[name].copy_(value)
         static |= {name: self._empty(name, shape) for name, shape in plan.outputs.items()}
         self._enqueue(plan, static)
         torch.cuda.synchronize(self._device)
+        if not self._capturable(plan):
+            return
         graph = torch.cuda.CUDAGraph()
         try:
             with torch.cuda.graph(graph, stream=self._stream, capture_error_mode="thread_local"):
@@ -195,7 +197,10 @@ class Session:
         plan.graph, plan.static = graph, static
 
     def _execute(self, plan: _Plan, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        placed = {n: v.to(self._device, self._dtypes[n]).contiguous() for n, v in tensors.items()}
+        placed = {
+            name: value.to(self._device, self._dtypes[name], non_blocking=_need_not_wait(value)).contiguous()
+            for name, value in tensors.items()
+        }
         outputs = {name: self._empty(name, shape) for name, shape in plan.outputs.items()}
         self._enqueue(plan, placed | outputs)
         return outputs
@@ -218,3 +223,8 @@ class Session:
 
     def _empty(self, name: str, shape: tuple[int, ...]) -> Tensor:
         return torch.empty(shape, dtype=self._dtypes[name], device=self._device)
+
+
+def _need_not_wait(value: Tensor) -> bool:
+    """Whether ``value`` is on a GPU, or in memory that is read before the call returns: pinned memory is read later."""
+    return value.is_cuda or not value.is_pinned()
