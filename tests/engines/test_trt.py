@@ -184,6 +184,22 @@ def test_build_options_reach_the_builder(network: Network) -> None:
     assert config.get_flag(flags.REFIT) and not config.get_flag(flags.STRIP_PLAN)
 
 
+@pytest.mark.parametrize(
+    ("capability", "portable"), [((8, 0), True), ((8, 9), True), ((12, 1), True), ((7, 5), False), ((9, 0), False)]
+)
+def test_a_gpu_that_is_none_of_the_usual_gets_engines_of_its_own(
+    network: Network, monkeypatch: pytest.MonkeyPatch, capability: tuple[int, int], portable: bool
+) -> None:
+    monkeypatch.setattr(trt_library, "on_gpu", lambda device: True)
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: capability)
+    monkeypatch.setattr(trt_build, "device_facts", lambda device: {"kind": device})
+    library, card = load_library(), torch.device("cuda", 0)
+    key = engine_key(library, network, "fp16", card, BuildOptions())
+    assert key.device == {"kind": "any" if portable else "cuda:0"}
+    config = trt_build._configure(library, library.module.Builder(library.logger), card, BuildOptions())
+    assert config.num_compute_capabilities == (0 if portable else 1)
+
+
 @pytest.mark.skipif(torch.cuda.is_available(), reason="this machine has the GPU that the error is about")
 @pytest.mark.parametrize("options", [BuildOptions(strip_weights=True), BuildOptions(refit=True)])
 def test_weights_that_can_be_replaced_need_a_gpu(network: Network, options: BuildOptions) -> None:
