@@ -75,7 +75,8 @@ def _title(subject: str, rows: Sequence[Row]) -> str:
 
 
 def _engine(row: Row) -> str:
-    return "published" if row.engine == OFFICIAL else row.engine
+    name = "published" if row.engine == OFFICIAL else row.engine
+    return f"{name} ({row.note})" if row.note else name
 
 
 def _cells(row: Row) -> list[str]:
@@ -92,7 +93,7 @@ def _cells(row: Row) -> list[str]:
         f"{row.x_official:.2f}" if row.x_official else "",
         f"{row.x_fp32:.2f}" if row.x_fp32 else "",
         f"{row.share:.2f}" if row.share else "",
-        f"{row.parity:.1e}" if row.parity is not None else "",
+        f"{row.parity:.1e}".replace("0.0e+00", "0") if row.parity is not None else "",
         f"{row.outside:.1%}" if row.outside is not None else "",
         f"{row.rss_mib / 1024:.2f} GiB" if row.rss_mib else "",
     ]

@@ -82,6 +82,10 @@ class Row:
 
 COLUMNS = tuple(field.name for field in dataclasses.fields(Row))
 _INTS = frozenset({"batch", "steps", "images", "calls", "threads"})
+_CONFIGURATION = (
+    "subject", "network", "engine", "dtype", "batch", "model", "preset", "steps", "note", "device", "gpu", "cpu",
+    "threads",
+)  # fmt: skip
 _TEXTS = frozenset(
     "run subject network engine dtype model preset method error note device gpu driver cpu python versions dgkit "
     "commit".split()
@@ -110,21 +114,29 @@ def append(path: Path, rows: Iterable[Row]) -> None:
 
 
 def read(path: Path) -> list[Row]:
-    """All rows of a CSV file that :func:`append` wrote. InputError where it cannot be read or is another file."""
+    """All rows of a CSV file that :func:`append` wrote; columns that others have added to it are left out.
+
+    InputError where it cannot be read or lacks a column.
+    """
     try:
         with open(path, newline="", encoding="utf-8") as file:
             reader = csv.DictReader(file)
-            if tuple(reader.fieldnames or ()) != COLUMNS:
-                raise InputError(f"{path} does not have the columns of a benchmark", "give a file that bench wrote")
-            return [Row(**{name: _value(name, cell) for name, cell in line.items()}) for line in reader]
+            lacking = [name for name in COLUMNS if name not in (reader.fieldnames or ())]
+            if lacking:
+                raise InputError(f"{path} lacks the columns {', '.join(lacking[:3])}", "give a file that bench wrote")
+            return [Row(**{name: _value(name, line[name]) for name in COLUMNS}) for line in reader]
     except OSError as error:
         raise InputError(f"cannot read {path}: {error.strerror}", "check the path") from error
 
 
-def last_run(rows: list[Row]) -> list[Row]:
-    """The rows of the run that was started last."""
-    newest = max((row.run for row in rows), default="")
-    return [row for row in rows if row.run == newest]
+def latest(rows: Iterable[Row]) -> list[Row]:
+    """Of rows of equal configuration the one of the last run, in the order in which the configurations first come."""
+    found: dict[tuple[Any, ...], Row] = {}
+    for row in rows:
+        key = tuple(getattr(row, name) for name in _CONFIGURATION)
+        if key not in found or row.run >= found[key].run:
+            found[key] = row
+    return list(found.values())
 
 
 def _cell(value: Any) -> str:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from dgkit.benchmarks.rows import COLUMNS, Row, append, last_run, read
+from dgkit.benchmarks.rows import COLUMNS, Row, append, latest, read
 from dgkit.errors import InputError, OutputError
 
 ROW = Row(
@@ -23,11 +23,23 @@ def test_rows_come_back_as_they_were(tmp_path: Path) -> None:
     first, second = read(path)
     assert first == Row(**{**ROW.__dict__, "error": "first line second, with a comma"})
     assert (second.subject, second.steps, second.ms_median, second.batch, second.error) == ("vae", 3, None, 0, "")
-    assert last_run([first, second]) == [second]
     with open(path, newline="") as file:
         lines = list(csv.reader(file))
     assert tuple(lines[0]) == COLUMNS and len(lines) == 3
     assert lines[1][COLUMNS.index("ms_sample")] == "0.625"
+
+
+def test_columns_of_others_are_left_out(tmp_path: Path) -> None:
+    append(tmp_path / "rows.csv", [ROW])
+    head, line = (tmp_path / "rows.csv").read_text().splitlines()
+    (tmp_path / "more.csv").write_text(f"step,{head}\neager,{line}\n")
+    assert read(tmp_path / "more.csv") == read(tmp_path / "rows.csv")
+
+
+def test_the_last_of_each_configuration() -> None:
+    again = Row(**{**ROW.__dict__, "run": "2026-01-03T00:00:00+00:00", "ms_sample": 0.5})
+    other = Row(**{**ROW.__dict__, "note": "busy"})
+    assert latest([ROW, other, again]) == [again, other] == latest([again, other, ROW])
 
 
 def test_a_file_of_other_columns_is_left_alone(tmp_path: Path) -> None:
@@ -35,7 +47,7 @@ def test_a_file_of_other_columns_is_left_alone(tmp_path: Path) -> None:
     path.write_text("a,b\n1,2\n")
     with pytest.raises(OutputError, match="other columns"):
         append(path, [ROW])
-    with pytest.raises(InputError, match="does not have the columns"):
+    with pytest.raises(InputError, match="lacks the columns run, subject, network"):
         read(path)
     assert path.read_text() == "a,b\n1,2\n"
 
