@@ -88,6 +88,8 @@ class Check:
     def stop(self) -> None:
         """End every process that is still running."""
         for running in self.running:
+            interrupt(running.process)  # all at once, so that they clean up at the same time
+        for running in self.running:
             end(running.process, mark(running.step))
 
     def _start(self, step: Step, limit: float) -> Running:
@@ -168,11 +170,17 @@ def mark(step: Step) -> str:
     return f"{os.getpid()}-{step.name}"
 
 
-def end(process: subprocess.Popen[bytes], mark: str) -> None:
-    """Stop a step as Ctrl-C would, so that it stops its own processes; then kill whatever is left of it."""
+def interrupt(process: subprocess.Popen[bytes]) -> None:
+    """Ctrl-C for a step and those of its processes that are in its group."""
     if process.poll() is None:
         with contextlib.suppress(ProcessLookupError):
             os.killpg(process.pid, signal.SIGINT)
+
+
+def end(process: subprocess.Popen[bytes], mark: str) -> None:
+    """Stop a step as Ctrl-C would, so that it stops its own processes; then kill whatever is left of it."""
+    if process.poll() is None:
+        interrupt(process)
         with contextlib.suppress(subprocess.TimeoutExpired):
             process.wait(timeout=GRACE)
     for entry in Path("/proc").glob("[0-9]*/environ"):

@@ -2,7 +2,7 @@
 
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -58,7 +58,8 @@ class Size:
 
     Engines are compared in dtype ``fast``, at ``batches`` of the denoiser, ONNX Runtime in dtype ``ort``; ``others``
     are the dtypes, and ``few`` the batches, that PyTorch alone is measured in besides. ``images`` are further options
-    of the bench of whole images, ``seconds`` bounds the timed calls of a configuration.
+    of the bench of whole images, ``seconds`` bounds the timed calls of a configuration. ``patience`` multiplies what
+    steps are expected to need.
     """
 
     device: str
@@ -70,11 +71,12 @@ class Size:
     few: str
     images: tuple[str, ...]
     seconds: float
+    patience: float = 1.0
 
 
 # The networks of Stable Diffusion 1.5 on a GPU; in a dry run the smallest there are, so that minutes suffice.
 FULL = Size("cuda", "sd15", "fp16", "bf16,fp32", "fp16", "1,2,8,32,64", "2,8", ("--batches", "64"), 2.0)
-DRY = Size("cpu", "tiny", "bf16", "fp32", "fp32", "1,2", "1", ("--batches", "2", "--steps", "1"), 0.2)
+DRY = Size("cpu", "tiny", "bf16", "fp32", "fp32", "1,2", "1", ("--batches", "2", "--steps", "1"), 0.2, 6.0)
 
 
 class Plan:
@@ -101,7 +103,7 @@ class Plan:
         compiled = ("--engine", "compile", "--dtype", fast, *self.on)
         large = ("--random", self.size.model, "--networks")
         no_trt = self.trt or self.cuda
-        return [
+        steps = [
             Step("card", ["nvidia-smi", f"--query-gpu={CARD}", "--format=csv"], 5, self.cuda),
             *self._tensorrt(),
             self._denoiser("eager", 75, "torch", *eager, "--ceilings"),
@@ -122,6 +124,7 @@ class Plan:
             self._denoiser("dtypes", 55, "torch", *eager, dtypes=self.size.others, batches=few),
             self._denoiser("alone", 25, "torch", *eager, batches=few),
         ]
+        return [replace(step, seconds=step.seconds * self.size.patience) for step in steps]
 
     def _tensorrt(self) -> list[Step]:
         """A trial at the smallest size, so that a card it does not know costs seconds; then what can be built aside.
@@ -159,8 +162,8 @@ class Plan:
         """``dgkit bench``, all batches in one process, and without ceilings unless they are asked for."""
         rows = self.work / f"{name}.csv"
         ceilings = () if "--ceilings" in more else ("--no-ceilings",)
-        shared = ("--together", "--references", str(self.work / "references"), "--timeout", "120", "--csv", str(rows))
-        seconds_each = ("--seconds", f"{self.size.seconds:g}")
+        shared = ("--together", "--references", str(self.work / "references"), "--csv", str(rows))
+        limits = ("--seconds", f"{self.size.seconds:g}", "--timeout", f"{120 * self.size.patience:g}")
         what = (subject, "--engines", engines, "--dtypes", dtypes or self.size.fast, *self.on)
-        command = [*DGKIT, "bench", *what, *seconds_each, *shared, *ceilings, *more]
+        command = [*DGKIT, "bench", *what, *limits, *shared, *ceilings, *more]
         return Step(name, command, seconds, lacks or self.here, after=after, rows=rows)
