@@ -17,6 +17,7 @@ from dgkit.cli.check import check
 from dgkit.cli.common import BROKEN_PIPE, INTERRUPTED, print_error
 from dgkit.cli.doctor import doctor
 from dgkit.cli.engines import engines
+from dgkit.cli.eval import evaluate
 from dgkit.cli.export import export
 from dgkit.cli.generate import generate
 from dgkit.cli.judge import judge
@@ -43,6 +44,7 @@ app.command("swap")(swap)
 train.command("judge")(judge)
 app.add_typer(train, name="train")
 app.command("quality")(quality)
+app.command("eval")(evaluate)
 app.command("stats")(stats)
 app.command("world")(world)
 app.command("export")(export)

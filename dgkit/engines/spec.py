@@ -62,6 +62,9 @@ NETWORKS = {
     )
 }
 
+# Not part of a generator's model folder, so not in the table above. The logits are those of its input's size.
+SEGMENTER = NetworkSpec("segmenter", (TensorSpec("image", _IMAGE),), (TensorSpec("logits", _LABEL),))
+
 # Symbols whose size a model fixes; all others may change from call to call.
 FIXED_SYMBOLS = frozenset({"latent_channels", "text_width", "features", "rgb", "classes", "length"})
 

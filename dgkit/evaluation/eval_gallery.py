@@ -1,0 +1,170 @@
+"""Pictures for people: a confusion matrix, and the worst predictions as one HTML file that needs nothing else."""
+
+import base64
+import html
+import io
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image, ImageDraw, ImageFont
+
+from dgkit.data.labelmap import colorize
+from dgkit.labels import CLASSES, IGNORE, NUM_CLASSES, PALETTE
+
+HEIGHT = 220  # pixels of the pictures of the gallery
+_CELL, _LEFT, _TOP = 34, 110, 130
+_INK, _FAINT, _RIGHT, _WRONG = (30, 32, 36), (140, 144, 150), (236, 240, 244), (204, 38, 38)
+
+
+@dataclass(frozen=True)
+class Card:
+    """One picture of the gallery; ``strip`` from :func:`picture_strip`."""
+
+    title: str
+    score: str
+    strip: tuple[Image.Image, ...]
+
+
+def confusion_picture(matrix: np.ndarray, title: str) -> Image.Image:
+    """The shares, in percent, of the pixels of each class (rows) that were called each class (columns)."""
+    side = NUM_CLASSES * _CELL
+    picture = Image.new("RGB", (_LEFT + side + 12, _TOP + side + 12), (255, 255, 255))
+    draw = ImageDraw.Draw(picture)
+    small, medium = ImageFont.load_default(size=11), ImageFont.load_default(size=13)
+    draw.text((8, 8), title, _INK, font=ImageFont.load_default(size=16))
+    draw.text((8, 32), "rows: label, columns: prediction, percent of the row", _FAINT, font=medium)
+    rows = matrix.sum(1, keepdims=True)
+    shares = np.divide(matrix, rows, out=np.zeros(matrix.shape), where=rows > 0)
+    for row, name in enumerate(CLASSES):
+        y = _TOP + row * _CELL
+        ink = _INK if rows[row, 0] else _FAINT
+        draw.text((_LEFT - 6, y + _CELL // 2), name, ink, font=small, anchor="rm")
+        picture.paste(_upright(name, small), (_LEFT + row * _CELL + 10, _TOP - 78))
+        for column in range(NUM_CLASSES):
+            share, x = float(shares[row, column]), _LEFT + column * _CELL
+            draw.rectangle((x, y, x + _CELL - 2, y + _CELL - 2), fill=_shade(share, row == column))
+            if share >= 0.005:
+                text_ink = (255, 255, 255) if share > 0.55 else _INK
+                draw.text((x + _CELL // 2, y + _CELL // 2), f"{100 * share:.0f}", text_ink, font=small, anchor="mm")
+    return picture
+
+
+def _upright(text: str, font: Any) -> Image.Image:
+    label = Image.new("RGB", (76, 14), (255, 255, 255))
+    ImageDraw.Draw(label).text((0, 0), text, _INK, font=font)
+    return label.rotate(90, expand=True)
+
+
+def _shade(share: float, right: bool) -> tuple[int, int, int]:
+    full = (22, 104, 76) if right else (176, 36, 36)
+    weight = share**0.6  # small shares of errors are to be seen
+    red, green, blue = (round(244 + (value - 244) * weight) for value in full)
+    return red, green, blue
+
+
+def picture_strip(image: np.ndarray, label: np.ndarray, predicted: np.ndarray) -> tuple[Image.Image, ...]:
+    """(photograph, label, prediction, errors), each :data:`HEIGHT` high.
+
+    ``image`` uint8 [H,W,3]; ``label`` and ``predicted`` uint8 train ids of one size. Errors are red, ignored pixels
+    black.
+    """
+    errors = np.empty((*label.shape, 3), np.uint8)
+    errors[:] = _RIGHT
+    errors[label != predicted] = _WRONG
+    errors[label == IGNORE] = 0
+    photograph = Image.fromarray(image)
+    size = (max(1, round(photograph.width * HEIGHT / photograph.height)), HEIGHT)
+    maps = (colorize(label), colorize(predicted), errors)
+    return (
+        photograph.resize(size, Image.Resampling.LANCZOS),
+        *(Image.fromarray(values).resize(size, Image.Resampling.NEAREST) for values in maps),
+    )
+
+
+_STYLE = """
+:root { color-scheme: light dark; }
+body { font: 15px/1.45 system-ui, sans-serif; margin: 24px; max-width: 1900px; }
+table { border-collapse: collapse; font-variant-numeric: tabular-nums; }
+td, th { padding: 3px 9px; text-align: right; border-bottom: 1px solid #8884; }
+td:first-child, th:first-child { text-align: left; }
+.scroll { overflow-x: auto; }
+.strip { display: flex; gap: 4px; overflow-x: auto; }
+.legend span { display: inline-block; margin-right: 12px; white-space: nowrap; }
+.legend i { display: inline-block; width: 12px; height: 12px; margin-right: 4px; border: 1px solid #888; }
+figure { margin: 14px 0; }
+"""
+
+
+def gallery(result: dict[str, Any], cards: dict[str, list[Card]], out: Path) -> str:
+    """The page: scores, confusion matrices and the worst pictures, all inside one file. ``out`` holds the matrices."""
+    title = f"{Path(result['segmenter']['path']).name}, protocol {result['protocol']['name']}"
+    parts = [f"<h1>{html.escape(title)}</h1>", _facts(result), _table(result), _legend()]
+    for name, shown in cards.items():
+        matrix = out / f"confusion-{name}.png"
+        parts.append(f"<h2>{html.escape(name)}</h2>")
+        parts.append(f"<details><summary>Confusion matrix</summary>{_image(matrix.read_bytes(), 'png')}</details>")
+        if shown:
+            parts.append("<p>Lowest mIoU first: photograph, label, prediction, errors.</p>")
+        parts += [_figure(card) for card in shown]
+    body = "\n".join(parts)
+    return (
+        f'<!doctype html>\n<html lang="en"><head><meta charset="utf-8"><title>{html.escape(title)}</title>'
+        f"<style>{_STYLE}</style></head>\n<body>\n{body}\n</body></html>\n"
+    )
+
+
+def _facts(result: dict[str, Any]) -> str:
+    skipped = sum(part["count"] for part in result["bad_files"]["skipped"])
+    lines = [
+        f"Protocol: {result['protocol']['description']}.",
+        *(f"Labels of {name}: {'; '.join(scores['labels'])}." for name, scores in result["sets"].items()),
+        *([f"Test-time augmentation: {result['test_time_augmentation']}."] if result["test_time_augmentation"] else []),
+        *([f"{skipped} bad files were left out; report.json lists them."] if skipped else []),
+    ]
+    return "<p>" + "<br>".join(html.escape(line) for line in lines) + "</p>"
+
+
+def _table(result: dict[str, Any]) -> str:
+    sets = result["sets"]
+    head = "".join(f"<th>{html.escape(name)}</th>" for name in sets)
+    rows = [("images", [str(scores["images"]) for scores in sets.values()])]
+    rows.append(("mIoU", [_percent(scores["miou"]) for scores in sets.values()]))
+    rows += [(name, [_percent(scores["iou"][name]) for scores in sets.values()]) for name in CLASSES]
+    lines = "".join(
+        f"<tr><td>{html.escape(name)}</td>{''.join(f'<td>{cell}</td>' for cell in cells)}</tr>\n"
+        for name, cells in rows
+    )
+    means = "".join(f"<p>{name}: {_percent(value)}</p>" for name, value in result["averages"].items())
+    return f'<div class="scroll"><table><tr><th></th>{head}</tr>\n{lines}</table></div>{means}'
+
+
+def _legend() -> str:
+    colours = [*(tuple(row) for row in PALETTE.tolist()), (0, 0, 0)]
+    spans = (
+        f'<span><i style="background:rgb{colour}"></i>{name}</span>'
+        for name, colour in zip((*CLASSES, "ignored"), colours, strict=True)
+    )
+    return f'<p class="legend">{"".join(spans)}</p>'
+
+
+def _figure(card: Card) -> str:
+    photograph, *maps = card.strip
+    pictures = _image(_bytes(photograph, "JPEG"), "jpeg") + "".join(_image(_bytes(m, "PNG"), "png") for m in maps)
+    caption = f"{html.escape(card.title)}: mIoU {card.score}"
+    return f'<figure><div class="strip">{pictures}</div><figcaption>{caption}</figcaption></figure>'
+
+
+def _bytes(picture: Image.Image, kind: str) -> bytes:
+    stream = io.BytesIO()
+    picture.save(stream, kind)
+    return stream.getvalue()
+
+
+def _image(data: bytes, kind: str) -> str:
+    return f'<img alt="" src="data:image/{kind};base64,{base64.b64encode(data).decode()}">'
+
+
+def _percent(share: float | None) -> str:
+    return "-" if share is None else f"{100 * share:.2f}"

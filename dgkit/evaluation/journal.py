@@ -1,0 +1,73 @@
+"""What an evaluation has scored so far: one line for each picture, so that an interrupted run goes on with the next."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from dgkit.data.datasets import Sample
+from dgkit.data.manifest import Manifest
+from dgkit.errors import OutputError
+from dgkit.labels import NUM_CLASSES
+
+NAME = "scores.jsonl"
+Key = tuple[str, str]  # data set, id
+
+
+class Journal:
+    """``scores.jsonl`` in an output folder: first the settings, then a confusion matrix for each picture.
+
+    A line counts only while both files of its picture have the same place, size and time of change.
+    """
+
+    def __init__(self, folder: Path, settings: dict[str, Any]) -> None:
+        """Raises OutputError where ``folder`` holds scores of other settings, InputError for a damaged file."""
+        self._manifest = Manifest(folder / NAME)
+        self._manifest.repair()
+        settings = json.loads(json.dumps(settings))
+        lines = self._manifest.read()
+        if not lines:
+            self._manifest.append({"settings": settings})
+        elif (found := lines[0].get("settings")) != settings:
+            raise OutputError(
+                f"{folder} holds scores of other settings: {_differing(found, settings)}",
+                "give another --out, or remove this folder",
+            )
+        self._lines: dict[Key, dict[str, Any]] = {(line["set"], line["id"]): line for line in lines[1:]}
+
+    def matrix(self, dataset: str, sample: Sample) -> np.ndarray | None:
+        """int64 [19,19] of a picture, None where it has to be scored."""
+        line = self._lines.get((dataset, sample.id))
+        if line is None or line["files"] != _stamp(sample):
+            return None
+        matrix = np.zeros(NUM_CLASSES**2, np.int64)
+        matrix[line["cells"]] = line["pixels"]
+        return matrix.reshape(NUM_CLASSES, NUM_CLASSES)
+
+    def add(self, dataset: str, sample: Sample, matrix: np.ndarray) -> None:
+        """Write the matrix of a picture. Raises OutputError."""
+        cells = np.flatnonzero(matrix)
+        line = {
+            "set": dataset,
+            "id": sample.id,
+            "files": _stamp(sample),
+            "cells": cells.tolist(),
+            "pixels": matrix.ravel()[cells].tolist(),
+        }
+        self._manifest.append(line)
+        self._lines[dataset, sample.id] = line
+
+
+def _stamp(sample: Sample) -> list[Any]:
+    found: list[Any] = []
+    for path in (sample.image, sample.label):
+        status = Path(str(path)).stat()
+        found += [str(path), status.st_size, status.st_mtime_ns]
+    return found
+
+
+def _differing(found: Any, wanted: dict[str, Any]) -> str:
+    found = found if isinstance(found, dict) else {}
+    names = [name for name in sorted({*found, *wanted}) if found.get(name) != wanted.get(name)]
+    return "; ".join(f"{name} was {found.get(name)!r}, is {wanted.get(name)!r}" for name in names)
