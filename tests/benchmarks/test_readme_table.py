@@ -1,0 +1,64 @@
+"""The README's figures are those of the CSV files."""
+
+from __future__ import annotations
+
+import dataclasses
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+from dgkit.benchmarks.rows import Row, append
+
+ROOT = Path(__file__).resolve().parents[2]
+SCRIPT = Path("benchmarks", "readme_table.py")
+PLAIN = Row("2026-01-01T00:00:00+00:00", "denoiser", "denoiser", "torch", "fp32", 2, "embedded", ms_median=80.0,
+            ms_sample=40.0, parity=0.0, device="cpu", cpu="some CPU, 2 cores", threads=2, commit="0123456789abcdef",
+            versions="torch 2.13.0 openvino 2026.4 onnx 1.23", load_average=1.2)  # fmt: skip
+QUICK = dataclasses.replace(PLAIN, engine="openvino", dtype="bf16", ms_sample=10.0, x_fp32=4.0, parity=0.012)
+FAILED = dataclasses.replace(PLAIN, engine="ort", ms_median=None, ms_sample=None, error="killed")
+
+
+def call(root: Path, *options: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, str(root / SCRIPT), *options]
+    return subprocess.run(command, cwd=root, env={"PYTHONPATH": str(ROOT)}, capture_output=True, text=True)
+
+
+def test_readme_and_pictures_are_what_the_csv_gives() -> None:
+    result = call(ROOT, "--check")
+    assert result.returncode == 0, f"{result.stdout}{result.stderr}run python {SCRIPT}"
+
+
+def test_figures_are_written_and_differences_noticed(tmp_path: Path) -> None:
+    (tmp_path / "benchmarks").mkdir()
+    (tmp_path / "docs" / "images").mkdir(parents=True)
+    shutil.copy(ROOT / SCRIPT, tmp_path / SCRIPT)
+    readme = tmp_path / "README.md"
+    readme.write_text("before\n\n<!-- bench -->\n<!-- /bench -->\n\nafter\n")
+    assert call(tmp_path, "--check").returncode == 0
+    append(tmp_path / "benchmarks" / "results" / "bench.csv", [PLAIN, QUICK, FAILED])
+    checked = call(tmp_path, "--check")
+    assert (
+        checked.returncode == 1 and "README.md differs" in checked.stdout and "bench-embedded-cpu.svg" in checked.stdout
+    )
+    assert call(tmp_path).returncode == 0 and call(tmp_path, "--check").returncode == 0
+    text = readme.read_text()
+    assert text.startswith("before\n\n<!-- bench -->\n\nModel `embedded`: some CPU, 2 cores, 2 threads, torch 2.13.0, ")
+    assert "openvino 2026.4" in text and "onnx" not in text and "commit 0123456789ab," in text and "load" not in text
+    assert "| denoiser | openvino | bf16 | 2 | 10 | 4.00 | 1.2e-02 |" in text and text.endswith(
+        "<!-- /bench -->\n\nafter\n"
+    )
+    assert "Without a figure: denoiser ort:fp32, batch 2: killed." in text
+    again = dataclasses.replace(QUICK, run="2026-01-02T00:00:00+00:00", ms_sample=8.0, load_average=9.0)
+    append(tmp_path / "benchmarks" / "results" / "bench_2.csv", [again])
+    assert call(tmp_path, "--check").returncode == 1 and call(tmp_path).returncode == 0
+    text = readme.read_text()
+    assert text.count("openvino | bf16") == 1 and "| 8 | 4.00 |" in text and "load average up to 9.0" in text
+
+
+def test_a_readme_without_the_place_is_an_error(tmp_path: Path) -> None:
+    (tmp_path / "benchmarks").mkdir()
+    shutil.copy(ROOT / SCRIPT, tmp_path / SCRIPT)
+    (tmp_path / "README.md").write_text("nothing\n")
+    result = call(tmp_path)
+    assert result.returncode == 1 and "has no place for the table" in result.stderr
