@@ -4,6 +4,7 @@ See the PyTorch documentation, "AOTInductor: Ahead-Of-Time Compilation for Torch
 compiler for the build, a GPU also Triton; running needs neither.
 """
 
+import copy
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -43,13 +44,11 @@ class CompileRunner(Runner):
 
     def prepare(self) -> list[Engine]:
         key = engine_key(self)
-        engine = EngineStore().obtain(
-            key, self._build, rebuild=self.rebuild, model=self.network.model, notify=self.notify
-        )
-        return [engine]
+        store, model = EngineStore(), self.network.model
+        return [store.obtain(key, self._build, rebuild=self.rebuild, model=model, notify=self.notify)]
 
     def _build(self, folder: Path) -> dict[str, Any]:
-        module = cast(self.network.load(), self.device, self.dtype)
+        module = cast(_rounded(self.network.load(), self.dtype), self.device, self.dtype)
         try:
             with torch.no_grad(), on_device(self), quiet_exporter():
                 _compile(self, module, folder)
@@ -128,6 +127,15 @@ def _compile(runner: Runner, module: nn.Module, folder: Path) -> None:
         torch._inductor.aoti_compile_and_package(
             program, package_path=str(folder / PACKAGE), inductor_configs=dict(_settings(runner))
         )
+
+
+def _rounded(module: nn.Module, dtype: torch.dtype) -> nn.Module:
+    """A copy in ``dtype``; ``module`` may be what the next engine is built from, so it keeps its weights."""
+    memo: dict[int, Any] = {}
+    for tensor in (*module.parameters(), *module.buffers()):
+        value = tensor.detach().to(dtype) if tensor.is_floating_point() else tensor.detach()
+        memo[id(tensor)] = nn.Parameter(value, requires_grad=False) if isinstance(tensor, nn.Parameter) else value
+    return copy.deepcopy(module, memo)  # takes the weights from memo: never two copies in the old type
 
 
 def _load(path: Path, device: torch.device) -> Callable[..., Any]:

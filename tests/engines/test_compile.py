@@ -84,6 +84,20 @@ def test_a_failed_build_is_an_error_and_leaves_nothing(
     assert caught.value.hint == rebuild_command(engine_key(CompileRunner(network)), str(folder.root))
 
 
+def test_a_build_rounds_nobodys_weights(folder: ModelFolder, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("DGKIT_CACHE", str(tmp_path))
+    network = model_networks(folder)["condition"]
+    before = {name: value.clone() for name, value in network.load().state_dict().items()}
+    seen: list[torch.dtype] = []
+    monkeypatch.setattr(
+        compile_runner, "_compile", lambda _, module, folder: seen.append(next(module.parameters()).dtype)
+    )
+    with pytest.raises(EngineError, match="cannot be compiled"):  # there is no package to verify
+        CompileRunner(network, dtype="bf16").prepare()
+    assert seen == [torch.bfloat16]
+    assert all(torch.equal(value, before[name]) for name, value in network.load().state_dict().items())
+
+
 @needs_compiler
 def test_a_package_that_differs_is_refused(
     folder: ModelFolder, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
