@@ -100,7 +100,8 @@ def read_item(dataset: str, sample: Sample, protocol: Protocol) -> Item:
     height, width = fitted_size(label.shape[0], label.shape[1], protocol.scale_of(dataset))
     if (height, width) != image.shape[:2]:
         image = cv2.resize(image, (width, height), interpolation=cv2.INTER_LINEAR)
-    return Item(dataset, sample, np.ascontiguousarray(image), label)
+    image = np.require(image, requirements=("C", "W"))  # Pillow's arrays are read-only, and torch warns of those
+    return Item(dataset, sample, image, label)
 
 
 def read_sample(dataset: str, sample: Sample) -> tuple[np.ndarray, np.ndarray]:

@@ -4,6 +4,7 @@ Sources: DGInStyle-SegModel ``tools/test.py`` and ``test.sh`` (scales, windows),
 mmsegmentation ``encoder_decoder.py`` (windows) and ``iou_metric.py`` (means), Rein ``configs/_base_`` (``half``).
 """
 
+import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any
@@ -58,7 +59,7 @@ class Protocol:
         return found
 
     def to_json(self) -> dict[str, Any]:
-        return asdict(self)
+        return json.loads(json.dumps(asdict(self)))  # tuples as lists, as a report reads them back
 
 
 _NIGHT = {"acdc": (960, 540), "dark_zurich": (960, 540)}
