@@ -6,7 +6,6 @@ from typing import Any, Literal
 from pydantic import Field
 
 from dgkit.config import Config
-from dgkit.engines.recipe import Precision
 from dgkit.evaluation.protocols import Protocol, find_protocol
 
 # A change of these leaves every prediction as it is (up to rounding, for batch), so a run may be continued with them.
@@ -30,7 +29,7 @@ class EvalConfig(Config):
     """pixels between windows; none: the protocol's, or half of a crop that is given"""
     engine: str | None = None
     """backend: torch, compile, ort, openvino or trt; none: ort for an ONNX file, else torch"""
-    dtype: Precision = "fp32"
+    dtype: Literal["fp32", "bf16", "fp16"] = "fp32"
     """number format of the network"""
     device: str = "auto"
     """auto, cpu, cuda or cuda:N"""

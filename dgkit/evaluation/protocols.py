@@ -48,9 +48,12 @@ class Protocol:
         own |= {name: value for name, value in (("crop", crop), ("stride", stride)) if value is not None}
         if not own:
             return self
-        found = replace(self, name=f"{self.name}, changed", **own)
         if crop is not None and stride is None:
-            found = replace(found, stride=max(1, crop // 2))
+            own["stride"] = max(1, crop // 2)
+        constants = ", ".join(f"{name} {value}" for name, value in own.items() if name != "scales")
+        found = replace(
+            self, name=f"{self.name}, changed", description=f"{self.description}; changed to {constants}", **own
+        )
         if found.crop is not None and not 1 <= found.stride <= found.crop:
             raise UsageError(
                 f"stride {found.stride} with windows of {found.crop} pixels; allowed is 1 to {found.crop}",

@@ -58,6 +58,7 @@ def test_other_constants_are_named() -> None:
     changed = find_protocol("dginstyle").changed((128, 64), 32)
     assert (changed.scale_of("acdc"), changed.crop, changed.stride) == ((128, 64), 32, 16)
     assert changed.name == "dginstyle, changed"
+    assert changed.description.endswith("; changed to scale (128, 64), crop 32, stride 16")
     assert find_protocol("hrda").changed() is PROTOCOLS["hrda"]
     with pytest.raises(UsageError, match="stride 40 with windows of 32 pixels; allowed is 1 to 32"):
         find_protocol("dginstyle").changed(None, 32, 40)
