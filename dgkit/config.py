@@ -29,13 +29,16 @@ class Config(BaseModel):
     )
 
 
-def load_config(cls: type[C], recipe: Path | str | None = None, sets: Sequence[str] = (), **flags: Any) -> C:
+def load_config(
+    cls: type[C], recipe: Path | str | Mapping[str, Any] | None = None, sets: Sequence[str] = (), **flags: Any
+) -> C:
     """Build a ``cls`` from a YAML recipe, then ``sets`` (each ``"a.b=value"``, value in YAML), then ``flags``.
 
-    A flag that is ``None`` was not given and leaves the lower sources alone. Raises :class:`InputError` if the recipe
-    cannot be read and :class:`UsageError` for an unknown key or a value that is not allowed, naming what is.
+    ``recipe`` is a file or what one holds. A flag that is ``None`` was not given and leaves the lower sources alone.
+    Raises :class:`InputError` if the recipe cannot be read and :class:`UsageError` for an unknown key or a value that
+    is not allowed, naming what is.
     """
-    values = read_recipe(recipe) if recipe is not None else {}
+    values = dict(recipe) if isinstance(recipe, Mapping) else read_recipe(recipe) if recipe is not None else {}
     for text in sets:
         _assign(values, text)
     given = {key: value for key, value in flags.items() if value is not None}

@@ -22,7 +22,7 @@ HEAVY = frozenset(
     "openvino mmseg mmcv mmengine ray".split()
 )
 SEGMENTATION = frozenset({"mmseg", "mmcv", "mmengine"})
-SEGMENTATION_FILES = frozenset({"dgkit.training.segmenter", "dgkit.evaluation.segmenter"})
+SEGMENTATION_FILES = ("dgkit.training.segmenter", "dgkit.evaluation.segmenter")  # modules or packages
 RECIPE_FOLDERS = frozenset({"engines", "training", "benchmarks"})
 
 
@@ -86,7 +86,7 @@ def _reasons(found: Import) -> Iterator[str]:
     top = found.target.partition(".")[0]
     if top in RECIPE_FOLDERS:
         yield f"imports the recipe folder {top}/"
-    if top in SEGMENTATION and found.module not in SEGMENTATION_FILES:
+    if top in SEGMENTATION and not f"{found.module}.".startswith(tuple(f"{name}." for name in SEGMENTATION_FILES)):
         yield f"imports {top}; only {' and '.join(sorted(SEGMENTATION_FILES))} may"
     if _floor(found.module) in LIGHT_FLOORS and top in HEAVY and not found.lazy:
         yield f"imports {top} at module level on floor {_floor(found.module)}"

@@ -1,5 +1,6 @@
 """``dgkit train``: training from recipes."""
 
+import os
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -8,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any, TypeAlias
 
 import typer
 
-from dgkit.cli.common import console, print_json
+from dgkit.cli.common import console, print_json, say
 
 if TYPE_CHECKING:
     from dgkit.training.trainer import Progress
@@ -72,6 +73,29 @@ def city(
 
         model = CityTraining(work, config, report).run()
     _show({"kind": "city", "out": str(model), "next": f"dgkit generate OUT --model {model}"}, as_json)
+
+
+@train.command("segmenter")
+def segmenter(
+    recipe: Annotated[Path, typer.Argument(help="Recipe, .py (mmengine config) or YAML.")],
+    out: Out = None,
+    sets: Sets = None,
+    threads: Threads = None,
+    as_json: Json = False,
+) -> None:
+    """Train a segmenter on labelled source and generated images; the same command again continues.
+
+    Writes checkpoints for mmsegmentation and segmenter.onnx. Needs the extra seg.
+    """
+    from dgkit.training.segmenter.recipe import load_segmenter
+
+    config = load_segmenter(recipe, sets or (), out)
+    with _training(threads) as report:
+        from dgkit.training.segmenter.run import train_segmenter
+
+        result = train_segmenter(config, report, say)
+    if int(os.environ.get("RANK", "0")) == 0:
+        _show(result, as_json)
 
 
 def _run(kind: str, recipe: Path, out: Path | None, sets: list[str] | None, threads: int | None, as_json: bool) -> None:

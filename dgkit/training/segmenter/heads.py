@@ -1,0 +1,90 @@
+"""Decode heads for mmsegmentation: DAFormer's context-aware fusion and DeepLabV2's sum of dilated convolutions."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from dgkit.training.segmenter.mm import MODELS, BaseDecodeHead, ConvModule, DepthwiseSeparableConvModule, resize
+
+
+class SeparableAspp(nn.Module):
+    """Parallel convolutions of several dilations, concatenated and fused by a 3x3 convolution.
+
+    Dilation 1 is a plain 1x1 convolution, the others are depthwise 3x3 then pointwise. [N,C,h,w] -> [N,channels,h,w].
+    Source: Hoyer et al., DAFormer (CVPR 2022), section 3.2 and mmseg/models/decode_heads/daformer_head.py of its code.
+    """
+
+    def __init__(self, inputs: int, channels: int, dilations: Sequence[int], norm: dict[str, Any]) -> None:
+        super().__init__()
+        self.branches = nn.ModuleList(
+            ConvModule(inputs, channels, 1, norm_cfg=norm)
+            if dilation == 1
+            else DepthwiseSeparableConvModule(inputs, channels, 3, dilation=dilation, padding=dilation, norm_cfg=norm)
+            for dilation in dilations
+        )
+        self.fuse = ConvModule(len(dilations) * channels, channels, 3, padding=1, norm_cfg=norm)
+
+    def forward(self, features: Tensor) -> Tensor:
+        return self.fuse(torch.cat([branch(features) for branch in self.branches], dim=1))
+
+
+@MODELS.register_module(force=True)
+class DAFormerHead(BaseDecodeHead):
+    """DAFormer's decoder: a linear embedding of each level, resized to the first one's size, concatenated and fused.
+
+    ``fusion`` is "aspp" (:class:`SeparableAspp`) or "conv" (one 1x1 convolution, as in HRDA's scale attention). Inputs
+    are the levels [N,C_i,h_i,w_i], finest first; the output is logits [N,classes,h_0,w_0]. Source: as SeparableAspp.
+    """
+
+    def __init__(
+        self,
+        embed_channels: int = 256,
+        fusion: str = "aspp",
+        dilations: Sequence[int] = (1, 6, 12, 18),
+        **head: Any,
+    ) -> None:
+        super().__init__(input_transform="multiple_select", **head)
+        self.embeds = nn.ModuleList(nn.Linear(channels, embed_channels) for channels in self.in_channels)
+        joined = embed_channels * len(self.in_channels)
+        self.fusion = (
+            SeparableAspp(joined, self.channels, dilations, self.norm_cfg)
+            if fusion == "aspp"
+            else ConvModule(joined, self.channels, 1, norm_cfg=self.norm_cfg)
+        )
+
+    def forward(self, inputs: Sequence[Tensor]) -> Tensor:
+        levels = self._transform_inputs(inputs)
+        size = levels[0].shape[2:]
+        embedded = []
+        for level, embed in zip(levels, self.embeds, strict=True):
+            mapped = embed(level.permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
+            embedded.append(resize(mapped, size=size, mode="bilinear", align_corners=False))
+        return self.cls_seg(self.fusion(torch.cat(embedded, dim=1)))
+
+
+@MODELS.register_module(force=True)
+class DeepLabV2Head(BaseDecodeHead):
+    """Sum of dilated 3x3 convolutions straight to the classes, with bias, without norm and dropout.
+
+    Input: the last level [N,C,h,w]; output: logits [N,classes,h,w]. Source: Chen et al., DeepLab (TPAMI 2017); the two
+    dilations 6 and 12 as in the code of DAFormer and HRDA (configs/_base_/models/deeplabv2_r50-d8.py).
+    """
+
+    def __init__(self, dilations: Sequence[int] = (6, 12), **head: Any) -> None:
+        super().__init__(dropout_ratio=0, **head)
+        del self.conv_seg  # the branches end in the classes themselves
+        self.branches = nn.ModuleList(
+            nn.Conv2d(self.in_channels, self.out_channels, 3, padding=dilation, dilation=dilation)
+            for dilation in dilations
+        )
+
+    def init_weights(self) -> None:
+        for branch in self.branches:
+            nn.init.normal_(branch.weight, std=0.01)
+            nn.init.zeros_(branch.bias)
+
+    def forward(self, inputs: Sequence[Tensor]) -> Tensor:
+        features = self._transform_inputs(inputs)
+        return torch.stack([branch(features) for branch in self.branches]).sum(0)

@@ -1,0 +1,64 @@
+"""Hooks of mmengine's Runner: reproducible randomness, and progress for the command line."""
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import numpy as np
+import torch
+
+from dgkit.training.segmenter.mm import HOOKS, Hook
+from dgkit.training.segmenter.weights import load_encoder
+
+Progress = Callable[[str, int, int, float], None]
+"""Called by the main process: stage, iterations done, iterations in all, loss."""
+
+
+@HOOKS.register_module(force=True)
+class SeededIterations(Hook):
+    """Seed torch before each iteration from (seed, iteration, process).
+
+    Dropout, stochastic depth and HRDA's crops of an iteration are then the same whether or not the run was stopped
+    before it, which mmengine's checkpoints alone, without a generator's state, cannot give.
+    """
+
+    priority = "VERY_HIGH"
+
+    def __init__(self, seed: int) -> None:
+        self.seed = seed
+
+    def before_train_iter(self, runner: Any, batch_idx: int, data_batch: object = None) -> None:
+        words = np.random.SeedSequence([self.seed, runner.iter, runner.rank]).generate_state(2, np.uint32)
+        torch.manual_seed(int(words[0]) << 31 | int(words[1]) >> 1)
+
+
+class LoadEncoder(Hook):
+    """Load the encoder's weights where a training starts; mmengine has initialised all of them by then."""
+
+    def __init__(self, pretrained: str) -> None:
+        self.pretrained = pretrained
+
+    def before_train(self, runner: Any) -> None:
+        if runner.iter == 0:
+            load_encoder(getattr(runner.model, "module", runner.model).backbone, self.pretrained)
+
+
+class Report(Hook):
+    """Tell ``progress`` of each iteration, and keep the last loss and the validations' mean IoU."""
+
+    priority = "VERY_LOW"
+
+    def __init__(self, progress: Progress | None = None) -> None:
+        self.progress, self.loss = progress, float("nan")
+        self.miou: list[tuple[int, float]] = []
+
+    def after_train_iter(
+        self, runner: Any, batch_idx: int, data_batch: object = None, outputs: Mapping[str, Any] | None = None
+    ) -> None:
+        if outputs:
+            self.loss = float(outputs["loss"].detach())
+        if self.progress and runner.rank == 0:
+            self.progress("segmenter", runner.iter + 1, runner.max_iters, self.loss)
+
+    def after_val_epoch(self, runner: Any, metrics: Mapping[str, float] | None = None) -> None:
+        if metrics and "mIoU" in metrics:
+            self.miou.append((runner.iter, float(metrics["mIoU"])))

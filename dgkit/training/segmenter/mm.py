@@ -1,0 +1,50 @@
+"""The names of mmsegmentation, mmcv and mmengine that dgkit uses, imported here and nowhere else.
+
+Importing this module needs the extra ``seg`` and takes some seconds. Raises MissingDependency without the extra.
+"""
+
+import warnings
+from typing import Any
+
+from dgkit.optional import require
+
+EXTRA = "seg"
+
+
+def _load(module: str) -> Any:
+    with warnings.catch_warnings():
+        # mmcv says that its compiled operators are absent; no network of dgkit needs them.
+        warnings.simplefilter("ignore")
+        return require(module, EXTRA)
+
+
+_load("mmengine")
+_load("mmcv")
+_bricks = _load("mmcv.cnn")
+_transforms = _load("mmcv.transforms")
+_models = _load("mmseg.models")
+_datasets = _load("mmseg.datasets")
+_registry = _load("mmseg.registry")
+_model = _load("mmengine.model")
+_hooks = _load("mmengine.hooks")
+_evaluation = _load("mmseg.evaluation")  # registers IoUMetric
+_load("mmseg.visualization")
+
+BaseDecodeHead: Any = _load("mmseg.models.decode_heads.decode_head").BaseDecodeHead
+BaseSegmentor: Any = _models.BaseSegmentor
+EncoderDecoder: Any = _models.EncoderDecoder
+ConvModule: Any = _bricks.ConvModule
+DepthwiseSeparableConvModule: Any = _bricks.DepthwiseSeparableConvModule
+resize: Any = _load("mmseg.models.utils").resize
+MODELS: Any = _registry.MODELS
+DATASETS: Any = _registry.DATASETS
+TRANSFORMS: Any = _registry.TRANSFORMS
+HOOKS: Any = _registry.HOOKS
+BaseTransform: Any = _transforms.BaseTransform
+Compose: Any = _transforms.Compose
+RandomCrop: Any = _datasets.transforms.RandomCrop
+Hook: Any = _hooks.Hook
+MMConfig: Any = _load("mmengine.config").Config
+Runner: Any = _load("mmengine.runner").Runner
+MMLogger: Any = _load("mmengine.logging").MMLogger
+init_default_scope: Any = _load("mmengine.registry").init_default_scope

@@ -1,0 +1,142 @@
+"""The segmenters by name, as model configs of mmsegmentation."""
+
+import contextlib
+import logging
+import warnings
+from collections.abc import Iterator
+from typing import Any
+
+from dgkit.errors import UsageError
+from dgkit.labels import IGNORE, NUM_CLASSES
+from dgkit.training.segmenter import heads, hrda  # noqa: F401  (registers the classes)
+from dgkit.training.segmenter.mm import MODELS, MMLogger, init_default_scope
+
+MEAN = (123.675, 116.28, 103.53)  # of ImageNet, RGB 0..255, as all published MiT and ResNet encoders have it
+STD = (58.395, 57.12, 57.375)
+
+# Embedding width and blocks a stage. Source: Xie et al., SegFormer (NeurIPS 2021), table 6.
+MIT: dict[str, tuple[int, tuple[int, int, int, int]]] = {
+    "mit_b0": (32, (2, 2, 2, 2)),
+    "mit_b1": (64, (2, 2, 2, 2)),
+    "mit_b2": (64, (3, 4, 6, 3)),
+    "mit_b3": (64, (3, 4, 18, 3)),
+    "mit_b4": (64, (3, 8, 27, 3)),
+    "mit_b5": (64, (3, 6, 40, 3)),
+}
+HEADS_PER_STAGE = (1, 2, 5, 8)
+RESNET = {"resnet101": 101}
+STRIDES = {"segformer": 4, "daformer": 4, "deeplabv2": 8}  # of the logits, pixels
+
+
+def model_config(
+    head: str, backbone: str, crop: int, *, two_scales: bool = False, channels: int | None = None
+) -> dict[str, Any]:
+    """Config of the network with ``head`` ("segformer", "daformer", "deeplabv2") on ``backbone``.
+
+    ``crop`` is the side of the training crop, pixels; ``two_scales`` makes it HRDA, whose detail crop is half of that.
+    ``channels`` of the head; left out: the published width. Raises UsageError for names that do not go together.
+    """
+    if (head == "deeplabv2") != (backbone in RESNET) or backbone not in (*MIT, *RESNET) or head not in STRIDES:
+        raise UsageError(
+            f"head {head!r} on {backbone!r} is not allowed: segformer and daformer on {', '.join(MIT)}, "
+            f"deeplabv2 on {', '.join(RESNET)}",
+            "use for example head=daformer, backbone=mit_b5",
+        )
+    config: dict[str, Any] = {
+        "type": "EncoderDecoder",
+        "data_preprocessor": {
+            "type": "SegDataPreProcessor",
+            "mean": list(MEAN),
+            "std": list(STD),
+            "bgr_to_rgb": True,
+            "pad_val": 0,
+            "seg_pad_val": IGNORE,
+            "size": (crop, crop),
+        },
+        "backbone": backbone_config(backbone),
+        "decode_head": head_config(head, backbone, channels),
+        "train_cfg": {},
+        "test_cfg": {"mode": "whole"},
+    }
+    if two_scales:
+        config["data_preprocessor"]["test_cfg"] = {"size_divisor": 2 * STRIDES[head]}
+        attention = head_config(head, backbone, channels and min(channels, 256), attention=True)
+        config |= {
+            "type": "HRDASegmentor",
+            "scale_head": attention,
+            "detail_crop": crop // 2,
+            "stride": STRIDES[head],
+            "test_cfg": {"mode": "slide", "crop_size": (crop, crop), "stride": (crop // 2, crop // 2)},
+        }
+    return config
+
+
+def backbone_config(name: str) -> dict[str, Any]:
+    """Config of an encoder: mmsegmentation's MixVisionTransformer, or ResNet v1c of output stride 8."""
+    if name in RESNET:
+        return {
+            "type": "ResNetV1c",
+            "depth": RESNET[name],
+            "dilations": (1, 1, 2, 4),
+            "strides": (1, 2, 1, 1),
+            "norm_cfg": {"type": "BN"},
+            "contract_dilation": True,
+        }
+    width, blocks = MIT[name]
+    return {
+        "type": "MixVisionTransformer",
+        "embed_dims": width,
+        "num_layers": blocks,
+        "num_heads": HEADS_PER_STAGE,
+        "patch_sizes": (7, 3, 3, 3),
+        "sr_ratios": (8, 4, 2, 1),
+        "drop_path_rate": 0.1,
+    }
+
+
+def head_config(head: str, backbone: str, channels: int | None = None, *, attention: bool = False) -> dict[str, Any]:
+    """Config of a decode head; ``attention``: its light form that weighs HRDA's two scales, class by class."""
+    common: dict[str, Any] = {"num_classes": NUM_CLASSES, "align_corners": False, "ignore_index": IGNORE}
+    if head == "deeplabv2":
+        return common | {"type": "DeepLabV2Head", "in_channels": 2048, "in_index": 3, "channels": 2048}
+    width = MIT[backbone][0]
+    common |= {
+        "in_channels": [width * factor for factor in HEADS_PER_STAGE],
+        "in_index": [0, 1, 2, 3],
+        "norm_cfg": {"type": "BN"},
+        "dropout_ratio": 0.1,
+    }
+    if head == "daformer":
+        wide = channels or 256
+        fusion = "conv" if attention else "aspp"
+        return common | {"type": "DAFormerHead", "channels": wide, "embed_channels": wide, "fusion": fusion}
+    published = 256 if attention or backbone in ("mit_b0", "mit_b1") else 768
+    return common | {"type": "SegformerHead", "channels": channels or published}
+
+
+def build_network(config: dict[str, Any]) -> Any:
+    """The network of a config of :func:`model_config`, with freshly initialised weights: a ``torch.nn.Module``."""
+    with known_warnings():
+        init_default_scope("mmseg")
+        keep_from_console(MMLogger.get_current_instance())  # it would list the origin of every weight
+        network = MODELS.build(config)
+        network.init_weights()
+    return network
+
+
+@contextlib.contextmanager
+def known_warnings() -> Iterator[None]:
+    """Silence what mmsegmentation says about its own default, that ignored pixels count in the mean of the loss.
+
+    It is the published one: DGInStyle's code averages over all pixels.
+    """
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="Default ``avg_non_ignore``")
+        yield
+
+
+def keep_from_console(logger: logging.Logger) -> None:
+    """Let mmengine's logger write to its file; the console belongs to the command line's own progress."""
+    logger.setLevel(logging.INFO)
+    for handler in logger.handlers:
+        handler.setLevel(logging.INFO if isinstance(handler, logging.FileHandler) else logging.ERROR)

@@ -1,0 +1,86 @@
+"""Source and generated samples: shares, what is done to each, digests, labels."""
+
+import json
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from dgkit.errors import InputError
+from dgkit.training.segmenter.mixture import SourceAndGenerated, find_generated
+
+
+def dataset(micro: dict, seed: int = 0, **changes: object) -> SourceAndGenerated:
+    return SourceAndGenerated({**micro["data"], **changes}, seed, 1000)
+
+
+def label_of(sample: dict) -> np.ndarray:
+    return sample["data_samples"].gt_sem_seg.data[0].numpy()
+
+
+def test_the_share_of_generated_samples_is_the_stated_one(micro):
+    mixed = dataset(micro, share=0.3)
+    origins = [mixed[index]["data_samples"].origin for index in range(200)]
+    assert 40 <= origins.count("generated") <= 80  # 60 expected, 3 standard deviations are 20
+    assert {mixed[i]["data_samples"].origin for i in range(5)} <= set(origins)
+    assert all(dataset(micro, share=1.0)[i]["data_samples"].origin == "generated" for i in range(5))
+
+
+def test_a_sample_is_a_function_of_seed_and_index(micro):
+    one, two, other = dataset(micro), dataset(micro), dataset(micro, seed=1)
+    before = np.random.get_state()[1].copy()
+    for index in (7, 3, 7):
+        assert (one[index]["inputs"] == two[index]["inputs"]).all()
+    assert (np.random.get_state()[1] == before).all()
+    assert any((one[i]["inputs"] != other[i]["inputs"]).any() for i in range(5))
+
+
+def test_generated_images_are_flipped_and_disturbed_but_not_cut(micro, generated):
+    mixed = dataset(micro, share=1.0)
+    for index in range(6):
+        sample = mixed[index]
+        assert sample["inputs"].shape == (3, 64, 64)
+        assert set(np.unique(label_of(sample))) == {18, 255}  # 19 is read as ignore
+        assert (label_of(sample)[:2] == 255).all() and (label_of(sample)[2:] == 18).all()
+
+
+def test_source_images_are_cut_to_the_crop(micro):
+    sample = dataset(micro, share=0.0)[0]
+    assert sample["inputs"].shape == (3, 64, 64) and label_of(sample).shape == (64, 64)
+    assert set(np.unique(label_of(sample))) <= {0, 2, 5, 255}
+
+
+def test_the_colours_of_the_source_stay_where_that_is_asked_for(micro, source):
+    sample = dataset(micro, share=0.0, colour=False)[0]
+    seen = {tuple(pixel) for pixel in sample["inputs"].permute(1, 2, 0).reshape(-1, 3).tolist()}
+    picture = np.asarray(Image.open(next((source / "images").glob("0.png"))))
+    assert seen <= {tuple(pixel[::-1]) for pixel in picture.reshape(-1, 3).tolist()}  # mmsegmentation reads B, G, R
+
+
+def test_rare_classes_are_sought(micro):
+    rare = dataset(micro, share=0.0, rare_classes={"min_pixels": 50, "min_crop_ratio": 0.5, "temperature": 0.1})
+    uniform = dataset(micro, share=0.0)
+    with_rare, without = ([(label_of(d[i]) == 5).any() for i in range(30)] for d in (rare, uniform))
+    assert sum(with_rare) > sum(without) + 5
+
+
+def test_files_that_differ_from_the_manifest_are_refused(micro, generated):
+    target = generated / "images" / "g1.png"
+    Image.fromarray(np.zeros((64, 64, 3), np.uint8)).save(target)
+    with pytest.raises(InputError, match=r"1 generated files differ .* images/g1.png"):
+        dataset(micro)
+    assert len(find_generated(generated, verify=False)) == 3
+    target.unlink()
+    with pytest.raises(InputError, match="missing"):
+        find_generated(generated, verify=False)
+
+
+def test_a_folder_without_a_manifest_is_taken_as_it_is(generated):
+    (generated / "manifest.jsonl").unlink()
+    assert len(find_generated(generated)) == 3
+
+
+def test_a_manifest_without_digests_is_refused(generated):
+    (generated / "manifest.jsonl").write_text(json.dumps({"id": "g0", "image": "a", "label": "b"}) + "\n")
+    with pytest.raises(InputError, match="image_sha256"):
+        find_generated(generated)

@@ -1,0 +1,60 @@
+"""The recipe of a segmenter: what is refused, and Python recipes."""
+
+from pathlib import Path
+
+import pytest
+
+from dgkit.errors import InputError, UsageError
+from dgkit.training.segmenter.recipe import load_segmenter
+
+RECIPES = Path(__file__).resolve().parents[3] / "training" / "segmenter"
+
+
+def written(folder: Path, text: str) -> Path:
+    path = folder / "recipe.py"
+    path.write_text(text)
+    return path
+
+
+def test_a_python_recipe_may_build_on_another(tmp_path):
+    (tmp_path / "base.py").write_text("data = dict(source=dict(root='a'), crop=64)\nseed = 3\n")
+    recipe = written(tmp_path, "_base_ = ['base.py']\nhead = 'segformer'\ndata = dict(crop=128)\n")
+    loaded = load_segmenter(recipe, ["train.steps=7"], tmp_path / "out")
+    assert (loaded.head, loaded.seed, loaded.data.crop, loaded.train.steps) == ("segformer", 3, 128, 7)
+    assert loaded.out == tmp_path / "out" and loaded.data.source.root == Path("a")
+
+
+def test_unknown_keys_are_refused(tmp_path):
+    with pytest.raises(UsageError, match=r"unknown key 'data.sorce'"):
+        load_segmenter(written(tmp_path, "data = dict(sorce=1, source=dict(root='a'))"), out=tmp_path)
+
+
+def test_a_recipe_that_fails_is_named(tmp_path):
+    with pytest.raises(InputError, match=r"recipe.py"):
+        load_segmenter(written(tmp_path, "data = 1 / 0"), out=tmp_path)
+    with pytest.raises(InputError, match="no such file"):
+        load_segmenter(tmp_path / "none.py", out=tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("sets", "reason"),
+    [
+        (["head=deeplabv2"], "goes with backbone resnet101"),
+        (["data.share=0.3"], "no generated folder"),
+        (["two_scales=true", "data.crop=100"], "multiple of"),
+        (["data.source.dataset=gtav"], "unknown data set"),
+    ],
+)
+def test_what_does_not_go_together_is_refused(tmp_path, sets, reason):
+    with pytest.raises(UsageError, match=reason):
+        load_segmenter(written(tmp_path, "data = dict(source=dict(root='a'))"), sets, tmp_path)
+
+
+def test_a_folder_must_be_stated(tmp_path):
+    with pytest.raises(UsageError, match="output folder"):
+        load_segmenter(written(tmp_path, "data = dict(source=dict(root='a'))"))
+
+
+@pytest.mark.parametrize("path", sorted(RECIPES.glob("*.py")), ids=lambda path: path.name)
+def test_the_shipped_recipes_are_valid(path, tmp_path):
+    assert load_segmenter(path, out=tmp_path).train.steps == 40_000

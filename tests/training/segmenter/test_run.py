@@ -1,0 +1,85 @@
+"""``dgkit train segmenter``: what reaches the loss, checkpoints, resuming, refusals."""
+
+import json
+
+import pytest
+import torch
+import yaml
+
+from dgkit.cli.app import main
+from dgkit.errors import UsageError
+from dgkit.training.segmenter.mm import BaseDecodeHead
+from dgkit.training.segmenter.recipe import SegmenterRecipe
+from dgkit.training.segmenter.run import train_segmenter
+
+pytestmark = pytest.mark.filterwarnings("default")  # mmengine's own, of torch's schedulers and of TensorBoard
+
+
+def recipe(micro: dict, **changes: object) -> SegmenterRecipe:
+    return SegmenterRecipe.model_validate({**micro, "export": False, **changes})
+
+
+def weights(path: str) -> dict[str, torch.Tensor]:
+    return torch.load(path, map_location="cpu", weights_only=False)["state_dict"]
+
+
+def test_generated_samples_reach_the_loss(micro, monkeypatch):
+    seen = []
+    original = BaseDecodeHead.loss_by_feat
+
+    def noting(self, logits, data_samples):
+        losses = original(self, logits, data_samples)
+        seen.extend(
+            (s.origin, set(s.gt_sem_seg.data.unique().tolist()), losses["loss_ce"].item()) for s in data_samples
+        )
+        return losses
+
+    monkeypatch.setattr(BaseDecodeHead, "loss_by_feat", noting)
+    train_segmenter(recipe(micro, train={**micro["train"], "steps": 6, "checkpoint_every": 6}))
+    origins = [origin for origin, _, _ in seen]
+    assert len(seen) == 12 and 2 <= origins.count("generated") <= 10
+    for origin, labels, loss in seen:
+        assert (18 in labels) == (origin == "generated") and loss > 0
+
+
+def test_a_stopped_run_goes_on_to_the_same_weights(micro, tmp_path):
+    told: list[str] = []
+    whole = train_segmenter(recipe(micro, out=tmp_path / "whole"), say=told.append)
+    assert "starts from random" in told[0]
+
+    def stop(stage, done, total, loss):
+        if done == 2:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        train_segmenter(recipe(micro, out=tmp_path / "stopped"), stop)
+    told.clear()
+    again = train_segmenter(recipe(micro, out=tmp_path / "stopped"), say=told.append)
+    assert "goes on from" in told[0] and "iter_1.pth" in told[0]
+    one, two = weights(whole["checkpoint"]), weights(again["checkpoint"])
+    assert one.keys() == two.keys() and all(torch.equal(one[name], two[name]) for name in one)
+    with pytest.raises(UsageError, match="seed=0"):
+        train_segmenter(recipe(micro, out=tmp_path / "stopped", seed=1))
+
+
+def test_the_command_writes_checkpoints_figures_and_onnx(micro, tmp_path, source, capsys):
+    micro["data"]["val"] = {"root": str(source)}
+    micro["train"]["validate_every"] = 2
+    path = tmp_path / "recipe.yaml"
+    path.write_text(yaml.safe_dump(micro))
+    assert main(["train", "segmenter", str(path), "--json"]) == 0
+    printed = capsys.readouterr()
+    result = json.loads(printed.out)
+    assert "starts from random" in printed.err
+    out = tmp_path / "out"
+    assert (out / "segmenter.onnx").exists() and (out / "segmenter.yaml").exists() and (out / "config.py").exists()
+    assert result["checkpoint"].endswith("iter_2.pth") and result["best"].endswith("best_mIoU_iter_2.pth")
+    assert list(out.rglob("events.out.tfevents*"))
+    ((step, miou),) = json.loads((out / "metrics.json").read_text())["miou"]
+    assert step == 2 and 0 <= miou <= 100
+
+
+def test_reduced_precision_needs_a_gpu(micro, monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    with pytest.raises(UsageError, match="needs a GPU"):
+        train_segmenter(recipe(micro, train={"precision": "bf16"}))
