@@ -4,7 +4,6 @@ A kind of checkpoint is one function that makes a :class:`ModuleSource` of a pat
 """
 
 import hashlib
-import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,14 +19,12 @@ from dgkit.engines.base import BuildOptions, Network, Runner, runner_class
 from dgkit.engines.recipe import known_engine, resolve_device
 from dgkit.engines.spec import SEGMENTER
 from dgkit.engines.store import Notify
-from dgkit.errors import EngineError, InputError, ModelError, UsageError
-from dgkit.files import digest_file
-from dgkit.labels import CLASSES, NUM_CLASSES
+from dgkit.errors import EngineError, InputError, UsageError
+from dgkit.labels import CLASSES
 
 Triple = tuple[float, float, float]
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 MOST_SHAPES = 6  # compiled engines are made for one size of picture each
-_WEIGHTS = "model.safetensors"
 
 
 @dataclass(frozen=True)
@@ -187,58 +184,13 @@ def open_segmenter(
 def find_source(path: Path) -> ModuleSource:
     """The checkpoint at ``path`` as a module. UsageError where it is of no kind that is known."""
     if path.is_dir() and (path / "config.json").is_file():
+        from dgkit.evaluation.transformers_segmenter import transformers_source
+
         return transformers_source(path)
     raise UsageError(
         f"{path} is no segmenter; allowed are an .onnx file and a transformers folder with config.json",
         "dgkit train judge DIR writes DIR/segmenter.onnx",
     )
-
-
-def transformers_source(folder: Path) -> ModuleSource:
-    """A folder that transformers' SegformerForSemanticSegmentation wrote; nothing in it is executed.
-
-    Classes are those of ``id2label``, mean and std those of ``preprocessor_config.json``, by default ImageNet's.
-    Raises ModelError.
-    """
-    config = _json(folder / "config.json")
-    if config.get("model_type") != "segformer":
-        raise ModelError(f"{folder} holds a {config.get('model_type')!r} model; allowed is 'segformer'", "export it "
-                         "to ONNX: an .onnx file may come from any network")  # fmt: skip
-    if not (folder / _WEIGHTS).is_file():
-        raise ModelError(f"{folder} has no {_WEIGHTS}", "save it with safe_serialization")
-    labels = {int(number): str(name) for number, name in dict(config.get("id2label") or {}).items()}
-    names = tuple(labels[number] for number in sorted(labels))
-    if len(names) == NUM_CLASSES and names == tuple(f"LABEL_{number}" for number in range(NUM_CLASSES)):
-        names = CLASSES  # not named: the usual order
-    beside = folder / "preprocessor_config.json"
-    values = _json(beside) if beside.is_file() else {}
-    return ModuleSource(
-        path=folder,
-        kind="transformers SegFormer",
-        load=lambda: _Segformer(folder),
-        digest=hashlib.sha256(
-            (digest_file(folder / _WEIGHTS) + json.dumps(config, sort_keys=True)).encode()
-        ).hexdigest(),
-        classes=names,
-        mean=_triple(values.get("image_mean"), IMAGENET_MEAN, beside),
-        std=_triple(values.get("image_std"), IMAGENET_STD, beside),
-    )
-
-
-class _Segformer(nn.Module):
-    def __init__(self, folder: Path) -> None:
-        super().__init__()
-        from transformers import SegformerForSemanticSegmentation
-
-        try:
-            self.model: Any = SegformerForSemanticSegmentation.from_pretrained(
-                folder, local_files_only=True, use_safetensors=True
-            )
-        except Exception as error:  # a damaged file surfaces as any of half a dozen library errors
-            raise ModelError(f"{folder} cannot be read: {error}", "save or download it again") from error
-
-    def forward(self, image: Tensor) -> Tensor:
-        return self.model(image, return_dict=False)[0]
 
 
 def train_ids(names: Sequence[str], path: Path) -> tuple[list[int], np.ndarray]:
@@ -250,21 +202,3 @@ def train_ids(names: Sequence[str], path: Path) -> tuple[list[int], np.ndarray]:
     if not keep:
         raise InputError(f"{path} names none of the 19 classes", f"use names such as {CLASSES[0]!r}")
     return keep, np.array([CLASSES.index(names[number]) for number in keep], np.uint8)
-
-
-def _json(path: Path) -> dict[str, Any]:
-    try:
-        found = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise ModelError(f"{path} cannot be read: {error}", "save or download it again") from error
-    if not isinstance(found, dict):
-        raise ModelError(f"{path} holds no JSON object", "save or download it again")
-    return found
-
-
-def _triple(values: Any, default: Triple, path: Path) -> Triple:
-    if values is None:
-        return default
-    if not isinstance(values, list) or len(values) != 3 or not all(isinstance(v, int | float) for v in values):
-        raise ModelError(f"{path}: {values!r} is no list of three numbers", "correct it")
-    return values[0], values[1], values[2]

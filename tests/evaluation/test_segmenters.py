@@ -10,7 +10,8 @@ import yaml
 from torch.nn import functional
 
 from dgkit.errors import EngineError, InputError, ModelError, UsageError
-from dgkit.evaluation.segmenters import ModuleSegmenter, open_segmenter, transformers_source
+from dgkit.evaluation.segmenters import ModuleSegmenter, open_segmenter
+from dgkit.evaluation.transformers_segmenter import transformers_source
 from dgkit.labels import CLASSES, NUM_CLASSES, PALETTE
 from tests.evaluation.onnx_files import label_model, palette_model
 
@@ -66,6 +67,19 @@ def test_the_digest_follows_the_weights(folder: Path, tmp_path: Path) -> None:
     next(value for value in weights.values() if value.ndim == 4)[0] += 1
     save_file(weights, tmp_path / "model.safetensors", {"format": "pt"})
     assert transformers_source(tmp_path).digest != transformers_source(folder).digest
+
+
+def test_a_backbone_alone_is_refused(folder: Path, tmp_path: Path) -> None:
+    from safetensors.torch import load_file, save_file
+
+    (tmp_path / "config.json").write_bytes((folder / "config.json").read_bytes())
+    weights = {k: v for k, v in load_file(folder / "model.safetensors").items() if not k.startswith("decode_head")}
+    save_file(weights, tmp_path / "model.safetensors", {"format": "pt"})
+    with (
+        open_segmenter(tmp_path, device="cpu") as found,
+        pytest.raises(ModelError, match=r"lacks [0-9]+ weights of the network"),
+    ):
+        found.logits(pictures())
 
 
 @pytest.mark.slow
