@@ -4,6 +4,7 @@ A recipe is an mmengine config file (``.py``, with ``_base_``) or YAML; both hol
 Constants: DGInStyle's segmentation code, which trains with those of DAFormer and HRDA.
 """
 
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal, Self
@@ -145,7 +146,8 @@ class SegmenterRecipe(Config):
     def _fits(self) -> Self:
         if (self.head == "deeplabv2") != (self.backbone == "resnet101"):
             raise ValueError("head deeplabv2 goes with backbone resnet101, segformer and daformer with mit_*")
-        grid = 4 * (16 if self.head == "deeplabv2" else 8) // 2 * 2 if self.two_scales else 1
+        # The detail crop, half of it, slides by half of itself on the grid of the context's logits.
+        grid = (64 if self.head == "deeplabv2" else 32) if self.two_scales else 1
         if self.data.crop % grid:
             raise ValueError(f"data.crop={self.data.crop}: with two_scales a multiple of {grid}")
         return self
@@ -166,7 +168,9 @@ def load_segmenter(recipe: Path, sets: Sequence[str] = (), out: Path | None = No
 def _read_python(recipe: Path) -> dict[str, Any]:
     if not recipe.is_file():
         raise InputError(f"cannot read the recipe {recipe}: no such file", "check the path")
-    reader: Any = require("mmengine.config", "seg").Config
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of its own imports
+        reader: Any = require("mmengine.config", "seg").Config
     try:
         return reader.fromfile(str(recipe)).to_dict()
     except Exception as error:  # whatever the file raises when it is executed

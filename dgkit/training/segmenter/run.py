@@ -105,7 +105,7 @@ def _finish(recipe: SegmenterRecipe, out: Path, report: Report) -> Mapping[str, 
         "checkpoint": str(checkpoint),
         "best": None if best is None else str(best),
         "onnx": str(onnx) if recipe.export else None,
-        "next": f"dgkit quality IMAGES --judge {onnx}" if recipe.export else f"tensorboard --logdir {out}",
+        "next": f"dgkit eval {onnx} --on NAME=DIR" if recipe.export else f"tensorboard --logdir {out}",
     }
 
 

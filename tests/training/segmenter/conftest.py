@@ -8,8 +8,6 @@ import numpy as np
 import pytest
 from PIL import Image
 
-pytest.importorskip("mmseg", reason="needs mmsegmentation: pip install 'dgkit[seg]'")
-
 GENERATED_CLASS = 18  # of every pixel of a generated label map, and of no source map
 
 

@@ -1,9 +1,14 @@
 """Segmenters as ONNX files, read by the reader of ``dgkit quality`` and ``dgkit eval``'s kind of files."""
 
+import importlib.util
+
 import numpy as np
 import pytest
 import torch
 import yaml
+
+if importlib.util.find_spec("mmseg") is None:
+    pytest.skip("needs mmsegmentation: pip install 'dgkit[seg]'", allow_module_level=True)
 
 pytest.importorskip("onnxruntime", reason="needs ONNX Runtime: pip install 'dgkit[cpu]'")
 

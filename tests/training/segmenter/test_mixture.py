@@ -1,10 +1,14 @@
 """Source and generated samples: shares, what is done to each, digests, labels."""
 
+import importlib.util
 import json
 
 import numpy as np
 import pytest
 from PIL import Image
+
+if importlib.util.find_spec("mmseg") is None:
+    pytest.skip("needs mmsegmentation: pip install 'dgkit[seg]'", allow_module_level=True)
 
 from dgkit.errors import InputError
 from dgkit.training.segmenter.mixture import SourceAndGenerated, find_generated

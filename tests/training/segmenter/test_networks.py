@@ -1,11 +1,15 @@
 """The networks: shapes, formulas, sizes, gradients."""
 
+import importlib.util
+from typing import Any
+
 import numpy as np
 import pytest
 import torch
-from mmengine.structures import PixelData
-from mmseg.structures import SegDataSample
 from torch.nn import functional
+
+if importlib.util.find_spec("mmseg") is None:
+    pytest.skip("needs mmsegmentation: pip install 'dgkit[seg]'", allow_module_level=True)
 
 from dgkit.errors import UsageError
 from dgkit.training.segmenter.heads import DAFormerHead, DeepLabV2Head
@@ -18,7 +22,10 @@ pytestmark = pytest.mark.filterwarnings("ignore:Default ``avg_non_ignore``")
 SMALL = [("segformer", "mit_b0", False), ("daformer", "mit_b0", False), ("daformer", "mit_b0", True)]
 
 
-def samples(label: torch.Tensor) -> list[SegDataSample]:
+def samples(label: torch.Tensor) -> list[Any]:
+    from mmengine.structures import PixelData
+    from mmseg.structures import SegDataSample
+
     return [SegDataSample(gt_sem_seg=PixelData(data=one[None])) for one in label]
 
 
@@ -148,14 +155,23 @@ def test_transformers_weights_give_the_same_features(tmp_path):
             torch.testing.assert_close(mine, other, atol=1e-3, rtol=1e-3)
 
 
-# Xie et al. (2021), table 1: encoder and head; Hoyer et al. (2022) for DAFormer's head.
+# Whole networks: Xie et al. (2021), table 1. Its 3.8 for B0 is not what its own description gives, 3.72.
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    ("head", "backbone", "encoder", "decoder"),
-    [("segformer", "mit_b0", 3.4, 0.4), ("segformer", "mit_b5", 82.0, 3.3), ("daformer", "mit_b5", 82.0, 3.7)],
+    ("backbone", "published"),
+    [("mit_b1", 13.7), ("mit_b2", 27.5), ("mit_b3", 47.3), ("mit_b4", 64.1), ("mit_b5", 84.7)],
 )
-def test_published_sizes(head, backbone, encoder, decoder):
-    net = build_network(model_config(head, backbone, 512))
-    # Half a unit of the last digit that the papers print, or 1 %.
-    assert abs(millions(net.backbone) - encoder) <= max(0.05, encoder / 100)
-    assert abs(millions(net.decode_head) - decoder) <= max(0.15, decoder / 100)
+def test_segformers_have_the_published_sizes(backbone, published):
+    assert millions(build_network(model_config("segformer", backbone, 512))) == pytest.approx(published, rel=0.01)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("two_scales", [False, True])
+def test_gradients_reach_all_of_daformer_in_its_published_size(two_scales):
+    torch.manual_seed(0)
+    net = build_network(model_config("daformer", "mit_b5", 128, two_scales=two_scales)).train()
+    assert millions(net.backbone) == pytest.approx(82.0, rel=0.01)
+    losses = net.loss(torch.randn(2, 3, 128, 128), samples(torch.randint(0, 19, (2, 128, 128))))
+    sum(value for name, value in losses.items() if "loss" in name).backward()
+    reached = {name.split(".")[0] for name, p in net.named_parameters() if p.grad is not None and p.grad.any()}
+    assert reached == {"backbone", "decode_head", *(["scale_head"] if two_scales else [])}

@@ -1,8 +1,12 @@
 """The recipe of a segmenter: what is refused, and Python recipes."""
 
+import importlib.util
 from pathlib import Path
 
 import pytest
+
+if importlib.util.find_spec("mmengine") is None:
+    pytest.skip("needs mmsegmentation: pip install 'dgkit[seg]'", allow_module_level=True)
 
 from dgkit.errors import InputError, UsageError
 from dgkit.training.segmenter.recipe import load_segmenter
