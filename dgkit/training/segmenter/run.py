@@ -1,7 +1,9 @@
 """``dgkit train segmenter``: a segmenter from source and generated images."""
 
+import contextlib
 import json
 import os
+import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -42,12 +44,13 @@ def train_segmenter(
     out = _start(recipe)
     resumed = find_checkpoint(out)
     report = Report(progress)
-    runner = _build_runner(recipe, out, resumed)
-    _tell(say, recipe, resumed)
-    if recipe.pretrained:
-        runner.register_hook(LoadEncoder(recipe.pretrained))
-    runner.register_hook(report)
-    runner.train()
+    with contextlib.redirect_stdout(sys.stderr):  # mmengine prints here and there; stdout is for results
+        runner = _build_runner(recipe, out, resumed)
+        _tell(say, recipe, resumed)
+        if recipe.pretrained:
+            runner.register_hook(LoadEncoder(recipe.pretrained))
+        runner.register_hook(report)
+        runner.train()
     return _finish(recipe, out, report)
 
 

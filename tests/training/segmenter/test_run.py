@@ -46,7 +46,7 @@ def test_generated_samples_reach_the_loss(micro, monkeypatch):
         assert (18 in labels) == (origin == "generated") and loss > 0
 
 
-def test_a_stopped_run_goes_on_to_the_same_weights(micro, tmp_path):
+def test_a_stopped_run_goes_on_to_the_same_weights(micro, tmp_path, capsys):
     told: list[str] = []
     whole = train_segmenter(recipe(micro, out=tmp_path / "whole"), say=told.append)
     assert "starts from random" in told[0]
@@ -60,6 +60,7 @@ def test_a_stopped_run_goes_on_to_the_same_weights(micro, tmp_path):
     told.clear()
     again = train_segmenter(recipe(micro, out=tmp_path / "stopped"), say=told.append)
     assert "goes on from" in told[0] and "iter_1.pth" in told[0]
+    assert capsys.readouterr().out == ""
     one, two = weights(whole["checkpoint"]), weights(again["checkpoint"])
     assert one.keys() == two.keys() and all(torch.equal(one[name], two[name]) for name in one)
     with pytest.raises(UsageError, match="seed=0"):
