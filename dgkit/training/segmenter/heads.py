@@ -75,10 +75,11 @@ class DeepLabV2Head(BaseDecodeHead):
     def __init__(self, dilations: Sequence[int] = (6, 12), **head: Any) -> None:
         super().__init__(dropout_ratio=0, **head)
         del self.conv_seg  # the branches end in the classes themselves
-        self.branches = nn.ModuleList(
+        branches = [
             nn.Conv2d(self.in_channels, self.out_channels, 3, padding=dilation, dilation=dilation)
             for dilation in dilations
-        )
+        ]
+        self.branches: Sequence[nn.Conv2d] = nn.ModuleList(branches)  # type: ignore[assignment]
 
     def init_weights(self) -> None:
         for branch in self.branches:
