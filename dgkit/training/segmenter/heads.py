@@ -75,16 +75,17 @@ class DeepLabV2Head(BaseDecodeHead):
     def __init__(self, dilations: Sequence[int] = (6, 12), **head: Any) -> None:
         super().__init__(dropout_ratio=0, **head)
         del self.conv_seg  # the branches end in the classes themselves
-        branches = [
+        self.branches = nn.ModuleList(
             nn.Conv2d(self.in_channels, self.out_channels, 3, padding=dilation, dilation=dilation)
             for dilation in dilations
-        ]
-        self.branches: Sequence[nn.Conv2d] = nn.ModuleList(branches)  # type: ignore[assignment]
+        )
 
     def init_weights(self) -> None:
-        for branch in self.branches:
-            nn.init.normal_(branch.weight, std=0.01)
-            nn.init.zeros_(branch.bias)
+        for name, parameter in self.branches.named_parameters():
+            if name.endswith("bias"):
+                nn.init.zeros_(parameter)
+            else:
+                nn.init.normal_(parameter, std=0.01)
 
     def forward(self, inputs: Sequence[Tensor]) -> Tensor:
         features = self._transform_inputs(inputs)
