@@ -88,12 +88,14 @@ class Check:
     def stop(self) -> None:
         """End every process that is still running."""
         for running in self.running:
-            interrupt(running.process)  # all at once, so that they clean up at the same time
-        for running in self.running:
             end(running.process, mark(running.step))
+        kill_all(mark())  # a step that was being started is in no list yet
 
     def _start(self, step: Step, limit: float) -> Running:
-        command, variables = [str(word) for word in step.command], {**self.environment, MARK: mark(step)}
+        command, variables = (
+            [str(word) for word in step.command],
+            {**self.environment, MARK: mark(step).partition("=")[2]},
+        )
         if step.background:  # half of the cores, and yielding to what is measured
             variables["OMP_NUM_THREADS"] = str(max(1, (os.cpu_count() or 2) // 2))
             command = ["nice", "-n", "10", *command]
@@ -165,9 +167,9 @@ def append(path: Path, row: dict[str, str]) -> None:
         os.fsync(stream.fileno())
 
 
-def mark(step: Step) -> str:
-    """What only the processes of this step, started by this process, have in their environment."""
-    return f"{os.getpid()}-{step.name}"
+def mark(step: Step | None = None) -> str:
+    """What only the processes of this step (of all), started by this process, have in their environment."""
+    return f"{MARK}={os.getpid()}-{step.name}" if step else f"{MARK}={os.getpid()}-"
 
 
 def interrupt(process: subprocess.Popen[bytes]) -> None:
@@ -183,12 +185,21 @@ def end(process: subprocess.Popen[bytes], mark: str) -> None:
         interrupt(process)
         with contextlib.suppress(subprocess.TimeoutExpired):
             process.wait(timeout=GRACE)
-    for entry in Path("/proc").glob("[0-9]*/environ"):
-        with contextlib.suppress(OSError):
-            if f"{MARK}={mark}".encode() in entry.read_bytes().split(b"\0"):
-                os.kill(int(entry.parent.name), signal.SIGKILL)
+    kill_all(mark)
     with contextlib.suppress(subprocess.TimeoutExpired):
         process.wait(timeout=GRACE)
+
+
+def kill_all(mark: str) -> None:
+    """Kill the processes that have ``mark`` in their environment, whatever session they are in."""
+    until, left = time.monotonic() + GRACE, True
+    while left and time.monotonic() < until:  # one may have started another while they were looked for
+        left = False
+        for entry in Path("/proc").glob("[0-9]*/environ"):
+            with contextlib.suppress(OSError):
+                if any(line.startswith(mark.encode()) for line in entry.read_bytes().split(b"\0")):
+                    os.kill(int(entry.parent.name), signal.SIGKILL)
+                    left = True
 
 
 def summary(text: str, state: str) -> str:

@@ -3,6 +3,7 @@
 import os
 import signal
 import sys
+import time
 from collections.abc import Sequence
 from typing import Any
 
@@ -15,6 +16,18 @@ def run(arguments: Sequence[str]) -> None:
 
     torch.set_num_threads(1)
     sys.exit(main(arguments))
+
+
+def run_slowly(arguments: Sequence[str], milliseconds: int) -> None:
+    """The command line on a disk that takes so long for each rename."""
+    replace = os.replace
+
+    def slow_replace(*args: Any, **kwargs: Any) -> None:
+        time.sleep(milliseconds / 1000)
+        replace(*args, **kwargs)
+
+    os.replace = slow_replace
+    run(arguments)
 
 
 def run_until(arguments: Sequence[str], operation: int) -> None:

@@ -118,7 +118,7 @@ def test_ctrl_c_ends_cleanly_and_the_same_command_continues(
     server, command: list[str], whole: dict[str, bytes], tmp_path: Path
 ) -> None:
     out = tmp_path / "out"
-    process = start(server, crash.run, out, command)
+    process = start(server, crash.run_slowly, out, command, 100)  # else the rest is done before the signal arrives
     until = time.monotonic() + TIMEOUT
     while not (out / "manifest.jsonl").exists() and process.exitcode is None and time.monotonic() < until:
         time.sleep(0.001)
