@@ -88,6 +88,8 @@ class Check:
     def stop(self) -> None:
         """End every process that is still running."""
         for running in self.running:
+            interrupt(running.process)  # all at once, so that they clean up at the same time
+        for running in self.running:
             end(running.process, mark(running.step))
         kill_all(mark())  # a step that was being started is in no list yet
 
@@ -168,8 +170,8 @@ def append(path: Path, row: dict[str, str]) -> None:
 
 
 def mark(step: Step | None = None) -> str:
-    """What only the processes of this step (of all), started by this process, have in their environment."""
-    return f"{MARK}={os.getpid()}-{step.name}" if step else f"{MARK}={os.getpid()}-"
+    """How a variable begins that only the processes of this step, or of all, have, if this process started them."""
+    return f"{MARK}={os.getpid()}-" + (f"{step.name};" if step else "")
 
 
 def interrupt(process: subprocess.Popen[bytes]) -> None:
