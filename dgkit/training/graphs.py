@@ -2,7 +2,7 @@
 
 A network of a few million weights leaves a large GPU idle: its step is a thousand kernels of some microseconds each,
 and the time goes into launching them one by one from Python. A graph launches all of them at once. The kernels are the
-same, so are the numbers.
+same.
 """
 
 from collections.abc import Callable, Sequence
