@@ -13,7 +13,8 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from dgkit.diffusion.folder import ModelDefaults, ModelInfo
 from dgkit.diffusion.parts import model_networks
@@ -183,8 +184,9 @@ class RandomModel:
     def _make(self, part: str) -> nn.Module:
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(self.seed + tuple(PARTS).index(part))
-            module = construct(part, self.configs[part])
-            _wake_zero_layers(module)
+            with _QuickInitialisation():
+                module = construct(part, self.configs[part])
+                _wake_zero_layers(module)
         return module.eval().requires_grad_(False)
 
 
@@ -223,6 +225,39 @@ def _configs(name: str) -> dict[str, dict[str, Any]]:
         "vae": vae,
         "text_encoder": {**text, "bos_token_id": end - 1, "eos_token_id": end, "pad_token_id": end},
     }
+
+
+class _QuickInitialisation(TorchDispatchMode):
+    """Within it, ``uniform_`` and ``normal_`` repeat one block of random numbers, from a random place on.
+
+    Drawing the numbers of Stable Diffusion one by one takes longer than many a measurement with them. The length of the
+    block is prime, so that no two rows of a weight are equal.
+    """
+
+    LENGTH = 1_048_573
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._uniform = torch.rand(self.LENGTH)
+        self._normal = torch.randn(self.LENGTH)
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if func is torch.ops.aten.uniform_.default:
+            low, high = args[1:] + (0.0, 1.0)[len(args) - 1 :]
+            return self._fill(args[0], self._uniform, high - low, low)
+        if func is torch.ops.aten.normal_.default:
+            mean, std = args[1:] + (0.0, 1.0)[len(args) - 1 :]
+            return self._fill(args[0], self._normal, std, mean)
+        return func(*args, **(kwargs or {}))
+
+    def _fill(self, target: Tensor, block: Tensor, scale: float, offset: float) -> Tensor:
+        start, done = int(torch.randint(self.LENGTH, ())), 0
+        flat = target.view(-1)
+        while done < len(flat):
+            piece = block[start : start + len(flat) - done]
+            flat[done : done + len(piece)] = piece * scale + offset
+            start, done = 0, done + len(piece)
+        return target
 
 
 @torch.no_grad()
