@@ -13,30 +13,38 @@ from dgkit.data import manifest
 from dgkit.data.crops import CropRules, drawable_classes
 from dgkit.data.datasets import Sample, labels_folder
 from dgkit.data.index import build_index, default_cache
+from dgkit.data.labelmap import read_label
 from dgkit.errors import InputError
 from dgkit.files import digest_file
 from dgkit.labels import CLASSES, PALETTE
 from dgkit.training.labelled import paired
 from dgkit.training.segmenter.mm import DATASETS, Compose, init_default_scope
 from dgkit.training.segmenter.recipe import LabelledSet, SegmenterData
-from dgkit.training.segmenter.transforms import META_KEYS
+from dgkit.training.segmenter.transforms import META_KEYS, read_bgr
 
 METAINFO = {"classes": CLASSES, "palette": PALETTE.tolist()}
 MANIFEST = "manifest.jsonl"
+FILTERED = "labels_filtered"  # below a generated folder, with a manifest of its own: what dgkit filter writes
 
 
-def find_generated(folder: Path, verify: bool = True) -> tuple[Sample, ...]:
-    """Samples of a folder of generated images.
+def find_generated(folder: Path, verify: bool = True, filtered: bool = False) -> tuple[Sample, ...]:
+    """Samples of a folder of generated images, with the labels of ``dgkit filter`` where ``filtered``.
 
     With a manifest they are those that it lists, and with ``verify`` each file's SHA-256 must be the one stated there.
     A folder without one (images/ and labels/ of train ids, 19 and 255 ignore) is taken as it is. Raises InputError
     naming files that are missing or differ.
     """
     folder = folder.expanduser()
-    if not (folder / MANIFEST).exists():
+    path = folder / FILTERED / MANIFEST if filtered else folder / MANIFEST
+    if filtered and not path.exists():
+        raise InputError(
+            f"{folder} has no complete filtered labels: {FILTERED}/{MANIFEST} is missing",
+            f"dgkit filter {folder} --segmenter FILE.onnx writes them",
+        )
+    if not path.exists():
         dataset, _ = paired(labels_folder(folder))
         return dataset.samples
-    records = manifest.read(folder / MANIFEST)
+    records = manifest.read(path)
     try:
         samples = tuple(
             Sample(str(record["id"]), folder / record["label"], folder / record["image"], "train_ids")
@@ -44,9 +52,10 @@ def find_generated(folder: Path, verify: bool = True) -> tuple[Sample, ...]:
         )
         digests = [(record["image_sha256"], record["label_sha256"]) for record in records]
     except KeyError as error:
-        raise InputError(f"{folder / MANIFEST} states no {error}", "generate the folder again") from error
+        raise InputError(f"{path} states no {error}", "generate the folder again") from error
     if not samples:
-        raise InputError(f"{folder / MANIFEST} lists no images", "wait until dgkit generate is done")
+        hint = "dgkit filter left every scene out" if filtered else "wait until dgkit generate is done"
+        raise InputError(f"{path} lists no images", hint)
     _refuse(
         folder, [path for s in samples for path in (s.image, s.label) if path and not path.is_file()], "are missing"
     )
@@ -115,9 +124,12 @@ class SourceAndGenerated(TorchDataset[dict[str, Any]]):
         self.data, self.seed, self.length = SegmenterData.model_validate(data), seed, length
         self.source = open_source(self.data)
         self.generated = tuple(
-            sample for folder in self.data.generated for sample in find_generated(folder, self.data.verify)
+            sample
+            for folder in self.data.generated
+            for sample in find_generated(folder, self.data.verify, self.data.filtered)
         )
         self.share = self.data.generated_share
+        self._decoded = decode((*self.source.samples, *self.generated)) if self.data.cache else {}
         self._pipelines = {
             "source": _pipeline(source_steps(self.data)),
             "generated": _pipeline(generated_steps(self.data)),
@@ -133,6 +145,7 @@ class SourceAndGenerated(TorchDataset[dict[str, Any]]):
             results["sample"] = self.generated[int(rng.integers(len(self.generated)))]
         else:
             results["sample"], results["rare_class"] = self.source.draw(rng)
+        results["decoded"] = self._decoded.get(results["sample"])
         return _seeded(self._pipelines[results["origin"]], results, int(rng.integers(2**32)))
 
 
@@ -156,6 +169,13 @@ class WholeImages(TorchDataset[dict[str, Any]]):
 
     def __getitem__(self, index: int) -> dict[str, Any]:
         return self._pipeline({"sample": self.samples[index], "origin": "val"})
+
+
+def decode(samples: Sequence[Sample]) -> dict[Sample, tuple[np.ndarray, np.ndarray]]:
+    """(uint8 [H,W,3] BGR, uint8 [H,W] train ids) of each sample, read in parallel. Raises InputError."""
+    with ThreadPoolExecutor() as pool:
+        found = pool.map(lambda sample: (read_bgr(sample), read_label(sample.label, sample.encoding)), samples)
+        return dict(zip(samples, found, strict=True))
 
 
 def source_steps(data: SegmenterData) -> list[dict[str, Any]]:

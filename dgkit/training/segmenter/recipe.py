@@ -63,6 +63,8 @@ class SegmenterData(Config):
     """the labelled source set"""
     generated: tuple[Path, ...] = ()
     """folders of generated images: images/ and labels/ of train ids, with or without a manifest.jsonl"""
+    filtered: bool = False
+    """train on labels_filtered/ of the generated folders, which dgkit filter wrote, instead of labels/"""
     share: float = Field(0.5, ge=0, le=1)
     """share of generated images among the samples, whatever the sizes of the sets"""
     crop: int = Field(512, ge=16)
@@ -79,11 +81,15 @@ class SegmenterData(Config):
     """validated on; left out: no validation, and no best checkpoint"""
     workers: int = Field(2, ge=0)
     """processes that read images; 0: none"""
+    cache: bool = False
+    """decode all pictures into memory before training, for sets that fit; the processes share it"""
 
     @model_validator(mode="after")
     def _mixed(self) -> Self:
         if not self.generated and "share" in self.model_fields_set and self.share > 0:
             raise ValueError(f"share={self.share} of generated images, but no generated folder is stated")
+        if not self.generated and self.filtered:
+            raise ValueError("filtered labels are asked for, but no generated folder is stated")
         if self.share == 1 and self.rare_classes:
             raise ValueError("rare_classes concern the source, of which share=1 leaves nothing")
         return self

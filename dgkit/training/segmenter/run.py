@@ -25,7 +25,7 @@ Say = Callable[[str], None]
 
 # May change between two runs of one training: nothing of it reaches the weights.
 _FREE = frozenset({"out", "export", "pretrained"})
-_FREE_DATA = frozenset({"workers", "verify", "val"})
+_FREE_DATA = frozenset({"workers", "verify", "val", "cache"})
 _FREE_TRAIN = frozenset({"checkpoint_every", "keep", "validate_every"})
 
 

@@ -44,7 +44,7 @@ def runner_config(recipe: SegmenterRecipe, out: Path) -> dict[str, Any]:
         "env_cfg": {"cudnn_benchmark": True, "mp_cfg": {"mp_start_method": "fork", "opencv_num_threads": 0}},
         "visualizer": {
             "type": "SegLocalVisualizer",
-            "name": "visualizer",
+            "name": f"visualizer of {out}",  # mmengine keeps one of each name in a process
             "vis_backends": [{"type": "TensorboardVisBackend"}],
         },
         "log_level": "ERROR",  # of the console; the log file gets more, see keep_from_console

@@ -4,6 +4,7 @@ from typing import Any
 
 import numpy as np
 
+from dgkit.data.datasets import Sample
 from dgkit.data.labelmap import read_label
 from dgkit.data.pictures import read_picture
 from dgkit.training.segmenter.mm import TRANSFORMS, BaseTransform, RandomCrop
@@ -15,13 +16,19 @@ META_KEYS = (
 ATTEMPTS = 10  # crops drawn for a rare class. Source: DAFormer, mmseg/datasets/uda_dataset.py
 
 
+def read_bgr(sample: Sample) -> np.ndarray:
+    """The photograph as uint8 [H,W,3] BGR, mmsegmentation's order of channels. Raises InputError."""
+    return np.ascontiguousarray(read_picture(sample.image)[:, :, ::-1])
+
+
 @TRANSFORMS.register_module(force=True)
 class ReadImage(BaseTransform):
-    """Read the photograph of ``results["sample"]`` as uint8 [H,W,3] BGR, mmsegmentation's order of channels."""
+    """The photograph of ``results["sample"]`` as :func:`read_bgr` gives it, or the copy in ``results["decoded"]``."""
 
     def transform(self, results: dict[str, Any]) -> dict[str, Any]:
         sample = results["sample"]
-        image = np.ascontiguousarray(read_picture(sample.image)[:, :, ::-1])
+        decoded = results.get("decoded")
+        image = read_bgr(sample) if decoded is None else decoded[0].copy()
         results["img"], results["img_path"] = image, str(sample.image)
         results["img_shape"] = results["ori_shape"] = image.shape[:2]
         return results
@@ -29,11 +36,16 @@ class ReadImage(BaseTransform):
 
 @TRANSFORMS.register_module(force=True)
 class ReadLabel(BaseTransform):
-    """Read the label map of ``results["sample"]`` by dgkit's own tables: uint8 [H,W] train ids, 255 ignore."""
+    """The label map of ``results["sample"]`` by dgkit's own tables, or the copy in ``results["decoded"]``.
+
+    uint8 [H,W] train ids, 255 ignore.
+    """
 
     def transform(self, results: dict[str, Any]) -> dict[str, Any]:
         sample = results["sample"]
-        results["gt_seg_map"] = read_label(sample.label, sample.encoding).copy()
+        decoded = results.get("decoded")
+        label = read_label(sample.label, sample.encoding) if decoded is None else decoded[1]
+        results["gt_seg_map"] = label.copy()
         results["seg_map_path"], results["seg_fields"] = str(sample.label), ["gt_seg_map"]
         results["reduce_zero_label"] = False
         return results

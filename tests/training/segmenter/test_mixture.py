@@ -39,6 +39,14 @@ def test_a_sample_is_a_function_of_seed_and_index(micro):
     assert any((one[i]["inputs"] != other[i]["inputs"]).any() for i in range(5))
 
 
+def test_decoded_pictures_give_the_same_samples(micro):
+    read, held = dataset(micro), dataset(micro, cache=True)
+    for _ in range(2):  # what is held must not change by being used
+        for index in range(8):
+            assert (read[index]["inputs"] == held[index]["inputs"]).all()
+            assert (label_of(read[index]) == label_of(held[index])).all()
+
+
 def test_generated_images_are_flipped_and_disturbed_but_not_cut(micro, generated):
     mixed = dataset(micro, share=1.0)
     for index in range(6):

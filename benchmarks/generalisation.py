@@ -1,0 +1,305 @@
+"""What generated scenes are worth: segmenters trained with and without them, evaluated where none of them has been.
+
+    python benchmarks/generalisation.py WORK --unswapped MODEL
+    python benchmarks/generalisation.py WORK --unswapped MODEL --model M --recipe training/segmenter/daformer_mitb5.py \
+        --source gta=DIR --on cityscapes=DIR --on bdd=DIR --on mapillary=DIR --on acdc=DIR --on darkzurich=DIR
+
+Without ``--source`` and ``--on`` both are drawn by ``dgkit world``. One segmenter is trained for each arm of the table
+and each seed, all for the same number of iterations; an arm is the source set alone or half of it and half of a
+generated set. ``--unswapped`` is the model whose UNet was fine-tuned on the source (docs/training.md), for the arm
+without style swap. Everything is kept in WORK; the same command continues and nothing finished is made again. Writes
+results/generalisation.csv (one line per arm, seed and set), generalisation.md (the table) and generalisation.svg.
+"""
+
+import argparse
+import csv
+import json
+import os
+import shlex
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Iterable
+from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
+from dataclasses import dataclass
+from multiprocessing import get_context
+from pathlib import Path
+from typing import Any
+
+from dgkit.files import atomic_write
+from dgkit.optional import require
+from dgkit.provenance import cpu_name, git_commit
+
+RESULTS = Path(__file__).parent / "results"
+TARGETS = ("cityscapes", "bdd", "mapillary", "acdc", "darkzurich")
+FIRST_SEED = 9_000  # of the source scenes; those of the targets follow, and no model was trained on any of them
+BASELINE, FULL = "colour", "full"
+Row = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Arm:
+    """``generated``: options of ``dgkit generate`` for its set, None for the source alone; ``filtered``: its labels
+    without the pixels that a segmenter of the baseline doubts."""
+
+    text: str
+    generated: tuple[str, ...] | None = None
+    colour: bool = True
+    unswapped: bool = False
+    filtered: bool = False
+    folder: str = ""
+
+
+ARMS = {
+    "source": Arm("source alone", colour=False),
+    BASELINE: Arm("source, colours disturbed"),
+    "no-swap": Arm("generated without style swap", (), unswapped=True),
+    "no-style": Arm("generated without style prompts", ("--style-mix", "none")),
+    "no-fusion": Arm("generated in one pass", ("--preset", "one-pass")),
+    "no-rare": Arm("generated without rare class generation", ("--no-rare",)),
+    FULL: Arm("generated", ()),
+    "filter": Arm("generated, doubtful pixels ignored", (), filtered=True, folder=FULL),
+}
+
+
+@dataclass(frozen=True)
+class Training:
+    """One segmenter: trained into ``out`` by a recipe and changes to it, evaluated on ``on``."""
+
+    out: Path
+    recipe: Path
+    sets: tuple[str, ...]
+    on: tuple[str, ...]
+    protocol: dict[str, Any]
+    device: str
+    threads: int
+
+    @property
+    def result(self) -> Path:
+        return self.out.with_suffix(".json")
+
+
+class Bench:
+    """The stages, each of which leaves what is there."""
+
+    def __init__(self, given: argparse.Namespace) -> None:
+        self.given, self.work = given, Path(given.work)
+        self.work.mkdir(parents=True, exist_ok=True)
+
+    def run(self) -> list[Row]:
+        """All arms and seeds."""
+        given = self.given
+        source, on = given.source or self.draw_source(), tuple(given.on or self.draw_targets())
+        arms = {name: ARMS[name] for name in given.arms}
+        sets = {arm.folder or name: arm for name, arm in arms.items() if arm.generated is not None and not arm.filtered}
+        with ThreadPoolExecutor(given.generators) as pool:
+            list(pool.map(lambda item: self.generate(source, *item), sets.items()))
+        early = [name for name, arm in arms.items() if not arm.filtered]
+        self.train(self.training(name, seed, source, on) for seed in range(given.seeds) for name in early)
+        late = [name for name in arms if name not in early]
+        if late:
+            self.filter(FULL)
+            self.train(self.training(name, seed, source, on) for seed in range(given.seeds) for name in late)
+        return [line for name in arms for seed in range(given.seeds) for line in self.rows(name, seed)]
+
+    def draw_source(self) -> str:
+        return f"gta={self._draw('source', self.given.scenes, FIRST_SEED)}"
+
+    def draw_targets(self) -> list[str]:
+        numbered = enumerate(TARGETS, FIRST_SEED + 1)
+        return [f"{name}={self._draw(name, self.given.targets, seed, '--split', 'val')}" for seed, name in numbered]
+
+    def generate(self, source: str, name: str, arm: Arm) -> None:
+        """A generated set; of an option given twice the last value counts."""
+        given, model = self.given, self.given.unswapped if arm.unswapped else self.given.model
+        shared = ("--dataset", source, "--count", given.generated, "--preset", given.preset, "--style-mix", "uniform")
+        run = ("--dtype", given.dtype, "--device", given.device, "--batch", given.batch, "--workers", 2)
+        started = time.monotonic()
+        self._dgkit("generate", self.work / "generated" / name, *shared, *run, *(("--model", model) if model else ()),
+                    *(arm.generated or ()))  # fmt: skip
+        print(f"generated/{name}: {time.monotonic() - started:.0f} s", flush=True)
+
+    def filter(self, name: str) -> None:
+        teacher = self.training(BASELINE, 0).out / "segmenter.onnx"
+        self._dgkit("filter", self.work / "generated" / name, "--segmenter", teacher)
+
+    def training(self, name: str, seed: int, source: str = "gta=", on: tuple[str, ...] = ()) -> Training:
+        given, arm = self.given, ARMS[name]
+        dataset, _, root = source.partition("=")
+        changes: dict[str, Any] = {
+            "seed": seed, "data.source.dataset": dataset, "data.source.root": root, "data.colour": arm.colour,
+        }  # fmt: skip
+        if arm.generated is not None:
+            changes["data.generated"] = [str(self.work / "generated" / (arm.folder or name))]
+        if arm.filtered:
+            changes["data.filtered"] = True
+        if (name, seed) == (BASELINE, 0):
+            changes["export"] = True  # for the filter
+        sets = [*given.set, *(f"{key}={json.dumps(value)}" for key, value in changes.items())]
+        threads = max(1, cores() // given.processes)
+        return Training(self.work / "runs" / f"{name}-{seed}", given.recipe, tuple(sets), on, given.protocol,
+                        given.device, threads)  # fmt: skip
+
+    def train(self, trainings: Iterable[Training]) -> None:
+        """Those without a result, ``--processes`` at a time."""
+        missing = [training for training in trainings if not training.result.exists()]
+        started = time.monotonic()
+        with ProcessPoolExecutor(self.given.processes, mp_context=get_context("spawn")) as pool:
+            for number, done in enumerate(pool.map(train_and_evaluate, missing), 1):
+                minutes = (time.monotonic() - started) / 60
+                print(f"{done}  ({number} of {len(missing)}, {minutes:.1f} min)", flush=True)
+
+    def rows(self, name: str, seed: int) -> Iterable[Row]:
+        found = json.loads(self.training(name, seed).result.read_text(encoding="utf-8"))
+        for what, value in found["miou"].items():
+            yield {"arm": name, "seed": seed, "set": what, "miou": round(100 * value, 4), "seconds": found["seconds"]}
+
+    def _draw(self, role: str, count: int, seed: int, *more: str) -> Path:
+        folder = self.work / role
+        self._dgkit("world", folder, "--role", role, "--count", count, "--seed", seed, "--workers", cores(), *more)
+        return folder
+
+    def _dgkit(self, *words: object) -> None:
+        command = ["dgkit", *map(str, words)]
+        print("$", shlex.join(command), flush=True)
+        done = subprocess.run([sys.executable, "-m", *command], stdout=subprocess.DEVNULL)
+        if done.returncode:
+            sys.exit(f"dgkit {words[0]} ended with exit code {done.returncode}")
+
+
+def train_and_evaluate(training: Training) -> str:
+    """Train, evaluate, keep the figures; a run that was stopped goes on."""
+    import torch
+
+    from dgkit.evaluation.eval_config import EvalConfig
+    from dgkit.evaluation.eval_report import evaluate
+    from dgkit.evaluation.segmenters import open_segmenter
+    from dgkit.training.segmenter.recipe import load_segmenter
+    from dgkit.training.segmenter.run import train_segmenter
+
+    torch.set_num_threads(training.threads)
+    started = time.monotonic()
+    made = train_segmenter(load_segmenter(training.recipe, training.sets, training.out))
+    trained = time.monotonic() - started
+    config = EvalConfig(
+        on=training.on, worst=0, device=training.device, batch=8, workers=training.threads, **training.protocol
+    )
+    segmenter = open_segmenter(made["checkpoint"], "torch", device=training.device, batch=config.batch)
+    report = evaluate(segmenter, config, training.out.with_name(f"{training.out.name}-eval"))
+    scores = {name: entry["miou"] for name, entry in report["sets"].items()}
+    for name, entry in report["sets"].items():
+        scores |= {f"{name} {condition}": part["miou"] for condition, part in entry["conditions"].items()}
+    scores |= report["averages"]
+    result = {"miou": scores, "loss": made["loss"], "seconds": round(trained, 1)}
+    atomic_write(training.result, json.dumps(result, indent=2).encode())
+    averages = ", ".join(f"{name} {100 * value:.2f}" for name, value in report["averages"].items())
+    total = time.monotonic() - started
+    return f"{training.out.name}: loss {made['loss']:.3f}, {averages}, {trained:.0f} s + {total - trained:.0f} s"
+
+
+def cores() -> int:
+    return len(os.sched_getaffinity(0))
+
+
+def values(rows: list[Row], arm: str, what: str) -> list[float]:
+    """mIoU in percent of an arm on a set, by seed."""
+    return [row["miou"] for row in sorted(rows, key=lambda row: row["seed"]) if (row["arm"], row["set"]) == (arm, what)]
+
+
+def table(rows: list[Row]) -> str:
+    """Mean and standard deviation over the seeds, and the gain in Avg5 over the baseline, seed by seed."""
+    arms = list(dict.fromkeys(row["arm"] for row in rows))
+    sets = list(dict.fromkeys(row["set"] for row in rows if " " not in row["set"]))
+    last = "Avg5" if "Avg5" in sets else sets[-1]
+    lines = [["training set", *sets, f"gain in {last}"]]
+    for arm in arms:
+        pairs = zip(values(rows, arm, last), values(rows, BASELINE, last), strict=False)
+        gain = "" if arm == BASELINE else figure([one - base for one, base in pairs], "+")
+        lines.append([ARMS[arm].text, *(figure(values(rows, arm, what)) for what in sets), gain])
+    lines.insert(1, ["---"] * len(lines[0]))
+    return "".join(f"| {' | '.join(line)} |\n" for line in lines)
+
+
+def figure(found: list[float], sign: str = "") -> str:
+    if not found:
+        return ""
+    spread = f" ± {statistics.stdev(found):.1f}" if len(found) > 1 else ""
+    return f"{statistics.fmean(found):{sign}.1f}{spread}"
+
+
+def plot(rows: list[Row], path: Path) -> None:
+    """Bars of the last mean, a dot for each seed."""
+    require("matplotlib", "seg").use("svg")
+    pyplot = require("matplotlib.pyplot", "seg")
+    arms = list(dict.fromkeys(row["arm"] for row in rows))
+    what = next(name for name in ("Avg5", "Avg3", rows[-1]["set"]) if values(rows, arms[0], name))
+    drawn, axes = pyplot.subplots(figsize=(7.5, 0.5 * len(arms) + 1))
+    for place, arm in enumerate(arms):
+        found = values(rows, arm, what)
+        axes.barh(place, statistics.fmean(found), color="#54a24b" if ARMS[arm].generated is not None else "#8c8c8c")
+        axes.plot(found, [place] * len(found), "o", color="#1a1a1a", markersize=4)
+    axes.set_yticks(range(len(arms)), [ARMS[arm].text for arm in arms])
+    axes.invert_yaxis()
+    axes.set_xlabel(f"mIoU [%], {what}; dots are seeds")
+    drawn.tight_layout()
+    drawn.savefig(path, metadata={"Date": None})
+
+
+def parse() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("work", type=Path)
+    parser.add_argument("--unswapped", help="model folder with the UNet that was fine-tuned on the source")
+    parser.add_argument("--model", help="model folder or hub id; by default the embedded model")
+    parser.add_argument("--source", metavar="NAME=DIR", help="labelled source set; by default the city is drawn")
+    parser.add_argument("--on", action="append", metavar="NAME=DIR", help="target set; by default the city's five")
+    parser.add_argument("--recipe", type=Path, default=Path(__file__).with_suffix(".yaml"), help="of the segmenter")
+    parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="change of the recipe")
+    parser.add_argument("--arms", type=lambda text: text.split(","), default=list(ARMS), help=", ".join(ARMS))
+    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--scenes", type=int, default=600, help="source scenes to draw")
+    parser.add_argument("--targets", type=int, default=100, help="scenes of each target to draw")
+    parser.add_argument("--generated", type=int, default=600, help="images of each generated set")
+    parser.add_argument("--preset", default="exact", help="of dgkit generate")
+    parser.add_argument("--dtype", default="bf16", help="of dgkit generate")
+    parser.add_argument("--batch", type=int, default=8, help="of dgkit generate")
+    parser.add_argument("--device", default="auto")
+    parser.add_argument("--processes", type=int, default=1, help="trainings at the same time")
+    parser.add_argument("--generators", type=int, default=1, help="generated sets made at the same time")
+    parser.add_argument("--results", type=Path, default=RESULTS)
+    given = parser.parse_args()
+    unknown = [name for name in given.arms if name not in ARMS]
+    if unknown:
+        parser.error(f"unknown arms {', '.join(unknown)}; allowed: {', '.join(ARMS)}")
+    if not given.unswapped and any(ARMS[name].unswapped for name in given.arms):
+        parser.error("the arm no-swap needs --unswapped MODEL, or leave it out of --arms")
+    needed = {BASELINE} | ({FULL} if any(ARMS[name].filtered for name in given.arms) else set())
+    if needed - set(given.arms):
+        parser.error(f"--arms lacks {', '.join(sorted(needed - set(given.arms)))}, which others are made with")
+    # Scenes of the city are as high as the crop; the papers' protocol is for their sets.
+    given.protocol = {} if given.on else {"protocol": "whole", "scale": (512, 256)}
+    return given
+
+
+def main() -> None:
+    given = parse()
+    rows = Bench(given).run()
+    facts = {"commit": git_commit(), "cpu": cpu_name(), "gpu": gpu_name()}
+    given.results.mkdir(parents=True, exist_ok=True)
+    with open(given.results / "generalisation.csv", "w", newline="", encoding="utf-8") as file:
+        writer = csv.DictWriter(file, [*rows[0], *facts])
+        writer.writeheader()
+        writer.writerows({**line, **facts} for line in rows)
+    (given.results / "generalisation.md").write_text(table(rows), encoding="utf-8")
+    plot(rows, given.results / "generalisation.svg")
+    print(table(rows))
+
+
+def gpu_name() -> str:
+    import torch
+
+    return torch.cuda.get_device_name() if torch.cuda.is_available() else ""
+
+
+if __name__ == "__main__":
+    main()
