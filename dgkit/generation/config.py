@@ -1,5 +1,6 @@
 """Settings of ``dgkit generate``. A default is stated here and nowhere else."""
 
+import os
 import re
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -10,6 +11,8 @@ from dgkit.config import Config
 from dgkit.errors import UsageError
 
 DEFAULT_WORLD = 64  # scenes of the procedural city where no source of label maps is given
+MAX_SHARDS = 100_000
+MAX_WORKERS = 1024
 
 
 def _parse_size(value: Any) -> Any:
@@ -22,8 +25,21 @@ def _parse_size(value: Any) -> Any:
     return (value, value) if isinstance(value, int) else value
 
 
+def _parse_shard(value: Any) -> Any:
+    """``"2/4"`` or ``[2, 4]``: the second of four parts."""
+    if isinstance(value, str):
+        match = re.fullmatch(r"\s*(\d+)\s*/\s*(\d+)\s*", value)
+        value = (int(match[1]), int(match[2])) if match else None
+    shard = tuple(value) if isinstance(value, tuple | list) and len(value) == 2 else (0, 0)
+    if not all(isinstance(number, int) for number in shard) or not 1 <= shard[0] <= shard[1] <= MAX_SHARDS:
+        raise ValueError(f"a shard is I/N with I from 1 to N and N at most {MAX_SHARDS}, such as 2/4")
+    return shard
+
+
 Pixels = Annotated[int, Field(ge=1, le=16384)]
 Size = Annotated[tuple[Pixels, Pixels], BeforeValidator(_parse_size)]
+Shard = Annotated[tuple[int, int], BeforeValidator(_parse_shard)]
+Workers = Annotated[int, Field(ge=0, le=MAX_WORKERS)] | Literal["auto"]
 
 
 class GenerateConfig(Config):
@@ -71,7 +87,15 @@ class GenerateConfig(Config):
     temperature: float = Field(0.01, gt=0, description="temperature of the class probabilities")
 
     batch: int = Field(8, ge=1, le=4096, description="denoiser samples in one network call")
-    workers: int = Field(0, ge=0, le=256, description="processes that read or draw the label maps; 0: none beside this")
+    workers: Workers = Field(
+        0, description="processes that make images and read label maps; 0: this one alone; auto: by the machine"
+    )
+    ray: str | None = Field(
+        None, description="Ray cluster whose actors make the images: an address, auto for a running one, or local"
+    )
+    shard: Shard | None = Field(
+        None, description="I/N: the I-th of N parts of the images, numbered from 1; the settings state the whole run"
+    )
     seed: int = Field(0, ge=0, lt=2**63, description="everything random follows from it")
 
     source_digest: str | None = Field(
@@ -80,6 +104,11 @@ class GenerateConfig(Config):
     model_digest: str | None = Field(
         None, description="digest of the weights; written by the run, and where given the run insists on it"
     )
+
+    @property
+    def readers(self) -> int:
+        """Processes that read or draw the label maps."""
+        return self.workers if isinstance(self.workers, int) else len(os.sched_getaffinity(0))
 
     @model_validator(mode="after")
     def _one_engine(self) -> "GenerateConfig":

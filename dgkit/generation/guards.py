@@ -1,4 +1,4 @@
-"""One process at a time in a folder, and steps that Ctrl-C does not cut in two."""
+"""One process at a time in a folder, steps that Ctrl-C does not cut in two, and want of memory told as such."""
 
 import contextlib
 import os
@@ -7,7 +7,7 @@ import threading
 from collections.abc import Iterator
 from pathlib import Path
 
-from dgkit.errors import OutputError
+from dgkit.errors import DgkitError, EngineError, OutputError
 from dgkit.files import output_error
 
 
@@ -60,3 +60,34 @@ def locked(path: Path) -> Iterator[None]:
         with contextlib.suppress(OSError):
             path.unlink()
         os.close(handle)
+
+
+def held(path: Path) -> bool:
+    """Whether another process holds the lock of :func:`locked`; nothing is written to find out."""
+    try:
+        import fcntl
+
+        with open(path, "rb") as handle:
+            fcntl.flock(handle, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    except (ImportError, OSError):
+        return False
+    return False
+
+
+@contextlib.contextmanager
+def memory_errors(batch: int) -> Iterator[None]:
+    """Raise EngineError with a hint at ``--batch`` where the block runs out of memory."""
+    try:
+        yield
+    except DgkitError:
+        raise
+    except (MemoryError, RuntimeError) as error:
+        text = str(error)
+        if not isinstance(error, MemoryError) and "out of memory" not in text and "allocate memory" not in text:
+            raise
+        raise EngineError(
+            f"not enough memory for --batch {batch}: {text.splitlines()[0] if text else 'allocation failed'}",
+            f"use a smaller batch: --batch {max(1, batch // 2)}",
+        ) from error

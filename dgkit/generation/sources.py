@@ -46,7 +46,7 @@ def index_files(
     if scale is None:
         scale = 1.0 if label_height is None else label_height / _usual_height(dataset)
     cache = default_cache(dataset)
-    return build_index(dataset, scale=scale, workers=config.workers, cache=cache, progress=progress)
+    return build_index(dataset, scale=scale, workers=config.readers, cache=cache, progress=progress)
 
 
 def index_world(
@@ -60,8 +60,8 @@ def index_world(
     wanted = max(size[0], size[1] / 2, WORLD_HEIGHT) if label_height is None else label_height
     height = max(8, round(wanted if config.label_scale is None else WORLD_HEIGHT * config.label_scale))
     count = config.world or DEFAULT_WORLD
-    dataset = _world_dataset(count, config.seed, height, config.workers, progress)
-    return build_index(dataset, cache=default_cache(dataset), workers=config.workers)
+    dataset = _world_dataset(count, config.seed, height, config.readers, progress)
+    return build_index(dataset, cache=default_cache(dataset), workers=config.readers)
 
 
 def _usual_height(dataset: Dataset) -> float:

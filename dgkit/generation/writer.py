@@ -5,10 +5,8 @@ never without its files. A folder therefore tells by itself what is still to do,
 """
 
 import contextlib
-import hashlib
-import io
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Sequence, Set
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +14,6 @@ import numpy as np
 from PIL import Image
 
 from dgkit.config import dump_config, load_config
-from dgkit.data.labelmap import colorize
 from dgkit.data.manifest import Manifest
 from dgkit.errors import DgkitError, OutputError
 from dgkit.files import atomic_write, digest_file, output_error, remove_stale_temporaries
@@ -24,12 +21,13 @@ from dgkit.generation.config import GenerateConfig
 from dgkit.generation.guards import locked, uninterrupted
 from dgkit.generation.jobs import Job
 from dgkit.generation.records import Record
+from dgkit.generation.scenes import Scene, belongs, encode, file_names, picture, png
 from dgkit.generation.sheet import MAX_CELLS, Cell, choose, contact_sheet
 
 SUBFOLDERS = ("images", "labels", "vis")
 LOCK = ".dgkit.lock"
 # A change of these leaves every label, prompt and noise as it is, and pixels within rounding.
-FREE = frozenset({"batch", "workers", "device", "rebuild"})
+FREE = frozenset({"batch", "workers", "ray", "device", "rebuild"})
 # Where things lie may change as long as what lies there does not.
 LOCATIONS = {
     "source_digest": ("labels", "dataset", "encoding", "split"),
@@ -110,15 +108,15 @@ class OutputFolder:
         text = dump_config(config).encode()
         if not self.config_path.is_file() or self.config_path.read_bytes() != text:
             atomic_write(self.config_path, text)
-        self._read_manifest(config.count)
+        self._read_manifest(config)
 
-    def _read_manifest(self, count: int) -> None:
+    def _read_manifest(self, config: GenerateConfig) -> None:
         """Keep the lines whose files are there and unchanged; the manifest is put in order where it is not."""
         self.manifest.repair()
         lines = self.manifest.read()
         for line in lines:
-            record = _parse(line)
-            if record is not None and record.index < count and self._is_complete(record):
+            record = parse_record(line)
+            if record is not None and belongs(config, record.index) and self._is_complete(record):
                 self.records[record.index] = record
         self._sort_manifest(lines)
 
@@ -143,12 +141,18 @@ class OutputFolder:
 
         ``prompt_used`` is what the text encoder was given. Raises OutputError where the disk is full or refuses.
         """
-        names = _names(job.id)
-        contents = {"label": png(job.label), "image": png(image), "vis": png(picture(image, job.label))}
-        record = _record(job, names, contents, prompt_used, retried)
+        return self.add(encode(job, image, prompt_used, retried))
+
+    def add(self, scene: Scene) -> Record:
+        """Write the files of one image and its manifest line, all or nothing; one thread at a time.
+
+        Raises OutputError where the disk is full or refuses.
+        """
+        record = scene.record
+        names = file_names(record.id)
         with uninterrupted():
             try:
-                for kind, data in contents.items():
+                for kind, data in scene.contents.items():
                     atomic_write(self.path / names[kind], data)
                 self.manifest.append(record.to_json())
             except BaseException:
@@ -157,7 +161,7 @@ class OutputFolder:
                 with contextlib.suppress(DgkitError):
                     self.manifest.repair()
                 raise
-            self.records[job.index] = record
+            self.records[record.index] = record
         return record
 
     def finish(self, title: str, footnote: str) -> None:
@@ -186,15 +190,9 @@ class OutputFolder:
 
 def refuse_changes(path: Path, old: GenerateConfig, new: GenerateConfig) -> None:
     """Raise OutputError with each difference where the images of ``new`` would not be those of ``old``."""
-    before, after = old.model_dump(mode="json"), new.model_dump(mode="json")
-    skipped = set(FREE)
-    for digest, places in LOCATIONS.items():
-        if before[digest] is not None and before[digest] == after[digest]:
-            skipped.update(places)
-    if new.count >= old.count:
-        skipped.add("count")
-    keys = [key for key in after if key not in skipped and before[key] != after[key]]
-    changes = [f"{key}: {_short(key, before[key])} -> {_short(key, after[key])}" for key in keys]
+    # A shard is every N-th block of jobs, and the batch says how long a block is.
+    free = FREE - {"batch"} if new.shard else FREE
+    changes = differences(old, new, free | {"count"} if new.count >= old.count else free)
     if changes:
         raise OutputError(
             f"{path} was made with other settings ({'; '.join(changes)})",
@@ -202,63 +200,29 @@ def refuse_changes(path: Path, old: GenerateConfig, new: GenerateConfig) -> None
         )
 
 
+def differences(old: GenerateConfig, new: GenerateConfig, free: Set[str] = FREE) -> list[str]:
+    """``key: old -> new`` of each setting that differs; those of ``free`` may, and places with the same content."""
+    before, after = old.model_dump(mode="json"), new.model_dump(mode="json")
+    skipped = set(free)
+    for digest, places in LOCATIONS.items():
+        if before[digest] is not None and before[digest] == after[digest]:
+            skipped.update(places)
+    keys = [key for key in after if key not in skipped and before[key] != after[key]]
+    return [f"{key}: {_short(key, before[key])} -> {_short(key, after[key])}" for key in keys]
+
+
 def _short(key: str, value: Any) -> Any:
     return value[:12] if key in LOCATIONS and isinstance(value, str) else value
 
 
-def picture(image: np.ndarray, label: np.ndarray) -> np.ndarray:
-    """Image | label colours | half of each, side by side: uint8 [H,3W,3] RGB."""
-    colours = colorize(label)
-    blend = ((image.astype(np.uint16) + colours) // 2).astype(np.uint8)
-    return np.concatenate([image, colours, blend], axis=1)
-
-
-def png(array: np.ndarray) -> bytes:
-    """uint8 [H,W] or [H,W,3] as PNG bytes, the same for the same array."""
-    buffer = io.BytesIO()
-    Image.fromarray(array).save(buffer, format="PNG", compress_level=4)
-    return buffer.getvalue()
-
-
-def _record(job: Job, names: dict[str, str], contents: dict[str, bytes], prompt_used: str, retried: bool) -> Record:
-    return Record(
-        index=job.index,
-        id=job.id,
-        image=names["image"],
-        label=names["label"],
-        vis=names["vis"],
-        source=job.source,
-        class_name=job.class_name,
-        crop=(job.box.x, job.box.y, job.box.width, job.box.height),
-        label_scale=job.label_scale,
-        rule_met=job.rule_met,
-        prompt=job.prompt,
-        prompt_used=prompt_used,
-        style=job.style,
-        seed=job.seed,
-        retried=retried,
-        image_sha256=hashlib.sha256(contents["image"]).hexdigest(),
-        label_sha256=hashlib.sha256(contents["label"]).hexdigest(),
-    )
-
-
-def _names(job_id: str) -> dict[str, str]:
-    """Paths of an image's files below the folder."""
-    return {
-        "image": f"images/{job_id}.png",
-        "label": f"labels/{job_id}_labelTrainIds.png",
-        "vis": f"vis/{job_id}.png",
-    }
-
-
-def _parse(line: dict[str, Any]) -> Record | None:
+def parse_record(line: dict[str, Any]) -> Record | None:
     """The record of a line, None where it is not one: a line edited to name files elsewhere is not."""
     try:
         record = Record.from_json(line)
     except (KeyError, TypeError, ValueError):
         return None
     names = {"image": record.image, "label": record.label, "vis": record.vis}
-    return record if "/" not in record.id and names == _names(record.id) else None
+    return record if "/" not in record.id and names == file_names(record.id) else None
 
 
 def _note(record: Record) -> str:

@@ -16,6 +16,7 @@ from dgkit.data.labelmap import read_label
 from dgkit.errors import EngineError, InputError, OutputError, UsageError
 from dgkit.generation import run, sources
 from dgkit.generation.config import GenerateConfig
+from dgkit.generation.guards import memory_errors
 from tests.models import make_micro_model
 from tests.scenes import FAST, make_label, snapshot
 
@@ -177,13 +178,13 @@ def test_a_config_and_settings_together_are_refused(tmp_path: Path) -> None:
     ],
 )
 def test_too_little_memory_asks_for_a_smaller_batch(error: Exception) -> None:
-    with pytest.raises(EngineError, match="not enough memory for --batch 8") as caught, run._memory_errors(8):
+    with pytest.raises(EngineError, match="not enough memory for --batch 8") as caught, memory_errors(8):
         raise error
     assert "--batch 4" in caught.value.hint
 
 
 def test_other_runtime_errors_stay_what_they_are() -> None:
-    with pytest.raises(RuntimeError, match="a defect"), run._memory_errors(8):
+    with pytest.raises(RuntimeError, match="a defect"), memory_errors(8):
         raise RuntimeError("a defect")
 
 

@@ -17,7 +17,8 @@ from dgkit.generation import writer
 from dgkit.generation.config import GenerateConfig
 from dgkit.generation.jobs import Job
 from dgkit.generation.records import Record
-from dgkit.generation.writer import LOCK, OutputFolder, picture, refuse_changes
+from dgkit.generation.scenes import file_names
+from dgkit.generation.writer import LOCK, OutputFolder, parse_record, picture, refuse_changes
 from tests.scenes import make_label, snapshot
 
 CONFIG = GenerateConfig(count=3, source_digest="s", model_digest="m")
@@ -216,11 +217,11 @@ def test_a_grown_count_keeps_what_is_there(tmp_path: Path) -> None:
 
 
 def test_a_record_that_is_none_is_not_read_as_one() -> None:
-    names = writer._names("000000_x_car")
+    names = file_names("000000_x_car")
     record = writer._record(make_one(0), names, {"image": b"", "label": b""}, "p", True)
     values = record.to_json()
     assert Record.from_json(values) == record
-    assert writer._parse(values | {"crop": [1, 2, 3]}) is None
-    assert writer._parse(values | {"vis": "../elsewhere.png"}) is None
-    assert writer._parse({key: value for key, value in values.items() if key != "seed"}) is None
-    assert writer._parse(replace(record, class_name=None).to_json()) is not None
+    assert parse_record(values | {"crop": [1, 2, 3]}) is None
+    assert parse_record(values | {"vis": "../elsewhere.png"}) is None
+    assert parse_record({key: value for key, value in values.items() if key != "seed"}) is None
+    assert parse_record(replace(record, class_name=None).to_json()) is not None
