@@ -19,6 +19,7 @@ from dgkit.cli.doctor import doctor
 from dgkit.cli.engines import engines
 from dgkit.cli.eval import evaluate
 from dgkit.cli.export import export
+from dgkit.cli.filter import filter_labels
 from dgkit.cli.generate import generate
 from dgkit.cli.judge import judge
 from dgkit.cli.quality import quality
@@ -43,6 +44,7 @@ app.command("generate")(generate)
 app.command("swap")(swap)
 train.command("judge")(judge)
 app.add_typer(train, name="train")
+app.command("filter")(filter_labels)
 app.command("quality")(quality)
 app.command("eval")(evaluate)
 app.command("stats")(stats)

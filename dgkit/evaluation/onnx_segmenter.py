@@ -11,8 +11,8 @@ from torch.nn import functional
 
 from dgkit.config import load_config
 from dgkit.engines.base import find_device
+from dgkit.engines.onnx_model import SideCar
 from dgkit.errors import EngineError, InputError, UsageError
-from dgkit.evaluation.onnx_model import SideCar
 from dgkit.evaluation.segmenters import Segmenter, train_ids
 from dgkit.files import digest_file
 from dgkit.labels import CLASSES
@@ -28,7 +28,7 @@ class OnnxSegmenter(Segmenter):
     """One input image [N,3,H,W]; an output of logits [N,C,h,w] (any stride) or class numbers [N,H,W] or [N,1,H,W].
 
     Class numbers count as one vote each where windows overlap. Pictures are padded by their border to the sizes that
-    the network takes. See :class:`~dgkit.evaluation.onnx_model.SideCar` for the YAML file beside it.
+    the network takes. See :class:`~dgkit.engines.onnx_model.SideCar` for the YAML file beside it.
     """
 
     def __init__(self, path: Path, engine: str = "ort", dtype: str = "fp32", device: str = "auto") -> None:

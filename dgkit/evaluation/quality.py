@@ -10,9 +10,9 @@ import numpy as np
 
 from dgkit.data.prompts import NO_STYLE, STYLES
 from dgkit.data.scores import class_iou, confusion, pixel_accuracy, summary
+from dgkit.engines.onnx_model import TRAIN_HINT, Segmenter, StyleClassifier
 from dgkit.errors import InputError
 from dgkit.evaluation.distances import diversity, frechet_distance, kernel_distance
-from dgkit.evaluation.onnx_model import TRAIN_HINT, Segmenter, StyleClassifier
 from dgkit.evaluation.pictures import Entry, Picture, list_folder
 from dgkit.evaluation.renders import render_reference
 from dgkit.files import atomic_write

@@ -13,17 +13,26 @@ OPSET = 18
 
 
 def palette_model(
-    path: Path, *, stride: int = 1, size: tuple[int, int] | None = None, multiple_of: int = 16, sidecar: bool = True
+    path: Path,
+    *,
+    stride: int = 1,
+    size: tuple[int, int] | None = None,
+    multiple_of: int = 16,
+    sidecar: bool = True,
+    sharpness: float = 1.0,  # factor on the logits
 ) -> Path:
     """Logits [N,19,h,w]: the nearest colour of the palette wins; ``features``: mean logits."""
     # |x - c|^2 = |x|^2 - 2 x c + |c|^2: a 1x1 convolution ranks the colours.
     colours = PALETTE.astype(np.float32) / 255
-    weights = (2 * colours)[:, :, None, None]
+    weights = (sharpness * 2 * colours)[:, :, None, None]
     nodes = [
         helper.make_node("Conv", ["image", "weights", "bias"], ["logits"], kernel_shape=[1, 1], strides=[stride] * 2),
         helper.make_node("ReduceMean", ["logits", "axes"], ["features"], keepdims=0),
     ]
-    constants = {"weights": weights, "bias": -(colours**2).sum(1), "axes": np.array([2, 3], np.int64)}
+    bias = -sharpness * (colours**2).sum(1)
+    constants = {
+        "weights": weights.astype(np.float32), "bias": bias.astype(np.float32), "axes": np.array([2, 3], np.int64)
+    }  # fmt: skip
     outputs = {"logits": ["n", NUM_CLASSES, None, None], "features": ["n", NUM_CLASSES]}
     _save(path, nodes, constants, size, outputs)
     if sidecar:

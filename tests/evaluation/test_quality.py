@@ -11,8 +11,8 @@ from PIL import Image
 from dgkit.cli.app import main
 from dgkit.data.labelmap import write_label
 from dgkit.data.manifest import Manifest
+from dgkit.engines.onnx_model import Segmenter, StyleClassifier
 from dgkit.errors import InputError, UsageError
-from dgkit.evaluation.onnx_model import Segmenter, StyleClassifier
 from dgkit.evaluation.quality import Judge, find_judge, measure_quality
 from dgkit.labels import CLASSES, IGNORE, PALETTE
 from dgkit.world import render

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from dgkit.evaluation.onnx_model import Segmenter, StyleClassifier
+from dgkit.engines.onnx_model import Segmenter, StyleClassifier
 from dgkit.labels import CLASSES, IGNORE, NUM_CLASSES, PALETTE
 from dgkit.training import judge
 from dgkit.training.judge_data import STYLE_NAMES, CropSampler, StyleSampler, disturb

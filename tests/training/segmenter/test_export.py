@@ -12,7 +12,7 @@ if importlib.util.find_spec("mmseg") is None:
 
 pytest.importorskip("onnxruntime", reason="needs ONNX Runtime: pip install 'dgkit[cpu]'")
 
-from dgkit.evaluation.onnx_model import Segmenter
+from dgkit.engines.onnx_model import Segmenter
 from dgkit.training.segmenter.export import export_segmenter
 from dgkit.training.segmenter.networks import build_network, model_config
 

@@ -2,6 +2,7 @@
 
 import importlib.util
 import json
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -11,7 +12,9 @@ if importlib.util.find_spec("mmseg") is None:
     pytest.skip("needs mmsegmentation: pip install 'dgkit[seg]'", allow_module_level=True)
 
 from dgkit.errors import InputError
+from dgkit.generation.filter import filter_folder
 from dgkit.training.segmenter.mixture import SourceAndGenerated, find_generated
+from tests.evaluation.onnx_files import palette_model
 
 
 def dataset(micro: dict, seed: int = 0, **changes: object) -> SourceAndGenerated:
@@ -96,3 +99,17 @@ def test_a_manifest_without_digests_is_refused(generated):
     (generated / "manifest.jsonl").write_text(json.dumps({"id": "g0", "image": "a", "label": "b"}) + "\n")
     with pytest.raises(InputError, match="image_sha256"):
         find_generated(generated)
+
+
+def test_filtered_labels_take_the_place_of_the_first(micro: dict, generated: Path, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="no complete filtered labels") as caught:
+        find_generated(generated, filtered=True)
+    assert "dgkit filter" in caught.value.hint
+    filter_folder(generated, segmenter=palette_model(tmp_path / "s.onnx", sharpness=30), threshold=0.5)
+    samples = find_generated(generated, filtered=True)
+    assert [sample.label.parent.name for sample in samples] == ["labels_filtered"] * 3
+    sample = dataset(micro, share=1.0, filtered=True)[0]
+    assert (label_of(sample) == 255).all()  # one colour everywhere: every pixel has the mean loss, and that is too much
+    samples[1].label.write_bytes(samples[1].label.read_bytes() + b"x")
+    with pytest.raises(InputError, match="1 generated files differ"):
+        find_generated(generated, filtered=True)

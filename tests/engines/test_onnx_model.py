@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 import yaml
 
+from dgkit.engines.onnx_model import Segmenter, StyleClassifier
 from dgkit.errors import InputError, UsageError
-from dgkit.evaluation.onnx_model import Segmenter, StyleClassifier
 from dgkit.labels import CLASSES, NUM_CLASSES, PALETTE
 from tests.evaluation.onnx_files import label_model, palette_model, style_model
 
@@ -40,6 +40,17 @@ def test_logits_at_a_stride_are_enlarged(tmp_path: Path) -> None:
     assert (found == label).mean() > 0.8
 
 
+def test_logits_have_the_size_of_the_picture(tmp_path: Path) -> None:
+    label = blocks()[:61, :83]
+    for options in ({}, {"stride": 4}, {"size": (64, 96)}):
+        logits, ids = Segmenter(palette_model(tmp_path / "s.onnx", **options)).logits(PALETTE[label])
+        assert logits.shape == (NUM_CLASSES, 61, 83) and logits.dtype == np.float32
+        assert np.array_equal(ids, np.arange(NUM_CLASSES))
+        assert (ids[logits.argmax(0)] == label).mean() > (0.55 if options else 0.999)
+    with pytest.raises(InputError, match="gives class numbers, logits are needed"):
+        Segmenter(label_model(tmp_path / "l.onnx")).logits(PALETTE[label])
+
+
 def test_a_fixed_size_is_met_by_resizing(tmp_path: Path) -> None:
     label = np.zeros((50, 70), np.uint8)
     label[:, 35:] = 10
@@ -69,6 +80,8 @@ def test_channels_of_other_classes_never_win(tmp_path: Path) -> None:
     car = CLASSES.index("car")
     found = Segmenter(model).predict(PALETTE[np.full((32, 32), car, np.uint8)]).label
     assert not (found == car).any() and found.max() < NUM_CLASSES
+    logits, ids = Segmenter(model).logits(PALETTE[np.full((32, 32), car, np.uint8)])
+    assert logits.shape == (NUM_CLASSES - 1, 32, 32) and car not in ids
 
 
 def test_wrong_files_are_refused(tmp_path: Path) -> None:

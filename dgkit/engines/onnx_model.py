@@ -116,6 +116,22 @@ class Segmenter(OnnxModel):
         label = _resized(label, (height, width)) if self.fixed else label[:height, :width]
         return Prediction(np.ascontiguousarray(label), features)
 
+    def logits(self, image: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """(float32 [K,H,W], uint8 [K]): logits at the size of uint8 [H,W,3] RGB, and the train id of each channel.
+
+        Channels that stand for none of the 19 classes are left out. Raises EngineError, and InputError where the
+        network gives class numbers instead of logits.
+        """
+        height, width = image.shape[:2]
+        fitted = self._fitted(image)
+        found = self._map(self.run(fitted))
+        if found.ndim == 2:
+            raise InputError(f"{self.path} gives class numbers, logits are needed", "export it without argmax")
+        logits, ids = self._channels(found)
+        logits = _enlarged(logits, fitted.shape[:2])
+        logits = _enlarged(logits, (height, width)) if self.fixed else logits[:, :height, :width]
+        return logits.astype(np.float32, copy=False), ids
+
     def _fitted(self, image: np.ndarray) -> np.ndarray:
         """The picture at the size that the network takes: resized to a fixed one, else padded by its border."""
         if self.fixed:
@@ -150,20 +166,21 @@ class Segmenter(OnnxModel):
                     f"list the names under 'classes' in {self.path.with_suffix('.yaml')}",
                 )
             return label.astype(np.uint8)
+        logits, ids = self._channels(found)
+        return ids[_enlarged(logits, shape).argmax(0)]
+
+    def _channels(self, found: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """The channels of [C,h,w] that stand for one of the 19 classes, and their train ids.
+
+        The others cannot win: the labels do not have them.
+        """
         if len(found) != len(self._table):
             raise InputError(
                 f"{self.path} gives {len(found)} classes, {len(self._table)} are named",
                 f"list the names under 'classes' in {self.path.with_suffix('.yaml')}",
             )
-        # Channels that stand for none of the 19 classes cannot win: the labels do not have them.
         kept = np.flatnonzero(self._table >= 0)
-        logits = found[kept]
-        if logits.shape[1:] != tuple(shape):
-            import cv2
-
-            size = (shape[1], shape[0])
-            logits = np.stack([cv2.resize(plane, size, interpolation=cv2.INTER_LINEAR) for plane in logits])
-        return self._table[kept][logits.argmax(0)].astype(np.uint8)
+        return found[kept], self._table[kept].astype(np.uint8)
 
 
 class StyleClassifier(OnnxModel):
@@ -194,3 +211,14 @@ def _resized(label: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
         return label
     rows, columns = (((np.arange(n) + 0.5) * o / n).astype(int) for n, o in zip(shape, label.shape, strict=True))
     return label[np.ix_(rows, columns)]
+
+
+def _enlarged(logits: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
+    """Logits [K,h,w] resized bilinearly to ``shape``."""
+    if logits.shape[1:] == tuple(shape):
+        return logits
+    import cv2
+
+    size = (shape[1], shape[0])
+    planes = [cv2.resize(plane.astype(np.float32), size, interpolation=cv2.INTER_LINEAR) for plane in logits]
+    return np.stack(planes)

@@ -1,0 +1,115 @@
+"""Which pixels of a generated image do not show their label: arithmetic on arrays, no files and no networks.
+
+The rule is FreeMask's (Yang et al., NeurIPS 2023, arXiv 2310.15160, and preprocess/filter.py of its code): a pixel is
+ignored where the cross-entropy of a segmenter against the label exceeds 1.25 times the mean of its class.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from dgkit.labels import IGNORE, NUM_CLASSES
+
+MAX_BOUNDARY = 8  # pixels
+HASH_BITS = 64
+_HASH_SIDE, _DCT_SIDE = 8, 32
+
+
+@dataclass(frozen=True, eq=False)
+class Judgement:
+    """What a segmenter says of one labelled image.
+
+    ``loss`` is float32 [H,W], nan where nothing can be said: the label is ignore, or a class that the segmenter does
+    not know. ``pixels`` int64 [19] and ``losses`` float64 [19] are number and sum of the rest by class. ``agreement``
+    is the share of them that the segmenter calls rightly, None without any.
+    """
+
+    loss: np.ndarray
+    pixels: np.ndarray
+    losses: np.ndarray
+    agreement: float | None
+
+    @property
+    def mean_loss(self) -> float | None:
+        total = int(self.pixels.sum())
+        return float(self.losses.sum() / total) if total else None
+
+
+def judge(logits: np.ndarray, classes: np.ndarray, label: np.ndarray) -> Judgement:
+    """Compare ``logits`` with ``label``, uint8 [H,W] train ids.
+
+    ``logits`` is float32 [K,H,W]; its channels are the train ids ``classes``, uint8 [K].
+    """
+    table = np.full(256, -1, np.int64)
+    table[classes] = np.arange(len(classes))
+    channel = table[label]
+    known = channel >= 0
+    top = logits.max(0)
+    chosen = np.take_along_axis(logits, np.maximum(channel, 0)[None], 0)[0]
+    loss = np.log(np.exp(logits - top).sum(0)) + top - chosen
+    ids, values = label[known], loss[known].astype(np.float64)
+    pixels = np.bincount(ids, minlength=NUM_CLASSES)
+    losses = np.bincount(ids, values, minlength=NUM_CLASSES)
+    right = np.count_nonzero(classes[logits.argmax(0)][known] == ids)
+    agreement = right / len(ids) if len(ids) else None
+    return Judgement(np.where(known, loss, np.float32(np.nan)), pixels, losses, agreement)
+
+
+def class_means(pixels: np.ndarray, losses: np.ndarray) -> np.ndarray:
+    """float64 [19]: mean loss of each class from its sums; nan for a class without pixels."""
+    return np.divide(losses, pixels, out=np.full(NUM_CLASSES, np.nan), where=pixels > 0)
+
+
+def doubtful(label: np.ndarray, loss: np.ndarray, means: np.ndarray, threshold: float) -> np.ndarray:
+    """bool [H,W]: pixels whose loss exceeds ``threshold`` times the mean of their class; not where either is nan."""
+    limits = np.full(256, np.nan)
+    limits[:NUM_CLASSES] = threshold * means
+    return loss > limits[label]
+
+
+def boundary_band(label: np.ndarray, width: int) -> np.ndarray:
+    """bool [H,W]: pixels from which another class is at most ``width`` pixels away, along rows, columns and diagonals.
+
+    Ignore is no class: next to it there is no band.
+    """
+    if width < 1:
+        return np.zeros(label.shape, bool)
+    import cv2
+
+    window = np.ones((2 * width + 1, 2 * width + 1), np.uint8)
+    known = label < NUM_CLASSES
+    # The lowest and the highest class of the window, each with ignore where it cannot be found.
+    lowest = cv2.erode(np.where(known, label, IGNORE).astype(np.uint8), window)
+    highest = cv2.dilate(np.where(known, label + 1, 0).astype(np.uint8), window)
+    return known & (highest != lowest + 1)
+
+
+def perceptual_hash(image: np.ndarray) -> int:
+    """64 bits of uint8 [H,W,3] RGB: which of the lowest 8x8 frequencies lie above their median.
+
+    Alike pictures differ in few bits. Source: Zauner, Implementation and Benchmarking of Perceptual Image Hash
+    Functions (2010), section 3.2.1 (pHash).
+    """
+    import cv2
+
+    grey = cv2.cvtColor(image, cv2.COLOR_RGB2GRAY)
+    small = cv2.resize(grey, (_DCT_SIDE, _DCT_SIDE), interpolation=cv2.INTER_AREA).astype(np.float32)
+    low = cv2.dct(small)[1 : _HASH_SIDE + 1, 1 : _HASH_SIDE + 1]
+    bits = (low > np.median(low)).ravel()
+    return int.from_bytes(np.packbits(bits).tobytes(), "big")
+
+
+def near_duplicates(hashes: list[int], distance: int) -> list[int | None]:
+    """For each picture the first earlier one that is kept and differs in at most ``distance`` bits, None where there is
+    none: the picture is kept itself."""
+    codes = np.array(hashes, np.uint64)
+    kept = np.zeros(len(codes), np.uint64)
+    numbers: list[int] = []
+    found: list[int | None] = []
+    for number, code in enumerate(codes):
+        alike = np.flatnonzero(np.bitwise_count(kept[: len(numbers)] ^ code) <= distance)
+        found.append(numbers[int(alike[0])] if len(alike) else None)
+        if not len(alike):
+            kept[len(numbers)] = code
+            numbers.append(number)
+    return found
