@@ -13,13 +13,13 @@ FLOORS = {
     **dict.fromkeys(("data", "world"), 1),
     "engines": 2,
     "diffusion": 3,
-    **dict.fromkeys(("generation", "training", "evaluation", "benchmarks", "report"), 4),
+    **dict.fromkeys(("generation", "training", "evaluation", "benchmarks", "outputs"), 4),
     **dict.fromkeys(("cli", "__main__", ""), 5),
 }
 LIGHT_FLOORS = (0, 5)
 HEAVY = frozenset(
     "torch torchvision diffusers transformers accelerate cv2 scipy onnx onnxruntime onnxscript tensorrt tensorrt_rtx "
-    "openvino mmseg mmcv mmengine ray".split()
+    "openvino mmseg mmcv mmengine ray pyarrow datasets".split()
 )
 SEGMENTATION = frozenset({"mmseg", "mmcv", "mmengine"})
 SEGMENTATION_FILES = ("dgkit.training.segmenter", "dgkit.evaluation.segmenter")  # modules or packages

@@ -1,0 +1,1 @@
+"""What becomes of a generated folder: dataset card, shards for other loaders, and a page to look at it."""

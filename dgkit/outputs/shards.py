@@ -1,0 +1,148 @@
+"""The files of a packed data set: tar shards for WebDataset, parquet files, or a tree of files.
+
+Each writer makes complete files with the same bytes for the same scenes, and returns their names below the target
+folder with their SHA-256.
+"""
+
+import contextlib
+import hashlib
+import io
+import json
+import os
+import tarfile
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from dgkit.errors import InputError
+from dgkit.files import atomic_path, atomic_write, digest_file
+from dgkit.optional import require
+
+EXTRA = "outputs"
+_ROW_GROUP = 32  # scenes: readers load a group at once, writers hold one in memory
+_PICTURES = ("image", "label")
+_COLUMNS = ("id", *_PICTURES, "style", "class", "prompt", "source", "seed", "record")
+
+Record = dict[str, Any]
+Written = dict[str, str]  # name below the target folder -> SHA-256
+Advance = Callable[[int], None]
+
+
+def read_scene(folder: Path, record: Record) -> tuple[bytes, bytes]:
+    """(image, label) files of a scene. Raises InputError where one is missing or is not the one that was written."""
+    contents = []
+    for kind in ("image", "label"):
+        path = folder / record[kind]
+        try:
+            data = path.read_bytes()
+        except OSError as error:
+            raise _damaged(folder, path, error.strerror or str(error)) from error
+        digest = record.get(f"{kind}_sha256")
+        if digest is not None and hashlib.sha256(data).hexdigest() != digest:
+            raise _damaged(folder, path, "it is not the file that the manifest describes")
+        contents.append(data)
+    return contents[0], contents[1]
+
+
+def write_tar(source: Path, records: Sequence[Record], target: Path, name: str, advance: Advance) -> Written:
+    """A shard of WebDataset: ``KEY.image.png``, ``KEY.label.png`` and ``KEY.json`` of each scene, beside each other."""
+    with atomic_path(target / name) as temporary:
+        with tarfile.open(temporary, "w", format=tarfile.GNU_FORMAT) as archive:
+            for record in records:
+                image, label = read_scene(source, record)
+                for suffix, data in (("image.png", image), ("label.png", label), ("json", _line(record))):
+                    member = tarfile.TarInfo(f"{key(record)}.{suffix}")  # time, user and group stay 0
+                    member.size = len(data)
+                    archive.addfile(member, io.BytesIO(data))
+                advance(1)
+        digest = digest_file(temporary)
+    return {name: digest}
+
+
+def write_parquet(source: Path, records: Sequence[Record], target: Path, name: str, advance: Advance) -> Written:
+    """A parquet file that `datasets` and the Hugging Face hub read, with ``image`` and ``label`` as pictures."""
+    pyarrow, parquet = require("pyarrow", EXTRA), require("pyarrow.parquet", EXTRA)
+    schema = _schema(pyarrow)
+    # PNG data does not get smaller by another compression.
+    parts = (f"{name}.{part}" for name in _PICTURES for part in ("bytes", "path"))
+    leaves = [*(name for name in _COLUMNS if name not in _PICTURES), *parts]
+    compression = {leaf: "NONE" if leaf.endswith(".bytes") else "ZSTD" for leaf in leaves}
+    with atomic_path(target / name) as temporary:
+        with parquet.ParquetWriter(temporary, schema, compression=compression) as writer:
+            for start in range(0, len(records), _ROW_GROUP):
+                group = records[start : start + _ROW_GROUP]
+                rows = [_row(record, *read_scene(source, record)) for record in group]
+                writer.write_table(pyarrow.Table.from_pylist(rows, schema=schema))
+                advance(len(group))
+        digest = digest_file(temporary)
+    return {name: digest}
+
+
+def write_tree(source: Path, records: Sequence[Record], target: Path, name: str, advance: Advance) -> Written:
+    """``images/`` and ``labels/`` below ``name``: hard links where the file system has them, else copies."""
+    written: Written = {}
+    for record in records:
+        for kind, data in zip(("image", "label"), read_scene(source, record), strict=True):
+            path = target / name / record[kind]
+            _link(source / record[kind], path, data)
+            written[f"{name}/{record[kind]}"] = hashlib.sha256(data).hexdigest()
+        advance(1)
+    return written
+
+
+def key(record: Record) -> str:
+    """Name of a scene in a shard: its id without dots, which would end the key there; its number keeps it unique."""
+    return str(record["id"]).replace(".", "-")
+
+
+def tar_size(folder: Path, record: Record) -> int:
+    """Bytes that a scene takes in a shard."""
+    sizes = [*(file_size(folder, record, kind) for kind in ("image", "label")), len(_line(record))]
+    return sum(512 + -(-size // 512) * 512 for size in sizes)
+
+
+def file_size(folder: Path, record: Record, kind: str) -> int:
+    """Bytes of the ``image`` or ``label`` of a scene. Raises InputError where it is missing."""
+    path = folder / record[kind]
+    try:
+        return path.stat().st_size
+    except OSError as error:
+        raise _damaged(folder, path, error.strerror or str(error)) from error
+
+
+def _damaged(folder: Path, path: Path, reason: str) -> InputError:
+    return InputError(
+        f"{path}: {reason}", f"dgkit generate {folder} --recipe {folder / 'config.yaml'} makes damaged scenes again"
+    )
+
+
+def _line(record: Record) -> bytes:
+    return json.dumps(record, ensure_ascii=False).encode()
+
+
+def _schema(pyarrow: Any) -> Any:
+    """Columns, and what `datasets` is to make of them."""
+    picture = pyarrow.struct({"bytes": pyarrow.binary(), "path": pyarrow.string()})
+    types = dict.fromkeys(_COLUMNS, pyarrow.string()) | dict.fromkeys(_PICTURES, picture) | {"seed": pyarrow.int64()}
+    features: dict[str, Any] = {name: {"dtype": "string", "_type": "Value"} for name in types}
+    features |= {name: {"_type": "Image"} for name in _PICTURES} | {"seed": {"dtype": "int64", "_type": "Value"}}
+    return pyarrow.schema(types, metadata={"huggingface": json.dumps({"info": {"features": features}})})
+
+
+def _row(record: Record, image: bytes, label: bytes) -> Record:
+    pictures = {
+        kind: {"bytes": data, "path": Path(record[kind]).name}
+        for kind, data in zip(_PICTURES, (image, label), strict=True)
+    }
+    rest = {name: record[name] for name in _COLUMNS if name in record}
+    return {**rest, **pictures, "record": _line(record).decode()}
+
+
+def _link(origin: Path, path: Path, data: bytes) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with contextlib.suppress(OSError):  # another file system, or one without links
+        with contextlib.suppress(FileNotFoundError):
+            path.unlink()
+        os.link(origin, path)
+        return
+    atomic_write(path, data)

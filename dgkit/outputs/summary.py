@@ -1,0 +1,127 @@
+"""What a generated folder is, in figures: the content of its ``dataset.json`` and of its card."""
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from dgkit import __version__
+from dgkit.files import atomic_write
+from dgkit.labels import CLASSES, NUM_CLASSES
+from dgkit.outputs.folder import ClassPixels, GeneratedFolder
+
+SUMMARY = "dataset.json"
+_EMBEDDED = "the model that dgkit ships"
+
+
+@dataclass(frozen=True)
+class Summary:
+    """``pixels`` and ``scenes`` count the 19 classes here, ``source_pixels`` in the label maps that were drawn from
+    (None where they are not known). Nothing in it depends on when, where or how often the run was started."""
+
+    name: str
+    images: int
+    size: tuple[int, int] | None
+    styles: dict[str, int]
+    drawn: dict[str, int]
+    pixels: tuple[int, ...]
+    scenes: tuple[int, ...]
+    ignored_share: float
+    source_pixels: tuple[int, ...] | None
+    source: str
+    model: str
+    settings: dict[str, Any]
+
+    @property
+    def licence(self) -> str | None:
+        """``apache-2.0`` where model and label maps both come with dgkit; None where others' terms apply."""
+        own = self.settings.get("model") is None and self.settings.get("controlnet") is None
+        return "apache-2.0" if own and self.settings.get("world") is not None else None
+
+    def to_json(self) -> dict[str, Any]:
+        shown = ("preset", "steps", "guidance_scale", "engine", "dtype", "seed", "rare", "style_mix", "label_scale",
+                 "model_digest", "source_digest")  # fmt: skip
+        classes = [
+            {"name": name, "pixels": self.pixels[i], "images": self.scenes[i],
+             "source_pixels": None if self.source_pixels is None else self.source_pixels[i]}
+            for i, name in enumerate(CLASSES)
+        ]  # fmt: skip
+        return {
+            "name": self.name,
+            "images": self.images,
+            "height": None if self.size is None else self.size[0],
+            "width": None if self.size is None else self.size[1],
+            "styles": self.styles,
+            "drawn_for": self.drawn,
+            "ignored_share": round(self.ignored_share, 6),
+            "classes": classes,
+            "source": self.source,
+            "model": self.model,
+            "licence": self.licence,
+            "settings": {key: self.settings[key] for key in shown if key in self.settings},
+            "dgkit": __version__,
+        }
+
+
+def summarise(folder: GeneratedFolder, pixels: ClassPixels, source_pixels: Sequence[int] | None = None) -> Summary:
+    """``source_pixels``: pixels of the 19 classes in all label maps of the source; without it, those that an earlier
+    card of this folder recorded."""
+    known = source_pixels if source_pixels is not None else _recorded(folder)
+    return Summary(
+        name=folder.name,
+        images=len(folder.records),
+        size=folder.size,
+        styles=folder.styles,
+        drawn=folder.drawn,
+        pixels=tuple(pixels.totals),
+        scenes=tuple(pixels.scenes),
+        ignored_share=pixels.ignored_share,
+        source_pixels=None if known is None else tuple(int(count) for count in known),
+        source=_source(folder.settings),
+        model=_model(folder.settings),
+        settings=folder.settings,
+    )
+
+
+def write_summary(summary: Summary, folder: Path) -> None:
+    """Write ``dataset.json``, where it is not there with this content already."""
+    write_changed(folder / SUMMARY, (json.dumps(summary.to_json(), indent=2, ensure_ascii=False) + "\n").encode())
+
+
+def write_changed(path: Path, data: bytes) -> None:
+    """Write a file unless it has this content: another run of the same command touches nothing."""
+    if not path.is_file() or path.read_bytes() != data:
+        atomic_write(path, data)
+
+
+def _recorded(folder: GeneratedFolder) -> list[int] | None:
+    """Source pixels in this folder's dataset.json, if that is of the same label maps and whole."""
+    try:
+        found = json.loads((folder.path / SUMMARY).read_text(encoding="utf-8"))
+        same = found["settings"].get("source_digest") == folder.settings.get("source_digest")
+        counts = [int(entry["source_pixels"]) for entry in found["classes"]]
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        return None
+    return counts if same and len(counts) == NUM_CLASSES else None
+
+
+def _source(settings: dict[str, Any]) -> str:
+    """The label maps in words. Folders by their names alone: a card goes further than the machine it was made on."""
+    if settings.get("dataset") is not None:
+        name, _, root = str(settings["dataset"]).partition("=")
+        return f"data set {name}, folder {Path(root).name}" if root else f"data set {name}"
+    if settings.get("labels") is not None:
+        return f"label maps in a folder {Path(str(settings['labels'])).name}"
+    return f"{settings.get('world')} scenes of the procedural city of dgkit, seed {settings.get('seed')}"
+
+
+def _model(settings: dict[str, Any]) -> str:
+    model, controlnet = settings.get("model"), settings.get("controlnet")
+    name = _EMBEDDED if model is None else _short(str(model))
+    return name if controlnet is None else f"{name}, ControlNet {_short(str(controlnet))}"
+
+
+def _short(place: str) -> str:
+    """A hub id as it is, a folder by its name."""
+    return Path(place).name if Path(place).is_absolute() else place
