@@ -4,7 +4,7 @@
 [B, C, h, w], and float [B, c, h, w].
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
@@ -59,5 +59,20 @@ def tiled(denoise: Denoise, windows: Windows) -> Denoise:
         tiles = windows.cut(latents)
         prediction = denoise(tiles, timestep.repeat_interleave(count), text.repeat_interleave(count, dim=0), condition)
         return windows.average(prediction)
+
+    return call
+
+
+def tiled_each(denoise: Denoise, layouts: Sequence[Windows]) -> Denoise:
+    """As :func:`tiled` where each image has windows of its own; ``condition`` is that of all windows, in order."""
+    counts = [len(windows) for windows in layouts]
+
+    def call(latents: Tensor, timestep: Tensor, text: Tensor, condition: Tensor) -> Tensor:
+        images = zip(layouts, latents.split(1), strict=True)
+        tiles = torch.cat([windows.cut(image) for windows, image in images])
+        owner = torch.repeat_interleave(torch.tensor(counts)).to(latents.device)
+        prediction = denoise(tiles, timestep[owner], text[owner], condition)
+        parts = zip(layouts, prediction.split(counts), strict=True)
+        return torch.cat([windows.average(part) for windows, part in parts])
 
     return call

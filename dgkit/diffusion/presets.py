@@ -1,10 +1,18 @@
 """Settings of the two-pass sampler under names."""
 
+import dataclasses
 from dataclasses import dataclass
+from typing import Any
+
+import yaml
 
 from dgkit.errors import UsageError
 
 GUIDANCE_SCALE = 7.5  # DGInStyle, where neither preset nor model states another
+FUSE_LEVELS = ("official", "reached")
+WINDOWS = ("grid", "cover")
+WEIGHTS = ("equal", "smooth")
+BRIDGES = ("image", "latent")
 
 
 @dataclass(frozen=True)
@@ -15,6 +23,13 @@ class Preset:
     as a share of the tile; ``large_area`` in pixels of a 512 x 512 label, scaled with the area of others: connected
     components above it keep the first pass; ``fuse_level`` see :meth:`Schedule.fused`; ``rescale`` of the second pass;
     ``two_pass`` False: the first pass is the result.
+
+    What saves evaluations: ``second_start``, the share of the schedule that the second pass runs, below 1 from the
+    first pass noised to that level (Meng et al. 2022, SDEdit); ``guidance_low`` and ``guidance_high``, the noise levels
+    (standard deviation, 0 to 1) between which guidance is applied, outside of them only the half with the text is
+    evaluated (Kynkäänniemi et al. 2024); ``windows`` of the second pass: a ``grid``, or ``cover``, as few as hold
+    everything that does not keep the first pass; ``weights`` of a window's cells in the average, ``equal`` or
+    ``smooth``, falling to its edges; ``bridge`` between the passes by the ``image``, or by enlarging the ``latent``.
     """
 
     name: str
@@ -26,13 +41,30 @@ class Preset:
     fuse_level: str = "reached"
     rescale: int = 2
     two_pass: bool = True
+    second_start: float = 1.0
+    guidance_low: float = 0.0
+    guidance_high: float = 1.0
+    windows: str = "grid"
+    weights: str = "equal"
+    bridge: str = "image"
 
     def __post_init__(self) -> None:
+        low, high = self.guidance_low, self.guidance_high
         checks = (
-            (self.fuse_level in ("official", "reached"), f"fuse level {self.fuse_level!r}; allowed: official, reached"),
             (0.0 < self.stride <= 1.0, f"stride {self.stride} of the tile; allowed: above 0, at most 1"),
             (self.rescale >= 1, f"rescale {self.rescale}; allowed: 1 or more"),
             (self.large_area >= 0, f"large area {self.large_area} px; allowed: 0 or more"),
+            (0.0 < self.second_start <= 1.0, f"second start {self.second_start}; allowed: above 0, at most 1"),
+            (0.0 <= low <= high <= 1.0, f"guidance from noise {low} to {high}; allowed: 0 <= low <= high <= 1"),
+            *(
+                (value in known, f"{what} {value!r}; allowed: {', '.join(known)}")
+                for what, value, known in (
+                    ("fuse level", self.fuse_level, FUSE_LEVELS),
+                    ("windows", self.windows, WINDOWS),
+                    ("weights", self.weights, WEIGHTS),
+                    ("bridge", self.bridge, BRIDGES),
+                )
+            ),
         )
         for fine, message in checks:
             if not fine:
@@ -46,12 +78,46 @@ PRESETS = {
         Preset("official", guidance_scale=7.5, fuse_level="official"),
         Preset("exact"),
         Preset("one-pass", two_pass=False),
+        # docs/presets.md tells what each of these settings saves and costs, measured one by one.
+        Preset("fast", steps=10, solver="dpm++2m", second_start=0.5, guidance_low=0.5, windows="cover",
+               weights="smooth"),
+        Preset("turbo", steps=6, solver="dpm++2m", second_start=0.34, guidance_scale=1.0, windows="cover",
+               weights="smooth"),
     )
-}
+}  # fmt: skip
 
 
 def find_preset(name: str) -> Preset:
-    """The preset called ``name``; UsageError lists the known ones."""
-    if name not in PRESETS:
-        raise UsageError(f"unknown preset {name!r}; known: {', '.join(PRESETS)}")
-    return PRESETS[name]
+    """The preset called ``name``, or one with other values: ``exact:steps=10,solver=dpm++2m``.
+
+    UsageError lists the known presets or settings.
+    """
+    base, colon, changes = name.partition(":")
+    if base not in PRESETS:
+        raise UsageError(
+            f"unknown preset {base!r}; known: {', '.join(PRESETS)}", "values are set as in exact:steps=10,bridge=latent"
+        )
+    preset = PRESETS[base]
+    return dataclasses.replace(preset, name=name, **_changes(name, changes)) if colon else preset
+
+
+def _changes(name: str, text: str) -> dict[str, Any]:
+    fields = {field.name: field for field in dataclasses.fields(Preset) if field.name != "name"}
+    found: dict[str, Any] = {}
+    for part in text.split(","):
+        key, equals, value = (word.strip() for word in part.partition("="))
+        if not equals or key not in fields:
+            raise UsageError(f"preset {name!r}: no setting {part.strip()!r}; known: {', '.join(fields)}")
+        found[key] = _value(name, key, value)
+    return found
+
+
+def _value(name: str, key: str, text: str) -> Any:
+    """``text`` in the type of the field; whole numbers stand for floats too."""
+    default = 0.0 if key == "guidance_scale" else getattr(PRESETS["exact"], key)
+    value = text if isinstance(default, str) else yaml.safe_load(text)
+    if isinstance(default, float) and type(value) is int:
+        value = float(value)
+    if type(value) is not type(default):
+        raise UsageError(f"preset {name!r}: {key} is {text!r}; expected {type(default).__name__}")
+    return value

@@ -5,6 +5,7 @@ midpoint) in timesteps, levels and end conditions, and are tested against them. 
 averaging the predictions of overlapping tiles and stepping once equals averaging the stepped tiles.
 """
 
+import dataclasses
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -74,6 +75,13 @@ class Schedule:
             return result
         ratio = (_log_snr(here) - _log_snr(self.levels[index - 1])) / step
         return result - (0.5 * scale / ratio) * (clean - last)
+
+    def tail(self, share: float) -> "Schedule":
+        """The last ``share`` of the steps, at least one, for latents noised to ``levels[0]`` of the result."""
+        skipped = len(self.timesteps) - max(1, round(share * len(self.timesteps)))
+        return dataclasses.replace(
+            self, timesteps=self.timesteps[skipped:], levels=self.levels[skipped:], reached=self.reached[skipped:]
+        )
 
     def fused(self, index: int, rule: str, clean: Tensor, noise: Tensor) -> Tensor:
         """``clean`` latents noised to join the canvas after step ``index``.

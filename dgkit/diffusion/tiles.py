@@ -5,6 +5,8 @@ window (DGInStyle, tools/refine.py). Here the last window of each axis is clampe
 where the stride divides the remainder and covers every cell everywhere else.
 """
 
+import functools
+import math
 from dataclasses import dataclass
 
 import torch
@@ -12,59 +14,86 @@ from torch import Tensor
 
 from dgkit.errors import UsageError
 
+NOWHERE = 1e-6  # far below the smallest weight: what a cell that lies in no window is divided by
+
 
 @dataclass(frozen=True)
 class Windows:
-    """Equal windows over a canvas of ``height`` x ``width`` cells; ``corners`` are (y, x), row-major, x fastest."""
+    """Equal windows over a canvas of ``height`` x ``width`` cells; ``corners`` are (y, x), row-major, x fastest.
+
+    ``smooth``: cells near the edge of a window count less in the average.
+    """
 
     height: int
     width: int
     tile_height: int
     tile_width: int
     corners: tuple[tuple[int, int], ...]
+    smooth: bool = False
 
     def __len__(self) -> int:
         return len(self.corners)
 
+    @property
+    def whole(self) -> bool:
+        """One window that is the canvas."""
+        return (self.tile_height, self.tile_width) == (self.height, self.width)
+
     def cut(self, canvas: Tensor) -> Tensor:
         """[N, C, height, width] -> [N * len(self), C, tile_height, tile_width], windows of an image in a row."""
-        if len(self) == 1:
+        if self.whole:
             return canvas
         tiles = [canvas[:, :, y : y + self.tile_height, x : x + self.tile_width] for y, x in self.corners]
         return torch.stack(tiles, dim=1).flatten(0, 1)
 
     def average(self, tiles: Tensor) -> Tensor:
-        """Inverse of :meth:`cut` with weight 1 everywhere: each cell is the float32 mean over the windows on it."""
-        if len(self) == 1:
+        """Inverse of :meth:`cut`: each cell is the weighted float32 mean over the windows on it, 0 in none."""
+        if self.whole:
             return tiles.float()
         tiles = tiles.unflatten(0, (-1, len(self))).float()
+        if self.smooth:
+            tiles = tiles * self.weights().to(tiles.device)
         total = tiles.new_zeros((tiles.shape[0], tiles.shape[2], self.height, self.width))
         # One addition a window in a fixed order: a scatter would sum in any order on a GPU, and so differ between runs.
         for index, (y, x) in enumerate(self.corners):
             total[:, :, y : y + self.tile_height, x : x + self.tile_width] += tiles[:, index]
-        return total / self.counts().to(total.device)
+        return total / self.counts().to(total.device).clamp(min=NOWHERE)
+
+    def weights(self) -> Tensor:
+        """float32 [tile_height, tile_width] of a cell by place in a window: 1, or if smooth a squared sine each way."""
+        if not self.smooth:
+            return torch.ones(self.tile_height, self.tile_width)
+        return _hill(self.tile_height)[:, None] * _hill(self.tile_width)[None, :]
 
     def counts(self) -> Tensor:
-        """float32 [height, width]: the number of windows on each cell, at least 1."""
-        rows, columns = torch.zeros(self.height), torch.zeros(self.width)
-        for y in {y for y, _ in self.corners}:
-            rows[y : y + self.tile_height] += 1
-        for x in {x for _, x in self.corners}:
-            columns[x : x + self.tile_width] += 1
-        return rows[:, None] * columns[None, :]
+        """float32 [height, width]: the sum of the weights on each cell."""
+        return _counts(self)
 
 
-def make_windows(height: int, width: int, tile: int, stride: int) -> Windows:
+@functools.lru_cache(maxsize=256)
+def _counts(windows: Windows) -> Tensor:
+    total, weights = torch.zeros(windows.height, windows.width), windows.weights()
+    for y, x in windows.corners:
+        total[y : y + windows.tile_height, x : x + windows.tile_width] += weights
+    return total
+
+
+def _hill(length: int) -> Tensor:
+    return torch.tensor([math.sin(math.pi * (place + 0.5) / length) ** 2 for place in range(length)])
+
+
+def make_windows(height: int, width: int, tile: int, stride: int, smooth: bool = False) -> Windows:
     """Windows of at most ``tile`` cells a side, ``stride`` cells apart, that cover the canvas. All in latent cells."""
     if not 1 <= stride <= tile:
         raise UsageError(f"stride {stride}; allowed: 1 to the tile of {tile} latent cells")
     tile_height, tile_width = min(tile, height), min(tile, width)
-    rows, columns = _starts(height, tile_height, stride), _starts(width, tile_width, stride)
-    return Windows(height, width, tile_height, tile_width, tuple((y, x) for y in rows for x in columns))
+    rows, columns = starts(height, tile_height, stride), starts(width, tile_width, stride)
+    return Windows(height, width, tile_height, tile_width, tuple((y, x) for y in rows for x in columns), smooth)
 
 
-def _starts(length: int, tile: int, stride: int) -> list[int]:
-    starts = list(range(0, length - tile + 1, stride))
-    if starts[-1] != length - tile:
-        starts.append(length - tile)
-    return starts
+def starts(length: int, tile: int, stride: int) -> list[int]:
+    """First cells of windows of ``tile`` cells, ``stride`` apart, the last one clamped to the end of ``length``."""
+    found = list(range(0, length - tile + 1, stride))
+    if found[-1] != length - tile:
+        found.append(length - tile)
+    return found

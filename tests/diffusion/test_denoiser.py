@@ -3,8 +3,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from dgkit.diffusion.denoiser import guided, in_batches, tiled
-from dgkit.diffusion.tiles import make_windows
+from dgkit.diffusion.denoiser import guided, in_batches, tiled, tiled_each
+from dgkit.diffusion.tiles import Windows, make_windows
 
 
 class Probe:
@@ -58,3 +58,24 @@ def test_tiles_of_all_images_go_together() -> None:
     found = tiled(probe, windows)(latents, timestep, text, windows.cut(condition))
     assert probe.sizes == [2 * len(windows)] and len(windows) == 6
     assert torch.allclose(found, Probe()(latents, timestep, text, condition), atol=1e-6)
+
+
+def test_windows_of_each_image_go_together() -> None:
+    layouts = [Windows(6, 8, 4, 4, ((0, 0), (2, 4))), Windows(6, 8, 4, 4, ((1, 3),))]
+    probe, (latents, timestep, text, condition) = Probe(), inputs(2, 6, 8)
+    timestep[1] = 3
+    cut = torch.cat([layout.cut(one) for layout, one in zip(layouts, condition.split(1), strict=True)])
+    found = tiled_each(probe, layouts)(latents, timestep, text, cut)
+    assert probe.sizes == [3]
+    for row, layout in enumerate(layouts):
+        one = [tensor[row : row + 1] for tensor in (latents, timestep, text, condition)]
+        alone = tiled(Probe(), layout)(*one[:3], layout.cut(one[3]))
+        assert torch.equal(found[row], alone[0])
+
+
+def test_windows_alike_are_averaged_alike() -> None:
+    windows = make_windows(6, 8, tile=4, stride=2)
+    latents, timestep, text, condition = inputs(2, 6, 8)
+    arguments = (latents, timestep, text, windows.cut(condition))
+    each = tiled_each(Probe(), [windows, windows])(*arguments)
+    assert torch.equal(each, tiled(Probe(), windows)(*arguments))

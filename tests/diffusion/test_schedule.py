@@ -114,3 +114,25 @@ def test_wrong_configs(change: dict[str, Any], steps: int, solver: str, error: t
 
 def test_trained_betas() -> None:
     assert len(make_schedule({"trained_betas": [0.01, 0.02, 0.03], "num_train_timesteps": 3}, 2).table) == 3
+
+
+@pytest.mark.parametrize("solver", ["ddim", "dpm++2m"])
+def test_tail_is_the_end_of_the_schedule(solver: str) -> None:
+    schedule = make_schedule(SD15, 10, solver)
+    assert schedule.tail(1.0) == schedule
+    tail = schedule.tail(0.4)
+    assert tail.timesteps == schedule.timesteps[6:] and tail.reached == schedule.reached[6:]
+    assert len(tail.levels) == 5 and tail.levels[-1] == schedule.levels[-1]
+    assert len(schedule.tail(0.01).timesteps) == 1
+
+
+@pytest.mark.parametrize("solver", ["ddim", "dpm++2m"])
+def test_tail_recovers_the_clean_latents(solver: str) -> None:
+    config = {**SD15, "set_alpha_to_one": True, "timestep_spacing": "trailing"}
+    tail = make_schedule(config, 10, solver).tail(0.5)
+    generator = torch.Generator().manual_seed(0)
+    clean, noise = (torch.randn(1, 4, 3, 3, generator=generator, dtype=torch.float64) for _ in range(2))
+    latents, last = tail.levels[0].signal * clean + tail.levels[0].noise * noise, None
+    for index in range(len(tail.timesteps)):
+        latents, last = tail.step(index, latents, noise, last)
+    assert float((latents - clean).abs().max()) < 1e-9

@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from dgkit.diffusion.tiles import make_windows
+from dgkit.diffusion.tiles import Windows, make_windows
 from dgkit.errors import UsageError
 
 
@@ -53,3 +53,28 @@ def test_average_is_the_mean_in_float32() -> None:
 def test_wrong_stride(stride: int) -> None:
     with pytest.raises(UsageError, match="1 to the tile of 8"):
         make_windows(16, 16, tile=8, stride=stride)
+
+
+def test_smooth_weights_fall_to_the_edges_and_keep_a_constant() -> None:
+    windows = make_windows(12, 20, tile=8, stride=4, smooth=True)
+    weights = windows.weights()
+    assert weights.max() == weights[3:5, 3:5].max() and weights.min() == weights[0, 0] > 0
+    canvas = torch.randn(2, 3, 12, 20, generator=torch.Generator().manual_seed(0))
+    assert torch.allclose(windows.average(windows.cut(canvas)), canvas, atol=1e-5)
+
+
+def test_an_edge_counts_less_than_the_middle_of_the_neighbour() -> None:
+    windows = make_windows(8, 12, tile=8, stride=4, smooth=True)
+    tiles = torch.stack([torch.zeros(1, 8, 8), torch.ones(1, 8, 8)])
+    row = windows.average(tiles)[0, 0, 4]
+    assert row[:4].tolist() == [0.0] * 4 and row[8:].tolist() == [1.0] * 4
+    assert row[4] < 0.1 and row[7] > 0.9 and torch.all(row.diff() >= 0)
+
+
+def test_cells_in_no_window_are_zero() -> None:
+    for smooth in (False, True):
+        windows = Windows(8, 8, 4, 4, ((0, 4),), smooth)
+        assert not windows.whole
+        mean = windows.average(windows.cut(torch.ones(1, 2, 8, 8)))
+        assert torch.allclose(mean[:, :, :4, 4:], torch.ones(1, 2, 4, 4))
+        assert mean.sum() == pytest.approx(2 * 16) and torch.isfinite(mean).all()

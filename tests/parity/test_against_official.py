@@ -14,9 +14,10 @@ import torch
 from dgkit.diffusion.fusion import large_components
 from dgkit.diffusion.images import resize
 from dgkit.diffusion.loading import load_pipeline
+from dgkit.diffusion.passes import Run, Scene
 from dgkit.diffusion.pipeline import Pipeline
 from dgkit.diffusion.presets import PRESETS
-from dgkit.diffusion.sampler import SceneRequest, _Run, _Scene, sample
+from dgkit.diffusion.sampler import SceneRequest, sample
 
 pytestmark = [pytest.mark.parity, pytest.mark.golden]
 GOLDEN = Path(__file__).parents[1] / "golden"
@@ -78,9 +79,9 @@ def test_large_components(name: str) -> None:
 def test_each_pass(pipeline: Pipeline, name: str) -> None:
     """Every stage starts from the golden result of the stage before, so that each error is its own."""
     golden = Golden(name)
-    run = _Run(pipeline, golden.preset, batch=BATCH, noise=golden.noise)
+    run = Run(pipeline, golden.preset, batch=BATCH, noise=golden.noise)
     with torch.inference_mode():
-        scene = _Scene(golden.request, *run.texts([golden.request])[golden.request.prompt])
+        scene = Scene(golden.request, *run.texts([golden.request])[golden.request.prompt])
         first = run.first_pass([scene], lambda samples: None)
         scene.low = run.finish(scene, next(run.decode(first)))
         upsampled = run.bridge(scene)

@@ -1,0 +1,195 @@
+"""The passes of the sampler for images of one size, which progress in lockstep.
+
+A batch of the denoiser is filled with windows, guidance halves and images. The canvas, the averages and the steps are
+float32 whatever the networks compute in.
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn.functional import interpolate
+
+from dgkit.diffusion.denoiser import Denoise, guided, in_batches, tiled, tiled_each
+from dgkit.diffusion.images import resize, to_float, to_uint8
+from dgkit.diffusion.noise import NoiseSource
+from dgkit.diffusion.pipeline import Pipeline, one_hot
+from dgkit.diffusion.plan import Redraw, SamplingPlan
+from dgkit.diffusion.presets import Preset
+from dgkit.diffusion.schedule import Schedule
+from dgkit.diffusion.tiles import Windows
+
+Done = Callable[[int], None]  # hears the number of denoiser samples after every call
+Step = Callable[[int, Tensor], Tensor]  # (index of the step, latents) -> prediction, or latents
+
+
+@dataclass(frozen=True)
+class SceneRequest:
+    """``label``: uint8 [H, W] of train ids, 255 = ignore; H and W are multiples of the VAE factor."""
+
+    label: np.ndarray
+    prompt: str
+    seed: int
+
+
+@dataclass
+class Scene:
+    """One request on its way; ``finite`` turns False at the first value that is not."""
+
+    request: SceneRequest
+    prompt: str
+    shortened: bool
+    text: Tensor
+    finite: bool = True
+    low: np.ndarray = field(default_factory=lambda: np.zeros(0))
+    upsampled: Tensor = field(default_factory=lambda: torch.zeros(0))
+    high: np.ndarray | None = None
+
+
+class Run:
+    """The settings of one call of :func:`dgkit.diffusion.sampler.sample`, and the passes."""
+
+    def __init__(self, pipeline: Pipeline, preset: Preset, batch: int, noise: NoiseSource) -> None:
+        self.pipeline, self.preset, self.batch, self.noise = pipeline, preset, batch, noise
+        self.plan = SamplingPlan(preset, pipeline.info)
+        self.negative = torch.zeros(0)
+
+    def lockstep(self) -> int:
+        """Images that fill a batch of the first pass when each is one window."""
+        return max(1, self.batch // self.plan.halves)
+
+    def texts(self, requests: Sequence[SceneRequest]) -> dict[str, tuple[str, bool, Tensor]]:
+        """Prompt as asked for -> (prompt used, shortened, text [L, D]); each distinct prompt is encoded once."""
+        asked_for = dict.fromkeys(request.prompt for request in requests)
+        prompts = {prompt: self.pipeline.fit_prompt(prompt) for prompt in asked_for}
+        distinct = list(dict.fromkeys(["", *(used for used, _ in prompts.values())]))
+        encoded = dict(zip(distinct, self.pipeline.encode_text(distinct), strict=True))
+        self.negative = encoded[""][None]
+        return {asked: (used, cut, encoded[used]) for asked, (used, cut) in prompts.items()}
+
+    def make(self, scenes: list[Scene], done: Done) -> None:
+        """Both passes for scenes of one size; each scene ends with its images, or not finite."""
+        latents = self.first_pass(scenes, done)
+        redraws = [self.plan.redraw(scene.request.label) for scene in scenes] if self.preset.two_pass else []
+        again = [i for i, redraw in enumerate(redraws) if len(redraw.windows)]
+        direct = self.preset.bridge == "latent"
+        shown = [i for i in range(len(scenes)) if not (direct and i in again)]
+        for i, image in zip(shown, self.decode(latents[shown]), strict=True):
+            scenes[i].low = self.finish(scenes[i], image)
+        for i in again:
+            scenes[i].upsampled = self.enlarge(latents[i][None]) if direct else self.bridge(scenes[i])
+        for part in self.packed(again, redraws):
+            high = self.second_pass([scenes[i] for i in part], done)
+            for i, image in zip(part, self.decode(high), strict=True):
+                scenes[i].high = self.finish(scenes[i], image)
+
+    def packed(self, again: list[int], redraws: list[Redraw]) -> Iterator[list[int]]:
+        """Neighbours whose windows fit a batch together, in both guidance halves; one at least."""
+        part: list[int] = []
+        filled = 0
+        for i in again:
+            samples = len(redraws[i].windows) * self.plan.halves
+            if part and filled + samples > self.batch:
+                yield part
+                part, filled = [], 0
+            part.append(i)
+            filled += samples
+        if part:
+            yield part
+
+    def first_pass(self, scenes: list[Scene], done: Done) -> Tensor:
+        """Latents float32 [N, c, H/f, W/f]."""
+        windows = [self.plan.windows(scene.request.label.shape, 1) for scene in scenes]
+        denoise = self.denoiser(self.plan.first, scenes, windows, 1, done)
+        return self.loop(self.plan.first, denoise, self.draw(scenes, "pass1", 1), None)
+
+    def bridge(self, scene: Scene) -> Tensor:
+        """First-pass image -> 8 bit -> Lanczos -> VAE posterior sample, scaled: float32 [1, c, r*H/f, r*W/f]."""
+        rescale = self.preset.rescale
+        height, width = scene.low.shape[0] * rescale, scene.low.shape[1] * rescale
+        image = to_float(resize(scene.low, height, width))[None].to(self.pipeline.device)
+        return self.pipeline.encode_image(image, self.draw([scene], "bridge", rescale))
+
+    def enlarge(self, latents: Tensor) -> Tensor:
+        """First-pass latents [1, c, H/f, W/f] -> [1, c, r*H/f, r*W/f], bicubic, without a VAE between."""
+        return interpolate(latents, scale_factor=self.preset.rescale, mode="bicubic")
+
+    def second_pass(self, scenes: list[Scene], done: Done) -> Tensor:
+        """Latents float32 [N, c, r*H/f, r*W/f], with what is not drawn again held to ``scene.upsampled``."""
+        preset, schedule = self.preset, self.plan.second
+        clean = torch.cat([scene.upsampled for scene in scenes])
+        redraws = [self.plan.redraw(scene.request.label) for scene in scenes]
+        keep = torch.from_numpy(np.stack([redraw.keep for redraw in redraws])[:, None]).to(clean.device)
+
+        def fuse(index: int, latents: Tensor) -> Tensor:
+            fresh = self.draw(scenes, f"fuse/{index}", preset.rescale)
+            return torch.where(keep, schedule.fused(index, preset.fuse_level, clean, fresh), latents)
+
+        start = self.draw(scenes, "pass2", preset.rescale)
+        if preset.second_start < 1.0:
+            start = schedule.levels[0].signal * clean + schedule.levels[0].noise * start
+        windows = [redraw.windows for redraw in redraws]
+        return self.loop(schedule, self.denoiser(schedule, scenes, windows, preset.rescale, done), start, fuse)
+
+    def loop(self, schedule: Schedule, denoise: Step, latents: Tensor, fuse: Step | None) -> Tensor:
+        """Every step of the schedule; ``fuse`` runs after each."""
+        last: Tensor | None = None
+        for index in range(len(schedule.timesteps)):
+            latents, last = schedule.step(index, latents, denoise(index, latents), last)
+            if fuse:
+                latents = fuse(index, latents)
+        return latents
+
+    def denoiser(
+        self, schedule: Schedule, scenes: list[Scene], windows: list[Windows], rescale: int, done: Done
+    ) -> Step:
+        """The network behind guidance, batches and windows, with times, text and condition bound."""
+        text = torch.stack([scene.text for scene in scenes])
+        pairs = zip(scenes, windows, strict=True)
+        condition = torch.cat([self.conditions(scene, layout, rescale) for scene, layout in pairs])
+        inner: Denoise = in_batches(self.pipeline.denoise, self.batch, done)
+        # Pairs of guidance halves stay together, except that a batch of 1 takes them one after the other.
+        pair = in_batches(guided(inner, self.plan.scale, self.negative), max(1, self.batch // self.plan.halves))
+        alike = len(set(windows)) == 1
+        whole = {
+            steered: tiled(one, windows[0]) if alike else tiled_each(one, windows)
+            for steered, one in ((True, pair), (False, inner))
+        }
+
+        def call(index: int, latents: Tensor) -> Tensor:
+            time = schedule.timesteps[index]
+            timestep = torch.full((len(scenes),), time, dtype=torch.int64, device=latents.device)
+            return whole[self.plan.guided(schedule, index)](latents, timestep, text, condition)
+
+        return call
+
+    def conditions(self, scene: Scene, windows: Windows, rescale: int) -> Tensor:
+        """Condition embedding of every window, [len(windows), C, th, tw], each computed from the window's own crop."""
+        factor = self.pipeline.vae_factor
+        label = torch.from_numpy(np.array(scene.request.label)).to(self.pipeline.device)
+        label = label.repeat_interleave(rescale, 0).repeat_interleave(rescale, 1)
+        height, width = windows.tile_height * factor, windows.tile_width * factor
+        crops = [label[y * factor : y * factor + height, x * factor : x * factor + width] for y, x in windows.corners]
+        parts = []
+        for start in range(0, len(crops), self.batch):
+            parts.append(self.pipeline.condition(one_hot(torch.stack(crops[start : start + self.batch]))))
+        return torch.cat(parts)
+
+    def decode(self, latents: Tensor) -> Iterator[Tensor]:
+        """Images float32 [3, H, W], one at a time: a VAE needs far more memory a cell than the denoiser."""
+        for latent in latents:
+            yield self.pipeline.decode(latent[None])[0]
+
+    def finish(self, scene: Scene, image: Tensor) -> np.ndarray:
+        """The 8-bit image; notes on the scene whether all values were finite."""
+        scene.finite = scene.finite and bool(torch.isfinite(image).all())
+        return to_uint8(torch.nan_to_num(image))
+
+    def draw(self, scenes: list[Scene], purpose: str, rescale: int) -> Tensor:
+        """Noise float32 [N, c, h, w] on the pipeline's device."""
+        height, width = (size * rescale // self.pipeline.vae_factor for size in scenes[0].request.label.shape)
+        shape = (1, self.pipeline.latent_channels, height, width)
+        rows = [self.noise(scene.request.seed, purpose, shape) for scene in scenes]
+        return torch.cat(rows).to(self.pipeline.device)
