@@ -22,7 +22,9 @@ from dgkit.cli.export import export
 from dgkit.cli.filter import filter_labels
 from dgkit.cli.generate import generate
 from dgkit.cli.judge import judge
+from dgkit.cli.pack import pack
 from dgkit.cli.quality import quality
+from dgkit.cli.report import report
 from dgkit.cli.stats import stats
 from dgkit.cli.swap import swap
 from dgkit.cli.train import train
@@ -45,11 +47,13 @@ app.command("swap")(swap)
 train.command("judge")(judge)
 app.add_typer(train, name="train")
 app.command("filter")(filter_labels)
+app.command("report")(report)
+app.command("pack")(pack)
 app.command("quality")(quality)
 app.command("eval")(evaluate)
 app.command("stats")(stats)
 app.command("world")(world)
-app.command("export")(export)
+app.add_typer(export, name="export")
 app.command("build-engines")(build_engines)
 engines.command("check")(check)
 app.add_typer(engines, name="engines")

@@ -14,7 +14,11 @@ STAGES = {"check": ("Checking files", "sets"), "score": ("Scoring", "images")}
 
 def evaluate(
     segmenter: Annotated[
-        Path, typer.Argument(metavar="SEGMENTER", help="An .onnx file, or a transformers SegFormer folder.")
+        Path,
+        typer.Argument(
+            metavar="SEGMENTER",
+            help="An .onnx file, a checkpoint of mmsegmentation, or a transformers SegFormer folder.",
+        ),
     ],
     on: Annotated[
         list[str],
@@ -23,6 +27,10 @@ def evaluate(
     out: Annotated[
         Path, typer.Option(metavar="DIR", help="Folder for the reports; the same command again continues it.")
     ] = Path("eval"),
+    network: Annotated[
+        Path | None,
+        typer.Option("--config", metavar="FILE.py", help="mmsegmentation's config of a checkpoint; it is executed."),
+    ] = None,
     protocol: Annotated[
         str | None, typer.Option(help="dginstyle (default), hrda, half or whole.", show_default=False)
     ] = None,
@@ -63,7 +71,9 @@ def evaluate(
     from dgkit.evaluation.eval_report import evaluate as run
     from dgkit.evaluation.segmenters import open_segmenter
 
-    opened = open_segmenter(segmenter, config.engine, config.dtype, config.device, batch=config.batch, notify=say)
+    opened = open_segmenter(
+        segmenter, config.engine, config.dtype, config.device, config=network, batch=config.batch, notify=say
+    )
     with progress_bars(STAGES) as report:
         result = run(opened, config, out, report)
     if as_json:

@@ -1,4 +1,4 @@
-"""``dgkit export``: the networks of a model as ONNX files."""
+"""``dgkit export``: the networks of a model, or a segmenter, as ONNX files."""
 
 from __future__ import annotations
 
@@ -6,8 +6,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+from typer.core import TyperGroup
 
 from dgkit.cli.common import chosen_model, console, print_json, print_table, say, size_text
+
+EXAMPLE = 128  # side in pixels of the picture that the export of a segmenter follows where sizes are free
 
 if TYPE_CHECKING:
     from dgkit.engines.base import Network
@@ -15,7 +18,27 @@ if TYPE_CHECKING:
     from dgkit.engines.store import Engine
 
 
-def export(
+class _Export(TyperGroup):
+    """``dgkit export [MODEL] OUT`` is short for ``dgkit export networks [MODEL] OUT``."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        known = (*self.commands, *ctx.help_option_names)
+        return super().parse_args(ctx, ["networks", *args] if args and args[0] not in known else args)
+
+
+export = typer.Typer(cls=_Export, no_args_is_help=True)
+
+
+@export.callback()
+def _export() -> None:
+    """Write the networks of a model, or a segmenter, as ONNX files.
+
+    `dgkit export [MODEL] OUT` is short for `dgkit export networks [MODEL] OUT`.
+    """
+
+
+@export.command("networks")
+def networks(
     places: Annotated[
         list[str],
         typer.Argument(metavar="[MODEL] OUT", help="Model folder or hub id, by default the embedded one; output."),
@@ -24,7 +47,7 @@ def export(
     random: Annotated[
         str | None, typer.Option(metavar="NAME", help="Random weights instead: sd15, city or tiny.")
     ] = None,
-    networks: Annotated[str, typer.Option(metavar="N,N", help="Networks, separated by commas.")] = "all",
+    names: Annotated[str, typer.Option("--networks", metavar="N,N", help="Networks, separated by commas.")] = "all",
     dtype: Annotated[str, typer.Option(help="fp32, fp16 or bf16, of weights, inputs and outputs.")] = "fp32",
     opset: Annotated[int | None, typer.Option(help="ONNX operator set; default: 18.", show_default=False)] = None,
     rebuild: Annotated[str, typer.Option(metavar="POLICY", help="never, auto or always: export anew.")] = "auto",
@@ -46,7 +69,7 @@ def export(
     out, policy = Path(places[-1]), check_policy(rebuild)
     model = open_model(chosen_model(places[0] if len(places) == 2 else None, random), controlnet)
     found = model_networks(model)
-    chosen = {name: found[name] for name in choose_networks(networks)}
+    chosen = {name: found[name] for name in choose_networks(names)}
     for network in chosen.values():
         graph_key(network, dtype, opset or OPSET)  # refuses before the first export what it cannot do
     rows = []
@@ -59,6 +82,54 @@ def export(
         print_json({"model": model.info.name, "dtype": dtype, "opset": opset or OPSET, "networks": rows})
     else:
         _print_table(rows, out)
+
+
+@export.command("segmenter")
+def segmenter(
+    checkpoint: Annotated[
+        Path, typer.Argument(metavar="CHECKPOINT", help="Of mmsegmentation (.pth), or a transformers SegFormer folder.")
+    ],
+    out: Annotated[Path, typer.Argument(metavar="OUT", help="An .onnx file, or a folder for segmenter.onnx.")],
+    config: Annotated[
+        Path | None, typer.Option(metavar="FILE.py", help="mmsegmentation's config of the checkpoint; it is executed.")
+    ] = None,
+    size: Annotated[
+        int | None,
+        typer.Option(min=32, help="Fix height and width to this many pixels; default: free.", show_default=False),
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print what was written as JSON.")] = False,
+) -> None:
+    """Write a segmenter as ONNX with the side-car that dgkit eval reads, compared with PyTorch in ONNX Runtime.
+
+    Nothing is written where the two differ.
+    """
+    from dgkit.engines.segmenter import write_segmenter
+    from dgkit.evaluation.segmenters import find_source
+
+    source = find_source(checkpoint, config)
+    fixed, path = size or source.side, out if out.suffix == ".onnx" else out / "segmenter.onnx"
+    with console().status(f"{checkpoint} to {path}"):
+        error = write_segmenter(
+            source.load(), path, classes=source.classes, mean=source.mean, std=source.std,
+            side=fixed or EXAMPLE, fixed=fixed is not None,
+        )  # fmt: skip
+    written = path.stat().st_size
+    facts = {
+        "checkpoint": str(checkpoint),
+        "kind": source.kind,
+        "file": str(path),
+        "side_car": str(path.with_suffix(".yaml")),
+        "bytes": written,
+        "classes": len(source.classes),
+        "size": fixed,
+        "error": error,
+    }
+    if as_json:
+        print_json(facts)
+        return
+    where = f"{fixed}x{fixed}" if fixed else "any size in multiples of 32"
+    say(f"{path}: {source.kind}, {len(source.classes)} classes, {where}, {size_text(written)}, error {error:.1e}")
+    say(f"next: dgkit eval {path} --on NAME=DIR")
 
 
 def _as_dict(engine: Engine, network: Network, folder: Path) -> dict[str, Any]:

@@ -24,6 +24,7 @@ from dgkit.labels import CLASSES
 
 Triple = tuple[float, float, float]
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+CHECKPOINTS = (".pth", ".pt")  # of mmsegmentation
 MOST_SHAPES = 6  # compiled engines are made for one size of picture each
 
 
@@ -31,7 +32,8 @@ MOST_SHAPES = 6  # compiled engines are made for one size of picture each
 class ModuleSource:
     """A segmenter as a torch module. ``load`` gives one that maps float [B,3,H,W] to logits [B,C,h,w] of any stride;
     ``digest`` identifies its weights and configuration. ``classes``: names of the C outputs. The input is RGB,
-    (value / 255 - ``mean``) / ``std``.
+    (value / 255 - ``mean``) / ``std``. ``side``: of the square in pixels that a file exported from it is for, None
+    where such a file can take any size.
     """
 
     path: Path
@@ -41,6 +43,7 @@ class ModuleSource:
     classes: tuple[str, ...] = CLASSES
     mean: Triple = IMAGENET_MEAN
     std: Triple = IMAGENET_STD
+    side: int | None = None
 
 
 class Segmenter:
@@ -87,6 +90,8 @@ class FullSize(nn.Module):
         logits = self.module(image)
         if self._keep is not None:
             logits = logits[:, self._keep]
+        if logits.shape[-2:] == image.shape[-2:]:
+            return logits
         return functional.interpolate(logits, size=image.shape[-2:], mode="bilinear", align_corners=False)
 
 
@@ -163,33 +168,47 @@ def open_segmenter(
     dtype: str = "fp32",
     device: str = "auto",
     *,
+    config: Path | None = None,
     batch: int = 4,
     notify: Notify | None = None,
 ) -> Segmenter:
     """The segmenter at ``path``: an ONNX file with its side-car, or what :func:`find_source` knows.
 
-    ``engine`` None: ort for an ONNX file, else torch. Raises UsageError for a path or an engine that does not fit,
-    InputError (ModelError) for a damaged one, MissingDependency.
+    ``engine`` None: ort for an ONNX file, else torch. Raises UsageError for a path, a config or an engine that does not
+    fit, InputError (ModelError) for a damaged one, MissingDependency.
     """
     path = Path(path)
     if engine is not None:
         known_engine(engine)
-    if path.suffix == ".onnx":
+    if path.suffix == ".onnx" and config is None:
         from dgkit.evaluation.onnx_segmenter import OnnxSegmenter
 
         return OnnxSegmenter(path, engine or "ort", dtype, device)
-    return ModuleSegmenter(find_source(path), engine or "torch", dtype, device, batch=batch, notify=notify)
+    return ModuleSegmenter(find_source(path, config), engine or "torch", dtype, device, batch=batch, notify=notify)
 
 
-def find_source(path: Path) -> ModuleSource:
-    """The checkpoint at ``path`` as a module. UsageError where it is of no kind that is known."""
+def find_source(path: Path, config: Path | None = None) -> ModuleSource:
+    """The checkpoint at ``path`` as a module; ``config`` is that of a checkpoint of mmsegmentation, and is executed.
+
+    Raises UsageError where it is of no kind that is known, and what the readers of its kind raise.
+    """
+    if path.suffix in CHECKPOINTS:
+        from dgkit.evaluation.mmseg_segmenter import mmseg_source
+
+        return mmseg_source(path, config)
+    if config is not None:
+        raise UsageError(
+            f"{path} with the config {config}; a config goes with a checkpoint (*{' and *'.join(CHECKPOINTS)}) only",
+            "leave --config out",
+        )
     if path.is_dir() and (path / "config.json").is_file():
         from dgkit.evaluation.transformers_segmenter import transformers_source
 
         return transformers_source(path)
     raise UsageError(
-        f"{path} is no segmenter; allowed are an .onnx file and a transformers folder with config.json",
-        "dgkit train judge DIR writes DIR/segmenter.onnx",
+        f"{path} is no segmenter; allowed are an .onnx file, a checkpoint of mmsegmentation (.pth) and a transformers "
+        "folder with config.json",
+        "dgkit train segmenter and dgkit train judge write a segmenter.onnx",
     )
 
 

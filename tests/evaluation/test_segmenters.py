@@ -101,7 +101,7 @@ def test_a_compiled_engine_is_for_few_sizes(folder: Path, monkeypatch: pytest.Mo
 
 
 def test_folders_that_are_none(folder: Path, tmp_path: Path) -> None:
-    with pytest.raises(UsageError, match=r"is no segmenter; allowed are an \.onnx file and a transformers folder"):
+    with pytest.raises(UsageError, match=r"is no segmenter; allowed are an \.onnx file, a checkpoint"):
         open_segmenter(tmp_path)
     config = tmp_path / "config.json"
     config.write_text("{")

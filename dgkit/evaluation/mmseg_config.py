@@ -1,0 +1,98 @@
+"""Configs of mmsegmentation read as data: a file that somebody sent must not run its code."""
+
+import ast
+import importlib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from dgkit.errors import ModelError, UsageError
+from dgkit.optional import first_line
+
+_OWN = "dgkit."
+_HINT = "state the file with --config if you trust it: it is then executed"
+
+
+def read_config(text: str, name: str) -> dict[str, Any]:
+    """The variables of a config as mmengine dumps it: ``name = value`` of literals, ``dict(...)`` and earlier names.
+
+    ``name`` is for messages. Raises UsageError for anything that would have to be executed.
+    """
+    try:
+        statements = ast.parse(text).body
+    except (SyntaxError, ValueError) as error:
+        raise ModelError(f"{name} is no Python file: {first_line(error)}", "choose another with --config") from error
+    found: dict[str, Any] = {}
+    for statement in statements:
+        match statement:
+            case ast.Assign(targets=[ast.Name(id=variable)], value=value):
+                found[variable] = _value(value, found, name)
+            case ast.Expr(value=ast.Constant()):  # a docstring
+                continue
+            case _:
+                raise _refused(statement, name)
+    if "_base_" in found:
+        raise UsageError(f"{name} is made of other files ({found['_base_']!r})", _HINT)
+    return found
+
+
+def find_model(config: Mapping[str, Any], name: str) -> dict[str, Any]:
+    """The network's part of a config read as data, with dgkit's own networks registered where it imports them.
+
+    Raises UsageError where it wants other modules to be imported, ModelError without a network.
+    """
+    model = config.get("model")
+    if not isinstance(model, Mapping):
+        raise ModelError(f"{name} describes no network: it has no 'model'", "choose another with --config")
+    imports = config.get("custom_imports") or {}
+    modules = [imports] if isinstance(imports, str) else list(imports.get("imports") or ())
+    foreign = [str(module) for module in modules if not str(module).startswith(_OWN)]
+    if foreign:
+        raise UsageError(f"{name} imports {', '.join(foreign)}", _HINT)
+    dotted = [kind for kind in _types(model) if "." in kind]  # the registry would import what is before the dot
+    if dotted:
+        raise UsageError(f"{name} names the class {dotted[0]!r} by its module", _HINT)
+    for module in modules:
+        importlib.import_module(module)
+    return dict(model)
+
+
+def beside(checkpoint: Path) -> Path | None:
+    """``config.py`` in the checkpoint's folder, else the only ``.py`` file there."""
+    named = checkpoint.with_name("config.py")
+    if named.is_file():
+        return named
+    found = sorted(checkpoint.parent.glob("*.py"))
+    return found[0] if len(found) == 1 else None
+
+
+def _value(node: ast.expr, known: Mapping[str, Any], name: str) -> Any:
+    match node:
+        case ast.Call(func=ast.Name(id="dict"), args=[], keywords=keywords) if all(k.arg for k in keywords):
+            return {keyword.arg: _value(keyword.value, known, name) for keyword in keywords}
+        case ast.Dict(keys=keys, values=values) if all(keys):
+            pairs = zip(keys, values, strict=True)
+            return {_value(key, known, name): _value(value, known, name) for key, value in pairs if key}
+        case ast.List(elts=items):
+            return [_value(item, known, name) for item in items]
+        case ast.Tuple(elts=items):
+            return tuple(_value(item, known, name) for item in items)
+        case ast.Name(id=variable) if variable in known:
+            return known[variable]
+    try:
+        return ast.literal_eval(node)
+    except ValueError:
+        raise _refused(node, name) from None
+
+
+def _refused(node: ast.stmt | ast.expr, name: str) -> UsageError:
+    shown = first_line(ValueError(ast.unparse(node)))
+    return UsageError(f"{name}, line {node.lineno}, is more than data: {shown[:80]}", _HINT)
+
+
+def _types(value: Any) -> list[str]:
+    """Every ``type`` below ``value`` that is a text."""
+    if isinstance(value, Mapping):
+        own = [value["type"]] if isinstance(value.get("type"), str) else []
+        return own + [kind for inner in value.values() for kind in _types(inner)]
+    return [kind for inner in value for kind in _types(inner)] if isinstance(value, list | tuple) else []
