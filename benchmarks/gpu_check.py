@@ -27,7 +27,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from gpu_steps import DGKIT, DRY, FULL, Machine, Plan, Step
+from gpu_steps import DGKIT, DRY, FULL, LIMIT, Machine, Plan, Step
 
 ROOT = Path(__file__).resolve().parents[1]
 COLUMNS = ("step", "state", "seconds", "limit", "beside", "detail", "command")
@@ -94,12 +94,11 @@ class Check:
         kill_all(mark())  # a step that was being started is in no list yet
 
     def _start(self, step: Step, limit: float) -> Running:
-        command, variables = (
-            [str(word) for word in step.command],
-            {**self.environment, MARK: mark(step).partition("=")[2]},
-        )
-        if step.background:  # half of the cores, and yielding to what is measured
-            variables["OMP_NUM_THREADS"] = str(max(1, (os.cpu_count() or 2) // 2))
+        command = [str(word) for word in step.command]
+        variables = {**self.environment, MARK: mark(step).partition("=")[2], LIMIT: f"{limit:.1f}"}
+        if step.background:  # a quarter of the cores, and yielding to what runs beside it
+            few = str(max(1, (os.cpu_count() or 4) // 4))
+            variables |= {"OMP_NUM_THREADS": few, "TORCHINDUCTOR_COMPILE_THREADS": few}
             command = ["nice", "-n", "10", *command]
         print(f"{step.name} ...", flush=True)
         log = self.work / f"{step.name}.log"

@@ -6,14 +6,16 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+LIMIT = "DGKIT_GPU_CHECK_SECONDS"  # variable that tells a step how long it may take
 DGKIT = (sys.executable, "-m", "dgkit")
+MEASURE = (sys.executable, str(Path(__file__).with_name("gpu_measure.py")))
 BUILD = (*DGKIT, "build-engines")
 CHECK = (*DGKIT, "engines", "check", "torch")
 TESTS = Path(__file__).resolve().parents[1] / "tests"
 # Only the files that hold such tests: to collect all of them takes longer than to run these. Warnings of packages older
 # or newer than those dgkit is developed with are not what is tested.
 PYTEST = (
-    *(sys.executable, "-m", "pytest", "-m", "gpu", "-q", "-W", "default", "-p", "no:cacheprovider"),
+    *(sys.executable, "-m", "pytest", "-m", "gpu", "-v", "--durations=8", "-W", "default", "-p", "no:cacheprovider"),
     *sorted(str(path) for path in TESTS.rglob("test_*.py") if "pytest.mark.gpu" in path.read_text(encoding="utf-8")),
 )
 CARD = "name,driver_version,memory.total,memory.used,pstate,clocks.sm,clocks.max.sm,power.limit,temperature.gpu"
@@ -61,27 +63,28 @@ class Machine:
 class Size:
     """How large the steps are.
 
-    Engines are compared in dtype ``fast``, at ``batches`` of the denoiser, ONNX Runtime in dtype ``ort``; ``others``
-    are the dtypes, and ``few`` the batches, that PyTorch alone is measured in besides. ``images`` are further options
-    of the bench of whole images, ``seconds`` bounds the timed calls of a configuration. ``patience`` multiplies what
-    steps are expected to need.
+    ``name`` is that in gpu_measure.py. Engines are compared in dtype ``fast``, at ``batches`` of the denoiser, ONNX
+    Runtime in dtype ``ort``; ``images`` are further options of the bench of whole images, ``seconds`` bounds the timed
+    calls of a configuration. ``patience`` multiplies what steps are expected to need.
     """
 
+    name: str
     device: str
     model: str
+    small: tuple[str, ...]
     fast: str
-    others: str
     ort: str
     batches: str
-    few: str
     images: tuple[str, ...]
     seconds: float
     patience: float = 1.0
 
 
 # The networks of Stable Diffusion 1.5 on a GPU; in a dry run the smallest there are, so that minutes suffice.
-FULL = Size("cuda", "sd15", "fp16", "bf16,fp32", "fp16", "1,2,8,32,64", "2,8", ("--batches", "64"), 2.0)
-DRY = Size("cpu", "tiny", "bf16", "fp32", "fp32", "1,2", "1", ("--batches", "2", "--steps", "1"), 0.2, 6.0)
+FULL = Size("full", "cuda", "sd15", (), "fp16", "fp16", "1,2,8,32,64", ("--batches", "64"), 2.0)
+DRY = Size(
+    "dry", "cpu", "tiny", ("--random", "tiny"), "bf16", "fp32", "1,2", ("--batches", "2", "--steps", "1"), 0.2, 6.0
+)
 
 
 class Plan:
@@ -101,37 +104,32 @@ class Plan:
     def steps(self) -> list[Step]:
         """All steps after ``doctor``, the most valuable first.
 
-        Two builds run meanwhile: one on the CPU beside eager PyTorch, which is measured once more alone at the end, and
-        one that uses the GPU beside steps that time nothing.
+        PyTorch is measured with nothing beside it. The builds run later, beside steps that time nothing.
         """
-        fast, few, eager = self.size.fast, self.size.few, ("--no-cuda-graph", "--note", "eager")
-        compiled = ("--engine", "compile", "--dtype", fast, *self.on)
-        large = ("--random", self.size.model, "--networks")
+        compiled = (*BUILD, "--engine", "compile", "--dtype", self.size.fast, *self.on)
+        large = ("--random", self.size.model, "--networks", "denoiser")
         no_trt = self.trt or self.cuda
+        trial, build = self._tensorrt()
         steps = [
             Step("card", ["nvidia-smi", f"--query-gpu={CARD}", "--format=csv"], 5, self.cuda),
-            *self._tensorrt(),
-            self._denoiser("eager", 75, "torch", *eager, "--ceilings"),
-            Step("compile_build", [*BUILD, *compiled, *large, "denoiser"], 120, self.here, background=True),
-            Step("compile_vae", [*BUILD, *compiled, *large, "vae_decoder"], 60, self.here, background=True),
-            Step("tests", PYTEST, 60, self.cuda),
-            self._check("parity", 25, "torch"),
-            Step("compile_embedded", [*BUILD, *compiled], 60, self.here),
-            self._check("parity_compile", 20, "compile", after=("compile_embedded",)),
-            self._denoiser("compile", 40, "compile", after=("compile_build",)),
-            self._denoiser("trt", 50, "trt", lacks=no_trt, after=("trt_build",)),
-            self._denoiser("cuda_graph", 40, "torch", "--cuda-graph", "--note", "CUDA graph", lacks=self.cuda),
-            self._images("generate", 110, "torch,compile", "--against", "official", "--official-seconds", "60"),
-            self._bench("vae", 50, "vae", "torch,compile", "--random", self.size.model, "--batches", few),
+            trial,
+            self._measure("measure", 200),
+            build,
+            Step("build_small", [*compiled, *self.size.small, *large[2:]], 150, self.here, background=True),
+            Step("build_large", [*compiled, *large], 200, self.here, background=True),
+            Step("tests", [*PYTEST, "-k", "not compile"], 75, self.cuda),
+            self._check("parity", 50, "torch"),
+            self._measure("compile_small", 40, "compile_small", after=("build_small",)),
+            self._denoiser("trt", 60, "trt", lacks=no_trt, after=("trt_build",)),
+            self._measure("compile", 50, "compile", after=("build_large",)),
             self._images("generate_trt", 90, "trt", lacks=no_trt, after=("trt_trial",)),
-            self._check("parity_trt", 30, "trt", lacks=no_trt, after=("trt_trial",)),
+            self._check("parity_trt", 40, "trt", lacks=no_trt, after=("trt_trial",)),
             self._denoiser("ort", 120, "ort", lacks=self.ort, dtypes=self.size.ort),
-            self._denoiser("dtypes", 55, "torch", *eager, dtypes=self.size.others, batches=few),
-            self._denoiser("alone", 25, "torch", *eager, batches=few),
+            Step("tests_compile", [*PYTEST, "-k", "compile"], 60, self.cuda),
         ]
         return [replace(step, seconds=step.seconds * self.size.patience) for step in steps]
 
-    def _tensorrt(self) -> list[Step]:
+    def _tensorrt(self) -> tuple[Step, Step]:
         """A trial at the smallest size, so that a card it does not know costs seconds; then what can be built aside.
 
         TensorRT-RTX builds on the CPU. TensorRT times its kernels on the GPU, so only its graph is made aside.
@@ -145,7 +143,14 @@ class Plan:
         if self.machine.tensorrt:
             build = [*DGKIT, "export", self.work / "onnx", *large]
         after = ("trt_trial",)
-        return [trial, Step("trt_build", build, 120, self.trt or self.cuda, background=True, after=after)]
+        return trial, Step("trt_build", build, 120, self.trt or self.cuda, background=True, after=after)
+
+    def _measure(self, name: str, seconds: float, parts: str = "", after: tuple[str, ...] = ()) -> Step:
+        """Parts of gpu_measure.py, by default all that need no engine."""
+        rows = self.work / f"{name}.csv"
+        files = ("--csv", rows, "--references", self.work / "references")
+        command = [*MEASURE, "--size", self.size.name, *files, *(("--parts", parts) if parts else ())]
+        return Step(name, command, seconds, self.here, after=after, rows=rows)
 
     def _check(self, name: str, seconds: float, engine: str, lacks: str = "", after: tuple[str, ...] = ()) -> Step:
         # The others compute in fp32 whatever is asked for, so generate has no engines of them in this dtype.
@@ -153,22 +158,21 @@ class Plan:
         command = [*CHECK, f"{engine}:{self.size.fast}", *networks, *self.on]
         return Step(name, command, seconds, lacks or self.here, after=after)
 
-    def _denoiser(self, name: str, seconds: float, engine: str, *more: str, batches: str = "", **options: Any) -> Step:
-        model = ("--random", self.size.model, "--batches", batches or self.size.batches)
-        return self._bench(name, seconds, "denoiser", engine, *model, *more, **options)
+    def _denoiser(self, name: str, seconds: float, engine: str, **options: Any) -> Step:
+        model = ("--random", self.size.model, "--batches", self.size.batches)
+        return self._bench(name, seconds, "denoiser", engine, *model, **options)
 
-    def _images(self, name: str, seconds: float, engines: str, *more: str, **options: Any) -> Step:
-        return self._bench(name, seconds, "generate", engines, *self.size.images, *more, **options)
+    def _images(self, name: str, seconds: float, engine: str, **options: Any) -> Step:
+        return self._bench(name, seconds, "generate", engine, *self.size.images, **options)
 
     def _bench(
         self, name: str, seconds: float, subject: str, engines: str, *more: str, lacks: str = "", dtypes: str = "",
         after: tuple[str, ...] = (),
     ) -> Step:  # fmt: skip
-        """``dgkit bench``, all batches in one process, and without ceilings unless they are asked for."""
+        """``dgkit bench``, all batches in one process."""
         rows = self.work / f"{name}.csv"
-        ceilings = () if "--ceilings" in more else ("--no-ceilings",)
         shared = ("--together", "--references", str(self.work / "references"), "--csv", str(rows))
         limits = ("--seconds", f"{self.size.seconds:g}", "--timeout", f"{120 * self.size.patience:g}")
         what = (subject, "--engines", engines, "--dtypes", dtypes or self.size.fast, *self.on)
-        command = [*DGKIT, "bench", *what, *limits, *shared, *ceilings, *more]
+        command = [*DGKIT, "bench", *what, *limits, *shared, "--no-ceilings", *more]
         return Step(name, command, seconds, lacks or self.here, after=after, rows=rows)

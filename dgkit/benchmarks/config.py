@@ -51,6 +51,7 @@ class BenchConfig(Config):
     ceilings: bool = Field(True, description="measure matmul, convolution and copy in the same run")
     ceiling_edge: int | None = Field(None, ge=8, le=65536, description="edge of the square matrices; None: by device")
 
+    parity: bool = Field(True, description="compare outputs with those of torch in fp32, and count operations")
     references: Path | None = Field(None, description="folder that keeps the outputs of torch in fp32 for other runs")
     csv: Path | None = Field(None, description="CSV file that rows are added to")
     plot: Path | None = Field(None, description="SVG file")

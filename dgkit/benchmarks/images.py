@@ -3,11 +3,12 @@
 import dataclasses
 import itertools
 import math
+import os
 import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,8 +17,8 @@ from PIL import Image
 
 from dgkit.benchmarks.config import Task
 from dgkit.benchmarks.memory import DeviceMemory, peak_rss
-from dgkit.benchmarks.networks import build_options, describe_engines, reference_path
-from dgkit.benchmarks.processes import reason
+from dgkit.benchmarks.networks import build_options, describe_engines, exact, reference_path
+from dgkit.benchmarks.processes import EXACT, reason
 from dgkit.benchmarks.timing import LEAST, Times, clock_calls
 from dgkit.data.manifest import Manifest
 from dgkit.diffusion.loading import load_pipeline
@@ -54,13 +55,13 @@ def reference(task: Task) -> Iterator[dict[str, Any]]:
     if task.subject == "generate":
         with tempfile.TemporaryDirectory(prefix="dgkit-bench-") as folder:
             out = Path(folder, "out")
-            _run_command(plain, task.largest, out, 1)
+            _run_command(plain, task.largest, out, 1, EXACT)
             first = made_records(out)[0]
             image, label = (np.asarray(Image.open(out / first[name])) for name in ("image", "label"))
         request = SceneRequest(label, first["prompt_used"], int(first["seed"]))
     else:
         (request,) = scenes(pipeline, 1)
-        with pipeline:
+        with pipeline, exact():
             image = sample(pipeline, [request], find_settings(task), batch=task.largest)[0].image
     _Reference(image, request).write(path)
     yield {}
@@ -220,13 +221,16 @@ def _measure_command(task: Task, batch: int, path: Path | None) -> dict[str, Any
     return {**image_row(times, block), "load_s": load, **memory, **compare(path, image), **problem}
 
 
-def _run_command(task: Task, batch: int, out: Path, count: int) -> dict[str, Any]:
+def _run_command(
+    task: Task, batch: int, out: Path, count: int, variables: Mapping[str, str] | None = None
+) -> dict[str, Any]:
     """``dgkit generate`` in its own process; its peak memory. EngineError with its last words where it fails."""
     device = find_device(task.device)
     memory = DeviceMemory(device)
     peak = 0.0
     with tempfile.TemporaryFile() as log:
-        process = subprocess.Popen(_words(task, batch, out, count), stdout=log, stderr=log)
+        environment = {**os.environ, **(variables or {})}
+        process = subprocess.Popen(_words(task, batch, out, count), stdout=log, stderr=log, env=environment)
         while process.poll() is None:
             peak = max(peak, peak_rss(process.pid) or 0.0)
             memory.look()

@@ -4,6 +4,7 @@ import hashlib
 import json
 import time
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
@@ -60,7 +61,7 @@ def reference(task: Task) -> Iterator[dict[str, Any]]:
     device = find_device(task.device)
     inputs = _inputs(network, ROWS, device)
     module = network.load().to(device=device, dtype=torch.float32).eval()
-    with torch.inference_mode():
+    with torch.inference_mode(), exact():
         found = module(*inputs.values())
     outputs = dict(
         zip((spec.name for spec in network.spec.outputs), found if isinstance(found, tuple) else (found,), strict=True)
@@ -69,6 +70,12 @@ def reference(task: Task) -> Iterator[dict[str, Any]]:
     with atomic_path(path) as temporary, open(temporary, "wb") as file:
         np.savez(file, **{**arrays, FLOPS: np.float64(count_flops(network, module))})
     yield {}
+
+
+def exact() -> AbstractContextManager[None]:
+    """Within it PyTorch's fp32 is fp32 on a GPU too; by default its convolutions round their inputs to TF32."""
+    flags = torch.backends.cudnn
+    return flags.flags(enabled=True, benchmark=flags.benchmark, deterministic=flags.deterministic, allow_tf32=False)
 
 
 def reference_path(task: Task, digest: str) -> Path | None:

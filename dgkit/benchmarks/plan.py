@@ -48,7 +48,7 @@ def check(config: BenchConfig) -> None:
 
 
 def tasks(config: BenchConfig, device: str, references: Path) -> Iterator[Task]:
-    """Ceilings, then for each subject its reference, the published schedule, and the configurations.
+    """Ceilings, then for each subject its reference if asked for, the published schedule, and the configurations.
 
     Tasks of kind ``build`` come before the first that needs the engine. Of all dtypes and engines torch in fp32 comes
     first.
@@ -60,7 +60,8 @@ def tasks(config: BenchConfig, device: str, references: Path) -> Iterator[Task]:
     for asked in dict.fromkeys(config.subjects):
         subject = NETWORK_SUBJECTS.get(asked, asked)
         shared = {**common, "subject": subject, "references": references}
-        yield Task(kind="reference", **shared)
+        if config.parity:
+            yield Task(kind="reference", **shared)
         if config.against and asked in OFFICIAL_SUBJECTS:
             yield Task(kind="official", batches=(2,), **shared)
         pairs = itertools.product(dict.fromkeys(config.engines), dict.fromkeys(config.dtypes))

@@ -6,9 +6,11 @@ import signal
 import subprocess
 import sys
 import tempfile
+import time
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Any
+from types import TracebackType
+from typing import IO, Any, Self
 
 import dgkit
 from dgkit.benchmarks.config import Task
@@ -17,6 +19,9 @@ from dgkit.optional import first_line
 
 WORKER = "dgkit.benchmarks.worker"
 RESULT = "result.json"
+KEEP = "--keep"  # instead of a result's path: a worker for several tasks
+EXACT = {"NVIDIA_TF32_OVERRIDE": "0"}  # fp32 as such in all of NVIDIA's libraries, whatever torch asks of them
+_POLL = 0.02  # seconds between looks at what a kept worker has done
 
 
 @dataclass(frozen=True)
@@ -35,15 +40,80 @@ def run_worker(task: Task, timeout: float) -> Outcome:
     with tempfile.TemporaryDirectory(prefix="dgkit-bench-") as folder:
         path, log_path = Path(folder, RESULT), Path(folder, "log")
         with open(log_path, "w+b") as log:
-            ended = _wait(_start(task, path, log), task, timeout)
-            result: dict[str, Any] = {"cells": [], "error": "", "done": False}
-            if path.is_file():
-                result = json.loads(path.read_bytes())
-            error = str(result["error"])
-            if not result["done"]:
-                log.seek(0)
-                error = _explain(ended, log.read().decode(errors="replace"))
-            return Outcome(tuple(result["cells"]), error)
+            ended = _wait(_start(str(path), log, _variables(task)), task, timeout)
+            return _outcome(_read(path), ended, log, 0)
+
+
+class KeptWorker:
+    """As :func:`run_worker`, with one process for all tasks: for machines on which a start takes longer than a task.
+
+    The process is started when it is first needed, and again after one that died or took too long. Its peak of resident
+    memory says nothing about a task, so ``rss_mib`` is not among the cells; native libraries keep what they have loaded
+    and chosen. ``threads`` of a task bounds torch's own threads alone.
+    """
+
+    def __enter__(self) -> Self:
+        self._folder = tempfile.TemporaryDirectory(prefix="dgkit-bench-")
+        self._log = open(Path(self._folder.name, "log"), "w+b")
+        self._process: subprocess.Popen[bytes] | None = None
+        self._asked = 0
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._end()
+        self._log.close()
+        self._folder.cleanup()
+
+    def __call__(self, task: Task, timeout: float) -> Outcome:
+        """What the task found; whatever becomes of the worker, this does not raise."""
+        self._asked += 1
+        path, said = Path(self._folder.name, f"{self._asked}.json"), self._log.seek(0, os.SEEK_END)
+        deadline = time.monotonic() + timeout
+        if self._process is None:
+            self._process = _start(KEEP, self._log, {})
+        line = json.dumps({"task": task.model_dump(mode="json"), "result": str(path)}).encode() + b"\n"
+        assert self._process.stdin is not None
+        try:
+            self._process.stdin.write(line)
+            self._process.stdin.flush()
+        except BrokenPipeError:
+            pass  # it died between two tasks, which is told below
+        while not _read(path)["done"] and self._process.poll() is None and time.monotonic() < deadline:
+            time.sleep(_POLL)
+        result, ended = _read(path), f"not done after {timeout:g} s"
+        if not result["done"]:
+            ended = self._end() or ended
+        return _outcome(result, ended, self._log, said)
+
+    def _end(self) -> str:
+        """Kill the process, if there is one; how it ended, empty where it was still running."""
+        process, self._process = self._process, None
+        if process is None:
+            return ""
+        running = process.poll() is None
+        _kill(process)
+        if process.stdin is not None:
+            process.stdin.close()
+        return "" if running else _ending(process.returncode)
+
+
+def _read(path: Path) -> dict[str, Any]:
+    """What a worker has written so far."""
+    if not path.is_file():
+        return {"cells": [], "error": "", "done": False}
+    result: dict[str, Any] = json.loads(path.read_bytes())
+    return result
+
+
+def _outcome(result: dict[str, Any], ended: str, log: IO[bytes], start: int) -> Outcome:
+    """``start``: where in the log the words on this task begin."""
+    error = str(result["error"])
+    if not result["done"]:
+        log.seek(start)
+        error = _explain(ended, log.read().decode(errors="replace"))
+    return Outcome(tuple(result["cells"]), error)
 
 
 def reason(error: BaseException) -> str:
@@ -51,19 +121,21 @@ def reason(error: BaseException) -> str:
     return error.message if isinstance(error, DgkitError) else f"{type(error).__name__}: {first_line(error)}"
 
 
-def _start(task: Task, path: Path, log: IO[bytes]) -> subprocess.Popen[bytes]:
+def _variables(task: Task) -> dict[str, str]:
+    """What a task asks of the environment of its process."""
+    variables = {} if task.threads is None else {"OMP_NUM_THREADS": str(task.threads)}
+    return {**variables, **EXACT} if task.kind == "reference" else variables
+
+
+def _start(argument: str, log: IO[bytes], variables: dict[str, str]) -> subprocess.Popen[bytes]:
     roots = [str(Path(dgkit.__file__).resolve().parents[1]), os.environ.get("PYTHONPATH", "")]
-    variables = {**os.environ, "PYTHONPATH": os.pathsep.join(root for root in roots if root)}
-    if task.threads is not None:
-        variables["OMP_NUM_THREADS"] = str(task.threads)
-    if task.kind == "reference":  # fp32 as such in all of NVIDIA's libraries, whatever torch asks of them
-        variables["NVIDIA_TF32_OVERRIDE"] = "0"
+    path = os.pathsep.join(root for root in roots if root)
     return subprocess.Popen(
-        [sys.executable, "-m", WORKER, str(path)],
+        [sys.executable, "-m", WORKER, argument],
         stdin=subprocess.PIPE,
         stdout=log,
         stderr=log,
-        env=variables,
+        env={**os.environ, "PYTHONPATH": path, **variables},
         start_new_session=True,  # so that a kill reaches its children too
     )
 
@@ -76,7 +148,10 @@ def _wait(process: subprocess.Popen[bytes], task: Task, timeout: float) -> str:
         return f"not done after {timeout:g} s"
     finally:
         _kill(process)
-    code = process.returncode
+    return _ending(process.returncode)
+
+
+def _ending(code: int) -> str:
     if code == -signal.SIGKILL:
         return "killed, probably for want of memory"
     return f"died of {signal.Signals(-code).name}" if code < 0 else f"exit code {code}"

@@ -1,12 +1,13 @@
 """A benchmark: every configuration in its own process, one row each, written as soon as it is known."""
 
 import dataclasses
+import functools
 import itertools
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from dgkit.benchmarks.config import CEILING, OFFICIAL, BenchConfig, Task
 from dgkit.benchmarks.plan import base_rows, check, tasks
@@ -19,37 +20,54 @@ from dgkit.files import atomic_write
 Report = Callable[[str, int, int], None]  # what runs now, tasks done, tasks in all
 
 
+class Worker(Protocol):
+    """Does a task within ``timeout`` seconds, and does not raise."""
+
+    def __call__(self, task: Task, timeout: float) -> Outcome: ...
+
+
 @dataclass
 class _State:
-    """What later rows are compared with, and what became of each build."""
+    """What later rows are compared with, what became of each build, and what does a task."""
 
     rows: list[Row]
     builds: dict[tuple[str, str, str], Outcome]
     problems: dict[str, str]
+    do: Callable[[Task], Outcome]
 
 
-def bench(config: BenchConfig, *, report: Report | None = None, show: Callable[[Row], None] | None = None) -> list[Row]:
+def bench(
+    config: BenchConfig,
+    *,
+    report: Report | None = None,
+    show: Callable[[Row], None] | None = None,
+    worker: Worker | None = None,
+    earlier: Sequence[Row] = (),
+) -> list[Row]:
     """Measure; the rows in the order in which they were measured.
 
     A configuration that fails, dies or takes too long is a row with ``error``. ``show`` is given every row when it is
-    known, when it is in the CSV file already. UsageError for settings that are not allowed, OutputError where a file
-    cannot be written, EngineError where no configuration worked.
+    known, when it is in the CSV file already. ``worker`` does the tasks, by default each in a process of its own;
+    several runs can share a :class:`~dgkit.benchmarks.processes.KeptWorker`. ``earlier`` are rows of other runs that
+    the new ones are compared with too. UsageError for settings that are not allowed, OutputError where a file cannot be
+    written, EngineError where no configuration worked.
     """
     check(config)
+    worker = worker or run_worker
     if config.csv is not None:
         append(config.csv, ())
-    found = run_worker(Task(kind="environment", device=config.device), config.timeout)
+    found = worker(Task(kind="environment", device=config.device), config.timeout)
     if not found.cells:
         raise EngineError(f"device {config.device}: {found.error}", "dgkit doctor lists the devices")
     environment = found.cells[0]
-    state = _State([], {}, {})
+    state = _State([], {}, {}, functools.partial(worker, timeout=config.timeout))
     with tempfile.TemporaryDirectory(prefix="dgkit-bench-") as folder:
         todo = list(tasks(config, environment["device"], config.references or Path(folder)))
         for number, task in enumerate(todo):
             if report:
                 report(describe(task), number, len(todo))
-            for row in _perform(task, base_rows(config, task, environment), config.timeout, state):
-                state.rows.append(_compare(row, state.rows))
+            for row in _perform(task, base_rows(config, task, environment), state):
+                state.rows.append(_compare(row, [*earlier, *state.rows]))
                 if config.csv is not None:
                     append(config.csv, state.rows[-1:])
                 if show:
@@ -68,11 +86,11 @@ def describe(task: Task) -> str:
     return f"{name} build" if task.kind == "build" else f"{name} batch {', '.join(map(str, task.batches))}"
 
 
-def _perform(task: Task, rows: list[Row], timeout: float, state: _State) -> list[Row]:
+def _perform(task: Task, rows: list[Row], state: _State) -> list[Row]:
     """``rows`` with what the task found; a task that only prepares others has none, and is remembered."""
     key = (task.subject, task.engine, task.dtype)
     built = state.builds.get(key, Outcome((), "")) if task.kind == "measure" else Outcome((), "")
-    found = Outcome((), f"build: {built.error}") if built.error else run_worker(task, timeout)
+    found = Outcome((), f"build: {built.error}") if built.error else state.do(task)
     if task.kind == "build":
         state.builds[key] = found
     if task.kind == "reference" and found.error:

@@ -4,8 +4,12 @@ RESULT becomes a JSON object: ``cells`` is a list with the cells of a :class:`~d
 configuration that was measured, ``error`` says what stopped the process, if anything did, and ``done`` that it came to
 its end. It is written anew after each configuration, so that a process that dies leaves what it had. What native
 libraries print does not matter.
+
+``python -m dgkit.benchmarks.worker --keep`` takes tasks until its input ends, each a line with a JSON object of a task
+and its RESULT.
 """
 
+import gc
 import importlib
 import json
 import os
@@ -16,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from dgkit.benchmarks.config import IMAGE_SUBJECTS, Task
-from dgkit.benchmarks.processes import reason
+from dgkit.benchmarks.processes import KEEP, reason
 from dgkit.files import atomic_write
 
 # (kind, whether it is of images) -> module and function of dgkit.benchmarks.
@@ -50,22 +54,43 @@ def work(task: Task) -> Iterator[dict[str, Any]]:
 
 def main() -> int:
     """Exit code 0, also where the task failed: RESULT tells."""
-    task = Task.model_validate_json(sys.stdin.buffer.read())
+    if sys.argv[1] != KEEP:
+        _do(Task.model_validate_json(sys.stdin.buffer.read()), Path(sys.argv[1]))
+        return 0
+    for line in sys.stdin.buffer:
+        asked = json.loads(line)
+        _do(Task.model_validate(asked["task"]), Path(asked["result"]), kept=True)
+    return 0
+
+
+def _do(task: Task, result: Path, *, kept: bool = False) -> None:
     cells: list[dict[str, Any]] = []
     problem = ""
     try:
         for found in work(task):
+            if kept:
+                found.pop("rss_mib", None)  # the peak may be that of an earlier task
             cells.append(found)
-            _write(cells, "", done=False)
+            _write(result, cells, "", done=False)
     except Exception as error:  # whatever a backend raises is a finding about that backend
         traceback.print_exc()
         problem = reason(error)
-    _write(cells, problem, done=True)
-    return 0
+    if kept:
+        _free()
+    _write(result, cells, problem, done=True)
 
 
-def _write(cells: list[dict[str, Any]], error: str, *, done: bool) -> None:
-    atomic_write(Path(sys.argv[1]), json.dumps({"cells": cells, "error": error, "done": done}).encode())
+def _free() -> None:
+    """What a task has left on a GPU would be missing to the next."""
+    import torch
+
+    gc.collect()
+    if torch.cuda.is_initialized():
+        torch.cuda.empty_cache()
+
+
+def _write(result: Path, cells: list[dict[str, Any]], error: str, *, done: bool) -> None:
+    atomic_write(result, json.dumps({"cells": cells, "error": error, "done": done}).encode())
 
 
 if __name__ == "__main__":
