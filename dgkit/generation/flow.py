@@ -98,7 +98,7 @@ def fill(
 
 
 def _ahead(plan: JobPlan, todo: Iterable[Task], depth: int) -> Generator[Block, None, None]:
-    """The blocks of ``todo`` in order, up to ``depth`` of them made before they are asked for."""
+    """The blocks of ``todo`` in order, up to ``depth`` of them made before they are asked for, in several threads."""
     source = iter(todo)
     with ThreadPoolExecutor(READERS, "dgkit-jobs") as threads:
         waiting = deque(threads.submit(make_block, plan, task) for task in islice(source, depth))

@@ -1,5 +1,6 @@
 """A tiny model and label maps, made once."""
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -16,3 +17,14 @@ def micro(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def labels(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return make_labels(tmp_path_factory.mktemp("source") / "labels")
+
+
+@pytest.fixture(scope="module")
+def one_thread() -> Iterator[None]:
+    """Two workers on two cores have one thread each: what they are compared with must have no more."""
+    import torch
+
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
