@@ -132,14 +132,13 @@ class Bench:
         digest = hashlib.sha256(json.dumps({k: v for k, v in key.items() if k not in UNKEYED}).encode()).hexdigest()
         kept = self.work / "cells" / f"{name.replace(' ', '-').replace('/', '_')}-{digest[:10]}.json"
         if not kept.exists():
-            print(f"{name} ({setting})", flush=True)
+            kept.parent.mkdir(parents=True, exist_ok=True)
             figures, images = self.drawn(preset)
             if self.judge:
                 found, matrices = judged(self.scenes.pictures(images), self.judge)
                 figures |= scores(found) | self.beside_renders(found)
                 np.save(kept.with_suffix(".npy"), matrices)
             strip = np.concatenate(list(images[:SHOWN]), axis=1)
-            kept.parent.mkdir(parents=True, exist_ok=True)
             Image.fromarray(strip).save(kept.with_suffix(".png"))
             atomic_write(kept, json.dumps({**figures, **self.facts}).encode())
         row = {"cell": name, "settings": setting, **json.loads(kept.read_text(encoding="utf-8"))}
