@@ -22,12 +22,14 @@ from dgkit.cli.export import export
 from dgkit.cli.filter import filter_labels
 from dgkit.cli.generate import generate
 from dgkit.cli.judge import judge
+from dgkit.cli.merge import merge
 from dgkit.cli.pack import pack
 from dgkit.cli.quality import quality
 from dgkit.cli.report import report
 from dgkit.cli.stats import stats
 from dgkit.cli.swap import swap
 from dgkit.cli.train import train
+from dgkit.cli.verify import verify
 from dgkit.cli.world import world
 from dgkit.errors import DgkitError
 
@@ -43,6 +45,8 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 app.command("generate")(generate)
+app.command("verify")(verify)
+app.command("merge")(merge)
 app.command("swap")(swap)
 train.command("judge")(judge)
 app.add_typer(train, name="train")

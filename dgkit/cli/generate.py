@@ -77,7 +77,14 @@ def generate(
         int | None, _option("--batch", "Denoiser samples per network call; the memory follows it.", RUN, "B")
     ] = None,
     workers: Annotated[
-        int | None, _option("--workers", "Processes that read or draw the label maps.", RUN, "N")
+        str | None,
+        _option("--workers", "Processes that make images; auto: one a GPU, or the best split of a CPU.", RUN, "N"),
+    ] = None,
+    shard: Annotated[
+        str | None, _option("--shard", "Only the I-th of N parts of the images, for dgkit merge.", RUN, "I/N")
+    ] = None,
+    ray: Annotated[
+        str | None, _option("--ray", "Make the images on a Ray cluster: ADDRESS, auto or local.", RUN, "ADDRESS")
     ] = None,
     recipe: Annotated[
         Path | None, _option("--recipe", "YAML file of settings, such as a config.yaml of OUT.", RUN, "FILE")
@@ -96,7 +103,7 @@ def generate(
         "label_scale": label_scale, "rare": rare, "model": model, "controlnet": controlnet, "engine": engine,
         "dtype": dtype, "device": device, "engine_recipe": engine_recipe, "rebuild": rebuild,
         "count": count, "preset": preset, "style_mix": style_mix, "size": size, "seed": seed, "batch": batch,
-        "workers": workers,
+        "workers": workers, "shard": shard, "ray": ray,
     }  # fmt: skip
     from dgkit.config import load_config
     from dgkit.generation.config import GenerateConfig

@@ -26,6 +26,14 @@ def _parse_size(value: Any) -> Any:
 
 
 def _parse_shard(value: Any) -> Any:
+def _parse_workers(value: Any) -> Any:
+    """``4``, ``"4"`` or ``"auto"``."""
+    number = int(value) if isinstance(value, str) and value.isdecimal() else value
+    if number != "auto" and not (isinstance(number, int) and 0 <= number <= MAX_WORKERS):
+        raise ValueError(f"workers are a number from 0 to {MAX_WORKERS}, or auto")
+    return number
+
+
     """``"2/4"`` or ``[2, 4]``: the second of four parts."""
     if isinstance(value, str):
         match = re.fullmatch(r"\s*(\d+)\s*/\s*(\d+)\s*", value)
@@ -39,7 +47,7 @@ def _parse_shard(value: Any) -> Any:
 Pixels = Annotated[int, Field(ge=1, le=16384)]
 Size = Annotated[tuple[Pixels, Pixels], BeforeValidator(_parse_size)]
 Shard = Annotated[tuple[int, int], BeforeValidator(_parse_shard)]
-Workers = Annotated[int, Field(ge=0, le=MAX_WORKERS)] | Literal["auto"]
+Workers = Annotated[int | Literal["auto"], BeforeValidator(_parse_workers)]
 
 
 class GenerateConfig(Config):
