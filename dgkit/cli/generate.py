@@ -7,12 +7,14 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from dgkit.cli.common import INTERRUPTED, console, print_json, progress_bars, say
+from dgkit.cli.common import INTERRUPTED, Report, console, print_json, progress_bars, say
+from dgkit.cli.pack import pack_with_bars
 
 if TYPE_CHECKING:
     from dgkit.generation.records import GenerateResult
 
-STAGES = {"index": ("Reading label maps", "maps"), "generate": ("Generating", "images")}
+STAGES = {"index": ("Reading label maps", "maps"), "generate": ("Generating", "images"),
+          "card": ("Counting classes", "labels")}  # fmt: skip
 SOURCE, MODEL, SCENES, RUN = "Label maps", "Model", "Scenes", "Run"
 
 
@@ -92,11 +94,15 @@ def generate(
     assignments: Annotated[
         list[str] | None, _option("--set", "Any other setting, such as steps=30; repeatable.", RUN, "KEY=VALUE")
     ] = None,
+    format: Annotated[
+        str | None,
+        _option("--format", "Also pack OUT: webdataset or parquet, into OUT/FORMAT; folder packs nothing.", RUN, "F"),
+    ] = None,
     as_json: Annotated[bool, _option("--json", "Print a summary of the run as JSON on stdout.", RUN)] = False,
 ) -> None:
     """Make labelled street scenes from label maps.
 
-    Images, labels, a manifest and a contact sheet are written to OUT. Settings: RECIPE < --set < flags.
+    Images, labels, a manifest, a dataset card and a contact sheet are written to OUT. Settings: RECIPE < --set < flags.
     """
     settings = {
         "labels": labels, "dataset": dataset, "world": world, "encoding": encoding, "split": split,
@@ -109,11 +115,16 @@ def generate(
     from dgkit.generation.config import GenerateConfig
 
     config = load_config(GenerateConfig, recipe, assignments or (), **settings)
+    if format is not None:
+        from dgkit.outputs.pack import check_format
+
+        check_format(format)  # before the images are made
     from dgkit.generation.run import generate as run
 
     try:
         with progress_bars(STAGES) as progress:
             result = run(out, config, progress=progress, notify=say)
+            _describe(result, progress)
     except KeyboardInterrupt:
         state = f"finished images are in {out}, " if out.is_dir() else ""
         console().print(f"\nstopped; {state}the same command continues", markup=False)
@@ -122,6 +133,17 @@ def generate(
         print_json(result.to_json())
     else:
         _report(result)
+    if format not in (None, "folder"):
+        pack_with_bars(out, out / format, format)
+
+
+def _describe(result: GenerateResult, progress: Report) -> None:
+    """The dataset card beside the images, and what other programs need to read them."""
+    from dgkit.outputs.card import write_card
+
+    write_card(
+        result.out, source_pixels=result.source_pixels, progress=lambda done, total: progress("card", done, total)
+    )
 
 
 def _report(result: GenerateResult) -> None:

@@ -31,7 +31,9 @@ def pack(
         print_json(result.to_json())
 
 
-def pack_with_bars(out: Path, dest: Path, format: str, shard_bytes: int | None, partial: bool = False) -> PackResult:
+def pack_with_bars(
+    out: Path, dest: Path, format: str, shard_bytes: int | None = None, partial: bool = False
+) -> PackResult:
     """Pack, showing progress; a word about the result goes to people. ``shard_bytes`` None: the usual size."""
     from dgkit.outputs.pack import SHARD_BYTES
     from dgkit.outputs.pack import pack as run

@@ -84,7 +84,10 @@ class Record:
 
 @dataclass(frozen=True)
 class GenerateResult:
-    """The folder after a run. ``records`` are all images in it, in job order; ``written`` were made by this run."""
+    """The folder after a run. ``records`` are all images in it, in job order; ``written`` were made by this run.
+
+    ``source_pixels`` are the pixels of the 19 classes in all label maps of the source, at the scale they were drawn at.
+    """
 
     out: Path
     records: tuple[Record, ...]
@@ -92,6 +95,7 @@ class GenerateResult:
     continued: int
     seconds: float
     model: str
+    source_pixels: tuple[int, ...] | None = None
 
     @property
     def contact_sheet(self) -> Path:

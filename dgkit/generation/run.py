@@ -79,7 +79,8 @@ def generate(
         folder.finish(f"{len(folder.records)} labelled scenes", footnote(config, model))
     records = folder.in_order()
     seconds = time.perf_counter() - started
-    return GenerateResult(folder.path, records, len(records) - before, before, seconds, model)
+    pixels = tuple(int(count) for count in plan.index.counts.sum(axis=0))
+    return GenerateResult(folder.path, records, len(records) - before, before, seconds, model, pixels)
 
 
 def _make_missing(

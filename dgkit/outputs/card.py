@@ -69,9 +69,9 @@ def card_text(summary: Summary, layout: str) -> str:
     parts = [
         _front_matter(summary, layout),
         _MARK,
-        f"\n# {summary.name}\n",
-        f"{summary.images:,} labelled street scenes{_pixels(summary)}, generated with dgkit {__version__}: a label map "
-        "and a prompt went in, each image shows both. Labels are the 19 classes of Cityscapes as train ids.\n",
+        f"\n# {summary.images:,} labelled street scenes\n",
+        f"Images{_pixels(summary)}, generated with dgkit {__version__}: a label map and a prompt went in, the image "
+        "shows both. Labels are the 19 classes of Cityscapes as train ids.\n",
         _table(("setting", "value"), _settings(summary)),
         f"## Files\n\n{_CONTENT[layout]}\n",
         _loading(layout),
@@ -135,7 +135,7 @@ def _front_matter(summary: Summary, layout: str) -> str:
     licence = summary.licence or "other"
     files = "".join(f"\n    - {json.dumps(pattern)}" for pattern in FILES[layout])
     return (
-        f"---\nlicense: {licence}\npretty_name: {json.dumps(summary.name)}\n"
+        f"---\nlicense: {licence}\npretty_name: {summary.images} labelled street scenes\n"
         f"task_categories:\n- image-segmentation\nsize_categories:\n- {size}\n"
         "tags:\n- synthetic\n- street scenes\n- domain generalization\n- dgkit\n"
         f"configs:\n- config_name: default\n  data_files:\n  - split: train\n    path:{files}\n---"

@@ -101,7 +101,7 @@ def page_data(folder: GeneratedFolder, pixels: ClassPixels, summary: Summary) ->
     columns["agreement"] = find_agreement(folder)
     height, width = folder.size or (1, 1)
     return {
-        "title": summary.name,
+        "title": folder.name,
         "facts": _facts(summary),
         "classes": list(CLASSES),
         "palette": [list(map(int, colour)) for colour in PALETTE],

@@ -18,9 +18,9 @@ _EMBEDDED = "the model that dgkit ships"
 @dataclass(frozen=True)
 class Summary:
     """``pixels`` and ``scenes`` count the 19 classes here, ``source_pixels`` in the label maps that were drawn from
-    (None where they are not known). Nothing in it depends on when, where or how often the run was started."""
+    (None where they are not known). Nothing in it depends on when, where or how often the run was started: a folder
+    that is made again elsewhere is the same byte for byte."""
 
-    name: str
     images: int
     size: tuple[int, int] | None
     styles: dict[str, int]
@@ -48,7 +48,6 @@ class Summary:
             for i, name in enumerate(CLASSES)
         ]  # fmt: skip
         return {
-            "name": self.name,
             "images": self.images,
             "height": None if self.size is None else self.size[0],
             "width": None if self.size is None else self.size[1],
@@ -69,7 +68,6 @@ def summarise(folder: GeneratedFolder, pixels: ClassPixels, source_pixels: Seque
     card of this folder recorded."""
     known = source_pixels if source_pixels is not None else _recorded(folder)
     return Summary(
-        name=folder.name,
         images=len(folder.records),
         size=folder.size,
         styles=folder.styles,

@@ -69,7 +69,7 @@ def test_a_style_mix_file_is_written_out_in_the_config(usual: Arguments, tmp_pat
 def test_every_flag_is_a_setting() -> None:
     import inspect
 
-    flags = set(inspect.signature(command.generate).parameters) - {"out", "recipe", "assignments", "as_json"}
+    flags = set(inspect.signature(command.generate).parameters) - {"out", "recipe", "assignments", "format", "as_json"}
     assert flags <= set(GenerateConfig.model_fields)
 
 

@@ -34,7 +34,7 @@ def front_matter(folder: Path) -> dict:
 
 def test_the_card_says_what_the_folder_holds(carded: Path) -> None:
     text = (carded / "README.md").read_text()
-    assert "# scenes" in text and "7 labelled street scenes of 128 x 96 pixels" in text
+    assert "# 7 labelled street scenes" in text and "Images of 128 x 96 pixels" in text
     assert "| snowy | 2 |" in text and "the model that dgkit ships" in text
     pixels = count_classes(open_generated(carded))
     share = pixels.totals[0] / sum(pixels.totals)
@@ -58,9 +58,9 @@ def test_writing_again_changes_nothing_and_remembers_the_source(carded: Path) ->
 
 
 def test_the_files_do_not_depend_on_the_place(generated: Path, carded: Path, tmp_path: Path) -> None:
-    shutil.copytree(generated, tmp_path / "elsewhere" / "scenes")
-    write_card(tmp_path / "elsewhere" / "scenes", source_pixels=SOURCE_PIXELS)
-    assert snapshot(tmp_path / "elsewhere" / "scenes") == snapshot(carded)
+    shutil.copytree(generated, tmp_path / "elsewhere")
+    write_card(tmp_path / "elsewhere", source_pixels=SOURCE_PIXELS)
+    assert snapshot(tmp_path / "elsewhere") == snapshot(carded)
 
 
 def test_the_source_of_other_label_maps_is_forgotten(tmp_path: Path) -> None:
