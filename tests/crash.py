@@ -3,6 +3,7 @@
 import os
 import signal
 import sys
+import tempfile
 import time
 from collections.abc import Sequence
 from typing import Any
@@ -36,6 +37,7 @@ def run_until(arguments: Sequence[str], operation: int) -> None:
     Operations are both sides of every rename, and every write to an open file descriptor (the manifest), which is cut
     in half: what a kill can leave behind.
     """
+    tempfile.gettempdir()  # looks for its folder with a write, when some library first asks for it
     left = [operation]
     replace, write = os.replace, os.write
 

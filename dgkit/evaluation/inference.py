@@ -12,6 +12,7 @@ from torch.nn import functional
 from dgkit.evaluation.eval_sets import Item
 from dgkit.evaluation.protocols import Protocol, Window, windows
 from dgkit.evaluation.segmenters import Segmenter
+from dgkit.evaluation.winners import winners
 
 S = TypeVar("S")
 T = TypeVar("T")
@@ -43,22 +44,24 @@ class _Work:
 
     def label(self) -> Tensor:
         """uint8 [H,W]: index of the winning channel at the size of the label map."""
-        maps = [self._enlarged(total) for total in self.sums if total is not None]
+        size = self.item.label.shape
+        maps = [self._mean(total) for total in self.sums if total is not None]
         if len(maps) == 1:
-            return maps[0].argmax(1)[0].to(torch.uint8)  # softmax does not change the order
-        mean = maps[0].softmax(1).add_(maps[1].softmax(1).flip(-1))
-        return mean.argmax(1)[0].to(torch.uint8)
+            return winners(maps[0], size)  # softmax does not change the order
+        one, two = (
+            functional.interpolate(logits[None], size=tuple(size), mode="bilinear", align_corners=False)
+            for logits in maps
+        )
+        return one.softmax(1).add_(two.softmax(1).flip(-1))[0].argmax(0).to(torch.uint8)
 
-    def _enlarged(self, total: Tensor) -> Tensor:
+    def _mean(self, total: Tensor) -> Tensor:
+        """float32 [K,h,w]: the mean over windows of the sums of their logits."""
         if len(self.places) > 1:
             count = total.new_zeros(total.shape[1:])
             for top, bottom, left, right in self.places:
                 count[top:bottom, left:right] += 1
             total /= count
-        size = self.item.label.shape
-        if tuple(total.shape[1:]) == tuple(size):
-            return total[None]
-        return functional.interpolate(total[None], size=tuple(size), mode="bilinear", align_corners=False)
+        return total
 
 
 @dataclass(frozen=True)

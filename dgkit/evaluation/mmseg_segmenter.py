@@ -1,27 +1,23 @@
 """Checkpoints of mmsegmentation, dgkit's own among them, as segmenters."""
 
-import contextlib
 import hashlib
 import json
-import sys
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from dgkit.engines.mm_checkpoint import load_module, quiet, read_checkpoint
 from dgkit.errors import InputError, ModelError, UsageError
 from dgkit.evaluation.mmseg_config import beside, find_model, read_config
 from dgkit.evaluation.segmenters import ModuleSource, Triple
 from dgkit.files import digest_file
 from dgkit.labels import CLASSES, NUM_CLASSES
-from dgkit.optional import first_line, require
+from dgkit.optional import first_line
 from dgkit.provenance import version
-
-EXTRA = "seg"
 
 
 def mmseg_source(checkpoint: Path, config: Path | None = None) -> ModuleSource:
@@ -31,7 +27,7 @@ def mmseg_source(checkpoint: Path, config: Path | None = None) -> ModuleSource:
     the only ``.py`` file there, else the copy in the checkpoint, and is read as data. Classes are those of the
     checkpoint. Raises UsageError for a config that needs to be executed, InputError, ModelError, MissingDependency.
     """
-    content = _read(checkpoint)
+    content = read_checkpoint(checkpoint)
     meta = content.get("meta")
     meta = meta if isinstance(meta, Mapping) else {}
     model = _model_config(checkpoint, config, meta)
@@ -84,24 +80,6 @@ class _Network(nn.Module):
         return logits[..., :height, :width] if any(padding) else logits
 
 
-def _read(path: Path) -> dict[str, Any]:
-    if not path.is_file():
-        raise InputError(
-            f"{path}: no such file", "give a checkpoint that dgkit train segmenter or mmsegmentation wrote"
-        )
-    known = _load("mmengine.runner.checkpoint").get_torch_safe_globals()  # log buffers and numpy scalars
-    try:
-        with torch.serialization.safe_globals(known):
-            content = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # pickle, zip and end-of-file errors: all mean the same to a user
-        raise ModelError(
-            f"{path} is no checkpoint of tensors and plain values: {first_line(error)}", "save or download it again"
-        ) from error
-    if not isinstance(content, dict) or not isinstance(content.get("state_dict"), Mapping):
-        raise ModelError(f"{path} has no 'state_dict'", "give a whole checkpoint, not an encoder's weights")
-    return content
-
-
 def _model_config(checkpoint: Path, config: Path | None, meta: Mapping[str, Any]) -> dict[str, Any]:
     if config is not None:
         return _executed(config)
@@ -122,8 +100,8 @@ def _executed(config: Path) -> dict[str, Any]:
         raise InputError(f"{config}: no such file", "check --config")
     _prepare()
     try:
-        with _quiet():
-            found = _load("mmengine.config").Config.fromfile(str(config)).to_dict()
+        with quiet():
+            found = load_module("mmengine.config").Config.fromfile(str(config)).to_dict()
     except Exception as error:  # whatever the file raises when it is executed
         raise InputError(
             f"{config} cannot be read: {type(error).__name__}: {first_line(error)}", "correct it"
@@ -164,11 +142,11 @@ def _fixed_side(model: Mapping[str, Any]) -> int | None:
 
 def _build(model: Mapping[str, Any], checkpoint: Path) -> Any:
     settings = {**model, "pretrained": None, "train_cfg": None, "init_cfg": None}
-    state = _read(checkpoint)["state_dict"]
+    state = read_checkpoint(checkpoint)["state_dict"]
     try:
-        with _quiet():
-            network = _load("mmseg.registry").MODELS.build(settings)
-            network = _load("mmengine.model").revert_sync_batchnorm(network)
+        with quiet():
+            network = load_module("mmseg.registry").MODELS.build(settings)
+            network = load_module("mmengine.model").revert_sync_batchnorm(network)
         network.load_state_dict(state)
     except Exception as error:  # registry, key, type and shape errors: the two do not belong together
         reason = f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"
@@ -178,18 +156,5 @@ def _build(model: Mapping[str, Any], checkpoint: Path) -> Any:
 
 def _prepare() -> None:
     """Make mmsegmentation's classes known to its registry."""
-    _load("mmseg.models")
-    _load("mmengine.registry").init_default_scope("mmseg")
-
-
-def _load(module: str) -> Any:
-    with _quiet():
-        return require(module, EXTRA)
-
-
-@contextlib.contextmanager
-def _quiet() -> Iterator[None]:
-    """mmcv warns of operators that no network here needs, mmengine prints; stdout is for results."""
-    with warnings.catch_warnings(), contextlib.redirect_stdout(sys.stderr):
-        warnings.simplefilter("ignore")
-        yield
+    load_module("mmseg.models")
+    load_module("mmengine.registry").init_default_scope("mmseg")

@@ -3,13 +3,13 @@
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 
+from dgkit.engines.mm_checkpoint import read_checkpoint
 from dgkit.engines.segmenter import write_segmenter
 from dgkit.errors import ModelError
 from dgkit.labels import CLASSES
-from dgkit.optional import first_line, require
+from dgkit.optional import first_line
 from dgkit.training.segmenter.hrda import HRDASegmentor
 from dgkit.training.segmenter.networks import MEAN, STD
 
@@ -44,12 +44,9 @@ def export_segmenter(network: Any, path: Path, crop: int) -> float:
 
 
 def load_checkpoint(network: nn.Module, path: Path) -> None:
-    """Copy the weights of a checkpoint of ``dgkit train segmenter`` (tensors only are read). Raises ModelError."""
-    # What mmengine puts beside the weights: its own log buffers, numpy scalars.
-    known = require("mmengine.runner.checkpoint", "seg").get_torch_safe_globals()
+    """Copy the weights of a checkpoint of ``dgkit train segmenter``. Raises ModelError."""
+    state = read_checkpoint(path)["state_dict"]
     try:
-        with torch.serialization.safe_globals(known):
-            state = torch.load(path, map_location="cpu", weights_only=True)["state_dict"]
         network.load_state_dict(state)
-    except Exception as error:  # pickle, zip, key and shape errors: all mean the same to a user
+    except RuntimeError as error:  # other names or shapes
         raise ModelError(f"{path} is no checkpoint of this network: {first_line(error)}", "choose another") from error

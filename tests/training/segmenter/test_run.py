@@ -2,6 +2,7 @@
 
 import importlib.util
 import json
+from pathlib import Path
 
 import pytest
 import torch
@@ -12,6 +13,7 @@ if importlib.util.find_spec("mmseg") is None:
 
 from dgkit.cli.app import main
 from dgkit.errors import UsageError
+from dgkit.evaluation.segmenters import open_segmenter
 from dgkit.training.segmenter.mm import BaseDecodeHead
 from dgkit.training.segmenter.recipe import SegmenterRecipe
 from dgkit.training.segmenter.run import train_segmenter
@@ -82,6 +84,15 @@ def test_the_command_writes_checkpoints_figures_and_onnx(micro, tmp_path, source
     assert list(out.rglob("events.out.tfevents*"))
     ((step, miou),) = json.loads((out / "metrics.json").read_text())["miou"]
     assert step == 2 and 0 <= miou <= 100
+    for name in ("checkpoint", "best"):  # with what a validation adds to them
+        check_same(Path(result[name]), out / "segmenter.onnx")
+
+
+def check_same(checkpoint: Path, onnx: Path) -> None:
+    """dgkit eval finds the config beside a checkpoint, reads it as data, and has the logits of the exported file."""
+    images = torch.randint(0, 256, (1, 3, 64, 96), dtype=torch.uint8)
+    with open_segmenter(checkpoint, device="cpu") as one, open_segmenter(onnx, device="cpu") as two:
+        assert torch.allclose(one.logits(images), two.logits(images), atol=1e-3)
 
 
 def test_reduced_precision_needs_a_gpu(micro, monkeypatch):
