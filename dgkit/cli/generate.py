@@ -14,8 +14,9 @@ if TYPE_CHECKING:
     from dgkit.generation.records import GenerateResult
 
 STAGES = {"index": ("Reading label maps", "maps"), "generate": ("Generating", "images"),
+          "measure": ("Measuring", "scenes"), "filter": ("Filtering", "labels"),
           "card": ("Counting classes", "labels")}  # fmt: skip
-SOURCE, MODEL, SCENES, RUN = "Label maps", "Model", "Scenes", "Run"
+SOURCE, MODEL, SCENES, QUALITY, RUN = "Label maps", "Model", "Scenes", "Only good scenes", "Run"
 
 
 def _option(names: str, text: str, panel: str, metavar: str | None = None) -> Any:
@@ -65,16 +66,36 @@ def generate(
     ] = None,
     count: Annotated[int | None, _option("--count", "Images to have in OUT at the end.", SCENES, "N")] = None,
     preset: Annotated[
-        str | None, _option("--preset", "Sampler preset: exact, one-pass or official.", SCENES, "P")
+        str | None, _option("--preset", "Sampler preset: exact, fast, turbo, one-pass or official.", SCENES, "P")
     ] = None,
     style_mix: Annotated[
         str | None,
         _option("--style-mix", "code, released, uniform, one style, or a YAML file of weights.", SCENES, "MIX"),
     ] = None,
+    balance_classes: Annotated[
+        bool | None, _option("--balance-classes", "Draw the classes that the scenes so far lack.", SCENES)
+    ] = None,
+    balance_styles: Annotated[
+        bool | None, _option("--balance-styles", "Spread the styles over the scenes of each class.", SCENES)
+    ] = None,
     size: Annotated[
         str | None, _option("--size", "Pixels: S or HEIGHTxWIDTH; by default the model's own.", SCENES, "S")
     ] = None,
     seed: Annotated[int | None, _option("--seed", "Everything random follows from it.", SCENES, "S")] = None,
+    judge: Annotated[
+        Path | None,
+        _option("--judge", "Segmenter that scores each image; second labels as dgkit filter.", QUALITY, "ONNX"),
+    ] = None,
+    min_agreement: Annotated[
+        float | None,
+        _option("--min-agreement", "Redraw images of which the judge sees less as labelled, 0 to 1.", QUALITY, "SHARE"),
+    ] = None,
+    redraws: Annotated[
+        int | None, _option("--redraws", "Redraw an image at most so often; the best is kept (3).", QUALITY, "N")
+    ] = None,
+    boundary: Annotated[
+        int | None, _option("--boundary", "Band ignored beside other classes in second labels, 0 to 8.", QUALITY, "PX")
+    ] = None,
     batch: Annotated[
         int | None, _option("--batch", "Denoiser samples per network call; the memory follows it.", RUN, "B")
     ] = None,
@@ -109,6 +130,8 @@ def generate(
         "label_scale": label_scale, "rare": rare, "model": model, "controlnet": controlnet, "engine": engine,
         "dtype": dtype, "device": device, "engine_recipe": engine_recipe, "rebuild": rebuild,
         "count": count, "preset": preset, "style_mix": style_mix, "size": size, "seed": seed, "batch": batch,
+        "balance_classes": balance_classes, "balance_styles": balance_styles, "judge": judge,
+        "min_agreement": min_agreement, "redraws": redraws, "boundary": boundary,
         "workers": workers, "shard": shard, "ray": ray,
     }  # fmt: skip
     from dgkit.config import load_config
@@ -159,6 +182,8 @@ def _report(result: GenerateResult) -> None:
     for count, text in (
         (sum(record.retried for record in result.records), "computed again in fp32, the first result was not finite"),
         (sum(not record.rule_met for record in result.records), "with less of the drawn class than asked for"),
+        (sum(len(record.attempts) > 1 for record in result.records), "drawn more than once"),
+        (sum(not record.accepted for record in result.records), "below the agreement asked for"),
     ):
         if count:
             shown.print(f"{count} {text}", markup=False)

@@ -111,10 +111,14 @@ def class_probabilities(
     return weights / weights.sum()
 
 
-def drawable_classes(index: ClassIndex, rules: CropRules) -> np.ndarray:
-    """float64 [19]: probabilities of :func:`draw_crop`, 0 for classes without an eligible file."""
+def drawable_classes(index: ClassIndex, rules: CropRules, counts: np.ndarray | None = None) -> np.ndarray:
+    """float64 [19]: probabilities of :func:`draw_crop`, 0 for classes without an eligible file.
+
+    ``counts`` [19] stand in for the pixels of each class in the label maps; a class needs some in either.
+    """
     eligible = np.any(index.counts > _threshold(index, rules), axis=0)
-    return class_probabilities(index.counts.sum(axis=0), rules.temperature, np.asarray(eligible))
+    pixels = index.counts.sum(axis=0) if counts is None else counts
+    return class_probabilities(pixels, rules.temperature, np.asarray(eligible))
 
 
 def anchor_box(y: int, x: int, height: int, width: int, size: int | tuple[int, int]) -> CropBox:
@@ -140,20 +144,27 @@ def crop(label: np.ndarray, box: CropBox) -> np.ndarray:
     return result
 
 
-def draw_crop(index: ClassIndex, rules: CropRules, rng: np.random.Generator, rare: bool = True) -> Draw:
+def draw_crop(
+    index: ClassIndex,
+    rules: CropRules,
+    rng: np.random.Generator,
+    rare: bool = True,
+    counts: np.ndarray | None = None,
+) -> Draw:
     """Draw a window: a rare class, a file that holds enough of it, a pixel of it, the window around that pixel.
 
     A window must have more than ``rules.min_share`` of its class. After ``rules.attempts`` windows of a file another
     file of the same class is drawn, up to :data:`MAX_FILES`; then the window with most of the class is returned with
     ``rule_met`` false. If no file at all is eligible, one pixel of a class is enough. With ``rare`` false file and
-    window are uniform. The result depends on ``index``, ``rules`` and the state of ``rng`` only.
+    window are uniform. ``counts`` [19] take the place of the maps' class frequencies, as in :func:`drawable_classes`.
+    The result depends on the arguments and the state of ``rng`` only.
 
     Raises :class:`LabelError` if nothing can be drawn or a map changed after it was indexed.
     """
     if not rare:
         return _draw_uniform(index, rules, rng)
     threshold = _threshold(index, rules)
-    probabilities = drawable_classes(index, rules)
+    probabilities = drawable_classes(index, rules, counts)
     class_id = int(rng.choice(len(probabilities), p=probabilities))
     files = rng.permutation(np.flatnonzero(index.counts[:, class_id] > threshold))[:MAX_FILES]
     best: tuple[int, int, CropBox, np.ndarray] | None = None

@@ -50,7 +50,7 @@ def judge(logits: np.ndarray, classes: np.ndarray, label: np.ndarray) -> Judgeme
     ids, values = label[known], loss[known].astype(np.float64)
     pixels = np.bincount(ids, minlength=NUM_CLASSES)
     losses = np.bincount(ids, values, minlength=NUM_CLASSES)
-    right = np.count_nonzero(classes[logits.argmax(0)][known] == ids)
+    right = int(np.count_nonzero(classes[logits.argmax(0)][known] == ids))
     agreement = right / len(ids) if len(ids) else None
     return Judgement(np.where(known, loss, np.float32(np.nan)), pixels, losses, agreement)
 

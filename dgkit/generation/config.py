@@ -8,6 +8,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BeforeValidator, Field, model_validator
 
 from dgkit.config import Config
+from dgkit.data.filtering import MAX_BOUNDARY
 from dgkit.errors import UsageError
 
 DEFAULT_WORLD = 64  # scenes of the procedural city where no source of label maps is given
@@ -25,7 +26,6 @@ def _parse_size(value: Any) -> Any:
     return (value, value) if isinstance(value, int) else value
 
 
-def _parse_shard(value: Any) -> Any:
 def _parse_workers(value: Any) -> Any:
     """``4``, ``"4"`` or ``"auto"``."""
     number = int(value) if isinstance(value, str) and value.isdecimal() else value
@@ -34,6 +34,7 @@ def _parse_workers(value: Any) -> Any:
     return number
 
 
+def _parse_shard(value: Any) -> Any:
     """``"2/4"`` or ``[2, 4]``: the second of four parts."""
     if isinstance(value, str):
         match = re.fullmatch(r"\s*(\d+)\s*/\s*(\d+)\s*", value)
@@ -93,6 +94,21 @@ class GenerateConfig(Config):
     min_share: float = Field(0.01, ge=0, lt=1, description="share of the crop the drawn class must exceed")
     attempts: int = Field(10, ge=1, le=10_000, description="crops tried in one file for that share")
     temperature: float = Field(0.01, gt=0, description="temperature of the class probabilities")
+    balance_classes: bool = Field(
+        False, description="class probabilities follow the scenes made so far instead of the label maps"
+    )
+    balance_styles: bool = Field(False, description="each class, not only the run, has the styles in the mix's shares")
+
+    judge: Path | None = Field(
+        None, description="ONNX segmenter that scores each image as it is made and writes second labels"
+    )
+    min_agreement: float | None = Field(
+        None, ge=0, le=1, description="share of the pixels the judge must call as labelled, else the image is redrawn"
+    )
+    redraws: int = Field(3, ge=0, le=100, description="times an image is redrawn at most, each with the next seed")
+    boundary: int = Field(
+        0, ge=0, le=MAX_BOUNDARY, description="band ignored in second labels beside other classes [pixels]"
+    )
 
     batch: int = Field(8, ge=1, le=4096, description="denoiser samples in one network call")
     workers: Workers = Field(
@@ -113,6 +129,10 @@ class GenerateConfig(Config):
         None, description="digest of the weights; written by the run, and where given the run insists on it"
     )
 
+    judge_digest: str | None = Field(
+        None, description="digest of the judge; written by the run, and where given the run insists on it"
+    )
+
     @property
     def readers(self) -> int:
         """Processes that read or draw the label maps."""
@@ -126,6 +146,14 @@ class GenerateConfig(Config):
                 f"--engine-recipe and --{given[0]} are given, allowed is one of the two",
                 f"drop --{given[0]}, or change it in {self.engine_recipe}",
             )
+        return self
+
+    @model_validator(mode="after")
+    def _judged(self) -> "GenerateConfig":
+        if self.min_agreement is not None and self.judge is None:
+            raise UsageError("--min-agreement needs a judge", "add --judge FILE.onnx")
+        if self.balance_classes and not self.rare:
+            raise UsageError("--balance-classes and --no-rare are given, allowed is one", "drop one of the two")
         return self
 
     @model_validator(mode="after")

@@ -1,7 +1,8 @@
 """What each image will be, settled before a pixel is drawn.
 
 A job is a pure function of (settings, label maps, run seed, job index): any one can be recomputed alone, in any order,
-on any machine, and a run that was cut off goes on with the very jobs it would have had.
+on any machine, and a run that was cut off goes on with the very jobs it would have had. Where classes or styles are
+balanced, it also depends on the labels of the jobs before it, which are drawn for that and need no image.
 """
 
 import re
@@ -9,9 +10,10 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from dgkit.data.crops import CropBox, CropRules, draw_crop
+from dgkit.data.crops import CropBox, CropRules, Draw, draw_crop
 from dgkit.data.index import ClassIndex
 from dgkit.data.prompts import NO_STYLE, STYLES, StyleMix, caption, compose
+from dgkit.generation.balance import Balance, Seen
 from dgkit.labels import CLASSES
 
 # One generator per (run seed, job, purpose), so that another number of draws for one purpose moves no other.
@@ -21,13 +23,14 @@ GOLDEN = (5**0.5 - 1) / 2
 
 @dataclass(frozen=True)
 class JobPlan:
-    """All that jobs depend on. ``index`` is of the label maps after scaling."""
+    """All that jobs depend on. ``index`` is of the label maps after scaling. ``balance`` None: no job minds another."""
 
     index: ClassIndex
     rules: CropRules
     mix: StyleMix
     seed: int
     rare: bool = True
+    balance: Balance | None = None
 
 
 @dataclass(frozen=True)
@@ -56,8 +59,8 @@ def make_job(plan: JobPlan, job_index: int) -> Job:
         LabelError: a label map cannot be read.
         InputError: no label map has a class that can be drawn.
     """
-    draw = draw_crop(plan.index, plan.rules, np.random.default_rng([plan.seed, job_index, CROP]), rare=plan.rare)
-    style = spread_style(plan.mix, plan.seed, job_index)
+    draw, seen = _draw(plan, job_index)
+    style = _style(plan, job_index, draw.class_id, seen)
     source = plan.index.dataset.samples[draw.sample_index].id
     class_name = None if draw.class_id is None else CLASSES[draw.class_id]
     return Job(
@@ -75,10 +78,34 @@ def make_job(plan: JobPlan, job_index: int) -> Job:
     )
 
 
-def spread_style(mix: StyleMix, seed: int, job_index: int) -> str:
+def attempt_seed(run_seed: int, job_index: int, attempt: int) -> int:
+    """Noise seed of the ``attempt``-th drawing of a job, from 1; the first of all, 0, has the job's own."""
+    return int(np.random.default_rng([run_seed, job_index, NOISE, attempt]).integers(2**63))
+
+
+def _draw(plan: JobPlan, job_index: int) -> tuple[Draw, Seen | None]:
+    """The window of a job, and what the jobs before it hold where that counts."""
+
+    def draw(number: int, counts: np.ndarray | None) -> Draw:
+        rng = np.random.default_rng([plan.seed, number, CROP])
+        return draw_crop(plan.index, plan.rules, rng, rare=plan.rare, counts=counts)
+
+    if plan.balance is None:
+        return draw(job_index, None), None
+    return plan.balance.draw(job_index, plan.index.counts.sum(axis=0), draw)
+
+
+def _style(plan: JobPlan, job_index: int, class_id: int | None, seen: Seen | None) -> str:
+    if seen is None or plan.balance is None or not plan.balance.styles:
+        return spread_style(plan.mix, plan.seed, job_index)
+    return spread_style(plan.mix, plan.seed, seen.jobs_of(class_id), -1 if class_id is None else class_id)
+
+
+def spread_style(mix: StyleMix, seed: int, job_index: int, class_id: int | None = None) -> str:
     """The style of a job. Golden-ratio steps through [0, 1) instead of independent draws: each style has the same share
-    in the long run, and a short run comes as close to the mix as its length allows."""
-    offset = np.random.default_rng([seed, STYLE]).random()
+    in the long run, and a short run comes as close to the mix as its length allows. With ``class_id`` (-1: none) the
+    steps of each class begin elsewhere, and ``job_index`` counts its own jobs."""
+    offset = np.random.default_rng([seed, STYLE] if class_id is None else [seed, STYLE, class_id + 1]).random()
     shares = mix.probabilities
     position = (offset + job_index * GOLDEN) % 1.0
     chosen = int(np.searchsorted(np.cumsum(shares), position, side="right"))

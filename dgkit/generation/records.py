@@ -7,6 +7,17 @@ from typing import Any
 
 
 @dataclass(frozen=True)
+class Attempt:
+    """One drawing of an image: its noise seed, and the share of the labelled pixels that the judge calls as labelled.
+
+    ``agreement`` is None where every pixel is ignore or of a class that the judge does not know.
+    """
+
+    seed: int
+    agreement: float | None
+
+
+@dataclass(frozen=True)
 class Record:
     """One image of an output folder: one line of its ``manifest.jsonl``.
 
@@ -14,7 +25,9 @@ class Record:
     ``label`` and ``vis`` are paths relative to the folder. ``rule_met`` is False where no crop held the drawn class on
     the share of the area that the settings ask for, and the best one was taken. ``prompt_used`` is ``prompt`` without
     the class names that did not fit the model's text length. ``retried`` is True where the image was
-    computed again in fp32 because it was not finite. ``style`` is "none" for a prompt without one.
+    computed again in fp32 because it was not finite. ``style`` is "none" for a prompt without one. Where a judge looked
+    at the image, ``attempts`` are all drawings of it, ``seed`` that of the one that was kept, and ``accepted`` is False
+    where it agrees less than the settings ask for: then it is the best of them.
     """
 
     index: int
@@ -34,8 +47,20 @@ class Record:
     retried: bool
     image_sha256: str
     label_sha256: str
+    attempts: tuple[Attempt, ...] = ()
+    accepted: bool = True
+
+    @property
+    def agreement(self) -> float | None:
+        """Of the drawing that was kept."""
+        return next((attempt.agreement for attempt in self.attempts if attempt.seed == self.seed), None)
 
     def to_json(self) -> dict[str, Any]:
+        judged = {
+            "agreement": self.agreement,
+            "accepted": self.accepted,
+            "attempts": [{"seed": attempt.seed, "agreement": attempt.agreement} for attempt in self.attempts],
+        }
         return {
             "index": self.index,
             "id": self.id,
@@ -54,6 +79,7 @@ class Record:
             "retried": self.retried,
             "image_sha256": self.image_sha256,
             "label_sha256": self.label_sha256,
+            **(judged if self.attempts else {}),
         }
 
     @classmethod
@@ -79,7 +105,13 @@ class Record:
             retried=bool(values["retried"]),
             image_sha256=str(values["image_sha256"]),
             label_sha256=str(values["label_sha256"]),
+            attempts=tuple(Attempt(int(a["seed"]), _share(a["agreement"])) for a in values.get("attempts", ())),
+            accepted=bool(values.get("accepted", True)),
         )
+
+
+def _share(value: Any) -> float | None:
+    return None if value is None else float(value)
 
 
 @dataclass(frozen=True)

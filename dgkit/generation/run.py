@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from dgkit.generation.config import GenerateConfig
+from dgkit.generation.filter import FilterConfig, filter_folder
 from dgkit.generation.flow import Alone, Pool, Tally, Tell, fill
 from dgkit.generation.jobs import JobPlan
 from dgkit.generation.records import GenerateResult
@@ -41,8 +42,9 @@ def generate(
     Pass a whole ``config``, or single settings of :class:`GenerateConfig` as keywords. What is in the folder already is
     kept, so the call continues a run that was cut off. ``out`` then holds ``images/<id>.png`` (8-bit RGB),
     ``labels/<id>_labelTrainIds.png`` (8-bit, train ids 0..18 or 255), ``vis/``, ``manifest.jsonl``, ``config.yaml`` and
-    ``contact_sheet.png``; nothing in it depends on how often the run was cut off. ``notify`` is told of engines that
-    are built, and why.
+    ``contact_sheet.png``; nothing in it depends on how often the run was cut off. With a judge or a boundary it also
+    holds second labels, see :func:`~dgkit.generation.filter.filter_folder`. ``notify`` is told of engines that are
+    built, and why.
 
     Raises UsageError for settings that are not allowed, InputError for label maps or a model that cannot be used,
     OutputError for a folder that is in use, was made with other settings or cannot be written, EngineError where the
@@ -77,6 +79,7 @@ def generate(
         if before < total(config):
             _make_missing(folder, plan, pipeline, config, report, notify)
         folder.finish(f"{len(folder.records)} labelled scenes", footnote(config, model))
+        _write_second_labels(folder.path, config, report)
     records = folder.in_order()
     seconds = time.perf_counter() - started
     pixels = tuple(int(count) for count in plan.index.counts.sum(axis=0))
@@ -95,6 +98,14 @@ def _make_missing(
     there = set(folder.records)
     with _pool(config, pipeline, sum(1 for _ in tasks(config, there)), tally.tell, notify) as pool:
         fill(folder.add, plan, tasks(config, there), pool, tally.finish)
+
+
+def _write_second_labels(path: Path, config: GenerateConfig, report: Progress) -> None:
+    """Where a judge or a band is asked for; of a shard none, since the judge's mean losses are those of all scenes."""
+    if config.shard is not None or (config.judge is None and not config.boundary):
+        return
+    rules = FilterConfig(segmenter=config.judge, boundary=config.boundary, min_agreement=config.min_agreement)
+    filter_folder(path, rules, progress=report)
 
 
 @contextlib.contextmanager

@@ -3,7 +3,7 @@
 import contextlib
 import hashlib
 import io
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -11,10 +11,11 @@ import numpy as np
 from PIL import Image
 
 from dgkit.data.labelmap import colorize
+from dgkit.generation.agreement import Drawn, Referee
 from dgkit.generation.config import GenerateConfig
 from dgkit.generation.guards import memory_errors
 from dgkit.generation.jobs import Job, JobPlan, make_job
-from dgkit.generation.records import Record
+from dgkit.generation.records import Attempt, Record
 from dgkit.generation.settings import chosen_engines, chosen_preset
 
 if TYPE_CHECKING:
@@ -107,6 +108,7 @@ class Maker:
             config.model, config.controlnet, recipe=chosen_engines(config), rebuild=config.rebuild, notify=notify
         )
         self._stack = contextlib.ExitStack()
+        self._referee = Referee(config) if config.judge is not None else None
 
     def __enter__(self) -> "Maker":
         with memory_errors(self.config.batch):
@@ -116,25 +118,41 @@ class Maker:
     def __exit__(self, *error: object) -> None:
         self._stack.close()
 
-    def draw(self, block: Block, progress: Callable[[float], None]) -> list[tuple[Job, "SceneResult"]]:
+    def draw(self, block: Block, progress: Callable[[float], None]) -> list[Drawn]:
         """The wanted images of a block; ``progress`` is told the share of it that is done, 0 to 1."""
         from dgkit.diffusion.sampler import SceneRequest, sample
 
         def advance(step: int, steps: int) -> None:
             progress(step / max(steps, 1))
 
-        requests = [SceneRequest(job.label, job.prompt, job.seed) for job in block.jobs]
+        def draw(jobs: Sequence[Job]) -> "list[SceneResult]":
+            requests = [SceneRequest(job.label, job.prompt, job.seed) for job in jobs]
+            return sample(self.pipeline, requests, self.preset, batch=self.config.batch, progress=advance)
+
         with memory_errors(self.config.batch):
-            results = sample(self.pipeline, requests, self.preset, batch=self.config.batch, progress=advance)
-        return [pair for pair in zip(block.jobs, results, strict=True) if pair[0].index in block.wanted]
+            if self._referee is None:
+                drawn = [Drawn(*pair) for pair in zip(block.jobs, draw(block.jobs), strict=True)]
+            else:
+                drawn = self._referee.draw(block.jobs, draw)
+        return [one for one in drawn if one.job.index in block.wanted]
 
 
-def encode_all(drawn: list[tuple[Job, "SceneResult"]]) -> list[Scene]:
+def encode_all(drawn: list[Drawn]) -> list[Scene]:
     """The files of drawn images."""
-    return [encode(job, result.image, result.prompt, result.retried) for job, result in drawn]
+    return [
+        encode(one.job, one.result.image, one.result.prompt, one.result.retried, one.attempts, one.accepted)
+        for one in drawn
+    ]
 
 
-def encode(job: Job, image: np.ndarray, prompt_used: str, retried: bool) -> Scene:
+def encode(
+    job: Job,
+    image: np.ndarray,
+    prompt_used: str,
+    retried: bool,
+    attempts: tuple[Attempt, ...] = (),
+    accepted: bool = True,
+) -> Scene:
     """The files of one image, uint8 [H,W,3] RGB; ``prompt_used`` is what the text encoder was given."""
     contents = {"label": png(job.label), "image": png(image), "vis": png(picture(image, job.label))}
     names = file_names(job.id)
@@ -156,6 +174,8 @@ def encode(job: Job, image: np.ndarray, prompt_used: str, retried: bool) -> Scen
         retried=retried,
         image_sha256=hashlib.sha256(contents["image"]).hexdigest(),
         label_sha256=hashlib.sha256(contents["label"]).hexdigest(),
+        attempts=attempts,
+        accepted=accepted,
     )
     return Scene(record, contents)
 

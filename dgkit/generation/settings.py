@@ -9,6 +9,8 @@ from dgkit.config import load_config, read_recipe
 from dgkit.data.crops import CropRules
 from dgkit.data.prompts import STYLE_MIXES, StyleMix, load_style_mix
 from dgkit.errors import InputError, UsageError
+from dgkit.generation.agreement import judge_digest
+from dgkit.generation.balance import Balance
 from dgkit.generation.config import DEFAULT_WORLD, GenerateConfig
 from dgkit.generation.jobs import JobPlan
 from dgkit.generation.sources import index_files, index_world
@@ -45,6 +47,8 @@ def resolve_places(config: GenerateConfig) -> GenerateConfig:
     if config.dataset is not None and "=" in config.dataset:
         name, _, root = config.dataset.partition("=")
         changes["dataset"] = f"{name.strip()}={Path(root).expanduser().absolute()}" if root else config.dataset
+    if config.judge is not None:
+        changes["judge"] = config.judge.expanduser().absolute()
     for key in ("model", "controlnet"):
         place = getattr(config, key)
         if place is not None and Path(place).expanduser().exists():
@@ -106,6 +110,8 @@ def make_plan(
         scale = index.scale
     rules = CropRules(size, config.min_pixels, config.min_share, config.attempts, config.temperature)
     found = {"source_digest": index.digest, "model_digest": str(pipeline.identity()["digest"])}
+    if config.judge is not None:
+        found["judge_digest"] = judge_digest(config.judge)
     for key, digest in found.items():
         wanted = getattr(config, key)
         if wanted is not None and wanted != digest:
@@ -115,7 +121,9 @@ def make_plan(
                 f"give the {what} that the settings were written for, or remove {key} from them",
             )
     resolved = config.model_copy(update={"size": size, "label_scale": scale, **found})
-    return JobPlan(index, rules, mix, config.seed, config.rare), resolved
+    balanced = config.balance_classes or config.balance_styles
+    balance = Balance(config.balance_classes, config.balance_styles) if balanced else None
+    return JobPlan(index, rules, mix, config.seed, config.rare, balance), resolved
 
 
 def footnote(config: GenerateConfig, model: str) -> str:
