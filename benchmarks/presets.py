@@ -59,6 +59,7 @@ LEADS = {
     "stride 1": "stride=1", "cover": "windows=cover", "cover smooth": "windows=cover,weights=smooth",
     "guided above 0.5": "guidance_low=0.5", "guided 0.5 to 0.95": "guidance_low=0.5,guidance_high=0.95",
     "not guided": "guidance_scale=1", "latent bridge": "bridge=latent", "half area": "large_area=15000",
+    "fixed noise": "fuse_noise=fixed",
 }  # fmt: skip
 CELLS = {
     **{name: name for name in ("official", "exact", "one-pass", "fast", "turbo")},

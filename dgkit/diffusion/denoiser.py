@@ -51,6 +51,24 @@ def in_batches(denoise: Denoise, size: int, done: Callable[[int], None] | None =
     return call
 
 
+def in_steps(denoise: Denoise, step: int, most: int) -> Denoise:
+    """Calls ``denoise``, for up to ``most`` samples, with a multiple of ``step`` of them or with ``most``: the last one
+    is repeated, and what that adds is dropped.
+
+    For networks that are recorded once for each batch size, where images have windows of different number.
+    """
+
+    def call(*tensors: Tensor) -> Tensor:
+        count = tensors[0].shape[0]
+        missing = min(-count % step, most - count)
+        if not missing:
+            return denoise(*tensors)
+        filled = [torch.cat([tensor, tensor[-1:].expand(missing, *tensor.shape[1:])]) for tensor in tensors]
+        return denoise(*filled)[:count]
+
+    return call
+
+
 def tiled(denoise: Denoise, windows: Windows) -> Denoise:
     """Denoises every window and averages. ``condition`` is that of the windows, [N * len(windows), C, th, tw]."""
 

@@ -4,7 +4,9 @@ A batch of the denoiser is filled with windows, guidance halves and images. The 
 float32 whatever the networks compute in.
 """
 
+import os
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -12,9 +14,9 @@ import torch
 from torch import Tensor
 from torch.nn.functional import interpolate
 
-from dgkit.diffusion.denoiser import Denoise, guided, in_batches, tiled, tiled_each
+from dgkit.diffusion.denoiser import Denoise, guided, in_batches, in_steps, tiled, tiled_each
 from dgkit.diffusion.images import resize, to_float, to_uint8
-from dgkit.diffusion.noise import NoiseSource
+from dgkit.diffusion.noise import NoiseSource, seeded_noise
 from dgkit.diffusion.pipeline import Pipeline, one_hot
 from dgkit.diffusion.plan import Redraw, SamplingPlan
 from dgkit.diffusion.presets import Preset
@@ -22,6 +24,8 @@ from dgkit.diffusion.schedule import Schedule
 from dgkit.diffusion.tiles import Windows
 
 Done = Callable[[int], None]  # hears the number of denoiser samples after every call
+BATCH_SIZES = 4  # of the network on a GPU where the number of windows differs: each size is recorded once
+VAE_PIXELS = 1024 * 1024  # in a call on a GPU, which one small image leaves idle
 Step = Callable[[int, Tensor], Tensor]  # (index of the step, latents) -> prediction, or latents
 
 
@@ -71,26 +75,29 @@ class Run:
 
     def make(self, scenes: list[Scene], done: Done) -> None:
         """Both passes for scenes of one size; each scene ends with its images, or not finite."""
-        latents = self.first_pass(scenes, done)
         redraws = [self.plan.redraw(scene.request.label) for scene in scenes] if self.preset.two_pass else []
         again = [i for i, redraw in enumerate(redraws) if len(redraw.windows)]
+        latents = self.first_pass(scenes, done)
         direct = self.preset.bridge == "latent"
         shown = [i for i in range(len(scenes)) if not (direct and i in again)]
         for i, image in zip(shown, self.decode(latents[shown]), strict=True):
             scenes[i].low = self.finish(scenes[i], image)
-        for i in again:
-            scenes[i].upsampled = self.enlarge(latents[i][None]) if direct else self.bridge(scenes[i])
+        if not again:
+            return
+        enlarged = self.enlarge(latents[again]) if direct else self.bridge([scenes[i] for i in again])
+        for i, upsampled in zip(again, enlarged.split(1), strict=True):
+            scenes[i].upsampled = upsampled
         for part in self.packed(again, redraws):
             high = self.second_pass([scenes[i] for i in part], done)
             for i, image in zip(part, self.decode(high), strict=True):
                 scenes[i].high = self.finish(scenes[i], image)
 
     def packed(self, again: list[int], redraws: list[Redraw]) -> Iterator[list[int]]:
-        """Neighbours whose windows fit a batch together, in both guidance halves; one at least."""
+        """Neighbours whose windows fit a batch together, where they are guided in both halves; one at least."""
         part: list[int] = []
         filled = 0
         for i in again:
-            samples = len(redraws[i].windows) * self.plan.halves
+            samples = len(redraws[i].windows) * self.plan.most(self.plan.second)
             if part and filled + samples > self.batch:
                 yield part
                 part, filled = [], 0
@@ -105,15 +112,19 @@ class Run:
         denoise = self.denoiser(self.plan.first, scenes, windows, 1, done)
         return self.loop(self.plan.first, denoise, self.draw(scenes, "pass1", 1), None)
 
-    def bridge(self, scene: Scene) -> Tensor:
-        """First-pass image -> 8 bit -> Lanczos -> VAE posterior sample, scaled: float32 [1, c, r*H/f, r*W/f]."""
-        rescale = self.preset.rescale
-        height, width = scene.low.shape[0] * rescale, scene.low.shape[1] * rescale
-        image = to_float(resize(scene.low, height, width))[None].to(self.pipeline.device)
-        return self.pipeline.encode_image(image, self.draw([scene], "bridge", rescale))
+    def bridge(self, scenes: list[Scene]) -> Tensor:
+        """First-pass images -> 8 bit -> Lanczos -> VAE posterior sample, scaled: float32 [N, c, r*H/f, r*W/f]."""
+        height, width = (size * self.preset.rescale for size in scenes[0].low.shape[:2])
+        together, parts = self.together(height, width), []
+        for start in range(0, len(scenes), together):
+            part = scenes[start : start + together]
+            images = torch.stack([to_float(resize(scene.low, height, width)) for scene in part])
+            noise = self.draw(part, "bridge", self.preset.rescale)
+            parts.append(self.pipeline.encode_image(images.to(self.pipeline.device), noise))
+        return torch.cat(parts)
 
     def enlarge(self, latents: Tensor) -> Tensor:
-        """First-pass latents [1, c, H/f, W/f] -> [1, c, r*H/f, r*W/f], bicubic, without a VAE between."""
+        """First-pass latents [N, c, H/f, W/f] -> [N, c, r*H/f, r*W/f], bicubic, without a VAE between."""
         return interpolate(latents, scale_factor=self.preset.rescale, mode="bicubic")
 
     def second_pass(self, scenes: list[Scene], done: Done) -> Tensor:
@@ -123,13 +134,16 @@ class Run:
         redraws = [self.plan.redraw(scene.request.label) for scene in scenes]
         keep = torch.from_numpy(np.stack([redraw.keep for redraw in redraws])[:, None]).to(clean.device)
 
-        def fuse(index: int, latents: Tensor) -> Tensor:
-            fresh = self.draw(scenes, f"fuse/{index}", preset.rescale)
-            return torch.where(keep, schedule.fused(index, preset.fuse_level, clean, fresh), latents)
+        fixed = self.draw(scenes, "pass2", preset.rescale)
 
-        start = self.draw(scenes, "pass2", preset.rescale)
+        def fuse(index: int, latents: Tensor) -> Tensor:
+            fresh = preset.fuse_noise == "fresh"
+            noise = self.draw(scenes, f"fuse/{index}", preset.rescale) if fresh else fixed
+            return torch.where(keep, schedule.fused(index, preset.fuse_level, clean, noise), latents)
+
+        start = fixed
         if preset.second_start < 1.0:
-            start = schedule.levels[0].signal * clean + schedule.levels[0].noise * start
+            start = schedule.levels[0].signal * clean + schedule.levels[0].noise * fixed
         windows = [redraw.windows for redraw in redraws]
         return self.loop(schedule, self.denoiser(schedule, scenes, windows, preset.rescale, done), start, fuse)
 
@@ -149,10 +163,13 @@ class Run:
         text = torch.stack([scene.text for scene in scenes])
         pairs = zip(scenes, windows, strict=True)
         condition = torch.cat([self.conditions(scene, layout, rescale) for scene, layout in pairs])
-        inner: Denoise = in_batches(self.pipeline.denoise, self.batch, done)
+        alike = len(set(windows)) == 1
+        network: Denoise = self.pipeline.denoise
+        if self.preset.windows == "cover" and self.pipeline.device.type == "cuda":
+            network = in_steps(network, max(1, self.batch // BATCH_SIZES), self.batch)
+        inner = in_batches(network, self.batch, done)
         # Pairs of guidance halves stay together, except that a batch of 1 takes them one after the other.
         pair = in_batches(guided(inner, self.plan.scale, self.negative), max(1, self.batch // self.plan.halves))
-        alike = len(set(windows)) == 1
         whole = {
             steered: tiled(one, windows[0]) if alike else tiled_each(one, windows)
             for steered, one in ((True, pair), (False, inner))
@@ -178,9 +195,15 @@ class Run:
         return torch.cat(parts)
 
     def decode(self, latents: Tensor) -> Iterator[Tensor]:
-        """Images float32 [3, H, W], one at a time: a VAE needs far more memory a cell than the denoiser."""
-        for latent in latents:
-            yield self.pipeline.decode(latent[None])[0]
+        """Images float32 [3, H, W], one after the other."""
+        height, width = (size * self.pipeline.vae_factor for size in latents.shape[2:])
+        together = self.together(height, width)
+        for start in range(0, len(latents), together):
+            yield from self.pipeline.decode(latents[start : start + together])
+
+    def together(self, height: int, width: int) -> int:
+        """Images of a size that go through the VAE at once: it needs far more memory a cell than the denoiser."""
+        return 1 if self.pipeline.device.type == "cpu" else max(1, VAE_PIXELS // (height * width))
 
     def finish(self, scene: Scene, image: Tensor) -> np.ndarray:
         """The 8-bit image; notes on the scene whether all values were finite."""
@@ -191,5 +214,10 @@ class Run:
         """Noise float32 [N, c, h, w] on the pipeline's device."""
         height, width = (size * rescale // self.pipeline.vae_factor for size in scenes[0].request.label.shape)
         shape = (1, self.pipeline.latent_channels, height, width)
-        rows = [self.noise(scene.request.seed, purpose, shape) for scene in scenes]
+        seeds = [scene.request.seed for scene in scenes]
+        if self.noise is not seeded_noise or len(seeds) == 1 or self.pipeline.device.type == "cpu":
+            rows = [self.noise(seed, purpose, shape) for seed in seeds]
+        else:  # a GPU would wait for one core to draw them one after the other
+            with ThreadPoolExecutor(min(len(seeds), os.cpu_count() or 1)) as threads:
+                rows = list(threads.map(lambda seed: seeded_noise(seed, purpose, shape), seeds))
         return torch.cat(rows).to(self.pipeline.device)

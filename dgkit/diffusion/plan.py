@@ -57,6 +57,10 @@ class SamplingPlan:
         noise = schedule.levels[index].noise
         return self.halves == 2 and self.preset.guidance_low <= noise <= self.preset.guidance_high
 
+    def most(self, schedule: Schedule) -> int:
+        """The most samples that a window takes in a step of a pass."""
+        return 1 + any(self.guided(schedule, index) for index in range(len(schedule.timesteps)))
+
     def samples(self, schedule: Schedule) -> int:
         """Samples of one window in all steps of a pass."""
         return sum(1 + self.guided(schedule, index) for index in range(len(schedule.timesteps)))

@@ -13,6 +13,7 @@ FUSE_LEVELS = ("official", "reached")
 WINDOWS = ("grid", "cover")
 WEIGHTS = ("equal", "smooth")
 BRIDGES = ("image", "latent")
+FUSE_NOISES = ("fresh", "fixed")
 
 
 @dataclass(frozen=True)
@@ -29,7 +30,9 @@ class Preset:
     (standard deviation, 0 to 1) between which guidance is applied, outside of them only the half with the text is
     evaluated (Kynkäänniemi et al. 2024); ``windows`` of the second pass: a ``grid``, or ``cover``, as few as hold
     everything that does not keep the first pass; ``weights`` of a window's cells in the average, ``equal`` or
-    ``smooth``, falling to its edges; ``bridge`` between the passes by the ``image``, or by enlarging the ``latent``.
+    ``smooth``, falling to its edges; ``bridge`` between the passes by the ``image``, or by enlarging the ``latent``;
+    ``fuse_noise`` of what keeps the first pass, ``fresh`` after every step, or ``fixed``, the one the pass began with,
+    so that those cells lie on one path through the noise levels.
     """
 
     name: str
@@ -47,6 +50,7 @@ class Preset:
     windows: str = "grid"
     weights: str = "equal"
     bridge: str = "image"
+    fuse_noise: str = "fresh"
 
     def __post_init__(self) -> None:
         low, high = self.guidance_low, self.guidance_high
@@ -63,6 +67,7 @@ class Preset:
                     ("windows", self.windows, WINDOWS),
                     ("weights", self.weights, WEIGHTS),
                     ("bridge", self.bridge, BRIDGES),
+                    ("fuse noise", self.fuse_noise, FUSE_NOISES),
                 )
             ),
         )

@@ -21,7 +21,7 @@ from tests.diffusion.fakes import CHANNELS, FACTOR, FEATURES, LENGTH, SCHEDULER,
 SIZE = TILE * FACTOR
 LEADS = (
     "second_start=0.5", "solver=dpm++2m", "guidance_low=0.5", "guidance_high=0.9", "stride=1.0", "windows=cover",
-    "weights=smooth", "bridge=latent", "guidance_scale=1",
+    "weights=smooth", "bridge=latent", "guidance_scale=1", "fuse_noise=fixed",
 )  # fmt: skip
 
 
@@ -182,7 +182,7 @@ def test_settings_in_the_name() -> None:
 @pytest.mark.parametrize(
     "settings",
     [{"second_start": 0.0}, {"second_start": 1.1}, {"guidance_low": 0.6, "guidance_high": 0.5}, {"guidance_low": -0.1},
-     {"guidance_high": 1.5}, {"windows": "x"}, {"weights": "x"}, {"bridge": "x"}],
+     {"guidance_high": 1.5}, {"windows": "x"}, {"weights": "x"}, {"bridge": "x"}, {"fuse_noise": "x"}],
 )  # fmt: skip
 def test_wrong_settings(settings: dict[str, object]) -> None:
     with pytest.raises(UsageError, match="'bad'"):
@@ -198,4 +198,7 @@ def test_noise_of_a_late_start_is_that_of_the_second_pass() -> None:
 
     with Recorder().pipeline() as pipeline:
         sample(pipeline, [street()], Preset("late", steps=4, second_start=0.5), noise=noise)
-    assert purposes == ["pass1", "bridge", "pass2", "fuse/0", "fuse/1"]
+        assert purposes == ["pass1", "bridge", "pass2", "fuse/0", "fuse/1"]
+        purposes.clear()
+        sample(pipeline, [street()], Preset("fixed", steps=4, fuse_noise="fixed"), noise=noise)
+        assert purposes == ["pass1", "bridge", "pass2"]

@@ -84,7 +84,7 @@ def test_each_pass(pipeline: Pipeline, name: str) -> None:
         scene = Scene(golden.request, *run.texts([golden.request])[golden.request.prompt])
         first = run.first_pass([scene], lambda samples: None)
         scene.low = run.finish(scene, next(run.decode(first)))
-        upsampled = run.bridge(scene)
+        upsampled = run.bridge([scene])
         scene.upsampled = torch.from_numpy(golden.arrays["upsampled_latents"])
         second = run.second_pass([scene], lambda samples: None)
         image = resize(run.finish(scene, next(run.decode(second))), 512, 512)
