@@ -61,9 +61,27 @@ LEADS = {
     "not guided": "guidance_scale=1", "latent bridge": "bridge=latent", "half area": "large_area=15000",
     "fixed noise": "fuse_noise=fixed",
 }  # fmt: skip
+_TOGETHER = "solver=dpm++2m,windows=cover,weights=smooth"
+TOGETHER = {  # what the constants of fast and turbo were chosen from: steps, start of the second pass, guidance
+    **{
+        f"{steps} from {start}{name}": f"steps={steps},second_start={start},{_TOGETHER}{guidance}"
+        for steps in (6, 8, 10, 12)
+        for start in (0.34, 0.5, 0.7)
+        for name, guidance in (("", ""), (" not guided", ",guidance_scale=1"))
+    },
+    **{
+        f"10 from 0.5 {name}": f"steps=10,second_start=0.5,{_TOGETHER},{setting}"
+        for name, setting in (
+            ("fixed noise", "fuse_noise=fixed"), ("latent bridge", "bridge=latent"),
+            ("guided above 0.5", "guidance_low=0.5"), ("small area", "large_area=8000"),
+            ("all", "large_area=1000000"), ("ddim", "solver=ddim"),
+        )
+    },
+    **{f"one pass {steps}": f"two_pass=false,steps={steps},solver=dpm++2m" for steps in (6, 8, 10, 12)},
+}  # fmt: skip
 CELLS = {
     **{name: name for name in ("official", "exact", "one-pass", "fast", "turbo")},
-    **{name: f"exact:{settings}" for name, settings in LEADS.items()},
+    **{name: f"exact:{settings}" for name, settings in {**LEADS, **TOGETHER}.items()},
 }
 SHOWN = 6  # pictures of each cell that are kept to look at
 RESAMPLES = 400
