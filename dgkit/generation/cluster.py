@@ -4,6 +4,8 @@ The process that runs ``generate`` makes the jobs and writes the folder, as it d
 dgkit and the model, not the label maps and not the output folder.
 """
 
+import re
+import socket
 from collections import Counter
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any
@@ -19,6 +21,7 @@ if TYPE_CHECKING:
     from dgkit.diffusion.pipeline import Pipeline
 
 LOCAL = "local"
+CONNECT_SECONDS = 10
 
 
 class Drawer:
@@ -109,13 +112,11 @@ class RayPool:
         self._joined = bool(self._ray.is_initialized())  # by whoever calls this as a library; theirs to end
         if self._joined:
             return
+        _reach(str(self._config.ray))
         try:
             self._ray.init(address=self._config.ray, log_to_driver=False, logging_level="error")
         except (ConnectionError, RuntimeError, ValueError) as error:
-            raise EngineError(
-                f"no Ray cluster at {self._config.ray!r}: {first_line(error)}",
-                f"start one with `ray start --head`, or use --ray {LOCAL}",
-            ) from error
+            raise _nobody(str(self._config.ray), error) from error
 
     def _start(self) -> None:
         resources = self._ray.cluster_resources()
@@ -138,6 +139,23 @@ class RayPool:
             self._actors.append(remote.remote(config, None if on_gpu else threads))
         self.capacity = QUEUE * len(self._actors)
         self._notify(f"{len(self._actors)} Ray actors on {nodes} nodes, on the {'GPU' if on_gpu else 'CPU'}")
+
+
+def _reach(address: str) -> None:
+    """Raise EngineError where nobody listens at an address: Ray itself would go on trying for ten minutes."""
+    match = re.fullmatch(r"(?:ray://)?([^:/]+):(\d+)", address)
+    if match:
+        try:
+            socket.create_connection((match[1], int(match[2])), timeout=CONNECT_SECONDS).close()
+        except (OSError, OverflowError) as error:
+            raise _nobody(address, error) from error
+
+
+def _nobody(address: str, error: Exception) -> EngineError:
+    return EngineError(
+        f"no Ray cluster at {address!r}: {first_line(error)}",
+        f"start one with `ray start --head`, or use --ray {LOCAL}",
+    )
 
 
 def _node() -> str:

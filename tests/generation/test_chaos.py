@@ -1,0 +1,186 @@
+"""Kills, full and read-only disks, two runs at once: in the end the folder is that of a run that nothing disturbed."""
+
+import multiprocessing
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from dgkit.cli.app import main
+from dgkit.generation.config import GenerateConfig
+from dgkit.generation.verify import verify
+from dgkit.generation.worker import Setup
+from dgkit.generation.workers import start
+from tests import crash
+from tests.scenes import FAST_FLAGS, snapshot
+
+if not sys.platform.startswith("linux"):
+    pytest.skip("needs SIGKILL, /proc and tmpfs", allow_module_level=True)
+
+COUNT = 12
+KILLS = 30
+TIMEOUT = 300
+PATIENCE = 30  # seconds for orphans to end; they notice at once
+
+
+@pytest.fixture(scope="module")
+def command(micro: Path, labels: Path) -> list[str]:
+    given = ["--labels", str(labels), "--model", str(micro)]
+    return [*given, "--count", str(COUNT), "--style-mix", "uniform", *FAST_FLAGS]
+
+
+@pytest.fixture(scope="module")
+def whole(one_thread: None, command: list[str], tmp_path_factory: pytest.TempPathFactory) -> dict[str, bytes]:
+    out = tmp_path_factory.mktemp("whole") / "out"
+    assert main(["generate", str(out), *command]) == 0
+    return pictures(out)
+
+
+def pictures(out: Path) -> dict[str, bytes]:
+    files = snapshot(out)
+    del files["config.yaml"]  # says how many workers there were
+    return files
+
+
+@pytest.fixture
+def disk(tmp_path: Path) -> Iterator[Callable[[str], Path]]:
+    """A file system of its own: ``disk(options)`` mounts it, or changes the options of what is mounted."""
+    place = tmp_path / "disk"
+    place.mkdir()
+    mounted = False
+
+    def mount(options: str) -> Path:
+        nonlocal mounted
+        given = f"remount,{options}" if mounted else options
+        done = subprocess.run(
+            ["mount", "-t", "tmpfs", "-o", given, "tmpfs", str(place)], capture_output=True, text=True
+        )
+        if done.returncode != 0:
+            pytest.skip(f"this user may not mount a tmpfs: {done.stderr.strip()}")
+        mounted = True
+        return place
+
+    yield mount
+    if mounted:
+        subprocess.run(["umount", str(place)], check=True)
+
+
+def test_a_full_disk_is_told_and_the_rest_made_once_there_is_room(
+    command: list[str], whole: dict[str, bytes], disk: Callable[[str], Path], capsys: pytest.CaptureFixture[str]
+) -> None:
+    pages = sum(-(-len(data) // 4096) for name, data in whole.items() if name.startswith(("images", "labels", "vis")))
+    out = disk(f"nr_blocks={pages // 2}") / "out"
+    assert main(["generate", str(out), *command]) == 1
+    told = capsys.readouterr().err
+    assert "the disk is full" in told and "run the same command again" in told
+    found = verify(out)
+    assert 0 < found.images < COUNT
+    assert set(found.counts) == {"job"}  # what is there is whole
+    disk("size=64m")
+    assert main(["generate", str(out), *command]) == 0
+    assert pictures(out) == whole
+
+
+def test_a_disk_that_turned_read_only_is_told(
+    command: list[str], whole: dict[str, bytes], disk: Callable[[str], Path], capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = disk("size=64m") / "out"
+    assert main(["generate", str(out), *command]) == 0
+    next((out / "images").iterdir()).unlink()
+    disk("ro")
+    capsys.readouterr()
+    assert main(["generate", str(out), *command]) == 1
+    assert "permission denied" in capsys.readouterr().err
+    assert main(["verify", str(out)]) == 1  # looking needs no right to write
+    disk("rw")
+    assert main(["verify", str(out), "--repair"]) == 0
+    assert pictures(out) == whole
+
+
+def test_workers_end_when_whoever_started_them_is_gone() -> None:
+    connection, process = start(Setup(GenerateConfig(model="nowhere"), 1, ()))
+    connection.close()
+    assert process.wait(PATIENCE) == 0
+
+
+@pytest.fixture(scope="module")
+def server() -> multiprocessing.context.ForkServerContext:
+    return multiprocessing.get_context("forkserver")
+
+
+def begin(server: multiprocessing.context.ForkServerContext, out: Path, command: list[str], *flags: str):
+    process = server.Process(target=crash.run, args=(["generate", str(out), *command, *flags],))
+    process.start()
+    return process
+
+
+def children(pid: int) -> list[int]:
+    """Processes that a process started and that run."""
+    found = []
+    for thread in Path(f"/proc/{pid}/task").glob("*/children"):
+        found += [int(child) for child in thread.read_text().split()]
+    return found
+
+
+def alive(pid: int) -> bool:
+    try:
+        return "\nState:\tZ" not in Path(f"/proc/{pid}/status").read_text()
+    except OSError:
+        return False
+
+
+def wait_for(what: Callable[[], bool], seconds: float) -> bool:
+    until = time.monotonic() + seconds
+    while not what() and time.monotonic() < until:
+        time.sleep(0.01)
+    return what()
+
+
+@pytest.mark.slow
+def test_thirty_kills_at_random_moments(
+    server, command: list[str], whole: dict[str, bytes], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Of the whole run or of one of its workers, which the run survives; and a second run is refused meanwhile."""
+    out = tmp_path / "out"
+    dice = random.Random(6)
+    killed = dict.fromkeys(("run", "worker"), 0)
+    refused = 0
+    process = begin(server, out, command, "--workers", "2")
+    while sum(killed.values()) < KILLS:
+        time.sleep(dice.uniform(0, 1.5))
+        if dice.random() < 0.3:
+            refused += is_refused(out, command, capsys)
+        workers = children(process.pid) if process.exitcode is None else []
+        if workers and dice.random() < 0.4:
+            os.kill(dice.choice(workers), signal.SIGKILL)
+            killed["worker"] += 1
+            continue
+        process.kill()
+        process.join(TIMEOUT)
+        killed["run"] += process.exitcode == -signal.SIGKILL
+        assert wait_for(lambda left=workers: not any(map(alive, left)), PATIENCE), "workers outlive their run"
+        finished = sorted((out / "images").glob("0*.png"))
+        if len(finished) > COUNT // 2:
+            dice.choice(finished).unlink()  # so that there is always something left to do
+        process = begin(server, out, command, *(("--workers", "2") if dice.random() < 0.7 else ()))
+    process.join(TIMEOUT)
+    print(f"{killed}, a second run refused {refused} times")
+    assert min(killed.values()) >= 5 and refused >= 1
+    assert main(["generate", str(out), *command]) == 0
+    assert pictures(out) == whole
+    assert verify(out).problems == ()
+
+
+def is_refused(out: Path, command: list[str], capsys: pytest.CaptureFixture[str]) -> bool:
+    """Start a second run in the folder; where the first has just ended or not begun, it does the work instead."""
+    capsys.readouterr()
+    code = main(["generate", str(out), *command])
+    told = capsys.readouterr().err
+    assert code == 0 or "another run is writing" in told
+    return code != 0
