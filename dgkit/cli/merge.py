@@ -9,7 +9,7 @@ import typer
 
 from dgkit.cli.common import INTERRUPTED, console, print_json, progress_bars, say
 
-STAGES = {"verify": ("Verifying", "images"), "merge": ("Merging", "images")}
+STAGES = {"verify": ("Verifying", "images"), "merge": ("Merging", "images"), "card": ("Counting classes", "labels")}
 
 
 def merge(
@@ -24,10 +24,13 @@ def merge(
     are not the whole run are refused. The parts stay as they are.
     """
     from dgkit.generation.merge import merge as run
+    from dgkit.outputs.card import write_card
+    from dgkit.outputs.summary import known_source
 
     try:
         with progress_bars(STAGES) as progress:
             result = run(out, parts, copy=copy, progress=progress)
+            write_card(out, source_pixels=known_source(parts), progress=lambda *done: progress("card", *done))
     except KeyboardInterrupt:
         console().print("\nstopped; the same command continues", markup=False)
         raise typer.Exit(INTERRUPTED) from None

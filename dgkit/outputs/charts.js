@@ -6,8 +6,8 @@ const make = (tag, properties = {}, ...children) => {
   return element;
 };
 const percent = (share) => {
-  if (!share) return "0 %";
-  return share < 0.0001 ? "<0.01 %" : `${(100 * share).toFixed(share < 0.1 ? 2 : 1)} %`;
+  if (!share) return "0\u00a0%";
+  return share < 0.0001 ? "<0.01\u00a0%" : `${(100 * share).toFixed(share < 0.1 ? 2 : 1)}\u00a0%`;
 };
 const many = (count) => count.toLocaleString("en");
 
@@ -21,7 +21,7 @@ function drawClasses(place, { names, palette, here, source, chosen, choose }) {
     const old = before ? source[i] / before : 0;
     const colour = `rgb(${palette[i].join(" ")})`;
     const bars = make("span", { className: "bars" });
-    const bar = make("i");
+    const bar = make("i", { className: "class" });
     bar.style.width = length(share);
     bar.style.background = colour;
     bars.append(bar);
@@ -90,7 +90,7 @@ function drawColumns(place, values, ticks, top) {
 function drawAgreement(place, values) {
   const bins = new Array(25).fill(0);
   for (const value of values) bins[Math.min(24, Math.floor(value * 25))] += 1;
-  drawColumns(place, bins, ["0 %", "25 %", "50 %", "75 %", "100 %"], (most) => `${many(most)} scenes`);
+  drawColumns(place, bins, ["0 %", "50 %", "100 %"], (most) => `${many(most)} scenes`);
 }
 
 function drawThroughput(place, { seconds, rates }) {

@@ -209,14 +209,14 @@
   find("title").textContent = data.title;
   facts(find("facts"), data.facts);
   find("classes-note").textContent = data.source
-    ? "share of pixels, log scale; narrow bars: the label maps drawn from; × their ratio" : "share of pixels, log scale";
+    ? "pixels, log scale; grey: in the label maps drawn from; × ratio of both" : "pixels, log scale";
   root.style.setProperty("--aspect", 1 / data.ratio);
   options();
   find("agreement-box").hidden = !scenes.agreement;
   find("throughput-box").hidden = !data.throughput;
   if (data.throughput) {
     drawThroughput(find("throughput"), data.throughput);
-    find("throughput-note").textContent = "by the times of the files; gaps are interruptions";
+    find("throughput-note").textContent = "by file times";
   }
   for (const control of [style, chosenClass, order]) control.addEventListener("change", select);
   let typing = 0;

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from dgkit import __version__
+from dgkit.config import read_recipe
 from dgkit.files import atomic_write
 from dgkit.labels import CLASSES, NUM_CLASSES
 from dgkit.outputs.folder import ClassPixels, GeneratedFolder
@@ -66,7 +67,7 @@ class Summary:
 def summarise(folder: GeneratedFolder, pixels: ClassPixels, source_pixels: Sequence[int] | None = None) -> Summary:
     """``source_pixels``: pixels of the 19 classes in all label maps of the source; without it, those that an earlier
     card of this folder recorded."""
-    known = source_pixels if source_pixels is not None else _recorded(folder)
+    known = source_pixels if source_pixels is not None else _recorded(folder.path, folder.settings)
     return Summary(
         images=len(folder.records),
         size=folder.size,
@@ -93,11 +94,17 @@ def write_changed(path: Path, data: bytes) -> None:
         atomic_write(path, data)
 
 
-def _recorded(folder: GeneratedFolder) -> list[int] | None:
-    """Source pixels in this folder's dataset.json, if that is of the same label maps and whole."""
+def known_source(parts: Sequence[Path]) -> list[int] | None:
+    """Source pixels that the card of one of these folders recorded; None where none did."""
+    found = (_recorded(part, read_recipe(part / "config.yaml")) for part in parts)
+    return next((counts for counts in found if counts is not None), None)
+
+
+def _recorded(path: Path, settings: dict[str, Any]) -> list[int] | None:
+    """Source pixels in the dataset.json of a folder, if that is of the same label maps and whole."""
     try:
-        found = json.loads((folder.path / SUMMARY).read_text(encoding="utf-8"))
-        same = found["settings"].get("source_digest") == folder.settings.get("source_digest")
+        found = json.loads((path / SUMMARY).read_text(encoding="utf-8"))
+        same = found["settings"].get("source_digest") == settings.get("source_digest")
         counts = [int(entry["source_pixels"]) for entry in found["classes"]]
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return None

@@ -9,7 +9,7 @@ import pytest
 from dgkit.cli.app import main
 from dgkit.labels import CLASSES
 from tests.outputs.folders import make_generated
-from tests.scenes import FAST_FLAGS
+from tests.scenes import FAST_FLAGS, snapshot
 
 
 @pytest.fixture
@@ -33,6 +33,16 @@ def test_generate_describes_and_packs(
     assert main([*command, "--format", "webdataset"]) == 0
     changed = [path.name for path, time in times.items() if path.stat().st_mtime_ns != time]
     assert set(changed) <= {"pack.json", "SHA256SUMS"}
+
+
+def test_a_merged_folder_has_the_card_of_one_run(micro: Path, labels: Path, tmp_path: Path) -> None:
+    settings = ["--labels", str(labels), "--model", str(micro), "--count", "3", *FAST_FLAGS]
+    assert main(["generate", str(tmp_path / "whole"), *settings]) == 0
+    parts = [str(tmp_path / f"part{number}") for number in (1, 2)]
+    for number, part in enumerate(parts, 1):
+        assert main(["generate", part, *settings, "--shard", f"{number}/2"]) == 0
+    assert main(["merge", str(tmp_path / "merged"), *parts]) == 0
+    assert snapshot(tmp_path / "merged") == snapshot(tmp_path / "whole")
 
 
 def test_an_unknown_format_is_refused_before_anything_is_made(

@@ -172,7 +172,10 @@ def many(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for index in range(MANY):
         line = lines[index % 40]
         name = f"{index:06d}{line['id'][6:]}"
-        record = {**line, "index": index, "id": name, "agreement": 0.5 + 0.4 * np.sin(index)}
+        prompt = (
+            f"A city street scene with road sidewalk building pole vegetation sky person car {index}, in snowy weather."
+        )
+        record = {**line, "index": index, "id": name, "prompt": prompt, "agreement": 0.5 + 0.4 * np.sin(index)}
         for kind, path in (("image", f"images/{name}.png"), ("label", f"labels/{name}_labelTrainIds.png")):
             if index >= 40:
                 os.link(out / line[kind], out / path)
