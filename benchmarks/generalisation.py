@@ -20,8 +20,8 @@ import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Iterable
-from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, ThreadPoolExecutor, wait
 from dataclasses import dataclass
 from multiprocessing import get_context
 from pathlib import Path
@@ -59,6 +59,7 @@ ARMS = {
     "no-fusion": Arm("generated in one pass", ("--preset", "one-pass")),
     "no-rare": Arm("generated without rare class generation", ("--no-rare",)),
     FULL: Arm("generated", ()),
+    "fast": Arm("generated, preset fast", ("--preset", "fast")),
     "filter": Arm("generated, doubtful pixels ignored", (), filtered=True, folder=FULL),
 }
 
@@ -80,6 +81,17 @@ class Training:
         return self.out.with_suffix(".json")
 
 
+@dataclass(frozen=True)
+class Task:
+    """Something to do once the tasks called ``after`` are done. ``alone``: in one of the processes for trainings."""
+
+    name: str
+    after: tuple[str, ...]
+    call: Callable[..., object]
+    given: tuple[Any, ...] = ()
+    alone: bool = False
+
+
 class Bench:
     """The stages, each of which leaves what is there."""
 
@@ -89,36 +101,57 @@ class Bench:
 
     def run(self) -> list[Row]:
         """All arms and seeds."""
+        tasks = list(self.tasks())
+        failed = run_all(tasks, self.given.processes, self.given.generators)
+        if failed:
+            sys.exit(f"{len(failed)} of {len(tasks)} failed: {', '.join(failed)}; the same command tries them again")
+        return self.results()
+
+    def results(self) -> list[Row]:
+        """What was measured so far."""
+        return [line for name in self.given.arms for seed in range(self.given.seeds) for line in self.rows(name, seed)]
+
+    def tasks(self) -> Iterator[Task]:
+        """In the order in which they are started where nothing else decides."""
         given = self.given
-        source, on = given.source or self.draw_source(), tuple(given.on or self.draw_targets())
+        source, on = given.source or f"gta={self.work / 'source'}", tuple(given.on or self.targets())
+        if not given.source:
+            yield Task("source", (), self.draw, ("source", given.scenes, FIRST_SEED))
+        if not given.on:
+            for seed, name in enumerate(TARGETS, FIRST_SEED + 1):
+                yield Task(name, (), self.draw, (name, given.targets, seed, "--split", "val"))
+        first = () if given.source else ("source",)
+        drawn = first + (() if given.on else TARGETS)
         arms = {name: ARMS[name] for name in given.arms}
-        sets = {arm.folder or name: arm for name, arm in arms.items() if arm.generated is not None and not arm.filtered}
-        with ThreadPoolExecutor(given.generators) as pool:
-            list(pool.map(lambda item: self.generate(source, *item), sets.items()))
-        early = [name for name, arm in arms.items() if not arm.filtered]
-        self.train(self.training(name, seed, source, on) for seed in range(given.seeds) for name in early)
-        late = [name for name in arms if name not in early]
-        if late:
-            self.filter(FULL)
-            self.train(self.training(name, seed, source, on) for seed in range(given.seeds) for name in late)
-        return [line for name in arms for seed in range(given.seeds) for line in self.rows(name, seed)]
+        for name, arm in arms.items():
+            if arm.generated is not None and not arm.filtered:
+                yield Task(f"generated/{name}", first, self.generate, (source, name, arm))
+        teacher = f"{BASELINE}-0"
+        if any(arm.filtered for arm in arms.values()):
+            yield Task("filter", (f"generated/{FULL}", teacher), self.filter, (FULL,))
+        for seed in range(given.seeds):
+            for name, arm in arms.items():
+                training = self.training(name, seed, source, on)
+                needed = () if arm.generated is None else ("filter",) if arm.filtered else (f"generated/{name}",)
+                if not training.result.exists():
+                    yield Task(training.out.name, drawn + needed, train_and_evaluate, (training,), alone=True)
+                elif training.out.name == teacher:
+                    yield Task(teacher, (), lambda: "was there")
 
-    def draw_source(self) -> str:
-        return f"gta={self._draw('source', self.given.scenes, FIRST_SEED)}"
+    def targets(self) -> list[str]:
+        return [f"{name}={self.work / name}" for name in TARGETS]
 
-    def draw_targets(self) -> list[str]:
-        numbered = enumerate(TARGETS, FIRST_SEED + 1)
-        return [f"{name}={self._draw(name, self.given.targets, seed, '--split', 'val')}" for seed, name in numbered]
+    def draw(self, role: str, count: int, seed: int, *more: str) -> None:
+        folder = self.work / role
+        self._dgkit("world", folder, "--role", role, "--count", count, "--seed", seed, "--workers", cores(), *more)
 
     def generate(self, source: str, name: str, arm: Arm) -> None:
         """A generated set; of an option given twice the last value counts."""
         given, model = self.given, self.given.unswapped if arm.unswapped else self.given.model
         shared = ("--dataset", source, "--count", given.generated, "--preset", given.preset, "--style-mix", "uniform")
-        run = ("--dtype", given.dtype, "--device", given.device, "--batch", given.batch, "--workers", 2)
-        started = time.monotonic()
+        run = ("--dtype", given.dtype, "--device", given.device, "--batch", given.batch)
         self._dgkit("generate", self.work / "generated" / name, *shared, *run, *(("--model", model) if model else ()),
                     *(arm.generated or ()))  # fmt: skip
-        print(f"generated/{name}: {time.monotonic() - started:.0f} s", flush=True)
 
     def filter(self, name: str) -> None:
         teacher = self.training(BASELINE, 0).out / "segmenter.onnx"
@@ -139,33 +172,46 @@ class Bench:
         sets = [*given.set, *(f"{key}={json.dumps(value)}" for key, value in changes.items())]
         threads = max(1, cores() // given.processes)
         return Training(self.work / "runs" / f"{name}-{seed}", given.recipe, tuple(sets), on, given.protocol,
-                        given.device, threads)  # fmt: skip
+                        given.eval_device, threads)  # fmt: skip
 
-    def train(self, trainings: Iterable[Training]) -> None:
-        """Those without a result, ``--processes`` at a time."""
-        missing = [training for training in trainings if not training.result.exists()]
-        started = time.monotonic()
-        with ProcessPoolExecutor(self.given.processes, mp_context=get_context("spawn")) as pool:
-            for number, done in enumerate(pool.map(train_and_evaluate, missing), 1):
-                minutes = (time.monotonic() - started) / 60
-                print(f"{done}  ({number} of {len(missing)}, {minutes:.1f} min)", flush=True)
-
-    def rows(self, name: str, seed: int) -> Iterable[Row]:
-        found = json.loads(self.training(name, seed).result.read_text(encoding="utf-8"))
-        for what, value in found["miou"].items():
-            yield {"arm": name, "seed": seed, "set": what, "miou": round(100 * value, 4), "seconds": found["seconds"]}
-
-    def _draw(self, role: str, count: int, seed: int, *more: str) -> Path:
-        folder = self.work / role
-        self._dgkit("world", folder, "--role", role, "--count", count, "--seed", seed, "--workers", cores(), *more)
-        return folder
+    def rows(self, name: str, seed: int) -> Iterator[Row]:
+        path = self.training(name, seed).result
+        if path.exists():
+            found = json.loads(path.read_text(encoding="utf-8"))
+            shared = {key: value for key, value in found.items() if key != "miou"}
+            for what, value in found["miou"].items():
+                yield {"arm": name, "seed": seed, "set": what, "miou": round(100 * value, 4), **shared}
 
     def _dgkit(self, *words: object) -> None:
         command = ["dgkit", *map(str, words)]
         print("$", shlex.join(command), flush=True)
-        done = subprocess.run([sys.executable, "-m", *command], stdout=subprocess.DEVNULL)
+        done = subprocess.run([sys.executable, "-m", *command], capture_output=True, text=True)
         if done.returncode:
-            sys.exit(f"dgkit {words[0]} ended with exit code {done.returncode}")
+            last = done.stderr.strip().splitlines()[-2:]
+            raise RuntimeError(f"dgkit {words[0]} ended with exit code {done.returncode}: {' '.join(last)}")
+
+
+def run_all(tasks: Sequence[Task], processes: int, threads: int) -> list[str]:
+    """Run tasks as those that they need are done; one that fails lets the others go on. The names of those not done."""
+    waiting, done, failed = list(tasks), set[str](), list[str]()
+    running: dict[Future[object], Task] = {}
+    started = time.monotonic()
+    with ProcessPoolExecutor(processes, mp_context=get_context("spawn")) as alone, ThreadPoolExecutor(threads) as here:
+        while waiting or running:
+            for task in list(waiting):
+                if any(name in failed for name in task.after):
+                    failed.append(task.name)
+                elif not done.issuperset(task.after):
+                    continue
+                else:
+                    running[(alone if task.alone else here).submit(task.call, *task.given)] = task
+                waiting.remove(task)
+            for future in wait(running, return_when=FIRST_COMPLETED).done:
+                task, error = running.pop(future), future.exception()
+                (failed.append if error else done.add)(task.name)
+                text = error or future.result() or "done"
+                print(f"{(time.monotonic() - started) / 60:5.1f} min  {task.name}: {text}", flush=True)
+    return failed
 
 
 def train_and_evaluate(training: Training) -> str:
@@ -191,11 +237,11 @@ def train_and_evaluate(training: Training) -> str:
     for name, entry in report["sets"].items():
         scores |= {f"{name} {condition}": part["miou"] for condition, part in entry["conditions"].items()}
     scores |= report["averages"]
-    result = {"miou": scores, "loss": made["loss"], "seconds": round(trained, 1)}
+    result = {"miou": scores, "loss": round(made["loss"], 4), "seconds": round(trained, 1), **machine()}
     atomic_write(training.result, json.dumps(result, indent=2).encode())
     averages = ", ".join(f"{name} {100 * value:.2f}" for name, value in report["averages"].items())
     total = time.monotonic() - started
-    return f"{training.out.name}: loss {made['loss']:.3f}, {averages}, {trained:.0f} s + {total - trained:.0f} s"
+    return f"loss {made['loss']:.3f}, {averages}, {trained:.0f} s + {total - trained:.0f} s"
 
 
 def cores() -> int:
@@ -260,12 +306,14 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--scenes", type=int, default=600, help="source scenes to draw")
     parser.add_argument("--targets", type=int, default=100, help="scenes of each target to draw")
     parser.add_argument("--generated", type=int, default=600, help="images of each generated set")
-    parser.add_argument("--preset", default="exact", help="of dgkit generate")
+    parser.add_argument("--preset", default="exact", help="of dgkit generate, but for arms that state one")
     parser.add_argument("--dtype", default="bf16", help="of dgkit generate")
     parser.add_argument("--batch", type=int, default=8, help="of dgkit generate")
-    parser.add_argument("--device", default="auto")
+    parser.add_argument("--device", default="auto", help="of dgkit generate")
+    parser.add_argument("--eval-device", default="auto", help="of the evaluation")
+    parser.add_argument("--report", action="store_true", help="only write the table of what is there")
     parser.add_argument("--processes", type=int, default=1, help="trainings at the same time")
-    parser.add_argument("--generators", type=int, default=1, help="generated sets made at the same time")
+    parser.add_argument("--generators", type=int, default=1, help="sets drawn or generated at the same time")
     parser.add_argument("--results", type=Path, default=RESULTS)
     given = parser.parse_args()
     unknown = [name for name in given.arms if name not in ARMS]
@@ -283,22 +331,24 @@ def parse() -> argparse.Namespace:
 
 def main() -> None:
     given = parse()
-    rows = Bench(given).run()
-    facts = {"commit": git_commit(), "cpu": cpu_name(), "gpu": gpu_name()}
+    bench = Bench(given)
+    rows = bench.results() if given.report else bench.run()
+    if not rows:
+        sys.exit(f"{given.work} holds no results yet")
     given.results.mkdir(parents=True, exist_ok=True)
     with open(given.results / "generalisation.csv", "w", newline="", encoding="utf-8") as file:
-        writer = csv.DictWriter(file, [*rows[0], *facts])
+        writer = csv.DictWriter(file, [*rows[0], "commit"])
         writer.writeheader()
-        writer.writerows({**line, **facts} for line in rows)
+        writer.writerows({**line, "commit": git_commit()} for line in rows)
     (given.results / "generalisation.md").write_text(table(rows), encoding="utf-8")
     plot(rows, given.results / "generalisation.svg")
     print(table(rows))
 
 
-def gpu_name() -> str:
+def machine() -> dict[str, str]:
     import torch
 
-    return torch.cuda.get_device_name() if torch.cuda.is_available() else ""
+    return {"cpu": cpu_name(), "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else ""}
 
 
 if __name__ == "__main__":
