@@ -96,8 +96,8 @@ class Check:
     def _start(self, step: Step, limit: float) -> Running:
         command = [str(word) for word in step.command]
         variables = {**self.environment, MARK: mark(step).partition("=")[2], LIMIT: f"{limit:.1f}"}
-        if step.background:  # a quarter of the cores, and yielding to what runs beside it
-            few = str(max(1, (os.cpu_count() or 4) // 4))
+        if step.background:  # half of the cores, and yielding to what runs beside it
+            few = str(max(1, (os.cpu_count() or 2) // 2))
             variables |= {"OMP_NUM_THREADS": few, "TORCHINDUCTOR_COMPILE_THREADS": few}
             command = ["nice", "-n", "10", *command]
         print(f"{step.name} ...", flush=True)
@@ -151,7 +151,8 @@ class Check:
 
     def _write(self, step: Step, state: str, seconds: float, limit: float, beside: set[str], detail: str) -> None:
         self.states[step.name] = state
-        command = " ".join(str(word) for word in step.command)
+        words = (str(word) for word in step.command)
+        command = " ".join(words).replace(sys.executable, "python").replace(f"{ROOT}{os.sep}", "")
         values = (step.name, state, f"{seconds:.1f}", f"{limit:.0f}", " ".join(sorted(beside)), detail, command)
         append(self.out / "steps.csv", dict(zip(COLUMNS, values, strict=True)))
         print(f"{step.name:<17} {state:<8} {seconds:6.1f} s  {detail}", flush=True)
@@ -217,6 +218,7 @@ def read_arguments() -> argparse.Namespace:
     parser.add_argument("--wheels", type=Path, help="folder of wheels to install for this check alone")
     parser.add_argument("--minutes", type=float, default=9.5, help="bound on everything (default: 9.5)")
     parser.add_argument("--steps", help=f"only these, the others counting as done: {','.join(NAMES)}")
+    parser.add_argument("--parts", help="of the step measure only these parts, see gpu_measure.py")
     parser.add_argument("--work", type=Path, help="folder for engines and logs, which is then kept")
     parser.add_argument("--dry-run", action="store_true", help="on a CPU, as small as the steps get")
     given = parser.parse_args()
@@ -243,7 +245,7 @@ def main() -> int:
             check.run([Step("wheels", [*install, work / "site", *sorted(given.wheels.resolve().glob("*.whl"))], 60)])
         check.run([Step("environment", [*DGKIT, "doctor", "--json"], 60)])
         machine = Machine.read(environment(work / "environment.log", check.out / "environment.json"))
-        steps = Plan(DRY if given.dry_run else FULL, machine, work).steps()
+        steps = Plan(DRY if given.dry_run else FULL, machine, work, given.parts).steps()
         check.run([step for step in steps if step.name in chosen])
     finally:
         check.stop()

@@ -13,9 +13,24 @@ BUILD = (*DGKIT, "build-engines")
 CHECK = (*DGKIT, "engines", "check", "torch")
 TESTS = Path(__file__).resolve().parents[1] / "tests"
 # Only the files that hold such tests: to collect all of them takes longer than to run these. Warnings of packages older
-# or newer than those dgkit is developed with are not what is tested.
+# or newer than those dgkit is developed with are not what is tested. What the tests compare with runs on the CPU and is
+# so small that its threads would wait for each other most of the time, the more so beside a build.
 PYTEST = (
-    *(sys.executable, "-m", "pytest", "-m", "gpu", "-v", "--durations=8", "-W", "default", "-p", "no:cacheprovider"),
+    *(
+        "env",
+        "OMP_NUM_THREADS=2",
+        sys.executable,
+        "-m",
+        "pytest",
+        "-m",
+        "gpu",
+        "-v",
+        "--durations=8",
+        "-W",
+        "default",
+        "-p",
+        "no:cacheprovider",
+    ),
     *sorted(str(path) for path in TESTS.rglob("test_*.py") if "pytest.mark.gpu" in path.read_text(encoding="utf-8")),
 )
 CARD = "name,driver_version,memory.total,memory.used,pstate,clocks.sm,clocks.max.sm,power.limit,temperature.gpu"
@@ -88,10 +103,10 @@ DRY = Size(
 
 
 class Plan:
-    """The steps for a machine; files go to ``work``."""
+    """The steps for a machine; files go to ``work``. ``parts``: of the step ``measure`` only these."""
 
-    def __init__(self, size: Size, machine: Machine, work: Path) -> None:
-        self.size, self.machine, self.work = size, machine, work
+    def __init__(self, size: Size, machine: Machine, work: Path, parts: str | None = None) -> None:
+        self.size, self.machine, self.work, self.parts = size, machine, work, parts or ""
         self.on = ("--device", size.device)
         self.cuda = "" if machine.cuda else "needs a CUDA device, and this machine has none"
         self.here = self.cuda if size.device == "cuda" else ""
@@ -113,7 +128,7 @@ class Plan:
         steps = [
             Step("card", ["nvidia-smi", f"--query-gpu={CARD}", "--format=csv"], 5, self.cuda),
             trial,
-            self._measure("measure", 200),
+            self._measure("measure", 240, self.parts),
             build,
             Step("build_small", [*compiled, *self.size.small, *large[2:]], 150, self.here, background=True),
             Step("build_large", [*compiled, *large], 200, self.here, background=True),

@@ -1,5 +1,7 @@
 """Puts the figures of benchmarks/results/bench*.csv into README.md and docs/images/bench-*.svg.
 
+Those of benchmarks/results/gpu_check*.csv go into README.md and docs/gpu.md.
+
     python benchmarks/readme_table.py            after dgkit bench ... --csv benchmarks/results/bench.csv
     python benchmarks/readme_table.py --check    exit code 1 where the files are not what the CSV gives
 
@@ -12,6 +14,8 @@ import re
 import sys
 from pathlib import Path
 
+from gpu_table import sentence, tables
+
 from dgkit.benchmarks.config import CEILING
 from dgkit.benchmarks.plot import draw, markdown
 from dgkit.benchmarks.rows import Row, latest, read
@@ -20,7 +24,9 @@ PACKAGES = {"ort": ("onnxruntime", "onnxruntime-gpu"), "openvino": ("openvino",)
 ROOT = Path(__file__).resolve().parents[1]
 RESULTS = ROOT / "benchmarks" / "results"
 README = ROOT / "README.md"
+GPU = ROOT / "docs" / "gpu.md"
 BLOCK = re.compile(r"(?<=<!-- bench -->\n).*?(?=<!-- /bench -->)", re.DOTALL)
+GPU_BLOCK = re.compile(r"(?<=<!-- gpu -->\n).*?(?=<!-- /gpu -->)", re.DOTALL)
 
 
 def main() -> int:
@@ -33,7 +39,12 @@ def main() -> int:
     parts = sections([row for path in sorted(RESULTS.glob("bench*.csv")) for row in read(path)])
     wanted = {path: picture for path, (picture, _) in parts.items()}
     block = "\n".join(["", *(table for _, table in parts.values()), ""]) if parts else ""
-    wanted[README] = BLOCK.sub(lambda match: block, text)
+    wanted[README] = fill(BLOCK, text, block)
+    checks = [path for path in sorted(RESULTS.glob("gpu_check*.csv")) if not path.stem.endswith("_steps")]
+    measured = [latest(read(path)) for path in checks]
+    wanted[README] = fill(GPU_BLOCK, wanted[README], "".join(map(sentence, measured)))
+    if GPU.is_file():
+        wanted[GPU] = fill(GPU_BLOCK, GPU.read_text(encoding="utf-8"), "".join(map(tables, measured)))
     stale = [path for path, content in wanted.items() if not path.is_file() or path.read_text("utf-8") != content]
     for path in stale:
         print(f"{path.relative_to(ROOT)} {'differs' if given.check else 'written'}")
@@ -41,6 +52,11 @@ def main() -> int:
             path.parent.mkdir(parents=True, exist_ok=True)
             path.write_text(wanted[path], encoding="utf-8")
     return 1 if given.check and stale else 0
+
+
+def fill(place: re.Pattern[str], text: str, content: str) -> str:
+    """``text`` with ``content`` in the place, as it stands."""
+    return place.sub(lambda match: content, text)
 
 
 def sections(rows: list[Row]) -> dict[Path, tuple[str, str]]:

@@ -69,6 +69,10 @@ def bench(
     rebuild: Annotated[
         str | None, _option("--rebuild", "never, auto (default) or always: engines that are missing.", RUN, "POLICY")
     ] = None,
+    parity: Annotated[
+        bool | None,
+        _option("--parity/--no-parity", "Compare with torch in fp32 and count operations (default: on).", RUN),
+    ] = None,
     references: Annotated[
         Path | None, _option("--references", "Keep the outputs of torch in fp32 here, for other runs.", RUN, "DIR")
     ] = None,
@@ -94,7 +98,7 @@ def bench(
         "preset": preset, "steps": steps, "count": count, "against": against, "cuda_graph": cuda_graph,
         "ceilings": ceilings, "repeats": repeats, "seconds": seconds, "official_seconds": official_seconds,
         "together": together, "timeout": timeout, "threads": threads, "rebuild": rebuild,
-        "references": references, "csv": csv, "plot": plot, "note": note,
+        "parity": parity, "references": references, "csv": csv, "plot": plot, "note": note,
     }  # fmt: skip
     config = load_config(BenchConfig, **settings)
     from dgkit.benchmarks.run import bench as run

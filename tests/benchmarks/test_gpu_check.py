@@ -54,22 +54,35 @@ def without_dgkit(tmp_path: Path) -> dict[str, str]:
 
 
 def test_a_dry_run_measures_and_says_what_it_skips(tmp_path: Path) -> None:
-    result, rows = run(tmp_path / "out", "--dry-run", "--steps", "card,tests,trt,alone")
+    result, rows = run(tmp_path / "out", "--dry-run", "--steps", "card,measure,tests,trt", "--parts", "vae,small")
     assert result.returncode == 0, result.stdout + result.stderr
-    assert list(rows) == ["environment", "card", "tests", "trt", "alone"]
-    assert {name: rows[name]["state"] for name in ("environment", "alone")} == {"environment": "ok", "alone": "ok"}
+    assert list(rows) == ["environment", "card", "measure", "tests", "trt"]
+    assert {name: rows[name]["state"] for name in ("environment", "measure")} == {"environment": "ok", "measure": "ok"}
     for name in ("card", "tests", "trt"):
         assert rows[name]["state"] == "skipped" and rows[name]["detail"].startswith("needs ")
-    (row,) = read(tmp_path / "out" / "bench.csv")
-    assert (row["step"], row["network"], row["engine"], row["batch"]) == ("alone", "denoiser", "torch", "1")
-    assert float(row["ms_median"]) > 0 and 0 < float(row["parity"]) < 5e-2 and row["error"] == ""
+    found = read(tmp_path / "out" / "bench.csv")
+    names = [(row["step"], row["network"], row["engine"], row["batch"]) for row in found]
+    assert names == [("measure", "vae_decoder", "torch", "1"), *(("measure", "denoiser", "torch", n) for n in "12")]
+    for row in found:
+        assert float(row["ms_median"]) > 0 and 0 < float(row["parity"]) < 5e-2 and row["error"] == ""
     assert '"libraries"' in (tmp_path / "out" / "environment.json").read_text()
-    assert "===== alone: " in (tmp_path / "out" / "log.txt").read_text()
-    assert "step alone  network denoiser" in result.stdout
+    assert "===== measure: " in (tmp_path / "out" / "log.txt").read_text()
+    assert rows["measure"]["command"].startswith("python benchmarks/gpu_measure.py --size dry ")
+    assert "step measure  network denoiser" in result.stdout
+
+
+def test_parts_without_time_are_named(tmp_path: Path) -> None:
+    command = [sys.executable, str(SCRIPT.with_name("gpu_measure.py")), "--size", "dry", "--parts", "small,vae"]
+    variables = {**os.environ, "PYTHONPATH": str(SCRIPT.parents[1]), "DGKIT_GPU_CHECK_SECONDS": "2"}
+    result = subprocess.run(
+        [*command, "--csv", str(tmp_path / "rows.csv")], env=variables, capture_output=True, text=True
+    )
+    assert result.returncode == 1 and result.stdout.splitlines()[-1] == "error: no time for small, vae"
+    assert not (tmp_path / "rows.csv").exists()
 
 
 def test_a_step_that_fails_stops_nothing(tmp_path: Path, without_dgkit: dict[str, str]) -> None:
-    result, rows = run(tmp_path / "out", "--dry-run", "--steps", "parity,alone", variables=without_dgkit)
+    result, rows = run(tmp_path / "out", "--dry-run", "--steps", "measure,parity", variables=without_dgkit)
     assert result.returncode == 1
     assert {row["state"] for row in rows.values()} == {"failed"} and len(rows) == 3
     assert all("pydantic is broken here" in row["detail"] for row in rows.values())
@@ -110,14 +123,16 @@ def test_a_step_that_hangs_is_ended_with_all_it_started(tmp_path: Path, without_
 
 def test_what_was_done_outlives_a_kill(tmp_path: Path) -> None:
     out = tmp_path / "out"
-    with subprocess.Popen(command(out, "--dry-run", "--steps", "alone"), stdout=subprocess.PIPE, text=True) as process:
+    with subprocess.Popen(
+        command(out, "--dry-run", "--steps", "measure"), stdout=subprocess.PIPE, text=True
+    ) as process:
         assert process.stdout is not None
         for line in process.stdout:
-            if line.startswith("alone ..."):
+            if line.startswith("measure ..."):
                 break
         rows = {row["step"]: row["state"] for row in read(out / "steps.csv")}
         deadline = time.monotonic() + 60
-        while not marked(str(tmp_path / "work" / "alone.csv")) and time.monotonic() < deadline:
+        while not marked(str(tmp_path / "work" / "measure.csv")) and time.monotonic() < deadline:
             time.sleep(0.05)
         process.send_signal(signal.SIGTERM)
         process.stdout.read()
@@ -128,7 +143,7 @@ def test_what_was_done_outlives_a_kill(tmp_path: Path) -> None:
 def test_no_device_is_a_failure(tmp_path: Path) -> None:
     result, rows = run(tmp_path / "out", variables={"CUDA_VISIBLE_DEVICES": ""})
     assert result.returncode == 1 and "this machine has no CUDA device" in result.stdout
-    assert len(rows) > 15 and {row["state"] for row in rows.values()} == {"ok", "skipped"}
+    assert len(rows) > 12 and {row["state"] for row in rows.values()} == {"ok", "skipped"}
 
 
 def test_wrong_arguments_are_named(tmp_path: Path) -> None:
@@ -142,10 +157,15 @@ def test_wrong_arguments_are_named(tmp_path: Path) -> None:
 def test_every_step_that_needs_no_gpu_runs(tmp_path: Path) -> None:
     result, rows = run(tmp_path / "out", "--dry-run", "--minutes", "40")
     states = {name: row["state"] for name, row in rows.items()}
-    skipped = {"card", "trt_build", "tests", "trt", "cuda_graph", "generate_trt", "parity_trt"}
+    skipped = {"card", "trt_build", "tests", "trt", "generate_trt", "parity_trt", "tests_compile"}
     assert {name for name, state in states.items() if state == "skipped"} - {"trt_trial"} == skipped
     assert result.returncode == 0 and set(states.values()) == {"ok", "skipped"}, rows
     measured = {(row["step"], row["engine"]) for row in read(tmp_path / "out" / "bench.csv")}
-    assert {("eager", "torch"), ("compile", "compile"), ("generate", "official"), ("vae", "compile")} <= measured
+    assert {
+        ("measure", "torch"),
+        ("measure", "official"),
+        ("compile_small", "compile"),
+        ("compile", "compile"),
+    } <= measured
     beside = {row["step"]: row["beside"] for row in rows.values()}
-    assert "parity" in beside["compile_build"] and "compile_build" in beside["parity"]
+    assert "parity" in beside["build_large"] and "build_large" in beside["parity"] and beside["measure"] == ""

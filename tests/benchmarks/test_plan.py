@@ -131,3 +131,13 @@ def test_no_configuration_and_no_device(monkeypatch: pytest.MonkeyPatch, tmp_pat
     assert [row.error for row in read(tmp_path / "rows.csv")] == ["", "", "", "died of SIGSEGV"]
     with pytest.raises(EngineError, match="device cuda:9: there is none"):
         measure(monkeypatch, Workers({"environment": Outcome((), "there is none")}), device="cuda:9")
+
+
+def test_a_worker_of_ones_own_and_rows_of_earlier_runs() -> None:
+    """Without parity nothing is compared with torch in fp32, so there is no reference to make."""
+    workers = Workers({})
+    config = load_config(BenchConfig, engines=["torch"], dtypes=["bf16"], ceilings=False, parity=False)
+    before = run.bench(load_config(BenchConfig, against="official"), worker=Workers({}))
+    (row,) = run.bench(config, worker=workers, earlier=before)
+    assert workers.asked == ["environment", "denoiser torch:bf16 batch 2"]
+    assert (row.x_official, row.x_fp32, row.share) == (8.0, 2.0, None)

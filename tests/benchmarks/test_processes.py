@@ -9,7 +9,7 @@ import pytest
 
 from dgkit.benchmarks import processes
 from dgkit.benchmarks.config import Task
-from dgkit.benchmarks.processes import run_worker
+from dgkit.benchmarks.processes import KeptWorker, run_worker
 
 
 @pytest.fixture(autouse=True)
@@ -32,7 +32,8 @@ def test_the_reason_is_told(how: str, words: str) -> None:
 
 def test_what_was_measured_before_the_end_is_kept() -> None:
     found = run_worker(Task(kind="measure", subject="half"), 60)
-    assert found.cells == ({"batch": 1, "ms_sample": 2.0},) and "killed" in found.error
+    (cells,) = found.cells
+    assert (cells["batch"], cells["ms_sample"]) == (1, 2.0) and "killed" in found.error
 
 
 def test_a_worker_that_hangs_is_killed_with_its_children() -> None:
@@ -43,6 +44,45 @@ def test_a_worker_that_hangs_is_killed_with_its_children() -> None:
     while alive(int(child)) and time.monotonic() < deadline:  # a kill takes effect when the process is scheduled
         time.sleep(0.02)
     assert not alive(int(child))
+
+
+def test_a_kept_worker_does_one_task_after_the_other() -> None:
+    with KeptWorker() as worker:
+        first, second = (worker(task("fine"), 60) for _ in range(2))
+        assert first == second and first.error == "" and len(first.cells) == 1
+    assert not alive(first.cells[0]["pid"])
+
+
+@pytest.mark.parametrize(
+    ("how", "words"),
+    [
+        ("kill", "killed, probably for want of memory"),
+        ("abort", "died of SIGABRT"),
+        ("exit", "exit code 1: a library said goodbye"),
+    ],
+)
+def test_another_follows_a_worker_that_ended(how: str, words: str) -> None:
+    with KeptWorker() as worker:
+        before = worker(task("fine"), 60)
+        assert worker(task(how), 60).error == words
+        half, after = worker(task("half"), 60), worker(task("fine"), 60)
+    assert len(half.cells) == 1 and half.error == "killed, probably for want of memory"
+    assert after.error == "" and len({found.cells[0]["pid"] for found in (before, half, after)}) == 3
+
+
+def test_a_kept_worker_that_hangs_is_killed_with_its_children() -> None:
+    with KeptWorker() as worker:
+        found = worker(task("hang"), 3.0)
+        state, _, child = found.error.partition(": child ")
+        assert state == "not done after 3 s" and worker(task("fine"), 60).error == ""
+    deadline = time.monotonic() + 60
+    while alive(int(child)) and time.monotonic() < deadline:
+        time.sleep(0.02)
+    assert not alive(int(child))
+
+
+def task(how: str) -> Task:
+    return Task(kind="measure", subject=how)
 
 
 def alive(pid: int) -> bool:

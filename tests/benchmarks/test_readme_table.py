@@ -24,15 +24,20 @@ def call(root: Path, *options: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(command, cwd=root, env={"PYTHONPATH": str(ROOT)}, capture_output=True, text=True)
 
 
+def copy_script(root: Path) -> None:
+    (root / "benchmarks").mkdir()
+    for name in ("readme_table.py", "gpu_table.py"):
+        shutil.copy(ROOT / "benchmarks" / name, root / "benchmarks" / name)
+
+
 def test_readme_and_pictures_are_what_the_csv_gives() -> None:
     result = call(ROOT, "--check")
     assert result.returncode == 0, f"{result.stdout}{result.stderr}run python {SCRIPT}"
 
 
 def test_figures_are_written_and_differences_noticed(tmp_path: Path) -> None:
-    (tmp_path / "benchmarks").mkdir()
     (tmp_path / "docs" / "images").mkdir(parents=True)
-    shutil.copy(ROOT / SCRIPT, tmp_path / SCRIPT)
+    copy_script(tmp_path)
     readme = tmp_path / "README.md"
     readme.write_text("before\n\n<!-- bench -->\n<!-- /bench -->\n\nafter\n")
     assert call(tmp_path, "--check").returncode == 0
@@ -57,8 +62,45 @@ def test_figures_are_written_and_differences_noticed(tmp_path: Path) -> None:
 
 
 def test_a_readme_without_the_place_is_an_error(tmp_path: Path) -> None:
-    (tmp_path / "benchmarks").mkdir()
-    shutil.copy(ROOT / SCRIPT, tmp_path / SCRIPT)
+    copy_script(tmp_path)
     (tmp_path / "README.md").write_text("nothing\n")
     result = call(tmp_path)
     assert result.returncode == 1 and "has no place for the table" in result.stderr
+
+
+def test_figures_of_a_gpu(tmp_path: Path) -> None:
+    copy_script(tmp_path)
+    (tmp_path / "docs").mkdir()
+    for path in (tmp_path / "README.md", tmp_path / "docs" / "gpu.md"):
+        path.write_text("before\n\n<!-- bench -->\n<!-- /bench -->\n<!-- gpu -->\n<!-- /gpu -->\n\nafter\n")
+    assert call(tmp_path, "--check").returncode == 0
+    plain = dataclasses.replace(
+        PLAIN, dtype="fp16", preset="exact", gpu="some GPU", driver="1.2", cpu="some CPU", note="eager"
+    )
+    large = dataclasses.replace(plain, model="random:sd15", parity=0.001, tflops=5.0, share=0.125)
+    images = dataclasses.replace(plain, subject="sampler", images=8, ms_sample=36.0, images_per_hour=100_000.0)
+    rows = [
+        dataclasses.replace(plain, subject="ceiling", network="matmul", tflops=40.0),
+        large,
+        dataclasses.replace(large, note="CUDA graph", ms_median=32.0, tflops=12.5),
+        dataclasses.replace(large, batch=4, ms_median=None, error="out of memory"),
+        dataclasses.replace(images, engine="official", images_per_hour=1000.0),
+        images,
+        dataclasses.replace(images, note="CUDA graph", images_per_hour=250_000.0, x_official=250.0, psnr=50.0),
+        dataclasses.replace(images, subject="generate", note="CUDA graph", images_per_hour=200_000.0),
+    ]
+    append(tmp_path / "benchmarks" / "results" / "gpu_check_some.csv", rows)
+    (tmp_path / "benchmarks" / "results" / "gpu_check_some_steps.csv").write_text("step,state\n")
+    assert call(tmp_path, "--check").returncode == 1 and call(tmp_path).returncode == 0
+    assert call(tmp_path, "--check").returncode == 0
+    page = (tmp_path / "docs" / "gpu.md").read_text()
+    assert "some GPU, driver 1.2, some CPU, torch 2.13.0, 2026-01-01. Ceilings: matmul 40 TFLOP/s." in page
+    assert "| 2 | 80 | 32 | 2.50 | 12.5 | 0.125 | 1.0e-03 |" in page and "| 4 |" not in page
+    assert "| sampler | torch, CUDA graph | fp16 | 2 | 250,000 | 250.0 | 50.0 |  |" in page
+    readme = (tmp_path / "README.md").read_text()
+    assert "On one some GPU, fp16, preset `exact`, batch 2: 250,000 images an hour with the denoiser" in readme
+    assert (
+        "graph, 100,000 without,\n1,000 as published; 200,000 by" in readme
+        and "2.50 times as fast at batch\n2," in readme
+    )
+    assert readme.startswith("before\n") and readme.endswith("\nafter\n") and "some GPU, driver" not in readme

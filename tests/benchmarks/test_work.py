@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from dgkit.benchmarks import networks
 from dgkit.benchmarks.config import BenchConfig, Task
 from dgkit.benchmarks.official import Published
+from dgkit.benchmarks.processes import KeptWorker
 from dgkit.benchmarks.rows import COLUMNS, read
 from dgkit.benchmarks.run import bench
 from dgkit.benchmarks.worker import work
@@ -175,6 +176,16 @@ def test_a_run_in_processes_of_its_own(tmp_path: Path) -> None:
     assert row.dgkit and row.cpu and "torch" in row.versions and row.device == "cpu"
     (kept,) = read(tmp_path / "rows.csv")
     assert kept.ms_median == pytest.approx(row.ms_median, rel=1e-4) and kept.run == row.run
+
+
+def test_runs_that_share_a_process(tmp_path: Path) -> None:
+    config = BenchConfig(subjects=("condition",), batches=(1,), model=TINY, device="cpu", seconds=0.01, repeats=3,
+                         ceilings=False, references=tmp_path)  # fmt: skip
+    with KeptWorker() as worker:
+        before = bench(config, worker=worker)
+        (row,) = bench(config.model_copy(update={"dtypes": ("bf16",)}), worker=worker, earlier=before)
+    assert row.error == "" and row.x_fp32 is not None and row.parity is not None and 1e-4 < row.parity < 5e-2
+    assert row.rss_mib is None and row.load_s is not None and row.load_s > 0
 
 
 @pytest.mark.slow

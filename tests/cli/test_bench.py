@@ -37,11 +37,12 @@ def asked(monkeypatch: pytest.MonkeyPatch) -> list[BenchConfig]:
 
 def test_options_reach_the_settings(asked: list[BenchConfig], capsys: pytest.CaptureFixture[str]) -> None:
     words = "bench denoiser vae --engines torch,ort --dtypes fp32,bf16 --batches 1,8 --random tiny --against official"
-    assert main([*words.split(), "--seconds", "2.5", "--no-ceilings", "--together", "--json"]) == 0
+    assert main([*words.split(), "--seconds", "2.5", "--no-ceilings", "--no-parity", "--together", "--json"]) == 0
     (config,) = asked
     assert config.subjects == ("denoiser", "vae") and config.engines == ("torch", "ort")
     assert config.dtypes == ("fp32", "bf16") and config.batches == (1, 8) and config.model == "random:tiny"
     assert (config.against, config.seconds, config.ceilings, config.together) == ("official", 2.5, False, True)
+    assert not config.parity
     found = capsys.readouterr()
     rows = json.loads(found.out)["rows"]
     assert [row["error"] for row in rows] == ["", "", "killed"] and rows[1]["ms_sample"] == 1.5
