@@ -27,7 +27,7 @@ from dgkit.provenance import cpu_name, git_commit, version
 RESULTS = Path(__file__).parent / "results" / "eval_speed.csv"
 SCALE, CROP, STRIDE = (1024, 512), 512, 256
 WARM = 2
-LOOP = "mmseg"
+LOOP, PREPARE = "mmseg", "prepare"
 # Name of a way: engine and number format of dgkit eval.
 WAYS = {
     "torch": ("torch", "fp32"),
@@ -63,15 +63,15 @@ def main() -> None:
     os.environ["DGKIT_CACHE"] = str(given.work / "cache")
     given.checkpoint = given.checkpoint or given.work / "segmenter" / f"iter_{given.steps}.pth"
     if given.only:
-        found = loop_of_mmseg(given) if given.only == LOOP else loop_of_dgkit(given)
-        print(json.dumps(found))
+        work = {LOOP: loop_of_mmseg, PREPARE: prepare}.get(given.only, loop_of_dgkit)
+        print(json.dumps(work(given)))
         return
     compare(given)
 
 
 def compare(given: argparse.Namespace) -> None:
     """Prepare what is missing, measure all ways in turn, write the table."""
-    prepare(given)
+    child(PREPARE)
     ways = (given.ways or (ON_GPU if given.device == "cuda" else ON_CPU)).split(",")
     for way in ways:
         if way != LOOP:
@@ -93,7 +93,7 @@ def compare(given: argparse.Namespace) -> None:
     print("\n".join(table(rows)))
 
 
-def prepare(given: argparse.Namespace) -> None:
+def prepare(given: argparse.Namespace) -> dict[str, Any]:
     """Scenes of the source and of the target, and the checkpoint."""
     from dgkit.world.write import write_role
 
@@ -102,7 +102,7 @@ def prepare(given: argparse.Namespace) -> None:
     write_role(given.work / "city", "cityscapes", given.count, 5, split="val", **size)
     write_role(given.work / "warm", "cityscapes", WARM, 6, split="val", **size)
     if given.checkpoint.is_file():
-        return
+        return {}
     write_role(given.work / "source", "source", 60, 7, height=256, workers=cores)
     from dgkit.training.segmenter.recipe import SegmenterRecipe
     from dgkit.training.segmenter.run import train_segmenter
@@ -113,12 +113,13 @@ def prepare(given: argparse.Namespace) -> None:
         "train": {"steps": given.steps, "batch": 4, "lr": 6e-4, "warmup": 20, "checkpoint_every": given.steps},
     }  # fmt: skip
     train_segmenter(SegmenterRecipe.model_validate(recipe))
+    return {}
 
 
 def child(way: str, *options: str) -> dict[str, Any]:
     """What this program finds out about one way in a process of its own."""
     command = [sys.executable, *sys.argv, "--only", way, *options]
-    shown = subprocess.run(command, check=True, capture_output=True, text=True).stdout
+    shown = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout
     return json.loads(shown.splitlines()[-1])
 
 
