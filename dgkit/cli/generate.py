@@ -96,6 +96,9 @@ def generate(
     boundary: Annotated[
         int | None, _option("--boundary", "Band ignored beside other classes in second labels, 0 to 8.", QUALITY, "PX")
     ] = None,
+    duplicates: Annotated[
+        int | None, _option("--duplicates", "Second labels without near-duplicates, see filter.", QUALITY, "BITS")
+    ] = None,
     batch: Annotated[
         int | None, _option("--batch", "Denoiser samples per network call; the memory follows it.", RUN, "B")
     ] = None,
@@ -132,6 +135,7 @@ def generate(
         "count": count, "preset": preset, "style_mix": style_mix, "size": size, "seed": seed, "batch": batch,
         "balance_classes": balance_classes, "balance_styles": balance_styles, "judge": judge,
         "min_agreement": min_agreement, "redraws": redraws, "boundary": boundary,
+        "duplicates": duplicates,
         "workers": workers, "shard": shard, "ray": ray,
     }  # fmt: skip
     from dgkit.config import load_config

@@ -109,6 +109,9 @@ class GenerateConfig(Config):
     boundary: int = Field(
         0, ge=0, le=MAX_BOUNDARY, description="band ignored in second labels beside other classes [pixels]"
     )
+    duplicates: int | None = Field(
+        None, ge=0, le=32, description="bits in which near-duplicates differ at most; second labels leave them out"
+    )
 
     batch: int = Field(8, ge=1, le=4096, description="denoiser samples in one network call")
     workers: Workers = Field(

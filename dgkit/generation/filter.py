@@ -66,10 +66,10 @@ def filter_folder(
     out = Path(out).expanduser()
     if not out.is_dir():
         raise InputError(f"{out}: no such folder", "give a folder that dgkit generate wrote")
-    pairs, second = list_pairs(out), _prepared(out / SECOND)
+    pairs, judge = list_pairs(out), Judge(config.segmenter)
+    second = _prepared(out / SECOND)
     with locked(second / _LOCK):
         remove_stale_temporaries(second)
-        judge = Judge(config.segmenter)
         measured = measure_all(pairs, judge, second / _MEASURED, lambda *done: report("measure", *done))
         means = _means(config, judge, measured, second, report)
         left_out = _left_out(config, pairs, measured)

@@ -101,10 +101,15 @@ def _make_missing(
 
 
 def _write_second_labels(path: Path, config: GenerateConfig, report: Progress) -> None:
-    """Where a judge or a band is asked for; of a shard none, since the judge's mean losses are those of all scenes."""
-    if config.shard is not None or (config.judge is None and not config.boundary):
+    """Where the settings ask for them; of a shard none, since mean losses and duplicates are those of all scenes."""
+    if config.shard is not None or (config.judge is None and not config.boundary and config.duplicates is None):
         return
-    rules = FilterConfig(segmenter=config.judge, boundary=config.boundary, min_agreement=config.min_agreement)
+    rules = FilterConfig(
+        segmenter=config.judge,
+        boundary=config.boundary,
+        min_agreement=config.min_agreement,
+        duplicates=config.duplicates,
+    )
     filter_folder(path, rules, progress=report)
 
 

@@ -27,7 +27,7 @@ from tests.evaluation.onnx_files import palette_model
 from tests.scenes import FAST, FAST_FLAGS, snapshot
 
 pytest.importorskip("onnxruntime")
-COUNT = 5
+COUNT = 4
 
 
 @pytest.fixture(scope="module")
@@ -101,7 +101,7 @@ def test_a_stopped_run_ends_with_the_same_bytes(
     demanding: dgkit.GenerateResult, settings: dict, tmp_path: Path
 ) -> None:
     def interrupt(stage: str, done: float, total: float) -> None:
-        if stage == "generate" and done >= 3:
+        if stage == "generate" and done >= 2:
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
@@ -126,6 +126,14 @@ def test_second_labels_leave_out_what_was_not_accepted(demanding: dgkit.Generate
     accepted = [record for record in demanding.records if record.accepted]
     assert [line["id"] for line in lines] == [record.id for record in accepted]
     assert [line["agreement"] for line in lines] == [record.agreement for record in accepted]
+
+
+def test_near_duplicates_are_left_out_of_second_labels(scored: dgkit.GenerateResult, tmp_path: Path) -> None:
+    shutil.copytree(scored.out, tmp_path / "out")
+    config = load_config(GenerateConfig, scored.out / "config.yaml")
+    dgkit.generate(tmp_path / "out", config.model_copy(update={"duplicates": 32}))  # random pictures differ in about 32
+    left_out = json.loads((tmp_path / "out/labels_filtered/filter.json").read_text())["left_out"]
+    assert left_out and all("near-duplicate of" in reason for reason in left_out.values())
 
 
 def test_a_boundary_alone_writes_second_labels(micro: Path, labels: Path, tmp_path: Path) -> None:

@@ -84,9 +84,9 @@ def test_each_class_has_its_share_of_the_styles(index: ClassIndex) -> None:
 
 def test_a_stopped_run_goes_on_with_the_same_jobs(micro: Path, labels: Path, tmp_path: Path) -> None:
     settings = {"labels": labels, "model": str(micro), "balance_classes": True, "balance_styles": True, **FAST}
-    dgkit.generate(tmp_path / "a", count=6, **settings)
+    dgkit.generate(tmp_path / "a", count=4, **settings)
     dgkit.generate(tmp_path / "b", count=2, **settings)
-    dgkit.generate(tmp_path / "b", count=6, **settings)
+    dgkit.generate(tmp_path / "b", count=4, **settings)
     assert snapshot(tmp_path / "a") == snapshot(tmp_path / "b")
     assert "balance_classes: true" in (tmp_path / "a" / "config.yaml").read_text()
 

@@ -221,6 +221,9 @@ def test_wrong_settings_and_files_are_refused(out: Path, segmenter: Path, tmp_pa
         filter_folder(out, boundary=9)
     with pytest.raises(InputError, match="no such folder"):
         filter_folder(tmp_path / "none", boundary=1)
+    with pytest.raises(InputError, match="no such file"):
+        filter_folder(out, segmenter=tmp_path / "none.onnx")
+    assert not (out / SECOND).exists()
     with pytest.raises(InputError, match="class numbers"):
         filter_folder(out, segmenter=label_model(tmp_path / "l.onnx"))
     (out / "images" / "s2.png").unlink()
