@@ -1,5 +1,6 @@
 """Which backend, precision and batch each network of a model gets: what a recipe of ``engines/`` states."""
 
+import importlib
 from collections.abc import Iterable, Mapping
 from typing import Literal
 
@@ -7,6 +8,7 @@ import torch
 from pydantic import Field, field_validator
 
 from dgkit.config import Config
+from dgkit.diagnosis import install_line
 from dgkit.engines.base import RUNNERS, BuildOptions, Network, Runner, runner_class
 from dgkit.engines.spec import NETWORKS, network_spec
 from dgkit.engines.store import Notify, Policy
@@ -42,7 +44,7 @@ class EngineRecipe(Config):
     dtype: Precision = "fp32"
     """number format of the denoiser, the condition network and the VAE decoder; the two encoders stay fp32"""
     device: str = "auto"
-    """auto, cpu, cuda or cuda:N; auto: cuda where there is one"""
+    """auto, cpu, cuda or cuda:N; auto: cuda where there is one and the engine runs on it"""
     networks: dict[str, NetworkRecipe] = Field(default_factory=dict)
     """exceptions by network"""
     options: BuildOptions = BuildOptions()
@@ -70,10 +72,13 @@ class EngineRecipe(Config):
         self, networks: Mapping[str, Network], rebuild: Policy = "auto", notify: Notify | None = None
     ) -> dict[str, Runner]:
         """A runner of each network by name, not opened; UsageError where a backend refuses its device or dtype."""
+        choices = {name: self.choice(name) for name in networks}
+        engines = dict.fromkeys(engine for engine, _, _ in choices.values())
+        devices = {engine: resolve_device(self.device, engine, notify) for engine in engines}
         found = {}
         for name, network in networks.items():
-            engine, dtype, options = self.choice(name)
-            device = resolve_device(self.device, engine)
+            engine, dtype, options = choices[name]
+            device = devices[engine]
             found[name] = runner_class(engine)(network, device, dtype, rebuild=rebuild, notify=notify, options=options)
         return found
 
@@ -94,11 +99,29 @@ def choose_networks(names: str | Iterable[str] = "all") -> tuple[str, ...]:
     return tuple(name for name in NETWORKS if name in wanted)
 
 
-def resolve_device(device: str, engine: str = "torch") -> str:
-    """``auto`` as ``cuda`` where torch sees a GPU and ``engine`` runs on one, else ``cpu``; any other as it is."""
+def resolve_device(device: str, engine: str = "torch", notify: Notify | None = None) -> str:
+    """``auto`` as ``cuda`` where torch sees a GPU and ``engine`` runs on one, else ``cpu``; any other as it is.
+
+    ``notify`` is told where a GPU is left alone because the ONNX Runtime that is installed is the one for CPUs.
+    """
     if device != "auto":
         return device
-    return "cuda" if engine not in CPU_ONLY and torch.cuda.is_available() else "cpu"
+    if engine in CPU_ONLY or not torch.cuda.is_available():
+        return "cpu"
+    if engine != "ort" or not _cpu_only_onnxruntime():
+        return "cuda"
+    if notify:
+        notify(f"engine ort runs on the CPU: this onnxruntime has no CUDA; for the GPU: {install_line('gpu')}")
+    return "cpu"
+
+
+def _cpu_only_onnxruntime() -> bool:
+    """Whether the installed ONNX Runtime has no CUDA provider; False where none loads, as the runner says more."""
+    try:
+        runtime = importlib.import_module("onnxruntime")
+    except ImportError:
+        return False
+    return "CUDAExecutionProvider" not in runtime.get_available_providers()
 
 
 def parse_batch(text: str) -> tuple[int, int, int]:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import re
+import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -100,3 +102,33 @@ def test_small_parts(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("torch.cuda.is_available", lambda: True)
     assert resolve_device("auto", "trt") == "cuda" and resolve_device("auto", "openvino") == "cpu"
     assert resolve_device("cuda:1", "openvino") == "cuda:1"
+
+
+@pytest.mark.parametrize(
+    ("providers", "device"),
+    [(["CPUExecutionProvider"], "cpu"), (["CUDAExecutionProvider", "CPUExecutionProvider"], "cuda"), (None, "cuda")],
+)
+def test_onnxruntime_of_a_cpu_leaves_the_gpu_alone(
+    providers: list[str] | None, device: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where it is not installed at all the runner's own message says what is."""
+    fake = None if providers is None else SimpleNamespace(get_available_providers=lambda: providers)
+    monkeypatch.setitem(sys.modules, "onnxruntime", fake)
+    monkeypatch.setattr("torch.cuda.is_available", lambda: True)
+    said: list[str] = []
+    assert resolve_device("auto", "ort", said.append) == device and resolve_device("cuda", "ort") == "cuda"
+    if device == "cuda":
+        assert said == []
+    else:
+        (line,) = said
+        assert line.startswith("engine ort runs on the CPU") and "pip install 'dgkit[gpu]'" in line
+
+
+def test_a_device_is_chosen_once_for_each_engine(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Torch sees no GPU here, so only runners that were left on the CPU can be made."""
+    fake = SimpleNamespace(get_available_providers=lambda: ["CPUExecutionProvider"])
+    monkeypatch.setitem(sys.modules, "onnxruntime", fake)
+    monkeypatch.setattr("torch.cuda.is_available", lambda: True)
+    said: list[str] = []
+    runners = EngineRecipe(engine="ort").runners(random_networks("tiny"), notify=said.append)
+    assert {runner.device.type for runner in runners.values()} == {"cpu"} and len(said) == 1
