@@ -8,7 +8,7 @@ from typing import Any
 
 from dgkit import __version__
 from dgkit.labels import CLASSES, PALETTE
-from dgkit.outputs.folder import Progress, count_classes, open_generated
+from dgkit.outputs.folder import ClassPixels, GeneratedFolder, Progress, count_classes, open_generated
 from dgkit.outputs.summary import Summary, summarise, write_changed, write_summary
 
 CARD, SNIPPET, METADATA = "README.md", "mmseg_dataset.py", "metadata.jsonl"
@@ -48,7 +48,12 @@ def write_card(
     cannot be read, OutputError where the folder cannot be written.
     """
     folder = open_generated(path, partial=True)
-    summary = summarise(folder, count_classes(folder, workers, progress), source_pixels)
+    return describe(folder, count_classes(folder, workers, progress), source_pixels)
+
+
+def describe(folder: GeneratedFolder, pixels: ClassPixels, source_pixels: Sequence[int] | None = None) -> Summary:
+    """The same for a folder that was read and counted already."""
+    summary = summarise(folder, pixels, source_pixels)
     write_summary(summary, folder.path)
     write_changed(folder.path / METADATA, metadata_lines(folder.records))
     write_changed(folder.path / SNIPPET, mmseg_snippet("").encode())

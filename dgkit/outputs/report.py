@@ -18,7 +18,7 @@ from dgkit.data.pictures import read_picture
 from dgkit.errors import UsageError
 from dgkit.files import atomic_write
 from dgkit.labels import CLASSES, NUM_CLASSES, PALETTE
-from dgkit.outputs.card import write_card
+from dgkit.outputs.card import describe
 from dgkit.outputs.folder import ClassPixels, GeneratedFolder, count_classes, open_generated
 from dgkit.outputs.scores import find_agreement
 from dgkit.outputs.summary import Summary
@@ -71,9 +71,9 @@ def report(
     def count(done: int, total: int) -> None:
         tell("count", done, total)
 
-    summary = write_card(out, source_pixels=source_pixels, workers=workers, progress=count)
     folder = open_generated(out, partial=True)
-    data = page_data(folder, count_classes(folder), summary)
+    pixels = count_classes(folder, workers, count)
+    data = page_data(folder, pixels, describe(folder, pixels, source_pixels))
     shown = len(folder.records)
     if embed is not None:
         shown = min(embed, shown)

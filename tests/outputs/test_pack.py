@@ -2,8 +2,10 @@
 
 import hashlib
 import json
+import multiprocessing
 import os
 import shutil
+import signal
 from collections.abc import Callable
 from pathlib import Path
 
@@ -149,6 +151,39 @@ def test_an_error_at_any_rename_leaves_a_folder_that_can_be_continued(
         except OutputError as error:
             assert "the disk is full" in error.message
     pack(generated, tmp_path / "dest", "webdataset", shard_bytes=SHARD)
+    assert snapshot(tmp_path / "dest") == snapshot(tmp_path / "whole")
+
+
+def killed(out: Path, dest: Path, kind: str, operation: int) -> None:
+    """Packing, killed at its file operation number ``operation``: either side of a rename, a link, or an fsync."""
+    left = [operation]
+
+    def dying(function: Callable[..., object]) -> Callable[..., None]:
+        def wrapper(*args: object) -> None:
+            for step in (lambda: None, lambda: function(*args)):
+                step()
+                left[0] -= 1
+                if left[0] < 0:
+                    os.kill(os.getpid(), signal.SIGKILL)
+
+        return wrapper
+
+    for name in ("replace", "link", "fsync"):
+        setattr(os, name, dying(getattr(os, name)))
+    pack(out, dest, kind, shard_bytes=SHARD)
+
+
+@pytest.mark.skipif(not hasattr(signal, "SIGKILL"), reason="needs SIGKILL")
+@pytest.mark.parametrize("kind", ["webdataset", "folder"])
+def test_kills_do_no_harm(generated: Path, tmp_path: Path, kind: str) -> None:
+    processes = multiprocessing.get_context("spawn")
+    for operation in (1, 4, 9):  # the later ones get further: what is there already needs none
+        process = processes.Process(target=killed, args=(generated, tmp_path / "dest", kind, operation))
+        process.start()
+        process.join(120)
+        assert process.exitcode == -signal.SIGKILL
+    pack(generated, tmp_path / "dest", kind, shard_bytes=SHARD)
+    pack(generated, tmp_path / "whole", kind, shard_bytes=SHARD)
     assert snapshot(tmp_path / "dest") == snapshot(tmp_path / "whole")
 
 

@@ -60,6 +60,8 @@ def test_wheel_holds_the_package_alone(distributions: dict[str, Path]) -> None:
     assert {name.partition("/")[0] for name in names} == {"dgkit", metadata.partition("/")[0]}
     sources = {str(path.relative_to(ROOT)) for path in (ROOT / "dgkit").rglob("*.py")}
     assert sources <= names and "dgkit/py.typed" in names
+    page = {f"dgkit/outputs/{name}" for name in ("page.html", "page.css", "page.js", "charts.js")}
+    assert page <= names
     assert not [name for name in names if "__pycache__" in name]
     assert fields["Requires-Python"] == ">=3.11" and fields["License-Expression"] == "Apache-2.0"
     assert set(fields.get_all("Provides-Extra", [])) == {"cpu", "gpu", "rtx", "seg", "train", "ray", "outputs", "dev"}
