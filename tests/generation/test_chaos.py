@@ -14,9 +14,11 @@ import pytest
 
 from dgkit.cli.app import main
 from dgkit.generation.config import GenerateConfig
+from dgkit.generation.guards import held
 from dgkit.generation.verify import verify
 from dgkit.generation.worker import Setup
 from dgkit.generation.workers import start
+from dgkit.generation.writer import LOCK
 from tests import crash
 from tests.scenes import FAST_FLAGS, snapshot
 
@@ -111,11 +113,13 @@ def test_workers_end_when_whoever_started_them_is_gone() -> None:
 
 @pytest.fixture(scope="module")
 def server() -> multiprocessing.context.ForkServerContext:
-    return multiprocessing.get_context("forkserver")
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["diffusers.models.unets.unet_2d_condition", "dgkit.generation.run"])
+    return context
 
 
 def begin(server: multiprocessing.context.ForkServerContext, out: Path, command: list[str], *flags: str):
-    process = server.Process(target=crash.run, args=(["generate", str(out), *command, *flags],))
+    process = server.Process(target=crash.run_slowly, args=(["generate", str(out), *command, *flags], 30))
     process.start()
     return process
 
@@ -149,32 +153,39 @@ def test_thirty_kills_at_random_moments(
     """Of the whole run or of one of its workers, which the run survives; and a second run is refused meanwhile."""
     out = tmp_path / "out"
     dice = random.Random(6)
-    killed = dict.fromkeys(("run", "worker"), 0)
+    killed = {"run": 0, "worker": 0}
     refused = 0
-    process = begin(server, out, command, "--workers", "2")
     while sum(killed.values()) < KILLS:
-        time.sleep(dice.uniform(0, 1.5))
-        if dice.random() < 0.3:
-            refused += is_refused(out, command, capsys)
-        workers = children(process.pid) if process.exitcode is None else []
-        if workers and dice.random() < 0.4:
-            os.kill(dice.choice(workers), signal.SIGKILL)
-            killed["worker"] += 1
-            continue
+        crew = ("--workers", "2") if dice.random() < 0.6 else ()
+        before = len(images(out))
+        process = begin(server, out, command, *crew)
+        wait_for(lambda p=process: held(out / LOCK) or p.exitcode is not None, TIMEOUT)
+        refused += is_refused(out, command, capsys) if dice.random() < 0.2 else 0
+        if crew and dice.random() < 0.7:
+            wait_for(lambda p=process: bool(children(p.pid)) or p.exitcode is not None, TIMEOUT)
+            time.sleep(dice.uniform(0, 3))
+            for worker in children(process.pid)[:1]:
+                os.kill(worker, signal.SIGKILL)
+                killed["worker"] += 1
+        if dice.random() < 0.7:  # in the middle of writing
+            wait_for(lambda p=process, n=before: len(images(out)) > n or p.exitcode is not None, TIMEOUT)
+        time.sleep(dice.uniform(0, 0.3))
+        workers = children(process.pid)
         process.kill()
         process.join(TIMEOUT)
         killed["run"] += process.exitcode == -signal.SIGKILL
         assert wait_for(lambda left=workers: not any(map(alive, left)), PATIENCE), "workers outlive their run"
-        finished = sorted((out / "images").glob("0*.png"))
-        if len(finished) > COUNT // 2:
-            dice.choice(finished).unlink()  # so that there is always something left to do
-        process = begin(server, out, command, *(("--workers", "2") if dice.random() < 0.7 else ()))
-    process.join(TIMEOUT)
+        for picture in dice.sample(images(out), max(0, len(images(out)) - COUNT // 2)):
+            picture.unlink()  # so that there is always something left to do
     print(f"{killed}, a second run refused {refused} times")
     assert min(killed.values()) >= 5 and refused >= 1
     assert main(["generate", str(out), *command]) == 0
     assert pictures(out) == whole
     assert verify(out).problems == ()
+
+
+def images(out: Path) -> list[Path]:
+    return sorted((out / "images").glob("0*.png"))
 
 
 def is_refused(out: Path, command: list[str], capsys: pytest.CaptureFixture[str]) -> bool:
