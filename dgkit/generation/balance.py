@@ -16,6 +16,7 @@ from dgkit.data.crops import Draw
 from dgkit.labels import NUM_CLASSES
 
 PRIOR_SCENES = 16  # weight of the label maps' own class frequencies, in scenes: the first jobs have no histogram yet
+SHARPER = 10  # the temperature is divided by it: with a running histogram a class that is drawn too often is held back
 _KEPT = 64  # draws that are not made again; those are asked for nearly in order
 
 
@@ -41,7 +42,8 @@ class Balance:
     """The draws of a run, each with regard to those before it; about 0.5 kB of memory a job. Threads may share one.
 
     ``classes``: probabilities of the rare classes follow DAFormer's formula, P(c) ~ exp((1 - f_c) / T), with f_c of the
-    scenes so far instead of the label maps. ``styles``: each class has the styles in the shares of the mix.
+    scenes so far instead of the label maps, at a lower temperature. ``styles``: each class has the styles in the shares
+    of the mix.
     """
 
     def __init__(self, classes: bool, styles: bool) -> None:

@@ -6,14 +6,14 @@ balanced, it also depends on the labels of the jobs before it, which are drawn f
 """
 
 import re
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 
 from dgkit.data.crops import CropBox, CropRules, Draw, draw_crop
 from dgkit.data.index import ClassIndex
 from dgkit.data.prompts import NO_STYLE, STYLES, StyleMix, caption, compose
-from dgkit.generation.balance import Balance, Seen
+from dgkit.generation.balance import SHARPER, Balance, Seen
 from dgkit.labels import CLASSES
 
 # One generator per (run seed, job, purpose), so that another number of draws for one purpose moves no other.
@@ -87,8 +87,9 @@ def _draw(plan: JobPlan, job_index: int) -> tuple[Draw, Seen | None]:
     """The window of a job, and what the jobs before it hold where that counts."""
 
     def draw(number: int, counts: np.ndarray | None) -> Draw:
+        rules = plan.rules if counts is None else replace(plan.rules, temperature=plan.rules.temperature / SHARPER)
         rng = np.random.default_rng([plan.seed, number, CROP])
-        return draw_crop(plan.index, plan.rules, rng, rare=plan.rare, counts=counts)
+        return draw_crop(plan.index, rules, rng, rare=plan.rare, counts=counts)
 
     if plan.balance is None:
         return draw(job_index, None), None
