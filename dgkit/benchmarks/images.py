@@ -158,7 +158,7 @@ class _Reference:
 
 def _pipeline(task: Task, rebuild: Policy, notify: Notify | None = None) -> Pipeline:
     """With the options that the command has, where it is the command that is measured."""
-    options = BuildOptions() if task.subject == "generate" else build_options(task)
+    options = BuildOptions(cuda_graph=task.cuda_graph) if task.subject == "generate" else build_options(task)
     recipe = {"engine": task.engine, "device": task.device, "dtype": task.dtype, "options": options}
     return load_pipeline(task.model, recipe=EngineRecipe.model_validate(recipe), rebuild=rebuild, notify=notify)
 
@@ -252,6 +252,7 @@ def _words(task: Task, batch: int, out: Path, count: int) -> Sequence[str]:
     if task.steps is not None:
         options["--set"] = f"steps={task.steps}"
     words = [str(word) for pair in options.items() for word in pair]
+    words += [] if task.cuda_graph else ["--no-cuda-graph"]
     return [sys.executable, "-m", "dgkit", "generate", str(out), *words]
 
 

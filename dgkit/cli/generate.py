@@ -61,6 +61,10 @@ def generate(
     engine_recipe: Annotated[
         Path | None, _option("--engine-recipe", "Recipe of build-engines instead of engine and dtype.", MODEL, "FILE")
     ] = None,
+    cuda_graph: Annotated[
+        bool | None,
+        _option("--cuda-graph/--no-cuda-graph", "CUDA graphs where the engine offers them (default: on).", MODEL),
+    ] = None,
     rebuild: Annotated[
         str | None, _option("--rebuild", "Engines: never, auto (default: as needed) or always.", MODEL, "POLICY")
     ] = None,
@@ -131,7 +135,8 @@ def generate(
     settings = {
         "labels": labels, "dataset": dataset, "world": world, "encoding": encoding, "split": split,
         "label_scale": label_scale, "rare": rare, "model": model, "controlnet": controlnet, "engine": engine,
-        "dtype": dtype, "device": device, "engine_recipe": engine_recipe, "rebuild": rebuild,
+        "dtype": dtype, "device": device, "engine_recipe": engine_recipe, "cuda_graph": cuda_graph,
+        "rebuild": rebuild,
         "count": count, "preset": preset, "style_mix": style_mix, "size": size, "seed": seed, "batch": batch,
         "balance_classes": balance_classes, "balance_styles": balance_styles, "judge": judge,
         "min_agreement": min_agreement, "redraws": redraws, "boundary": boundary,

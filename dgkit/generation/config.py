@@ -72,6 +72,7 @@ class GenerateConfig(Config):
         None,
         description="recipe of build-engines, or what it holds; states engine and dtype, and those of each network",
     )
+    cuda_graph: bool = Field(True, description="on a GPU, replay the denoiser's kernels as a CUDA graph, where it can")
     rebuild: Literal["never", "auto", "always"] = Field(
         "auto", description="engines that are missing or stale: never: an error; auto: build them; always: build all"
     )

@@ -81,10 +81,12 @@ def chosen_engines(config: GenerateConfig) -> "EngineRecipe":
     """Engine, number format and device of each network."""
     from dgkit.engines.recipe import EngineRecipe
 
-    flags = {"engine": config.engine, "dtype": config.dtype, "device": config.device}
+    flags: dict[str, Any] = {"engine": config.engine, "dtype": config.dtype, "device": config.device}
     if config.engine_recipe is not None:
         flags = {} if config.device == "auto" else {"device": config.device}
-    return load_config(EngineRecipe, **{**_recipe_values(config.engine_recipe), **flags})
+    if not config.cuda_graph:
+        flags["options"] = {"cuda_graph": False}
+    return load_config(EngineRecipe, _recipe_values(config.engine_recipe), **flags)
 
 
 def _recipe_values(recipe: Path | dict[str, Any] | None) -> dict[str, Any]:

@@ -27,7 +27,7 @@ from dgkit.generation.sheet import MAX_CELLS, Cell, choose, contact_sheet
 SUBFOLDERS = ("images", "labels", "vis")
 LOCK = ".dgkit.lock"
 # A change of these leaves every label, prompt and noise as it is, and pixels within rounding.
-FREE = frozenset({"batch", "workers", "ray", "device", "rebuild", "boundary", "duplicates"})
+FREE = frozenset({"batch", "workers", "ray", "device", "cuda_graph", "rebuild", "boundary", "duplicates"})
 # Where things lie may change as long as what lies there does not.
 LOCATIONS = {
     "source_digest": ("labels", "dataset", "encoding", "split"),

@@ -188,6 +188,23 @@ def test_runs_that_share_a_process(tmp_path: Path) -> None:
     assert row.rss_mib is None and row.load_s is not None and row.load_s > 0
 
 
+@pytest.mark.parametrize("cuda_graph", [True, False])
+def test_the_command_is_told_what_is_measured(cuda_graph: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    class Started(Exception):
+        pass
+
+    def start(words: list[str], **options: Any) -> None:
+        said.extend(words)
+        raise Started
+
+    said: list[str] = []
+    monkeypatch.setattr("dgkit.benchmarks.images.subprocess.Popen", start)
+    with pytest.raises(Started):
+        do("reference", "generate", Path("absent"), cuda_graph=cuda_graph)
+    assert ("--no-cuda-graph" in said) is not cuda_graph
+    assert "--engine torch --dtype fp32 --device cpu --preset exact --batch 1" in " ".join(said)
+
+
 @pytest.mark.slow
 def test_the_whole_command(tmp_path: Path) -> None:
     config = BenchConfig(subjects=("generate",), engines=("torch", "ort"), batches=(2, 4), model=TINY, device="cpu",

@@ -52,10 +52,11 @@ def test_json_is_a_summary_for_programs(usual: Arguments, tmp_path: Path, capsys
 def test_recipe_then_set_then_flags(usual: Arguments, tmp_path: Path) -> None:
     recipe = tmp_path / "recipe.yaml"
     recipe.write_text("seed: 1\nguidance_scale: 2\npreset: official\n")
-    flags = [*usual, "--recipe", str(recipe), "--set", "seed=2", "--set", "guidance_scale=3", "--seed", "4"]
+    flags = [*usual, "--recipe", str(recipe), "--set", "seed=2", "--set", "guidance_scale=3", "--seed", "4",
+             "--no-cuda-graph"]  # fmt: skip
     assert main(["generate", str(tmp_path / "out"), *flags]) == 0
     config = load_config(GenerateConfig, tmp_path / "out" / "config.yaml")
-    assert (config.seed, config.guidance_scale, config.preset) == (4, 3, "official")
+    assert (config.seed, config.guidance_scale, config.preset) == (4, 3, "official") and not config.cuda_graph
 
 
 def test_a_style_mix_file_is_written_out_in_the_config(usual: Arguments, tmp_path: Path) -> None:

@@ -17,6 +17,7 @@ from dgkit.engines.store import EngineStore
 from dgkit.errors import EngineError, UsageError
 from dgkit.generation.config import GenerateConfig
 from dgkit.generation.run import generate
+from dgkit.generation.settings import chosen_engines
 from tests.models import make_micro_model
 from tests.scenes import FAST, make_labels
 
@@ -105,6 +106,15 @@ def test_a_recipe_of_engines(
     assert generate(tmp_path / "out", config).continued == 2  # the settings stand alone
     with pytest.raises(UsageError, match="--engine-recipe and --engine are given"):
         generate(tmp_path / "other", engine_recipe=recipe, engine="ort", **demo)
+
+
+def test_graphs_are_left_out_whatever_states_the_engines() -> None:
+    assert chosen_engines(GenerateConfig()).options.cuda_graph
+    plain = chosen_engines(GenerateConfig(cuda_graph=False))
+    assert not plain.options.cuda_graph and plain.engine == "torch"
+    recipe = {"engine": "torch", "options": {"batch": [1, 2, 4]}}
+    mixed = chosen_engines(GenerateConfig(cuda_graph=False, engine_recipe=recipe))
+    assert not mixed.options.cuda_graph and mixed.options.batch == (1, 2, 4)
 
 
 def test_never_builds_nothing(
