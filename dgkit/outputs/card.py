@@ -8,7 +8,7 @@ from typing import Any
 
 from dgkit import __version__
 from dgkit.labels import CLASSES, PALETTE
-from dgkit.outputs.folder import ClassPixels, GeneratedFolder, Progress, count_classes, open_generated
+from dgkit.outputs.folder import ClassPixels, GeneratedFolder, Progress, count_classes, open_generated, place
 from dgkit.outputs.summary import Summary, summarise, write_changed, write_summary
 
 CARD, SNIPPET, METADATA = "README.md", "mmseg_dataset.py", "metadata.jsonl"
@@ -92,7 +92,11 @@ def metadata_lines(records: Iterable[dict[str, Any]]) -> bytes:
     """``metadata.jsonl`` as the image folder of `datasets` reads it: ``image`` and ``label`` become pictures."""
     kept = ("id", "style", "class", "prompt", "source", "crop", "seed")
     lines = (
-        {"file_name": record["image"], "label_file_name": record["label"], **{key: record[key] for key in kept}}
+        {
+            "file_name": place(record, "image"),
+            "label_file_name": place(record, "label"),
+            **{key: record[key] for key in kept},
+        }
         for record in records
     )
     return "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines).encode()

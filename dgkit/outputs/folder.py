@@ -16,6 +16,8 @@ from dgkit.errors import InputError
 # What a line of the manifest must hold to be a scene here; it may hold more.
 _KEYS = frozenset({"index", "id", "image", "label", "source", "class", "crop", "prompt", "style", "seed"})
 
+FILTERED = "labels_filtered"
+
 Progress = Callable[[int, int], None]
 
 
@@ -94,6 +96,34 @@ def open_generated(path: Path | str, *, partial: bool = False) -> GeneratedFolde
             f"dgkit generate {path} --recipe {path / 'config.yaml'} makes the rest",
         )
     return GeneratedFolder(path, settings, tuple(records))
+
+
+def with_filtered_labels(folder: GeneratedFolder) -> GeneratedFolder:
+    """The scenes that ``dgkit filter`` kept, with the second labels it wrote in place of the first.
+
+    Raises InputError where the filter has not run to its end.
+    """
+    path = folder.path / FILTERED / "manifest.jsonl"
+    if not path.is_file():
+        raise InputError(
+            f"{folder.path} has no complete second labels",
+            f"dgkit filter {folder.path} --segmenter FILE.onnx writes them",
+        )
+    lines = {line.get("id"): line for line in manifest.read(path)}
+    records = []
+    for record in folder.records:
+        line = lines.get(record["id"])
+        if line is not None:
+            changed = {"label": f"{FILTERED}/{Path(record['label']).name}", "label_sha256": line.get("label_sha256")}
+            records.append({**record, **changed})
+    if not records:
+        raise InputError(f"{path} keeps none of the scenes of {folder.path}", "filter with a lower --min-agreement")
+    return GeneratedFolder(folder.path, folder.settings, tuple(records))
+
+
+def place(record: dict[str, Any], kind: str) -> str:
+    """Where the ``image`` or ``label`` of a scene lies in an image folder, whichever label it is."""
+    return f"{kind}s/{Path(record[kind]).name}"
 
 
 def count_classes(folder: GeneratedFolder, workers: int = 0, progress: Progress | None = None) -> ClassPixels:

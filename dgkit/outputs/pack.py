@@ -19,7 +19,7 @@ from dgkit.files import atomic_write, digest_file, output_error, remove_stale_te
 from dgkit.locks import locked
 from dgkit.optional import require
 from dgkit.outputs.card import METADATA, SNIPPET, metadata_lines, mmseg_snippet, write_readme
-from dgkit.outputs.folder import GeneratedFolder, count_classes, open_generated
+from dgkit.outputs.folder import GeneratedFolder, count_classes, open_generated, place, with_filtered_labels
 from dgkit.outputs.shards import (
     EXTRA,
     Advance,
@@ -76,14 +76,16 @@ def pack(
     *,
     shard_bytes: int = SHARD_BYTES,
     partial: bool = False,
+    filtered: bool = False,
     progress: Progress | None = None,
 ) -> PackResult:
     """Pack the generated folder ``out`` into ``dest``, with SHA256SUMS, a card and the settings in pack.json.
 
     ``format``: "webdataset" (tar shards of about ``shard_bytes``), "parquet" (files of about that size) or "folder" (an
     image folder for `datasets` and mmsegmentation; hard links where possible). Each scene is compared with the digests
-    of the manifest when it is read. ``partial`` accepts a folder whose run has not ended. ``progress`` gets ("count" or
-    "pack", scenes done, scenes in all).
+    of the manifest when it is read. ``partial`` accepts a folder whose run has not ended. ``filtered`` takes the second
+    labels of ``dgkit filter``, and only the scenes that it kept. ``progress`` gets ("count" or "pack", scenes done,
+    scenes in all).
 
     Raises UsageError for another format or size, InputError for a folder or scene that cannot be used, OutputError
     where ``dest`` is in use, holds something else or cannot be written, MissingDependency without pyarrow.
@@ -93,6 +95,7 @@ def pack(
         raise UsageError(f"shards of {shard_bytes} bytes; allowed: 1 or more", "use for example --shard-size 500")
     report = progress or (lambda stage, done, total: None)
     source, dest = open_generated(out, partial=partial), Path(dest)
+    source = with_filtered_labels(source) if filtered else source
     summary = summarise(source, count_classes(source, 0, lambda done, total: report("count", done, total)))
     plan = plan_shards(source, format, shard_bytes)
     with _opened(dest, _identity(source, format, shard_bytes)):
@@ -166,7 +169,7 @@ def names(shard: Shard, format: str) -> set[str]:
     """Files of a shard below the target folder."""
     if format != "folder":
         return {shard.name}
-    return {f"{shard.name}/{record[kind]}" for record in shard.records for kind in ("image", "label")}
+    return {f"{shard.name}/{place(record, kind)}" for record in shard.records for kind in ("image", "label")}
 
 
 def _complete(dest: Path, format: str, records: Sequence[Record], summary: Summary) -> None:

@@ -3,10 +3,10 @@
 from typing import Any
 
 from dgkit.data import manifest
-from dgkit.outputs.folder import GeneratedFolder
+from dgkit.outputs.folder import FILTERED, GeneratedFolder
 
 # What `dgkit filter` notes of each scene: the first file holds those it left out, too.
-_FILTER = ("labels_filtered/.measured.jsonl", "labels_filtered/manifest.jsonl")
+_FILTER = (f"{FILTERED}/.measured.jsonl", f"{FILTERED}/manifest.jsonl")
 
 
 def find_agreement(folder: GeneratedFolder) -> list[float | None] | None:

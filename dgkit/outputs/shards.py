@@ -17,6 +17,7 @@ from typing import Any
 from dgkit.errors import InputError
 from dgkit.files import atomic_path, atomic_write, digest_file
 from dgkit.optional import require
+from dgkit.outputs.folder import place
 
 EXTRA = "outputs"
 _ROW_GROUP = 32  # scenes: readers load a group at once, writers hold one in memory
@@ -83,9 +84,9 @@ def write_tree(source: Path, records: Sequence[Record], target: Path, name: str,
     written: Written = {}
     for record in records:
         for kind, data in zip(("image", "label"), read_scene(source, record), strict=True):
-            path = target / name / record[kind]
-            _link(source / record[kind], path, data)
-            written[f"{name}/{record[kind]}"] = hashlib.sha256(data).hexdigest()
+            below = f"{name}/{place(record, kind)}"
+            _link(source / record[kind], target / below, data)
+            written[below] = hashlib.sha256(data).hexdigest()
         advance(1)
     return written
 

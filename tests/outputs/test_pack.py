@@ -6,6 +6,7 @@ import multiprocessing
 import os
 import shutil
 import signal
+import tarfile
 from collections.abc import Callable
 from pathlib import Path
 
@@ -224,6 +225,34 @@ def test_an_unfinished_folder_needs_a_word(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="2 of the 5"):
         pack(out, tmp_path / "dest", "folder")
     assert pack(out, tmp_path / "dest", "folder", partial=True).images == 2
+
+
+def test_filtered_labels_take_the_place_of_the_first(tmp_path: Path, format: str) -> None:
+    from dgkit.generation.filter import filter_folder
+
+    out = make_generated(tmp_path / "out", 4)
+    with pytest.raises(InputError, match="no complete second labels"):
+        pack(out, tmp_path / "dest", format, filtered=True)
+    filter_folder(out, boundary=2)
+    path = out / "labels_filtered" / "manifest.jsonl"
+    path.write_text("".join(path.read_text().splitlines(keepends=True)[1:]))  # as if the first scene were left out
+    result = pack(out, tmp_path / "dest", format, filtered=True)
+    assert result.images == 3
+    expected = {p.name: p.read_bytes() for p in (out / "labels_filtered").glob("*.png") if "000000" not in p.name}
+    assert len(expected) == 3 and all(data != (out / "labels" / name).read_bytes() for name, data in expected.items())
+    assert set(packed_labels(tmp_path / "dest", format)) == set(expected.values())
+
+
+def packed_labels(dest: Path, kind: str) -> list[bytes]:
+    if kind == "folder":
+        return [path.read_bytes() for path in (dest / "train" / "labels").iterdir()]
+    if kind == "webdataset":
+        with tarfile.open(dest / "train-000000.tar") as shard:
+            members = [member for member in shard.getmembers() if member.name.endswith("label.png")]
+            return [shard.extractfile(member).read() for member in members]
+    from pyarrow import parquet
+
+    return [row["bytes"] for row in parquet.read_table(dest / "data")["label"].to_pylist()]
 
 
 def test_the_folder_costs_no_space_where_links_work(generated: Path, tmp_path: Path) -> None:
