@@ -178,7 +178,7 @@ def killed(out: Path, dest: Path, kind: str, operation: int) -> None:
 @pytest.mark.parametrize("kind", ["webdataset", "folder"])
 def test_kills_do_no_harm(generated: Path, tmp_path: Path, kind: str) -> None:
     processes = multiprocessing.get_context("spawn")
-    for operation in (1, 4, 9):  # the later ones get further: what is there already needs none
+    for operation in (1, 8):  # the second gets further: what is there already needs none
         process = processes.Process(target=killed, args=(generated, tmp_path / "dest", kind, operation))
         process.start()
         process.join(120)
