@@ -1,7 +1,9 @@
 """``dgkit filter`` on folders whose losses are known: an ONNX network that reads the palette's colours."""
 
 import json
+import multiprocessing
 import shutil
+import signal
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +21,7 @@ from dgkit.files import digest_file
 from dgkit.generation import filter_pairs
 from dgkit.generation.filter import SECOND, filter_folder
 from dgkit.labels import CLASSES, PALETTE
+from tests import crash
 from tests.evaluation.onnx_files import label_model, palette_model
 from tests.scenes import snapshot
 
@@ -128,6 +131,27 @@ def test_a_stopped_filter_goes_on_and_ends_alike(out: Path, segmenter: Path, tmp
         assert not (tmp_path / "other" / SECOND / "manifest.jsonl").exists()
     filter_folder(tmp_path / "other", segmenter=segmenter)
     assert snapshot(tmp_path / "other" / SECOND) == whole
+
+
+@pytest.mark.slow
+def test_kills_inside_any_file_operation_change_nothing(out: Path, segmenter: Path, tmp_path: Path) -> None:
+    server = multiprocessing.get_context("forkserver")
+    server.set_forkserver_preload(["dgkit.generation.filter", "onnxruntime", "torch"])
+    other = tmp_path / "other"
+    shutil.copytree(out, other)
+    filter_folder(out, segmenter=segmenter)
+    flags = ["--segmenter", str(segmenter)]
+    codes = []
+    for operation in (0, 1, 1, 2, 2, 3, 3, 2):  # of a run that goes on where the last was killed
+        process = server.Process(target=crash.run_until, args=(["filter", str(other), *flags], operation))
+        process.start()
+        process.join(120)
+        codes.append(process.exitcode)
+        if (other / SECOND / "manifest.jsonl").exists():
+            assert all(line["label_sha256"] == digest_file(other / line["label"]) for line in lines_of(other))
+    assert codes == [-signal.SIGKILL] * 8
+    filter_folder(other, segmenter=segmenter)
+    assert snapshot(other / SECOND) == snapshot(out / SECOND)
 
 
 def test_what_is_done_is_not_done_again(out: Path, segmenter: Path, monkeypatch: pytest.MonkeyPatch) -> None:
