@@ -60,6 +60,11 @@ class Run:
         self.plan = SamplingPlan(preset, pipeline.info)
         self.negative = torch.zeros(0)
 
+    @property
+    def wide(self) -> bool:
+        """A GPU, where a call of a network costs more than what few samples compute, and one core is slow beside it."""
+        return self.pipeline.device.type != "cpu"
+
     def lockstep(self) -> int:
         """Images that fill a batch of the first pass when each is one window."""
         return max(1, self.batch // self.plan.halves)
@@ -161,11 +166,10 @@ class Run:
     ) -> Step:
         """The network behind guidance, batches and windows, with times, text and condition bound."""
         text = torch.stack([scene.text for scene in scenes])
-        pairs = zip(scenes, windows, strict=True)
-        condition = torch.cat([self.conditions(scene, layout, rescale) for scene, layout in pairs])
+        condition = self.conditions(scenes, windows, rescale)
         alike = len(set(windows)) == 1
         network: Denoise = self.pipeline.denoise
-        if self.preset.windows == "cover" and self.pipeline.device.type == "cuda":
+        if self.preset.windows == "cover" and self.wide:
             network = in_steps(network, max(1, self.batch // BATCH_SIZES), self.batch)
         inner = in_batches(network, self.batch, done)
         # Pairs of guidance halves stay together, except that a batch of 1 takes them one after the other.
@@ -182,17 +186,21 @@ class Run:
 
         return call
 
-    def conditions(self, scene: Scene, windows: Windows, rescale: int) -> Tensor:
-        """Condition embedding of every window, [len(windows), C, th, tw], each computed from the window's own crop."""
+    def conditions(self, scenes: list[Scene], windows: list[Windows], rescale: int) -> Tensor:
+        """Condition embedding of every window, [sum of len(windows), C, th, tw], each from the window's own crop."""
+        crops = [self.crops(scene, layout, rescale) for scene, layout in zip(scenes, windows, strict=True)]
+        groups = [torch.cat(crops)] if self.wide else crops
+        parts = [part for group in groups for part in group.split(self.batch)]
+        return torch.cat([self.pipeline.condition(one_hot(part)) for part in parts])
+
+    def crops(self, scene: Scene, windows: Windows, rescale: int) -> Tensor:
+        """Labels uint8 [len(windows), f*th, f*tw] of the windows."""
         factor = self.pipeline.vae_factor
         label = torch.from_numpy(np.array(scene.request.label)).to(self.pipeline.device)
         label = label.repeat_interleave(rescale, 0).repeat_interleave(rescale, 1)
         height, width = windows.tile_height * factor, windows.tile_width * factor
-        crops = [label[y * factor : y * factor + height, x * factor : x * factor + width] for y, x in windows.corners]
-        parts = []
-        for start in range(0, len(crops), self.batch):
-            parts.append(self.pipeline.condition(one_hot(torch.stack(crops[start : start + self.batch]))))
-        return torch.cat(parts)
+        corners = ((y * factor, x * factor) for y, x in windows.corners)
+        return torch.stack([label[y : y + height, x : x + width] for y, x in corners])
 
     def decode(self, latents: Tensor) -> Iterator[Tensor]:
         """Images float32 [3, H, W], one after the other."""
@@ -203,7 +211,7 @@ class Run:
 
     def together(self, height: int, width: int) -> int:
         """Images of a size that go through the VAE at once: it needs far more memory a cell than the denoiser."""
-        return 1 if self.pipeline.device.type == "cpu" else max(1, VAE_PIXELS // (height * width))
+        return max(1, VAE_PIXELS // (height * width)) if self.wide else 1
 
     def finish(self, scene: Scene, image: Tensor) -> np.ndarray:
         """The 8-bit image; notes on the scene whether all values were finite."""
@@ -215,9 +223,9 @@ class Run:
         height, width = (size * rescale // self.pipeline.vae_factor for size in scenes[0].request.label.shape)
         shape = (1, self.pipeline.latent_channels, height, width)
         seeds = [scene.request.seed for scene in scenes]
-        if self.noise is not seeded_noise or len(seeds) == 1 or self.pipeline.device.type == "cpu":
+        if self.noise is not seeded_noise or len(seeds) == 1 or not self.wide:
             rows = [self.noise(seed, purpose, shape) for seed in seeds]
-        else:  # a GPU would wait for one core to draw them one after the other
+        else:
             with ThreadPoolExecutor(min(len(seeds), os.cpu_count() or 1)) as threads:
                 rows = list(threads.map(lambda seed: seeded_noise(seed, purpose, shape), seeds))
         return torch.cat(rows).to(self.pipeline.device)

@@ -12,6 +12,7 @@ from torch import Tensor
 from dgkit.diffusion.folder import ModelDefaults, ModelInfo
 from dgkit.diffusion.fusion import large_components
 from dgkit.diffusion.noise import seeded_noise
+from dgkit.diffusion.passes import Run
 from dgkit.diffusion.plan import SamplingPlan
 from dgkit.diffusion.presets import PRESETS, Preset, find_preset
 from dgkit.diffusion.sampler import SceneRequest, SceneResult, sample
@@ -95,6 +96,21 @@ def test_batch_and_order_change_nothing_but_rounding(name: str) -> None:
     assert max(distance(a, b) for a, b in zip(run(requests[::-1], preset)[::-1], expected, strict=True)) <= 1
     assert distance(run([requests[3]], preset)[0], expected[3]) <= 1
     assert all(np.array_equal(a.image, b.image) for a, b in zip(run(requests, preset), expected, strict=True))
+
+
+@pytest.mark.parametrize("name", ["exact:steps=2", "fast"])
+def test_what_a_gpu_does_in_larger_calls_is_the_same(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Networks in fewer and fuller calls, few batch sizes, noise from several threads."""
+    preset, requests = replace(find_preset(name), large_area=100_000), [street(i) for i in range(7)]
+    expected = run(requests, preset, batch=16)
+    monkeypatch.setattr(Run, "wide", True)
+    recorder = Recorder()
+    with recorder.pipeline() as pipeline:
+        found = sample(pipeline, requests, preset, batch=16)
+    assert max(distance(a, b) for a, b in zip(found, expected, strict=True)) <= 1
+    assert max(recorder.batches["vae_decoder"]) == 7 and max(recorder.batches["condition"]) > 4
+    if name == "fast":
+        assert set(recorder.batches["denoiser"]) <= {4, 8, 12, 16}
 
 
 def test_guidance_outside_its_interval_is_the_half_with_the_text() -> None:
