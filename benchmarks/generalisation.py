@@ -149,7 +149,7 @@ class Bench:
         """A generated set; of an option given twice the last value counts."""
         given, model = self.given, self.given.unswapped if arm.unswapped else self.given.model
         shared = ("--dataset", source, "--count", given.generated, "--preset", given.preset, "--style-mix", "uniform")
-        run = ("--dtype", given.dtype, "--device", given.device, "--batch", given.batch)
+        run = ("--engine", given.engine, "--dtype", given.dtype, "--device", given.device, "--batch", given.batch)
         self._dgkit("generate", self.work / "generated" / name, *shared, *run, *(("--model", model) if model else ()),
                     *(arm.generated or ()))  # fmt: skip
 
@@ -169,6 +169,9 @@ class Bench:
             changes["data.filtered"] = True
         if (name, seed) == (BASELINE, 0):
             changes["export"] = True  # for the filter
+        if not given.source:
+            crop = {"data.crop": given.height, "data.rare_classes.min_pixels": 3000 * given.height**2 // 512**2}
+            changes |= {"data.source.scale": (4 * given.height, given.height), **crop}
         sets = [*given.set, *(f"{key}={json.dumps(value)}" for key, value in changes.items())]
         threads = max(1, cores() // given.processes)
         return Training(self.work / "runs" / f"{name}-{seed}", given.recipe, tuple(sets), on, given.protocol,
@@ -299,6 +302,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--model", help="model folder or hub id; by default the embedded model")
     parser.add_argument("--source", metavar="NAME=DIR", help="labelled source set; by default the city is drawn")
     parser.add_argument("--on", action="append", metavar="NAME=DIR", help="target set; by default the city's five")
+    parser.add_argument("--height", type=int, default=256, help="that the city's pictures are trained and judged at")
     parser.add_argument("--recipe", type=Path, default=Path(__file__).with_suffix(".yaml"), help="of the segmenter")
     parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="change of the recipe")
     parser.add_argument("--arms", type=lambda text: text.split(","), default=list(ARMS), help=", ".join(ARMS))
@@ -309,6 +313,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--preset", default="exact", help="of dgkit generate, but for arms that state one")
     parser.add_argument("--dtype", default="bf16", help="of dgkit generate")
     parser.add_argument("--batch", type=int, default=8, help="of dgkit generate")
+    parser.add_argument("--engine", default="torch", help="of dgkit generate")
     parser.add_argument("--device", default="auto", help="of dgkit generate")
     parser.add_argument("--eval-device", default="auto", help="of the evaluation")
     parser.add_argument("--report", action="store_true", help="only write the table of what is there")
@@ -324,8 +329,8 @@ def parse() -> argparse.Namespace:
     needed = {BASELINE} | ({FULL} if any(ARMS[name].filtered for name in given.arms) else set())
     if needed - set(given.arms):
         parser.error(f"--arms lacks {', '.join(sorted(needed - set(given.arms)))}, which others are made with")
-    # Scenes of the city are as high as the crop; the papers' protocol is for their sets.
-    given.protocol = {} if given.on else {"protocol": "whole", "scale": (512, 256)}
+    # Whole pictures of the city; the papers' protocol is for their sets.
+    given.protocol = {} if given.on else {"protocol": "whole", "scale": (4 * given.height, given.height)}
     return given
 
 

@@ -62,7 +62,7 @@ def test_the_whole_benchmark(tmp_path: Path) -> None:
     unswapped = tmp_path / "unswapped"
     shutil.copytree(embedded_model(), unswapped)
     small = ("--scenes", "6", "--targets", "2", "--generated", "4", "--seeds", "1", "--preset", "one-pass")
-    recipe = ("--set", "train.steps=2", "--set", "train.batch=2", "--set", "data.crop=128", "--set", "data.workers=0")
+    recipe = ("--set", "train.steps=2", "--set", "train.batch=2", "--height", "128", "--set", "data.workers=0")
     command = [sys.executable, str(SCRIPT), str(tmp_path / "work"), *small, *recipe, "--device", "cpu",
                "--unswapped", str(unswapped), "--results", str(tmp_path / "results")]  # fmt: skip
     subprocess.run(command, check=True)
