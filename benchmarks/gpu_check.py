@@ -12,7 +12,6 @@ Only Python's own library is imported here: dgkit may not even start on the mach
 """
 
 import argparse
-import contextlib
 import csv
 import json
 import os
@@ -27,13 +26,16 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from gpu_processes import end, interrupt, kill_all, signal_all
 from gpu_steps import DGKIT, DRY, FULL, LIMIT, Machine, Plan, Step
 
 ROOT = Path(__file__).resolve().parents[1]
 COLUMNS = ("step", "state", "seconds", "limit", "beside", "detail", "command")
 MARK = "DGKIT_GPU_CHECK"  # variable by which the processes of a step are known, whatever session they are in
-GRACE = 5.0  # seconds that a stopped step gets to clean up
 LEAST = 5.0  # seconds without which no step is started
+LAST_WORDS = 0.5  # seconds that the processes of a step get to say where they are
+# Imported by every Python that starts with its folder in PYTHONPATH: a step that takes too long tells where it hangs.
+HOOK = "import faulthandler, os, signal\nfaulthandler.register(signal.SIGUSR1, os.dup(2))\n"  # pytest takes 2 away
 PATIENCE = 2  # times what it is expected to need, after which a step in the background is given up
 NAMES = [step.name for step in Plan(FULL, Machine(True, True, True, ""), Path()).steps()]
 SHOWN = ("step", "network", "engine", "dtype", "batch", "ms_median", "images_per_hour", "x_official", "tflops", "share",
@@ -125,16 +127,20 @@ class Check:
 
     def _finish(self, running: Running) -> None:
         step, state = running.step, "timeout"
-        with contextlib.suppress(subprocess.TimeoutExpired):
+        code = 0
+        try:
             code = running.process.wait(timeout=max(0.0, running.started + running.limit - time.monotonic()))
             state = "ok" if code == 0 else "failed"
+        except subprocess.TimeoutExpired:
+            signal_all(mark(step), signal.SIGUSR1)
+            time.sleep(LAST_WORDS)
         seconds = time.monotonic() - running.started
         end(running.process, mark(step))  # also what a step that is over has left behind
         self.running.remove(running)
         text = running.log.read_text(encoding="utf-8", errors="replace")
         with (self.out / "log.txt").open("a", encoding="utf-8") as log:
             log.write(f"===== {step.name}: {' '.join(map(str, step.command))}\n{text.rstrip()}\n")
-        detail, errors = summary(text, state), self._take_rows(step, running.beside)
+        detail, errors = summary(text, state, code), self._take_rows(step, running.beside)
         if errors and state == "ok":
             state, detail = "partly", f"{len(errors)} rows with an error, the first: {errors[0]}"
         self._write(step, state, seconds, running.limit, running.beside, detail)
@@ -174,42 +180,20 @@ def mark(step: Step | None = None) -> str:
     return f"{MARK}={os.getpid()}-" + (f"{step.name};" if step else "")
 
 
-def interrupt(process: subprocess.Popen[bytes]) -> None:
-    """Ctrl-C for a step and those of its processes that are in its group."""
-    if process.poll() is None:
-        with contextlib.suppress(ProcessLookupError):
-            os.killpg(process.pid, signal.SIGINT)
+def summary(text: str, state: str, code: int) -> str:
+    """One line for the table: of a failure the one that names the error, else the last one that is not a frame.
 
-
-def end(process: subprocess.Popen[bytes], mark: str) -> None:
-    """Stop a step as Ctrl-C would, so that it stops its own processes; then kill whatever is left of it."""
-    if process.poll() is None:
-        interrupt(process)
-        with contextlib.suppress(subprocess.TimeoutExpired):
-            process.wait(timeout=GRACE)
-    kill_all(mark)
-    with contextlib.suppress(subprocess.TimeoutExpired):
-        process.wait(timeout=GRACE)
-
-
-def kill_all(mark: str) -> None:
-    """Kill the processes that have ``mark`` in their environment, whatever session they are in."""
-    until, left = time.monotonic() + GRACE, True
-    while left and time.monotonic() < until:  # one may have started another while they were looked for
-        left = False
-        for entry in Path("/proc").glob("[0-9]*/environ"):
-            with contextlib.suppress(OSError):
-                if any(line.startswith(mark.encode()) for line in entry.read_bytes().split(b"\0")):
-                    os.kill(int(entry.parent.name), signal.SIGKILL)
-                    left = True
-
-
-def summary(text: str, state: str) -> str:
-    """One line for the table: of a failure the one that names the error, else the last one that is not a frame."""
-    lines = [line.strip() for line in text.splitlines() if line.strip()[:1].isalnum()]
+    Of a step that took too long also where it was, and of one that a signal ended, which a shell or ``nice`` adds to
+    128, its exit code.
+    """
+    said, _, place = text.rpartition("Current thread") if state == "timeout" else (text, "", "")
+    lines = [line.strip() for line in said.splitlines() if line.strip()[:1].isalnum() and '  File "' not in line]
     if state != "ok":
         lines = [line for line in lines if line.startswith("error:") or "Error" in line.split(":")[0]][-1:] or lines
-    return lines[-1][:160] if lines else ""
+    words = lines[-1][:160] if lines else ""
+    if place:
+        return f"{words}; at {place.splitlines()[1].strip()}"
+    return f"exit code {code}: {words}" if code < 0 or code > 128 else words
 
 
 def read_arguments() -> argparse.Namespace:
@@ -237,7 +221,8 @@ def main() -> int:
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     given.out.mkdir(parents=True, exist_ok=True)
     work = (given.work or Path(tempfile.mkdtemp(prefix="dgkit-gpu-"))).resolve()
-    work.mkdir(parents=True, exist_ok=True)
+    (work / "site").mkdir(parents=True, exist_ok=True)
+    (work / "site" / "sitecustomize.py").write_text(HOOK, encoding="utf-8")
     check = Check(given.out.resolve(), work, 60 * given.minutes, variables(work, ROOT))
     try:
         if given.wheels:
@@ -265,6 +250,7 @@ def variables(work: Path, root: Path) -> dict[str, str]:
         **os.environ,
         "PYTHONPATH": os.pathsep.join(path for path in paths if path),
         "PYTHONUNBUFFERED": "1",
+        "PYTHONFAULTHANDLER": "1",
         "DGKIT_CACHE": str(work / "cache"),
         "TORCHINDUCTOR_CACHE_DIR": str(work / "inductor"),
         "HF_HUB_OFFLINE": "1",

@@ -38,7 +38,7 @@ def sentence(rows: Sequence[Row]) -> str:
         f"\nOn one {graph.gpu}, {graph.dtype}, preset `{graph.preset}`, batch {graph.batch}: "
         f"{_hour(graph)} images an hour with the denoiser as a CUDA graph, {_hour(eager)} without,\n"
         f"{_hour(published)} as published; {_hour(command)} by the command `dgkit generate`, with all that it writes. "
-        f"The graph makes the denoiser of Stable Diffusion 1.5 {_times(*first)} times as fast at batch\n"
+        f"Of Stable Diffusion 1.5 the\ndenoiser is {_times(*first)} times as fast with the graph at batch "
         f"{first[0].batch}, {_times(*last)} times at batch {last[0].batch} ([docs/gpu.md](docs/gpu.md)).\n\n"
     )
 

@@ -117,8 +117,20 @@ def test_a_step_that_hangs_is_ended_with_all_it_started(tmp_path: Path, without_
     )
     assert result.returncode == 1
     assert rows["card"]["state"] == "timeout" and float(rows["card"]["seconds"]) < 30
+    assert rows["card"]["detail"].endswith('; at File "<string>", line 1 in <module>')
     assert rows["parity"]["state"] == "no time"
     assert marked(nap) == []
+
+
+def test_a_step_that_crashes_says_of_what(tmp_path: Path, without_dgkit: dict[str, str]) -> None:
+    program = tmp_path / "bin" / "nvidia-smi"
+    program.parent.mkdir()
+    program.write_text(f"#!{sys.executable}\nimport os\nprint('before it', flush=True)\nos.abort()\n")
+    program.chmod(0o755)
+    path = {"PATH": f"{program.parent}{os.pathsep}{os.environ['PATH']}"}
+    _, rows = run(tmp_path / "out", "--minutes", "0.5", "--steps", "card", variables={**without_dgkit, **path})
+    assert rows["card"]["state"] == "failed" and rows["card"]["detail"].startswith("exit code -6: ")
+    assert "Fatal Python error: Aborted" in (tmp_path / "out" / "log.txt").read_text()
 
 
 def test_what_was_done_outlives_a_kill(tmp_path: Path) -> None:

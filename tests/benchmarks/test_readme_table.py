@@ -101,6 +101,6 @@ def test_figures_of_a_gpu(tmp_path: Path) -> None:
     assert "On one some GPU, fp16, preset `exact`, batch 2: 250,000 images an hour with the denoiser" in readme
     assert (
         "graph, 100,000 without,\n1,000 as published; 200,000 by" in readme
-        and "2.50 times as fast at batch\n2," in readme
+        and "denoiser is 2.50 times as fast with the graph at batch 2," in readme
     )
     assert readme.startswith("before\n") and readme.endswith("\nafter\n") and "some GPU, driver" not in readme
