@@ -11,11 +11,13 @@ import dgkit
 from dgkit.data.crops import CropRules
 from dgkit.data.datasets import labels_folder
 from dgkit.data.index import ClassIndex, build_index
+from dgkit.data.manifest import Manifest
 from dgkit.data.prompts import load_style_mix
 from dgkit.errors import UsageError
 from dgkit.generation.balance import Balance
 from dgkit.generation.config import GenerateConfig
 from dgkit.generation.jobs import JobPlan, make_job
+from dgkit.generation.merge import merge
 from tests.scenes import FAST, snapshot
 
 CAR, POLE, RIDER = 13, 5, 12
@@ -82,12 +84,16 @@ def test_each_class_has_its_share_of_the_styles(index: ClassIndex) -> None:
         assert all(abs(styles[style] - expected) <= 2 for style in ("sunny", "snowy", "rainy", "foggy", "night"))
 
 
-def test_a_stopped_run_goes_on_with_the_same_jobs(micro: Path, labels: Path, tmp_path: Path) -> None:
+def test_a_stopped_run_and_shards_have_the_same_jobs(micro: Path, labels: Path, tmp_path: Path) -> None:
     settings = {"labels": labels, "model": str(micro), "balance_classes": True, "balance_styles": True, **FAST}
     dgkit.generate(tmp_path / "a", count=4, **settings)
     dgkit.generate(tmp_path / "b", count=2, **settings)
     dgkit.generate(tmp_path / "b", count=4, **settings)
     assert snapshot(tmp_path / "a") == snapshot(tmp_path / "b")
+    parts = [dgkit.generate(tmp_path / f"{n}", count=4, shard=f"{n}/2", **settings).out for n in (1, 2)]
+    merged = merge(tmp_path / "merged", parts).out
+    whole = Manifest(tmp_path / "a" / "manifest.jsonl").read()
+    assert Manifest(merged / "manifest.jsonl").read() == whole
     assert "balance_classes: true" in (tmp_path / "a" / "config.yaml").read_text()
 
 
