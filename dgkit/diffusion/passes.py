@@ -8,6 +8,7 @@ import os
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
+from typing import TypeVar
 
 import numpy as np
 import torch
@@ -26,6 +27,8 @@ from dgkit.diffusion.tiles import Windows
 Done = Callable[[int], None]  # hears the number of denoiser samples after every call
 BATCH_SIZES = 4  # of the network on a GPU where the number of windows differs: each size is recorded once
 VAE_PIXELS = 1024 * 1024  # in a call on a GPU, which one small image leaves idle
+Item = TypeVar("Item")
+Result = TypeVar("Result")
 Step = Callable[[int, Tensor], Tensor]  # (index of the step, latents) -> prediction, or latents
 
 
@@ -47,6 +50,7 @@ class Scene:
     shortened: bool
     text: Tensor
     finite: bool = True
+    redraw: Redraw | None = None
     low: np.ndarray = field(default_factory=lambda: np.zeros(0))
     upsampled: Tensor = field(default_factory=lambda: torch.zeros(0))
     high: np.ndarray | None = None
@@ -80,7 +84,7 @@ class Run:
 
     def make(self, scenes: list[Scene], done: Done) -> None:
         """Both passes for scenes of one size; each scene ends with its images, or not finite."""
-        redraws = [self.plan.redraw(scene.request.label) for scene in scenes] if self.preset.two_pass else []
+        redraws = self.redraws(scenes) if self.preset.two_pass else []
         again = [i for i, redraw in enumerate(redraws) if len(redraw.windows)]
         latents = self.first_pass(scenes, done)
         direct = self.preset.bridge == "latent"
@@ -96,6 +100,28 @@ class Run:
             high = self.second_pass([scenes[i] for i in part], done)
             for i, image in zip(part, self.decode(high), strict=True):
                 scenes[i].high = self.finish(scenes[i], image)
+
+    def cost(self, scenes: list[Scene]) -> int:
+        """Denoiser samples of all scenes."""
+        redraws = self.redraws(scenes) if self.preset.two_pass else [None] * len(scenes)
+        pairs = zip(scenes, redraws, strict=True)
+        return sum(self.plan.cost(scene.request.label, redraw).total for scene, redraw in pairs)
+
+    def redraws(self, scenes: list[Scene]) -> list[Redraw]:
+        """What the second pass does with each, found once."""
+
+        def find(scene: Scene) -> Redraw:
+            scene.redraw = scene.redraw or self.plan.redraw(scene.request.label)
+            return scene.redraw
+
+        return self.each(find, scenes)
+
+    def each(self, function: Callable[[Item], Result], items: Sequence[Item]) -> list[Result]:
+        """``function`` of every item, on a GPU by several threads: it would wait for one core to do them in turn."""
+        if not self.wide or len(items) < 2:
+            return [function(item) for item in items]
+        with ThreadPoolExecutor(min(len(items), os.cpu_count() or 1)) as threads:
+            return list(threads.map(function, items))
 
     def packed(self, again: list[int], redraws: list[Redraw]) -> Iterator[list[int]]:
         """Neighbours whose windows fit a batch together, where they are guided in both halves; one at least."""
@@ -123,7 +149,7 @@ class Run:
         together, parts = self.together(height, width), []
         for start in range(0, len(scenes), together):
             part = scenes[start : start + together]
-            images = torch.stack([to_float(resize(scene.low, height, width)) for scene in part])
+            images = torch.stack(self.each(lambda scene: to_float(resize(scene.low, height, width)), part))
             noise = self.draw(part, "bridge", self.preset.rescale)
             parts.append(self.pipeline.encode_image(images.to(self.pipeline.device), noise))
         return torch.cat(parts)
@@ -136,7 +162,7 @@ class Run:
         """Latents float32 [N, c, r*H/f, r*W/f], with what is not drawn again held to ``scene.upsampled``."""
         preset, schedule = self.preset, self.plan.second
         clean = torch.cat([scene.upsampled for scene in scenes])
-        redraws = [self.plan.redraw(scene.request.label) for scene in scenes]
+        redraws = self.redraws(scenes)
         keep = torch.from_numpy(np.stack([redraw.keep for redraw in redraws])[:, None]).to(clean.device)
 
         fixed = self.draw(scenes, "pass2", preset.rescale)
@@ -223,9 +249,8 @@ class Run:
         height, width = (size * rescale // self.pipeline.vae_factor for size in scenes[0].request.label.shape)
         shape = (1, self.pipeline.latent_channels, height, width)
         seeds = [scene.request.seed for scene in scenes]
-        if self.noise is not seeded_noise or len(seeds) == 1 or not self.wide:
+        if self.noise is seeded_noise:
+            rows = self.each(lambda seed: seeded_noise(seed, purpose, shape), seeds)
+        else:  # whatever is given need not bear several threads, and may depend on the order
             rows = [self.noise(seed, purpose, shape) for seed in seeds]
-        else:
-            with ThreadPoolExecutor(min(len(seeds), os.cpu_count() or 1)) as threads:
-                rows = list(threads.map(lambda seed: seeded_noise(seed, purpose, shape), seeds))
         return torch.cat(rows).to(self.pipeline.device)

@@ -81,9 +81,12 @@ class SamplingPlan:
         windows = cover_windows(~keep, self.info.tile, grid.smooth)
         return Redraw(keep | ~covered(windows), windows)
 
-    def cost(self, label: np.ndarray) -> Cost:
-        """What one image of ``label`` costs; an image that is made again in fp32 costs it once more."""
+    def cost(self, label: np.ndarray, redraw: Redraw | None = None) -> Cost:
+        """What one image of ``label`` costs; an image that is made again in fp32 costs it once more.
+
+        ``redraw`` is what :meth:`redraw` says of the label, where that is known already.
+        """
         first = len(self.windows(label.shape, 1)) * self.samples(self.first)
         if not self.preset.two_pass:
             return Cost(first, 0)
-        return Cost(first, len(self.redraw(label).windows) * self.samples(self.second))
+        return Cost(first, len((redraw or self.redraw(label)).windows) * self.samples(self.second))

@@ -74,15 +74,16 @@ def sample(
     for request in requests:
         _check(pipeline, request)
     run = Run(pipeline, preset, batch, noise)
-    tracker = _Progress(sum(run.plan.cost(request.label).total for request in requests), progress)
     results: list[SceneResult | None] = [None] * len(requests)
     with torch.inference_mode():
         texts = run.texts(requests)
+        scenes = [Scene(request, *texts[request.prompt]) for request in requests]
+        tracker = _Progress(run.cost(scenes), progress)
         for group in _groups(requests, run.lockstep()):
-            scenes = [Scene(requests[i], *texts[requests[i].prompt]) for i in group]
-            run.make(scenes, tracker.add)
-            for index, scene in zip(group, scenes, strict=True):
-                results[index] = _result(scene) if scene.finite else _retry(run, scene, tracker)
+            part = [scenes[i] for i in group]
+            run.make(part, tracker.add)
+            for index, scene, result in zip(group, part, run.each(_result, part), strict=True):
+                results[index] = result if scene.finite else _retry(run, scene, tracker)
     return [result for result in results if result is not None]
 
 
@@ -122,6 +123,6 @@ def _retry(run: Run, scene: Scene, tracker: _Progress) -> SceneResult:
     precise = Run(pipeline, run.preset, run.batch, run.noise)
     text, shortened, embedding = precise.texts([scene.request])[scene.request.prompt]
     again = Scene(scene.request, text, shortened, embedding)
-    tracker.total += precise.plan.cost(scene.request.label).total
+    tracker.total += precise.cost([again])
     precise.make([again], tracker.add)
     return _result(again, retried=True) if again.finite else _retry(precise, again, tracker)
