@@ -9,7 +9,8 @@ import typer
 
 from dgkit.cli.common import INTERRUPTED, console, print_json, progress_bars, say
 
-STAGES = {"verify": ("Verifying", "images"), "merge": ("Merging", "images"), "card": ("Counting classes", "labels")}
+STAGES = {"verify": ("Verifying", "images"), "merge": ("Merging", "images"), "card": ("Counting classes", "labels"),
+          "measure": ("Measuring", "scenes"), "filter": ("Filtering", "labels")}  # fmt: skip
 
 
 def merge(

@@ -17,6 +17,7 @@ from dgkit.data.labelmap import write_label
 from dgkit.data.manifest import Manifest
 from dgkit.errors import InputError, OutputError, UsageError
 from dgkit.files import atomic_write, digest_file, output_error, remove_stale_temporaries
+from dgkit.generation.config import GenerateConfig
 from dgkit.generation.filter_pairs import Judge, Measured, Pair, canonical, list_pairs, measure_all, reference_pairs
 from dgkit.generation.guards import locked
 from dgkit.labels import CLASSES, IGNORE, NUM_CLASSES
@@ -81,6 +82,22 @@ def filter_folder(
         summary = _summary(config, judge, means, measured, lines, left_out)
         _finish(second, lines, summary)
     return summary
+
+
+def write_second_labels(out: Path, config: GenerateConfig, progress: Progress) -> None:
+    """Second labels of a run, where its settings ask for them; raises as :func:`filter_folder`.
+
+    A shard gets none, since mean losses and duplicates are those of all scenes.
+    """
+    if config.shard is not None or (config.judge is None and not config.boundary and config.duplicates is None):
+        return
+    rules = FilterConfig(
+        segmenter=config.judge,
+        boundary=config.boundary,
+        min_agreement=config.min_agreement,
+        duplicates=config.duplicates,
+    )
+    filter_folder(out, rules, progress=progress)
 
 
 def _check(config: FilterConfig) -> None:

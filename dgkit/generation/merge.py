@@ -9,6 +9,7 @@ from pathlib import Path
 from dgkit.errors import DgkitError, InputError, UsageError
 from dgkit.files import atomic_path
 from dgkit.generation.config import GenerateConfig
+from dgkit.generation.filter import write_second_labels
 from dgkit.generation.records import GenerateResult, Record
 from dgkit.generation.scenes import blocks
 from dgkit.generation.settings import Progress, footnote
@@ -22,12 +23,13 @@ def merge(
     """Join ``parts``, folders of ``generate`` with ``shard``, in the folder ``out``; the same call again continues.
 
     Files are hard links where the file system allows them and ``copy`` is off, else copies. The parts stay as they are.
-    The result is byte for byte the folder of one run without ``shard``.
+    The result is byte for byte the folder of one run without ``shard``, second labels included where their judge is on
+    this machine.
 
-    ``progress`` hears of the stages ``verify`` and ``merge``. Raises InputError for a part that is no folder of a run,
-    is unfinished or damaged, was made with other settings than the first, or has an image that another part has, and
-    where the parts together are not the whole run; OutputError for a folder that cannot be written or holds other
-    things.
+    ``progress`` hears of the stages ``verify`` and ``merge``, and of those of ``filter_folder``. Raises InputError for
+    a part that is no folder of a run, is unfinished or damaged, was made with other settings than the first, or has an
+    image that another part has, and where the parts together are not the whole run; OutputError for a folder that
+    cannot be written or holds other things.
     """
     started = time.perf_counter()
     report = progress or (lambda stage, done, total: None)
@@ -47,6 +49,8 @@ def merge(
             report("merge", done, len(homes))
         model = _model_name(whole)
         folder.finish(f"{len(folder.records)} labelled scenes", footnote(whole, model))
+        if whole.judge is None or whole.judge.is_file():  # a judge of another machine: dgkit filter writes them here
+            write_second_labels(folder.path, whole, report)
     return GenerateResult(folder.path, folder.in_order(), 0, len(folder.records), time.perf_counter() - started, model)
 
 

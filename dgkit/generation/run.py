@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from dgkit.generation.config import GenerateConfig
-from dgkit.generation.filter import FilterConfig, filter_folder
+from dgkit.generation.filter import write_second_labels
 from dgkit.generation.flow import Alone, Pool, Tally, Tell, fill
 from dgkit.generation.jobs import JobPlan
 from dgkit.generation.records import GenerateResult
@@ -79,7 +79,7 @@ def generate(
         if before < total(config):
             _make_missing(folder, plan, pipeline, config, report, notify)
         folder.finish(f"{len(folder.records)} labelled scenes", footnote(config, model))
-        _write_second_labels(folder.path, config, report)
+        write_second_labels(folder.path, config, report)
     records = folder.in_order()
     seconds = time.perf_counter() - started
     pixels = tuple(int(count) for count in plan.index.counts.sum(axis=0))
@@ -98,19 +98,6 @@ def _make_missing(
     there = set(folder.records)
     with _pool(config, pipeline, sum(1 for _ in tasks(config, there)), tally.tell, notify) as pool:
         fill(folder.add, plan, tasks(config, there), pool, tally.finish)
-
-
-def _write_second_labels(path: Path, config: GenerateConfig, report: Progress) -> None:
-    """Where the settings ask for them; of a shard none, since mean losses and duplicates are those of all scenes."""
-    if config.shard is not None or (config.judge is None and not config.boundary and config.duplicates is None):
-        return
-    rules = FilterConfig(
-        segmenter=config.judge,
-        boundary=config.boundary,
-        min_agreement=config.min_agreement,
-        duplicates=config.duplicates,
-    )
-    filter_folder(path, rules, progress=report)
 
 
 @contextlib.contextmanager

@@ -22,6 +22,7 @@ from dgkit.errors import InputError, OutputError, UsageError
 from dgkit.generation.agreement import Referee
 from dgkit.generation.config import GenerateConfig
 from dgkit.generation.jobs import Job, attempt_seed
+from dgkit.generation.merge import merge
 from dgkit.labels import PALETTE
 from tests.evaluation.onnx_files import palette_model
 from tests.scenes import FAST, FAST_FLAGS, snapshot
@@ -119,6 +120,15 @@ def test_workers_draw_the_same(demanding: dgkit.GenerateResult, settings: dict, 
     made = dgkit.generate(tmp_path / "out", **settings, workers=2)
     ids = [(record.id, len(record.attempts)) for record in made.records]
     assert ids == [(record.id, len(record.attempts)) for record in demanding.records]
+
+
+@pytest.mark.slow
+def test_merged_shards_are_the_run_second_labels_included(
+    demanding: dgkit.GenerateResult, settings: dict, tmp_path: Path
+) -> None:
+    parts = [dgkit.generate(tmp_path / f"{n}", **settings, shard=f"{n}/2").out for n in (1, 2)]
+    assert not (parts[0] / "labels_filtered").exists()
+    assert snapshot(merge(tmp_path / "merged", parts).out) == snapshot(demanding.out)
 
 
 def test_second_labels_leave_out_what_was_not_accepted(demanding: dgkit.GenerateResult) -> None:
