@@ -8,15 +8,12 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from dgkit.cli.common import INTERRUPTED, console, print_json, progress_bars, say
+from dgkit.cli.generate import STAGES as GENERATE_STAGES
 
 if TYPE_CHECKING:
     from dgkit.generation.verify import VerifyResult
 
-STAGES = {
-    "verify": ("Verifying", "images"),
-    "index": ("Reading label maps", "maps"),
-    "generate": ("Generating", "images"),
-}
+STAGES = {"verify": ("Verifying", "images"), **GENERATE_STAGES}
 SHOWN = 20  # problems that are listed; --json has all
 
 

@@ -8,17 +8,14 @@ import re
 import socket
 from collections import Counter
 from contextlib import suppress
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from dgkit.errors import DgkitError, EngineError, ModelError, UsageError
 from dgkit.generation.config import GenerateConfig
-from dgkit.generation.flow import Packed, Tell
+from dgkit.generation.flow import Packed
 from dgkit.generation.scenes import Block, Maker, Notify, Scene, encode_all
 from dgkit.generation.workers import MAX_DEATHS, QUEUE
 from dgkit.optional import first_line, require
-
-if TYPE_CHECKING:
-    from dgkit.diffusion.pipeline import Pipeline
 
 LOCAL = "local"
 CONNECT_SECONDS = 10
@@ -56,16 +53,14 @@ class Drawer:
 class RayPool:
     """Actors that draw; a :class:`~dgkit.generation.flow.Pool` inside ``with``.
 
-    Ray starts an actor again where it or its node dies, and repeats its blocks. EngineError where the cluster cannot be
-    reached or a block fails three times; MissingDependency without Ray.
+    At most ``blocks`` of them are started. Ray starts an actor again where it or its node dies, and repeats its blocks.
+    EngineError where the cluster cannot be reached or a block fails three times; MissingDependency without Ray.
     """
 
-    def __init__(
-        self, config: GenerateConfig, pipeline: "Pipeline", blocks: int, tell: Tell, notify: Notify | None = None
-    ) -> None:
+    def __init__(self, config: GenerateConfig, blocks: int, notify: Notify | None = None) -> None:
         self._ray: Any = require("ray", "ray")
         self._config, self._blocks = config, blocks
-        self._tell, self._notify = tell, notify or (lambda message: None)
+        self._notify = notify or (lambda message: None)
         self._actors: list[Any] = []
         self._load: Counter[int] = Counter()  # blocks under way, by actor
         self._tasks: dict[Any, tuple[int, Block]] = {}

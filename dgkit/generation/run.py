@@ -11,7 +11,7 @@ from dgkit.generation.filter import write_second_labels
 from dgkit.generation.flow import Alone, Pool, Tally, Tell, fill
 from dgkit.generation.jobs import JobPlan
 from dgkit.generation.records import GenerateResult
-from dgkit.generation.scenes import Maker, Notify, tasks, total
+from dgkit.generation.scenes import Maker, Notify, refuse_empty_shard, tasks, total
 from dgkit.generation.settings import (
     Progress,
     chosen_engines,
@@ -52,6 +52,7 @@ def generate(
     """
     started = time.perf_counter()
     config = resolve_places(given_settings(config, settings))
+    refuse_empty_shard(config)
     report = progress or (lambda stage, done, total: None)
     folder = OutputFolder(Path(out))
     folder.check()
@@ -108,7 +109,7 @@ def _pool(
     if config.ray is not None:
         from dgkit.generation.cluster import RayPool
 
-        with RayPool(config, pipeline, blocks, tell, notify) as actors:
+        with RayPool(config, blocks, notify) as actors:
             yield actors
     elif config.workers == 0:
         with Maker(config, pipeline) as maker:

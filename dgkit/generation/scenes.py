@@ -11,6 +11,7 @@ import numpy as np
 from PIL import Image
 
 from dgkit.data.labelmap import colorize
+from dgkit.errors import UsageError
 from dgkit.generation.agreement import Drawn, Referee
 from dgkit.generation.config import GenerateConfig
 from dgkit.generation.guards import memory_errors
@@ -78,6 +79,18 @@ def blocks(config: GenerateConfig) -> Iterator[range]:
 def total(config: GenerateConfig) -> int:
     """Images that the folder of a run, or of its shard, holds in the end."""
     return sum(len(numbers) for numbers in blocks(config)) if config.shard else config.count
+
+
+def refuse_empty_shard(config: GenerateConfig) -> None:
+    """Raise UsageError for a shard that has no image."""
+    if total(config) == 0 and config.shard is not None:
+        whole = config.model_copy(update={"shard": None})
+        most = sum(1 for _ in blocks(whole))
+        own, of = config.shard
+        raise UsageError(
+            f"shard {own}/{of} has no image: --count {config.count} with --batch {config.batch} makes {most} blocks",
+            f"use at most {most} shards, or a smaller --batch",
+        )
 
 
 def belongs(config: GenerateConfig, number: int) -> bool:

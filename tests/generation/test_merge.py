@@ -126,6 +126,13 @@ def test_a_shard_is_one_of_several(shard: str, capsys: pytest.CaptureFixture[str
     assert "a shard is I/N" in capsys.readouterr().err
 
 
+def test_a_shard_without_an_image_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["generate", str(tmp_path / "out"), "--count", "7", "--batch", "4", "--shard", "5/6"]) == 2
+    told = capsys.readouterr().err
+    assert "shard 5/6 has no image" in told and "at most 4 shards" in told
+    assert not (tmp_path / "out").exists()
+
+
 @pytest.mark.parametrize("workers", ["some", "-1", "5000"])
 def test_workers_are_a_number_or_auto(workers: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["generate", "out", f"--workers={workers}"]) == 2

@@ -114,11 +114,14 @@ def test_a_kill_inside_any_file_operation(server, command: list[str], whole: dic
     assert snapshot(out) == whole
 
 
+@pytest.mark.parametrize("crew", [(), pytest.param(("--workers", "2"), marks=pytest.mark.slow)])
 def test_ctrl_c_ends_cleanly_and_the_same_command_continues(
-    server, command: list[str], whole: dict[str, bytes], tmp_path: Path
+    server, command: list[str], whole: dict[str, bytes], tmp_path: Path, crew: tuple[str, ...]
 ) -> None:
     out = tmp_path / "out"
-    process = start(server, crash.run_slowly, out, command, 100)  # else the rest is done before the signal arrives
+    process = start(
+        server, crash.run_slowly, out, [*command, *crew], 100
+    )  # else the rest is done before the signal arrives
     until = time.monotonic() + TIMEOUT
     while not (out / "manifest.jsonl").exists() and process.exitcode is None and time.monotonic() < until:
         time.sleep(0.001)

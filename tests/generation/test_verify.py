@@ -17,6 +17,8 @@ from dgkit.generation.verify import KINDS, verify
 from dgkit.generation.writer import LOCK
 from tests.scenes import FAST, snapshot
 
+KINDS_OF_FILES = ("image", "label", "vis")
+
 
 @pytest.fixture(scope="module")
 def made(micro: Path, labels: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
@@ -83,6 +85,7 @@ def double_line(path: Path) -> None:
     path.write_text("".join([*lines, lines[0]]))
 
 
+# What is damaged, how, and what is then found.
 DAMAGE: list[tuple[str, Callable[[Path], object], dict[str, int]]] = [
     ("image", Path.unlink, {"missing": 1}),
     ("label", Path.unlink, {"missing": 1}),
@@ -113,15 +116,33 @@ def test_a_sound_folder_has_no_problems(made: Path, capsys: pytest.CaptureFixtur
 
 
 @pytest.mark.parametrize(("what", "damage", "counts"), DAMAGE)
-def test_damage_is_found_and_repaired_bit_for_bit(
-    made: Path, out: Path, what: str, damage: Callable[[Path], object], counts: dict[str, int]
-) -> None:
-    damage(out / (name(out, what, 1) if what in ("image", "label", "vis") else what))
+def test_damage_is_found(out: Path, what: str, damage: Callable[[Path], object], counts: dict[str, int]) -> None:
+    damage(out / (name(out, what, 1) if what in KINDS_OF_FILES else what))
     damaged = snapshot(out)
     found = verify(out)
     assert found.counts == counts
     assert set(found.counts) <= set(KINDS)
     assert snapshot(out) == damaged  # looking changes nothing
+
+
+# Each damages another image than the others of its row; one repair costs a run.
+REPAIRED: list[list[tuple[str, int, Callable[[Path], object]]]] = [
+    [("image", 0, Path.unlink), ("label", 1, flip), ("vis", 2, cut), ("contact_sheet.png", 0, Path.unlink)],
+    [("label", 0, unknown_id), ("image", 1, shrink), ("manifest.jsonl", 0, append("no object\n"))],
+    [("image", 0, cut), ("vis", 0, Path.unlink), ("manifest.jsonl", 0, double_line)],
+    [("manifest.jsonl", 0, drop_line), ("label", 0, shrink)],
+    [("manifest.jsonl", 0, Path.unlink)],
+]
+
+
+@pytest.mark.parametrize("damages", REPAIRED)
+def test_damage_is_repaired_bit_for_bit(
+    made: Path, out: Path, damages: list[tuple[str, int, Callable[[Path], object]]]
+) -> None:
+    for what, index, damage in damages:
+        damage(out / (name(out, what, index) if what in KINDS_OF_FILES else what))
+    found = verify(out)
+    assert len(found.problems) >= len(damages)
     after = verify(out, repair=True)
     assert (after.problems, after.changed, after.repaired) == ((), 0, len(found.problems))
     assert snapshot(out) == snapshot(made)
