@@ -15,6 +15,7 @@ import argparse
 import csv
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -36,6 +37,7 @@ LEAST = 5.0  # seconds without which no step is started
 LAST_WORDS = 0.5  # seconds that the processes of a step get to say where they are
 # Imported by every Python that starts with its folder in PYTHONPATH: a step that takes too long tells where it hangs.
 HOOK = "import faulthandler, os, signal\nfaulthandler.register(signal.SIGUSR1, os.dup(2))\n"  # pytest takes 2 away
+DUMP = re.compile("^(Current thread|Thread) 0x", re.MULTILINE)
 PATIENCE = 2  # times what it is expected to need, after which a step in the background is given up
 NAMES = [step.name for step in Plan(FULL, Machine(True, True, True, ""), Path()).steps()]
 SHOWN = ("step", "network", "engine", "dtype", "batch", "ms_median", "images_per_hour", "x_official", "tflops", "share",
@@ -186,13 +188,15 @@ def summary(text: str, state: str, code: int) -> str:
     Of a step that took too long also where it was, and of one that a signal ended, which a shell or ``nice`` adds to
     128, its exit code.
     """
-    said, _, place = text.rpartition("Current thread") if state == "timeout" else (text, "", "")
-    lines = [line.strip() for line in said.splitlines() if line.strip()[:1].isalnum() and '  File "' not in line]
+    said, place = text, ""
+    if state == "timeout" and (dump := DUMP.search(text)):
+        said, place = text[: dump.start()], text.rpartition("Current thread")[2]
+    lines = [line.strip() for line in said.splitlines() if line.strip()[:1].isalnum()]
     if state != "ok":
         lines = [line for line in lines if line.startswith("error:") or "Error" in line.split(":")[0]][-1:] or lines
     words = lines[-1][:160] if lines else ""
     if place:
-        return f"{words}; at {place.splitlines()[1].strip()}"
+        return f"{words}; at {place.splitlines()[1].strip()}".removeprefix("; ")
     return f"exit code {code}: {words}" if code < 0 or code > 128 else words
 
 
