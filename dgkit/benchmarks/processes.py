@@ -71,6 +71,8 @@ class KeptWorker:
         self._asked += 1
         path, said = Path(self._folder.name, f"{self._asked}.json"), self._log.seek(0, os.SEEK_END)
         deadline = time.monotonic() + timeout
+        if self._process is not None and self._process.poll() is not None:
+            self._end()  # it died with nothing to do
         if self._process is None:
             self._process = _start(KEEP, self._log, {})
         line = json.dumps({"task": task.model_dump(mode="json"), "result": str(path)}).encode() + b"\n"
@@ -79,7 +81,7 @@ class KeptWorker:
             self._process.stdin.write(line)
             self._process.stdin.flush()
         except BrokenPipeError:
-            pass  # it died between two tasks, which is told below
+            pass  # it has just died, which is told below
         while not _read(path)["done"] and self._process.poll() is None and time.monotonic() < deadline:
             time.sleep(_POLL)
         result, ended = _read(path), f"not done after {timeout:g} s"

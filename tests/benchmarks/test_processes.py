@@ -40,10 +40,7 @@ def test_a_worker_that_hangs_is_killed_with_its_children() -> None:
     found = run_worker(Task(kind="measure", subject="hang"), 3.0)
     state, _, child = found.error.partition(": child ")
     assert state == "not done after 3 s"
-    deadline = time.monotonic() + 60
-    while alive(int(child)) and time.monotonic() < deadline:  # a kill takes effect when the process is scheduled
-        time.sleep(0.02)
-    assert not alive(int(child))
+    until_dead(int(child))
 
 
 def test_a_kept_worker_does_one_task_after_the_other() -> None:
@@ -70,15 +67,28 @@ def test_another_follows_a_worker_that_ended(how: str, words: str) -> None:
     assert after.error == "" and len({found.cells[0]["pid"] for found in (before, half, after)}) == 3
 
 
+def test_another_follows_a_worker_that_died_with_nothing_to_do() -> None:
+    with KeptWorker() as worker:
+        (before,) = worker(task("last"), 60).cells
+        until_dead(before["pid"])
+        after = worker(task("fine"), 60)
+    assert after.error == "" and after.cells[0]["pid"] != before["pid"]
+
+
 def test_a_kept_worker_that_hangs_is_killed_with_its_children() -> None:
     with KeptWorker() as worker:
         found = worker(task("hang"), 3.0)
         state, _, child = found.error.partition(": child ")
         assert state == "not done after 3 s" and worker(task("fine"), 60).error == ""
+    until_dead(int(child))
+
+
+def until_dead(pid: int) -> None:
+    """A kill takes effect when the process is scheduled."""
     deadline = time.monotonic() + 60
-    while alive(int(child)) and time.monotonic() < deadline:
+    while alive(pid) and time.monotonic() < deadline:
         time.sleep(0.02)
-    assert not alive(int(child))
+    assert not alive(pid)
 
 
 def task(how: str) -> Task:
