@@ -125,8 +125,10 @@ def child(way: str, *options: str) -> dict[str, Any]:
 
 def loop_of_mmseg(given: argparse.Namespace) -> dict[str, Any]:
     """mmengine's Runner with the test loop, data set, preprocessing and metric of mmsegmentation's own configs."""
+    import torch
+
     from dgkit.training.segmenter.mm import MMConfig, Runner
-    from dgkit.training.segmenter.networks import keep_from_console
+    from dgkit.training.segmenter.networks import keep_from_console, known_warnings
 
     steps = [
         {"type": "LoadImageFromFile"},
@@ -155,18 +157,18 @@ def loop_of_mmseg(given: argparse.Namespace) -> dict[str, Any]:
         "env_cfg": {"cudnn_benchmark": True, "mp_cfg": {"mp_start_method": "fork", "opencv_num_threads": 0}},
         "visualizer": {"type": "SegLocalVisualizer", "name": "visualizer", "vis_backends": []}, "log_level": "ERROR",
     }  # fmt: skip
-    runner = Runner.from_cfg(MMConfig(config))
+    with known_warnings():
+        runner = Runner.from_cfg(MMConfig(config))
     keep_from_console(runner.logger)
     if given.device == "cpu":
         runner.model = runner.model.cpu()
     runner.load_or_resume()
     loop = runner.test_loop
     runner.model.eval()
-    warm = Runner.build_dataloader(loader("warm"), seed=0)
-    for batch in warm:
-        loop.run_iter(0, batch)
-    for metric in loop.evaluator.metrics:
-        metric.results.clear()
+    with torch.no_grad():
+        for batch in Runner.build_dataloader(loader("warm"), seed=0):
+            runner.model.test_step(batch)
+    runner.call_hook("before_run")  # as Runner.test does; the hook that logs needs it
     started = time.perf_counter()
     scores = loop.run()
     seconds = time.perf_counter() - started

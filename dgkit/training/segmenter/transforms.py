@@ -18,7 +18,7 @@ ATTEMPTS = 10  # crops drawn for a rare class. Source: DAFormer, mmseg/datasets/
 
 def read_bgr(sample: Sample) -> np.ndarray:
     """The photograph as uint8 [H,W,3] BGR, mmsegmentation's order of channels. Raises InputError."""
-    return np.ascontiguousarray(read_picture(sample.image)[:, :, ::-1])
+    return np.ascontiguousarray(read_picture(str(sample.image))[:, :, ::-1])
 
 
 @TRANSFORMS.register_module(force=True)
