@@ -200,20 +200,21 @@ def run_all(tasks: Sequence[Task], processes: int, threads: int) -> list[str]:
     running: dict[Future[object], Task] = {}
     started = time.monotonic()
     with ProcessPoolExecutor(processes, mp_context=get_context("spawn")) as alone, ThreadPoolExecutor(threads) as here:
-        while waiting or running:
-            for task in list(waiting):
-                if any(name in failed for name in task.after):
-                    failed.append(task.name)
-                elif not done.issuperset(task.after):
-                    continue
-                else:
-                    running[(alone if task.alone else here).submit(task.call, *task.given)] = task
-                waiting.remove(task)
-            for future in wait(running, return_when=FIRST_COMPLETED).done:
-                task, error = running.pop(future), future.exception()
-                (failed.append if error else done.add)(task.name)
-                text = error or future.result() or "done"
-                print(f"{(time.monotonic() - started) / 60:5.1f} min  {task.name}: {text}", flush=True)
+        try:
+            while waiting or running:
+                failed += [task.name for task in waiting if not set(failed).isdisjoint(task.after)]
+                ready = [task for task in waiting if done.issuperset(task.after)]
+                running |= {(alone if task.alone else here).submit(task.call, *task.given): task for task in ready}
+                waiting = [task for task in waiting if task not in ready and task.name not in failed]
+                for future in wait(running, return_when=FIRST_COMPLETED).done:
+                    task, error = running.pop(future), future.exception()
+                    (failed.append if error else done.add)(task.name)
+                    text = error or future.result() or "done"
+                    print(f"{(time.monotonic() - started) / 60:5.1f} min  {task.name}: {text}", flush=True)
+        except KeyboardInterrupt:
+            for pool in (alone, here):
+                pool.shutdown(wait=False, cancel_futures=True)  # what runs was interrupted, too
+            raise
     return failed
 
 
@@ -337,7 +338,10 @@ def parse() -> argparse.Namespace:
 def main() -> None:
     given = parse()
     bench = Bench(given)
-    rows = bench.results() if given.report else bench.run()
+    try:
+        rows = bench.results() if given.report else bench.run()
+    except KeyboardInterrupt:
+        sys.exit("stopped; the same command goes on")
     if not rows:
         sys.exit(f"{given.work} holds no results yet")
     given.results.mkdir(parents=True, exist_ok=True)

@@ -55,6 +55,26 @@ def test_arms_that_cannot_be_compared_are_refused(tmp_path: Path, options: tuple
     assert not any(tmp_path.iterdir())
 
 
+def test_tasks_wait_for_what_they_need_and_one_that_fails_stops_those_alone(
+    script: ModuleType, capsys: pytest.CaptureFixture[str]
+) -> None:
+    made: list[str] = []
+
+    def make(name: str) -> str:
+        if name == "bad":
+            raise ValueError("no luck")
+        made.append(name)
+        return f"made {name}"
+
+    needs = {"last": ("second", "first"), "lost": ("after bad",), "after bad": ("bad",), "second": ("first",),
+             "first": (), "bad": ()}  # fmt: skip
+    tasks = [script.Task(name, after, make, (name,)) for name, after in needs.items()]
+    assert set(script.run_all(tasks, 1, 2)) == {"bad", "after bad", "lost"}
+    assert made == ["first", "second", "last"]
+    printed = capsys.readouterr().out
+    assert "bad: no luck" in printed and "last: made last" in printed
+
+
 @pytest.mark.slow
 def test_the_whole_benchmark(tmp_path: Path) -> None:
     if importlib.util.find_spec("mmseg") is None:
