@@ -200,7 +200,8 @@ class Bench:
     def beside_renders(self, found: Measurement) -> Row:
         """Figures relative to the same scenes rendered in the same styles."""
         assert self.judge is not None
-        kept = self.work / f"renders-{self.judge.segmenter.digest[:10]}-{len(self.scenes.labels)}.npz"
+        drawn = hashlib.sha256(self.scenes.labels.tobytes() + json.dumps(self.scenes.styles).encode()).hexdigest()
+        kept = self.work / f"renders-{self.judge.segmenter.digest[:10]}-{drawn[:10]}.npz"
         if not kept.exists():
             real, _ = judged(self.scenes.twins(self.pipeline.defaults.label_height or self.pipeline.size), self.judge)
             with atomic_path(kept) as temporary, open(temporary, "wb") as file:
