@@ -102,7 +102,7 @@ def _measure_all(config: GenerateConfig, pipeline: "Pipeline", threads: int, not
         speeds = measure_split(setups(config, pipeline, workers))
         rates[workers] = sum(speed.rate for speed in speeds)
         memory = max(speed.memory for speed in speeds)
-        notify(f"{workers} workers of {threads // workers} threads: {rates[workers]:.2f} denoiser samples a second")
+        notify(f"{workers} x {threads // workers} threads: {rates[workers]:.2f} denoiser samples a second")
         if rates[workers] < max(rates.values()):
             break
         workers *= 2

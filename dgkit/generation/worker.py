@@ -127,6 +127,9 @@ def _listen(connection: Connection, inbox: "queue.SimpleQueue[Any]") -> None:
             inbox.put(connection.recv())
     except (EOFError, OSError):
         os._exit(0)  # whoever asked is gone, killed perhaps: what is being drawn is for nobody
+    except BaseException:
+        traceback.print_exc()
+        os._exit(1)  # a worker that hears nothing would be waited for forever
 
 
 def _pack(start: int, drawn: list[Any], send: Callable[[object], None]) -> None:

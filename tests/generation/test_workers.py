@@ -242,6 +242,34 @@ def measured(monkeypatch: pytest.MonkeyPatch, rates: dict[int, float], memory: i
     return asked
 
 
+class FakeGpus:
+    class device:
+        type = "cuda"
+
+
+@pytest.mark.parametrize(
+    ("settings", "devices", "auto"),
+    [
+        ({}, ["cuda:0", "cuda:1", "cuda:0"], 2),
+        ({"device": "cuda"}, ["cuda:0", "cuda:1", "cuda:0"], 2),
+        ({"device": "cuda:1"}, ["cuda:1"] * 3, 1),
+        ({"engine_recipe": {"device": "cuda:1"}}, ["auto"] * 3, 1),  # the recipe says where
+    ],
+)
+def test_workers_take_the_gpus_in_turn(
+    monkeypatch: pytest.MonkeyPatch, settings: dict[str, Any], devices: list[str], auto: int
+) -> None:
+    import torch
+
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 16)
+    config = GenerateConfig(rebuild="always", **settings)
+    found = split.setups(config, FakeGpus, 3)  # type: ignore[arg-type]
+    assert [setup.config.device for setup in found] == devices
+    assert {(setup.threads, setup.cores, setup.config.rebuild) for setup in found} == {(5, (), "auto")}
+    assert split.machine_workers(config, FakeGpus) == auto  # type: ignore[arg-type]
+
+
 def test_the_split_is_the_fastest_that_was_measured_and_remembered(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
@@ -251,7 +279,7 @@ def test_the_split_is_the_fastest_that_was_measured_and_remembered(
     config = GenerateConfig(model_digest="m")
     assert split.machine_workers(config, FakePipeline, told.append) == 4  # type: ignore[arg-type]
     assert asked == [1, 2, 4, 8]  # 16 is not tried once it falls
-    assert told[2] == "4 workers of 4 threads: 9.00 denoiser samples a second"
+    assert told[2] == "4 x 4 threads: 9.00 denoiser samples a second"
     assert split.machine_workers(config, FakePipeline) == 4  # type: ignore[arg-type]
     assert len(asked) == 4
     split.machine_workers(GenerateConfig(model_digest="other"), FakePipeline)  # type: ignore[arg-type]
