@@ -21,6 +21,7 @@ from dgkit.generation.settings import (
     given_settings,
     make_plan,
     resolve_places,
+    with_guidance,
 )
 from dgkit.generation.sources import open_files
 from dgkit.generation.writer import OutputFolder
@@ -44,7 +45,8 @@ def generate(
     ``labels/<id>_labelTrainIds.png`` (8-bit, train ids 0..18 or 255), ``vis/``, ``manifest.jsonl``, ``config.yaml`` and
     ``contact_sheet.png``; nothing in it depends on how often the run was cut off. With a judge or a boundary it also
     holds second labels, see :func:`~dgkit.generation.filter.filter_folder`. ``notify`` is told of engines that are
-    built, and why.
+    built, and why, and of workers that died. With ``shard`` the folder is one part of the run, for
+    :func:`~dgkit.generation.merge.merge`.
 
     Raises UsageError for settings that are not allowed, InputError for label maps or a model that cannot be used,
     OutputError for a folder that is in use, was made with other settings or cannot be written, EngineError where the
@@ -58,17 +60,11 @@ def generate(
     folder.check()
     mix, preset, dataset = chosen_style_mix(config), chosen_preset(config), open_files(config)
     from dgkit.diffusion.loading import load_pipeline
-    from dgkit.diffusion.presets import GUIDANCE_SCALE
 
     pipeline = load_pipeline(
         config.model, config.controlnet, recipe=chosen_engines(config), rebuild=config.rebuild, notify=notify
     )
-    scale = preset.guidance_scale
-    if scale is None:
-        own = pipeline.defaults.guidance_scale
-        scale = GUIDANCE_SCALE if own is None else own
-    config = config.model_copy(update={"guidance_scale": scale})
-    plan, config = make_plan(config, dataset, pipeline, mix, report)
+    plan, config = make_plan(with_guidance(config, preset, pipeline), dataset, pipeline, mix, report)
     if config.workers == "auto" and config.ray is None:
         from dgkit.generation.split import machine_workers
 

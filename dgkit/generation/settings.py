@@ -77,6 +77,14 @@ def chosen_preset(config: GenerateConfig) -> "Preset":
     return dataclasses.replace(find_preset(config.preset), **changes)
 
 
+def with_guidance(config: GenerateConfig, preset: "Preset", pipeline: "Pipeline") -> GenerateConfig:
+    """The guidance scale filled in: of the preset, else of the model, else DGInStyle's."""
+    from dgkit.diffusion.presets import GUIDANCE_SCALE
+
+    own = pipeline.defaults.guidance_scale if preset.guidance_scale is None else preset.guidance_scale
+    return config.model_copy(update={"guidance_scale": GUIDANCE_SCALE if own is None else own})
+
+
 def chosen_engines(config: GenerateConfig) -> "EngineRecipe":
     """Engine, number format and device of each network."""
     from dgkit.engines.recipe import EngineRecipe
