@@ -45,7 +45,8 @@ def find_model(config: Mapping[str, Any], name: str) -> dict[str, Any]:
     if not isinstance(model, Mapping):
         raise ModelError(f"{name} describes no network: it has no 'model'", "choose another with --config")
     imports = config.get("custom_imports") or {}
-    modules = [imports] if isinstance(imports, str) else list(imports.get("imports") or ())
+    listed = imports.get("imports") or () if isinstance(imports, Mapping) else imports
+    modules = [listed] if isinstance(listed, str) else list(listed)
     foreign = [str(module) for module in modules if not str(module).startswith(_OWN)]
     if foreign:
         raise UsageError(f"{name} imports {', '.join(foreign)}", _HINT)
@@ -57,13 +58,17 @@ def find_model(config: Mapping[str, Any], name: str) -> dict[str, Any]:
     return dict(model)
 
 
-def beside(checkpoint: Path) -> Path | None:
-    """``config.py`` in the checkpoint's folder, else the only ``.py`` file there."""
-    named = checkpoint.with_name("config.py")
-    if named.is_file():
-        return named
-    found = sorted(checkpoint.parent.glob("*.py"))
-    return found[0] if len(found) == 1 else None
+def find_config(checkpoint: Path, inside: object) -> tuple[str, str]:
+    """(name for messages, text) of the config of a checkpoint: ``config.py`` beside it, the text ``inside`` it, or the
+    only ``.py`` file beside it, in this order. Raises UsageError where there is none.
+    """
+    named, others = checkpoint.with_name("config.py"), sorted(checkpoint.parent.glob("*.py"))
+    if not named.is_file() and isinstance(inside, str):
+        return f"the config in {checkpoint}", inside
+    file = named if named.is_file() else others[0] if len(others) == 1 else None
+    if file is None:
+        raise UsageError(f"there is no config in or beside {checkpoint}", "state it: --config FILE.py")
+    return str(file), file.read_text(encoding="utf-8", errors="replace")
 
 
 def _value(node: ast.expr, known: Mapping[str, Any], name: str) -> Any:

@@ -11,8 +11,8 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from dgkit.engines.mm_checkpoint import load_module, quiet, read_checkpoint
-from dgkit.errors import InputError, ModelError, UsageError
-from dgkit.evaluation.mmseg_config import beside, find_model, read_config
+from dgkit.errors import InputError, ModelError
+from dgkit.evaluation.mmseg_config import find_config, find_model, read_config
 from dgkit.evaluation.segmenters import ModuleSource, Triple
 from dgkit.files import digest_file
 from dgkit.labels import CLASSES, NUM_CLASSES
@@ -23,9 +23,9 @@ from dgkit.provenance import version
 def mmseg_source(checkpoint: Path, config: Path | None = None) -> ModuleSource:
     """A ``.pth`` file of mmsegmentation. Tensors and plain values are read from it, nothing in it is executed.
 
-    ``config`` is executed, as mmsegmentation does it. Without it the config is ``config.py`` beside the checkpoint or
-    the only ``.py`` file there, else the copy in the checkpoint, and is read as data. Classes are those of the
-    checkpoint. Raises UsageError for a config that needs to be executed, InputError, ModelError, MissingDependency.
+    ``config`` is executed, as mmsegmentation does it. Without it the config is the one that :func:`find_config` finds,
+    and is read as data. Classes are those of the checkpoint. Raises UsageError for a config that needs to be executed,
+    InputError, ModelError, MissingDependency.
     """
     content = read_checkpoint(checkpoint)
     meta = content.get("meta")
@@ -83,13 +83,7 @@ class _Network(nn.Module):
 def _model_config(checkpoint: Path, config: Path | None, meta: Mapping[str, Any]) -> dict[str, Any]:
     if config is not None:
         return _executed(config)
-    file, inside = beside(checkpoint), meta.get("cfg")
-    if file is not None:
-        name, text = str(file), file.read_text(encoding="utf-8")
-    elif isinstance(inside, str):
-        name, text = f"the config in {checkpoint}", inside
-    else:
-        raise UsageError(f"there is no config in or beside {checkpoint}", "state it: --config FILE.py")
+    name, text = find_config(checkpoint, meta.get("cfg"))
     read = read_config(text, name)
     _prepare()
     return find_model(read, name)

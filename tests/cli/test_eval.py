@@ -52,6 +52,7 @@ def test_json_for_programs(command: list[str], tmp_path: Path, capsys: pytest.Ca
     [
         (["--protocol", "full"], "unknown protocol 'full'"),
         (["--on", "kitti=x"], "is not NAME=DIR"),
+        (["--config", "net.py"], "a config goes with a checkpoint"),
         (["--engine", "torch"], "allowed are ort and openvino"),
         (["--engine", "tvm"], "unknown engine 'tvm'"),
         (["--set", "stride=40"], "stride 40 with windows of 32"),

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from dgkit.errors import ModelError, UsageError
-from dgkit.evaluation.mmseg_config import beside, find_model, read_config
+from dgkit.evaluation.mmseg_config import find_config, find_model, read_config
 
 DUMPED = """
 '''A docstring.'''
@@ -44,6 +44,7 @@ def test_what_mmengine_dumps_is_read() -> None:
         ("_base_ = ['a.py']", r"is made of other files \(\['a\.py'\]\)"),
         ("custom_imports = dict(imports=['mine'])\nmodel = dict()", "imports mine"),
         ("custom_imports = 'dgkit_not'\nmodel = dict()", "imports dgkit_not"),
+        ("custom_imports = ['a', 'dgkit.labels', 'b']\nmodel = dict()", "imports a, b"),
         ("model = dict(backbone=[dict(type='os.system', command='touch {0}')])", "names the class 'os.system'"),
     ],
 )
@@ -61,12 +62,17 @@ def test_files_that_describe_no_network() -> None:
         find_model(read_config("a = 1", "config.py"), "config.py")
 
 
-def test_the_file_beside_a_checkpoint(tmp_path: Path) -> None:
+def test_where_the_config_of_a_checkpoint_is(tmp_path: Path) -> None:
     checkpoint = tmp_path / "iter_1.pth"
-    assert beside(checkpoint) is None
-    (tmp_path / "segformer.py").touch()
-    assert beside(checkpoint) == tmp_path / "segformer.py"
+    with pytest.raises(UsageError, match="there is no config in or beside"):
+        find_config(checkpoint, None)
+    assert find_config(checkpoint, "a = 1") == (f"the config in {checkpoint}", "a = 1")
+    only = tmp_path / "segformer.py"
+    only.write_text("a = 2")
+    assert find_config(checkpoint, None) == (str(only), "a = 2")
+    assert find_config(checkpoint, "a = 1")[1] == "a = 1"
     (tmp_path / "other.py").touch()
-    assert beside(checkpoint) is None
-    (tmp_path / "config.py").touch()
-    assert beside(checkpoint) == tmp_path / "config.py"
+    with pytest.raises(UsageError, match="there is no config in or beside"):
+        find_config(checkpoint, None)
+    (tmp_path / "config.py").write_text("a = 3")
+    assert find_config(checkpoint, "a = 1") == (str(tmp_path / "config.py"), "a = 3")
