@@ -17,7 +17,7 @@ from dgkit.generation import writer
 from dgkit.generation.config import GenerateConfig
 from dgkit.generation.jobs import Job
 from dgkit.generation.records import Record
-from dgkit.generation.scenes import file_names
+from dgkit.generation.scenes import encode
 from dgkit.generation.writer import LOCK, OutputFolder, parse_record, picture, refuse_changes
 from tests.scenes import make_label, snapshot
 
@@ -217,8 +217,7 @@ def test_a_grown_count_keeps_what_is_there(tmp_path: Path) -> None:
 
 
 def test_a_record_that_is_none_is_not_read_as_one() -> None:
-    names = file_names("000000_x_car")
-    record = writer._record(make_one(0), names, {"image": b"", "label": b""}, "p", True)
+    record = encode(make_one(0), image(0), "p", True).record
     values = record.to_json()
     assert Record.from_json(values) == record
     assert parse_record(values | {"crop": [1, 2, 3]}) is None
