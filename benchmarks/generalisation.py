@@ -19,6 +19,7 @@ import shlex
 import statistics
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, ThreadPoolExecutor, wait
@@ -199,7 +200,8 @@ def run_all(tasks: Sequence[Task], processes: int, threads: int) -> list[str]:
     waiting, done, failed = list(tasks), set[str](), list[str]()
     running: dict[Future[object], Task] = {}
     started = time.monotonic()
-    with ProcessPoolExecutor(processes, mp_context=get_context("spawn")) as alone, ThreadPoolExecutor(threads) as here:
+    spawned = ProcessPoolExecutor(processes, get_context("spawn"), initializer=end_with, initargs=(os.getpid(),))
+    with spawned as alone, ThreadPoolExecutor(threads) as here:
         try:
             while waiting or running:
                 failed += [task.name for task in waiting if not set(failed).isdisjoint(task.after)]
@@ -216,6 +218,17 @@ def run_all(tasks: Sequence[Task], processes: int, threads: int) -> list[str]:
                 pool.shutdown(wait=False, cancel_futures=True)  # what runs was interrupted, too
             raise
     return failed
+
+
+def end_with(parent: int) -> None:
+    """End this process once ``parent`` is gone, killed perhaps: the next run would train in the same folder."""
+
+    def watch() -> None:
+        while os.getppid() == parent:
+            time.sleep(1)
+        os._exit(1)
+
+    threading.Thread(target=watch, daemon=True).start()
 
 
 def train_and_evaluate(training: Training) -> str:

@@ -20,7 +20,9 @@ def run(arguments: Sequence[str]) -> None:
 
 
 def run_slowly(arguments: Sequence[str], milliseconds: int) -> None:
-    """The command line on a disk that takes so long for each rename."""
+    """The command line on a disk that takes so long for each rename; it hears Ctrl-C."""
+    # A shell that starts the tests in the background has them ignore it, and every process below inherits that.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     replace = os.replace
 
     def slow_replace(*args: Any, **kwargs: Any) -> None:
