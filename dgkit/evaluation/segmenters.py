@@ -4,7 +4,9 @@ A kind of checkpoint is one function that makes a :class:`ModuleSource` of a pat
 """
 
 import hashlib
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -46,12 +48,13 @@ class ModuleSource:
     side: int | None = None
 
 
-class Segmenter:
+class Segmenter(ABC):
     """``with segmenter: segmenter.logits(images)``. ``classes``: uint8 [K], the train id of each channel of logits."""
 
     def __init__(self, path: Path, kind: str, classes: np.ndarray, mean: Triple, std: Triple, device: str) -> None:
         self.path, self.kind, self.classes = path, kind, classes
         self.device = torch.device(device)
+        self._opened = ExitStack()
         self._mean, self._std = (255 * torch.tensor(v, device=self.device).view(1, 3, 1, 1) for v in (mean, std))
 
     def __enter__(self) -> Self:
@@ -67,15 +70,17 @@ class Segmenter:
         values = images.to(self.device).float().sub_(self._mean).div_(self._std)
         return self._run(values)
 
-    def facts(self) -> dict[str, Any]:
-        """What a report says of it."""
-        raise NotImplementedError
-
     def close(self) -> None:
         """Release what is open."""
+        self._opened.close()
 
+    @abstractmethod
+    def facts(self) -> dict[str, Any]:
+        """What a report says of it."""
+
+    @abstractmethod
     def _run(self, values: Tensor) -> Tensor:
-        raise NotImplementedError
+        """Logits float32 [B,K,H,W] for normalised float32 [B,3,H,W], both on ``device``."""
 
 
 class FullSize(nn.Module):
@@ -112,7 +117,7 @@ class ModuleSegmenter(Segmenter):
         self.source, self.engine, self.dtype, self.notify = source, known_engine(engine), dtype, notify
         self._keep, classes = train_ids(source.classes, source.path)
         self._options = BuildOptions(batch=(1, batch, batch))
-        self._runners: dict[tuple[int, int], Runner] = {}
+        self._runners: dict[tuple[int, int] | None, Runner] = {}  # by size; None: any
         super().__init__(source.path, source.kind, classes, source.mean, source.std, resolve_device(device, engine))
         self._runner(64, 64)  # refuses here, before any file is read, what the engine does not run
 
@@ -127,25 +132,20 @@ class ModuleSegmenter(Segmenter):
         }
 
     def close(self) -> None:
-        for runner in self._runners.values():
-            runner.__exit__(None, None, None)
+        super().close()
         self._runners.clear()
 
     def _run(self, values: Tensor) -> Tensor:
         height, width = values.shape[-2:]
-        runner = self._runners.get((height, width))
-        if runner is None:
-            if self.engine != "torch" and len(self._runners) >= MOST_SHAPES:
+        size = None if self.engine == "torch" else (height, width)
+        if size not in self._runners:
+            if len(self._runners) >= MOST_SHAPES:
                 raise EngineError(
                     f"engine '{self.engine}' is compiled for one size of picture; here are more than {MOST_SHAPES}",
                     "use --engine torch for a data set of mixed sizes",
                 )
-            if self.engine == "torch" and self._runners:
-                runner = next(iter(self._runners.values()))  # takes any size
-            else:
-                runner = self._runner(height, width).__enter__()
-            self._runners[height, width] = runner
-        return runner(image=values)["logits"].to(self.device).float()
+            self._runners[size] = self._opened.enter_context(self._runner(height, width))
+        return self._runners[size](image=values)["logits"].to(self.device).float()
 
     def _runner(self, height: int, width: int) -> Runner:
         sizes = {"batch": min(2, self._options.batch[2]), "rgb": 3, "classes": len(self.classes)}

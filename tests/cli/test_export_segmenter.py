@@ -11,7 +11,7 @@ import yaml
 
 from dgkit.cli.app import main
 from dgkit.evaluation.segmenters import open_segmenter
-from dgkit.labels import CLASSES
+from tests.segformers import save_narrow_segformer
 
 for name in ("onnx", "onnxscript", "onnxruntime"):
     pytest.importorskip(name, reason=f"needs {name}: pip install 'dgkit[cpu]'")
@@ -20,20 +20,7 @@ Capture = pytest.CaptureFixture[str]
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A narrow SegFormer of transformers with its own mean and one class that is none of the 19."""
-    from transformers import SegformerConfig, SegformerForSemanticSegmentation
-
-    names = [*CLASSES[::-1], "sofa"]
-    config = SegformerConfig(
-        depths=[1] * 4, hidden_sizes=[8, 16, 16, 16], num_attention_heads=[1, 1, 2, 2], decoder_hidden_size=16,
-        id2label=dict(enumerate(names)), label2id={name: number for number, name in enumerate(names)},
-    )  # fmt: skip
-    path = tmp_path_factory.mktemp("segformer")
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(0)
-        SegformerForSemanticSegmentation(config).eval().save_pretrained(path)
-    (path / "preprocessor_config.json").write_text(json.dumps({"image_mean": [0.5, 0.4, 0.3]}))
-    return path
+    return save_narrow_segformer(tmp_path_factory.mktemp("segformer"))
 
 
 def check_same(checkpoint: Path, file: Path, sizes: list[tuple[int, int]]) -> None:

@@ -1,6 +1,5 @@
 """Segmenters of every kind behind one call: transformers folders on the engines, foreign ONNX files."""
 
-import json
 from pathlib import Path
 
 import numpy as np
@@ -14,24 +13,12 @@ from dgkit.evaluation.segmenters import ModuleSegmenter, open_segmenter
 from dgkit.evaluation.transformers_segmenter import transformers_source
 from dgkit.labels import CLASSES, NUM_CLASSES, PALETTE
 from tests.evaluation.onnx_files import label_model, palette_model
+from tests.segformers import save_narrow_segformer
 
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A narrow SegFormer with random weights; its outputs are the 19 classes in reverse, and one more."""
-    from transformers import SegformerConfig, SegformerForSemanticSegmentation
-
-    names = [*CLASSES[::-1], "sofa"]
-    config = SegformerConfig(
-        depths=[1] * 4, hidden_sizes=[8, 16, 16, 16], num_attention_heads=[1, 1, 2, 2], decoder_hidden_size=16,
-        id2label=dict(enumerate(names)), label2id={name: number for number, name in enumerate(names)},
-    )  # fmt: skip
-    path = tmp_path_factory.mktemp("segformer")
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(0)
-        SegformerForSemanticSegmentation(config).eval().save_pretrained(path)
-    (path / "preprocessor_config.json").write_text(json.dumps({"image_mean": [0.5, 0.4, 0.3]}))
-    return path
+    return save_narrow_segformer(tmp_path_factory.mktemp("segformer"))
 
 
 def pictures(height: int = 64, width: int = 96, count: int = 2) -> torch.Tensor:
