@@ -61,6 +61,7 @@ ARMS = {
     "no-rare": Arm("generated without rare class generation", ("--no-rare",)),
     FULL: Arm("generated", ()),
     "fast": Arm("generated, preset fast", ("--preset", "fast")),
+    "turbo": Arm("generated, preset turbo", ("--preset", "turbo")),
     "filter": Arm("generated, doubtful pixels ignored", (), filtered=True, folder=FULL),
 }
 

@@ -116,7 +116,7 @@ class SegmenterSchedule(Config):
     warmup: int = Field(1500, ge=0)
     """iterations of linear warm-up from a millionth of lr"""
     precision: Literal["fp32", "bf16", "fp16"] = "fp32"
-    """of activations; bf16 and fp16 need a GPU"""
+    """of activations; fp16 needs a GPU, bf16 pays on a CPU that multiplies in it (avx512_bf16, amx_bf16), too"""
     checkpoint_every: int = Field(4000, ge=1)
     """iterations between checkpoints"""
     keep: int = Field(2, ge=1)

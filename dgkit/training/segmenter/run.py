@@ -39,8 +39,8 @@ def train_segmenter(
     should know, such as random weights. Raises UsageError where ``out`` holds a run of another recipe, OutputError,
     InputError, ModelError, EngineError, MissingDependency.
     """
-    if recipe.train.precision != "fp32" and not torch.cuda.is_available():
-        raise UsageError(f"train.precision={recipe.train.precision} needs a GPU", "use train.precision=fp32")
+    if recipe.train.precision == "fp16" and not torch.cuda.is_available():
+        raise UsageError("train.precision=fp16 needs a GPU", "use train.precision=bf16 or fp32")
     out = _start(recipe)
     resumed = find_checkpoint(out)
     report = Report(progress)

@@ -3,13 +3,13 @@
 from pathlib import Path
 from typing import Any
 
-from dgkit.training.segmenter import hooks, mixture  # noqa: F401  (registers the hooks and data sets)
+from dgkit.training.segmenter import hooks, mixture, precision  # noqa: F401  (registers what configs name)
 from dgkit.training.segmenter.networks import model_config
 from dgkit.training.segmenter.recipe import SegmenterRecipe, SegmenterSchedule
 
 WARMUP_RATIO = 1e-6  # of the learning rate at the first iteration
 # Importing these registers dgkit's networks, data sets and hooks, also for mmsegmentation's own tools.
-IMPORTS = ["dgkit.training.segmenter.networks", "dgkit.training.segmenter.mixture", "dgkit.training.segmenter.hooks"]
+IMPORTS = [f"dgkit.training.segmenter.{name}" for name in ("networks", "mixture", "hooks", "precision")]
 
 
 def runner_config(recipe: SegmenterRecipe, out: Path) -> dict[str, Any]:
@@ -64,9 +64,10 @@ def optimiser(train: SegmenterSchedule) -> dict[str, Any]:
         "optimizer": {"type": "AdamW", "lr": train.lr, "betas": (0.9, 0.999), "weight_decay": train.weight_decay},
         "paramwise_cfg": {"custom_keys": keys},
     }
-    if train.precision != "fp32":
-        dtype = {"bf16": "bfloat16", "fp16": "float16"}[train.precision]
-        wrapper |= {"type": "AmpOptimWrapper", "dtype": dtype}
+    if train.precision == "bf16":
+        wrapper["type"] = "Bf16OptimWrapper"
+    elif train.precision == "fp16":
+        wrapper |= {"type": "AmpOptimWrapper", "dtype": "float16"}
     return wrapper
 
 

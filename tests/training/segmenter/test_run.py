@@ -95,7 +95,22 @@ def check_same(checkpoint: Path, onnx: Path) -> None:
         assert torch.allclose(one.logits(images), two.logits(images), atol=1e-3)
 
 
-def test_reduced_precision_needs_a_gpu(micro, monkeypatch):
+def test_fp16_needs_a_gpu(micro, monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     with pytest.raises(UsageError, match="needs a GPU"):
-        train_segmenter(recipe(micro, train={"precision": "bf16"}))
+        train_segmenter(recipe(micro, train={"precision": "fp16"}))
+
+
+def test_bf16_trains_on_any_device(micro, monkeypatch):
+    """Logits come out of the heads in bf16, the weights stay fp32, and the loss is close to that of fp32."""
+    seen = []
+    original = BaseDecodeHead.loss_by_feat
+    monkeypatch.setattr(
+        BaseDecodeHead, "loss_by_feat", lambda self, logits, *rest: seen.append(logits.dtype) or original(self, logits, *rest)
+    )
+    train = {**micro["train"], "steps": 2}
+    made = train_segmenter(recipe(micro, train={**train, "precision": "bf16"}, out=Path(micro["out"]) / "bf16"))
+    assert set(seen) == {torch.bfloat16}
+    assert {value.dtype for value in weights(made["checkpoint"]).values() if value.is_floating_point()} == {torch.float32}
+    exact = train_segmenter(recipe(micro, train=train, out=Path(micro["out"]) / "fp32"))
+    assert made["loss"] == pytest.approx(exact["loss"], rel=0.02)
