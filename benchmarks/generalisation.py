@@ -7,8 +7,9 @@
 Without ``--source`` and ``--on`` both are drawn by ``dgkit world``. One segmenter is trained for each arm of the table
 and each seed, all for the same number of iterations; an arm is the source set alone or half of it and half of a
 generated set. ``--unswapped`` is the model whose UNet was fine-tuned on the source (docs/training.md), for the arm
-without style swap. Everything is kept in WORK; the same command continues and nothing finished is made again. Writes
-results/generalisation.csv (one line per arm, seed and set), generalisation.md (the table) and generalisation.svg.
+without style swap. ``--also`` names sets of other kinds, photographs perhaps, which count in no mean. Everything is
+kept in WORK; the same command continues and nothing finished is made again. Writes results/generalisation.csv (one line
+per arm, seed and set), generalisation.md (the table) and generalisation.svg.
 """
 
 import argparse
@@ -28,6 +29,7 @@ from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
+from dgkit.data.layouts import LAYOUTS
 from dgkit.files import atomic_write
 from dgkit.optional import require
 from dgkit.provenance import cpu_name, git_commit
@@ -68,12 +70,13 @@ ARMS = {
 
 @dataclass(frozen=True)
 class Training:
-    """One segmenter: trained into ``out`` by a recipe and changes to it, evaluated on ``on``."""
+    """One segmenter: trained into ``out`` by a recipe and changes to it, evaluated on ``on`` and ``also``."""
 
     out: Path
     recipe: Path
     sets: tuple[str, ...]
     on: tuple[str, ...]
+    also: tuple[str, ...]
     protocol: dict[str, Any]
     device: str
     threads: int
@@ -81,6 +84,11 @@ class Training:
     @property
     def result(self) -> Path:
         return self.out.with_suffix(".json")
+
+    @property
+    def done(self) -> bool:
+        """Whether it was evaluated on everything."""
+        return self.result.exists() and set(self.also) <= set(json.loads(self.result.read_bytes()).get("also", ()))
 
 
 @dataclass(frozen=True)
@@ -135,7 +143,7 @@ class Bench:
             for name, arm in arms.items():
                 training = self.training(name, seed, source, on)
                 needed = () if arm.generated is None else ("filter",) if arm.filtered else (f"generated/{name}",)
-                if not training.result.exists():
+                if not training.done:
                     yield Task(training.out.name, drawn + needed, train_and_evaluate, (training,), alone=True)
                 elif training.out.name == teacher:
                     yield Task(teacher, (), lambda: "was there")
@@ -176,14 +184,14 @@ class Bench:
             changes |= {"data.source.scale": (4 * given.height, given.height), **crop}
         sets = [*given.set, *(f"{key}={json.dumps(value)}" for key, value in changes.items())]
         threads = max(1, cores() // given.processes)
-        return Training(self.work / "runs" / f"{name}-{seed}", given.recipe, tuple(sets), on, given.protocol,
-                        given.eval_device, threads)  # fmt: skip
+        return Training(self.work / "runs" / f"{name}-{seed}", given.recipe, tuple(sets), on, tuple(given.also),
+                        given.protocol, given.eval_device, threads)  # fmt: skip
 
     def rows(self, name: str, seed: int) -> Iterator[Row]:
         path = self.training(name, seed).result
         if path.exists():
             found = json.loads(path.read_text(encoding="utf-8"))
-            shared = {key: value for key, value in found.items() if key != "miou"}
+            shared = {key: value for key, value in found.items() if key not in ("miou", "also")}
             for what, value in found["miou"].items():
                 yield {"arm": name, "seed": seed, "set": what, "miou": round(100 * value, 4), **shared}
 
@@ -247,19 +255,38 @@ def train_and_evaluate(training: Training) -> str:
     made = train_segmenter(load_segmenter(training.recipe, training.sets, training.out))
     trained = time.monotonic() - started
     config = EvalConfig(
-        on=training.on, worst=0, device=training.device, batch=8, workers=training.threads, **training.protocol
+        on=(*training.on, *training.also),
+        worst=0,
+        device=training.device,
+        batch=8,
+        workers=training.threads,
+        **training.protocol,
     )
     segmenter = open_segmenter(made["checkpoint"], "torch", device=training.device, batch=config.batch)
     report = evaluate(segmenter, config, training.out.with_name(f"{training.out.name}-eval"))
-    scores = {name: entry["miou"] for name, entry in report["sets"].items()}
-    for name, entry in report["sets"].items():
-        scores |= {f"{name} {condition}": part["miou"] for condition, part in entry["conditions"].items()}
-    scores |= report["averages"]
-    result = {"miou": scores, "loss": round(made["loss"], 4), "seconds": round(trained, 1), **machine()}
+    scores = means(report, training.also)
+    result = {"loss": round(made["loss"], 4), "seconds": round(trained, 1), **machine()}
+    if training.result.exists():
+        result = json.loads(training.result.read_bytes())  # of the training, when only sets were added
+    result |= {"miou": scores, "also": training.also}
     atomic_write(training.result, json.dumps(result, indent=2).encode())
     averages = ", ".join(f"{name} {100 * value:.2f}" for name, value in report["averages"].items())
     total = time.monotonic() - started
     return f"loss {made['loss']:.3f}, {averages}, {trained:.0f} s + {total - trained:.0f} s"
+
+
+def means(report: dict[str, Any], also: Sequence[str]) -> dict[str, float]:
+    """mIoU of each set and condition, their averages, and last the sets ``also``."""
+    sets, extra = report["sets"], [text.partition("=")[0] for text in also]
+    scores = {name: entry["miou"] for name, entry in sets.items() if name not in extra}
+    for name, entry in sets.items():
+        scores |= {f"{name} {condition}": part["miou"] for condition, part in entry["conditions"].items()}
+    return scores | report["averages"] | {name: labelled_miou(sets[name]) for name in extra}
+
+
+def labelled_miou(entry: dict[str, Any]) -> float:
+    """Mean over the classes that occur in the labels: a set with fewer than 19 says nothing about the others."""
+    return statistics.fmean(iou for iou, row in zip(entry["iou"].values(), entry["confusion"], strict=True) if sum(row))
 
 
 def cores() -> int:
@@ -317,6 +344,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--model", help="model folder or hub id; by default the embedded model")
     parser.add_argument("--source", metavar="NAME=DIR", help="labelled source set; by default the city is drawn")
     parser.add_argument("--on", action="append", metavar="NAME=DIR", help="target set; by default the city's five")
+    parser.add_argument("--also", action="append", default=[], metavar="NAME=DIR", help="set to be evaluated on, too")
     parser.add_argument("--height", type=int, default=256, help="that the city's pictures are trained and judged at")
     parser.add_argument("--recipe", type=Path, default=Path(__file__).with_suffix(".yaml"), help="of the segmenter")
     parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="change of the recipe")
@@ -337,6 +365,9 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--results", type=Path, default=RESULTS)
     given = parser.parse_args()
     unknown = [name for name in given.arms if name not in ARMS]
+    strange = [text for text in given.also if text.partition("=")[0] not in LAYOUTS]
+    if strange:
+        parser.error(f"--also {', '.join(strange)} is not NAME=DIR; names: {', '.join(LAYOUTS)}")
     if unknown:
         parser.error(f"unknown arms {', '.join(unknown)}; allowed: {', '.join(ARMS)}")
     if not given.unswapped and any(ARMS[name].unswapped for name in given.arms):

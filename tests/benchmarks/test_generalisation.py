@@ -47,6 +47,7 @@ def test_the_table_compares_seed_by_seed(script: ModuleType) -> None:
         (("--arms", "colour,no-swap"), "needs --unswapped MODEL"),
         (("--arms", "full"), "--arms lacks colour"),
         (("--arms", "colour,filter"), "--arms lacks full"),
+        (("--arms", "colour,full", "--also", "photos=DIR"), "--also photos=DIR is not NAME=DIR; names: gta, "),
     ],
 )
 def test_arms_that_cannot_be_compared_are_refused(tmp_path: Path, options: tuple[str, ...], message: str) -> None:
@@ -76,7 +77,7 @@ def test_tasks_wait_for_what_they_need_and_one_that_fails_stops_those_alone(
 
 
 @pytest.mark.slow
-def test_the_whole_benchmark(tmp_path: Path) -> None:
+def test_the_whole_benchmark(script: ModuleType, tmp_path: Path) -> None:
     if importlib.util.find_spec("mmseg") is None:
         pytest.skip("needs mmsegmentation: pip install 'dgkit[seg]'")
     unswapped = tmp_path / "unswapped"
@@ -88,9 +89,27 @@ def test_the_whole_benchmark(tmp_path: Path) -> None:
     subprocess.run(command, check=True)
     with (tmp_path / "results" / "generalisation.csv").open(newline="") as file:
         rows = list(csv.DictReader(file))
-    assert len({line["arm"] for line in rows}) == 8
+    assert {line["arm"] for line in rows} == set(script.ARMS)
     sets = {line["set"] for line in rows}
     assert {"cityscapes", "bdd100k", "mapillary", "acdc", "acdc fog", "dark_zurich", "Avg3", "Avg5"} <= sets
     assert (tmp_path / "results" / "generalisation.svg").exists()
-    again = subprocess.run(command, check=True, capture_output=True, text=True)
-    assert "(1 of" not in again.stdout  # nothing was trained a second time
+    also = ("--also", f"dgkit={tmp_path / 'work' / 'generated' / 'full'}")
+    again = subprocess.run([*command, *also], check=True, capture_output=True, text=True)
+    assert "loss" in again.stdout  # the evaluations that were added
+    with (tmp_path / "results" / "generalisation.csv").open(newline="") as file:
+        added = list(csv.DictReader(file))
+    figures = {(line["arm"], line["set"]): (line["miou"], line["seconds"]) for line in added}
+    assert {what for _, what in figures} == sets | {"dgkit"}
+    # Nothing was trained a second time: time and figures of every training are those of the first run.
+    assert all(figures[line["arm"], line["set"]] == (line["miou"], line["seconds"]) for line in rows)
+
+
+def test_a_set_besides_is_judged_by_the_classes_it_has_and_stands_last(script: ModuleType) -> None:
+    entry = {
+        "miou": 0.25,
+        "iou": {"road": 0.5, "sky": 0.25, "train": 0.0},
+        "confusion": [[8, 2, 0], [1, 4, 0], [0] * 3],
+    }
+    sets = {"camvid": {**entry, "conditions": {}}, "acdc": {**entry, "conditions": {"fog": {"miou": 0.1}}}}
+    found = script.means({"sets": sets, "averages": {"Avg5": 0.2}}, ("camvid=DIR",))
+    assert list(found.items()) == [("acdc", 0.25), ("acdc fog", 0.1), ("Avg5", 0.2), ("camvid", 0.375)]
