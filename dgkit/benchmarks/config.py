@@ -16,7 +16,8 @@ NETWORK_SUBJECTS = {
     "text_encoder": "text_encoder",
 }
 IMAGE_SUBJECTS = ("sampler", "generate")
-SUBJECTS = (*NETWORK_SUBJECTS, *IMAGE_SUBJECTS)
+EVAL = "eval"
+SUBJECTS = (*NETWORK_SUBJECTS, *IMAGE_SUBJECTS, EVAL)
 OFFICIAL = "official"  # stands in the column of engines for the published schedule, run as published
 OFFICIAL_SUBJECTS = ("denoiser", *IMAGE_SUBJECTS)  # what the published schedule has a figure for
 CEILING = "ceiling"  # stands in the column of subjects for what the device can do at most
@@ -39,6 +40,10 @@ class BenchConfig(Config):
     preset: str = Field("exact", description="sampler preset")
     steps: int | None = Field(None, ge=1, le=1000, description="denoising steps of each pass; None: of the preset")
     count: int = Field(1, ge=1, le=1024, description="images of one sampler call")
+
+    segmenter: Path | None = Field(None, description="what eval evaluates")
+    on: str | None = Field(None, description="data set of eval, as NAME=DIR")
+    protocol: str = Field("dginstyle", description="protocol of eval")
 
     repeats: int = Field(50, ge=3, le=100_000, description="timed calls at most")
     seconds: float = Field(20.0, gt=0, description="bound on all timed calls together; at least 3 are made")
@@ -66,7 +71,7 @@ class Task(Config):
 
     kind: Kind
     subject: str = ""
-    """A network of :data:`dgkit.engines.spec.NETWORKS`, ``sampler`` or ``generate``."""
+    """A network of :data:`dgkit.engines.spec.NETWORKS`, ``sampler``, ``generate`` or ``eval``."""
     engine: str = "torch"
     dtype: str = "fp32"
     batches: tuple[int, ...] = (1,)
@@ -78,6 +83,9 @@ class Task(Config):
     preset: str = "exact"
     steps: int | None = None
     count: int = 1
+    segmenter: Path | None = None
+    on: str | None = None
+    protocol: str = "dginstyle"
     repeats: int = 50
     seconds: float = 20.0
     official_seconds: float = 600.0

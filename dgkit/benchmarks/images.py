@@ -3,18 +3,16 @@
 import dataclasses
 import itertools
 import math
-import os
-import subprocess
-import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from PIL import Image
 
+from dgkit.benchmarks.command import run_dgkit
 from dgkit.benchmarks.config import Task
 from dgkit.benchmarks.memory import DeviceMemory, peak_rss
 from dgkit.benchmarks.networks import build_options, describe_engines, exact, reference_path
@@ -25,7 +23,7 @@ from dgkit.diffusion.loading import load_pipeline
 from dgkit.diffusion.pipeline import Pipeline
 from dgkit.diffusion.presets import Preset, find_preset
 from dgkit.diffusion.sampler import SceneRequest, SceneResult, sample
-from dgkit.engines.base import BuildOptions, find_device
+from dgkit.engines.base import BuildOptions
 from dgkit.engines.recipe import EngineRecipe
 from dgkit.engines.store import Notify, Policy
 from dgkit.errors import EngineError
@@ -33,7 +31,7 @@ from dgkit.files import atomic_path
 
 WORLD = 8  # scenes of the procedural city that generate draws its crops from
 HALVES = 2  # denoiser samples of an image in one window: with and without the text
-_POLL = 0.05  # seconds between looks at the memory of another process
+_SET = 1.0  # seconds by which the clock may be off after a measurement; more, and somebody set it
 
 
 def build(task: Task) -> Iterator[dict[str, Any]]:
@@ -208,8 +206,9 @@ def _measure_command(task: Task, batch: int, path: Path | None) -> dict[str, Any
     block = max(1, batch // HALVES)
     with tempfile.TemporaryDirectory(prefix="dgkit-bench-") as folder:
         out = Path(folder, "out")
-        started = time.time()
+        started, ticks = time.time(), time.monotonic()
         memory = _run_command(task, batch, out, block * (LEAST + 1))
+        _refuse_jump(time.time() - started, time.monotonic() - ticks)
         records = made_records(out)
         done = [(out / record["image"]).stat().st_mtime for record in records]
         ends = [max(done[start : start + block]) for start in range(0, len(done), block)]
@@ -221,28 +220,18 @@ def _measure_command(task: Task, batch: int, path: Path | None) -> dict[str, Any
     return {**image_row(times, block), "load_s": load, **memory, **compare(path, image), **problem}
 
 
+def _refuse_jump(seconds: float, true: float) -> None:
+    """Raise EngineError where the clock that files are stamped by went for ``seconds`` while ``true`` ones passed."""
+    if abs(seconds - true) > _SET:
+        raise EngineError(
+            f"the system's clock was put {seconds - true:+.0f} s meanwhile, and files tell no times", "measure again"
+        )
+
+
 def _run_command(
     task: Task, batch: int, out: Path, count: int, variables: Mapping[str, str] | None = None
 ) -> dict[str, Any]:
     """``dgkit generate`` in its own process; its peak memory. EngineError with its last words where it fails."""
-    device = find_device(task.device)
-    memory = DeviceMemory(device)
-    peak = 0.0
-    with tempfile.TemporaryFile() as log:
-        environment = {**os.environ, **(variables or {})}
-        process = subprocess.Popen(_words(task, batch, out, count), stdout=log, stderr=log, env=environment)
-        while process.poll() is None:
-            peak = max(peak, peak_rss(process.pid) or 0.0)
-            memory.look()
-            time.sleep(_POLL)
-        if process.returncode:
-            log.seek(0)
-            raise EngineError(f"dgkit generate: {_last_words(log.read().decode(errors='replace'))}")
-    cells = {key: value for key, value in memory.row().items() if key == "gpu_mib"}
-    return {"rss_mib": peak, **cells}
-
-
-def _words(task: Task, batch: int, out: Path, count: int) -> Sequence[str]:
     options: dict[str, object] = {
         "--world": WORLD, "--count": count, "--engine": task.engine, "--dtype": task.dtype, "--device": task.device,
         "--preset": task.preset, "--batch": batch,
@@ -253,10 +242,4 @@ def _words(task: Task, batch: int, out: Path, count: int) -> Sequence[str]:
         options["--set"] = f"steps={task.steps}"
     words = [str(word) for pair in options.items() for word in pair]
     words += [] if task.cuda_graph else ["--no-cuda-graph"]
-    return [sys.executable, "-m", "dgkit", "generate", str(out), *words]
-
-
-def _last_words(text: str) -> str:
-    lines = [line.strip() for line in text.splitlines() if line.strip()]
-    errors = [line.removeprefix("error: ") for line in lines if line.startswith("error: ")]
-    return (errors or lines or ["no output"])[-1]
+    return run_dgkit(["generate", str(out), *words], task.device, variables).memory

@@ -8,6 +8,7 @@ from typing import Any
 from dgkit.benchmarks.config import (
     CEILING,
     CEILINGS,
+    EVAL,
     IMAGE_SUBJECTS,
     NETWORK_SUBJECTS,
     OFFICIAL,
@@ -32,6 +33,8 @@ def check(config: BenchConfig) -> None:
         raise UsageError(f"unknown subject {unknown[0]!r}; known: {', '.join(SUBJECTS)}")
     if min(config.batches) < 1:
         raise UsageError(f"batch {min(config.batches)}; allowed are 1 and more")
+    if EVAL in config.subjects and (config.segmenter is None or config.on is None):
+        raise UsageError("eval needs a segmenter and a data set", "add --segmenter FILE --on NAME=DIR")
     for engine in config.engines:
         runner_class(engine)
     for dtype in config.dtypes:
@@ -85,17 +88,17 @@ def base_rows(config: BenchConfig, task: Task, environment: Mapping[str, Any]) -
 
 
 def _base_row(config: BenchConfig, task: Task, batch: int, environment: Mapping[str, Any]) -> Row:
-    images = task.subject in IMAGE_SUBJECTS
+    images, pictures = task.subject in IMAGE_SUBJECTS, task.subject == EVAL
     names = {network: subject for subject, network in NETWORK_SUBJECTS.items()}
     official = task.kind == "official"
     return Row(
         subject=names.get(task.subject, task.subject),
-        network=task.subject if not images else "",
+        network="" if images or pictures else task.subject,
         engine=OFFICIAL if official else task.engine,
         dtype=task.dtype,
         batch=batch,
-        model=task.model or "embedded",
-        preset=("official" if official else task.preset) if images else "",
+        model=str(task.segmenter) if pictures else task.model or "embedded",
+        preset=task.protocol if pictures else ("official" if official else task.preset) if images else "",
         steps=task.steps if images else None,
         note=config.note,
         **environment,
@@ -109,8 +112,8 @@ def _common(config: BenchConfig, device: str) -> dict[str, Any]:
         **{
             key: getattr(config, key)
             for key in (
-                "model", "preset", "steps", "count", "repeats", "seconds", "official_seconds", "threads", "rebuild",
-                "cuda_graph",
+                "model", "preset", "steps", "count", "segmenter", "on", "protocol", "repeats", "seconds",
+                "official_seconds", "threads", "rebuild", "cuda_graph",
             )
         },
     }  # fmt: skip

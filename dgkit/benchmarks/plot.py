@@ -4,7 +4,7 @@ import html
 import itertools
 from collections.abc import Sequence
 
-from dgkit.benchmarks.config import IMAGE_SUBJECTS, OFFICIAL
+from dgkit.benchmarks.config import EVAL, IMAGE_SUBJECTS, OFFICIAL
 from dgkit.benchmarks.rows import Row
 
 WIDTH, BAR, GAP, LEFT, RIGHT = 760, 18, 6, 210, 190
@@ -70,7 +70,7 @@ def _bar(row: Row, y: int, fastest: float) -> str:
 
 
 def _title(subject: str, rows: Sequence[Row]) -> str:
-    unit = "images an hour" if subject in IMAGE_SUBJECTS else "samples a second"
+    unit = "images an hour" if subject in (*IMAGE_SUBJECTS, EVAL) else "samples a second"
     return f"{subject}, {rows[0].model}: {unit}, {rows[0].gpu or rows[0].cpu}"
 
 

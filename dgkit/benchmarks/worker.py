@@ -19,28 +19,32 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from dgkit.benchmarks.config import IMAGE_SUBJECTS, Task
+from dgkit.benchmarks.config import EVAL, IMAGE_SUBJECTS, Task
 from dgkit.benchmarks.processes import KEEP, reason
 from dgkit.files import atomic_write
 
-# (kind, whether it is of images) -> module and function of dgkit.benchmarks.
-_WORK = {
-    ("environment", False): "environment:find_environment",
-    ("ceiling", False): "ceilings:measure_ceilings",
-    ("build", False): "networks:build",
-    ("reference", False): "networks:reference",
-    ("measure", False): "networks:measure",
-    ("official", False): "official:measure_evaluation",
-    ("build", True): "images:build",
-    ("reference", True): "images:reference",
-    ("measure", True): "images:measure",
-    ("official", True): "official:measure_images",
+# Kind -> module and function of dgkit.benchmarks, of networks, of whole images, and of the evaluation.
+_NETWORK = {
+    "environment": "environment:find_environment",
+    "ceiling": "ceilings:measure_ceilings",
+    "build": "networks:build",
+    "reference": "networks:reference",
+    "measure": "networks:measure",
+    "official": "official:measure_evaluation",
 }
+_IMAGES = {
+    "build": "images:build",
+    "reference": "images:reference",
+    "measure": "images:measure",
+    "official": "official:measure_images",
+}
+_EVAL = {"build": "evaluation:build", "reference": "evaluation:reference", "measure": "evaluation:measure"}
+_WORK = {EVAL: _EVAL, **dict.fromkeys(IMAGE_SUBJECTS, _IMAGES)}
 
 
 def work(task: Task) -> Iterator[dict[str, Any]]:
     """The cells that ``task`` gives, one configuration after the other. Raises whatever the engine raises."""
-    module, _, function = _WORK[task.kind, task.subject in IMAGE_SUBJECTS].partition(":")
+    module, _, function = _WORK.get(task.subject, _NETWORK)[task.kind].partition(":")
     load = os.getloadavg()[0] if hasattr(os, "getloadavg") else None
     import torch
 

@@ -23,7 +23,7 @@ def _option(names: str, text: str, panel: str, metavar: str | None = None) -> An
 def bench(
     subjects: Annotated[
         list[str] | None,
-        typer.Argument(metavar="SUBJECT", help="denoiser (default), vae, condition, sampler, generate."),
+        typer.Argument(metavar="SUBJECT", help="denoiser (default), vae, condition, sampler, generate, eval."),
     ] = None,
     engines: Annotated[
         str | None, _option("--engines", "torch, compile, ort, openvino, trt; separated by commas.", WHAT, "E,E")
@@ -40,6 +40,13 @@ def bench(
     preset: Annotated[str | None, _option("--preset", "Sampler preset of sampler and generate.", WHAT, "P")] = None,
     steps: Annotated[int | None, _option("--steps", "Denoising steps instead of the preset's.", WHAT, "N")] = None,
     count: Annotated[int | None, _option("--count", "Images of one call of sampler (default: 1).", WHAT, "N")] = None,
+    segmenter: Annotated[
+        Path | None, _option("--segmenter", "Segmenter of eval: what dgkit eval takes.", WHAT, "FILE")
+    ] = None,
+    on: Annotated[str | None, _option("--on", "Labelled pictures of eval.", WHAT, "NAME=DIR")] = None,
+    protocol: Annotated[
+        str | None, _option("--protocol", "Protocol of eval: dginstyle (default), hrda, half, whole.", WHAT, "P")
+    ] = None,
     against: Annotated[
         str | None, _option("--against", "official: the published schedule as published.", WHAT, "official")
     ] = None,
@@ -95,7 +102,8 @@ def bench(
     settings: dict[str, Any] = {key: value.split(",") for key, value in lists.items() if value is not None}
     settings |= {
         "subjects": subjects or None, "model": model if random is None else f"random:{random}", "device": device,
-        "preset": preset, "steps": steps, "count": count, "against": against, "cuda_graph": cuda_graph,
+        "preset": preset, "steps": steps, "count": count, "segmenter": segmenter, "on": on, "protocol": protocol,
+        "against": against, "cuda_graph": cuda_graph,
         "ceilings": ceilings, "repeats": repeats, "seconds": seconds, "official_seconds": official_seconds,
         "together": together, "timeout": timeout, "threads": threads, "rebuild": rebuild,
         "parity": parity, "references": references, "csv": csv, "plot": plot, "note": note,

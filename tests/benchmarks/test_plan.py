@@ -49,6 +49,7 @@ def test_batches_together_and_no_ceilings() -> None:
         ({"preset": "best"}, "unknown preset 'best'"),
         ({"subjects": ["vae"], "against": "official"}, "no figure for vae"),
         ({"plot": Path("bars.png")}, "is no .svg file"),
+        ({"subjects": ["eval"], "on": "cityscapes=DIR"}, "eval needs a segmenter and a data set"),
     ],
 )
 def test_what_is_not_known_is_named(settings: dict[str, Any], words: str) -> None:

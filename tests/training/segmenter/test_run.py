@@ -12,9 +12,11 @@ if importlib.util.find_spec("mmseg") is None:
     pytest.skip("needs mmsegmentation: pip install 'dgkit[seg]'", allow_module_level=True)
 
 from dgkit.cli.app import main
+from dgkit.engines.mm_checkpoint import read_checkpoint
 from dgkit.errors import UsageError
 from dgkit.evaluation.segmenters import open_segmenter
 from dgkit.training.segmenter.mm import BaseDecodeHead
+from dgkit.training.segmenter.networks import MEAN, STD, build_network, model_config
 from dgkit.training.segmenter.recipe import SegmenterRecipe
 from dgkit.training.segmenter.run import train_segmenter
 
@@ -69,6 +71,60 @@ def test_a_stopped_run_goes_on_to_the_same_weights(micro, tmp_path, capsys):
         train_segmenter(recipe(micro, out=tmp_path / "stopped", seed=1))
 
 
+def write_encoder(path: Path, seed: int) -> Path:
+    torch.manual_seed(seed)
+    torch.save(build_network(model_config("segformer", "mit_b0", 64, channels=16)).backbone.state_dict(), path)
+    return path
+
+
+def test_a_stopped_run_with_shade_and_feature_distance_goes_on_to_the_same_weights(micro, tmp_path):
+    """In bf16. Base styles are chosen before iterations 0 and 2; the run is stopped between them."""
+    terms = {
+        "pretrained": str(write_encoder(tmp_path / "mit.pth", 1)),
+        "feature_distance": {"classes": [0, 2, 18]},
+        "shade": {"styles": 3, "refresh": 2},
+        "train": {**micro["train"], "steps": 3, "precision": "bf16"},
+    }
+    whole = train_segmenter(recipe(micro, **terms, out=tmp_path / "whole"))
+
+    def stop(stage, done, total, loss):
+        if done == 1:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        train_segmenter(recipe(micro, **terms, out=tmp_path / "stopped"), stop)
+    other = {**terms, "pretrained": str(write_encoder(tmp_path / "other.pth", 2))}
+    with pytest.raises(UsageError, match="other weights"):
+        train_segmenter(recipe(micro, **other, out=tmp_path / "stopped"))
+    moved = {**terms, "pretrained": str((tmp_path / "mit.pth").rename(tmp_path / "moved.pth"))}
+    again = train_segmenter(recipe(micro, **moved, out=tmp_path / "stopped"))
+    one, two = weights(whole["checkpoint"]), weights(again["checkpoint"])
+    assert one.keys() == two.keys() and all(torch.equal(one[name], two[name]) for name in one)
+    # The encoder is saved once, and the names of the weights are those of a network without the terms.
+    plain = build_network(model_config("segformer", "mit_b0", 64, channels=16))
+    assert list(one) == list(plain.state_dict())
+
+    before, after = (read_checkpoint(tmp_path / "whole" / f"iter_{step}.pth")["base_styles"] for step in (2, 3))
+    assert before["mean"].shape == before["std"].shape == (3, 32) and not torch.equal(before["mean"], after["mean"])
+    check_reading(Path(whole["checkpoint"]), plain)
+
+
+def check_reading(checkpoint: Path, plain: torch.nn.Module) -> None:
+    """dgkit eval and mmsegmentation's own reader get from it what a network without the terms does."""
+    from mmseg.apis import init_model
+
+    plain.load_state_dict(weights(str(checkpoint)))
+    theirs = init_model(str(checkpoint.with_name("config.py")), str(checkpoint), device="cpu")
+    images = torch.randint(0, 256, (1, 3, 64, 96), dtype=torch.uint8)
+    with open_segmenter(checkpoint, device="cpu") as ours, torch.no_grad():
+        mean, std = (torch.tensor(values).view(1, 3, 1, 1) for values in (MEAN, STD))
+        normal = (images - mean) / std
+        expected = plain.eval()._forward(normal)
+        assert torch.allclose(theirs._forward(normal), expected)
+        large = torch.nn.functional.interpolate(expected, size=(64, 96), mode="bilinear")
+        assert torch.allclose(ours.logits(images), large, atol=1e-4)
+
+
 def test_the_command_writes_checkpoints_figures_and_onnx(micro, tmp_path, source, capsys):
     micro["data"]["val"] = {"root": str(source)}
     micro["train"]["validate_every"] = 2
@@ -105,12 +161,11 @@ def test_bf16_trains_on_any_device(micro, monkeypatch):
     """Logits come out of the heads in bf16, the weights stay fp32, and the loss is close to that of fp32."""
     seen = []
     original = BaseDecodeHead.loss_by_feat
-    monkeypatch.setattr(
-        BaseDecodeHead, "loss_by_feat", lambda self, logits, *rest: seen.append(logits.dtype) or original(self, logits, *rest)
-    )
+    monkeypatch.setattr(BaseDecodeHead, "loss_by_feat", lambda *args: seen.append(args[1].dtype) or original(*args))
     train = {**micro["train"], "steps": 2}
     made = train_segmenter(recipe(micro, train={**train, "precision": "bf16"}, out=Path(micro["out"]) / "bf16"))
     assert set(seen) == {torch.bfloat16}
-    assert {value.dtype for value in weights(made["checkpoint"]).values() if value.is_floating_point()} == {torch.float32}
+    kept = weights(made["checkpoint"]).values()
+    assert {value.dtype for value in kept if value.is_floating_point()} == {torch.float32}
     exact = train_segmenter(recipe(micro, train=train, out=Path(micro["out"]) / "fp32"))
     assert made["loss"] == pytest.approx(exact["loss"], rel=0.02)
