@@ -29,43 +29,22 @@ from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+from generalisation_arms import ARMS, BASELINE, FULL, RENDERS, Arm
+from generalisation_table import Row, plot, table
+from PIL import Image
+
+from dgkit.data import manifest
+from dgkit.data.crops import CropBox, crop
+from dgkit.data.labelmap import read_label, write_label
 from dgkit.data.layouts import LAYOUTS
-from dgkit.files import atomic_write
-from dgkit.optional import require
+from dgkit.files import atomic_path, atomic_write
 from dgkit.provenance import cpu_name, git_commit
+from dgkit.world import render
 
 RESULTS = Path(__file__).parent / "results"
 TARGETS = ("cityscapes", "bdd", "mapillary", "acdc", "darkzurich")
 FIRST_SEED = 9_000  # of the source scenes; those of the targets follow, and no model was trained on any of them
-BASELINE, FULL = "colour", "full"
-Row = dict[str, Any]
-
-
-@dataclass(frozen=True)
-class Arm:
-    """``generated``: options of ``dgkit generate`` for its set, None for the source alone; ``filtered``: its labels
-    without the pixels that a segmenter of the baseline doubts."""
-
-    text: str
-    generated: tuple[str, ...] | None = None
-    colour: bool = True
-    unswapped: bool = False
-    filtered: bool = False
-    folder: str = ""
-
-
-ARMS = {
-    "source": Arm("source alone", colour=False),
-    BASELINE: Arm("source, colours disturbed"),
-    "no-swap": Arm("generated without style swap", (), unswapped=True),
-    "no-style": Arm("generated without style prompts", ("--style-mix", "none")),
-    "no-fusion": Arm("generated in one pass", ("--preset", "one-pass")),
-    "no-rare": Arm("generated without rare class generation", ("--no-rare",)),
-    FULL: Arm("generated", ()),
-    "fast": Arm("generated, preset fast", ("--preset", "fast")),
-    "turbo": Arm("generated, preset turbo", ("--preset", "turbo")),
-    "filter": Arm("generated, doubtful pixels ignored", (), filtered=True, folder=FULL),
-}
 
 
 @dataclass(frozen=True)
@@ -134,11 +113,13 @@ class Bench:
         drawn = first + (() if given.on else TARGETS)
         arms = {name: ARMS[name] for name in given.arms}
         for name, arm in arms.items():
-            if arm.generated is not None and not arm.filtered:
+            if arm.made:
                 yield Task(f"generated/{name}", first, self.generate, (source, name, arm))
         teacher = f"{BASELINE}-0"
         if any(arm.filtered for arm in arms.values()):
             yield Task("filter", (f"generated/{FULL}", teacher), self.filter, (FULL,))
+        if RENDERS in arms:
+            yield Task(f"generated/{RENDERS}", (f"generated/{FULL}",), self.render)
         for seed in range(given.seeds):
             for name, arm in arms.items():
                 training = self.training(name, seed, source, on)
@@ -166,6 +147,23 @@ class Bench:
     def filter(self, name: str) -> None:
         teacher = self.training(BASELINE, 0).out / "segmenter.onnx"
         self._dgkit("filter", self.work / "generated" / name, "--segmenter", teacher)
+
+    def render(self) -> None:
+        """The scenes of the full set in the styles asked for, drawn by the city: the best that a generator can do."""
+        full, out = self.work / "generated" / FULL, self.work / "generated" / RENDERS
+        world = json.loads((self.work / "source" / "world.json").read_text(encoding="utf-8"))
+        size = {"height": world["height"], "width": world["width"]}
+        for record in manifest.read(full / "manifest.jsonl"):
+            scene = render(world["role"], world["seed"], int(record["source"]), style=record["style"], **size)
+            box = CropBox(*record["crop"])
+            label = read_label(full / record["label"], "train_ids")
+            if not np.array_equal(crop(scene.label, box), label):
+                raise RuntimeError(f"{record['id']}: the city draws another label map than the one in {full}")
+            image = scene.image[box.y : box.y + box.height, box.x : box.x + box.width]
+            write_label(out / record["label"], label)
+            (out / "images").mkdir(exist_ok=True)
+            with atomic_path(out / record["image"]) as path:
+                Image.fromarray(image).save(path, "PNG")
 
     def training(self, name: str, seed: int, source: str = "gta=", on: tuple[str, ...] = ()) -> Training:
         given, arm = self.given, ARMS[name]
@@ -293,50 +291,6 @@ def cores() -> int:
     return len(os.sched_getaffinity(0))
 
 
-def values(rows: list[Row], arm: str, what: str) -> list[float]:
-    """mIoU in percent of an arm on a set, by seed."""
-    return [row["miou"] for row in sorted(rows, key=lambda row: row["seed"]) if (row["arm"], row["set"]) == (arm, what)]
-
-
-def table(rows: list[Row]) -> str:
-    """Mean and standard deviation over the seeds, and the gain in Avg5 over the baseline, seed by seed."""
-    arms = list(dict.fromkeys(row["arm"] for row in rows))
-    sets = list(dict.fromkeys(row["set"] for row in rows if " " not in row["set"]))
-    last = "Avg5" if "Avg5" in sets else sets[-1]
-    lines = [["training set", *sets, f"gain in {last}"]]
-    for arm in arms:
-        pairs = zip(values(rows, arm, last), values(rows, BASELINE, last), strict=False)
-        gain = "" if arm == BASELINE else figure([one - base for one, base in pairs], "+")
-        lines.append([ARMS[arm].text, *(figure(values(rows, arm, what)) for what in sets), gain])
-    lines.insert(1, ["---"] * len(lines[0]))
-    return "".join(f"| {' | '.join(line)} |\n" for line in lines)
-
-
-def figure(found: list[float], sign: str = "") -> str:
-    if not found:
-        return ""
-    spread = f" ± {statistics.stdev(found):.1f}" if len(found) > 1 else ""
-    return f"{statistics.fmean(found):{sign}.1f}{spread}"
-
-
-def plot(rows: list[Row], path: Path) -> None:
-    """Bars of the last mean, a dot for each seed."""
-    require("matplotlib", "seg").use("svg")
-    pyplot = require("matplotlib.pyplot", "seg")
-    arms = list(dict.fromkeys(row["arm"] for row in rows))
-    what = next(name for name in ("Avg5", "Avg3", rows[-1]["set"]) if values(rows, arms[0], name))
-    drawn, axes = pyplot.subplots(figsize=(7.5, 0.5 * len(arms) + 1))
-    for place, arm in enumerate(arms):
-        found = values(rows, arm, what)
-        axes.barh(place, statistics.fmean(found), color="#54a24b" if ARMS[arm].generated is not None else "#8c8c8c")
-        axes.plot(found, [place] * len(found), "o", color="#1a1a1a", markersize=4)
-    axes.set_yticks(range(len(arms)), [ARMS[arm].text for arm in arms])
-    axes.invert_yaxis()
-    axes.set_xlabel(f"mIoU [%], {what}; dots are seeds")
-    drawn.tight_layout()
-    drawn.savefig(path, metadata={"Date": None})
-
-
 def parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("work", type=Path)
@@ -348,7 +302,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--height", type=int, default=256, help="that the city's pictures are trained and judged at")
     parser.add_argument("--recipe", type=Path, default=Path(__file__).with_suffix(".yaml"), help="of the segmenter")
     parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="change of the recipe")
-    parser.add_argument("--arms", type=lambda text: text.split(","), default=list(ARMS), help=", ".join(ARMS))
+    parser.add_argument("--arms", type=lambda text: text.split(","), help=", ".join(ARMS))
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--scenes", type=int, default=600, help="source scenes to draw")
     parser.add_argument("--targets", type=int, default=100, help="scenes of each target to draw")
@@ -364,6 +318,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--generators", type=int, default=1, help="sets drawn or generated at the same time")
     parser.add_argument("--results", type=Path, default=RESULTS)
     given = parser.parse_args()
+    given.arms = given.arms or [name for name in ARMS if name != RENDERS or not given.source]
     unknown = [name for name in given.arms if name not in ARMS]
     strange = [text for text in given.also if text.partition("=")[0] not in LAYOUTS]
     if strange:
@@ -372,7 +327,10 @@ def parse() -> argparse.Namespace:
         parser.error(f"unknown arms {', '.join(unknown)}; allowed: {', '.join(ARMS)}")
     if not given.unswapped and any(ARMS[name].unswapped for name in given.arms):
         parser.error("the arm no-swap needs --unswapped MODEL, or leave it out of --arms")
-    needed = {BASELINE} | ({FULL} if any(ARMS[name].filtered for name in given.arms) else set())
+    if given.source and RENDERS in given.arms:
+        parser.error(f"the arm {RENDERS} draws scenes of the city: leave it out of --arms with --source")
+    after_full = any(ARMS[name].filtered or ARMS[name].rendered for name in given.arms)
+    needed = {BASELINE} | ({FULL} if after_full else set())
     if needed - set(given.arms):
         parser.error(f"--arms lacks {', '.join(sorted(needed - set(given.arms)))}, which others are made with")
     # Whole pictures of the city; the papers' protocol is for their sets.

@@ -4,28 +4,39 @@ from __future__ import annotations
 
 import csv
 import importlib.util
+import json
 import shutil
 import subprocess
 import sys
+from argparse import Namespace
+from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
 
+import numpy as np
 import pytest
+from PIL import Image
 
+from dgkit.data.crops import CropBox, crop
+from dgkit.data.labelmap import read_label, write_label
 from dgkit.diffusion.hub import embedded_model
+from dgkit.world import render
+from dgkit.world.write import write_role
 
 ROOT = Path(__file__).resolve().parents[2]
 SCRIPT = ROOT / "benchmarks" / "generalisation.py"
 
 
 @pytest.fixture(scope="module")
-def script() -> ModuleType:
+def script() -> Iterator[ModuleType]:
     spec = importlib.util.spec_from_file_location("generalisation", SCRIPT)
     assert spec and spec.loader
     module = importlib.util.module_from_spec(spec)
     sys.modules["generalisation"] = module  # dataclasses look there for the annotations
-    spec.loader.exec_module(module)
-    return module
+    with pytest.MonkeyPatch.context() as patch:
+        patch.syspath_prepend(str(SCRIPT.parent))
+        spec.loader.exec_module(module)
+        yield module
 
 
 def row(arm: str, seed: int, what: str, miou: float) -> dict[str, object]:
@@ -47,6 +58,8 @@ def test_the_table_compares_seed_by_seed(script: ModuleType) -> None:
         (("--arms", "colour,no-swap"), "needs --unswapped MODEL"),
         (("--arms", "full"), "--arms lacks colour"),
         (("--arms", "colour,filter"), "--arms lacks full"),
+        (("--arms", "colour,renders"), "--arms lacks full"),
+        (("--arms", "colour,full,renders", "--source", "gta=DIR"), "renders draws scenes of the city"),
         (("--arms", "colour,full", "--also", "photos=DIR"), "--also photos=DIR is not NAME=DIR; names: gta, "),
     ],
 )
@@ -74,6 +87,34 @@ def test_tasks_wait_for_what_they_need_and_one_that_fails_stops_those_alone(
     assert made == ["first", "second", "last"]
     printed = capsys.readouterr().out
     assert "bad: no luck" in printed and "last: made last" in printed
+
+
+def test_gains_are_taken_between_equal_seeds(script: ModuleType) -> None:
+    rows = [row("colour", 0, "Avg5", 10.0), row("colour", 1, "Avg5", 30.0), row("full", 1, "Avg5", 33.0)]
+    assert script.table(rows).splitlines()[-1] == "| generated | 33.0 | +3.0 |"
+
+
+def test_renders_are_the_scenes_of_the_full_set_in_the_styles_asked_for(script: ModuleType, tmp_path: Path) -> None:
+    write_role(tmp_path / "source", "source", 2, 9000, height=64, workers=1)
+    full, box = tmp_path / "generated" / "full", CropBox(8, 16, 48, 48)
+    styles = ("snowy", "foggy")
+    for number, style in enumerate(styles):
+        scene = render("source", 9000, number, height=64, width=128)
+        write_label(full / "labels" / f"{number}_labelTrainIds.png", crop(scene.label, box))
+        record = {"id": str(number), "source": f"{number:05}", "style": style, "crop": [8, 16, 48, 48],
+                  "image": f"images/{number}.png", "label": f"labels/{number}_labelTrainIds.png"}  # fmt: skip
+        with (full / "manifest.jsonl").open("a") as file:
+            file.write(json.dumps(record) + "\n")
+    bench = script.Bench(Namespace(work=tmp_path))
+    bench.render()
+    for number, style in enumerate(styles):
+        scene = render("source", 9000, number, height=64, width=128, style=style)
+        made = tmp_path / "generated" / "renders"
+        assert np.array_equal(np.asarray(Image.open(made / "images" / f"{number}.png")), scene.image[16:64, 8:56])
+        assert np.array_equal(read_label(made / "labels" / f"{number}_labelTrainIds.png"), scene.label[16:64, 8:56])
+    write_label(full / "labels" / "1_labelTrainIds.png", np.zeros((48, 48), np.uint8))
+    with pytest.raises(RuntimeError, match="draws another label map"):
+        bench.render()
 
 
 @pytest.mark.slow

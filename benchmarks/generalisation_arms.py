@@ -1,0 +1,39 @@
+"""The training sets that benchmarks/generalisation.py compares."""
+
+from dataclasses import dataclass
+
+BASELINE, FULL, RENDERS = "colour", "full", "renders"
+
+
+@dataclass(frozen=True)
+class Arm:
+    """``generated``: options of ``dgkit generate`` for its set, None for the source alone; ``filtered``: its labels
+    without the pixels that a segmenter of the baseline doubts; ``rendered``: the city draws its scenes instead."""
+
+    text: str
+    generated: tuple[str, ...] | None = None
+    colour: bool = True
+    unswapped: bool = False
+    filtered: bool = False
+    rendered: bool = False
+    folder: str = ""
+
+    @property
+    def made(self) -> bool:
+        """Whether ``dgkit generate`` makes a set for it."""
+        return self.generated is not None and not self.filtered and not self.rendered
+
+
+ARMS = {
+    "source": Arm("source alone", colour=False),
+    BASELINE: Arm("source, colours disturbed"),
+    "no-swap": Arm("generated without style swap", (), unswapped=True),
+    "no-style": Arm("generated without style prompts", ("--style-mix", "none")),
+    "no-fusion": Arm("generated in one pass", ("--preset", "one-pass")),
+    "no-rare": Arm("generated without rare class generation", ("--no-rare",)),
+    FULL: Arm("generated", ()),
+    "fast": Arm("generated, preset fast", ("--preset", "fast")),
+    "turbo": Arm("generated, preset turbo", ("--preset", "turbo")),
+    "filter": Arm("generated, doubtful pixels ignored", (), filtered=True, folder=FULL),
+    RENDERS: Arm("the same scenes and styles, rendered", (), rendered=True),
+}
