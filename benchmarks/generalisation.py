@@ -41,6 +41,7 @@ from dgkit.data.layouts import LAYOUTS
 from dgkit.files import atomic_path, atomic_write
 from dgkit.provenance import cpu_name, git_commit
 from dgkit.world import render
+from dgkit.world.disk import resolve_split, scene_index
 
 RESULTS = Path(__file__).parent / "results"
 TARGETS = ("cityscapes", "bdd", "mapillary", "acdc", "darkzurich")
@@ -152,9 +153,10 @@ class Bench:
         """The scenes of the full set in the styles asked for, drawn by the city: the best that a generator can do."""
         full, out = self.work / "generated" / FULL, self.work / "generated" / RENDERS
         world = json.loads((self.work / "source" / "world.json").read_text(encoding="utf-8"))
-        size = {"height": world["height"], "width": world["width"]}
+        size, split = {key: world[key] for key in ("height", "width")}, resolve_split(world["role"], None)
         for record in manifest.read(full / "manifest.jsonl"):
-            scene = render(world["role"], world["seed"], int(record["source"]), style=record["style"], **size)
+            index = scene_index(split, int(record["source"]) - 1)  # files are counted from 1
+            scene = render(world["role"], world["seed"], index, style=record["style"], **size)
             box = CropBox(*record["crop"])
             label = read_label(full / record["label"], "train_ids")
             if not np.array_equal(crop(scene.label, box), label):
