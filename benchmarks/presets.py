@@ -3,12 +3,14 @@
     python benchmarks/presets.py WORK --judge JUDGE                                       the embedded model, CPU
     python benchmarks/presets.py WORK --judge JUDGE --device cuda --dtype bf16 --batch 64 --count 96
     python benchmarks/presets.py WORK --judge JUDGE --count 4 --cells exact,fast,turbo    a first look
+    python benchmarks/presets.py WORK --judge JUDGE --leads --count 32 --engine openvino                 on two cores
     python benchmarks/presets.py WORK --model random:sd15 --count 2 --cells official,exact,fast,turbo    cost alone
 
 JUDGE is a folder of `dgkit train judge`. Labels, prompts and seeds are the same in all cells: crops of scenes of the
 city that neither model nor judge has seen, every style equally often. A cell is a preset, or `exact` with other values;
 each is drawn and timed in memory by one open pipeline after a warm-up, then judged. Everything is kept in WORK: the
-same command continues, and with other --cells adds to the table. Writes presets.csv and presets.svg to --results.
+same command continues with the first cell that is not done. Writes presets.csv and presets.svg to --results; with
+--leads (`exact` with each lead of `fast` alone, `fast` without each) preset_leads.csv and preset_leads.svg.
 
 `samples` counts evaluations of the denoiser for an image (a window in one guidance half); `fewer` is how many times
 fewer than the published schedule needs (preset official). `d_*` are points of difference from `exact` on the same
@@ -28,6 +30,7 @@ from typing import Any
 
 import numpy as np
 from PIL import Image
+from preset_cells import add_options, chosen
 
 from dgkit.benchmarks.scatter import Point, scatter
 from dgkit.data.crops import CropRules
@@ -49,40 +52,6 @@ from dgkit.labels import CLASSES
 from dgkit.provenance import cpu_name, git_commit, versions
 
 RESULTS = Path(__file__).parent / "results"
-LEADS = {
-    "late start 0.75": "second_start=0.75", "late start 0.5": "second_start=0.5",
-    "late start 0.35": "second_start=0.35", "late start 0.2": "second_start=0.2",
-    "10 steps": "steps=10", "2M 12 steps": "steps=12,solver=dpm++2m",
-    "2M 10 steps": "steps=10,solver=dpm++2m", "2M 8 steps": "steps=8,solver=dpm++2m",
-    "2M 6 steps": "steps=6,solver=dpm++2m", "stride 1/2": "stride=0.5",
-    "stride 1/2 smooth": "stride=0.5,weights=smooth",
-    "stride 1": "stride=1", "cover": "windows=cover", "cover smooth": "windows=cover,weights=smooth",
-    "guided above 0.5": "guidance_low=0.5", "guided 0.5 to 0.95": "guidance_low=0.5,guidance_high=0.95",
-    "not guided": "guidance_scale=1", "latent bridge": "bridge=latent", "half area": "large_area=15000",
-    "fixed noise": "fuse_noise=fixed",
-}  # fmt: skip
-_TOGETHER = "solver=dpm++2m,windows=cover,weights=smooth"
-TOGETHER = {  # what the constants of fast and turbo were chosen from: steps, start of the second pass, guidance
-    **{
-        f"{steps} from {start}{name}": f"steps={steps},second_start={start},{_TOGETHER}{guidance}"
-        for steps in (6, 8, 10, 12)
-        for start in (0.34, 0.5, 0.7)
-        for name, guidance in (("", ""), (" not guided", ",guidance_scale=1"))
-    },
-    **{
-        f"10 from 0.5 {name}": f"steps=10,second_start=0.5,{_TOGETHER},{setting}"
-        for name, setting in (
-            ("fixed noise", "fuse_noise=fixed"), ("latent bridge", "bridge=latent"),
-            ("guided above 0.5", "guidance_low=0.5"), ("small area", "large_area=8000"),
-            ("all", "large_area=1000000"), ("ddim", "solver=ddim"),
-        )
-    },
-    **{f"one pass {steps}": f"two_pass=false,steps={steps},solver=dpm++2m" for steps in (6, 8, 10, 12)},
-}  # fmt: skip
-CELLS = {
-    **{name: name for name in ("official", "exact", "one-pass", "fast", "turbo")},
-    **{name: f"exact:{settings}" for name, settings in {**LEADS, **TOGETHER}.items()},
-}
 SHOWN = 6  # pictures of each cell that are kept to look at
 RESAMPLES = 400
 Row = dict[str, Any]
@@ -263,15 +232,15 @@ def draw(rows: Sequence[Row]) -> str:
     return scatter(panels)
 
 
-def write(rows: Sequence[Row], results: Path) -> None:
+def write(rows: Sequence[Row], results: Path, name: str) -> None:
     shown = [{key: value for key, value in row.items() if key != "matrices"} for row in rows]
     results.mkdir(parents=True, exist_ok=True)
-    with open(results / "presets.csv", "w", newline="", encoding="utf-8") as file:
+    with open(results / f"{name}.csv", "w", newline="", encoding="utf-8") as file:
         writer = csv.DictWriter(file, list(dict.fromkeys(key for row in shown for key in row)))
         writer.writeheader()
         rounded = ({k: f"{v:.6g}" if isinstance(v, float) else v for k, v in row.items()} for row in shown)
         writer.writerows(rounded)
-    (results / "presets.svg").write_text(draw(shown), encoding="utf-8")
+    (results / f"{name}.svg").write_text(draw(shown), encoding="utf-8")
 
 
 def report(row: Row) -> str:
@@ -288,22 +257,15 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("work", type=Path)
     parser.add_argument("--judge", type=Path, help="folder of dgkit train judge; none: cost alone")
-    parser.add_argument("--cells", help="names, comma-separated, or settings such as exact:steps=8; default: all")
-    parser.add_argument("--model", help="folder or random:NAME; default: the embedded model")
+    add_options(parser)
     parser.add_argument("--engine", default="torch")
     parser.add_argument("--device", default="auto")
     parser.add_argument("--dtype", default="bf16")
     parser.add_argument("--batch", type=int, default=8)
-    parser.add_argument("--count", type=int, default=96, help="images of a cell")
-    parser.add_argument("--scenes", type=int, default=96, help="scenes of the city that labels are cut from")
-    parser.add_argument(
-        "--seed", type=int, default=7_000, help="of scenes, crops and noise; ideas.py uses 5000 to 5002"
-    )
     parser.add_argument("--workers", type=int, default=os.cpu_count() or 1, help="processes that draw the scenes")
     parser.add_argument("--results", type=Path, default=RESULTS)
     given = parser.parse_args()
-    wanted = given.cells.split(";" if ";" in given.cells else ",") if given.cells else list(CELLS)
-    cells = {name: CELLS.get(name, name) for name in ("exact", *wanted)}
+    cells = chosen(given, parser)
     pipeline = load_pipeline(given.model, engine=given.engine, device=given.device, dtype=given.dtype)
     size, height = pipeline.size, pipeline.defaults.label_height or pipeline.size
     kept = given.work / f"scenes-{given.seed}-{given.scenes}-{given.count}-{size}.npz"
@@ -317,12 +279,12 @@ def main() -> None:
                  "seed": given.seed, "device": gpu or cpu_name(), "threads": torch.get_num_threads(),
                  "torch": versions()["torch"], "commit": git_commit(), "load_average": os.getloadavg()[0]}  # fmt: skip
         bench = Bench(given.work, pipeline, draw_scenes(kept, given, size, height), judge, given.batch, facts)
-        rows: list[Row] = []
-        for name, setting in cells.items():
-            row = bench.cell(name, setting)
-            rows.append({**row, **(differences(row, rows[0] if rows else row) if judge else {})})
-            print(report(rows[-1]), flush=True)
-            write(rows, given.results)
+        rows: dict[str, Row] = {}
+        for name, (setting, base) in cells.items():
+            row = {"base": base, **bench.cell(name, setting)}
+            rows[name] = {**row, **(differences(row, rows.get(base, row)) if judge else {})}
+            print(report(rows[name]), flush=True)
+            write(list(rows.values()), given.results, "preset_leads" if given.leads else "presets")
 
 
 if __name__ == "__main__":

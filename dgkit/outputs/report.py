@@ -26,6 +26,7 @@ from dgkit.outputs.summary import Summary
 PAGE = "report.html"
 THUMBNAIL = 256  # pixels of the longer side of an embedded picture
 _BINS = 60
+_SHORTEST_JUMP = 60.0  # seconds; below, a clock was put right and not back
 _PARTS = ("page.html", "page.css", "charts.js", "page.js")
 
 Progress = Callable[[str, float, float], None]
@@ -115,18 +116,42 @@ def page_data(folder: GeneratedFolder, pixels: ClassPixels, summary: Summary) ->
 
 
 def throughput(times: Sequence[float]) -> dict[str, Any] | None:
-    """Images an hour over the run, from the times [s] at which images were complete.
+    """Images an hour over the run, from the times [s] at which images were complete, in the order of the jobs.
 
     Returns {"seconds": length of the run, "rates": images an hour in each of equal parts of it}; the first image only
-    starts the clock. None for fewer than three images, or all at once.
+    starts the clock. None for fewer than three images, or all at once. A system clock that was put back meanwhile does
+    not count, as far as the order of the jobs tells; one that was put forward looks like a pause.
     """
-    ordered = np.sort(np.asarray(times, np.float64))
+    ordered = np.sort(_continued(np.asarray(times, np.float64)))
     if len(ordered) < 3 or ordered[-1] - ordered[0] < 1e-3:
         return None
     seconds = float(ordered[-1] - ordered[0])
     bins = int(min(_BINS, max(1, (len(ordered) - 1) // 4)))
     counts, _ = np.histogram(ordered[1:] - ordered[0], bins, (0.0, seconds))
     return {"seconds": round(seconds, 3), "rates": [round(float(c) * 3600 * bins / seconds, 1) for c in counts]}
+
+
+def _continued(times: np.ndarray) -> np.ndarray:
+    """``times`` as of a clock that was never put back: what follows a jump goes on where the run was.
+
+    Workers finish out of order, and single images are made again later, after which the others go on where they had
+    been. So a step back is a jump where it leads to before the end of every stretch so far, and by more than a minute
+    and a tenth of the run until then.
+    """
+    found: list[float] = []
+    ends: list[float] = []  # of stretches without a large step
+    ahead = passed = 0.0
+    for time in times.tolist():
+        now = time + ahead
+        least = max(_SHORTEST_JUMP, 0.1 * passed)
+        if found and abs(now - found[-1]) > least:
+            ends.append(found[-1])
+            if all(now < end - least for end in ends):
+                now = found[-1]
+                ahead = now - time
+        found.append(now)
+        passed = max(passed, now - found[0])
+    return np.asarray(found)
 
 
 def embedded(

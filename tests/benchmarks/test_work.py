@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import time
 from pathlib import Path
 from typing import Any
 
@@ -203,6 +204,14 @@ def test_the_command_is_told_what_is_measured(cuda_graph: bool, monkeypatch: pyt
         do("reference", "generate", Path("absent"), cuda_graph=cuda_graph)
     assert ("--no-cuda-graph" in said) is not cuda_graph
     assert "--engine torch --dtype fp32 --device cpu --preset exact --batch 1" in " ".join(said)
+
+
+def test_files_tell_no_times_where_the_clock_was_set(monkeypatch: pytest.MonkeyPatch) -> None:
+    real = time.time
+    monkeypatch.setattr("dgkit.benchmarks.images._run_command", lambda *given: monkeypatch.setattr(
+        time, "time", lambda: real() - 3600))  # fmt: skip
+    (row,) = do("measure", "generate", None)
+    assert "clock was put -3600 s meanwhile" in row["error"]
 
 
 @pytest.mark.slow

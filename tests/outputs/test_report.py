@@ -133,6 +133,30 @@ def test_throughput_is_counted_from_the_first_image() -> None:
     assert pause is not None and 0 in pause["rates"]
 
 
+def test_a_clock_that_was_put_back_does_not_count() -> None:
+    steady = np.arange(0, 36_000, 36.0)
+    expected = throughput(steady.tolist())
+    for hours in (2, 5, 30, 8760):
+        back = np.where(np.arange(1000) < 400, steady, steady - 3600 * hours)
+        found = throughput(back.tolist())
+        assert found is not None and expected is not None
+        assert found["seconds"] == pytest.approx(expected["seconds"], abs=40)
+        assert np.allclose(found["rates"], expected["rates"], rtol=0.1)
+    twice = np.where(np.arange(1000) < 700, back, back - 3600 * 24)
+    found = throughput(twice.tolist())
+    assert found is not None and found["seconds"] == pytest.approx(35_964, abs=80)
+
+
+def test_images_made_again_later_and_workers_out_of_step_are_no_jump() -> None:
+    steady = np.arange(0, 36_000, 36.0)
+    repaired = np.where(np.arange(1000) % 7 == 3, steady + 24 * 3600, steady)
+    found = throughput(repaired.tolist())
+    assert found is not None and found["seconds"] == pytest.approx(repaired.max() - repaired.min())
+    jitter = steady.reshape(-1, 4)[:, ::-1].ravel()  # the last of four is complete first
+    found = throughput(jitter.tolist())
+    assert found is not None and found["seconds"] == pytest.approx(35_964)
+
+
 @pytest.mark.parametrize("times", [[], [1.0], [1.0, 2.0], [5.0] * 40])
 def test_no_throughput_where_the_times_say_nothing(times: list[float]) -> None:
     assert throughput(times) is None
