@@ -1,11 +1,15 @@
-"""Hooks of mmengine's Runner: reproducible randomness, and progress for the command line."""
+"""Hooks of mmengine's Runner: reproducible randomness, encoder weights, and progress for the command line."""
 
+import copy
+import hashlib
 from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
 import torch
+from torch import nn
 
+from dgkit.errors import UsageError
 from dgkit.training.segmenter.mm import HOOKS, Hook
 from dgkit.training.segmenter.weights import load_encoder
 
@@ -39,7 +43,56 @@ class LoadEncoder(Hook):
 
     def before_train(self, runner: Any) -> None:
         if runner.iter == 0:
-            load_encoder(getattr(runner.model, "module", runner.model).backbone, self.pretrained)
+            load_encoder(plain(runner.model).backbone, self.pretrained)
+
+
+class FrozenEncoder(Hook):
+    """Set a network's frozen encoder, of the feature distance, where a training starts or goes on.
+
+    It is in no checkpoint, but its digest is: a training goes on with the same weights or raises UsageError.
+    """
+
+    KEY = "frozen_encoder"
+
+    def __init__(self, pretrained: str) -> None:
+        self.pretrained = pretrained
+        self.digest: str | None = None
+
+    def after_load_checkpoint(self, runner: Any, checkpoint: Mapping[str, Any]) -> None:
+        self.digest = checkpoint.get(self.KEY)
+
+    def before_train(self, runner: Any) -> None:
+        network = plain(runner.model)
+        encoder = copy.deepcopy(network.backbone)
+        load_encoder(encoder, self.pretrained)
+        encoder.requires_grad_(False)
+        encoder.eval()  # ResNet's returns nothing
+        found = digest_weights(encoder)
+        if self.digest not in (None, found):
+            raise UsageError(
+                f"{self.pretrained} holds other weights than those that this training's feature distance is to",
+                "state the same ones as pretrained, or choose another folder with --out",
+            )
+        self.digest = found
+        network.beside.encoder = encoder
+
+    def before_save_checkpoint(self, runner: Any, checkpoint: dict[str, Any]) -> None:
+        checkpoint[self.KEY] = self.digest
+
+
+def plain(model: nn.Module) -> Any:
+    """The network itself, taken out of what spreads it over several processes."""
+    return getattr(model, "module", model)
+
+
+def digest_weights(network: nn.Module) -> str:
+    """SHA-256 of a network's tensors and their names, but for the counters of batch norms, which weight files lack."""
+    digest = hashlib.sha256()
+    for name, tensor in sorted(network.state_dict().items()):
+        if not name.endswith("num_batches_tracked"):
+            digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
+            digest.update(tensor.detach().cpu().contiguous().numpy().data)
+    return digest.hexdigest()
 
 
 class Report(Hook):

@@ -12,7 +12,8 @@ from torch import Tensor
 from torch.nn import functional
 
 from dgkit.errors import UsageError
-from dgkit.training.segmenter.mm import MODELS, EncoderDecoder
+from dgkit.training.segmenter.mm import MODELS
+from dgkit.training.segmenter.regularised import RegularisedSegmentor
 
 
 class Box(NamedTuple):
@@ -67,12 +68,13 @@ def slides(length: int, window: int, stride: int) -> list[int]:
 
 
 @MODELS.register_module(force=True)
-class HRDASegmentor(EncoderDecoder):
+class HRDASegmentor(RegularisedSegmentor):
     """An encoder and decoder shared by two scales, and a head that weighs them per class and pixel.
 
     ``detail_crop``: side of the full-resolution crop, pixels, half of the training crop as published. ``scale_head``:
     config of the attention head. ``stride``: of the decode head's logits, pixels. ``detail_weight``: share of the loss
-    on the detail crop's own logits. Sides of images must be multiples of 2 ``stride``.
+    on the detail crop's own logits. Sides of images must be multiples of 2 ``stride``. With SHADE both scales are
+    restyled, each for itself; the consistency is that of the fused logits, the feature distance that of the context.
     """
 
     def __init__(
@@ -93,10 +95,13 @@ class HRDASegmentor(EncoderDecoder):
             )
         self.detail_crop, self.detail_weight = detail_crop, detail_weight
 
+    def seen(self, images: Tensor) -> Tensor:
+        """The context's images: [N,3,H,W] -> [N,3,H/2,W/2]."""
+        return half(images)
+
     def context(self, images: Tensor) -> tuple[Tensor, Tensor]:
         """(logits, attention after the sigmoid) of images [N,3,H,W], both [N,C,H/grid,W/grid]."""
-        features = self.extract_feat(half(images))
-        return self.decode_head(features), torch.sigmoid(self.scale_head(features))
+        return self._weighed(self.extract_feat(self.seen(images)))
 
     def detail(self, images: Tensor) -> Tensor:
         """Logits of full-resolution images: [N,3,H,W] -> [N,C,2H/grid,2W/grid]."""
@@ -130,14 +135,18 @@ class HRDASegmentor(EncoderDecoder):
         return Box(y, x, *sides)
 
     def loss(self, inputs: Tensor, data_samples: Sequence[Any]) -> dict[str, Tensor]:
-        """(1 - w) CE(fused) + w CE(s_HR on its crop), w = ``detail_weight``; 255 is ignored."""
+        """(1 - w) CE(fused) + w CE(s_HR on its crop), w = ``detail_weight``, and the stated terms; 255 is ignored."""
         self._check(inputs)
         box = self.draw_crop(*inputs.shape[-2:])
-        logits, attention = self.context(inputs)
-        detail = self.detail(box.cut(inputs))
-        fused = self._loss(fuse(logits, detail, attention, box.divided(self.grid)), data_samples, None)
-        own = self._loss(detail, data_samples, box)
-        return {
+        seen = self.seen(inputs)
+        with self.hallucinating():
+            features = self.extract_feat(seen)
+            logits, attention = self._weighed(features)
+            detail = self.detail(box.cut(inputs))
+        joined, samples = fuse(logits, detail, attention, box.divided(self.grid)), self.doubled(data_samples)
+        fused = self._loss(joined, samples, None)
+        own = self._loss(detail, samples, box)
+        return self.terms(seen, data_samples, features, joined) | {
             "decode.loss_ce": (1 - self.detail_weight) * fused["loss_ce"],
             "detail.loss_ce": self.detail_weight * own["loss_ce"],
             "decode.acc_seg": fused["acc_seg"],
@@ -153,6 +162,9 @@ class HRDASegmentor(EncoderDecoder):
         self._check(inputs)
         logits, attention = self.context(inputs)
         return fuse(logits, self.whole_detail(inputs), attention, Box(0, 0, *logits.shape[-2:]))
+
+    def _weighed(self, features: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
+        return self.decode_head(features), torch.sigmoid(self.scale_head(features))
 
     def _loss(self, logits: Tensor, data_samples: Sequence[Any], box: Box | None) -> dict[str, Tensor]:
         if box is None:

@@ -145,8 +145,33 @@ class SourceAndGenerated(TorchDataset[dict[str, Any]]):
             results["sample"] = self.generated[int(rng.integers(len(self.generated)))]
         else:
             results["sample"], results["rare_class"] = self.source.draw(rng)
+        return self._transformed(results, rng)
+
+    def source_crop(self, sample: Sample, rng: np.random.Generator) -> dict[str, Any]:
+        """A sample of the source as in training, but for its crop, which is drawn without regard to rare classes."""
+        return self._transformed({"origin": "source", "sample": sample}, rng)
+
+    def _transformed(self, results: dict[str, Any], rng: np.random.Generator) -> dict[str, Any]:
         results["decoded"] = self._decoded.get(results["sample"])
         return _seeded(self._pipelines[results["origin"]], results, int(rng.integers(2**32)))
+
+
+class SourceCrops(TorchDataset[dict[str, Any]]):
+    """``count`` crops of the source of ``mixture``, each picture once before any twice, rare or not.
+
+    Each is a pure function of the mixture's seed, ``turn`` and its index.
+    """
+
+    def __init__(self, mixture: SourceAndGenerated, turn: int, count: int) -> None:
+        self.mixture, self.turn, self.count = mixture, turn, count
+        self._order = np.random.default_rng([mixture.seed, turn, 0]).permutation(len(mixture.source.samples))
+
+    def __len__(self) -> int:
+        return self.count
+
+    def __getitem__(self, index: int) -> dict[str, Any]:
+        sample = self.mixture.source.samples[int(self._order[index % len(self._order)])]
+        return self.mixture.source_crop(sample, np.random.default_rng([self.mixture.seed, self.turn, 1, int(index)]))
 
 
 @DATASETS.register_module(force=True)

@@ -45,6 +45,7 @@ BaseTransform: Any = _transforms.BaseTransform
 Compose: Any = _transforms.Compose
 RandomCrop: Any = _datasets.transforms.RandomCrop
 Hook: Any = _hooks.Hook
+pseudo_collate: Any = _load("mmengine.dataset").pseudo_collate
 OptimWrapper: Any = _load("mmengine.optim").OptimWrapper
 MMConfig: Any = _load("mmengine.config").Config
 Runner: Any = _load("mmengine.runner").Runner

@@ -3,12 +3,12 @@
 import contextlib
 import logging
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from dgkit.errors import UsageError
 from dgkit.labels import IGNORE, NUM_CLASSES
-from dgkit.training.segmenter import heads, hrda  # noqa: F401  (registers the classes)
+from dgkit.training.segmenter import heads, hrda, regularised  # noqa: F401  (registers the classes)
 from dgkit.training.segmenter.mm import MODELS, MMLogger, init_default_scope
 
 MEAN = (123.675, 116.28, 103.53)  # of ImageNet, RGB 0..255, as all published MiT and ResNet encoders have it
@@ -29,12 +29,20 @@ STRIDES = {"segformer": 4, "daformer": 4, "deeplabv2": 8}  # of the logits, pixe
 
 
 def model_config(
-    head: str, backbone: str, crop: int, *, two_scales: bool = False, channels: int | None = None
+    head: str,
+    backbone: str,
+    crop: int,
+    *,
+    two_scales: bool = False,
+    channels: int | None = None,
+    terms: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
     """Config of the network with ``head`` ("segformer", "daformer", "deeplabv2") on ``backbone``.
 
     ``crop`` is the side of the training crop, pixels; ``two_scales`` makes it HRDA, whose detail crop is half of that.
-    ``channels`` of the head; left out: the published width. Raises UsageError for names that do not go together.
+    ``channels`` of the head; left out: the published width. ``terms``: settings of the loss by name, see
+    :class:`~dgkit.training.segmenter.regularised.RegularisedSegmentor`; they change nothing but training. Raises
+    UsageError for names that do not go together.
     """
     if (head == "deeplabv2") != (backbone in RESNET) or backbone not in (*MIT, *RESNET) or head not in STRIDES:
         raise UsageError(
@@ -43,7 +51,7 @@ def model_config(
             "use for example head=daformer, backbone=mit_b5",
         )
     config: dict[str, Any] = {
-        "type": "EncoderDecoder",
+        "type": "RegularisedSegmentor" if terms else "EncoderDecoder",
         "data_preprocessor": {
             "type": "SegDataPreProcessor",
             "mean": list(MEAN),
@@ -55,7 +63,7 @@ def model_config(
         },
         "backbone": backbone_config(backbone),
         "decode_head": head_config(head, backbone, channels),
-        "train_cfg": {},
+        "train_cfg": dict(terms or {}),
         "test_cfg": {"mode": "whole"},
     }
     if two_scales:

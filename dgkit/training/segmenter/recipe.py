@@ -15,6 +15,7 @@ from dgkit.config import Config, load_config
 from dgkit.data.datasets import Dataset, labels_folder, open_dataset
 from dgkit.data.layouts import LAYOUTS
 from dgkit.errors import InputError, UsageError
+from dgkit.labels import NUM_CLASSES
 from dgkit.optional import first_line, require
 
 FOLDER = "labels"
@@ -100,6 +101,51 @@ class SegmenterData(Config):
         return self.share if self.generated else 0.0
 
 
+class FeatureDistance(Config):
+    """ImageNet feature distance: keeps the encoder near a frozen one of ImageNet where a label map shows things.
+
+    Source: Hoyer et al., DAFormer (CVPR 2022), section 3.3; constants of its released code.
+    """
+
+    weight: float = Field(0.005, gt=0)
+    """of the distance in the loss"""
+    classes: tuple[int, ...] = Field((6, 7, *range(11, NUM_CLASSES)), min_length=1)
+    """train ids of the things"""
+    min_ratio: float = Field(0.75, gt=0.5, le=1)
+    """a position counts if a thing fills this share of its pixels"""
+
+    @model_validator(mode="after")
+    def _known(self) -> Self:
+        unknown = [number for number in self.classes if not 0 <= number < NUM_CLASSES]
+        if unknown:
+            raise ValueError(f"classes {unknown} are no train ids, allowed are 0 to {NUM_CLASSES - 1}")
+        return self
+
+
+class Shade(Config):
+    """SHADE: a restyled copy of each picture's features, and the same prediction asked of both.
+
+    Source: Zhao et al., Style-Hallucinated Dual Consistency Learning (ECCV 2022); constants of its released code.
+    """
+
+    styles: int = Field(64, ge=1)
+    """base styles, of which a restyled copy gets a mixture"""
+    refresh: int = Field(4000, ge=1)
+    """iterations between two choices of base styles"""
+    images: int | None = Field(None, ge=1)
+    """crops of the source that they are chosen from; left out: one of each source picture"""
+    concentration: float = Field(1 / 64, gt=0)
+    """of the Dirichlet distribution of the mixtures; small: mostly one base style"""
+    weight: float = Field(10.0, gt=0)
+    """of the consistency in the loss"""
+
+    @model_validator(mode="after")
+    def _enough(self) -> Self:
+        if self.images is not None and self.images < self.styles:
+            raise ValueError(f"styles={self.styles} cannot be chosen from images={self.images}")
+        return self
+
+
 class SegmenterSchedule(Config):
     """Optimiser and schedule: AdamW, linear warm-up, then linear decay to 0."""
 
@@ -139,6 +185,10 @@ class SegmenterRecipe(Config):
     pretrained: str | None = None
     """encoder weights: a .pth or .safetensors of mmsegmentation, or a transformers folder or hub id of a SegFormer
     encoder (nvidia/mit-b5); left out: random weights"""
+    feature_distance: FeatureDistance | None = None
+    """ImageNet feature distance in the loss; needs pretrained. Left out: none"""
+    shade: Shade | None = None
+    """SHADE: restyled features, and their consistency in the loss. Left out: none"""
     seed: int = Field(0, ge=0)
     """of weights, crops, mixing and disturbances"""
     data: SegmenterData
@@ -156,7 +206,18 @@ class SegmenterRecipe(Config):
         grid = (64 if self.head == "deeplabv2" else 32) if self.two_scales else 1
         if self.data.crop % grid:
             raise ValueError(f"data.crop={self.data.crop}: with two_scales a multiple of {grid}")
+        if self.feature_distance and not self.pretrained:
+            raise UsageError(
+                "feature_distance is a distance to ImageNet's weights, and none are stated",
+                "add --set pretrained=WEIGHTS, or --set feature_distance=null",
+            )
         return self
+
+    @property
+    def terms(self) -> dict[str, Any]:
+        """Further terms of the loss by name, as plain values."""
+        chosen = {"feature_distance": self.feature_distance, "shade": self.shade}
+        return {name: settings.model_dump(mode="json") for name, settings in chosen.items() if settings}
 
 
 def load_segmenter(recipe: Path, sets: Sequence[str] = (), out: Path | None = None) -> SegmenterRecipe:

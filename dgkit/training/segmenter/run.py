@@ -15,7 +15,7 @@ from dgkit.config import dump_config, read_recipe
 from dgkit.errors import OutputError, UsageError
 from dgkit.files import atomic_write, output_error
 from dgkit.training.segmenter.export import export_segmenter, load_checkpoint
-from dgkit.training.segmenter.hooks import LoadEncoder, Progress, Report
+from dgkit.training.segmenter.hooks import FrozenEncoder, LoadEncoder, Progress, Report
 from dgkit.training.segmenter.mm import MMConfig, Runner
 from dgkit.training.segmenter.networks import build_network, keep_from_console, known_warnings
 from dgkit.training.segmenter.recipe import SegmenterRecipe
@@ -23,7 +23,8 @@ from dgkit.training.segmenter.runner import runner_config
 
 Say = Callable[[str], None]
 
-# May change between two runs of one training: nothing of it reaches the weights.
+# May change between two runs of one training: nothing of it reaches the weights. Where pretrained does, with the
+# feature distance, the weights that it names are compared.
 _FREE = frozenset({"out", "export", "pretrained"})
 _FREE_DATA = frozenset({"workers", "verify", "val", "cache"})
 _FREE_TRAIN = frozenset({"checkpoint_every", "keep", "validate_every"})
@@ -49,6 +50,8 @@ def train_segmenter(
         _tell(say, recipe, resumed)
         if recipe.pretrained:
             runner.register_hook(LoadEncoder(recipe.pretrained))
+        if recipe.pretrained and recipe.feature_distance:
+            runner.register_hook(FrozenEncoder(recipe.pretrained))
         runner.register_hook(report)
         runner.train()
     return _finish(recipe, out, report)
@@ -94,7 +97,7 @@ def _finish(recipe: SegmenterRecipe, out: Path, report: Report) -> Mapping[str, 
     if _main_process():
         figures = {"loss": loss, "miou": sorted(known.items())}
         atomic_write(metrics, (json.dumps(figures, indent=2) + "\n").encode())
-    best = max(out.glob("best_mIoU_iter_*.pth"), key=lambda path: path.stat().st_mtime, default=None)
+    best = max(out.glob("best_mIoU_iter_*.pth"), key=lambda path: int(path.stem.rpartition("_")[2]), default=None)
     onnx = out / "segmenter.onnx"
     if recipe.export and _main_process():
         network = build_network(runner_config(recipe, out)["model"])

@@ -3,13 +3,13 @@
 from pathlib import Path
 from typing import Any
 
-from dgkit.training.segmenter import hooks, mixture, precision  # noqa: F401  (registers what configs name)
+from dgkit.training.segmenter import hooks, mixture, precision, style_hook  # noqa: F401  (registers them)
 from dgkit.training.segmenter.networks import model_config
 from dgkit.training.segmenter.recipe import SegmenterRecipe, SegmenterSchedule
 
 WARMUP_RATIO = 1e-6  # of the learning rate at the first iteration
 # Importing these registers dgkit's networks, data sets and hooks, also for mmsegmentation's own tools.
-IMPORTS = [f"dgkit.training.segmenter.{name}" for name in ("networks", "mixture", "hooks", "precision")]
+IMPORTS = [f"dgkit.training.segmenter.{name}" for name in ("networks", "mixture", "hooks", "precision", "style_hook")]
 
 
 def runner_config(recipe: SegmenterRecipe, out: Path) -> dict[str, Any]:
@@ -20,7 +20,12 @@ def runner_config(recipe: SegmenterRecipe, out: Path) -> dict[str, Any]:
         "custom_imports": {"imports": IMPORTS, "allow_failed_imports": False},
         "work_dir": str(out),
         "model": model_config(
-            recipe.head, recipe.backbone, data.crop, two_scales=recipe.two_scales, channels=recipe.channels
+            recipe.head,
+            recipe.backbone,
+            data.crop,
+            two_scales=recipe.two_scales,
+            channels=recipe.channels,
+            terms=recipe.terms,
         ),
         "train_dataloader": {
             "batch_size": train.batch,
@@ -39,7 +44,7 @@ def runner_config(recipe: SegmenterRecipe, out: Path) -> dict[str, Any]:
         "optim_wrapper": optimiser(train),
         "param_scheduler": schedule(train),
         "default_hooks": default_hooks(recipe),
-        "custom_hooks": [{"type": "SeededIterations", "seed": recipe.seed}],
+        "custom_hooks": custom_hooks(recipe),
         "randomness": {"seed": recipe.seed},
         "env_cfg": {"cudnn_benchmark": True, "mp_cfg": {"mp_start_method": "fork", "opencv_num_threads": 0}},
         "visualizer": {
@@ -92,6 +97,14 @@ def default_hooks(recipe: SegmenterRecipe) -> dict[str, Any]:
     if recipe.data.val:
         checkpoint |= {"save_best": "mIoU", "rule": "greater"}
     return {"logger": {"type": "LoggerHook", "interval": 50, "log_metric_by_epoch": False}, "checkpoint": checkpoint}
+
+
+def custom_hooks(recipe: SegmenterRecipe) -> list[dict[str, Any]]:
+    """Reproducible randomness, and with SHADE the choice of its base styles."""
+    chosen: list[dict[str, Any]] = [{"type": "SeededIterations", "seed": recipe.seed}]
+    if shade := recipe.shade:
+        chosen.append({"type": "BaseStyles", "count": shade.styles, "refresh": shade.refresh, "images": shade.images})
+    return chosen
 
 
 def validation(recipe: SegmenterRecipe) -> dict[str, Any]:

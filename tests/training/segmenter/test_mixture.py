@@ -13,7 +13,7 @@ if importlib.util.find_spec("mmseg") is None:
 
 from dgkit.errors import InputError
 from dgkit.generation.filter import filter_folder
-from dgkit.training.segmenter.mixture import SourceAndGenerated, find_generated
+from dgkit.training.segmenter.mixture import SourceAndGenerated, SourceCrops, find_generated
 from tests.evaluation.onnx_files import palette_model
 
 
@@ -48,6 +48,19 @@ def test_decoded_pictures_give_the_same_samples(micro):
         for index in range(8):
             assert (read[index]["inputs"] == held[index]["inputs"]).all()
             assert (label_of(read[index]) == label_of(held[index])).all()
+
+
+def test_crops_for_styles_show_each_source_picture_once_before_any_twice(micro):
+    mixed = dataset(micro, share=1.0)
+    crops = SourceCrops(mixed, 4000, 8)
+    assert len(crops) == 8
+    shown = [crops[index]["data_samples"] for index in range(8)]
+    assert {sample.origin for sample in shown} == {"source"}
+    for half in (shown[:4], shown[4:]):
+        assert sorted(Path(sample.img_path).stem for sample in half) == ["0", "1", "2", "3"]
+    again, later = SourceCrops(mixed, 4000, 8), SourceCrops(mixed, 8000, 8)
+    assert all((crops[index]["inputs"] == again[index]["inputs"]).all() for index in (5, 2))
+    assert any((crops[index]["inputs"] != later[index]["inputs"]).any() for index in range(8))
 
 
 def test_generated_images_are_flipped_and_disturbed_but_not_cut(micro, generated):

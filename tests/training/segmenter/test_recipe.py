@@ -47,6 +47,10 @@ def test_a_recipe_that_fails_is_named(tmp_path):
         (["data.share=0.3"], "no generated folder"),
         (["two_scales=true", "data.crop=100"], "multiple of"),
         (["data.source.dataset=gtav"], "unknown data set"),
+        (["feature_distance={}"], "distance to ImageNet's weights"),
+        (["pretrained=a.pth", "feature_distance={classes: [6, 19]}"], r"classes \[19\] are no train ids"),
+        (["pretrained=a.pth", "feature_distance.min_ratio=0.5"], "greater than 0.5"),
+        (["shade.images=10"], "styles=64 cannot be chosen from images=10"),
     ],
 )
 def test_what_does_not_go_together_is_refused(tmp_path, sets, reason):
@@ -62,3 +66,14 @@ def test_a_folder_must_be_stated(tmp_path):
 @pytest.mark.parametrize("path", sorted(RECIPES.glob("*.py")), ids=lambda path: path.name)
 def test_the_shipped_recipes_are_valid(path, tmp_path):
     assert load_segmenter(path, out=tmp_path).train.steps == 40_000
+
+
+def test_the_shipped_recipes_have_the_terms_of_the_published_runs(tmp_path):
+    loaded = {path.stem: load_segmenter(path, out=tmp_path) for path in RECIPES.glob("*mit*.py")}
+    assert [name for name, recipe in loaded.items() if recipe.shade] == ["hrda_daformer_mitb5"]
+    with_distance = sorted(name for name, recipe in loaded.items() if recipe.feature_distance)
+    assert with_distance == ["daformer_mitb5", "hrda_daformer_mitb5"]
+    assert loaded["hrda_daformer_mitb5"].terms == {
+        "feature_distance": {"weight": 0.005, "classes": [6, 7, *range(11, 19)], "min_ratio": 0.75},
+        "shade": {"styles": 64, "refresh": 4000, "images": None, "concentration": 1 / 64, "weight": 10.0},
+    }

@@ -109,6 +109,27 @@ def test_a_stopped_run_with_shade_and_feature_distance_goes_on_to_the_same_weigh
     check_reading(Path(whole["checkpoint"]), plain)
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("head", "backbone", "two_scales", "channels"),
+    [("daformer", "mit_b0", True, 32), ("deeplabv2", "resnet101", False, 64)],
+)
+def test_the_terms_train_other_networks(micro, tmp_path, head, backbone, two_scales, channels):
+    network = build_network(model_config(head, backbone, 64, two_scales=two_scales, channels=16))
+    torch.save(network.backbone.state_dict(), tmp_path / "encoder.pth")
+    changes = {
+        "head": head,
+        "backbone": backbone,
+        "two_scales": two_scales,
+        "pretrained": str(tmp_path / "encoder.pth"),
+    }
+    terms = {"feature_distance": {"classes": [0, 2, 18]}, "shade": {"styles": 3}}
+    made = train_segmenter(recipe(micro, **changes, **terms))
+    kept = read_checkpoint(Path(made["checkpoint"]))
+    assert kept["base_styles"]["mean"].shape == (3, channels) and 0 < made["loss"] < float("inf")
+    assert list(kept["state_dict"]) == list(network.state_dict())
+
+
 def check_reading(checkpoint: Path, plain: torch.nn.Module) -> None:
     """dgkit eval and mmsegmentation's own reader get from it what a network without the terms does."""
     from mmseg.apis import init_model
