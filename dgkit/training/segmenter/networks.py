@@ -25,7 +25,11 @@ MIT: dict[str, tuple[int, tuple[int, int, int, int]]] = {
 }
 HEADS_PER_STAGE = (1, 2, 5, 8)
 RESNET = {"resnet101": 101}
-STRIDES = {"segformer": 4, "daformer": 4, "deeplabv2": 8}  # of the logits, pixels
+UNET_CHANNELS = 64  # of the highest level. Source: Ronneberger et al., U-Net (MICCAI 2015), figure 1
+UNET_LEVELS = 5  # each of half the side and twice the channels of the one above
+STRIDES = {"segformer": 4, "daformer": 4, "deeplabv2": 8, "unet": 1}  # of the logits, pixels
+BACKBONES = {"segformer": tuple(MIT), "daformer": tuple(MIT), "deeplabv2": tuple(RESNET), "unet": ("unet",)}
+PAIRS = "segformer and daformer on mit_*, deeplabv2 on resnet101, unet on unet"
 
 
 def model_config(
@@ -37,18 +41,16 @@ def model_config(
     channels: int | None = None,
     terms: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
-    """Config of the network with ``head`` ("segformer", "daformer", "deeplabv2") on ``backbone``.
+    """Config of the network with ``head`` and ``backbone``, a pair of :data:`BACKBONES`.
 
     ``crop`` is the side of the training crop, pixels; ``two_scales`` makes it HRDA, whose detail crop is half of that.
     ``channels`` of the head; left out: the published width. ``terms``: settings of the loss by name, see
     :class:`~dgkit.training.segmenter.regularised.RegularisedSegmentor`; they change nothing but training. Raises
     UsageError for names that do not go together.
     """
-    if (head == "deeplabv2") != (backbone in RESNET) or backbone not in (*MIT, *RESNET) or head not in STRIDES:
+    if backbone not in BACKBONES.get(head, ()):
         raise UsageError(
-            f"head {head!r} on {backbone!r} is not allowed: segformer and daformer on {', '.join(MIT)}, "
-            f"deeplabv2 on {', '.join(RESNET)}",
-            "use for example head=daformer, backbone=mit_b5",
+            f"head {head!r} on backbone {backbone!r} is not allowed: {PAIRS}", "use for example daformer on mit_b5"
         )
     config: dict[str, Any] = {
         "type": "RegularisedSegmentor" if terms else "EncoderDecoder",
@@ -61,11 +63,13 @@ def model_config(
             "seg_pad_val": IGNORE,
             "size": (crop, crop),
         },
-        "backbone": backbone_config(backbone),
+        "backbone": backbone_config(backbone, channels),
         "decode_head": head_config(head, backbone, channels),
         "train_cfg": dict(terms or {}),
         "test_cfg": {"mode": "whole"},
     }
+    if head == "unet":
+        config["data_preprocessor"]["test_cfg"] = {"size_divisor": 2 ** (UNET_LEVELS - 1)}
     if two_scales:
         config["data_preprocessor"]["test_cfg"] = {"size_divisor": 2 * STRIDES[head]}
         attention = head_config(head, backbone, channels and min(channels, 256), attention=True)
@@ -79,8 +83,22 @@ def model_config(
     return config
 
 
-def backbone_config(name: str) -> dict[str, Any]:
-    """Config of an encoder: mmsegmentation's MixVisionTransformer, or ResNet v1c of output stride 8."""
+def backbone_config(name: str, channels: int | None = None) -> dict[str, Any]:
+    """Config of mmsegmentation's MixVisionTransformer, ResNet v1c of output stride 8, or U-Net of ``channels``."""
+    if name == "unet":
+        deeper = (True,) * (UNET_LEVELS - 1)
+        return {
+            "type": "UNet",
+            "base_channels": channels or UNET_CHANNELS,
+            "num_stages": UNET_LEVELS,
+            "strides": (1,) * UNET_LEVELS,
+            "enc_num_convs": (2,) * UNET_LEVELS,
+            "dec_num_convs": (2,) * (UNET_LEVELS - 1),
+            "downsamples": deeper,
+            "enc_dilations": (1,) * UNET_LEVELS,
+            "dec_dilations": (1,) * (UNET_LEVELS - 1),
+            "norm_cfg": {"type": "BN"},
+        }
     if name in RESNET:
         return {
             "type": "ResNetV1c",
@@ -107,6 +125,12 @@ def head_config(head: str, backbone: str, channels: int | None = None, *, attent
     common: dict[str, Any] = {"num_classes": NUM_CLASSES, "align_corners": False, "ignore_index": IGNORE}
     if head == "deeplabv2":
         return common | {"type": "DeepLabV2Head", "in_channels": 2048, "in_index": 3, "channels": 2048}
+    if head == "unet":
+        wide = channels or UNET_CHANNELS
+        return common | {
+            "type": "FCNHead", "in_channels": wide, "in_index": UNET_LEVELS - 1, "channels": wide, "num_convs": 0,
+            "concat_input": False, "dropout_ratio": 0.0,
+        }  # fmt: skip
     width = MIT[backbone][0]
     common |= {
         "in_channels": [width * factor for factor in HEADS_PER_STAGE],

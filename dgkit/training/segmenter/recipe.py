@@ -174,14 +174,14 @@ class SegmenterSchedule(Config):
 class SegmenterRecipe(Config):
     """``dgkit train segmenter``."""
 
-    head: Literal["segformer", "daformer", "deeplabv2"] = "daformer"
-    """decode head"""
-    backbone: Literal["mit_b0", "mit_b1", "mit_b2", "mit_b3", "mit_b4", "mit_b5", "resnet101"] = "mit_b5"
-    """encoder; deeplabv2 goes with resnet101, the others with mit_*"""
+    head: Literal["segformer", "daformer", "deeplabv2", "unet"] = "daformer"
+    """decode head; unet: a plain classifier on the U-Net's highest level"""
+    backbone: Literal["mit_b0", "mit_b1", "mit_b2", "mit_b3", "mit_b4", "mit_b5", "resnet101", "unet"] = "mit_b5"
+    """encoder; deeplabv2 goes with resnet101, unet with unet, the others with mit_*"""
     two_scales: bool = False
     """HRDA: context at half resolution and a detail crop of half the side, joined by attention"""
     channels: int | None = Field(None, ge=8)
-    """width of the head; left out: the published one"""
+    """width of the head, of unet the whole network's; left out: the published one"""
     pretrained: str | None = None
     """encoder weights: a .pth or .safetensors of mmsegmentation, or a transformers folder or hub id of a SegFormer
     encoder (nvidia/mit-b5); left out: random weights"""
@@ -200,8 +200,13 @@ class SegmenterRecipe(Config):
 
     @model_validator(mode="after")
     def _fits(self) -> Self:
-        if (self.head == "deeplabv2") != (self.backbone == "resnet101"):
-            raise ValueError("head deeplabv2 goes with backbone resnet101, segformer and daformer with mit_*")
+        expected = {"deeplabv2": "resnet101", "unet": "unet"}.get(self.head, "mit_")
+        if not self.backbone.startswith(expected):
+            raise ValueError("head deeplabv2 goes with backbone resnet101, unet with unet, the others with mit_*")
+        if self.head == "unet" and (self.two_scales or self.pretrained or self.terms):
+            raise ValueError("unet trains from random weights: without two_scales, pretrained, feature_distance, shade")
+        if self.head == "unet" and self.data.crop % 16:
+            raise ValueError(f"data.crop={self.data.crop}: with unet a multiple of 16")
         # The detail crop, half of it, slides by half of itself on the grid of the context's logits.
         grid = (64 if self.head == "deeplabv2" else 32) if self.two_scales else 1
         if self.data.crop % grid:

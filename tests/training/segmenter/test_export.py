@@ -30,6 +30,7 @@ def predicted(net, image: np.ndarray) -> np.ndarray:
     ("head", "backbone", "two_scales"),
     [
         ("segformer", "mit_b0", False),
+        ("unet", "unet", False),
         pytest.param("daformer", "mit_b0", False, marks=pytest.mark.slow),
         pytest.param("daformer", "mit_b0", True, marks=pytest.mark.slow),
         pytest.param("deeplabv2", "resnet101", False, marks=pytest.mark.slow),

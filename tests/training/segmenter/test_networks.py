@@ -18,8 +18,13 @@ from dgkit.training.segmenter.networks import build_network, model_config
 
 pytestmark = pytest.mark.filterwarnings("ignore:Default ``avg_non_ignore``")
 
-# (head, backbone, two scales, stride of the logits)
-SMALL = [("segformer", "mit_b0", False), ("daformer", "mit_b0", False), ("daformer", "mit_b0", True)]
+# (head, backbone, two scales, side of the logits of 64 pixels)
+SMALL = [
+    ("segformer", "mit_b0", False, 16),
+    ("daformer", "mit_b0", False, 16),
+    ("daformer", "mit_b0", True, 16),
+    ("unet", "unet", False, 64),
+]
 
 
 def samples(label: torch.Tensor) -> list[Any]:
@@ -38,8 +43,8 @@ def millions(module: torch.nn.Module) -> float:
     return sum(p.numel() for p in module.parameters()) / 1e6
 
 
-@pytest.mark.parametrize(("head", "backbone", "two_scales"), SMALL)
-def test_logits_have_stride_4_and_gradients_reach_every_parameter(head, backbone, two_scales):
+@pytest.mark.parametrize(("head", "backbone", "two_scales", "side"), SMALL)
+def test_logits_have_their_stride_and_gradients_reach_every_parameter(head, backbone, two_scales, side):
     net = network(head, backbone, two_scales).train()
     for module in net.modules():  # a dropped path has no gradient
         if type(module).__name__ == "DropPath":
@@ -52,7 +57,7 @@ def test_logits_have_stride_4_and_gradients_reach_every_parameter(head, backbone
     # A bias before a norm or a softmax over keys changes nothing; all else must learn.
     assert all(name.endswith("bias") for name in without), without
     with torch.no_grad():
-        assert net.eval()._forward(image).shape == (2, 19, 16, 16)
+        assert net.eval()._forward(image).shape == (2, 19, side, side)
 
 
 def test_ignored_pixels_have_no_loss_but_count_in_the_mean():

@@ -44,6 +44,10 @@ def test_a_recipe_that_fails_is_named(tmp_path):
     ("sets", "reason"),
     [
         (["head=deeplabv2"], "goes with backbone resnet101"),
+        (["head=unet"], "unet with unet"),
+        (["backbone=unet"], "unet with unet"),
+        (["head=unet", "backbone=unet", "pretrained=a.pth"], "trains from random weights"),
+        (["head=unet", "backbone=unet", "data.crop=100"], "multiple of 16"),
         (["data.share=0.3"], "no generated folder"),
         (["two_scales=true", "data.crop=100"], "multiple of"),
         (["data.source.dataset=gtav"], "unknown data set"),
