@@ -1,0 +1,267 @@
+"""The denoiser in int8 on OpenVINO against bf16: how much faster, how far off, and what its images are worth.
+
+    pip install nncf
+    python benchmarks/int8.py WORK --blocks                   blocks of Stable Diffusion 1.5's shapes, random weights
+    python benchmarks/int8.py WORK --judge JUDGE              the embedded model: time, error by timestep, images
+
+NNCF quantises each network after training, calibrated on calls that the embedded model gets while it draws scenes of
+the city; images that it never saw measure the error. A call is timed by the CPU seconds of the process, variants in
+turn, so that other programs lengthen all of them alike. WORK keeps calls, quantised networks and images: the same
+command continues. JUDGE is a folder of `dgkit train judge`; without it there is no label agreement.
+Adds to benchmarks/results/int8.csv and prints it as a table. Of use: int8 at least 1.2 times as fast as bf16. Allowed:
+images at least 30 dB from those in fp32, label agreement within 0.5 mIoU points.
+"""
+
+import argparse
+import csv
+import math
+import os
+import statistics
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import openvino as ov
+from int8_blocks import BLOCKS, INPUT
+from int8_networks import Arrays, opened, products, quantised, run, timed, timing_cells
+
+from dgkit.provenance import cpu_name, git_commit, version
+
+RESULTS = Path(__file__).parent / "results" / "int8.csv"
+SEED, SIDE, SCENES, BATCH = 77, 256, 8, 16
+HELD_OUT = 2  # of every 8 images that progress in lockstep, the last ones: none of their calls calibrates
+# Name -> which products are quantised, and the type that everything else is computed in.
+VARIANTS = {
+    "fp32": (None, "f32"),
+    "bf16": (None, "bf16"),
+    "int8 convolutions": ("convolutions", "bf16"),
+    "int8 wide layers": ("wide", "bf16"),
+    "int8": ("all", "bf16"),
+    "int8 over fp32": ("all", "f32"),
+}
+BY_DEFAULT = {True: ["fp32", "bf16", "int8"], False: ["fp32", "bf16", "int8 convolutions", "int8 wide layers", "int8"]}
+OUTPUT = "prediction"
+Row = dict[str, Any]
+
+
+# The embedded model. What it needs is imported here, as the blocks need none of it.
+
+
+class Counted:
+    """The runner of a denoiser that notes its calls; with ``request``, that network runs in its place."""
+
+    def __init__(self, runner: Any, request: Any = None) -> None:
+        self.runner, self.request, self.calls = runner, request, list[dict[str, np.ndarray]]()
+
+    def __call__(self, **tensors: Any) -> dict[str, Any]:
+        import torch
+
+        if self.request is not None:
+            found = run(self.request, {name: tensor.contiguous().numpy() for name, tensor in tensors.items()})
+            return {"prediction": torch.from_numpy(found)}
+        outputs = self.runner(**tensors)
+        self.calls.append({name: tensor.numpy().copy() for name, tensor in {**tensors, **outputs}.items()})
+        return dict(outputs)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.runner, name)
+
+
+def scenes(count: int) -> list[Any]:
+    """Jobs as ``dgkit generate`` makes them of the city."""
+    from dgkit.data.crops import CropRules
+    from dgkit.data.prompts import STYLE_MIXES
+    from dgkit.generation.config import GenerateConfig
+    from dgkit.generation.jobs import JobPlan, make_job
+    from dgkit.generation.sources import index_world
+
+    index = index_world(GenerateConfig(world=SCENES, seed=SEED), SIDE, (SIDE, SIDE))
+    plan = JobPlan(index, CropRules(SIDE), STYLE_MIXES["uniform"], SEED)
+    return [make_job(plan, number) for number in range(count)]
+
+
+def draw(work: Path, name: str, count: int, request: Any = None) -> np.ndarray:
+    """Images uint8 [N, H, W, 3] of one pass; those in fp32 leave the calls of the denoiser in ``calls.npz``."""
+    path = work / f"{name}-{count}.npy"
+    if path.exists():
+        return np.asarray(np.load(path))
+    from dgkit.diffusion.loading import load_pipeline
+    from dgkit.diffusion.presets import find_preset
+    from dgkit.diffusion.sampler import SceneRequest, sample
+
+    pipeline = load_pipeline(engine="openvino", dtype="fp32", notify=print)
+    runners: dict[str, Any] = pipeline.runners
+    with pipeline:
+        kept, runners["denoiser"] = runners["denoiser"], Counted(runners["denoiser"], request)
+        requests = [SceneRequest(job.label, job.prompt, job.seed) for job in scenes(count)]
+        images = np.stack([result.image for result in sample(pipeline, requests, find_preset("one-pass"), batch=BATCH)])
+        counted, runners["denoiser"] = runners["denoiser"], kept
+    if request is None:
+        np.savez(
+            work / "calls.npz", **{key: np.stack([call[key] for call in counted.calls]) for key in counted.calls[0]}
+        )
+    np.save(path, images)
+    return images
+
+
+def calibration(calls: Arrays) -> list[dict[str, np.ndarray]]:
+    """About 64 samples over all timesteps and images but those held out, with the text and without in turn."""
+    names = [name for name in calls if name != OUTPUT]
+    number, half = len(calls[OUTPUT]), BATCH // 2
+    each, usable = max(1, 64 // number), half - HELD_OUT
+    places = [
+        (call, (7 * call + 5 * turn) % usable + half * ((call + turn) % 2))
+        for call in range(number)
+        for turn in range(each)
+    ]
+    return [{name: calls[name][call, place : place + 1] for name in names} for call, place in places]
+
+
+def errors(request: Any, calls: Arrays) -> dict[int, float]:
+    """Relative L2 error of the prediction by timestep, over the images held out."""
+    from dgkit.engines.export import relative_error
+
+    half = BATCH // 2
+    unseen = [*range(half - HELD_OUT, half), *range(BATCH - HELD_OUT, BATCH)]
+    found: dict[int, list[float]] = {}
+    for call, wanted in enumerate(calls[OUTPUT]):
+        inputs = {name: np.ascontiguousarray(calls[name][call, unseen]) for name in calls if name != OUTPUT}
+        error = relative_error(run(request, inputs), wanted[unseen])
+        found.setdefault(int(inputs["timestep"][0]), []).append(error)
+    return {timestep: statistics.fmean(values) for timestep, values in found.items()}
+
+
+def error_cells(found: Mapping[int, float]) -> Row:
+    worst = max(found, key=lambda timestep: found[timestep])
+    return {
+        "error": f"{statistics.fmean(found.values()):.2e}",
+        "error_worst": f"{found[worst]:.2e}",
+        "worst_timestep": worst,
+        "error_by_timestep": " ".join(f"{timestep}:{error:.1e}" for timestep, error in found.items()),
+    }
+
+
+def psnr_cells(images: np.ndarray, expected: np.ndarray) -> Row:
+    """dB against ``expected``, both uint8 [N, H, W, 3]: of all pixels together, and of the worst image."""
+    squares = ((images.astype(np.float64) - expected) ** 2).mean((1, 2, 3))
+    if not squares.any():
+        return {}
+    return {
+        "psnr": round(10 * math.log10(255**2 / squares.mean()), 2),
+        "psnr_worst": round(10 * math.log10(255**2 / squares.max()), 2),
+    }
+
+
+def agreement_cells(images: np.ndarray, judge: Path | None) -> Row:
+    """mIoU points of what the judge sees in the images against their labels."""
+    if judge is None:
+        return {}
+    from dgkit.data.scores import mean_iou
+    from dgkit.evaluation.pictures import Picture
+    from dgkit.evaluation.quality import find_judge, measure
+
+    pairs = zip(images, scenes(len(images)), strict=True)
+    pictures = [Picture(job.id, image, job.label, job.style) for image, job in pairs]
+    return {
+        "miou": round(100 * mean_iou(measure(pictures, len(pictures), find_judge(judge, None, None), "").matrix), 2)
+    }
+
+
+def denoiser_rows(given: argparse.Namespace, variants: list[str]) -> Iterator[Row]:
+    from dgkit.diffusion.loading import model_networks, open_model
+    from dgkit.engines.export import export_network
+
+    expected = draw(given.work, "fp32", given.images)
+    with np.load(given.work / "calls.npz") as file:
+        calls = dict(file)
+    graph = export_network(model_networks(open_model())["denoiser"], notify=print)
+    requests = {}
+    for name in variants:
+        scope, precision = VARIANTS[name]
+        path = given.work / f"{scope}.xml"
+        if scope and not path.exists():
+            ov.save_model(
+                quantised(ov.Core().read_model(graph), calibration(calls), scope), path, compress_to_fp16=False
+            )
+        requests[name] = opened(ov.Core().read_model(path if scope else graph), precision, given.threads)
+    inputs = {name: calls[name][len(calls[name]) // 2] for name in calls if name != OUTPUT}
+    spent = timed(requests, inputs, given.rounds)
+    for name, request in requests.items():
+        images = expected if name == "fp32" else draw(given.work, name, given.images, request)
+        yield {
+            "subject": f"embedded denoiser, batch {BATCH}",
+            "variant": name,
+            **timing_cells(spent[name], spent["bf16"]),
+            **error_cells(errors(request, calls)),
+            "images": given.images,
+            **psnr_cells(images, expected),
+            **agreement_cells(images, given.judge),
+            "products": products(request),
+        }
+
+
+def block_rows(given: argparse.Namespace, variants: list[str]) -> Iterator[Row]:
+    for subject, (make, *sizes) in BLOCKS.items():
+        requests = {}
+        inputs = {INPUT: np.random.default_rng(SEED).standard_normal(make(*sizes).inputs[0].shape).astype(np.float32)}
+        for name in variants:
+            scope, precision = VARIANTS[name]
+            model = make(*sizes)
+            requests[name] = opened(quantised(model, [inputs], scope) if scope else model, precision, given.threads)
+        spent = timed(requests, inputs, given.rounds)
+        for name in variants:
+            cells = timing_cells(spent[name], spent["bf16"])
+            yield {"subject": subject, "variant": name, **cells, "products": products(requests[name])}
+
+
+COLUMNS = (
+    "subject", "variant", "calls", "cpu_ms", "cpu_ms_least", "x_bf16", "error", "error_worst", "worst_timestep",
+    "images", "psnr", "psnr_worst", "miou", "products", "error_by_timestep", "threads", "load_average", "cpu",
+    "openvino", "nncf", "commit",
+)  # fmt: skip
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("work", type=Path, help="folder for calls, quantised networks and images")
+    parser.add_argument("--blocks", action="store_true", help="blocks of Stable Diffusion 1.5 instead of the model")
+    parser.add_argument("--variants", help=f"some of: {', '.join(VARIANTS)}; bf16 is always among them")
+    parser.add_argument("--images", type=int, default=16, help="a multiple of 8")
+    parser.add_argument("--judge", type=Path, help="folder of dgkit train judge")
+    parser.add_argument("--rounds", type=int, default=7)
+    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--results", type=Path, default=RESULTS)
+    given = parser.parse_args()
+    if given.images < 1 or given.images % (BATCH // 2):
+        parser.error(f"--images {given.images}; allowed: multiples of {BATCH // 2}")
+    wanted = {"bf16", *(given.variants.split(",") if given.variants else BY_DEFAULT[given.blocks])}
+    if unknown := wanted - set(VARIANTS):
+        parser.error(f"unknown variants {', '.join(sorted(unknown))}; known: {', '.join(VARIANTS)}")
+    given.work.mkdir(parents=True, exist_ok=True)
+    facts = {
+        "threads": given.threads, "load_average": round(os.getloadavg()[0], 1), "cpu": cpu_name(),
+        "openvino": version("openvino"), "nncf": version("nncf"), "commit": git_commit(),
+    }  # fmt: skip
+    variants = [name for name in VARIANTS if name in wanted]
+    for row in (block_rows if given.blocks else denoiser_rows)(given, variants):
+        print(f"{row['subject']:28} {row['variant']:18} {row['cpu_ms']:8.1f} ms {row['x_bf16']:5.2f} x bf16",
+              *(f"{key} {row[key]}" for key in ("error", "psnr", "miou") if key in row), flush=True)  # fmt: skip
+        write({**row, **facts}, given.results)
+
+
+def write(row: Row, path: Path) -> None:
+    """Add ``row`` to the CSV file, in place of an older one of the same subject and variant."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    rows: list[Row] = []
+    if path.exists():
+        with open(path, newline="", encoding="utf-8") as file:
+            rows = [old for old in csv.DictReader(file) if any(old[key] != row[key] for key in ("subject", "variant"))]
+    with open(path, "w", newline="", encoding="utf-8") as file:
+        writer = csv.DictWriter(file, COLUMNS)
+        writer.writeheader()
+        writer.writerows([*rows, row])
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,135 @@
+"""The int8 script: what it measures by, on arrays and blocks that need no NNCF and no model."""
+
+from __future__ import annotations
+
+import csv
+import importlib.util
+import re
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import numpy as np
+import pytest
+
+pytest.importorskip("openvino", reason="needs openvino: pip install 'dgkit[cpu]'")
+ROOT = Path(__file__).resolve().parents[2]
+
+
+@pytest.fixture(scope="module")
+def script() -> Iterator[ModuleType]:
+    sys.path.insert(0, str(ROOT / "benchmarks"))  # as where the script is started
+    spec = importlib.util.spec_from_file_location("int8", ROOT / "benchmarks" / "int8.py")
+    assert spec and spec.loader
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    yield module
+    del sys.modules["int8_blocks"], sys.modules["int8_networks"]
+    sys.path.remove(str(ROOT / "benchmarks"))
+
+
+@pytest.mark.parametrize("number", [20, 40])
+def test_held_out_images_never_calibrate(script: ModuleType, number: int) -> None:
+    batch, half = script.BATCH, script.BATCH // 2
+    index = np.arange(number * batch).reshape(number, batch)
+    items = script.calibration({"latents": index, "timestep": index, script.OUTPUT: index})
+    found = [(int(item["latents"][0]) // batch, int(item["latents"][0]) % batch) for item in items]
+    assert len(set(found)) == len(found) and 40 <= len(found) <= 64
+    assert all(set(item) == {"latents", "timestep"} and item["latents"].shape == (1,) for item in items)
+    assert {call for call, _ in found} == set(range(number))
+    assert {place % half for _, place in found} == set(range(half - script.HELD_OUT))
+    assert {place // half for _, place in found} == {0, 1}
+
+
+def test_errors_are_those_of_the_images_held_out(script: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
+    wanted = np.ones((3, script.BATCH, 4), np.float32)
+    wanted[:, : script.BATCH // 2 - script.HELD_OUT] = np.nan
+    times = np.repeat(np.array([9, 5, 9]), script.BATCH).reshape(3, script.BATCH)
+    given = iter([1.1, 1.0, 1.3])
+    monkeypatch.setattr(script, "run", lambda request, inputs: np.full((len(inputs["timestep"]), 4), next(given)))
+    found = script.errors(None, {"timestep": times, script.OUTPUT: wanted})
+    assert found == {9: pytest.approx(0.2), 5: pytest.approx(0.0)}
+    cells = script.error_cells(found)
+    assert (cells["error"], cells["error_worst"], cells["worst_timestep"]) == ("1.00e-01", "2.00e-01", 9)
+
+
+def test_psnr(script: ModuleType) -> None:
+    expected = np.zeros((2, 4, 4, 3), np.uint8)
+    images = expected.copy()
+    assert script.psnr_cells(images, expected) == {}
+    images[1] = 51  # a fifth of the range: 13.98 dB, over both images 3.01 dB more
+    assert script.psnr_cells(images, expected) == {"psnr": 16.99, "psnr_worst": 13.98}
+
+
+def test_variants_are_compared_by_the_median_of_the_same_rounds(script: ModuleType) -> None:
+    assert script.timing_cells([4.0, 2.0, 30.0], [8.0, 8.0, 1.0]) == {
+        "calls": 3, "cpu_ms": 4.0, "cpu_ms_least": 2.0, "x_bf16": 2.0
+    }  # fmt: skip
+
+
+def test_blocks_compute_and_run_in_the_type_asked_for(script: ModuleType) -> None:
+    int8_blocks = sys.modules["int8_blocks"]
+    for make, sizes in ((int8_blocks.resnet_block, (1, 32, 4)), (int8_blocks.feed_forward, (1, 8, 32))):
+        model = make(*sizes)
+        request = script.opened(model, "f32", 1)
+        value = np.random.default_rng(0).standard_normal(model.inputs[0].shape).astype(np.float32)
+        inputs = {int8_blocks.INPUT: value}
+        first = script.run(request, inputs)
+        assert first.shape == value.shape and np.isfinite(first).all() and not np.allclose(first, value)
+        np.testing.assert_array_equal(script.run(script.opened(make(*sizes), "f32", 1), inputs), first)
+        assert script.products(request) == "f32 2"
+        spent = script.timed({"one": request, "two": request}, inputs, 2)
+        assert [len(calls) for calls in spent.values()] == [2, 2]
+
+
+def test_narrow_layers_are_named(script: ModuleType) -> None:
+    from openvino import Model
+    from openvino import opset13 as op
+
+    def product(shape: list[int], name: str) -> Any:
+        node = op.matmul(op.parameter(shape, np.float32), np.zeros((shape[-1], 8), np.float32), False, False)
+        node.set_friendly_name(name)
+        return node
+
+    def convolution(channels: int, name: str) -> Any:
+        x = op.parameter([1, channels, 4, 4], np.float32)
+        node = op.convolution(x, np.zeros((32, channels, 1, 1), np.float32), [1, 1], [0, 0], [0, 0], [1, 1])
+        node.set_friendly_name(name)
+        return node
+
+    ends = [product([2, 8], "of vectors"), product([2, 5, 8], "of tokens")]
+    ends += [convolution(8, "of latents"), convolution(32, "of features")]
+    inputs = [end.input(0).get_source_output().get_node() for end in ends]
+    assert sorted(sys.modules["int8_networks"].narrow(Model(ends, inputs))) == ["of latents", "of vectors"]
+
+
+def test_a_row_replaces_that_of_an_earlier_run(script: ModuleType, tmp_path: Path) -> None:
+    path = tmp_path / "new" / "int8.csv"
+    for variant, speed in (("bf16", 1.0), ("int8", 1.5), ("bf16", 1.1)):
+        script.write({"subject": "block", "variant": variant, "x_bf16": speed}, path)
+    with open(path, newline="", encoding="utf-8") as file:
+        rows = list(csv.DictReader(file))
+    assert [(row["variant"], row["x_bf16"]) for row in rows] == [("int8", "1.5"), ("bf16", "1.1")]
+    assert tuple(rows[0]) == script.COLUMNS
+
+
+def test_without_nncf_it_says_what_to_install(script: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "nncf", None)
+    with pytest.raises(SystemExit, match="pip install nncf"):
+        script.quantised(None, [], "all")
+
+
+def test_the_table_is_that_of_the_record() -> None:
+    text = (ROOT / "docs" / "engines.md").read_text(encoding="utf-8")
+    with open(ROOT / "benchmarks" / "results" / "int8.csv", newline="", encoding="utf-8") as file:
+        rows = {(row["subject"], row["variant"]): row for row in csv.DictReader(file)}
+    lines = re.findall(r"^\| (.+?) \| `(.+?)` \| ([\d.]+) \|(.+)\|$", text, re.MULTILINE)
+    shown = {(subject, variant) for subject, variant, _, _ in lines}
+    assert shown == {key for key, row in rows.items() if key[1] != "fp32" and (row["error"] or key[1] != "bf16")}
+    for subject, variant, faster, rest in lines:
+        row = rows[subject, variant]
+        assert float(faster) == float(row["x_bf16"])
+        wanted = [(row["error"], 3), (row["psnr"], 1), (row["psnr_worst"], 1), (row["miou"], 1)]
+        assert [cell.strip() for cell in rest.split("|")] == [value and f"{float(value):.{n}f}" for value, n in wanted]
