@@ -88,6 +88,12 @@ def test_tasks_wait_for_what_they_need_and_one_that_fails_stops_those_alone(
     assert "bad: no luck" in printed and "last: made last" in printed
 
 
+def test_the_page_shows_what_was_measured(script: ModuleType) -> None:
+    with (ROOT / "benchmarks" / "results" / "generalisation.csv").open(newline="") as file:
+        rows = [{**line, "seed": int(line["seed"]), "miou": float(line["miou"])} for line in csv.DictReader(file)]
+    assert script.table(rows) in (ROOT / "docs" / "generalisation.md").read_text(encoding="utf-8")
+
+
 def test_gains_are_taken_between_equal_seeds(script: ModuleType) -> None:
     rows = [row("colour", 0, "Avg5", 10.0), row("colour", 1, "Avg5", 30.0), row("full", 1, "Avg5", 33.0)]
     assert script.table(rows).splitlines()[-1] == "| generated | 33.0 | +3.0 |"
