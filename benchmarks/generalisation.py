@@ -351,9 +351,9 @@ def main() -> None:
         sys.exit(f"{given.work} holds no results yet")
     given.results.mkdir(parents=True, exist_ok=True)
     with open(given.results / "generalisation.csv", "w", newline="", encoding="utf-8") as file:
-        writer = csv.DictWriter(file, [*rows[0], "commit"])
+        writer = csv.DictWriter(file, list(dict.fromkeys(key for line in rows for key in line)), lineterminator="\n")
         writer.writeheader()
-        writer.writerows({**line, "commit": git_commit()} for line in rows)
+        writer.writerows(rows)
     (given.results / "generalisation.md").write_text(table(rows), encoding="utf-8")
     plot(rows, given.results / "generalisation.svg")
     print(table(rows))
@@ -362,7 +362,8 @@ def main() -> None:
 def machine() -> dict[str, str]:
     import torch
 
-    return {"cpu": cpu_name(), "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else ""}
+    gpu = torch.cuda.get_device_name() if torch.cuda.is_available() else ""
+    return {"cpu": cpu_name(), "gpu": gpu, "commit": git_commit() or ""}
 
 
 if __name__ == "__main__":
