@@ -199,7 +199,7 @@ def test_the_command_is_told_what_is_measured(cuda_graph: bool, monkeypatch: pyt
         raise Started
 
     said: list[str] = []
-    monkeypatch.setattr("dgkit.benchmarks.images.subprocess.Popen", start)
+    monkeypatch.setattr("dgkit.benchmarks.command.subprocess.Popen", start)
     with pytest.raises(Started):
         do("reference", "generate", Path("absent"), cuda_graph=cuda_graph)
     assert ("--no-cuda-graph" in said) is not cuda_graph
