@@ -163,7 +163,6 @@ class Bench:
                 raise RuntimeError(f"{record['id']}: the city draws another label map than the one in {full}")
             image = scene.image[box.y : box.y + box.height, box.x : box.x + box.width]
             write_label(out / record["label"], label)
-            (out / "images").mkdir(exist_ok=True)
             with atomic_path(out / record["image"]) as path:
                 Image.fromarray(image).save(path, "PNG")
 

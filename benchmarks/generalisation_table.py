@@ -1,5 +1,6 @@
 """Table and picture of benchmarks/generalisation.py."""
 
+import csv
 import statistics
 from collections.abc import Iterable
 from pathlib import Path
@@ -12,9 +13,23 @@ from dgkit.optional import require
 Row = dict[str, Any]
 
 
+def read(path: Path) -> list[Row]:
+    """The rows of a CSV file that the benchmark wrote; none where there is no file."""
+    if not path.is_file():
+        return []
+    with open(path, newline="", encoding="utf-8") as file:
+        return [{**row, "seed": int(row["seed"]), "miou": float(row["miou"])} for row in csv.DictReader(file)]
+
+
 def values(rows: list[Row], arm: str, what: str) -> dict[int, float]:
     """mIoU in percent of an arm on a set, by seed."""
     return {row["seed"]: row["miou"] for row in rows if (row["arm"], row["set"]) == (arm, what)}
+
+
+def gains(rows: list[Row], arm: str, what: str) -> list[float]:
+    """Points of mIoU over the baseline, of each seed that both have."""
+    base = values(rows, BASELINE, what)
+    return [value - base[seed] for seed, value in values(rows, arm, what).items() if seed in base]
 
 
 def table(rows: list[Row]) -> str:
@@ -24,9 +39,8 @@ def table(rows: list[Row]) -> str:
     last = "Avg5" if "Avg5" in sets else sets[-1]
     lines = [["training set", *sets, f"gain in {last}"]]
     for arm in arms:
-        found, base = values(rows, arm, last), values(rows, BASELINE, last)
-        gains = [value - base[seed] for seed, value in found.items() if seed in base and arm != BASELINE]
-        lines.append([ARMS[arm].text, *(figure(values(rows, arm, what).values()) for what in sets), figure(gains, "+")])
+        gain = figure(gains(rows, arm, last), "+") if arm != BASELINE else ""
+        lines.append([ARMS[arm].text, *(figure(values(rows, arm, what).values()) for what in sets), gain])
     lines.insert(1, ["---"] * len(lines[0]))
     return "".join(f"| {' | '.join(line)} |\n" for line in lines)
 

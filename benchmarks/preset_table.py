@@ -12,11 +12,12 @@ or a figure is not there, a cell stays empty.
 import argparse
 import csv
 import re
-import statistics
 import sys
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
+from generalisation_table import figure, gains
+from generalisation_table import read as read_generalisation
 from preset_cells import LEADS
 
 from dgkit.benchmarks.rows import Row, latest, read
@@ -32,7 +33,7 @@ LEADS_HEAD = ("lead", "alone: evaluations", "agreement", "small classes", "`fast
 # Arms of generalisation.py by the preset that drew their images; `full` has the one that it was given.
 FULL = "fast"
 ARMS = {"full": FULL, "no-fusion": "one-pass", **{name: name for name in PRESETS}}
-BASELINE, AVERAGE = "colour", "Avg5"
+AVERAGE = "Avg5"
 Cells = Mapping[str, str]
 
 
@@ -131,17 +132,9 @@ def machine(row: Row) -> tuple[object, ...]:
 
 def gain(path: Path) -> dict[str, str]:
     """By preset: points of Avg5 over the baseline, the mean and standard deviation over seeds that both have."""
-    values: dict[str, dict[str, float]] = {}
-    for row in lines_of(path):
-        if row["set"] == AVERAGE:
-            values.setdefault(row["arm"], {})[row["seed"]] = float(row["miou"])
-    base, found = values.get(BASELINE, {}), {}
-    for arm, preset in ARMS.items():
-        points = [value - base[seed] for seed, value in values.get(arm, {}).items() if seed in base]
-        if points:
-            spread = f" ± {statistics.stdev(points):.1f}" if len(points) > 1 else ""
-            found[preset] = f"{statistics.fmean(points):+.1f}{spread}"
-    return found
+    rows = read_generalisation(path)
+    found = ((preset, figure(gains(rows, arm, AVERAGE), "+")) for arm, preset in ARMS.items())
+    return {preset: text for preset, text in found if text}
 
 
 def number(cells: Cells, key: str, form: str) -> str:

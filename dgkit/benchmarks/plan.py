@@ -35,6 +35,9 @@ def check(config: BenchConfig) -> None:
         raise UsageError(f"batch {min(config.batches)}; allowed are 1 and more")
     if EVAL in config.subjects and (config.segmenter is None or config.on is None):
         raise UsageError("eval needs a segmenter and a data set", "add --segmenter FILE --on NAME=DIR")
+    if EVAL in config.subjects and config.rebuild != "auto":
+        raise UsageError(f"eval builds the engines that are missing, --rebuild {config.rebuild} is not for it",
+                         "leave --rebuild out")  # fmt: skip
     for engine in config.engines:
         runner_class(engine)
     for dtype in config.dtypes:
@@ -69,9 +72,9 @@ def tasks(config: BenchConfig, device: str, references: Path) -> Iterator[Task]:
             yield Task(kind="official", batches=(2,), **shared)
         pairs = itertools.product(dict.fromkeys(config.engines), dict.fromkeys(config.dtypes))
         for engine, dtype in sorted(pairs, key=lambda pair: pair != _PLAIN):
-            if engine != "torch":
-                yield Task(kind="build", engine=engine, dtype=dtype, **shared)
             batches = tuple(sorted(set(config.batches)))
+            if engine != "torch":
+                yield Task(kind="build", engine=engine, dtype=dtype, batches=batches, **shared)
             for part in (batches,) if config.together else ((batch,) for batch in batches):
                 yield Task(kind="measure", engine=engine, dtype=dtype, batches=part, **shared)
 

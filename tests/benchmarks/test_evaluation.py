@@ -72,6 +72,11 @@ def test_pictures_an_hour_and_the_difference_in_miou(task: Task, runs: list[list
     assert off["parity"] == pytest.approx(0.25, abs=1e-3)
 
 
+def test_each_batch_is_built_before_it_is_timed(task: Task, runs: list[list[str]]) -> None:
+    assert list(work(task.model_copy(update={"kind": "build"}))) == [{}]
+    assert [words[words.index("--batch") + 1] for words in runs] == ["1", "2"]
+
+
 def test_what_fails_is_a_row_and_the_next_batch_is_measured(
     task: Task, runs: list[list[str]], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -50,6 +50,7 @@ def test_batches_together_and_no_ceilings() -> None:
         ({"subjects": ["vae"], "against": "official"}, "no figure for vae"),
         ({"plot": Path("bars.png")}, "is no .svg file"),
         ({"subjects": ["eval"], "on": "cityscapes=DIR"}, "eval needs a segmenter and a data set"),
+        ({"subjects": ["eval"], "on": "gta=DIR", "segmenter": Path("s.onnx"), "rebuild": "never"}, "--rebuild never"),
     ],
 )
 def test_what_is_not_known_is_named(settings: dict[str, Any], words: str) -> None:
