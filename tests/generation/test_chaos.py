@@ -20,7 +20,7 @@ from dgkit.generation.worker import Setup
 from dgkit.generation.workers import start
 from dgkit.generation.writer import LOCK
 from tests import crash
-from tests.scenes import FAST_FLAGS, snapshot
+from tests.scenes import snapshot
 
 if not sys.platform.startswith("linux"):
     pytest.skip("needs SIGKILL, /proc and tmpfs", allow_module_level=True)
@@ -32,16 +32,8 @@ PATIENCE = 30  # seconds for orphans to end; they notice at once
 
 
 @pytest.fixture(scope="module")
-def command(micro: Path, labels: Path) -> list[str]:
-    given = ["--labels", str(labels), "--model", str(micro)]
-    return [*given, "--count", str(COUNT), "--style-mix", "uniform", *FAST_FLAGS]
-
-
-@pytest.fixture(scope="module")
-def whole(one_thread: None, command: list[str], tmp_path_factory: pytest.TempPathFactory) -> dict[str, bytes]:
-    out = tmp_path_factory.mktemp("whole") / "out"
-    assert main(["generate", str(out), *command]) == 0
-    return pictures(out)
+def whole(whole_run: dict[str, bytes]) -> dict[str, bytes]:
+    return {name: data for name, data in whole_run.items() if name != "config.yaml"}
 
 
 def pictures(out: Path) -> dict[str, bytes]:

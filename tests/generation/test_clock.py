@@ -15,7 +15,7 @@ from dgkit.cli.app import main
 from dgkit.generation.guards import locked
 from dgkit.generation.verify import verify
 from dgkit.generation.writer import LOCK
-from tests.scenes import FAST_FLAGS, snapshot
+from tests.scenes import snapshot
 
 COUNT = 6
 HOUR = 3600.0
@@ -54,23 +54,9 @@ class Clock:
             self.offset += HOUR * next(self.jumps)
 
 
-@pytest.fixture(scope="module")
-def command(micro: Path, labels: Path) -> list[str]:
-    given = ["--labels", str(labels), "--model", str(micro)]
-    return [*given, "--count", str(COUNT), "--style-mix", "uniform", *FAST_FLAGS]
-
-
-@pytest.fixture(scope="module")
-def whole(one_thread: None, command: list[str], tmp_path_factory: pytest.TempPathFactory) -> dict[str, bytes]:
-    """The files of a run that nothing disturbed."""
-    out = tmp_path_factory.mktemp("whole") / "out"
-    assert main(["generate", str(out), *command]) == 0
-    return snapshot(out)
-
-
 def test_jumps_between_images_change_nothing(
     command: list[str],
-    whole: dict[str, bytes],
+    whole_run: dict[str, bytes],
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
@@ -86,7 +72,7 @@ def test_jumps_between_images_change_nothing(
         assert 0 < told["seconds"] <= time.monotonic() - started
         assert told["images_per_hour"] >= 3600 * told["written"] / (time.monotonic() - started)
     assert len(clock.stamps) == COUNT and clock.stamps != sorted(clock.stamps)
-    assert snapshot(out) == whole
+    assert snapshot(out) == whole_run
     assert verify(out).problems == ()
     assert [name for name in clock.asked if name.split(".")[0] == "dgkit"] == []
     assert main(["report", str(out)]) == 0
@@ -97,21 +83,24 @@ def test_jumps_between_images_change_nothing(
 
 @pytest.mark.slow
 def test_jumps_do_not_disturb_workers(
-    command: list[str], whole: dict[str, bytes], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    command: list[str], whole_run: dict[str, bytes], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     Clock(monkeypatch)
     out = tmp_path / "out"
     assert main(["generate", str(out), *command, "--workers", "2"]) == 0
-    assert {**snapshot(out), "config.yaml": b""} == {**whole, "config.yaml": b""}  # it says how many workers there were
+    assert {**snapshot(out), "config.yaml": b""} == {
+        **whole_run,
+        "config.yaml": b"",
+    }  # it says how many workers there were
 
 
 def test_what_a_dead_run_left_is_taken_over_whatever_its_time(
-    command: list[str], whole: dict[str, bytes], tmp_path: Path
+    command: list[str], whole_run: dict[str, bytes], tmp_path: Path
 ) -> None:
     gone = subprocess.Popen([sys.executable, "-c", ""])
     gone.wait()
     out = tmp_path / "out"
-    left = {name: data for name, data in whole.items() if not name.startswith(("images/000004", "labels/000005"))}
+    left = {name: data for name, data in whole_run.items() if not name.startswith(("images/000004", "labels/000005"))}
     half = (LOCK, f".config.yaml.{gone.pid}.tmp", f"images/.000004_a.png.{gone.pid}.tmp")
     for number, (name, data) in enumerate([*left.items(), *((name, b"half") for name in half)]):
         (out / name).parent.mkdir(parents=True, exist_ok=True)
@@ -119,7 +108,7 @@ def test_what_a_dead_run_left_is_taken_over_whatever_its_time(
         stamp = (0.0, 4e9)[number % 2]  # in 1970 and in 2096
         os.utime(out / name, (stamp, stamp))
     assert main(["generate", str(out), *command]) == 0
-    assert snapshot(out) == whole
+    assert snapshot(out) == whole_run
 
 
 @pytest.mark.parametrize("stamp", [0.0, 4e9])
