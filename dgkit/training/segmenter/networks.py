@@ -86,7 +86,6 @@ def model_config(
 def backbone_config(name: str, channels: int | None = None) -> dict[str, Any]:
     """Config of mmsegmentation's MixVisionTransformer, ResNet v1c of output stride 8, or U-Net of ``channels``."""
     if name == "unet":
-        deeper = (True,) * (UNET_LEVELS - 1)
         return {
             "type": "UNet",
             "base_channels": channels or UNET_CHANNELS,
@@ -94,7 +93,7 @@ def backbone_config(name: str, channels: int | None = None) -> dict[str, Any]:
             "strides": (1,) * UNET_LEVELS,
             "enc_num_convs": (2,) * UNET_LEVELS,
             "dec_num_convs": (2,) * (UNET_LEVELS - 1),
-            "downsamples": deeper,
+            "downsamples": (True,) * (UNET_LEVELS - 1),
             "enc_dilations": (1,) * UNET_LEVELS,
             "dec_dilations": (1,) * (UNET_LEVELS - 1),
             "norm_cfg": {"type": "BN"},
