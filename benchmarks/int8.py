@@ -26,6 +26,7 @@ import openvino as ov
 from int8_blocks import BLOCKS, INPUT
 from int8_networks import Arrays, opened, products, quantised, run, timed, timing_cells
 
+from dgkit.optional import openvino_core
 from dgkit.provenance import cpu_name, git_commit, version
 
 RESULTS = Path(__file__).parent / "results" / "int8.csv"
@@ -182,9 +183,9 @@ def denoiser_rows(given: argparse.Namespace, variants: list[str]) -> Iterator[Ro
         path = given.work / f"{scope}.xml"
         if scope and not path.exists():
             ov.save_model(
-                quantised(ov.Core().read_model(graph), calibration(calls), scope), path, compress_to_fp16=False
+                quantised(openvino_core().read_model(graph), calibration(calls), scope), path, compress_to_fp16=False
             )
-        requests[name] = opened(ov.Core().read_model(path if scope else graph), precision, given.threads)
+        requests[name] = opened(openvino_core().read_model(path if scope else graph), precision, given.threads)
     inputs = {name: calls[name][len(calls[name]) // 2] for name in calls if name != OUTPUT}
     spent = timed(requests, inputs, given.rounds)
     for name, request in requests.items():

@@ -8,6 +8,8 @@ from typing import Any
 import numpy as np
 import openvino as ov
 
+from dgkit.optional import openvino_core
+
 NARROW = 16  # channels
 Arrays = Mapping[str, np.ndarray]
 
@@ -44,7 +46,7 @@ def narrow(model: ov.Model) -> list[str]:
 
 def opened(model: ov.Model, precision: str, threads: int) -> Any:
     settings = {"INFERENCE_PRECISION_HINT": precision, "INFERENCE_NUM_THREADS": threads, "NUM_STREAMS": 1}
-    return ov.Core().compile_model(model, "CPU", settings).create_infer_request()
+    return openvino_core().compile_model(model, "CPU", settings).create_infer_request()
 
 
 def run(request: Any, inputs: Arrays) -> np.ndarray:

@@ -14,7 +14,7 @@ from types import ModuleType
 from typing import Any
 
 from dgkit import provenance
-from dgkit.optional import first_line, install_command
+from dgkit.optional import first_line, install_command, openvino_core
 
 # Instruction sets that the CPU back ends turn into speed: name shown -> flag in /proc/cpuinfo (x86, then ARM).
 CPU_FEATURES = {
@@ -179,7 +179,7 @@ def _ort_detail(onnxruntime: ModuleType) -> tuple[bool, str]:
 
 
 def _openvino_detail(openvino: ModuleType) -> tuple[bool, str]:
-    found = openvino.Core().available_devices
+    found = openvino_core().available_devices
     return bool(found), f"{openvino.__version__.split('-')[0]}, devices: {', '.join(found) or 'none'}"
 
 

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import functools
 import importlib
 from types import ModuleType
+from typing import Any
 
 from dgkit.errors import MissingDependency
 
@@ -28,6 +30,18 @@ def require(module: str, extra: str) -> ModuleType:
         message = f"the Python package '{module}' is installed but does not load: {first_line(error)}"
         hint = f"dgkit doctor, then {install_command(extra)} if a package is missing"
         raise MissingDependency(message, hint) from error
+
+
+@functools.cache
+def openvino_core() -> Any:
+    """The one ``openvino.Core`` of the process. Raises MissingDependency as :func:`require` does.
+
+    Each Core has a CPU plugin of its own. A plugin sets an alternate signal stack when it is made; when it ends it
+    frees that stack and sets the earlier one again. Where plugins end in another order than the reverse of their
+    making, a stack that was freed is in force, and the next signal, Ctrl-C say, kills the process without a word
+    (OpenVINO 2026.4).
+    """
+    return require("openvino", "cpu").Core()
 
 
 def _is_parent(missing: str | None, module: str) -> bool:

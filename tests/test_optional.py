@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import re
 import sys
 from pathlib import Path
 
 import pytest
 
 from dgkit.errors import MissingDependency
-from dgkit.optional import first_line, require
+from dgkit.optional import first_line, openvino_core, require
+
+ROOT = Path(__file__).resolve().parents[1]
 
 
 def test_present_module_is_returned() -> None:
@@ -46,3 +49,12 @@ def test_broken_module_is_not_called_absent(
 def test_first_line_of_an_empty_error_is_its_class() -> None:
     assert first_line(OSError()) == "OSError"
     assert first_line(OSError("\n one\ntwo")) == "one"
+
+
+def test_openvino_has_one_core() -> None:
+    """Two in one process may end it at the next signal."""
+    pytest.importorskip("openvino", reason="needs openvino: pip install 'dgkit[cpu]'")
+    assert openvino_core() is openvino_core()
+    files = [path for folder in ("dgkit", "benchmarks", "tests") for path in (ROOT / folder).rglob("*.py")]
+    makers = [path.name for path in files if re.search(r"\.Core\(\)", path.read_text(encoding="utf-8"))]
+    assert sorted(makers) == ["optional.py"]

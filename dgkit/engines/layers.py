@@ -25,7 +25,7 @@ from dgkit.engines.export import MODEL, SCOPES, TOLERANCES, example_inputs, expo
 from dgkit.engines.networks import cast
 from dgkit.engines.store import EngineStore, Notify, Policy
 from dgkit.errors import EngineError, UsageError
-from dgkit.optional import require
+from dgkit.optional import openvino_core, require
 
 Values = dict[str, Tensor]
 """Outputs by path of the module, float32 on the CPU."""
@@ -142,10 +142,9 @@ def _trace_ort(job: _Job) -> Values:
 def _trace_openvino(job: _Job) -> Values:
     if job.dtype == "fp16":
         raise UsageError("OpenVINO has no fp16 for the CPU; allowed are openvino:fp32 and openvino:bf16")
-    openvino: Any = require("openvino", "cpu")
     hint = {"INFERENCE_PRECISION_HINT": "bf16" if job.dtype == "bf16" else "f32"}
     with _marked(job, "fp32") as (path, tensors):
-        compiled = openvino.Core().compile_model(str(path), "CPU", hint)
+        compiled = openvino_core().compile_model(str(path), "CPU", hint)
         found = compiled({name: value.numpy() for name, value in job.inputs.items()})
         return {layer: torch.from_numpy(found[compiled.output(name)].copy()) for layer, name in tensors.items()}
 

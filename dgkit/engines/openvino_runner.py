@@ -18,7 +18,7 @@ from dgkit.engines.machine import backend_version, device_facts, package_version
 from dgkit.engines.sidecar import EngineKey
 from dgkit.engines.store import Engine, EngineStore, Notify, Policy, rebuild_command
 from dgkit.errors import EngineError, UsageError
-from dgkit.optional import first_line, require
+from dgkit.optional import first_line, openvino_core, require
 
 BLOB = "model.blob"
 _HINTS = {"fp32": "f32", "bf16": "bf16"}  # dtype -> inference precision
@@ -50,7 +50,7 @@ class OpenVinoRunner(Runner):
         self._content: np.ndarray | None = None
 
     def prepare(self) -> list[Engine]:
-        capabilities = require("openvino", "cpu").Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
+        capabilities = openvino_core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
         if self.dtype_name == "bf16" and "BF16" not in capabilities:  # the library would compute in fp32 unasked
             raise UsageError("engine 'openvino' has no bf16 on this CPU", "use --dtype fp32")
         key = engine_key(self.network, self.dtype_name)
@@ -62,7 +62,7 @@ class OpenVinoRunner(Runner):
     def _build(self, folder: Path) -> dict[str, Any]:
         library = require("openvino", "cpu")
         graph = export_engine(self.network, self.rebuild, self.notify)
-        core, temporary = library.Core(), [folder / "half.xml", folder / "half.bin"]
+        core, temporary = openvino_core(), [folder / "half.xml", folder / "half.bin"]
         try:
             model = core.read_model(graph.file(MODEL))
             if self.dtype_name != "fp32":
@@ -89,7 +89,7 @@ class OpenVinoRunner(Runner):
         try:
             # Mapped, not read, so that processes share the weights; private, because the API wants it writable.
             self._content = np.memmap(path, dtype=np.uint8, mode="c")
-            model = library.Core().import_model(library.Tensor(self._content, shared_memory=True), "CPU", settings)
+            model = openvino_core().import_model(library.Tensor(self._content, shared_memory=True), "CPU", settings)
             self._request = model.create_infer_request()
         except (RuntimeError, ValueError) as error:
             hint = rebuild_command(engine.key, self.network.model)

@@ -16,7 +16,7 @@ from dgkit.errors import EngineError, InputError, UsageError
 from dgkit.evaluation.segmenters import Segmenter, train_ids
 from dgkit.files import digest_file
 from dgkit.labels import CLASSES
-from dgkit.optional import first_line, require
+from dgkit.optional import first_line, openvino_core, require
 
 ENGINES = ("ort", "openvino")
 _STEP = 32  # sides are multiples of it where the side-car does not say otherwise
@@ -154,10 +154,9 @@ def _open_ort(path: Path, device: str) -> tuple[Run, Shape, str]:
 def _open_openvino(path: Path, device: str) -> tuple[Run, Shape, str]:
     if device not in ("auto", "cpu"):
         raise UsageError(f"engine 'openvino' runs on the CPU; asked for {device}", "use --device cpu")
-    library = require("openvino", "cpu")
     settings = {"INFERENCE_PRECISION_HINT": "f32", "INFERENCE_NUM_THREADS": torch.get_num_threads(), "NUM_STREAMS": 1}
     try:
-        core = library.Core()
+        core = openvino_core()
         compiled = core.compile_model(core.read_model(str(path)), "CPU", settings)
         request = compiled.create_infer_request()
     except RuntimeError as error:

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -44,6 +46,36 @@ def test_outputs_are_the_callers(folder: ModelFolder) -> None:
         views = runner(label=inputs["label"].permute(0, 1, 3, 2))["condition"]  # not contiguous
         again = runner(label=inputs["label"].permute(0, 1, 3, 2).contiguous())["condition"]
         assert torch.equal(views, again)
+
+
+CLOSED_IN_THE_ORDER_OF_OPENING = """
+import gc, signal, sys
+from contextlib import ExitStack
+from dgkit.diffusion.loading import model_networks, open_model
+from dgkit.engines.openvino_runner import OpenVinoRunner
+
+networks = model_networks(open_model(sys.argv[1]))
+stacks = []
+for name in ("condition", "vae_decoder"):
+    stacks.append(ExitStack())
+    stacks[-1].enter_context(OpenVinoRunner(networks[name], rebuild="never"))
+for stack in stacks:
+    stack.close()
+gc.collect()
+try:
+    signal.raise_signal(signal.SIGINT)
+except KeyboardInterrupt:
+    print("interrupted")
+"""
+
+
+def test_ctrl_c_is_heard_after_engines_were_closed(folder: ModelFolder) -> None:
+    networks = model_networks(folder)
+    for name in ("condition", "vae_decoder"):
+        OpenVinoRunner(networks[name]).prepare()
+    command = [sys.executable, "-c", CLOSED_IN_THE_ORDER_OF_OPENING, str(folder.root)]
+    ended = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert (ended.returncode, ended.stdout) == (0, "interrupted\n"), ended.stderr
 
 
 def test_vae_takes_images_of_any_size(folder: ModelFolder) -> None:
