@@ -26,7 +26,7 @@ _PLAIN = ("torch", "fp32")
 def check(config: BenchConfig) -> None:
     """UsageError for a subject, an engine, a dtype or a preset that is not known, and for what cannot be compared."""
     from dgkit.diffusion.presets import find_preset
-    from dgkit.engines.base import find_dtype, runner_class
+    from dgkit.engines.base import known_dtype, runner_class
 
     unknown = [subject for subject in config.subjects if subject not in SUBJECTS]
     if unknown:
@@ -41,7 +41,7 @@ def check(config: BenchConfig) -> None:
     for engine in config.engines:
         runner_class(engine)
     for dtype in config.dtypes:
-        find_dtype(dtype)
+        known_dtype(dtype)
     find_preset(config.preset)
     if config.against and not set(config.subjects) & set(OFFICIAL_SUBJECTS):
         raise UsageError(
@@ -61,7 +61,7 @@ def tasks(config: BenchConfig, device: str, references: Path) -> Iterator[Task]:
     """
     common = _common(config, device)
     if config.ceilings:
-        for dtype in dict.fromkeys(config.dtypes):
+        for dtype in dict.fromkeys(dtype for dtype in config.dtypes if dtype != "int8"):  # torch has none of it
             yield Task(kind="ceiling", dtype=dtype, edge=config.ceiling_edge, **common)
     for asked in dict.fromkeys(config.subjects):
         subject = NETWORK_SUBJECTS.get(asked, asked)

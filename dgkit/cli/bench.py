@@ -28,7 +28,9 @@ def bench(
     engines: Annotated[
         str | None, _option("--engines", "torch, compile, ort, openvino, trt; separated by commas.", WHAT, "E,E")
     ] = None,
-    dtypes: Annotated[str | None, _option("--dtypes", "fp32, bf16, fp16; separated by commas.", WHAT, "D,D")] = None,
+    dtypes: Annotated[
+        str | None, _option("--dtypes", "fp32, bf16, fp16, int8; separated by commas.", WHAT, "D,D")
+    ] = None,
     batches: Annotated[str | None, _option("--batches", "Samples of a network call (default: 2).", WHAT, "B,B")] = None,
     model: Annotated[
         str | None, _option("--model", "Diffusers model folder or hub id; by default the embedded model.", WHAT, "M")

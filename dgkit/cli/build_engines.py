@@ -37,7 +37,7 @@ def build_engines(
     engine: Annotated[
         str | None, _option("--engine", "ort (default), openvino, compile or trt.", HOW, "ENGINE")
     ] = None,
-    dtype: Annotated[str | None, _option("--dtype", "fp32 (default), bf16 or fp16.", HOW, "D")] = None,
+    dtype: Annotated[str | None, _option("--dtype", "fp32 (default), bf16, fp16 or int8.", HOW, "D")] = None,
     batch: Annotated[
         str | None, _option("--batch", "Samples a call: fewest, usual, most (default: 1,8,64).", HOW, "MIN,OPT,MAX")
     ] = None,

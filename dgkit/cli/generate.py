@@ -56,7 +56,7 @@ def generate(
     engine: Annotated[
         str | None, _option("--engine", "torch (default), compile, ort, openvino or trt.", MODEL, "ENGINE")
     ] = None,
-    dtype: Annotated[str | None, _option("--dtype", "Number format: fp32, bf16 or fp16.", MODEL, "D")] = None,
+    dtype: Annotated[str | None, _option("--dtype", "Number format: fp32, bf16, fp16 or int8.", MODEL, "D")] = None,
     device: Annotated[str | None, _option("--device", "auto, cpu, cuda or cuda:N.", MODEL, "D")] = None,
     engine_recipe: Annotated[
         Path | None, _option("--engine-recipe", "Recipe of build-engines instead of engine and dtype.", MODEL, "FILE")

@@ -14,7 +14,7 @@ from dgkit.diffusion.hub import embedded_model, find_controlnet, find_model
 from dgkit.diffusion.parts import Model, model_networks
 from dgkit.diffusion.pipeline import Pipeline
 from dgkit.diffusion.random_model import RANDOM, RandomModel
-from dgkit.engines.base import find_device, find_dtype
+from dgkit.engines.base import find_device, known_dtype
 from dgkit.engines.recipe import EngineRecipe
 from dgkit.engines.store import Notify, Policy
 from dgkit.errors import UsageError
@@ -38,14 +38,15 @@ def load_pipeline(
     ``model``: None for the embedded one, a folder, a hub id, or ``random:NAME``, see
     :mod:`dgkit.diffusion.random_model`. ``controlnet``: None for the model's own ``controlnet/``, a folder, or a hub id
     with an optional sub-folder. ``device`` ``auto`` is a GPU where there is one. ``dtype`` (fp32, bf16, fp16) is that
-    of the denoiser, the condition network and the VAE decoder; text encoder and VAE encoder stay fp32. ``recipe``
+    of the denoiser, the condition network and the VAE decoder; text encoder and VAE encoder stay fp32. int8 is that of
+    the denoiser alone, see :func:`dgkit.engines.recipe.network_dtype`. ``recipe``
     stands in for ``engine``, ``device`` and ``dtype`` and may state them for each network. ``rebuild`` (``never``,
     ``auto``, ``always``) says what happens where an engine is missing or stale when the pipeline is entered, and
     ``notify`` is told of it, see :meth:`dgkit.engines.store.EngineStore.obtain`.
 
     Raises ModelError for anything wrong with the folder, UsageError for an unknown engine, device, dtype or policy.
     """
-    find_device("cpu" if device == "auto" else device), find_dtype(dtype)
+    find_device("cpu" if device == "auto" else device), known_dtype(dtype)
     used = recipe or EngineRecipe.model_validate({"engine": engine, "device": device, "dtype": dtype})
     folder = open_model(model, controlnet)
     runners = used.runners(model_networks(folder), rebuild, notify)

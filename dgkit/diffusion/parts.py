@@ -1,10 +1,12 @@
 """From the parts of a model, UNet, ControlNet, VAE and text encoder, to its five networks."""
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any, Protocol
 
 from torch import nn
 
+from dgkit.diffusion.calibration import denoiser_calibration
 from dgkit.diffusion.folder import ModelInfo
 from dgkit.engines.base import Network
 from dgkit.engines.networks import Condition, Denoiser, TextEncoder, VaeDecoder, VaeEncoder
@@ -57,7 +59,7 @@ class Model(Protocol):
 
 
 def model_networks(model: Model) -> dict[str, Network]:
-    """The five networks of a model, each loadable on its own."""
+    """The five networks of a model, each loadable on its own; the denoiser can be calibrated."""
 
     def network(name: str) -> Network:
         parts = _PARTS[name]
@@ -69,4 +71,6 @@ def model_networks(model: Model) -> dict[str, Network]:
             model=model.command_words(),
         )
 
-    return {name: network(name) for name in _PARTS}
+    found = {name: network(name) for name in _PARTS}
+    found["denoiser"] = replace(found["denoiser"], calibration=denoiser_calibration(model, found))
+    return found

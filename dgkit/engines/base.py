@@ -7,11 +7,12 @@ buffers copies them out first.
 
 import importlib
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, ClassVar, Self
 
+import numpy as np
 import torch
 from pydantic import Field, field_validator
 from torch import Tensor, nn
@@ -29,6 +30,7 @@ RUNNERS = {
     "trt": "dgkit.engines.trt.TrtRunner",
 }
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+QUANTISED = ("int8",)  # number formats of weights and of some products, which no tensor outside of an engine has
 
 
 class BuildOptions(Config):
@@ -58,6 +60,22 @@ class BuildOptions(Config):
         return batch
 
 
+Call = Mapping[str, np.ndarray]
+"""Tensors of one sample by the names of a spec, batch axis included: float32 and int64."""
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """Calls that a network gets in use: what it is quantised by, and what tells how far off that made it.
+
+    ``draw`` returns the inputs of the calls that calibrate, and inputs and fp32 outputs of others that do not.
+    ``facts`` is all that they depend on beside the network, for the key of an engine.
+    """
+
+    draw: Callable[[], tuple[Sequence[Call], Sequence[Call]]]
+    facts: Callable[[], Mapping[str, int | str]]
+
+
 @dataclass(frozen=True)
 class Network:
     """One network of a model, ready for any backend.
@@ -65,7 +83,7 @@ class Network:
     ``load`` returns the module with its weights and is called by backends that need them. ``digest`` (hex) identifies
     weights and configuration. ``sizes`` gives an example size for every symbol of the spec; those of
     :data:`~dgkit.engines.spec.FIXED_SYMBOLS` are the only ones the network takes. ``model`` is the model as a command
-    takes it, quoted for a shell, for messages only.
+    takes it, quoted for a shell, for messages only. A network without ``calibration`` cannot be quantised.
     """
 
     spec: NetworkSpec
@@ -73,6 +91,7 @@ class Network:
     digest: Callable[[], str]
     sizes: Mapping[str, int]
     model: str = ""
+    calibration: Calibration | None = None
 
 
 @dataclass
@@ -92,6 +111,9 @@ class Runner:
     :meth:`dgkit.engines.store.EngineStore.obtain`; ``options`` says how those files are built and run.
     """
 
+    dtypes: ClassVar[tuple[str, ...]] = tuple(DTYPES)
+    """Number formats that the backend knows; which of them it has here depends on the device."""
+
     def __init__(
         self,
         network: Network,
@@ -102,10 +124,13 @@ class Runner:
         notify: Notify | None = None,
         options: BuildOptions | None = None,
     ) -> None:
+        if dtype in QUANTISED:
+            self._check_quantised(network, dtype)
         self.network, self.spec = network, network.spec
         self.rebuild, self.notify = check_policy(rebuild), notify
         self.options = options or BuildOptions()
-        self.device, self.dtype_name, self.dtype = find_device(device), dtype, find_dtype(dtype)
+        self.device, self.dtype_name = find_device(device), dtype
+        self.dtype = torch.float32 if dtype in QUANTISED else find_dtype(dtype)
         self.synchronize = False
         self.timing = Timing()
         self._is_open = False
@@ -116,6 +141,13 @@ class Runner:
         Empty for a backend that runs the module itself. Raises what :meth:`EngineStore.obtain` and the build raise.
         """
         return []
+
+    def held_out(self) -> tuple[dict[str, Tensor], dict[str, Tensor]] | None:
+        """Inputs and fp32 outputs, a sample a row, of calls that the network gets in use: what it is compared on.
+
+        None where random inputs do, as they do for all that is not quantised. Raises what :meth:`prepare` does.
+        """
+        return None
 
     def __enter__(self) -> Self:
         if self._is_open:
@@ -152,6 +184,19 @@ class Runner:
     def __str__(self) -> str:
         return f"{type(self).__name__}({self.spec.name}, {self.device}, {self.dtype_name})"
 
+    def _check_quantised(self, network: Network, dtype: str) -> None:
+        if dtype not in self.dtypes:
+            names = {cls.__name__ for cls in type(self).__mro__}
+            engine = next(name for name, path in RUNNERS.items() if path.rpartition(".")[2] in names)
+            raise UsageError(
+                f"engine {engine!r} does not compute in {dtype}; it takes {', '.join(self.dtypes)}, and engine "
+                f"'openvino' takes {dtype}",
+                "use --engine openvino, or another --dtype",
+            )
+        if network.calibration is None:
+            raise UsageError(f"network {network.spec.name} is not offered in {dtype}; allowed is the denoiser",
+                             "use bf16 or fp32 for this network")  # fmt: skip
+
     def _check_inputs(self, tensors: dict[str, Tensor], sizes: dict[str, int]) -> None:
         names = [spec.name for spec in self.spec.inputs]
         if set(names) != set(tensors):
@@ -176,6 +221,13 @@ class Runner:
 
     def _close(self) -> None:
         raise NotImplementedError
+
+
+def known_dtype(name: str) -> str:
+    """``name``, which is a number format of some engine; UsageError lists them."""
+    if name not in (*DTYPES, *QUANTISED):
+        raise UsageError(f"unknown dtype {name!r}; known: {', '.join((*DTYPES, *QUANTISED))}")
+    return name
 
 
 def find_dtype(name: str) -> torch.dtype:

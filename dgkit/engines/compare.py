@@ -9,8 +9,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from dgkit.engines.base import Network, Runner, find_dtype, runner_class
+from dgkit.engines.base import QUANTISED, Network, Runner, known_dtype, runner_class
 from dgkit.engines.export import TOLERANCES, example_inputs
+from dgkit.engines.recipe import network_dtype
 from dgkit.engines.store import Notify, Policy
 from dgkit.errors import UsageError
 
@@ -46,8 +47,12 @@ class Side:
     def parse(cls, text: str) -> "Side":
         """UsageError for an engine or a dtype that is not known."""
         engine, _, dtype = text.partition(":")
-        runner_class(engine), find_dtype(dtype or "fp32")
+        runner_class(engine), known_dtype(dtype or "fp32")
         return cls(engine, dtype or "fp32")
+
+    def of(self, network: str) -> "Side":
+        """With the dtype that the network called so gets beside a denoiser in this one."""
+        return Side(self.engine, network_dtype(network, self.engine, self.dtype))
 
     def __str__(self) -> str:
         return f"{self.engine}:{self.dtype}"
@@ -64,23 +69,41 @@ def check_network(
     rebuild: Policy = "auto",
     notify: Notify | None = None,
 ) -> list[OutputCheck]:
-    """Run a network on both sides, one after the other, with random inputs of the model's own sizes.
+    """Run a network on both sides, one after the other, with random inputs of the model's own sizes; where a side is
+    quantised, with those of the calls that its engine was verified on, ``batch`` of them at once.
 
     ``load`` is called for each side and gives the network with untouched weights: a side may round those it was given.
     Raises what the runners raise, and UsageError where ``batch`` is not positive.
     """
     if batch < 1:
         raise UsageError(f"batch {batch}; allowed are 1 and more")
+    network = load()
+    sides = (first.of(network.spec.name), second.of(network.spec.name))
+
+    def runner_of(side: Side, network: Network) -> Runner:
+        return runner_class(side.engine)(network, device, side.dtype, rebuild=rebuild, notify=notify)
+
+    inputs = example_inputs(network, batch=batch, seed=seed)
+    for side in sides:
+        if side.dtype in QUANTISED and (held_out := runner_of(side, network).held_out()):
+            inputs = held_out[0]
     outputs = []
-    for side in (first, second):
-        network = load()
-        inputs = example_inputs(network, batch=batch, seed=seed)
-        runner: Runner = runner_class(side.engine)(network, device, side.dtype, rebuild=rebuild, notify=notify)
-        with runner:
-            outputs.append({name: value.float().cpu() for name, value in runner(**inputs).items()})
-    tolerance = max(TOLERANCES[side.dtype] for side in (first, second))
+    for side in sides:
+        with runner_of(side, load()) as runner:
+            outputs.append({name: value.cpu() for name, value in run_in_batches(runner, inputs, batch).items()})
     expected, found = outputs
-    return compare_outputs(network.spec.name, (str(first), str(second)), expected, found, tolerance)
+    names, tolerance = (str(sides[0]), str(sides[1])), max(TOLERANCES[side.dtype] for side in sides)
+    return compare_outputs(network.spec.name, names, expected, found, tolerance)
+
+
+def run_in_batches(runner: Runner, inputs: Mapping[str, Tensor], batch: int) -> dict[str, Tensor]:
+    """Float32 outputs by name of an open runner, ``batch`` samples at once, on its device."""
+    count = min(len(value) for value in inputs.values())
+    parts = [
+        runner(**{name: value[start : start + batch] for name, value in inputs.items()})
+        for start in range(0, count, batch)
+    ]
+    return {name: torch.cat([part[name].float() for part in parts]) for name in parts[0]}
 
 
 def compare_outputs(

@@ -19,7 +19,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from dgkit.engines.base import BuildOptions, Network, find_device, find_dtype
+from dgkit.engines.base import DTYPES, QUANTISED, BuildOptions, Network, find_device, find_dtype
 from dgkit.engines.compare import OutputCheck, Side, compare_outputs
 from dgkit.engines.export import MODEL, SCOPES, TOLERANCES, example_inputs, export_engine, run_graph
 from dgkit.engines.networks import cast
@@ -81,6 +81,8 @@ def check_layers(
     for side in (first, second):
         if side.engine not in _TRACERS:
             raise UsageError(f"the layers of engine {side.engine!r} cannot be seen; those of {', '.join(_TRACERS)} can")
+        if side.dtype in QUANTISED:
+            raise UsageError(f"the layers of {side} cannot be seen; those in {', '.join(DTYPES)} can")
     if batch < 1:
         raise UsageError(f"batch {batch}; allowed are 1 and more")
     network = load()

@@ -31,6 +31,8 @@ class OrtRunner(Runner):
     the first call of each shape and keeps none, so the engine ``trt`` is the one for repeated use.
     """
 
+    dtypes = ("fp32", "fp16")
+
     def __init__(
         self,
         network: Network,

@@ -5,7 +5,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from dgkit.engines.base import Runner
+from dgkit.engines.base import DTYPES, Runner
 from dgkit.engines.export import graph_key
 from dgkit.engines.sidecar import SideCar, read_sidecar
 from dgkit.engines.store import Engine
@@ -96,7 +96,7 @@ def _error(engines: tuple[Engine, ...], runner: Runner) -> dict[str, Any]:
     """As noted when an engine was made, else in the side-car of its graph."""
     notes = [engine.sidecar.notes for engine in engines]
     found, of = [error for note in notes for error in _numbers(note.get("error"))], "engine"
-    if engines and not found:
+    if engines and not found and runner.dtype_name in DTYPES:
         names = [str(note.get("graph", "")) for note in notes] + [graph_key(runner.network, runner.dtype_name).name]
         cars = [read_sidecar(engines[0].folder.parent / name) for name in names if name]
         found = [error for car in cars if isinstance(car, SideCar) for error in _numbers(car.notes.get("error"))]

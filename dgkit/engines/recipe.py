@@ -9,12 +9,12 @@ from pydantic import Field, field_validator
 
 from dgkit.config import Config
 from dgkit.diagnosis import install_line
-from dgkit.engines.base import RUNNERS, BuildOptions, Network, Runner, runner_class
+from dgkit.engines.base import QUANTISED, RUNNERS, BuildOptions, Network, Runner, runner_class
 from dgkit.engines.spec import NETWORKS, network_spec
 from dgkit.engines.store import Notify, Policy
 from dgkit.errors import UsageError
 
-Precision = Literal["fp32", "bf16", "fp16"]
+Precision = Literal["fp32", "bf16", "fp16", "int8"]
 FP32 = frozenset({"text_encoder", "vae_encoder"})  # once an image or less; the published bridge encodes in fp32
 
 CPU_ONLY = frozenset({"openvino"})
@@ -42,7 +42,8 @@ class EngineRecipe(Config):
     engine: str = "ort"
     """backend: torch, compile, ort, openvino or trt"""
     dtype: Precision = "fp32"
-    """number format of the denoiser, the condition network and the VAE decoder; the two encoders stay fp32"""
+    """number format of the denoiser, the condition network and the VAE decoder; the two encoders stay fp32. int8 is
+    that of the denoiser, beside which the other two compute in bf16 where OpenVINO has it, else in fp32"""
     device: str = "auto"
     """auto, cpu, cuda or cuda:N; auto: cuda where there is one and the engine runs on it"""
     networks: dict[str, NetworkRecipe] = Field(default_factory=dict)
@@ -66,7 +67,8 @@ class EngineRecipe(Config):
         """Backend, number format and options of the network called ``name``."""
         own = self.networks.get(name, NetworkRecipe())
         options = BuildOptions(**{**self.options.model_dump(), "batch": own.batch or self.options.batch})
-        return own.engine or self.engine, own.dtype or ("fp32" if name in FP32 else self.dtype), options
+        engine = own.engine or self.engine
+        return engine, own.dtype or ("fp32" if name in FP32 else network_dtype(name, engine, self.dtype)), options
 
     def runners(
         self, networks: Mapping[str, Network], rebuild: Policy = "auto", notify: Notify | None = None
@@ -75,12 +77,27 @@ class EngineRecipe(Config):
         choices = {name: self.choice(name) for name in networks}
         engines = dict.fromkeys(engine for engine, _, _ in choices.values())
         devices = {engine: resolve_device(self.device, engine, notify) for engine in engines}
+        beside = {name: dtype for name, (_, dtype, _) in choices.items() if name != "denoiser" and name not in FP32}
+        if notify and self.dtype in QUANTISED and beside:
+            others = ", ".join(f"{name} in {dtype}" for name, dtype in beside.items())
+            notify(f"{self.dtype} is for the denoiser: {others}")
         found = {}
         for name, network in networks.items():
             engine, dtype, options = choices[name]
             device = devices[engine]
             found[name] = runner_class(engine)(network, device, dtype, rebuild=rebuild, notify=notify, options=options)
         return found
+
+
+def network_dtype(name: str, engine: str, dtype: str) -> str:
+    """``dtype`` for the network called ``name``; where that is int8, which is the denoiser's alone, the others get bf16
+    if they run on an OpenVINO that has it here, else fp32.
+    """
+    if dtype not in QUANTISED or name == "denoiser":
+        return dtype
+    from dgkit.engines.openvino_runner import has_bf16
+
+    return "bf16" if engine == "openvino" and has_bf16() else "fp32"
 
 
 def known_engine(engine: str) -> str:

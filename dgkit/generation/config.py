@@ -66,7 +66,7 @@ class GenerateConfig(Config):
     model: str | None = Field(None, description="diffusers model folder or hub id; None: the embedded city model")
     controlnet: str | None = Field(None, description="ControlNet folder or hub id; None: controlnet/ of the model")
     engine: str = Field("torch", description="runner of the networks: torch, compile, ort, openvino or trt")
-    dtype: Literal["fp32", "bf16", "fp16"] = Field("fp32", description="number format inside the networks")
+    dtype: Literal["fp32", "bf16", "fp16", "int8"] = Field("fp32", description="number format inside the networks")
     device: str = Field("auto", description="auto, cpu, cuda or cuda:N; auto: cuda where there is one")
     engine_recipe: Path | dict[str, Any] | None = Field(
         None,

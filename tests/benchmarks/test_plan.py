@@ -39,6 +39,14 @@ def test_batches_together_and_no_ceilings() -> None:
     ]
 
 
+def test_int8_has_no_ceiling() -> None:
+    assert made(engines=["openvino"], dtypes=["int8", "bf16"]) == [
+        "ceilings bf16", "denoiser reference",
+        "denoiser openvino:int8 build", "denoiser openvino:int8 batch 2",
+        "denoiser openvino:bf16 build", "denoiser openvino:bf16 batch 2",
+    ]  # fmt: skip
+
+
 @pytest.mark.parametrize(
     ("settings", "words"),
     [

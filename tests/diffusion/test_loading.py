@@ -226,8 +226,8 @@ def test_wrong_places(tmp_path: Path, micro: Path) -> None:
             load_pipeline(place)
     with pytest.raises(UsageError, match="known: torch, ort"):
         load_pipeline(micro, engine="jax")
-    with pytest.raises(UsageError, match="known: fp32, bf16, fp16"):
-        load_pipeline(micro, dtype="int8")
+    with pytest.raises(UsageError, match="known: fp32, bf16, fp16, int8"):
+        load_pipeline(micro, dtype="int4")
     with pytest.raises(UsageError, match="unknown device 'tpu'"):
         load_pipeline(micro, device="tpu")
 

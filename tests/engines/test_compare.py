@@ -10,7 +10,7 @@ import torch
 
 from dgkit.diffusion.folder import ModelFolder
 from dgkit.diffusion.loading import model_networks
-from dgkit.engines.base import DTYPES, Network
+from dgkit.engines.base import DTYPES, QUANTISED, Network
 from dgkit.engines.compare import TOLERANCES, Side, check_network, compare_outputs
 from dgkit.errors import UsageError
 
@@ -53,7 +53,7 @@ def test_values_that_are_not_finite_are_located(value: float) -> None:
 
 def test_sides() -> None:
     assert Side.parse("torch:bf16") == Side("torch", "bf16") and str(Side.parse("ort")) == "ort:fp32"
-    assert set(TOLERANCES) == set(DTYPES)
+    assert set(TOLERANCES) == {*DTYPES, *QUANTISED}
     for text, words in (("nope", "unknown engine"), ("torch:fp8", "unknown dtype")):
         with pytest.raises(UsageError, match=words):
             Side.parse(text)

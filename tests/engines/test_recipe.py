@@ -77,7 +77,7 @@ def test_identity_names_the_exceptions() -> None:
     ("sets", "words"),
     [
         (["engine=onnx"], "unknown engine 'onnx'; known: torch, ort, "),
-        (["dtype=int8"], "dtype='int8' is not allowed"),
+        (["dtype=int4"], "dtype='int4' is not allowed"),
         (["networks.unet.engine=ort"], "unknown network 'unet'; known: "),
         (["networks.denoiser.engine=nope"], "unknown engine 'nope'"),
         (["networks.denoiser.precision=fp16"], "unknown key 'networks.denoiser.precision'"),

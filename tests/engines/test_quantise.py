@@ -1,0 +1,201 @@
+"""int8 on OpenVINO: what is quantised, how it is verified, who refuses it. NNCF is needed for engines alone."""
+
+from __future__ import annotations
+
+import logging
+import os
+import sys
+from collections.abc import Iterator
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from dgkit.benchmarks import networks as bench
+from dgkit.benchmarks.config import Task
+from dgkit.diffusion import calibration
+from dgkit.diffusion.folder import ModelFolder
+from dgkit.diffusion.loading import load_pipeline, model_networks
+from dgkit.engines import openvino_runner
+from dgkit.engines.base import RUNNERS, Network, runner_class
+from dgkit.engines.compare import Side, check_network
+from dgkit.engines.export import TOLERANCES
+from dgkit.engines.openvino_runner import BLOB, HELD_OUT, OpenVinoRunner, engine_key
+from dgkit.engines.quantise import load_nncf, narrow
+from dgkit.engines.recipe import EngineRecipe
+from dgkit.engines.sidecar import key_differences
+from dgkit.engines.spec import NETWORKS
+from dgkit.engines.store import Engine, EngineStore
+from dgkit.errors import EngineError, MissingDependency, UsageError
+
+pytest.importorskip("openvino", reason="needs openvino: pip install 'dgkit[cpu]'")
+pytest.importorskip("onnxscript", reason="needs onnxscript: pip install 'dgkit[cpu]'")
+
+
+@pytest.fixture(autouse=True)
+def few(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Three scenes, a sample of each timestep."""
+    monkeypatch.setattr(calibration, "_MOST", 3)
+    monkeypatch.setattr(calibration, "EACH", 1)
+
+
+def denoiser(folder: ModelFolder) -> Network:
+    folder.release()
+    return model_networks(folder)["denoiser"]
+
+
+@pytest.fixture()
+def built(folder: ModelFolder) -> Iterator[Engine]:
+    """Built by the first test that needs it: the store is that of the session."""
+    pytest.importorskip("nncf", reason="needs nncf: pip install 'dgkit[int8]'")
+    (engine,) = OpenVinoRunner(denoiser(folder), dtype="int8").prepare()
+    yield engine
+
+
+def test_an_engine_and_what_it_was_verified_on(built: Engine, folder: ModelFolder) -> None:
+    assert {entry.path for entry in built.sidecar.files} == {BLOB, HELD_OUT}
+    assert 1e-3 < built.sidecar.notes["error"]["prediction"] < TOLERANCES["int8"]
+    key = built.key
+    assert key.versions["nncf"] and (key.flags["quantised"], key.flags["calibration_seed"]) == ("convolutions", 77)
+    assert (key.flags["calibration_samples"], key.flags["calibration_scenes"]) == (20, 3)
+    runner = OpenVinoRunner(denoiser(folder), dtype="int8", rebuild="never")
+    held_out = runner.held_out()
+    assert held_out and len(held_out[1]["prediction"]) == built.sidecar.notes["held_out"] == 20
+    with runner:
+        inputs = {name: value[:3] for name, value in held_out[0].items()}
+        found = runner(**inputs)["prediction"]
+        model = runner._request.get_compiled_model().get_runtime_model()
+    error = (found - held_out[1]["prediction"][:3]).norm() / held_out[1]["prediction"][:3].norm()
+    assert 1e-3 < error < 2 * TOLERANCES["int8"]
+    facts = [node.get_rt_info() for node in model.get_ordered_ops()]
+    kinds = [(info["layerType"].astype(str), info["runtimePrecision"].astype(str)) for info in facts]
+    convolutions = [kind for layer, kind in kinds if layer == "Convolution"]
+    assert convolutions.count("u8") + convolutions.count("i8") > len(convolutions) / 2
+    assert not {kind for layer, kind in kinds if layer in ("FullyConnected", "MatMul")} & {"u8", "i8"}
+
+
+def test_engines_are_compared_on_calls_in_use(built: Engine, folder: ModelFolder) -> None:
+    (check,) = check_network(partial(denoiser, folder), Side("torch"), Side("openvino", "int8"), batch=7)
+    assert check.passed and check.tolerance == TOLERANCES["int8"]
+    assert check.relative == pytest.approx(built.sidecar.notes["error"]["prediction"], rel=0.05)
+
+
+def test_the_benchmark_compares_on_calls_in_use(
+    built: Engine, micro_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    task = Task(kind="measure", subject="denoiser", engine="openvino", dtype="int8", model=str(micro_folder),
+                references=tmp_path, batches=(3,), repeats=3, seconds=0.01)  # fmt: skip
+    list(bench.reference(task))
+    (cells,) = bench.measure(task)
+    assert cells["parity"] == pytest.approx(built.sidecar.notes["error"]["prediction"], rel=0.05)
+
+
+def test_other_calls_make_another_engine(built: Engine, folder: ModelFolder, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(calibration, "SEED", 78)
+    with pytest.raises(EngineError, match=r"differs in flags\.calibration_seed: wanted 78, have 77"):
+        OpenVinoRunner(denoiser(folder), dtype="int8", rebuild="never").prepare()
+    monkeypatch.setattr(openvino_runner, "SCOPE", "all")
+    changed = {item.field for item in key_differences(engine_key(denoiser(folder), "int8"), built.key)}
+    assert changed == {"flags.quantised", "flags.calibration_seed"}
+
+
+def test_one_that_is_too_far_off_is_not_kept(
+    built: Engine, folder: ModelFolder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(calibration, "SEED", 79)
+    monkeypatch.setattr(openvino_runner, "quantised", lambda model, calls: model)  # what is verified matters here
+    monkeypatch.setitem(TOLERANCES, "int8", 1e-6)
+    with pytest.raises(
+        EngineError, match=r"prediction is off by .* on calls that did not calibrate it; allowed"
+    ) as caught:
+        OpenVinoRunner(denoiser(folder), dtype="int8").prepare()
+    assert caught.value.hint == "use --dtype bf16"
+    store = EngineStore()
+    assert not list(store.root.glob(".*.tmp")) and not store.folder(engine_key(denoiser(folder), "int8")).exists()
+
+
+def test_without_bf16_the_rest_is_fp32(folder: ModelFolder, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(openvino_runner, "has_bf16", lambda: False)
+    assert engine_key(denoiser(folder), "int8").flags["precision"] == "f32"
+    assert EngineRecipe(engine="openvino", dtype="int8").choice("condition")[1] == "fp32"
+    monkeypatch.setattr(openvino_runner, "has_bf16", lambda: True)
+    assert engine_key(denoiser(folder), "int8").flags["precision"] == "bf16"
+
+
+def test_a_recipe_in_int8_is_that_of_the_denoiser(folder: ModelFolder, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(openvino_runner, "has_bf16", lambda: True)
+    recipe = EngineRecipe.model_validate(
+        {"engine": "openvino", "dtype": "int8", "networks": {"vae_decoder": {"engine": "torch"}}}
+    )
+    found = {name: recipe.choice(name)[1] for name in NETWORKS}
+    assert found == {**dict.fromkeys(NETWORKS, "fp32"), "denoiser": "int8", "condition": "bf16"}
+    said: list[str] = []
+    recipe.runners(model_networks(folder), notify=said.append)
+    assert said == ["int8 is for the denoiser: condition in bf16, vae_decoder in fp32"]
+    said.clear()
+    own = EngineRecipe.model_validate(
+        {"engine": "torch", "networks": {"denoiser": {"engine": "openvino", "dtype": "int8"}}}
+    )
+    runners = own.runners(model_networks(folder), notify=said.append)
+    assert not said and [name for name, runner in runners.items() if runner.dtype_name != "fp32"] == ["denoiser"]
+    assert Side("openvino", "int8").of("condition") == Side("openvino", "bf16")
+
+
+def test_a_pipeline_in_int8_has_one_in_fp32_to_fall_back_on(micro_folder: Path) -> None:
+    pipeline = load_pipeline(micro_folder, engine="openvino", dtype="int8")
+    assert pipeline.runners["denoiser"].dtype_name == "int8" and pipeline._load_precise is not None
+
+
+@pytest.mark.parametrize("engine", sorted(set(RUNNERS) - {"openvino"}))
+def test_other_engines_refuse(engine: str, folder: ModelFolder) -> None:
+    with pytest.raises(
+        UsageError, match=rf"engine '{engine}' does not compute in int8; it takes fp32, .*'openvino'"
+    ) as caught:
+        runner_class(engine)(denoiser(folder), dtype="int8")
+    assert "use --engine openvino" in caught.value.hint
+
+
+def test_other_networks_refuse(folder: ModelFolder) -> None:
+    with pytest.raises(UsageError, match="vae_decoder is not offered in int8; allowed is the denoiser"):
+        OpenVinoRunner(model_networks(folder)["vae_decoder"], dtype="int8")
+
+
+def test_without_nncf_the_hint_brings_it(folder: ModelFolder, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("DGKIT_CACHE", str(tmp_path))
+    monkeypatch.setitem(sys.modules, "nncf", None)
+    with pytest.raises(MissingDependency, match="'nncf' is not installed") as caught:
+        OpenVinoRunner(denoiser(folder), dtype="int8").prepare()
+    assert caught.value.hint == "pip install 'dgkit[int8]'"
+    assert not [path for path in EngineStore().root.iterdir() if not path.name.endswith(".lock")]
+
+
+def test_nncf_is_loaded_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It reports its use unless told not to, and puts a class of its own in place of that of all loggers."""
+    pytest.importorskip("nncf", reason="needs nncf: pip install 'dgkit[int8]'")
+    monkeypatch.delenv("NNCF_CI", raising=False)
+    before = logging.getLoggerClass()
+    assert hasattr(load_nncf(), "quantize")
+    assert logging.getLoggerClass() is before and "NNCF_CI" not in os.environ
+
+
+def test_narrow_layers_are_named() -> None:
+    from openvino import Model
+    from openvino import opset13 as op
+
+    def product(shape: list[int], name: str) -> Any:
+        node = op.matmul(op.parameter(shape, np.float32), np.zeros((shape[-1], 8), np.float32), False, False)
+        node.set_friendly_name(name)
+        return node
+
+    def convolution(channels: int, name: str) -> Any:
+        x = op.parameter([1, channels, 4, 4], np.float32)
+        node = op.convolution(x, np.zeros((32, channels, 1, 1), np.float32), [1, 1], [0, 0], [0, 0], [1, 1])
+        node.set_friendly_name(name)
+        return node
+
+    ends = [product([2, 8], "of vectors"), product([2, 5, 8], "of tokens")]
+    ends += [convolution(8, "of latents"), convolution(32, "of features")]
+    inputs = [end.input(0).get_source_output().get_node() for end in ends]
+    assert sorted(narrow(Model(ends, inputs))) == ["of latents", "of vectors"]
