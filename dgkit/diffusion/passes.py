@@ -26,6 +26,7 @@ from dgkit.diffusion.tiles import Windows
 
 Done = Callable[[int], None]  # hears the number of denoiser samples after every call
 BATCH_SIZES = 4  # of the network on a GPU where the number of windows differs: each size is recorded once
+SECOND_PASS_CALLS = 8  # of the denoiser a step, that images are put together for: of the last one a part stays empty
 VAE_PIXELS = 1024 * 1024  # in a call on a GPU, which one small image leaves idle
 Item = TypeVar("Item")
 Result = TypeVar("Result")
@@ -124,12 +125,12 @@ class Run:
             return list(threads.map(function, items))
 
     def packed(self, again: list[int], redraws: list[Redraw]) -> Iterator[list[int]]:
-        """Neighbours whose windows fit a batch together, where they are guided in both halves; one at least."""
+        """Neighbours whose windows fit some batches together, where they are guided in both halves; one at least."""
         part: list[int] = []
         filled = 0
         for i in again:
             samples = len(redraws[i].windows) * self.plan.most(self.plan.second)
-            if part and filled + samples > self.batch:
+            if part and filled + samples > SECOND_PASS_CALLS * self.batch:
                 yield part
                 part, filled = [], 0
             part.append(i)

@@ -78,6 +78,14 @@ def test_images_share_the_batches_of_the_second_pass() -> None:
     assert recorder.batches["denoiser"] == {8: QUICK.steps, 200: QUICK.steps}
 
 
+def test_a_second_pass_leaves_one_call_a_step_unfilled() -> None:
+    """Two guidance halves of 25 windows would leave a batch of 64 a fifth empty, if each image were on its own."""
+    recorder = Recorder()
+    with recorder.pipeline() as pipeline:
+        sample(pipeline, [scene(i) for i in range(4)], QUICK, batch=64)
+    assert recorder.batches["denoiser"] == {8: 2 * QUICK.steps, 64: 3 * QUICK.steps}
+
+
 def test_guidance_of_one_costs_half() -> None:
     recorder = Recorder()
     with recorder.pipeline(guidance=1.0) as pipeline:
