@@ -1,13 +1,14 @@
 """The denoiser in int8 on OpenVINO against bf16: how much faster, how far off, and what its images are worth.
 
-    pip install nncf
+    pip install 'dgkit[cpu,int8]'
     python benchmarks/int8.py WORK --blocks                   blocks of Stable Diffusion 1.5's shapes, random weights
     python benchmarks/int8.py WORK --judge JUDGE              the embedded model: time, error by timestep, images
 
-NNCF quantises each network after training, calibrated on calls that the embedded model gets while it draws scenes of
-the city; images that it never saw measure the error. A call is timed by the CPU seconds of the process, variants in
-turn, so that other programs lengthen all of them alike. WORK keeps calls, quantised networks and images: the same
-command continues. JUDGE is a folder of `dgkit train judge`; without it there is no label agreement.
+The networks are quantised as engine `openvino` does it, calibrated on calls that the embedded model gets while it draws
+scenes of the city; calls of other scenes measure the error, and images of yet others the rest. A call is timed by the
+CPU seconds of the process, variants in turn, so that other programs lengthen all of them alike. WORK keeps calls,
+quantised networks and images: the same command continues. JUDGE is a folder of `dgkit train judge`; without it there is
+no label agreement.
 Adds to benchmarks/results/int8.csv and prints it as a table. Of use: int8 at least 1.2 times as fast as bf16. Allowed:
 images at least 30 dB from those in fp32, label agreement within 0.5 mIoU points.
 """
@@ -17,21 +18,22 @@ import csv
 import math
 import os
 import statistics
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import openvino as ov
 from int8_blocks import BLOCKS, INPUT
-from int8_networks import Arrays, opened, products, quantised, run, timed, timing_cells
+from int8_networks import Arrays, opened, products, run, timed, timing_cells
 
+from dgkit.engines.quantise import load_nncf, quantised
+from dgkit.errors import MissingDependency
 from dgkit.optional import openvino_core
 from dgkit.provenance import cpu_name, git_commit, version
 
 RESULTS = Path(__file__).parent / "results" / "int8.csv"
-SEED, SIDE, SCENES, BATCH = 77, 256, 8, 16
-HELD_OUT = 2  # of every 8 images that progress in lockstep, the last ones: none of their calls calibrates
+SEED, SIDE, SCENES, BATCH = 177, 256, 32, 16  # another seed than that of the scenes that calibrate
 # Name -> which products are quantised, and the type that everything else is computed in.
 VARIANTS = {
     "fp32": (None, "f32"),
@@ -49,21 +51,17 @@ Row = dict[str, Any]
 # The embedded model. What it needs is imported here, as the blocks need none of it.
 
 
-class Counted:
-    """The runner of a denoiser that notes its calls; with ``request``, that network runs in its place."""
+class Replaced:
+    """The runner of a denoiser in whose place ``request`` runs."""
 
-    def __init__(self, runner: Any, request: Any = None) -> None:
-        self.runner, self.request, self.calls = runner, request, list[dict[str, np.ndarray]]()
+    def __init__(self, runner: Any, request: Any) -> None:
+        self.runner, self.request = runner, request
 
     def __call__(self, **tensors: Any) -> dict[str, Any]:
         import torch
 
-        if self.request is not None:
-            found = run(self.request, {name: tensor.contiguous().numpy() for name, tensor in tensors.items()})
-            return {"prediction": torch.from_numpy(found)}
-        outputs = self.runner(**tensors)
-        self.calls.append({name: tensor.numpy().copy() for name, tensor in {**tensors, **outputs}.items()})
-        return dict(outputs)
+        found = run(self.request, {name: tensor.contiguous().numpy() for name, tensor in tensors.items()})
+        return {OUTPUT: torch.from_numpy(found)}
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self.runner, name)
@@ -83,7 +81,7 @@ def scenes(count: int) -> list[Any]:
 
 
 def draw(work: Path, name: str, count: int, request: Any = None) -> np.ndarray:
-    """Images uint8 [N, H, W, 3] of one pass; those in fp32 leave the calls of the denoiser in ``calls.npz``."""
+    """Images uint8 [N, H, W, 3] of one pass, in fp32 unless ``request`` runs in place of the denoiser."""
     path = work / f"{name}-{count}.npy"
     if path.exists():
         return np.asarray(np.load(path))
@@ -94,42 +92,40 @@ def draw(work: Path, name: str, count: int, request: Any = None) -> np.ndarray:
     pipeline = load_pipeline(engine="openvino", dtype="fp32", notify=print)
     runners: dict[str, Any] = pipeline.runners
     with pipeline:
-        kept, runners["denoiser"] = runners["denoiser"], Counted(runners["denoiser"], request)
+        kept = runners["denoiser"]
+        runners["denoiser"] = kept if request is None else Replaced(kept, request)
         requests = [SceneRequest(job.label, job.prompt, job.seed) for job in scenes(count)]
         images = np.stack([result.image for result in sample(pipeline, requests, find_preset("one-pass"), batch=BATCH)])
-        counted, runners["denoiser"] = runners["denoiser"], kept
-    if request is None:
-        np.savez(
-            work / "calls.npz", **{key: np.stack([call[key] for call in counted.calls]) for key in counted.calls[0]}
-        )
+        runners["denoiser"] = kept
     np.save(path, images)
     return images
 
 
-def calibration(calls: Arrays) -> list[dict[str, np.ndarray]]:
-    """About 64 samples over all timesteps and images but those held out, with the text and without in turn."""
-    names = [name for name in calls if name != OUTPUT]
-    number, half = len(calls[OUTPUT]), BATCH // 2
-    each, usable = max(1, 64 // number), half - HELD_OUT
-    places = [
-        (call, (7 * call + 5 * turn) % usable + half * ((call + turn) % 2))
-        for call in range(number)
-        for turn in range(each)
-    ]
-    return [{name: calls[name][call, place : place + 1] for name in names} for call, place in places]
+def find_calls(work: Path, network: Any) -> tuple[list[Arrays], Arrays]:
+    """Calls of one sample that calibrate, and all that are held out, one row each."""
+    path = work / "calls.npz"
+    if not path.exists():
+        drawn: Sequence[Any] = network.calibration.draw()
+        rows: dict[str, Any] = {
+            f"{number}/{name}": np.concatenate([call[name] for call in calls])
+            for number, calls in enumerate(drawn)
+            for name in calls[0]
+        }
+        np.savez(path, **rows)
+    with np.load(path) as file:
+        first, held_out = ({key[2:]: file[key] for key in file if key.startswith(number)} for number in ("0/", "1/"))
+    count = len(first["timestep"])
+    return [{name: value[row : row + 1] for name, value in first.items()} for row in range(count)], held_out
 
 
-def errors(request: Any, calls: Arrays) -> dict[int, float]:
-    """Relative L2 error of the prediction by timestep, over the images held out."""
+def errors(request: Any, held_out: Arrays) -> dict[int, float]:
+    """Relative L2 error of the prediction by timestep."""
     from dgkit.engines.export import relative_error
 
-    half = BATCH // 2
-    unseen = [*range(half - HELD_OUT, half), *range(BATCH - HELD_OUT, BATCH)]
     found: dict[int, list[float]] = {}
-    for call, wanted in enumerate(calls[OUTPUT]):
-        inputs = {name: np.ascontiguousarray(calls[name][call, unseen]) for name in calls if name != OUTPUT}
-        error = relative_error(run(request, inputs), wanted[unseen])
-        found.setdefault(int(inputs["timestep"][0]), []).append(error)
+    for row, wanted in enumerate(held_out[OUTPUT]):
+        inputs = {name: value[row : row + 1] for name, value in held_out.items() if name != OUTPUT}
+        found.setdefault(int(inputs["timestep"][0]), []).append(relative_error(run(request, inputs)[0], wanted))
     return {timestep: statistics.fmean(values) for timestep, values in found.items()}
 
 
@@ -174,19 +170,17 @@ def denoiser_rows(given: argparse.Namespace, variants: list[str]) -> Iterator[Ro
     from dgkit.engines.export import export_network
 
     expected = draw(given.work, "fp32", given.images)
-    with np.load(given.work / "calls.npz") as file:
-        calls = dict(file)
-    graph = export_network(model_networks(open_model())["denoiser"], notify=print)
+    network = model_networks(open_model())["denoiser"]
+    calls, held_out = find_calls(given.work, network)
+    graph = export_network(network, notify=print)
     requests = {}
     for name in variants:
         scope, precision = VARIANTS[name]
         path = given.work / f"{scope}.xml"
         if scope and not path.exists():
-            ov.save_model(
-                quantised(openvino_core().read_model(graph), calibration(calls), scope), path, compress_to_fp16=False
-            )
+            ov.save_model(quantised(openvino_core().read_model(graph), calls, scope), path, compress_to_fp16=True)
         requests[name] = opened(openvino_core().read_model(path if scope else graph), precision, given.threads)
-    inputs = {name: calls[name][len(calls[name]) // 2] for name in calls if name != OUTPUT}
+    inputs = {name: value[:BATCH] for name, value in held_out.items() if name != OUTPUT}
     spent = timed(requests, inputs, given.rounds)
     for name, request in requests.items():
         images = expected if name == "fp32" else draw(given.work, name, given.images, request)
@@ -194,7 +188,7 @@ def denoiser_rows(given: argparse.Namespace, variants: list[str]) -> Iterator[Ro
             "subject": f"embedded denoiser, batch {BATCH}",
             "variant": name,
             **timing_cells(spent[name], spent["bf16"]),
-            **error_cells(errors(request, calls)),
+            **error_cells(errors(request, held_out)),
             "images": given.images,
             **psnr_cells(images, expected),
             **agreement_cells(images, given.judge),
@@ -239,6 +233,10 @@ def main() -> None:
     wanted = {"bf16", *(given.variants.split(",") if given.variants else BY_DEFAULT[given.blocks])}
     if unknown := wanted - set(VARIANTS):
         parser.error(f"unknown variants {', '.join(sorted(unknown))}; known: {', '.join(VARIANTS)}")
+    try:
+        load_nncf()
+    except MissingDependency as error:
+        parser.error(f"{error.message}: {error.hint}")
     given.work.mkdir(parents=True, exist_ok=True)
     facts = {
         "threads": given.threads, "load_average": round(os.getloadavg()[0], 1), "cpu": cpu_name(),

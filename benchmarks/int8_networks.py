@@ -1,4 +1,4 @@
-"""Networks on OpenVINO for int8.py: quantised by NNCF, compiled, run and timed."""
+"""Networks on OpenVINO for int8.py: compiled, run and timed."""
 
 import statistics
 import time
@@ -10,38 +10,7 @@ import openvino as ov
 
 from dgkit.optional import openvino_core
 
-NARROW = 16  # channels
 Arrays = Mapping[str, np.ndarray]
-
-
-def quantised(model: ov.Model, items: list[dict[str, np.ndarray]], scope: str) -> ov.Model:
-    """``model`` with 8-bit products, by NNCF's settings for transformers; linear layers are smoothed (SmoothQuant).
-
-    ``scope``: ``all``; ``convolutions``; or ``wide``, all but what :func:`narrow` names.
-    """
-    try:
-        import nncf
-    except ImportError:
-        raise SystemExit("this benchmark needs NNCF: pip install nncf") from None
-    types, names = ["MatMul"] if scope == "convolutions" else [], narrow(model) if scope == "wide" else []
-    ignored = nncf.IgnoredScope(types=types, names=names) if types or names else None
-    return nncf.quantize(
-        model, nncf.Dataset(items), subset_size=len(items), model_type=nncf.ModelType.TRANSFORMER, ignored_scope=ignored
-    )
-
-
-def narrow(model: ov.Model) -> list[str]:
-    """Layers that cost little and carry much: convolutions from or to latents, products with a vector per sample, which
-    stands for the timestep.
-    """
-    found = []
-    for node in model.get_ops():
-        kind, shape = node.get_type_name(), node.output(0).get_partial_shape()
-        if kind == "MatMul" and shape.rank.get_length() == 2:
-            found.append(node.get_friendly_name())
-        if kind == "Convolution" and min(node.input(1).get_shape()[:2]) < NARROW:
-            found.append(node.get_friendly_name())
-    return found
 
 
 def opened(model: ov.Model, precision: str, threads: int) -> Any:

@@ -42,6 +42,9 @@ def check(config: BenchConfig) -> None:
         runner_class(engine)
     for dtype in config.dtypes:
         known_dtype(dtype)
+        if not any(_offered((engine, dtype)) for engine in config.engines):
+            raise UsageError(f"no engine of {', '.join(config.engines)} computes in {dtype}; openvino does",
+                             "add it to --engines")  # fmt: skip
     find_preset(config.preset)
     if config.against and not set(config.subjects) & set(OFFICIAL_SUBJECTS):
         raise UsageError(
@@ -71,12 +74,20 @@ def tasks(config: BenchConfig, device: str, references: Path) -> Iterator[Task]:
         if config.against and asked in OFFICIAL_SUBJECTS:
             yield Task(kind="official", batches=(2,), **shared)
         pairs = itertools.product(dict.fromkeys(config.engines), dict.fromkeys(config.dtypes))
-        for engine, dtype in sorted(pairs, key=lambda pair: pair != _PLAIN):
+        for engine, dtype in sorted(filter(_offered, pairs), key=lambda pair: pair != _PLAIN):
             batches = tuple(sorted(set(config.batches)))
             if engine != "torch":
                 yield Task(kind="build", engine=engine, dtype=dtype, batches=batches, **shared)
             for part in (batches,) if config.together else ((batch,) for batch in batches):
                 yield Task(kind="measure", engine=engine, dtype=dtype, batches=part, **shared)
+
+
+def _offered(pair: tuple[str, str]) -> bool:
+    """Whether an engine has a dtype at all; those of torch are tried with every engine, and a row says what fails."""
+    from dgkit.engines.base import QUANTISED, runner_class
+
+    engine, dtype = pair
+    return dtype not in QUANTISED or dtype in runner_class(engine).dtypes
 
 
 def base_rows(config: BenchConfig, task: Task, environment: Mapping[str, Any]) -> list[Row]:

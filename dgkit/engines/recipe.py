@@ -68,7 +68,8 @@ class EngineRecipe(Config):
         own = self.networks.get(name, NetworkRecipe())
         options = BuildOptions(**{**self.options.model_dump(), "batch": own.batch or self.options.batch})
         engine = own.engine or self.engine
-        return engine, own.dtype or ("fp32" if name in FP32 else network_dtype(name, engine, self.dtype)), options
+        followed = "fp32" if name in FP32 else network_dtype(name, engine, self.dtype)
+        return engine, own.dtype or followed, options
 
     def runners(
         self, networks: Mapping[str, Network], rebuild: Policy = "auto", notify: Notify | None = None
@@ -77,24 +78,25 @@ class EngineRecipe(Config):
         choices = {name: self.choice(name) for name in networks}
         engines = dict.fromkeys(engine for engine, _, _ in choices.values())
         devices = {engine: resolve_device(self.device, engine, notify) for engine in engines}
-        beside = {name: dtype for name, (_, dtype, _) in choices.items() if name != "denoiser" and name not in FP32}
-        if notify and self.dtype in QUANTISED and beside:
-            others = ", ".join(f"{name} in {dtype}" for name, dtype in beside.items())
-            notify(f"{self.dtype} is for the denoiser: {others}")
         found = {}
         for name, network in networks.items():
             engine, dtype, options = choices[name]
             device = devices[engine]
             found[name] = runner_class(engine)(network, device, dtype, rebuild=rebuild, notify=notify, options=options)
+        beside = [f"{name} in {found[name].dtype_name}" for name in found if name != "denoiser" and name not in FP32]
+        if notify and self.dtype in QUANTISED and beside:
+            notify(f"{self.dtype} is for the denoiser: {', '.join(beside)}")
         return found
 
 
 def network_dtype(name: str, engine: str, dtype: str) -> str:
-    """``dtype`` for the network called ``name``; where that is int8, which is the denoiser's alone, the others get bf16
-    if they run on an OpenVINO that has it here, else fp32.
+    """``dtype`` for the network called ``name``. int8 is the denoiser's alone: beside it the encoders get fp32, and the
+    others bf16 if they run on an OpenVINO that has it here, else fp32.
     """
     if dtype not in QUANTISED or name == "denoiser":
         return dtype
+    if name in FP32:
+        return "fp32"
     from dgkit.engines.openvino_runner import has_bf16
 
     return "bf16" if engine == "openvino" and has_bf16() else "fp32"

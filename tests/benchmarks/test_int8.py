@@ -8,8 +8,7 @@ import re
 import sys
 from collections.abc import Iterator
 from pathlib import Path
-from types import ModuleType
-from typing import Any
+from types import ModuleType, SimpleNamespace
 
 import numpy as np
 import pytest
@@ -30,26 +29,21 @@ def script() -> Iterator[ModuleType]:
     sys.path.remove(str(ROOT / "benchmarks"))
 
 
-@pytest.mark.parametrize("number", [20, 40])
-def test_held_out_images_never_calibrate(script: ModuleType, number: int) -> None:
-    batch, half = script.BATCH, script.BATCH // 2
-    index = np.arange(number * batch).reshape(number, batch)
-    items = script.calibration({"latents": index, "timestep": index, script.OUTPUT: index})
-    found = [(int(item["latents"][0]) // batch, int(item["latents"][0]) % batch) for item in items]
-    assert len(set(found)) == len(found) and 40 <= len(found) <= 64
-    assert all(set(item) == {"latents", "timestep"} and item["latents"].shape == (1,) for item in items)
-    assert {call for call, _ in found} == set(range(number))
-    assert {place % half for _, place in found} == set(range(half - script.HELD_OUT))
-    assert {place // half for _, place in found} == {0, 1}
+def test_calls_are_kept(script: ModuleType, tmp_path: Path) -> None:
+    def call(value: int, **more: int) -> dict[str, np.ndarray]:
+        return {name: np.array([number]) for name, number in {"timestep": value, **more}.items()}
+
+    drawn = ([call(9), call(5)], [call(7, prediction=1)])
+    network = SimpleNamespace(calibration=SimpleNamespace(draw=lambda: drawn))
+    for given in (network, None):
+        calls, held_out = script.find_calls(tmp_path, given)
+        assert [dict(call) for call in calls] == drawn[0] and dict(held_out) == drawn[1][0]
 
 
-def test_errors_are_those_of_the_images_held_out(script: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
-    wanted = np.ones((3, script.BATCH, 4), np.float32)
-    wanted[:, : script.BATCH // 2 - script.HELD_OUT] = np.nan
-    times = np.repeat(np.array([9, 5, 9]), script.BATCH).reshape(3, script.BATCH)
+def test_errors_by_timestep(script: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
     given = iter([1.1, 1.0, 1.3])
     monkeypatch.setattr(script, "run", lambda request, inputs: np.full((len(inputs["timestep"]), 4), next(given)))
-    found = script.errors(None, {"timestep": times, script.OUTPUT: wanted})
+    found = script.errors(None, {"timestep": np.array([9, 5, 9]), script.OUTPUT: np.ones((3, 4), np.float32)})
     assert found == {9: pytest.approx(0.2), 5: pytest.approx(0.0)}
     cells = script.error_cells(found)
     assert (cells["error"], cells["error_worst"], cells["worst_timestep"]) == ("1.00e-01", "2.00e-01", 9)
@@ -84,27 +78,6 @@ def test_blocks_compute_and_run_in_the_type_asked_for(script: ModuleType) -> Non
         assert [len(calls) for calls in spent.values()] == [2, 2]
 
 
-def test_narrow_layers_are_named(script: ModuleType) -> None:
-    from openvino import Model
-    from openvino import opset13 as op
-
-    def product(shape: list[int], name: str) -> Any:
-        node = op.matmul(op.parameter(shape, np.float32), np.zeros((shape[-1], 8), np.float32), False, False)
-        node.set_friendly_name(name)
-        return node
-
-    def convolution(channels: int, name: str) -> Any:
-        x = op.parameter([1, channels, 4, 4], np.float32)
-        node = op.convolution(x, np.zeros((32, channels, 1, 1), np.float32), [1, 1], [0, 0], [0, 0], [1, 1])
-        node.set_friendly_name(name)
-        return node
-
-    ends = [product([2, 8], "of vectors"), product([2, 5, 8], "of tokens")]
-    ends += [convolution(8, "of latents"), convolution(32, "of features")]
-    inputs = [end.input(0).get_source_output().get_node() for end in ends]
-    assert sorted(sys.modules["int8_networks"].narrow(Model(ends, inputs))) == ["of latents", "of vectors"]
-
-
 def test_a_row_replaces_that_of_an_earlier_run(script: ModuleType, tmp_path: Path) -> None:
     path = tmp_path / "new" / "int8.csv"
     for variant, speed in (("bf16", 1.0), ("int8", 1.5), ("bf16", 1.1)):
@@ -115,10 +88,14 @@ def test_a_row_replaces_that_of_an_earlier_run(script: ModuleType, tmp_path: Pat
     assert tuple(rows[0]) == script.COLUMNS
 
 
-def test_without_nncf_it_says_what_to_install(script: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_nncf_it_says_what_to_install(
+    script: ModuleType, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     monkeypatch.setitem(sys.modules, "nncf", None)
-    with pytest.raises(SystemExit, match="pip install nncf"):
-        script.quantised(None, [], "all")
+    monkeypatch.setattr(sys, "argv", ["int8.py", "work"])
+    with pytest.raises(SystemExit):
+        script.main()
+    assert "pip install 'dgkit[int8]'" in capsys.readouterr().err
 
 
 def test_the_table_is_that_of_the_record() -> None:

@@ -39,9 +39,9 @@ def test_batches_together_and_no_ceilings() -> None:
     ]
 
 
-def test_int8_has_no_ceiling() -> None:
-    assert made(engines=["openvino"], dtypes=["int8", "bf16"]) == [
-        "ceilings bf16", "denoiser reference",
+def test_int8_is_asked_of_engines_that_have_it_and_has_no_ceiling() -> None:
+    assert made(engines=["torch", "openvino"], dtypes=["int8", "bf16"]) == [
+        "ceilings bf16", "denoiser reference", "denoiser torch:bf16 batch 2",
         "denoiser openvino:int8 build", "denoiser openvino:int8 batch 2",
         "denoiser openvino:bf16 build", "denoiser openvino:bf16 batch 2",
     ]  # fmt: skip
@@ -53,6 +53,7 @@ def test_int8_has_no_ceiling() -> None:
         ({"subjects": ["segmenter"]}, "unknown subject 'segmenter'; known: denoiser, vae"),
         ({"engines": ["tvm"]}, "unknown engine 'tvm'"),
         ({"dtypes": ["fp8"]}, "unknown dtype 'fp8'"),
+        ({"engines": ["torch", "ort"], "dtypes": ["int8"]}, "no engine of torch, ort computes in int8; openvino does"),
         ({"batches": [0]}, "batch 0; allowed are 1 and more"),
         ({"preset": "best"}, "unknown preset 'best'"),
         ({"subjects": ["vae"], "against": "official"}, "no figure for vae"),

@@ -140,7 +140,8 @@ def test_a_recipe_in_int8_is_that_of_the_denoiser(folder: ModelFolder, monkeypat
     )
     runners = own.runners(model_networks(folder), notify=said.append)
     assert not said and [name for name, runner in runners.items() if runner.dtype_name != "fp32"] == ["denoiser"]
-    assert Side("openvino", "int8").of("condition") == Side("openvino", "bf16")
+    sides = [str(Side("openvino", "int8").of(name)) for name in ("denoiser", "condition", "vae_encoder")]
+    assert sides == ["openvino:int8", "openvino:bf16", "openvino:fp32"]
 
 
 def test_a_pipeline_in_int8_has_one_in_fp32_to_fall_back_on(micro_folder: Path) -> None:
