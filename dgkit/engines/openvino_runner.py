@@ -1,7 +1,7 @@
 """OpenVINO on the CPU: a compiled model of each network in the engine store, made from its ONNX graph in fp32.
 
 In bf16 the library computes all that it has bf16 code for in that type (``INFERENCE_PRECISION_HINT``), and the file
-holds weights in fp16: finer than bf16, half as large as fp32. In int8 the convolutions are quantised, see
+holds weights in fp16: finer than bf16, half as large as fp32. In int8 most products are quantised, see
 :mod:`dgkit.engines.quantise`, and the rest is bf16 where the CPU has it, else fp32.
 """
 
@@ -74,7 +74,7 @@ class OpenVinoRunner(Runner):
         try:
             model = core.read_model(graph.file(MODEL))
             if calls:
-                model = quantised(model, calls)
+                model, calls = quantised(model, calls), ()
             if self.dtype_name != "fp32":
                 library.save_model(model, temporary[0], compress_to_fp16=True)
                 model = core.read_model(temporary[0])

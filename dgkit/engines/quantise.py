@@ -1,4 +1,4 @@
-"""Convolutions of a network in 8 bits: quantised after training by NNCF, calibrated on calls that it gets in use.
+"""Products of a network in 8 bits: quantised after training by NNCF, calibrated on calls that it gets in use.
 
 Source: NNCF, "Post-training Quantization". What is not quantised keeps the precision that the engine computes in.
 """
@@ -19,18 +19,18 @@ from dgkit.optional import first_line, openvino_core, require
 
 EXTRA = "int8"
 SCOPES = ("convolutions", "wide", "all")
-SCOPE = "convolutions"  # docs/engines.md has what the others gain and lose
+SCOPE = "wide"  # docs/engines.md has what the others gain and lose
 _NARROW = 16  # channels
 
 
 def quantised(model: Any, calls: Sequence[Call], scope: str = SCOPE) -> Any:
     """``model``, an ``openvino.Model``, with 8-bit products by NNCF's settings for transformers; weights are int8.
 
-    ``calls`` calibrate it. ``scope``: ``convolutions``; ``wide``, matrix products too (smoothed, as SmoothQuant does),
-    but for what :func:`narrow` names; ``all``. MissingDependency without NNCF, EngineError where it fails.
+    ``calls`` calibrate it. ``scope``: ``wide``, all products but those that :func:`narrow` names; ``convolutions``
+    among them; ``all``. MissingDependency without NNCF, EngineError where it fails.
     """
     nncf: Any = load_nncf()
-    types, names = ["MatMul"] if scope == "convolutions" else [], narrow(model) if scope == "wide" else []
+    types, names = ["MatMul"] if scope == "convolutions" else [], [] if scope == "all" else narrow(model)
     ignored = nncf.IgnoredScope(types=types, names=names) if types or names else None
     items = [{name: np.ascontiguousarray(value) for name, value in call.items()} for call in calls]
     try:
@@ -41,20 +41,19 @@ def quantised(model: Any, calls: Sequence[Call], scope: str = SCOPE) -> Any:
                 subset_size=len(items),
                 model_type=nncf.ModelType.TRANSFORMER,
                 ignored_scope=ignored,
-                advanced_parameters=_settings(nncf, scope),
+                advanced_parameters=_settings(nncf),
             )
     except Exception as error:  # NNCF raises a dozen unrelated classes
         raise EngineError(f"NNCF cannot quantise the network: {first_line(error)}", "use --dtype bf16") from error
 
 
-def _settings(nncf: Any, scope: str) -> Any:
+def _settings(nncf: Any) -> Any:
     """Activations range over all calls: the mean over calls, which is NNCF's own choice, cuts off what the noisiest and
-    the cleanest latents need. Without 8-bit matrix products there is nothing to smooth, and the factors cost time.
+    the cleanest latents need. Channels are not smoothed (SmoothQuant): it changed nothing but the time of the build.
     """
-    ranges = require("nncf.quantization.range_estimator", EXTRA).RangeEstimatorParametersSet.MINMAX
-    smooth = {"matmul": -1} if scope == "convolutions" else {}
     return nncf.AdvancedQuantizationParameters(
-        activations_range_estimator_params=ranges, smooth_quant_alphas=nncf.AdvancedSmoothQuantParameters(**smooth)
+        activations_range_estimator_params=nncf.quantization.range_estimator.RangeEstimatorParametersSet.MINMAX,
+        smooth_quant_alphas=nncf.AdvancedSmoothQuantParameters(matmul=-1),
     )
 
 
