@@ -49,7 +49,7 @@ def quantised(model: Any, calls: Sequence[Call], scope: str = SCOPE) -> Any:
 
 def _settings(nncf: Any) -> Any:
     """Activations range over all calls: the mean over calls, which is NNCF's own choice, cuts off what the noisiest and
-    the cleanest latents need. Channels are not smoothed (SmoothQuant): it changed nothing but the time of the build.
+    the cleanest latents need. Channels are not smoothed (SmoothQuant): no variant of the benchmark got better by it.
     """
     return nncf.AdvancedQuantizationParameters(
         activations_range_estimator_params=nncf.quantization.range_estimator.RangeEstimatorParametersSet.MINMAX,
