@@ -18,7 +18,6 @@ from dgkit.errors import EngineError
 from dgkit.optional import first_line, openvino_core, require
 
 EXTRA = "int8"
-SCOPES = ("convolutions", "wide", "all")
 SCOPE = "wide"  # docs/engines.md has what the others gain and lose
 _NARROW = 16  # channels
 
