@@ -11,6 +11,7 @@ from types import SimpleNamespace
 import pytest
 
 from dgkit import diagnosis, provenance
+from tests.extras import EXTRAS
 
 
 def test_diagnosis_of_this_machine_is_plain_data() -> None:
@@ -19,17 +20,7 @@ def test_diagnosis_of_this_machine_is_plain_data() -> None:
     torch = next(library for library in found.libraries if library.engine == "torch")
     assert torch.usable and found.versions["torch"] in torch.detail
     assert found.devices[0].name == "cpu" and found.devices[0].usable
-    assert {extra.name for extra in found.extras} == {
-        "cpu",
-        "int8",
-        "gpu",
-        "rtx",
-        "seg",
-        "train",
-        "ray",
-        "outputs",
-        "dev",
-    }
+    assert {extra.name for extra in found.extras} == EXTRAS
 
 
 @pytest.mark.parametrize(

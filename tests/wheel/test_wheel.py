@@ -14,6 +14,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.extras import EXTRAS
+
 ROOT = Path(__file__).resolve().parents[2]
 MODEL = ROOT / "dgkit" / "models" / "city"
 
@@ -64,17 +66,7 @@ def test_wheel_holds_the_package_alone(distributions: dict[str, Path]) -> None:
     assert page <= names
     assert not [name for name in names if "__pycache__" in name]
     assert fields["Requires-Python"] == ">=3.11" and fields["License-Expression"] == "Apache-2.0"
-    assert set(fields.get_all("Provides-Extra", [])) == {
-        "cpu",
-        "int8",
-        "gpu",
-        "rtx",
-        "seg",
-        "train",
-        "ray",
-        "outputs",
-        "dev",
-    }
+    assert set(fields.get_all("Provides-Extra", [])) == EXTRAS
     assert "dgkit = dgkit.cli.app:main" in entry_points
 
 
