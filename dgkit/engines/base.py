@@ -7,6 +7,7 @@ buffers copies them out first.
 
 import importlib
 import time
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from types import TracebackType
@@ -103,7 +104,7 @@ class Timing:
     seconds: float = 0.0
 
 
-class Runner:
+class Runner(ABC):
     """Base of all backends: ``with runner: outputs = runner(name=tensor, ...)``.
 
     Set ``synchronize`` to wait for the device at each end of a call, so that ``timing.seconds`` is device time.
@@ -213,14 +214,14 @@ class Runner:
             torch.cuda.synchronize(self.device)
         return time.perf_counter()
 
-    def _open(self) -> None:
-        raise NotImplementedError
+    @abstractmethod
+    def _open(self) -> None: ...
 
-    def _run(self, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
-        raise NotImplementedError
+    @abstractmethod
+    def _run(self, tensors: dict[str, Tensor]) -> dict[str, Tensor]: ...
 
-    def _close(self) -> None:
-        raise NotImplementedError
+    @abstractmethod
+    def _close(self) -> None: ...
 
 
 def known_dtype(name: str) -> str:

@@ -16,17 +16,18 @@ import pytest
 
 from dgkit.cli.app import main
 from dgkit.engines import machine
-from dgkit.engines.base import RUNNERS, Runner
+from dgkit.engines.base import RUNNERS
 from dgkit.engines.export import graph_key
 from dgkit.engines.sidecar import SIDECAR
 from dgkit.engines.store import Engine, EngineStore
+from dgkit.engines.torch_runner import TorchRunner
 from dgkit.errors import EngineError
 
 Capture = pytest.CaptureFixture[str]
 TINY = ("--random", "tiny", "--networks", "condition")
 
 
-class QuickRunner(Runner):
+class QuickRunner(TorchRunner):
     """Its engines are a few bytes, kept by the real store under a key that has all that the real ones have."""
 
     failure: EngineError | None = None

@@ -8,14 +8,15 @@ from typing import Any
 import pytest
 
 from dgkit.diffusion.random_model import random_networks
-from dgkit.engines.base import Network, Runner
+from dgkit.engines.base import Network
 from dgkit.engines.export import graph_key
 from dgkit.engines.plan import Outcome, build, first_problem, look, verdict
 from dgkit.engines.store import Engine, EngineStore
+from dgkit.engines.torch_runner import TorchRunner
 from dgkit.errors import EngineError, OutputError
 
 
-class Quick(Runner):
+class Quick(TorchRunner):
     """Keeps a graph, and an engine of it where ``backend`` is another than ``onnx``."""
 
     backend = "onnx"
@@ -47,7 +48,7 @@ def test_look_changes_nothing(runner: Quick) -> None:
     outcome = look("condition", "ort", runner)
     assert outcome.state == "missing" and outcome.hint.startswith("dgkit build-engines --random tiny --engine ort ")
     assert runner.rebuild == "always" and not EngineStore().root.exists()
-    assert look("condition", "torch", Runner(runner.network)).state == "none needed"
+    assert look("condition", "torch", TorchRunner(runner.network)).state == "none needed"
 
 
 def test_errors_of_engines_and_graphs(runner: Quick) -> None:
