@@ -34,6 +34,8 @@ ARMS = {
     FULL: Arm("generated", ()),
     "fast": Arm("generated, preset fast", ("--preset", "fast")),
     "turbo": Arm("generated, preset turbo", ("--preset", "turbo")),
+    "exact": Arm("generated, preset exact", ("--preset", "exact")),
+    "official": Arm("generated, preset official", ("--preset", "official")),
     "filter": Arm("generated, doubtful pixels ignored", (), filtered=True, folder=FULL),
     RENDERS: Arm("the same scenes and styles, rendered", (), rendered=True),
 }
