@@ -37,11 +37,10 @@ def load_pipeline(
 
     ``model``: None for the embedded one, a folder, a hub id, or ``random:NAME``, see
     :mod:`dgkit.diffusion.random_model`. ``controlnet``: None for the model's own ``controlnet/``, a folder, or a hub id
-    with an optional sub-folder. ``device`` ``auto`` is a GPU where there is one. ``dtype`` (fp32, bf16, fp16) is that
-    of the denoiser, the condition network and the VAE decoder; text encoder and VAE encoder stay fp32. int8 is that of
-    the denoiser alone, see :func:`dgkit.engines.recipe.network_dtype`. ``recipe`` stands in for ``engine``, ``device``
-    and ``dtype`` and may state them for each network. ``rebuild`` (``never``, ``auto``, ``always``) says what happens
-    where an engine is missing or stale when the pipeline is entered, and ``notify`` is told of it, see
+    with an optional sub-folder. ``device`` ``auto`` is a GPU where there is one. ``dtype`` is fp32, bf16, fp16 or int8;
+    :func:`dgkit.engines.recipe.recipe_dtype` says what a network makes of it. ``recipe`` stands in for ``engine``,
+    ``device`` and ``dtype`` and may state them for each network. ``rebuild`` (``never``, ``auto``, ``always``) says
+    what happens where an engine is missing or stale when the pipeline is entered, and ``notify`` is told of it, see
     :meth:`dgkit.engines.store.EngineStore.obtain`.
 
     Raises ModelError for anything wrong with the folder, UsageError for an unknown engine, device, dtype or policy.

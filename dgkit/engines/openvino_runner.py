@@ -17,6 +17,7 @@ from torch import Tensor
 from dgkit.engines.base import QUANTISED, BuildOptions, Call, Network, Runner
 from dgkit.engines.export import MODEL, TOLERANCES, export_engine, graph_key, relative_error
 from dgkit.engines.machine import backend_version, device_facts, package_versions
+from dgkit.engines.openvino_graph import join_norms
 from dgkit.engines.quantise import SCOPE, load_nncf, quantised
 from dgkit.engines.sidecar import EngineKey
 from dgkit.engines.store import Engine, EngineStore, Notify, Policy, rebuild_command
@@ -73,6 +74,7 @@ class OpenVinoRunner(Runner):
         core, temporary = openvino_core(), [folder / "half.xml", folder / "half.bin"]
         try:
             model = core.read_model(graph.file(MODEL))
+            join_norms(model)
             if calls:
                 model, calls = quantised(model, calls), ()
             if self.dtype_name != "fp32":
@@ -161,6 +163,7 @@ def engine_key(network: Network, dtype: str) -> EngineKey:
     """
     graph = graph_key(network)
     flags: dict[str, Any] = {"precision": _precision(dtype), "weights": "fp32" if dtype == "fp32" else "fp16"}
+    flags["norms"] = "joined"
     if dtype in QUANTISED and network.calibration is not None:
         flags |= {"quantised": SCOPE, **network.calibration.facts()}
     packages = ("onnx", "nncf") if dtype in QUANTISED else ("onnx",)

@@ -15,8 +15,6 @@ from dgkit.engines.store import Notify, Policy
 from dgkit.errors import UsageError
 
 Precision = Literal["fp32", "bf16", "fp16", "int8"]
-FP32 = frozenset({"text_encoder", "vae_encoder"})  # once an image or less; the published bridge encodes in fp32
-
 CPU_ONLY = frozenset({"openvino"})
 
 
@@ -42,8 +40,8 @@ class EngineRecipe(Config):
     engine: str = "ort"
     """backend: torch, compile, ort, openvino or trt"""
     dtype: Precision = "fp32"
-    """number format of the denoiser, the condition network and the VAE decoder; the two encoders stay fp32. int8 is
-    that of the denoiser, beside which the other two compute in bf16 where OpenVINO has it, else in fp32"""
+    """number format of all networks but the text encoder, which stays fp32, and in fp16 the VAE encoder. int8 is that
+    of the denoiser, beside which the others compute in bf16 where OpenVINO has it, else in fp32"""
     device: str = "auto"
     """auto, cpu, cuda or cuda:N; auto: cuda where there is one and the engine runs on it"""
     networks: dict[str, NetworkRecipe] = Field(default_factory=dict)
@@ -68,8 +66,7 @@ class EngineRecipe(Config):
         own = self.networks.get(name, NetworkRecipe())
         options = BuildOptions(**{**self.options.model_dump(), "batch": own.batch or self.options.batch})
         engine = own.engine or self.engine
-        followed = "fp32" if name in FP32 else network_dtype(name, engine, self.dtype)
-        return engine, own.dtype or followed, options
+        return engine, own.dtype or recipe_dtype(name, engine, self.dtype), options
 
     def runners(
         self, networks: Mapping[str, Network], rebuild: Policy = "auto", notify: Notify | None = None
@@ -83,19 +80,28 @@ class EngineRecipe(Config):
             engine, dtype, options = choices[name]
             device = devices[engine]
             found[name] = runner_class(engine)(network, device, dtype, rebuild=rebuild, notify=notify, options=options)
-        beside = [f"{name} in {found[name].dtype_name}" for name in found if name != "denoiser" and name not in FP32]
+        beside = [f"{name} in {found[name].dtype_name}" for name in found if name not in ("text_encoder", "denoiser")]
         if notify and self.dtype in QUANTISED and beside:
             notify(f"{self.dtype} is for the denoiser: {', '.join(beside)}")
         return found
 
 
+def recipe_dtype(name: str, engine: str, dtype: str) -> str:
+    """What ``dtype`` of a whole recipe is for the network called ``name``. The text encoder stays fp32: it runs once a
+    prompt. So does the VAE encoder in fp16, whose range is not that of every VAE (``force_upcast`` of diffusers).
+    """
+    if name == "text_encoder" or (name, dtype) == ("vae_encoder", "fp16"):
+        return "fp32"
+    return network_dtype(name, engine, dtype)
+
+
 def network_dtype(name: str, engine: str, dtype: str) -> str:
-    """``dtype`` for the network called ``name``. int8 is the denoiser's alone: beside it the encoders get fp32, and the
-    others bf16 if they run on an OpenVINO that has it here, else fp32.
+    """``dtype`` for the network called ``name``. int8 is the denoiser's alone: beside it the text encoder gets fp32,
+    and the others bf16 if they run on an OpenVINO that has it here, else fp32.
     """
     if dtype not in QUANTISED or name == "denoiser":
         return dtype
-    if name in FP32:
+    if name == "text_encoder":
         return "fp32"
     from dgkit.engines.openvino_runner import has_bf16
 

@@ -115,7 +115,7 @@ def test_a_recipe_and_flags(store: EngineStore, capsys: Capture, tmp_path: Path)
         "text_encoder": ("torch", "fp32", "none needed"),
         "condition": ("openvino", "fp32", "built"),
         "denoiser": ("openvino", "bf16", "built"),
-        "vae_encoder": ("openvino", "fp32", "built"),
+        "vae_encoder": ("openvino", "bf16", "built"),
         "vae_decoder": ("openvino", "bf16", "built"),
     }
     cars = [json.loads((folder / SIDECAR).read_text()) for folder in store.root.iterdir()]

@@ -130,17 +130,18 @@ def test_a_recipe_in_int8_is_that_of_the_denoiser(folder: ModelFolder, monkeypat
         {"engine": "openvino", "dtype": "int8", "networks": {"vae_decoder": {"engine": "torch"}}}
     )
     found = {name: recipe.choice(name)[1] for name in NETWORKS}
-    assert found == {**dict.fromkeys(NETWORKS, "fp32"), "denoiser": "int8", "condition": "bf16"}
+    beside = {"condition": "bf16", "vae_encoder": "bf16"}
+    assert found == {**dict.fromkeys(NETWORKS, "fp32"), "denoiser": "int8", **beside}
     said: list[str] = []
     recipe.runners(model_networks(folder), notify=said.append)
-    assert said == ["int8 is for the denoiser: condition in bf16, vae_decoder in fp32"]
+    assert said == ["int8 is for the denoiser: condition in bf16, vae_encoder in bf16, vae_decoder in fp32"]
     said.clear()
     own = EngineRecipe.model_validate(
         {"engine": "torch", "networks": {"denoiser": {"engine": "openvino", "dtype": "int8"}}}
     )
     runners = own.runners(model_networks(folder), notify=said.append)
     assert not said and [name for name, runner in runners.items() if runner.dtype_name != "fp32"] == ["denoiser"]
-    sides = [str(Side("openvino", "int8").of(name)) for name in ("denoiser", "condition", "vae_encoder")]
+    sides = [str(Side("openvino", "int8").of(name)) for name in ("denoiser", "condition", "text_encoder")]
     assert sides == ["openvino:int8", "openvino:bf16", "openvino:fp32"]
 
 
