@@ -174,7 +174,7 @@ class Bench:
         }  # fmt: skip
         if arm.generated is not None:
             changes["data.generated"] = [str(self.work / "generated" / (arm.folder or name))]
-        if arm.filtered:
+        if arm.filtered or arm.second:
             changes["data.filtered"] = True
         if (name, seed) == (BASELINE, 0):
             changes["export"] = True  # for the filter
@@ -303,7 +303,8 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--height", type=int, default=256, help="that the city's pictures are trained and judged at")
     parser.add_argument("--recipe", type=Path, default=Path(__file__).with_suffix(".yaml"), help="of the segmenter")
     parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="change of the recipe")
-    parser.add_argument("--arms", type=lambda text: text.split(","), help=", ".join(ARMS))
+    most = [name for name, arm in ARMS.items() if not arm.extra]
+    parser.add_argument("--arms", type=lambda text: text.split(","), help=f"of {', '.join(ARMS)}")
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--scenes", type=int, default=600, help="source scenes to draw")
     parser.add_argument("--targets", type=int, default=100, help="scenes of each target to draw")
@@ -319,7 +320,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--generators", type=int, default=1, help="sets drawn or generated at the same time")
     parser.add_argument("--results", type=Path, default=RESULTS)
     given = parser.parse_args()
-    given.arms = given.arms or [name for name in ARMS if name != RENDERS or not given.source]
+    given.arms = given.arms or [name for name in most if name != RENDERS or not given.source]
     unknown = [name for name in given.arms if name not in ARMS]
     strange = [text for text in given.also if text.partition("=")[0] not in LAYOUTS]
     if strange:

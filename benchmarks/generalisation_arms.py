@@ -8,15 +8,18 @@ BASELINE, FULL, RENDERS = "colour", "full", "renders"
 @dataclass(frozen=True)
 class Arm:
     """``generated``: options of ``dgkit generate`` for its set, None for the source alone; ``filtered``: its labels
-    without the pixels that a segmenter of the baseline doubts; ``rendered``: the city draws its scenes instead."""
+    without the pixels that a segmenter of the baseline doubts; ``second``: the second labels that ``dgkit generate``
+    itself has written; ``rendered``: the city draws its scenes instead; ``extra``: trained on where it is asked for."""
 
     text: str
     generated: tuple[str, ...] | None = None
     colour: bool = True
     unswapped: bool = False
     filtered: bool = False
+    second: bool = False
     rendered: bool = False
     folder: str = ""
+    extra: bool = False
 
     @property
     def made(self) -> bool:
@@ -34,8 +37,10 @@ ARMS = {
     FULL: Arm("generated", ()),
     "fast": Arm("generated, preset fast", ("--preset", "fast")),
     "turbo": Arm("generated, preset turbo", ("--preset", "turbo")),
-    "exact": Arm("generated, preset exact", ("--preset", "exact")),
-    "official": Arm("generated, preset official", ("--preset", "official")),
+    "exact": Arm("generated, preset exact", ("--preset", "exact"), extra=True),
+    "official": Arm("generated, preset official", ("--preset", "official"), extra=True),
     "filter": Arm("generated, doubtful pixels ignored", (), filtered=True, folder=FULL),
+    "boundary": Arm("generated, two pixels beside borders ignored", ("--boundary", "2"), second=True, extra=True),
+    "balance": Arm("generated, classes and styles balanced", ("--balance-classes", "--balance-styles"), extra=True),
     RENDERS: Arm("the same scenes and styles, rendered", (), rendered=True),
 }
