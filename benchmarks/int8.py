@@ -3,6 +3,7 @@
     pip install 'dgkit[cpu,int8]'
     python benchmarks/int8.py WORK --blocks                   blocks of Stable Diffusion 1.5's shapes, random weights
     python benchmarks/int8.py WORK --judge JUDGE              the embedded model: time, error by timestep, images
+    python benchmarks/int8.py WORK --decoder random:sd15      a VAE decoder, which no engine has in int8
 
 The networks are quantised as engine `openvino` does it, calibrated on calls that the embedded model gets while it draws
 scenes of the city; calls of other scenes measure the error, and images of yet others the rest. A call is timed by the
@@ -33,7 +34,7 @@ from dgkit.optional import openvino_core
 from dgkit.provenance import cpu_name, git_commit, version
 
 RESULTS = Path(__file__).parent / "results" / "int8.csv"
-SEED, SIDE, SCENES, BATCH = 177, 256, 32, 16  # another seed than that of the scenes that calibrate
+SEED, SIDE, SCENES, BATCH, DECODED = 177, 256, 32, 16, 512  # another seed than that of the scenes that calibrate
 # Name -> which products are quantised, and the type that everything else is computed in.
 VARIANTS = {
     "fp32": (None, "f32"),
@@ -196,6 +197,47 @@ def denoiser_rows(given: argparse.Namespace, variants: list[str]) -> Iterator[Ro
         }
 
 
+def decoder_rows(given: argparse.Namespace, variants: list[str]) -> Iterator[Row]:
+    """On latents of rendered scenes of 512 x 512 pixels, of which the last two do not calibrate."""
+    from dgkit.diffusion.loading import model_networks, open_model
+    from dgkit.engines.export import export_network, relative_error
+    from dgkit.engines.openvino_graph import join_norms
+    from dgkit.world import render
+
+    networks = model_networks(open_model(None if given.decoder == "embedded" else given.decoder))
+    core = openvino_core()
+    encoder = opened(core.read_model(export_network(networks["vae_encoder"], notify=print)), "f32", given.threads)
+    scenes = [render("source", SEED, number, height=DECODED, width=2 * DECODED).image for number in range(6)]
+    pictures = [np.ascontiguousarray(scene[None, :, :DECODED].transpose(0, 3, 1, 2)) for scene in scenes]
+    *calls, one, other = ({"latents": run(encoder, {"image": np.float32(p) / 127.5 - 1})} for p in pictures)
+    graph = export_network(networks["vae_decoder"], notify=print)
+    requests = {}
+    for name in variants:
+        scope, precision = VARIANTS[name]
+        model = core.read_model(graph)
+        join_norms(model)  # as engine openvino does
+        path = given.work / f"{given.decoder.replace(':', '-')}-{name.replace(' ', '-')}.xml"
+        ov.save_model(quantised(model, calls, scope) if scope else model, path, compress_to_fp16=precision != "f32")
+        requests[name] = opened(core.read_model(path), precision, given.threads)
+    spent = timed(requests, one, given.rounds)
+    found = {name: np.concatenate([run(request, call) for call in (one, other)]) for name, request in requests.items()}
+    for name, request in requests.items():
+        yield {
+            "subject": f"VAE decoder, {given.decoder}, {DECODED} px",
+            "variant": name,
+            **timing_cells(spent[name], spent["bf16"]),
+            "error": f"{relative_error(found[name], found['fp32']):.2e}",
+            "images": len(found[name]),
+            **psnr_cells(as_bytes(found[name]), as_bytes(found["fp32"])),
+            "products": products(request),
+        }
+
+
+def as_bytes(images: np.ndarray) -> np.ndarray:
+    """float [N, 3, H, W], about [-1, 1], as uint8 [N, H, W, 3]."""
+    return np.clip(np.round(127.5 * (images + 1)), 0, 255).astype(np.uint8).transpose(0, 2, 3, 1)
+
+
 def block_rows(given: argparse.Namespace, variants: list[str]) -> Iterator[Row]:
     for subject, (make, *sizes) in BLOCKS.items():
         requests = {}
@@ -221,6 +263,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("work", type=Path, help="folder for calls, quantised networks and images")
     parser.add_argument("--blocks", action="store_true", help="blocks of Stable Diffusion 1.5 instead of the model")
+    parser.add_argument("--decoder", metavar="MODEL", help="embedded or random:NAME: the VAE decoder instead")
     parser.add_argument("--variants", help=f"some of: {', '.join(VARIANTS)}; bf16 is always among them")
     parser.add_argument("--images", type=int, default=16, help="a multiple of 8")
     parser.add_argument("--judge", type=Path, help="folder of dgkit train judge")
@@ -231,6 +274,8 @@ def main() -> None:
     if given.images < 1 or given.images % (BATCH // 2):
         parser.error(f"--images {given.images}; allowed: multiples of {BATCH // 2}")
     wanted = {"bf16", *(given.variants.split(",") if given.variants else BY_DEFAULT[given.blocks])}
+    if given.decoder:
+        wanted.add("fp32")
     if unknown := wanted - set(VARIANTS):
         parser.error(f"unknown variants {', '.join(sorted(unknown))}; known: {', '.join(VARIANTS)}")
     try:
@@ -243,7 +288,8 @@ def main() -> None:
         "openvino": version("openvino"), "nncf": version("nncf"), "commit": git_commit(),
     }  # fmt: skip
     variants = [name for name in VARIANTS if name in wanted]
-    for row in (block_rows if given.blocks else denoiser_rows)(given, variants):
+    measure_rows = decoder_rows if given.decoder else block_rows if given.blocks else denoiser_rows
+    for row in measure_rows(given, variants):
         print(f"{row['subject']:28} {row['variant']:18} {row['cpu_ms']:8.1f} ms {row['x_bf16']:5.2f} x bf16",
               *(f"{key} {row[key]}" for key in ("error", "psnr", "miou") if key in row), flush=True)  # fmt: skip
         write({**row, **facts}, given.results)
