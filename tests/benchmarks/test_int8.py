@@ -98,6 +98,15 @@ def test_without_nncf_it_says_what_to_install(
     assert "pip install 'dgkit[int8]'" in capsys.readouterr().err
 
 
+def test_decoders_are_compared_on_pictures(script: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(script, "DECODED", 64)
+    given = SimpleNamespace(decoder="random:tiny", threads=1, rounds=1, work=tmp_path)
+    exact, low = script.decoder_rows(given, ["fp32", "bf16"])
+    assert (exact["subject"], exact["images"], float(exact["error"])) == ("VAE decoder, random:tiny, 64 px", 2, 0)
+    assert "psnr" not in exact and low["x_bf16"] == 1.0
+    assert 0 < float(low["error"]) < 0.05 and low["psnr"] > 30
+
+
 def test_the_table_is_that_of_the_record() -> None:
     text = (ROOT / "docs" / "engines.md").read_text(encoding="utf-8")
     with open(ROOT / "benchmarks" / "results" / "int8.csv", newline="", encoding="utf-8") as file:
