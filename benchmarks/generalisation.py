@@ -327,7 +327,7 @@ def parse() -> argparse.Namespace:
         parser.error(f"--also {', '.join(strange)} is not NAME=DIR; names: {', '.join(LAYOUTS)}")
     targets = {text.partition("=")[0] for text in given.on or TARGETS}
     if again := targets.intersection(text.partition("=")[0] for text in given.also):
-        parser.error(f"--also {', '.join(sorted(again))}: that is a target already; --on and --also name different sets")
+        parser.error(f"--also {', '.join(sorted(again))}: a target already; --on and --also name different sets")
     if unknown:
         parser.error(f"unknown arms {', '.join(unknown)}; allowed: {', '.join(ARMS)}")
     if not given.unswapped and any(ARMS[name].unswapped for name in given.arms):

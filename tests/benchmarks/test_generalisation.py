@@ -60,7 +60,7 @@ def test_the_table_compares_seed_by_seed(script: ModuleType) -> None:
         (("--arms", "colour,renders"), "--arms lacks full"),
         (("--arms", "colour,full,renders", "--source", "gta=DIR"), "renders draws scenes of the city"),
         (("--arms", "colour,full", "--also", "photos=DIR"), "--also photos=DIR is not NAME=DIR; names: gta, "),
-        (("--arms", "colour,full", "--also", "acdc=DIR"), "--also acdc: that is a target already"),
+        (("--arms", "colour,full", "--also", "acdc=DIR"), "--also acdc: a target already"),
     ],
 )
 def test_arms_that_cannot_be_compared_are_refused(tmp_path: Path, options: tuple[str, ...], message: str) -> None:
