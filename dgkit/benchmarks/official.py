@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from dgkit.benchmarks.config import Task
-from dgkit.benchmarks.images import compare, find_settings, image_row, reference_request, scenes
+from dgkit.benchmarks.images import compare, image_row, reference_request, scenes
 from dgkit.benchmarks.memory import DeviceMemory, peak_rss
 from dgkit.benchmarks.networks import reference_path
 from dgkit.benchmarks.timing import LEAST, Times, clock_calls, synchronize, time_calls
@@ -147,7 +147,7 @@ def _open(task: Task, measure: Callable[[Published], dict[str, Any]]) -> dict[st
     eager = EngineRecipe(engine="torch", device=task.device, options=BuildOptions(cuda_graph=False))
     pipeline = load_pipeline(task.model, recipe=eager)
     path = reference_path(task, pipeline.identity()["digest"])
-    preset = dataclasses.replace(PRESETS["official"], steps=find_settings(task).steps)
+    preset = PRESETS["official"] if task.steps is None else dataclasses.replace(PRESETS["official"], steps=task.steps)
     memory, started = DeviceMemory(device), time.perf_counter()
     with pipeline:
         published = Published(pipeline, _request(task, pipeline, path), preset)

@@ -52,6 +52,8 @@ def speeds(path: Path) -> None:
         dataclasses.replace(quick, gpu="some GPU", images_per_hour=90_000.0),  # another machine
         dataclasses.replace(quick, preset="turbo", images_per_hour=None, error="killed"),
         dataclasses.replace(quick, subject="sampler", images_per_hour=9000.0),
+        dataclasses.replace(quick, dtype="int8", images_per_hour=6000.0),
+        dataclasses.replace(quick, preset="one-pass", images_per_hour=8000.0, x_official=41.5),  # in its own run
     ])  # fmt: skip
 
 
@@ -83,6 +85,7 @@ def test_every_column_comes_from_its_file(script: ModuleType, tmp_path: Path) ->
     found = lines(script.preset_table(tmp_path))
     assert found["official"][2:4] == ["200 (as published)", "1.0"]
     assert found["fast"][2:4] == ["5,000 (openvino, bf16)", "25.0"]
+    assert found["one-pass"][2:4] == ["8,000 (openvino, bf16)", "41.5"]
     assert found["turbo"] == [""] * 8
     gains(tmp_path / "generalisation.csv")
     found = lines(script.preset_table(tmp_path))

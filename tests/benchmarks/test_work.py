@@ -152,6 +152,14 @@ def test_what_takes_too_long_is_extrapolated_and_says_so(references: Path) -> No
     assert one["ms_sample"] == one["ms_median"] / 2
 
 
+@pytest.mark.parametrize(("steps", "evaluations"), [(None, 20 * 26), (2, 2 * 26)])
+def test_the_published_schedule_takes_its_own_steps(references: Path, steps: int | None, evaluations: int) -> None:
+    """Whatever preset it is compared with; unless the steps of all are given."""
+    given = {"batches": (2,), "preset": "turbo", "steps": steps, "official_seconds": 0}
+    (cell,) = do("official", "sampler", references, **given)
+    assert cell["method"].startswith(f"extrapolated: {evaluations} evaluations ")
+
+
 def test_ceilings() -> None:
     cells = do("ceiling", "", None, dtype="fp32", edge=64)
     assert [cell["network"] for cell in cells] == ["matmul", "conv3x3", "copy"]
