@@ -48,7 +48,7 @@ def test_what_each_network_gets() -> None:
     )
     found = {name: recipe.choice(name) for name in NETWORKS}
     assert {name: engine for name, (engine, _, _) in found.items() if engine != "torch"} == {"condition": "ort"}
-    assert [name for name, (_, dtype, _) in found.items() if dtype == "bf16"] == ["condition", "denoiser"]
+    assert [name for name in found if found[name][1] == "bf16"] == ["condition", "denoiser", "vae_encoder"]
     assert found["condition"][2].batch == (1, 2, 4) and found["denoiser"][2].batch == (1, 4, 16)
 
 
