@@ -13,8 +13,8 @@ def join_norms(model: Any) -> int:
     """Make every group norm of one group in ``model``, an ``openvino.Model``, a normalisation of four axes, in place.
 
     ONNX says it as an instance norm of [N, 1, C*H*W]. To flatten it so, the library takes a picture that it keeps with
-    the channels last to channels first and back again, for each of them: in a VAE whose norms have one group that is a
-    fifth of the time. Returns how many there were.
+    the channels last to channels first and back again, for each of them: in the decoder of the embedded model that is a
+    quarter of the time. Returns how many there were.
     """
     operations = require("openvino", "cpu").opset13
     joined = 0

@@ -162,8 +162,8 @@ def engine_key(network: Network, dtype: str) -> EngineKey:
     a quantised one also how it is calibrated, and the version of NNCF.
     """
     graph = graph_key(network)
-    flags: dict[str, Any] = {"precision": _precision(dtype), "weights": "fp32" if dtype == "fp32" else "fp16"}
-    flags["norms"] = "joined"
+    weights = "fp32" if dtype == "fp32" else "fp16"
+    flags: dict[str, Any] = {"precision": _precision(dtype), "weights": weights, "norms": "joined"}
     if dtype in QUANTISED and network.calibration is not None:
         flags |= {"quantised": SCOPE, **network.calibration.facts()}
     packages = ("onnx", "nncf") if dtype in QUANTISED else ("onnx",)
