@@ -38,6 +38,8 @@ def _flattened(norm: Any) -> tuple[Any, Any] | None:
     before = norm.input_value(0)
     if before.get_node().get_type_name() != "Reshape" or not _shaped(before, 3) or _size(before, 1) != 1:
         return None
+    if not _is(norm, 2):  # over all that was flattened
+        return None
     picture = before.get_node().input_value(0)
     if not _shaped(picture, 4):
         return None

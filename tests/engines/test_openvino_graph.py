@@ -64,20 +64,20 @@ def test_norms_of_one_group_are_joined(tmp_path: Path) -> None:
     assert join_norms(model) == 0
 
 
-def test_another_scale_or_shift_is_left_alone() -> None:
-    """What an instance norm of its own, not a group norm, may have between norm and picture."""
+def test_another_scale_shift_or_axis_is_left_alone() -> None:
+    """What an instance norm of its own, not a group norm, may have between norm and picture; a norm of each value."""
     from openvino import Model
     from openvino import opset13 as op
 
-    def built(scale: float, shift: float) -> Any:
+    def built(scale: float, shift: float, axis: int) -> Any:
         picture = op.parameter([-1, 4, 6, 6], np.float32)
-        flat = op.mvn(op.reshape(picture, np.array([0, 1, -1]), True), np.array([2]), True, 1e-5, "inside_sqrt")
+        flat = op.mvn(op.reshape(picture, np.array([0, 1, -1]), True), np.array([axis]), True, 1e-5, "inside_sqrt")
         moved = op.add(op.multiply(flat, np.full((1, 1, 1), scale, np.float32)), np.full((1,), shift, np.float32))
         return Model([op.reshape(moved, op.shape_of(picture), False)], [picture])
 
     picture = np.random.default_rng(0).normal(size=(2, 4, 6, 6)).astype(np.float32)
-    for scale, shift, joined in ((1.0, 0.0, 1), (2.0, 0.0, 0), (1.0, 0.5, 0)):
-        expected = run(built(scale, shift), picture)
-        model = built(scale, shift)
+    for *how, joined in ((1.0, 0.0, 2, 1), (2.0, 0.0, 2, 0), (1.0, 0.5, 2, 0), (1.0, 0.0, 1, 0)):
+        expected = run(built(*how), picture)
+        model = built(*how)
         assert join_norms(model) == joined
         np.testing.assert_allclose(run(model, picture), expected, atol=1e-5)
