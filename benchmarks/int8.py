@@ -199,6 +199,9 @@ def denoiser_rows(given: argparse.Namespace, variants: list[str]) -> Iterator[Ro
 
 def decoder_rows(given: argparse.Namespace, variants: list[str]) -> Iterator[Row]:
     """On latents of rendered scenes of 512 x 512 pixels, of which the last two do not calibrate."""
+    import torch
+
+    from dgkit.diffusion.images import to_float, to_uint8
     from dgkit.diffusion.loading import model_networks, open_model
     from dgkit.engines.export import export_network, relative_error
     from dgkit.engines.openvino_graph import join_norms
@@ -208,8 +211,8 @@ def decoder_rows(given: argparse.Namespace, variants: list[str]) -> Iterator[Row
     core = openvino_core()
     encoder = opened(core.read_model(export_network(networks["vae_encoder"], notify=print)), "f32", given.threads)
     scenes = [render("source", SEED, number, height=DECODED, width=2 * DECODED).image for number in range(6)]
-    pictures = [np.ascontiguousarray(scene[None, :, :DECODED].transpose(0, 3, 1, 2)) for scene in scenes]
-    *calls, one, other = ({"latents": run(encoder, {"image": np.float32(p) / 127.5 - 1})} for p in pictures)
+    pictures = [to_float(scene[:, :DECODED])[None].contiguous().numpy() for scene in scenes]
+    *calls, one, other = ({"latents": run(encoder, {"image": picture})} for picture in pictures)
     graph = export_network(networks["vae_decoder"], notify=print)
     requests = {}
     for name in variants:
@@ -221,6 +224,7 @@ def decoder_rows(given: argparse.Namespace, variants: list[str]) -> Iterator[Row
         requests[name] = opened(core.read_model(path), precision, given.threads)
     spent = timed(requests, one, given.rounds)
     found = {name: np.concatenate([run(request, call) for call in (one, other)]) for name, request in requests.items()}
+    shown = {name: np.stack([to_uint8(torch.from_numpy(image)) for image in images]) for name, images in found.items()}
     for name, request in requests.items():
         yield {
             "subject": f"VAE decoder, {given.decoder}, {DECODED} px",
@@ -228,14 +232,9 @@ def decoder_rows(given: argparse.Namespace, variants: list[str]) -> Iterator[Row
             **timing_cells(spent[name], spent["bf16"]),
             "error": f"{relative_error(found[name], found['fp32']):.2e}",
             "images": len(found[name]),
-            **psnr_cells(as_bytes(found[name]), as_bytes(found["fp32"])),
+            **psnr_cells(shown[name], shown["fp32"]),
             "products": products(request),
         }
-
-
-def as_bytes(images: np.ndarray) -> np.ndarray:
-    """float [N, 3, H, W], about [-1, 1], as uint8 [N, H, W, 3]."""
-    return np.clip(np.round(127.5 * (images + 1)), 0, 255).astype(np.uint8).transpose(0, 2, 3, 1)
 
 
 def block_rows(given: argparse.Namespace, variants: list[str]) -> Iterator[Row]:
