@@ -108,13 +108,17 @@ def engine_key(runner: Runner) -> EngineKey:
     )
 
 
-def _settings(runner: Runner) -> dict[str, bool]:
-    """Settings of the compiler: on a CPU constants are folded and weights packed into the layout of its kernels."""
+def _settings(runner: Runner) -> dict[str, bool | str]:
+    """Settings of the compiler: on a CPU constants are folded and weights packed into the layout of its kernels.
+
+    On a GPU the C++ that launches the kernels is not optimised: to compile it takes long, and a graph replays them.
+    """
     on_cpu = runner.device.type == "cpu"
     return {
         "freezing": on_cpu,
         "cpp.dynamic_threads": on_cpu,  # else the number of threads at the time of the build is part of the code
         "max_autotune": (runner.options.optimisation_level or 0) >= _AUTOTUNE_FROM,
+        **({} if on_cpu else {"aot_inductor.compile_wrapper_opt_level": "O0"}),
     }
 
 

@@ -10,8 +10,9 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor, nn
 
+from dgkit.engines.cuda_graph import record
+
 Batch = dict[str, Tensor]
-WARM_UP = 3  # runs before the capture, in which libraries choose their kernels and reserve their memory
 
 
 class GraphedGradients:
@@ -39,20 +40,12 @@ class GraphedGradients:
 
     def _capture(self, batch: Batch) -> torch.cuda.CUDAGraph:
         self.inputs = {name: tensor.clone() for name, tensor in batch.items()}
-        side = torch.cuda.Stream()
-        side.wait_stream(torch.cuda.current_stream())
-        with torch.cuda.stream(side):
-            for _ in range(WARM_UP):
-                self._forget()
-                self.gradients(self.inputs)
-        torch.cuda.current_stream().wait_stream(side)
-        self._forget()  # so that the backward pass makes new ones, in the memory of the graph
-        graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(graph):
-            self.loss = self.gradients(self.inputs)
+        graph, self.loss = record(self._fresh_gradients)
         self.outputs = [parameter.grad for parameter in self.parameters]
         return graph
 
-    def _forget(self) -> None:
+    def _fresh_gradients(self) -> Tensor:
+        """The loss; the gradients are new tensors, in a recording of the memory of the graph."""
         for parameter in self.parameters:
             parameter.grad = None
+        return self.gradients(self.inputs)
