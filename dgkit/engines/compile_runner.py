@@ -5,6 +5,9 @@ compiler for the build, a GPU also Triton; running needs neither.
 """
 
 import copy
+import subprocess
+import sys
+import tempfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -32,6 +35,8 @@ from dgkit.optional import first_line
 
 PACKAGE = "model.pt2"
 _AUTOTUNE_FROM = 4  # optimisation level
+_PROBE = "void* probe() { return ::operator new(1); }"
+_CXX_LIBRARIES = (b"libstdc++.so", b"libc++.so")
 
 
 class CompileRunner(Runner):
@@ -62,7 +67,7 @@ class CompileRunner(Runner):
         """Error of each output of the package against the module in the same dtype."""
         inputs = [_packed(place(self, tensor)) for tensor in check_inputs(self.network).values()]
         expected, errors = as_tuple(module(*inputs)), {}
-        found = as_tuple(_load(path, self.device)(*inputs))
+        found = _load(path, self.device)(*inputs)
         for spec, value, wanted in zip(self.spec.outputs, found, expected, strict=True):
             error = relative_error(value.float().cpu().numpy(), wanted.float().cpu().numpy())
             errors[spec.name] = error
@@ -79,7 +84,7 @@ class CompileRunner(Runner):
             hint = rebuild_command(engine.key, self.network.model)
             raise EngineError(f"{path} cannot be opened: {first_line(error)}", hint) from error
         with on_device(self):
-            self._call: Callable[..., Sequence[Tensor]] | None = graphed(self, lambda *args: as_tuple(package(*args)))
+            self._call: Callable[..., Sequence[Tensor]] | None = graphed(self, package)
 
     def _run(self, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
         assert self._call is not None
@@ -122,9 +127,30 @@ def _settings(runner: Runner) -> dict[str, bool | str]:
     }
 
 
+def _check_compiler() -> None:
+    """EngineError for a C++ compiler that copies its standard library into what it links. Beside the one that PyTorch
+    has loaded, the copy in a package crashes the process: in ``std::regex``, by which it reads the name of its device.
+    """
+    from torch._inductor.cpp_builder import get_cpp_compiler
+
+    compiler = get_cpp_compiler()
+    if sys.platform != "linux":
+        return
+    with tempfile.TemporaryDirectory() as folder:
+        library = Path(folder) / "probe.so"
+        command = [compiler, "-shared", "-fPIC", "-x", "c++", "-", "-o", str(library)]
+        done = subprocess.run(command, input=_PROBE, capture_output=True, text=True)
+        # The names of the libraries that it needs are text in the file. Where the probe fails the build says why.
+        if done.returncode or any(name in library.read_bytes() for name in _CXX_LIBRARIES):
+            return
+    hint = "set CXX to a compiler that links libstdc++.so, such as CXX=/usr/bin/g++"
+    raise EngineError(f"packages that {compiler} links hold a copy of the C++ library, and crash", hint)
+
+
 def _compile(runner: Runner, module: nn.Module, folder: Path) -> None:
     from torch._inductor.utils import fresh_cache
 
+    _check_compiler()
     inputs = tuple(_packed(place(runner, tensor)) for tensor in example_inputs(runner.network).values())
     program = torch.export.export(module, inputs, dynamic_shapes=dynamic_shapes(runner.spec))
     with fresh_cache(dir=str(folder)):  # gigabytes of intermediate files would stay in the user's own
@@ -142,10 +168,16 @@ def _rounded(module: nn.Module, dtype: torch.dtype) -> nn.Module:
     return copy.deepcopy(module, memo)  # takes the weights from memo: never two copies in the old type
 
 
-def _load(path: Path, device: torch.device) -> Callable[..., Any]:
-    """Without locks between threads, which a CUDA graph cannot record: one runner is not called by two at once."""
+def _load(path: Path, device: torch.device) -> Callable[..., Sequence[Tensor]]:
+    """The package as a function of tensors.
+
+    This is the loader behind ``torch._inductor.aoti_load_package``, which imports the compiler first: 2 s, and nearly a
+    minute where cores are slow. It takes no locks between threads, which a CUDA graph cannot record: one runner is not
+    called by two at once.
+    """
     index = -1 if device.index is None else device.index
-    return torch._inductor.aoti_load_package(str(path), run_single_threaded=True, device_index=index)
+    loader: Any = torch._C._aoti.AOTIModelPackageLoader(str(path), "model", True, 1, index)
+    return lambda *tensors: tuple(loader.run(list(tensors)))
 
 
 def _packed(tensor: Tensor) -> Tensor:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -96,6 +98,42 @@ def test_a_build_rounds_nobodys_weights(folder: ModelFolder, monkeypatch: pytest
         CompileRunner(network, dtype="bf16").prepare()
     assert seen == [torch.bfloat16]
     assert all(torch.equal(value, before[name]) for name, value in network.load().state_dict().items())
+
+
+@needs_compiler
+def test_a_compiler_that_copies_the_cxx_library_is_refused(
+    folder: ModelFolder, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    from torch._inductor import config
+
+    script = tmp_path / "static-g++"
+    script.write_text(f'#!/bin/sh\nexec {shutil.which("g++")} -static-libstdc++ "$@"\n')
+    script.chmod(0o755)
+    monkeypatch.setenv("DGKIT_CACHE", str(tmp_path))
+    monkeypatch.setattr(config.cpp, "cxx", (None, str(script)))
+    with pytest.raises(EngineError, match=r"static-g\+\+ links hold a copy of the C\+\+ library") as caught:
+        CompileRunner(model_networks(folder)["condition"]).prepare()
+    assert "CXX=" in (caught.value.hint or "")
+
+
+@needs_compiler
+def test_a_package_opens_without_the_compiler(folder: ModelFolder) -> None:
+    """To import it takes longer than everything else that an engine needs to start."""
+    CompileRunner(model_networks(folder)["condition"]).prepare()
+    script = f"""
+import sys
+from pathlib import Path
+from dgkit.diffusion.folder import ModelFolder
+from dgkit.diffusion.loading import model_networks
+from dgkit.engines.compile_runner import CompileRunner
+from dgkit.engines.export import example_inputs
+
+network = model_networks(ModelFolder(Path({str(folder.root)!r})))["condition"]
+with CompileRunner(network, rebuild="never") as runner:
+    runner(**example_inputs(network))
+sys.exit("torch._dynamo" in sys.modules)
+"""
+    assert subprocess.run([sys.executable, "-c", script]).returncode == 0
 
 
 @needs_compiler
