@@ -117,14 +117,15 @@ class Bench:
             if arm.made:
                 yield Task(f"generated/{name}", first, self.generate, (source, name, arm))
         teacher = f"{BASELINE}-0"
-        if any(arm.filtered for arm in arms.values()):
-            yield Task("filter", (f"generated/{FULL}", teacher), self.filter, (FULL,))
+        for name in dict.fromkeys(arm.folder for arm in arms.values() if arm.filtered):
+            yield Task(f"filter/{name}", (f"generated/{name}", teacher), self.filter, (name,))
         if RENDERS in arms:
             yield Task(f"generated/{RENDERS}", (f"generated/{FULL}",), self.render)
         for seed in range(given.seeds):
             for name, arm in arms.items():
                 training = self.training(name, seed, source, on)
-                needed = () if arm.generated is None else ("filter",) if arm.filtered else (f"generated/{name}",)
+                made = f"filter/{arm.folder}" if arm.filtered else f"generated/{name}"
+                needed = () if arm.generated is None else (made,)
                 if not training.done:
                     yield Task(training.out.name, drawn + needed, train_and_evaluate, (training,), alone=True)
                 elif training.out.name == teacher:
@@ -334,8 +335,8 @@ def parse() -> argparse.Namespace:
         parser.error("the arm no-swap needs --unswapped MODEL, or leave it out of --arms")
     if given.source and RENDERS in given.arms:
         parser.error(f"the arm {RENDERS} draws scenes of the city: leave it out of --arms with --source")
-    after_full = any(ARMS[name].filtered or ARMS[name].rendered for name in given.arms)
-    needed = {BASELINE} | ({FULL} if after_full else set())
+    arms = [ARMS[name] for name in given.arms]
+    needed = {BASELINE} | {arm.folder for arm in arms if arm.folder} | {FULL for arm in arms if arm.rendered}
     if needed - set(given.arms):
         parser.error(f"--arms lacks {', '.join(sorted(needed - set(given.arms)))}, which others are made with")
     # Whole pictures of the city; the papers' protocol is for their sets.

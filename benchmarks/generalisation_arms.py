@@ -42,5 +42,8 @@ ARMS = {
     "filter": Arm("generated, doubtful pixels ignored", (), filtered=True, folder=FULL),
     "boundary": Arm("generated, two pixels beside borders ignored", ("--boundary", "2"), second=True, extra=True),
     "balance": Arm("generated, classes and styles balanced", ("--balance-classes", "--balance-styles"), extra=True),
+    "balance-filter": Arm(
+        "generated, balanced, doubtful pixels ignored", (), filtered=True, folder="balance", extra=True
+    ),
     RENDERS: Arm("the same scenes and styles, rendered", (), rendered=True),
 }
