@@ -60,17 +60,20 @@ def parts(size: Size) -> dict[str, dict[str, Any]]:
     small = {**large, "model": size.small, "batches": (size.few[0], size.image_batches[0])}
     images = {**small, "subjects": ("sampler",), "count": size.count, "steps": size.steps}
     more = {"batches": size.image_batches, "against": "official", "official_seconds": size.official_seconds}
+    fast = {**images, "preset": "fast", "batches": size.image_batches[:1], "parity": False}
     eager, compiled = {"cuda_graph": False}, {"engines": ("compile",), "rebuild": "never"}
     return {
         "graph": {**large, "ceilings": True},
         "images": {**images, **more},
         "eager": {**large, **eager},
         "images_eager": {**images, **eager, "batches": size.image_batches[:1]},
+        "fast": {**fast, "count": 8 * size.count},
         "command": {**images, "subjects": ("generate",), "batches": size.image_batches[:1], "parity": False},
         "small": small,
         "small_eager": {**small, **eager},
         "vae": {**large, **eager, "subjects": ("vae",), "batches": size.few},
         "dtypes": {**large, "dtypes": size.others, "batches": size.few},
+        "large_fast": {**fast, "model": size.large},
         "compile_small": {**small, **compiled},
         "compile": {**large, **compiled},
     }

@@ -128,19 +128,19 @@ class Plan:
         steps = [
             Step("card", ["nvidia-smi", f"--query-gpu={CARD}", "--format=csv"], 5, self.cuda),
             trial,
-            self._measure("measure", 240, self.parts),
+            self._measure("measure", 285, self.parts),
             build,
-            Step("build_small", [*compiled, *self.size.small, *large[2:]], 150, self.here, background=True),
-            Step("build_large", [*compiled, *large], 200, self.here, background=True),
-            Step("tests", [*PYTEST, "-k", "not compile"], 75, self.cuda),
-            self._check("parity", 50, "torch"),
-            self._measure("compile_small", 40, "compile_small", after=("build_small",)),
+            Step("build_small", [*compiled, *self.size.small, *large[2:]], 165, self.here, background=True),
+            Step("build_large", [*compiled, *large], 225, self.here, background=True),
+            Step("tests_compile", [*PYTEST, "-k", "compile"], 155, self.cuda, background=True),
+            Step("tests", [*PYTEST, "-k", "not compile"], 45, self.cuda),
+            self._check("parity", 35, "torch"),
             self._denoiser("trt", 60, "trt", lacks=no_trt, after=("trt_build",)),
             self._measure("compile", 50, "compile", after=("build_large",)),
+            self._measure("compile_small", 20, "compile_small", after=("build_small",)),
             self._images("generate_trt", 90, "trt", lacks=no_trt, after=("trt_trial",)),
             self._check("parity_trt", 40, "trt", lacks=no_trt, after=("trt_trial",)),
             self._denoiser("ort", 120, "ort", lacks=self.ort, dtypes=self.size.ort),
-            Step("tests_compile", [*PYTEST, "-k", "compile"], 60, self.cuda),
         ]
         return [replace(step, seconds=step.seconds * self.size.patience) for step in steps]
 

@@ -6,6 +6,8 @@ from dgkit.benchmarks.config import CEILING, OFFICIAL
 from dgkit.benchmarks.rows import Row
 
 EAGER, GRAPH = "eager", "CUDA graph"  # notes of gpu_measure.py
+COMPILED = "AOTInductor and CUDA graph"
+WAYS = (EAGER, GRAPH, COMPILED)
 
 
 def tables(rows: Sequence[Row]) -> str:
@@ -13,13 +15,17 @@ def tables(rows: Sequence[Row]) -> str:
     if not rows:
         return ""
     peaks = {row.network: row for row in rows if row.subject == CEILING}
-    models = dict.fromkeys(row.model for row in rows if row.subject == "denoiser")
-    parts = [_conditions(rows[-1], peaks)]
-    parts += [
-        _denoiser(model, [row for row in rows if (row.subject, row.model) == ("denoiser", model)]) for model in models
-    ]
+    peak = peaks["matmul"].tflops if "matmul" in peaks else None
+    single = [row for row in rows if row.subject != CEILING and not row.images]
+    denoisers = [row for row in single if row.subject == "denoiser"]
+    parts, shown = [_conditions(rows[-1], peaks)], list[Row]()
+    for model in dict.fromkeys(row.model for row in denoisers):
+        mine = [row for row in denoisers if row.model == model]
+        parts.append(_denoiser(model, mine, peak))
+        shown += [row for row in mine if row.dtype == mine[0].dtype]
+    parts.append(_others([row for row in single if row not in shown], peak))
     parts.append(_images([row for row in rows if row.images]))
-    return "\n" + "\n".join(parts) + "\n"
+    return "\n" + "\n".join(filter(None, parts)) + "\n"
 
 
 def sentence(rows: Sequence[Row]) -> str:
@@ -28,19 +34,24 @@ def sentence(rows: Sequence[Row]) -> str:
     eager, graph, command = (_find(rows, *what) for what in (
         ("sampler", "torch", EAGER), ("sampler", "torch", GRAPH), ("generate", "torch", GRAPH)
     ))  # fmt: skip
-    large = [row for row in rows if row.subject == "denoiser" and row.model != "embedded" and row.ms_sample]
-    if not (published and eager and graph and command and large):
+    large = [row for row in rows if row.subject == "denoiser" and row.model != "embedded" and row.ms_median]
+    ways = {(way_of(row), row.batch): row for row in large if row.dtype == large[0].dtype}
+    batches = [batch for way, batch in ways if way == EAGER and (GRAPH, batch) in ways]
+    if not (published and eager and graph and command and batches):
         return ""
-    pairs = [(row, other) for row in large for other in large
-             if (row.note, other.note, row.batch) == (EAGER, GRAPH, other.batch)]  # fmt: skip
-    first, last = pairs[0], pairs[-1]
-    return (
+    first, last = batches[0], batches[-1]
+    gains = [(batch, _times(ways[EAGER, batch], ways[GRAPH, batch])) for batch in (first, last)]
+    text = (
         f"\nOn one {graph.gpu}, {graph.dtype}, preset `{graph.preset}`, batch {graph.batch}: "
         f"{_hour(graph)} images an hour with the denoiser as a CUDA graph, {_hour(eager)} without,\n"
         f"{_hour(published)} as published; {_hour(command)} by the command `dgkit generate`, with all that it writes. "
-        f"Of Stable Diffusion 1.5 the\ndenoiser is {_times(*first)} times as fast with the graph at batch "
-        f"{first[0].batch}, {_times(*last)} times at batch {last[0].batch} ([docs/gpu.md](docs/gpu.md)).\n\n"
+        f"Of Stable Diffusion 1.5 the\ndenoiser is {gains[0][1]} times as fast with the graph at batch "
+        f"{first}, {gains[1][1]} times at batch {last}"
     )
+    if (COMPILED, first) in ways and (COMPILED, last) in ways:
+        least, most = (_times(ways[EAGER, batch], ways[COMPILED, batch]) for batch in (first, last))
+        text += f";\ncompiled by AOTInductor {least} and {most} times as fast"
+    return f"{text} ([docs/gpu.md](docs/gpu.md)).\n\n"
 
 
 def _conditions(row: Row, peaks: dict[str, Row]) -> str:
@@ -51,38 +62,58 @@ def _conditions(row: Row, peaks: dict[str, Row]) -> str:
     return f"{text} Ceilings: {', '.join(found)}.\n"
 
 
-def _denoiser(model: str, rows: Sequence[Row]) -> str:
-    """Milliseconds of a call, eager and as a graph side by side."""
-    heads = ("batch", "eager, ms", "CUDA graph, ms", "times as fast", "TFLOP/s", "share of matmul", "error")
+def _denoiser(model: str, rows: Sequence[Row], peak: float | None) -> str:
+    """Milliseconds of a call in the dtype that was measured first, one way of running it beside the other."""
+    mine = [row for row in rows if row.dtype == rows[0].dtype and row.ms_median]
+    shown = [way for way in WAYS if any(way_of(row) == way for row in mine)]
+    heads = ("batch", *(f"{way}, ms" for way in shown), "times as fast", "TFLOP/s", "share of matmul", "error")
     lines = []
-    for batch in dict.fromkeys(row.batch for row in rows):
-        both = {row.note: row for row in rows if row.batch == batch and row.ms_median}
-        eager, graph = both.get(EAGER), both.get(GRAPH)
-        best = graph or eager
-        if best is None:
-            continue
-        lines.append((
-            str(batch), f"{eager.ms_median:.4g}" if eager else "", f"{graph.ms_median:.4g}" if graph else "",
-            _times(eager, graph) if eager and graph else "", f"{best.tflops:.3g}" if best.tflops else "",
-            f"{best.share:.3f}" if best.share else "", f"{best.parity:.1e}" if best.parity is not None else "",
-        ))  # fmt: skip
+    for batch in dict.fromkeys(row.batch for row in mine):
+        found = {way_of(row): row for row in mine if row.batch == batch}
+        times = [f"{found[way].ms_median:.4g}" if way in found else "" for way in shown]
+        both = [found[way] for way in shown if way in found]
+        gain = _times(both[0], both[-1]) if len(both) > 1 else ""
+        lines.append((str(batch), *times, gain, *_rate(both[-1], peak)))
     return (
         f"Denoiser of `{model}`, {rows[0].dtype}; rate and error are those of the last column with a time.\n\n"
         + _table(heads, lines)
     )
 
 
+def _others(rows: Sequence[Row], peak: float | None) -> str:
+    """Single networks beside the denoiser in the first dtype."""
+    heads = ("network", "model", "dtype", "run as", "batch", "ms", "TFLOP/s", "share of fp16 matmul", "error")
+    lines = []
+    for row in rows:
+        if row.ms_median:
+            what = (row.network, f"`{row.model}`", row.dtype, way_of(row), str(row.batch), f"{row.ms_median:.4g}")
+            lines.append((*what, *_rate(row, peak)))
+    return "The VAE decoder, and the denoiser in other dtypes.\n\n" + _table(heads, lines) if lines else ""
+
+
+def _rate(row: Row, peak: float | None) -> tuple[str, str, str]:
+    """TFLOP/s, the share of ``peak``, and the error against fp32."""
+    share = f"{row.tflops / peak:.3f}" if row.tflops and peak else ""
+    error = f"{row.parity:.1e}" if row.parity is not None else ""
+    return f"{row.tflops:.3g}" if row.tflops else "", share, error
+
+
+def way_of(row: Row) -> str:
+    """How a row was run: eagerly, as a graph of PyTorch's kernels, or of compiled ones."""
+    return COMPILED if row.engine == "compile" else row.note
+
+
 def _images(rows: Sequence[Row]) -> str:
-    heads = ("whole images", "engine", "dtype", "batch", "images/hour", "x published", "PSNR, dB", "outside networks")
-    lines = [
-        (
-            row.subject, "as published" if row.engine == OFFICIAL else f"{row.engine}, {row.note}", row.dtype,
-            str(row.batch), _hour(row), f"{row.x_official:.1f}" if row.x_official else "",
-            f"{row.psnr:.1f}" if row.psnr else "", f"{row.outside:.0%}" if row.outside is not None else "",
-        )
-        for row in rows if row.images_per_hour
-    ]  # fmt: skip
-    return "Images of the embedded model, preset `exact`.\n\n" + _table(heads, lines)
+    heads = ("whole images", "model", "preset", "run as", "dtype", "batch", "images/hour", "x published", "PSNR, dB",
+             "outside networks")  # fmt: skip
+    lines = []
+    for row in rows:
+        if row.images_per_hour:
+            way = "as published" if row.engine == OFFICIAL else way_of(row)
+            what = (row.subject, f"`{row.model}`", f"`{row.preset}`", way, row.dtype, str(row.batch), _hour(row))
+            gain, psnr = (f"{value:.1f}" if value else "" for value in (row.x_official, row.psnr))
+            lines.append((*what, gain, psnr, f"{row.outside:.0%}" if row.outside is not None else ""))
+    return "Whole images.\n\n" + _table(heads, lines)
 
 
 def _table(heads: Sequence[str], lines: Sequence[Sequence[str]]) -> str:

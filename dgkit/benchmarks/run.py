@@ -113,10 +113,10 @@ def _compare(row: Row, before: list[Row]) -> Row:
             peak = other.network == "matmul" and other.dtype == row.dtype and row.subject != CEILING
             if peak and other.tflops and row.tflops:
                 changes["share"] = row.tflops / other.tflops
-        elif other.subject == row.subject and other.ms_sample and row.ms_sample:
+        elif (other.subject, other.model) == (row.subject, row.model) and other.ms_sample and row.ms_sample:
             if other.engine == OFFICIAL:
                 changes["x_official"] = other.ms_sample / row.ms_sample
-            elif (other.engine, other.dtype, other.batch) == ("torch", "fp32", row.batch):
+            elif (other.engine, other.dtype, other.batch, other.preset) == ("torch", "fp32", row.batch, row.preset):
                 changes["x_fp32"] = other.ms_sample / row.ms_sample
     return dataclasses.replace(row, **changes)
 

@@ -152,3 +152,6 @@ def test_a_worker_of_ones_own_and_rows_of_earlier_runs() -> None:
     (row,) = run.bench(config, worker=workers, earlier=before)
     assert workers.asked == ["environment", "denoiser torch:bf16 batch 2"]
     assert (row.x_official, row.x_fp32, row.share) == (8.0, 2.0, None)
+    other = config.model_copy(update={"model": "random:tiny"})  # another model's times say nothing about it
+    (row,) = run.bench(other, worker=Workers({}), earlier=before)
+    assert (row.x_official, row.x_fp32) == (None, None)

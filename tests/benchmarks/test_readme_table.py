@@ -83,6 +83,9 @@ def test_figures_of_a_gpu(tmp_path: Path) -> None:
         dataclasses.replace(plain, subject="ceiling", network="matmul", tflops=40.0),
         large,
         dataclasses.replace(large, note="CUDA graph", ms_median=32.0, tflops=12.5),
+        dataclasses.replace(large, engine="compile", note="CUDA graph", ms_median=20.0, tflops=20.0, share=None),
+        dataclasses.replace(large, dtype="bf16", note="CUDA graph", ms_median=30.0),
+        dataclasses.replace(large, subject="vae", network="vae_decoder", ms_median=50.0),
         dataclasses.replace(large, batch=4, ms_median=None, error="out of memory"),
         dataclasses.replace(images, engine="official", images_per_hour=1000.0),
         images,
@@ -95,12 +98,15 @@ def test_figures_of_a_gpu(tmp_path: Path) -> None:
     assert call(tmp_path, "--check").returncode == 0
     page = (tmp_path / "docs" / "gpu.md").read_text()
     assert "some GPU, driver 1.2, some CPU, torch 2.13.0, 2026-01-01. Ceilings: matmul 40 TFLOP/s." in page
-    assert "| 2 | 80 | 32 | 2.50 | 12.5 | 0.125 | 1.0e-03 |" in page and "| 4 |" not in page
-    assert "| sampler | torch, CUDA graph | fp16 | 2 | 250,000 | 250.0 | 50.0 |  |" in page
+    assert "| 2 | 80 | 32 | 20 | 4.00 | 20 | 0.500 | 1.0e-03 |" in page and "| 4 |" not in page
+    assert "| denoiser | `random:sd15` | bf16 | CUDA graph | 2 | 30 | 5 | 0.125 |" in page
+    assert "| vae_decoder | `random:sd15` | fp16 | eager | 2 | 50 |" in page
+    assert "| sampler | `embedded` | `exact` | CUDA graph | fp16 | 2 | 250,000 | 250.0 | 50.0 |  |" in page
     readme = (tmp_path / "README.md").read_text()
     assert "On one some GPU, fp16, preset `exact`, batch 2: 250,000 images an hour with the denoiser" in readme
     assert (
         "graph, 100,000 without,\n1,000 as published; 200,000 by" in readme
         and "denoiser is 2.50 times as fast with the graph at batch 2," in readme
+        and "compiled by AOTInductor 4.00 and 4.00 times as fast (" in readme
     )
     assert readme.startswith("before\n") and readme.endswith("\nafter\n") and "some GPU, driver" not in readme
