@@ -141,7 +141,8 @@ class Bench:
     def generate(self, source: str, name: str, arm: Arm) -> None:
         """A generated set; of an option given twice the last value counts."""
         given, model = self.given, self.given.unswapped if arm.unswapped else self.given.model
-        shared = ("--dataset", source, "--count", given.generated, "--preset", given.preset, "--style-mix", "uniform")
+        count = arm.times * given.generated
+        shared = ("--dataset", source, "--count", count, "--preset", given.preset, "--style-mix", "uniform")
         run = ("--engine", given.engine, "--dtype", given.dtype, "--device", given.device, "--batch", given.batch)
         self._dgkit("generate", self.work / "generated" / name, *shared, *run, *(("--model", model) if model else ()),
                     *(arm.generated or ()))  # fmt: skip

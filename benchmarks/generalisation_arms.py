@@ -9,7 +9,8 @@ BASELINE, FULL, RENDERS = "colour", "full", "renders"
 class Arm:
     """``generated``: options of ``dgkit generate`` for its set, None for the source alone; ``filtered``: its labels
     without the pixels that a segmenter of the baseline doubts; ``second``: the second labels that ``dgkit generate``
-    itself has written; ``rendered``: the city draws its scenes instead; ``extra``: trained on where it is asked for."""
+    itself has written; ``rendered``: the city draws its scenes instead; ``times``: so many more images than the others;
+    ``extra``: trained on where it is asked for."""
 
     text: str
     generated: tuple[str, ...] | None = None
@@ -19,6 +20,7 @@ class Arm:
     second: bool = False
     rendered: bool = False
     folder: str = ""
+    times: int = 1
     extra: bool = False
 
     @property
@@ -27,6 +29,7 @@ class Arm:
         return self.generated is not None and not self.filtered and not self.rendered
 
 
+BALANCED = ("--balance-classes", "--balance-styles")
 ARMS = {
     "source": Arm("source alone", colour=False),
     BASELINE: Arm("source, colours disturbed"),
@@ -41,9 +44,8 @@ ARMS = {
     "official": Arm("generated, preset official", ("--preset", "official"), extra=True),
     "filter": Arm("generated, doubtful pixels ignored", (), filtered=True, folder=FULL),
     "boundary": Arm("generated, two pixels beside borders ignored", ("--boundary", "2"), second=True, extra=True),
-    "balance": Arm("generated, classes and styles balanced", ("--balance-classes", "--balance-styles"), extra=True),
-    "balance-filter": Arm(
-        "generated, balanced, doubtful pixels ignored", (), filtered=True, folder="balance", extra=True
-    ),
+    "balance": Arm("generated, classes and styles balanced", BALANCED, extra=True),
+    "balance-filter": Arm("balanced, doubtful pixels ignored", (), filtered=True, folder="balance", extra=True),
+    "many": Arm("balanced, three times as many", BALANCED, times=3, extra=True),
     RENDERS: Arm("the same scenes and styles, rendered", (), rendered=True),
 }

@@ -84,11 +84,13 @@ def tiled(denoise: Denoise, windows: Windows) -> Denoise:
 def tiled_each(denoise: Denoise, layouts: Sequence[Windows]) -> Denoise:
     """As :func:`tiled` where each image has windows of its own; ``condition`` is that of all windows, in order."""
     counts = [len(windows) for windows in layouts]
+    owner = torch.repeat_interleave(torch.tensor(counts))
 
     def call(latents: Tensor, timestep: Tensor, text: Tensor, condition: Tensor) -> Tensor:
+        nonlocal owner
+        owner = owner.to(latents.device)  # moved once: a copy from the host waits for all that a GPU has to do
         images = zip(layouts, latents.split(1), strict=True)
         tiles = torch.cat([windows.cut(image) for windows, image in images])
-        owner = torch.repeat_interleave(torch.tensor(counts)).to(latents.device)
         prediction = denoise(tiles, timestep[owner], text[owner], condition)
         parts = zip(layouts, prediction.split(counts), strict=True)
         return torch.cat([windows.average(part) for windows, part in parts])

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from dgkit.errors import UsageError
 
+CPU = torch.device("cpu")
 NOWHERE = 1e-6  # far below the smallest weight: what a cell that lies in no window is divided by
 
 
@@ -52,30 +53,36 @@ class Windows:
             return tiles.float()
         tiles = tiles.unflatten(0, (-1, len(self))).float()
         if self.smooth:
-            tiles = tiles * self.weights().to(tiles.device)
+            tiles = tiles * self.weights(tiles.device)
         total = tiles.new_zeros((tiles.shape[0], tiles.shape[2], self.height, self.width))
         # One addition a window in a fixed order: a scatter would sum in any order on a GPU, and so differ between runs.
         for index, (y, x) in enumerate(self.corners):
             total[:, :, y : y + self.tile_height, x : x + self.tile_width] += tiles[:, index]
-        return total / self.counts().to(total.device).clamp(min=NOWHERE)
+        return total / self.counts(total.device).clamp(min=NOWHERE)
 
-    def weights(self) -> Tensor:
+    def weights(self, device: torch.device = CPU) -> Tensor:
         """float32 [tile_height, tile_width] of a cell by place in a window: 1, or if smooth a squared sine each way."""
-        if not self.smooth:
-            return torch.ones(self.tile_height, self.tile_width)
-        return _hill(self.tile_height)[:, None] * _hill(self.tile_width)[None, :]
+        return _weights(self.tile_height, self.tile_width, self.smooth, device)
 
-    def counts(self) -> Tensor:
+    def counts(self, device: torch.device = CPU) -> Tensor:
         """float32 [height, width]: the sum of the weights on each cell."""
-        return _counts(self)
+        return _counts(self, device)
+
+
+# Kept on the device: a copy from the host, at every step of every image, would wait for all that the device has to do.
+@functools.lru_cache(maxsize=64)
+def _weights(height: int, width: int, smooth: bool, device: torch.device) -> Tensor:
+    if not smooth:
+        return torch.ones(height, width, device=device)
+    return (_hill(height)[:, None] * _hill(width)[None, :]).to(device)
 
 
 @functools.lru_cache(maxsize=256)
-def _counts(windows: Windows) -> Tensor:
+def _counts(windows: Windows, device: torch.device) -> Tensor:
     total, weights = torch.zeros(windows.height, windows.width), windows.weights()
     for y, x in windows.corners:
         total[y : y + windows.tile_height, x : x + windows.tile_width] += weights
-    return total
+    return total.to(device)
 
 
 def _hill(length: int) -> Tensor:
