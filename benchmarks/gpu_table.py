@@ -40,17 +40,17 @@ def sentence(rows: Sequence[Row]) -> str:
     if not (published and eager and graph and command and batches):
         return ""
     first, last = batches[0], batches[-1]
-    gains = [(batch, _times(ways[EAGER, batch], ways[GRAPH, batch])) for batch in (first, last)]
+    at_first, at_last = (_times(ways[EAGER, batch], ways[GRAPH, batch]) for batch in (first, last))
     text = (
         f"\nOn one {graph.gpu}, {graph.dtype}, preset `{graph.preset}`, batch {graph.batch}: "
         f"{_hour(graph)} images an hour with the denoiser as a CUDA graph, {_hour(eager)} without,\n"
         f"{_hour(published)} as published; {_hour(command)} by the command `dgkit generate`, with all that it writes. "
-        f"Of Stable Diffusion 1.5 the\ndenoiser is {gains[0][1]} times as fast with the graph at batch "
-        f"{first}, {gains[1][1]} times at batch {last}"
+        f"Of Stable Diffusion 1.5 the\ndenoiser is {at_first} times as fast with the graph at batch {first}, "
+        f"{at_last} times at batch {last}"
     )
     if (COMPILED, first) in ways and (COMPILED, last) in ways:
-        least, most = (_times(ways[EAGER, batch], ways[COMPILED, batch]) for batch in (first, last))
-        text += f";\ncompiled by AOTInductor {least} and {most} times as fast"
+        at_first, at_last = (_times(ways[EAGER, batch], ways[COMPILED, batch]) for batch in (first, last))
+        text += f";\ncompiled by AOTInductor {at_first} and {at_last} times as fast"
     return f"{text} ([docs/gpu.md](docs/gpu.md)).\n\n"
 
 

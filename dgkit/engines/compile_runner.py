@@ -175,6 +175,8 @@ def _load(path: Path, device: torch.device) -> Callable[..., Sequence[Tensor]]:
     minute where cores are slow. It takes no locks between threads, which a CUDA graph cannot record: one runner is not
     called by two at once.
     """
+    if device.type == "cuda":
+        torch.cuda.init()  # the loader takes it for granted
     index = -1 if device.index is None else device.index
     loader: Any = torch._C._aoti.AOTIModelPackageLoader(str(path), "model", True, 1, index)
     return lambda *tensors: tuple(loader.run(list(tensors)))

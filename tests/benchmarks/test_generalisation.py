@@ -96,7 +96,7 @@ def test_the_page_shows_what_was_measured(script: ModuleType) -> None:
     assert rows and script.table(rows) in (ROOT / "docs" / "generalisation.md").read_text(encoding="utf-8")
     shown = generalisation_table.figure
     readme = (ROOT / "README.md").read_text(encoding="utf-8")
-    for arm in ("source", "colour", "no-swap", "no-style", "full", "filter", "renders"):
+    for arm in ("source", "colour", "no-swap", "no-style", "full", "filter", "balance-filter", "renders"):
         cells = (shown(generalisation_table.values(rows, arm, what).values()) for what in ("Avg5", "camvid"))
         assert f" | {' | '.join(cells)} |" in readme
 

@@ -16,7 +16,6 @@ from tests.scenes import FAST, snapshot
 
 ray = pytest.importorskip("ray", reason="needs Ray: pip install 'dgkit[ray]'")
 pytestmark = [
-    pytest.mark.slow,  # a cluster takes half a minute to start
     pytest.mark.filterwarnings("ignore::FutureWarning"),  # Ray's own, about its next defaults
     pytest.mark.filterwarnings("ignore::ResourceWarning"),  # Ray leaves its log files to the collector
     pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning"),
@@ -78,6 +77,7 @@ def list_actors() -> list[dict[str, Any]]:
     return [{"pid": actor["Pid"]} for actor in actors().values() if actor["State"] == "ALIVE"]
 
 
+@pytest.mark.slow  # a cluster takes half a minute to start
 def test_a_cluster_of_its_own_is_started_and_ended(
     settings: dict[str, Any], whole: dict[str, bytes], tmp_path: Path
 ) -> None:
@@ -86,6 +86,7 @@ def test_a_cluster_of_its_own_is_started_and_ended(
     assert not ray.is_initialized()
 
 
+@pytest.mark.slow  # a cluster takes half a minute to start
 def test_more_workers_than_the_cluster_has_cores_are_refused(
     ray_of_two: None, settings: dict[str, Any], tmp_path: Path
 ) -> None:
@@ -94,6 +95,7 @@ def test_more_workers_than_the_cluster_has_cores_are_refused(
     assert not (tmp_path / "out").exists()
 
 
+@pytest.mark.slow  # a cluster takes half a minute to start
 def test_an_error_in_an_actor_is_the_error_of_the_run(
     ray_of_two: None, settings: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
