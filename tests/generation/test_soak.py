@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 SCRIPT = Path(__file__).parents[2] / "benchmarks" / "soak.py"
-COUNT, SETTLED = 500, 100  # images; the first ones fill caches and pools
+COUNT, SETTLED = 1500, 500  # images; the first ones fill caches, pools and the arenas of threads
 MOST = 8  # KiB an image: a line of the manifest takes 2, and a picture of 64 x 64 pixels that is kept 12
 
 if not sys.platform.startswith("linux"):
