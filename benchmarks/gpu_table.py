@@ -35,7 +35,7 @@ def sentence(rows: Sequence[Row]) -> str:
         ("sampler", "torch", EAGER), ("sampler", "torch", GRAPH), ("generate", "torch", GRAPH)
     ))  # fmt: skip
     large = [row for row in rows if row.subject == "denoiser" and row.model != "embedded" and row.ms_median]
-    ways = {(way_of(row), row.batch): row for row in large if row.dtype == large[0].dtype}
+    ways = {(_way(row), row.batch): row for row in large if row.dtype == large[0].dtype}
     batches = [batch for way, batch in ways if way == EAGER and (GRAPH, batch) in ways]
     if not (published and eager and graph and command and batches):
         return ""
@@ -65,11 +65,11 @@ def _conditions(row: Row, peaks: dict[str, Row]) -> str:
 def _denoiser(model: str, rows: Sequence[Row], peak: float | None) -> str:
     """Milliseconds of a call in the dtype that was measured first, one way of running it beside the other."""
     mine = [row for row in rows if row.dtype == rows[0].dtype and row.ms_median]
-    shown = [way for way in WAYS if any(way_of(row) == way for row in mine)]
+    shown = [way for way in WAYS if any(_way(row) == way for row in mine)]
     heads = ("batch", *(f"{way}, ms" for way in shown), "times as fast", "TFLOP/s", "share of matmul", "error")
     lines = []
     for batch in dict.fromkeys(row.batch for row in mine):
-        found = {way_of(row): row for row in mine if row.batch == batch}
+        found = {_way(row): row for row in mine if row.batch == batch}
         times = [f"{found[way].ms_median:.4g}" if way in found else "" for way in shown]
         both = [found[way] for way in shown if way in found]
         gain = _times(both[0], both[-1]) if len(both) > 1 else ""
@@ -86,7 +86,7 @@ def _others(rows: Sequence[Row], peak: float | None) -> str:
     lines = []
     for row in rows:
         if row.ms_median:
-            what = (row.network, f"`{row.model}`", row.dtype, way_of(row), str(row.batch), f"{row.ms_median:.4g}")
+            what = (row.network, f"`{row.model}`", row.dtype, _way(row), str(row.batch), f"{row.ms_median:.4g}")
             lines.append((*what, *_rate(row, peak)))
     return "The VAE decoder, and the denoiser in other dtypes.\n\n" + _table(heads, lines) if lines else ""
 
@@ -98,7 +98,7 @@ def _rate(row: Row, peak: float | None) -> tuple[str, str, str]:
     return f"{row.tflops:.3g}" if row.tflops else "", share, error
 
 
-def way_of(row: Row) -> str:
+def _way(row: Row) -> str:
     """How a row was run: eagerly, as a graph of PyTorch's kernels, or of compiled ones."""
     return COMPILED if row.engine == "compile" else row.note
 
@@ -109,7 +109,7 @@ def _images(rows: Sequence[Row]) -> str:
     lines = []
     for row in rows:
         if row.images_per_hour:
-            way = "as published" if row.engine == OFFICIAL else way_of(row)
+            way = "as published" if row.engine == OFFICIAL else _way(row)
             what = (row.subject, f"`{row.model}`", f"`{row.preset}`", way, row.dtype, str(row.batch), _hour(row))
             gain, psnr = (f"{value:.1f}" if value else "" for value in (row.x_official, row.psnr))
             lines.append((*what, gain, psnr, f"{row.outside:.0%}" if row.outside is not None else ""))
