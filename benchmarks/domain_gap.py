@@ -14,8 +14,8 @@ from pathlib import Path
 from typing import Any
 
 from dgkit.provenance import cpu_name, git_commit, version
-from dgkit.training.judge import JudgeTraining
-from dgkit.training.judge_recipe import JudgeRecipe, JudgeScenes, SegmenterStage
+from dgkit.training.judge.judge_recipe import JudgeRecipe, JudgeScenes, SegmenterStage
+from dgkit.training.judge.judge_training import JudgeTraining
 from dgkit.world import ROLES
 
 RESULTS = Path(__file__).parent / "results" / "domain_gap.csv"

@@ -104,8 +104,8 @@ def prepare(given: argparse.Namespace) -> dict[str, Any]:
     if given.checkpoint.is_file():
         return {}
     write_role(given.work / "source", "source", 60, 7, height=256, workers=cores)
-    from dgkit.training.segmenter.recipe import SegmenterRecipe
-    from dgkit.training.segmenter.run import train_segmenter
+    from dgkit.training.segmenter.segmenter_recipe import SegmenterRecipe
+    from dgkit.training.segmenter.segmenter_training import train_segmenter
 
     recipe = {
         "head": "segformer", "backbone": given.backbone, "export": False, "out": given.work / "segmenter",
@@ -178,10 +178,10 @@ def loop_of_mmseg(given: argparse.Namespace) -> dict[str, Any]:
 def loop_of_dgkit(given: argparse.Namespace) -> dict[str, Any]:
     """``score_sets``, which is what ``dgkit eval`` spends its time in; reports are written after it."""
     from dgkit.config import load_config
-    from dgkit.evaluation.eval_config import EvalConfig
-    from dgkit.evaluation.evaluate import score_sets
-    from dgkit.evaluation.protocols import mean_iou
-    from dgkit.evaluation.segmenters import open_segmenter
+    from dgkit.evaluation.benchmark.eval_config import EvalConfig
+    from dgkit.evaluation.benchmark.evaluate import score_sets
+    from dgkit.evaluation.benchmark.protocols import mean_iou
+    from dgkit.segmenters.base import open_segmenter
 
     engine, dtype = WAYS[given.only]
 
@@ -205,7 +205,7 @@ def loop_of_dgkit(given: argparse.Namespace) -> dict[str, Any]:
 
 def facts(given: argparse.Namespace, seconds: float, miou: float, device: str) -> dict[str, Any]:
     """Peak memory is that of the process without those that read pictures for it."""
-    from dgkit.benchmarks.memory import peak_rss
+    from dgkit.bench.memory import peak_rss
 
     gpu = 0.0
     if device.startswith("cuda"):

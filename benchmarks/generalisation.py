@@ -41,7 +41,7 @@ from dgkit.data.layouts import LAYOUTS
 from dgkit.files import atomic_path, atomic_write
 from dgkit.provenance import cpu_name, git_commit
 from dgkit.world import render
-from dgkit.world.disk import resolve_split, scene_index
+from dgkit.world.disk_layouts import resolve_split, scene_index
 
 RESULTS = Path(__file__).parent / "results"
 TARGETS = ("cityscapes", "bdd", "mapillary", "acdc", "darkzurich")
@@ -245,11 +245,11 @@ def train_and_evaluate(training: Training) -> str:
     """Train, evaluate, keep the figures; a run that was stopped goes on."""
     import torch
 
-    from dgkit.evaluation.eval_config import EvalConfig
-    from dgkit.evaluation.eval_report import evaluate
-    from dgkit.evaluation.segmenters import open_segmenter
-    from dgkit.training.segmenter.recipe import load_segmenter
-    from dgkit.training.segmenter.run import train_segmenter
+    from dgkit.evaluation.benchmark.eval_config import EvalConfig
+    from dgkit.evaluation.benchmark.score_report import evaluate
+    from dgkit.segmenters.base import open_segmenter
+    from dgkit.training.segmenter.segmenter_recipe import load_segmenter
+    from dgkit.training.segmenter.segmenter_training import train_segmenter
 
     torch.set_num_threads(training.threads)
     started = time.monotonic()

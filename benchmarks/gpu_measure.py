@@ -17,10 +17,10 @@ from typing import Any
 
 from gpu_steps import LIMIT
 
-from dgkit.benchmarks.config import BenchConfig, Task
-from dgkit.benchmarks.processes import KeptWorker, Outcome
-from dgkit.benchmarks.rows import Row
-from dgkit.benchmarks.run import bench
+from dgkit.bench.bench_config import BenchConfig, Task
+from dgkit.bench.benchmark import bench
+from dgkit.bench.processes import KeptWorker, Outcome
+from dgkit.bench.rows import Row
 from dgkit.config import load_config
 from dgkit.errors import EngineError
 

@@ -2,8 +2,8 @@
 
 from collections.abc import Sequence
 
-from dgkit.benchmarks.config import CEILING, OFFICIAL
-from dgkit.benchmarks.rows import Row
+from dgkit.bench.bench_config import CEILING, OFFICIAL
+from dgkit.bench.rows import Row
 
 EAGER, GRAPH = "eager", "CUDA graph"  # notes of gpu_measure.py
 COMPILED = "AOTInductor and CUDA graph"

@@ -25,11 +25,11 @@ import dgkit
 from dgkit.data.crops import CropRules
 from dgkit.data.prompts import STYLE_MIXES
 from dgkit.data.scores import summary
-from dgkit.evaluation.pictures import Entry, list_folder
-from dgkit.evaluation.quality import Judge, Measurement, compare, find_judge, measure
-from dgkit.evaluation.renders import render_reference
+from dgkit.evaluation.quality.labelled_folder import Entry, list_folder
+from dgkit.evaluation.quality.measures import Judge, Measurement, compare, find_judge, measure
+from dgkit.evaluation.quality.renders import render_reference
 from dgkit.files import atomic_write, digest_file
-from dgkit.generation.config import GenerateConfig
+from dgkit.generation.generate_config import GenerateConfig
 from dgkit.generation.jobs import JobPlan, make_job
 from dgkit.generation.sources import index_world
 from dgkit.labels import NUM_CLASSES

@@ -72,7 +72,7 @@ def scenes(count: int) -> list[Any]:
     """Jobs as ``dgkit generate`` makes them of the city."""
     from dgkit.data.crops import CropRules
     from dgkit.data.prompts import STYLE_MIXES
-    from dgkit.generation.config import GenerateConfig
+    from dgkit.generation.generate_config import GenerateConfig
     from dgkit.generation.jobs import JobPlan, make_job
     from dgkit.generation.sources import index_world
 
@@ -121,7 +121,7 @@ def find_calls(work: Path, network: Any) -> tuple[list[Arrays], Arrays]:
 
 def errors(request: Any, held_out: Arrays) -> dict[int, float]:
     """Relative L2 error of the prediction by timestep."""
-    from dgkit.engines.export import relative_error
+    from dgkit.engines.onnx_export import relative_error
 
     found: dict[int, list[float]] = {}
     for row, wanted in enumerate(held_out[OUTPUT]):
@@ -156,8 +156,8 @@ def agreement_cells(images: np.ndarray, judge: Path | None) -> Row:
     if judge is None:
         return {}
     from dgkit.data.scores import mean_iou
-    from dgkit.evaluation.pictures import Picture
-    from dgkit.evaluation.quality import find_judge, measure
+    from dgkit.evaluation.quality.labelled_folder import Picture
+    from dgkit.evaluation.quality.measures import find_judge, measure
 
     pairs = zip(images, scenes(len(images)), strict=True)
     pictures = [Picture(job.id, image, job.label, job.style) for image, job in pairs]
@@ -168,7 +168,7 @@ def agreement_cells(images: np.ndarray, judge: Path | None) -> Row:
 
 def denoiser_rows(given: argparse.Namespace, variants: list[str]) -> Iterator[Row]:
     from dgkit.diffusion.loading import model_networks, open_model
-    from dgkit.engines.export import export_network
+    from dgkit.engines.onnx_export import export_network
 
     expected = draw(given.work, "fp32", given.images)
     network = model_networks(open_model())["denoiser"]
@@ -201,9 +201,9 @@ def decoder_rows(given: argparse.Namespace, variants: list[str]) -> Iterator[Row
     """On latents of rendered scenes of 512 x 512 pixels, of which the last two do not calibrate."""
     import torch
 
-    from dgkit.diffusion.images import to_float, to_uint8
     from dgkit.diffusion.loading import model_networks, open_model
-    from dgkit.engines.export import export_network, relative_error
+    from dgkit.diffusion.pixels import to_float, to_uint8
+    from dgkit.engines.onnx_export import export_network, relative_error
     from dgkit.engines.openvino_graph import join_norms
     from dgkit.world import render
 

@@ -17,13 +17,13 @@ from diffusers import ControlNetModel
 from torch.utils.data import default_collate
 
 import dgkit
-from dgkit.training.controlnet import ControlNetTask, condition_widths
-from dgkit.training.feed import Feed
-from dgkit.training.latents import with_cached_latents
-from dgkit.training.noising import Noising
-from dgkit.training.parts import Model, find_training_model
-from dgkit.training.recipes import Objective
-from dgkit.training.rows import CITY, FeedConfig, Row, build_feed
+from dgkit.training.data.data_rows import CITY, FeedConfig, Row, build_feed
+from dgkit.training.data.feed import Feed
+from dgkit.training.data.latents import with_cached_latents
+from dgkit.training.diffusion.controlnet import ControlNetTask, condition_widths
+from dgkit.training.diffusion.diffusion_recipes import Objective
+from dgkit.training.diffusion.noising import Noising
+from dgkit.training.diffusion.starting_model import Model, find_training_model
 
 SCENES, SEED = 16, 0
 EMBEDDED = Path(dgkit.__file__).parent / "models" / "city"

@@ -20,9 +20,9 @@ from dgkit.diffusion.loading import load_pipeline
 from dgkit.diffusion.pipeline import Pipeline
 from dgkit.diffusion.presets import GUIDANCE_SCALE, find_preset
 from dgkit.diffusion.sampler import SceneRequest, sample
-from dgkit.generation.config import GenerateConfig
+from dgkit.generation.blocks import Maker, tasks
 from dgkit.generation.flow import Alone, fill
-from dgkit.generation.scenes import Maker, tasks
+from dgkit.generation.generate_config import GenerateConfig
 from dgkit.generation.settings import chosen_style_mix, make_plan, resolve_places
 from dgkit.generation.writer import OutputFolder
 

@@ -4,7 +4,7 @@
     python benchmarks/preset_cost.py --cells official,one-pass,fast,turbo --model random:sd15 --labels DIR --count 48
 
 Labels are those of presets.py, crops of the city, or with --labels crops of the label maps in a folder. The TFLOP of
-models of random weights are torch's own count (`dgkit.benchmarks.networks.count_flops`), of the denoiser for each
+models of random weights are torch's own count (`dgkit.bench.network_speed.count_flops`), of the denoiser for each
 evaluation, of the condition network for each window, and of the VAE at the sizes that it is called with.
 """
 
@@ -17,17 +17,17 @@ import numpy as np
 from preset_cells import Cells, add_options, chosen
 from torch import nn
 
-from dgkit.benchmarks.networks import count_flops
+from dgkit.bench.network_speed import count_flops
 from dgkit.data.crops import CropRules
 from dgkit.data.prompts import STYLE_MIXES
-from dgkit.diffusion.folder import ModelInfo
+from dgkit.diffusion.components import model_networks
 from dgkit.diffusion.loading import open_model
-from dgkit.diffusion.parts import model_networks
-from dgkit.diffusion.plan import SamplingPlan
+from dgkit.diffusion.model_folder import ModelInfo
 from dgkit.diffusion.presets import find_preset
 from dgkit.diffusion.random_model import RandomModel
+from dgkit.diffusion.sampling_plan import SamplingPlan
 from dgkit.diffusion.weights import skeleton
-from dgkit.generation.config import GenerateConfig
+from dgkit.generation.generate_config import GenerateConfig
 from dgkit.generation.jobs import JobPlan, make_job
 from dgkit.generation.sources import index_files, index_world, open_files
 

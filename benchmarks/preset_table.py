@@ -20,9 +20,9 @@ from generalisation_table import figure, gains
 from generalisation_table import read as read_generalisation
 from preset_cells import LEADS
 
-from dgkit.benchmarks.rows import Row, latest, read
+from dgkit.bench.rows import Row, latest, read
 from dgkit.diffusion.presets import PRESETS
-from dgkit.engines.base import QUANTISED
+from dgkit.engines.runner import QUANTISED
 
 ROOT = Path(__file__).resolve().parents[1]
 RESULTS = ROOT / "benchmarks" / "results"

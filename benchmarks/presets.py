@@ -32,20 +32,20 @@ import numpy as np
 from PIL import Image
 from preset_cells import add_options, chosen
 
-from dgkit.benchmarks.scatter import Point, scatter
+from dgkit.bench.scatter import Point, scatter
 from dgkit.data.crops import CropRules
 from dgkit.data.prompts import STYLE_MIXES
 from dgkit.data.scores import SMALL_CLASSES, mean_iou, summary
 from dgkit.diffusion.loading import load_pipeline
 from dgkit.diffusion.pipeline import Pipeline
-from dgkit.diffusion.plan import SamplingPlan
 from dgkit.diffusion.presets import PRESETS, find_preset
 from dgkit.diffusion.sampler import SceneRequest, sample
-from dgkit.evaluation.pictures import Entry, Picture
-from dgkit.evaluation.quality import Judge, Measurement, compare, find_judge
-from dgkit.evaluation.renders import Twins
+from dgkit.diffusion.sampling_plan import SamplingPlan
+from dgkit.evaluation.quality.labelled_folder import Entry, Picture
+from dgkit.evaluation.quality.measures import Judge, Measurement, compare, find_judge
+from dgkit.evaluation.quality.renders import Twins
 from dgkit.files import atomic_path, atomic_write
-from dgkit.generation.config import GenerateConfig
+from dgkit.generation.generate_config import GenerateConfig
 from dgkit.generation.jobs import JobPlan, make_job
 from dgkit.generation.sources import index_world
 from dgkit.labels import CLASSES

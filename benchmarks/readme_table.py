@@ -16,9 +16,9 @@ from pathlib import Path
 
 from gpu_table import sentence, tables
 
-from dgkit.benchmarks.config import CEILING
-from dgkit.benchmarks.plot import draw, markdown
-from dgkit.benchmarks.rows import Row, latest, read
+from dgkit.bench.bars import draw, markdown
+from dgkit.bench.bench_config import CEILING
+from dgkit.bench.rows import Row, latest, read
 
 PACKAGES = {"ort": ("onnxruntime", "onnxruntime-gpu"), "openvino": ("openvino",), "trt": ("tensorrt", "tensorrt-rtx")}
 ROOT = Path(__file__).resolve().parents[1]

@@ -14,7 +14,7 @@ import time
 from pathlib import Path
 
 import dgkit
-from dgkit.generation.verify import verify
+from dgkit.generation.verification import verify
 from dgkit.provenance import cpu_name, git_commit
 
 PAGE = 4096

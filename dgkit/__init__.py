@@ -17,28 +17,28 @@ if TYPE_CHECKING:
     from dgkit.data.labelmap import read_label
     from dgkit.diffusion.loading import load_pipeline
     from dgkit.diffusion.sampler import SceneRequest, SceneResult, sample
-    from dgkit.diffusion.swap import SwapReport, swap
+    from dgkit.diffusion.style_swap import SwapReport, swap
     from dgkit.errors import DgkitError
-    from dgkit.generation.config import GenerateConfig
+    from dgkit.generation.generate_config import GenerateConfig
     from dgkit.generation.records import GenerateResult, Record
     from dgkit.generation.run import generate
     from dgkit.world import Scene, render
 
 _HOMES = {
     "DgkitError": "dgkit.errors",
-    "GenerateConfig": "dgkit.generation.config",
+    "GenerateConfig": "dgkit.generation.generate_config",
     "GenerateResult": "dgkit.generation.records",
     "Record": "dgkit.generation.records",
     "Scene": "dgkit.world",
     "SceneRequest": "dgkit.diffusion.sampler",
     "SceneResult": "dgkit.diffusion.sampler",
-    "SwapReport": "dgkit.diffusion.swap",
+    "SwapReport": "dgkit.diffusion.style_swap",
     "generate": "dgkit.generation.run",
     "load_pipeline": "dgkit.diffusion.loading",
     "read_label": "dgkit.data.labelmap",
     "render": "dgkit.world",
     "sample": "dgkit.diffusion.sampler",
-    "swap": "dgkit.diffusion.swap",
+    "swap": "dgkit.diffusion.style_swap",
 }
 
 __all__ = [

@@ -11,9 +11,9 @@ import torch
 from torch import Tensor, nn
 
 from dgkit.errors import DgkitError, InputError
-from dgkit.training import checkpoint
-from dgkit.training.optimisation import Optimisation
-from dgkit.training.trainer import fit
+from dgkit.training.loop import checkpoint
+from dgkit.training.loop.optimisation import Optimisation
+from dgkit.training.loop.trainer import fit
 
 SETTINGS: dict[str, Any] = {"steps": 8, "batch": 4, "lr": 1e-2, "warmup": 2, "checkpoint_every": 3, "log_every": 1}
 

@@ -9,20 +9,41 @@ from pathlib import Path
 
 # Floor of each module or package of dgkit, by its first name. cli is the top; dgkit itself only offers names lazily.
 FLOORS = {
-    **dict.fromkeys(("labels", "errors", "config", "optional", "provenance", "files", "locks", "diagnosis"), 0),
+    **dict.fromkeys(
+        ("labels", "errors", "config", "optional", "provenance", "files", "locks", "diagnosis", "progress"), 0
+    ),
     **dict.fromkeys(("data", "world"), 1),
     "engines": 2,
-    "diffusion": 3,
-    **dict.fromkeys(("generation", "training", "evaluation", "benchmarks", "outputs"), 4),
+    **dict.fromkeys(("diffusion", "segmenters"), 3),
+    **dict.fromkeys(("generation", "training", "evaluation", "bench", "outputs"), 4),
     **dict.fromkeys(("cli", "__main__", ""), 5),
 }
 LIGHT_FLOORS = (0, 5)
 HEAVY = frozenset(
-    "torch torchvision diffusers transformers accelerate cv2 scipy onnx onnxruntime onnxscript tensorrt tensorrt_rtx "
-    "openvino mmseg mmcv mmengine ray pyarrow datasets".split()
+    [
+        "torch",
+        "torchvision",
+        "diffusers",
+        "transformers",
+        "accelerate",
+        "cv2",
+        "scipy",
+        "onnx",
+        "onnxruntime",
+        "onnxscript",
+        "tensorrt",
+        "tensorrt_rtx",
+        "openvino",
+        "mmseg",
+        "mmcv",
+        "mmengine",
+        "ray",
+        "pyarrow",
+        "datasets",
+    ]
 )
 SEGMENTATION = frozenset({"mmseg", "mmcv", "mmengine"})
-SEGMENTATION_FILES = ("dgkit.training.segmenter", "dgkit.evaluation.segmenter")  # modules or packages
+SEGMENTATION_FILES = ("dgkit.training.segmenter", "dgkit.segmenters.mmseg")  # modules or packages
 RECIPE_FOLDERS = frozenset({"engines", "training", "benchmarks"})
 
 

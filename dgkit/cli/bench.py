@@ -11,7 +11,7 @@ import typer
 from dgkit.cli.common import console, print_json
 
 if TYPE_CHECKING:
-    from dgkit.benchmarks.rows import Row
+    from dgkit.bench.rows import Row
 
 WHAT, RUN, OUT = "What to run", "How long", "Output"
 
@@ -94,7 +94,7 @@ def bench(
 
     Every configuration runs in a process of its own; one that fails is a row that says why.
     """
-    from dgkit.benchmarks.config import BenchConfig
+    from dgkit.bench.bench_config import BenchConfig
     from dgkit.config import load_config
     from dgkit.errors import UsageError
 
@@ -111,7 +111,7 @@ def bench(
         "parity": parity, "references": references, "csv": csv, "plot": plot, "note": note,
     }  # fmt: skip
     config = load_config(BenchConfig, **settings)
-    from dgkit.benchmarks.run import bench as run
+    from dgkit.bench.benchmark import bench as run
 
     shown = console()
     with shown.status("") as status:
@@ -127,7 +127,7 @@ def bench(
 
 
 def _line(row: Row) -> str:
-    from dgkit.benchmarks.plot import speed
+    from dgkit.bench.bars import speed
 
     if row.subject == "ceiling":
         figure = f"{row.tflops:.3g} TFLOP/s" if row.tflops else f"{row.gbytes:.3g} GB/s" if row.gbytes else "failed"

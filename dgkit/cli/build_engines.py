@@ -10,9 +10,9 @@ import typer
 from dgkit.cli.common import chosen_model, console, print_json, print_table, say, size_text
 
 if TYPE_CHECKING:
-    from dgkit.diffusion.parts import Model
-    from dgkit.engines.plan import Outcome
-    from dgkit.engines.recipe import EngineRecipe
+    from dgkit.diffusion.components import Model
+    from dgkit.engines.build_plan import Outcome
+    from dgkit.engines.engine_recipe import EngineRecipe
 
 WHAT, HOW, RUN = "Model", "Engines", "Run"
 
@@ -59,8 +59,8 @@ def build_engines(
     """
     from dgkit.config import load_config
     from dgkit.diffusion.loading import open_model
-    from dgkit.engines.plan import first_problem
-    from dgkit.engines.recipe import EngineRecipe, choose_networks, parse_batch
+    from dgkit.engines.build_plan import first_problem
+    from dgkit.engines.engine_recipe import EngineRecipe, choose_networks, parse_batch
 
     options = None if batch is None else {"batch": parse_batch(batch)}
     flags: dict[str, Any] = {"engine": engine, "dtype": dtype, "device": device, "options": options}
@@ -79,7 +79,7 @@ def build_engines(
 
 def _build(model: Model, recipe: EngineRecipe, names: tuple[str, ...], rebuild: str, dry_run: bool) -> list[Outcome]:
     from dgkit.diffusion.loading import model_networks
-    from dgkit.engines.plan import build, look
+    from dgkit.engines.build_plan import build, look
     from dgkit.engines.store import check_policy
 
     outcomes = []
@@ -114,7 +114,7 @@ def _print_table(outcomes: list[Outcome], dry_run: bool, rebuild: str) -> None:
     from rich.markup import escape
     from rich.table import Table
 
-    from dgkit.engines.plan import verdict
+    from dgkit.engines.build_plan import verdict
 
     table = Table()
     for heading in ("network", "engine", "dtype", "device", "state", "seconds", "size", "error", "why"):

@@ -10,9 +10,9 @@ import typer
 from dgkit.cli.common import chosen_model, print_json, print_table, say
 
 if TYPE_CHECKING:
-    from dgkit.engines.base import Network
     from dgkit.engines.compare import OutputCheck
     from dgkit.engines.layers import LayerReport
+    from dgkit.engines.runner import Network
 
 
 def check(
@@ -40,7 +40,7 @@ def check(
     """
     from dgkit.diffusion.loading import model_networks, open_model
     from dgkit.engines.compare import Side, check_network
-    from dgkit.engines.recipe import choose_networks
+    from dgkit.engines.engine_recipe import choose_networks
     from dgkit.engines.store import check_policy
     from dgkit.errors import EngineError
 

@@ -47,7 +47,7 @@ def _machine(console: Console, found: Diagnosis) -> None:
 def _engines(console: Console, found: Diagnosis) -> None:
     from rich.markup import escape
 
-    from dgkit.engines.base import RUNNERS
+    from dgkit.engines.runner import RUNNERS
 
     console.print("[bold]Libraries that run the networks[/bold]")
     for library in found.libraries:

@@ -60,7 +60,7 @@ def evaluate(
 ) -> None:
     """Score a segmenter on labelled data sets: mIoU by set, condition and class, with a gallery of the worst."""
     from dgkit.config import load_config
-    from dgkit.evaluation.eval_config import EvalConfig
+    from dgkit.evaluation.benchmark.eval_config import EvalConfig
 
     config = load_config(
         EvalConfig, None, sets or (), on=tuple(on), split=split, protocol=protocol, engine=engine, dtype=dtype,
@@ -68,8 +68,8 @@ def evaluate(
         save_predictions=save_predictions, worst=worst,
     )  # fmt: skip
     config.resolved_protocol()
-    from dgkit.evaluation.eval_report import evaluate as run
-    from dgkit.evaluation.segmenters import open_segmenter
+    from dgkit.evaluation.benchmark.score_report import evaluate as run
+    from dgkit.segmenters.base import open_segmenter
 
     opened = open_segmenter(
         segmenter, config.engine, config.dtype, config.device, config=network, batch=config.batch, notify=say
@@ -85,7 +85,7 @@ def evaluate(
 def _print(result: dict[str, Any], out: Path) -> None:
     from rich.table import Table
 
-    from dgkit.evaluation.eval_report import percent, table_rows
+    from dgkit.evaluation.benchmark.score_report import percent, table_rows
     from dgkit.labels import CLASSES
 
     rows = table_rows(result)

@@ -13,7 +13,7 @@ from dgkit.cli.common import chosen_model, console, print_json, print_table, say
 EXAMPLE = 128  # side in pixels of the picture that the export of a segmenter follows where sizes are free
 
 if TYPE_CHECKING:
-    from dgkit.engines.base import Network
+    from dgkit.engines.runner import Network
     from dgkit.engines.spec import TensorSpec
     from dgkit.engines.store import Engine
 
@@ -59,8 +59,8 @@ def networks(
     """
     from dgkit.diffusion.loading import model_networks, open_model
     from dgkit.engines.copies import copy_out
-    from dgkit.engines.export import OPSET, export_engine, graph_key
-    from dgkit.engines.recipe import choose_networks
+    from dgkit.engines.engine_recipe import choose_networks
+    from dgkit.engines.onnx_export import OPSET, export_engine, graph_key
     from dgkit.engines.store import check_policy
     from dgkit.errors import UsageError
 
@@ -103,8 +103,8 @@ def segmenter(
 
     Nothing is written where the two differ.
     """
-    from dgkit.engines.segmenter import write_segmenter
-    from dgkit.evaluation.segmenters import find_source
+    from dgkit.segmenters.base import find_source
+    from dgkit.segmenters.onnx_writer import write_segmenter
 
     source = find_source(checkpoint, config)
     fixed, path = size or source.side, out if out.suffix == ".onnx" else out / "segmenter.onnx"
@@ -133,7 +133,7 @@ def segmenter(
 
 
 def _as_dict(engine: Engine, network: Network, folder: Path) -> dict[str, Any]:
-    from dgkit.engines.export import MODEL
+    from dgkit.engines.onnx_export import MODEL
 
     def tensor(spec: TensorSpec) -> dict[str, Any]:
         sizes = (engine.key.shapes[symbol] for symbol in spec.shape)

@@ -47,7 +47,7 @@ def filter_labels(
 
     The same command again continues. `dgkit train segmenter --set data.filtered=true` trains on the second labels.
     """
-    from dgkit.generation.filter import filter_folder
+    from dgkit.generation.filter_folder import filter_folder
 
     settings: dict[str, Any] = {
         "segmenter": segmenter, "threshold": threshold, "reference": reference, "boundary": boundary,

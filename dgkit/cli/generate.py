@@ -144,11 +144,11 @@ def generate(
         "workers": workers, "shard": shard, "ray": ray,
     }  # fmt: skip
     from dgkit.config import load_config
-    from dgkit.generation.config import GenerateConfig
+    from dgkit.generation.generate_config import GenerateConfig
 
     config = load_config(GenerateConfig, recipe, assignments or (), **settings)
     if format is not None:
-        from dgkit.outputs.pack import check_format
+        from dgkit.outputs.packing import check_format
 
         check_format(format)  # before the images are made
     from dgkit.generation.run import generate as run

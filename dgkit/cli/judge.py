@@ -24,12 +24,12 @@ def judge(
     DIR then holds segmenter.onnx, styles.onnx and judge.json, for `dgkit quality OUT --judge DIR`.
     """
     from dgkit.config import load_config
-    from dgkit.training.judge_recipe import JudgeRecipe
+    from dgkit.training.judge.judge_recipe import JudgeRecipe
 
     config = load_config(JudgeRecipe, recipe, sets or ())
     import torch
 
-    from dgkit.training.judge import JudgeTraining
+    from dgkit.training.judge.judge_training import JudgeTraining
 
     if threads:
         torch.set_num_threads(threads)

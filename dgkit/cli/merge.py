@@ -24,7 +24,7 @@ def merge(
     Every image of every part is verified first. Parts of other settings, parts that overlap and parts that together
     are not the whole run are refused. The parts stay as they are.
     """
-    from dgkit.generation.merge import merge as run
+    from dgkit.generation.merging import merge as run
     from dgkit.outputs.card import write_card
     from dgkit.outputs.summary import known_source
 

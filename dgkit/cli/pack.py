@@ -10,7 +10,7 @@ import typer
 from dgkit.cli.common import INTERRUPTED, console, print_json, progress_bars, say, size_text
 
 if TYPE_CHECKING:
-    from dgkit.outputs.pack import PackResult
+    from dgkit.outputs.packing import PackResult
 
 STAGES = {"count": ("Counting classes", "labels"), "pack": ("Packing", "images")}
 
@@ -43,8 +43,8 @@ def pack_with_bars(
     filtered: bool = False,
 ) -> PackResult:
     """Pack, showing progress; a word about the result goes to people. ``shard_bytes`` None: the usual size."""
-    from dgkit.outputs.pack import SHARD_BYTES
-    from dgkit.outputs.pack import pack as run
+    from dgkit.outputs.packing import SHARD_BYTES
+    from dgkit.outputs.packing import pack as run
 
     size = SHARD_BYTES if shard_bytes is None else shard_bytes
     try:

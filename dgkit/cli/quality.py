@@ -32,7 +32,7 @@ def quality(
     as_json: Annotated[bool, typer.Option("--json", help="Print the figures as JSON.")] = False,
 ) -> None:
     """Measure label agreement, styles, distances and diversity of a folder; writes OUT/quality.json."""
-    from dgkit.evaluation.quality import find_judge, measure_quality
+    from dgkit.evaluation.quality.measures import find_judge, measure_quality
 
     found = find_judge(judge, segmenter, styles)
     with progress_bars(STAGES) as report:

@@ -28,7 +28,7 @@ def report(
 
     The dataset card and the files beside it are written anew as well. Open the page in any browser; no server.
     """
-    from dgkit.outputs.report import report as run
+    from dgkit.outputs.report_page import report as run
 
     with progress_bars(STAGES) as progress:
         result = run(out, embed=embed, to=to, workers=workers, progress=progress)

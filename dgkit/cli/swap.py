@@ -24,7 +24,7 @@ def swap(
     """
     from dataclasses import asdict
 
-    from dgkit.diffusion.swap import swap as join
+    from dgkit.diffusion.style_swap import swap as join
 
     report = join(prior, controlnet, out)
     if as_json:

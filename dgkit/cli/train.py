@@ -12,7 +12,7 @@ import typer
 from dgkit.cli.common import console, print_json, say
 
 if TYPE_CHECKING:
-    from dgkit.training.trainer import Progress
+    from dgkit.training.loop.trainer import Progress
 
 train = typer.Typer(help="Train the networks from recipes.", no_args_is_help=True)
 
@@ -65,11 +65,11 @@ def city(
     The finished model folder is WORK/model, for `dgkit generate --model WORK/model`.
     """
     from dgkit.config import load_config
-    from dgkit.training.recipe import CityRecipe
+    from dgkit.training.city.city_recipe import CityRecipe
 
     config = load_config(CityRecipe, recipe, sets or ())
     with _training(threads) as report:
-        from dgkit.training.city import CityTraining
+        from dgkit.training.city.stages import CityTraining
 
         model = CityTraining(work, config, report).run()
     _show({"kind": "city", "out": str(model), "next": f"dgkit generate OUT --model {model}"}, as_json)
@@ -87,11 +87,11 @@ def segmenter(
 
     Writes checkpoints for mmsegmentation and segmenter.onnx. Needs the extra seg.
     """
-    from dgkit.training.segmenter.recipe import load_segmenter
+    from dgkit.training.segmenter.segmenter_recipe import load_segmenter
 
     config = load_segmenter(recipe, sets or (), out)
     with _training(threads) as report:
-        from dgkit.training.segmenter.run import train_segmenter
+        from dgkit.training.segmenter.segmenter_training import train_segmenter
 
         result = train_segmenter(config, report, say)
     if int(os.environ.get("RANK", "0")) == 0:
@@ -99,11 +99,11 @@ def segmenter(
 
 
 def _run(kind: str, recipe: Path, out: Path | None, sets: list[str] | None, threads: int | None, as_json: bool) -> None:
-    from dgkit.training.recipes import load_training
+    from dgkit.training.diffusion.diffusion_recipes import load_training
 
     config = load_training(kind, recipe, sets or (), out)
     with _training(threads) as report:
-        from dgkit.training import commands
+        from dgkit.training.diffusion import commands
 
         result = getattr(commands, f"train_{kind}")(config, report)
         shown = commands.main_process()

@@ -11,7 +11,7 @@ from dgkit.cli.common import INTERRUPTED, console, print_json, progress_bars, sa
 from dgkit.cli.generate import STAGES as GENERATE_STAGES
 
 if TYPE_CHECKING:
-    from dgkit.generation.verify import VerifyResult
+    from dgkit.generation.verification import VerifyResult
 
 STAGES = {"verify": ("Verifying", "images"), **GENERATE_STAGES}
 SHOWN = 20  # problems that are listed; --json has all
@@ -28,7 +28,7 @@ def verify(
 
     Exit code 1 where something is wrong. Without --repair nothing is written.
     """
-    from dgkit.generation.verify import verify as run
+    from dgkit.generation.verification import verify as run
 
     try:
         with progress_bars(STAGES) as progress:
@@ -45,7 +45,7 @@ def verify(
 
 
 def _report(result: VerifyResult, repair: bool) -> None:
-    from dgkit.generation.verify import KINDS
+    from dgkit.generation.verification import KINDS
 
     for problem in result.problems[:SHOWN]:
         image = "" if problem.index is None else f"image {problem.index}"

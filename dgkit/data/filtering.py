@@ -61,14 +61,14 @@ def class_means(pixels: np.ndarray, losses: np.ndarray) -> np.ndarray:
 
 
 def doubtful(label: np.ndarray, loss: np.ndarray, means: np.ndarray, threshold: float) -> np.ndarray:
-    """bool [H,W]: pixels whose loss exceeds ``threshold`` times the mean of their class; not where either is nan."""
+    """Bool [H,W]: pixels whose loss exceeds ``threshold`` times the mean of their class; not where either is nan."""
     limits = np.full(256, np.nan)
     limits[:NUM_CLASSES] = threshold * means
     return loss > limits[label]
 
 
 def boundary_band(label: np.ndarray, width: int) -> np.ndarray:
-    """bool [H,W]: pixels from which another class is at most ``width`` pixels away, along rows, columns and diagonals.
+    """Bool [H,W]: pixels from which another class is at most ``width`` pixels away, along rows, columns and diagonals.
 
     Ignore is no class: next to it there is no band.
     """
@@ -101,7 +101,8 @@ def perceptual_hash(image: np.ndarray) -> int:
 
 def near_duplicates(hashes: list[int], distance: int) -> list[int | None]:
     """For each picture the first earlier one that is kept and differs in at most ``distance`` bits, None where there is
-    none: the picture is kept itself."""
+    none: the picture is kept itself.
+    """
     codes = np.array(hashes, np.uint64)
     kept = np.zeros(len(codes), np.uint64)
     numbers: list[int] = []

@@ -14,17 +14,17 @@ import torch
 from torch import Tensor
 
 from dgkit.data.prompts import STYLES, caption, compose
-from dgkit.diffusion.folder import ModelInfo
+from dgkit.diffusion.model_folder import ModelInfo
 from dgkit.diffusion.noise import seeded_noise
 from dgkit.diffusion.passes import Run, Scene, SceneRequest
 from dgkit.diffusion.pipeline import Pipeline
 from dgkit.diffusion.presets import PRESETS
-from dgkit.engines.base import Calibration, Call, Network
+from dgkit.engines.runner import Calibration, Call, Network
 from dgkit.engines.torch_runner import TorchRunner
 from dgkit.errors import EngineError
 
 if TYPE_CHECKING:
-    from dgkit.diffusion.parts import Model
+    from dgkit.diffusion.components import Model
 
 FORMAT = 1  # raise it whenever a change in dgkit makes other calls of the same model and settings
 SEED = 77

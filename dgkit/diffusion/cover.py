@@ -42,7 +42,7 @@ def cover_windows(need: np.ndarray, tile: int, smooth: bool = False) -> Windows:
 
 
 def covered(windows: Windows) -> np.ndarray:
-    """bool [height, width]: cells that lie in a window."""
+    """Bool [height, width]: cells that lie in a window."""
     return _counted((windows.height, windows.width), list(windows.corners), _tile_of(windows)) > 0
 
 
@@ -120,7 +120,7 @@ def _middle(first: int, last: int, tile: int, length: int) -> int:
 
 
 def _alone(need: np.ndarray, corners: Corners, corner: tuple[int, int], tile: _Tile) -> np.ndarray:
-    """bool of the window's shape: needed cells that no other window holds."""
+    """Bool of the window's shape: needed cells that no other window holds."""
     counts = _counted(need.shape, corners, tile)
     return _part(need, corner, tile) & (_part(counts, corner, tile) == 1)
 

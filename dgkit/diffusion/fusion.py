@@ -9,7 +9,7 @@ REFERENCE_AREA = 512 * 512  # pixels of the label for which area thresholds are 
 
 
 def large_components(label: np.ndarray, large_area: int) -> np.ndarray:
-    """bool [H, W]: union over classes of 8-connected components with more than ``large_area`` pixels, scaled by the
+    """Bool [H, W]: union over classes of 8-connected components with more than ``large_area`` pixels, scaled by the
     label's area over 512 x 512. ``label`` uint8 [H, W] of train ids; ignore (255) belongs to no component.
 
     Source: DGInStyle, controlnet/tools/refine.py and pipeline_refine.py.

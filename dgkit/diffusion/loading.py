@@ -9,13 +9,13 @@ ControlNet (``yurujaja/DGInStyle/ControlNet_UNet-S``).
 from pathlib import Path
 from typing import Any
 
-from dgkit.diffusion.folder import ModelFolder
+from dgkit.diffusion.components import Model, model_networks
 from dgkit.diffusion.hub import embedded_model, find_controlnet, find_model
-from dgkit.diffusion.parts import Model, model_networks
+from dgkit.diffusion.model_folder import ModelFolder
 from dgkit.diffusion.pipeline import Pipeline
 from dgkit.diffusion.random_model import RANDOM, RandomModel
-from dgkit.engines.base import find_device, known_dtype
-from dgkit.engines.recipe import EngineRecipe
+from dgkit.engines.engine_recipe import EngineRecipe
+from dgkit.engines.runner import find_device, known_dtype
 from dgkit.engines.store import Notify, Policy
 from dgkit.errors import UsageError
 
@@ -37,11 +37,11 @@ def load_pipeline(
 
     ``model``: None for the embedded one, a folder, a hub id, or ``random:NAME``, see
     :mod:`dgkit.diffusion.random_model`. ``controlnet``: None for the model's own ``controlnet/``, a folder, or a hub id
-    with an optional sub-folder. ``device`` ``auto`` is a GPU where there is one. ``dtype`` is fp32, bf16, fp16 or int8;
-    :func:`dgkit.engines.recipe.recipe_dtype` says what a network makes of it. ``recipe`` stands in for ``engine``,
-    ``device`` and ``dtype`` and may state them for each network. ``rebuild`` (``never``, ``auto``, ``always``) says
-    what happens where an engine is missing or stale when the pipeline is entered, and ``notify`` is told of it, see
-    :meth:`dgkit.engines.store.EngineStore.obtain`.
+    with an optional sub-folder. ``device`` ``auto`` is a GPU where there is one. ``dtype`` is fp32, bf16, fp16 or
+    int8; each network makes of it what :func:`~dgkit.engines.engine_recipe.recipe_dtype` says. ``recipe`` replaces
+    ``engine``, ``device`` and ``dtype`` and may state them for each network. ``rebuild`` (``never``, ``auto``,
+    ``always``) says what happens where an engine is missing or stale when the pipeline is entered, and ``notify`` is
+    told of it, see :meth:`dgkit.engines.store.EngineStore.obtain`.
 
     Raises ModelError for anything wrong with the folder, UsageError for an unknown engine, device, dtype or policy.
     """

@@ -16,11 +16,11 @@ from torch import Tensor
 from torch.nn.functional import interpolate
 
 from dgkit.diffusion.denoiser import Denoise, guided, in_batches, in_steps, tiled, tiled_each
-from dgkit.diffusion.images import resize, to_float, to_uint8
 from dgkit.diffusion.noise import NoiseSource, seeded_noise
 from dgkit.diffusion.pipeline import Pipeline, one_hot
-from dgkit.diffusion.plan import Redraw, SamplingPlan
+from dgkit.diffusion.pixels import resize, to_float, to_uint8
 from dgkit.diffusion.presets import Preset
+from dgkit.diffusion.sampling_plan import Redraw, SamplingPlan
 from dgkit.diffusion.schedule import Schedule
 from dgkit.diffusion.tiles import Windows
 

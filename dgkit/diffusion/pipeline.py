@@ -8,10 +8,10 @@ from typing import Any, Self
 import torch
 from torch import Tensor
 
-from dgkit.diffusion.folder import ModelDefaults, ModelInfo
-from dgkit.diffusion.prompts import fit_words
+from dgkit.diffusion.model_folder import ModelDefaults, ModelInfo
+from dgkit.diffusion.prompt_length import fit_words
 from dgkit.diffusion.schedule import Schedule, make_schedule
-from dgkit.engines.base import Runner
+from dgkit.engines.runner import Runner
 from dgkit.errors import EngineError
 from dgkit.labels import CONDITION_CHANNELS
 

@@ -16,11 +16,11 @@ import torch
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from dgkit.diffusion.folder import ModelDefaults, ModelInfo
-from dgkit.diffusion.parts import model_networks
+from dgkit.diffusion.components import model_networks
+from dgkit.diffusion.model_folder import ModelDefaults, ModelInfo
 from dgkit.diffusion.weights import PARTS, construct
-from dgkit.engines.base import Network
 from dgkit.engines.machine import package_versions
+from dgkit.engines.runner import Network
 from dgkit.errors import UsageError
 from dgkit.labels import CONDITION_CHANNELS
 
@@ -139,7 +139,7 @@ def random_networks(name: str, seed: int = 0) -> dict[str, Network]:
 
 
 class RandomModel:
-    """Stands for a :class:`~dgkit.diffusion.folder.ModelFolder`; not ``cached``, each part is made anew."""
+    """Stands for a :class:`~dgkit.diffusion.model_folder.ModelFolder`; not ``cached``, each part is made anew."""
 
     def __init__(self, name: str, seed: int = 0, *, cached: bool = True) -> None:
         if name not in _CONFIGS:
@@ -237,7 +237,7 @@ class _QuickInitialisation(TorchDispatchMode):
     LENGTH = 1_048_573
 
     def __init__(self) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self._uniform = torch.rand(self.LENGTH)
         self._normal = torch.randn(self.LENGTH)
 

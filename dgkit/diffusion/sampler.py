@@ -13,10 +13,10 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from dgkit.diffusion.images import resize
 from dgkit.diffusion.noise import NoiseSource, seeded_noise
 from dgkit.diffusion.passes import Run, Scene, SceneRequest
 from dgkit.diffusion.pipeline import Pipeline
+from dgkit.diffusion.pixels import resize
 from dgkit.diffusion.presets import Preset
 from dgkit.errors import EngineError, LabelError, UsageError
 from dgkit.labels import CONDITION_CHANNELS, IGNORE

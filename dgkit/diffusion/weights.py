@@ -191,7 +191,7 @@ def _fit_linear(name: str, tensor: Tensor) -> Tensor:
 
 
 def _plain(key: str) -> str:
-    """transformers 5 dropped the prefix that every published CLIP text model carries."""
+    """Transformers 5 dropped the prefix that every published CLIP text model carries."""
     return key.removeprefix("text_model.")
 
 

@@ -9,9 +9,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from dgkit.engines.base import QUANTISED, Network, Runner, known_dtype, runner_class
-from dgkit.engines.export import TOLERANCES, example_inputs
-from dgkit.engines.recipe import network_dtype
+from dgkit.engines.engine_recipe import network_dtype
+from dgkit.engines.onnx_export import TOLERANCES, example_inputs
+from dgkit.engines.runner import QUANTISED, Network, Runner, known_dtype, runner_class
 from dgkit.engines.store import Notify, Policy
 from dgkit.errors import UsageError
 

@@ -15,8 +15,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from dgkit.engines.base import Runner
-from dgkit.engines.export import (
+from dgkit.engines.machine import backend_version, device_facts
+from dgkit.engines.modules import cast
+from dgkit.engines.onnx_export import (
     TOLERANCES,
     check_inputs,
     dynamic_shapes,
@@ -25,8 +26,7 @@ from dgkit.engines.export import (
     quiet_exporter,
     relative_error,
 )
-from dgkit.engines.machine import backend_version, device_facts
-from dgkit.engines.networks import cast
+from dgkit.engines.runner import Runner
 from dgkit.engines.sidecar import EngineKey
 from dgkit.engines.store import Engine, EngineStore, rebuild_command
 from dgkit.engines.torch_runner import as_tuple, graphed, on_device, place

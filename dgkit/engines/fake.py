@@ -4,7 +4,7 @@ from collections.abc import Callable, Mapping
 
 from torch import Tensor, nn
 
-from dgkit.engines.base import Network, Runner
+from dgkit.engines.runner import Network, Runner
 from dgkit.engines.spec import FIXED_SYMBOLS, network_spec
 from dgkit.errors import EngineError
 

@@ -19,10 +19,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from dgkit.engines.base import DTYPES, QUANTISED, BuildOptions, Network, find_device, find_dtype
 from dgkit.engines.compare import OutputCheck, Side, compare_outputs
-from dgkit.engines.export import MODEL, SCOPES, TOLERANCES, example_inputs, export_engine, run_graph
-from dgkit.engines.networks import cast
+from dgkit.engines.modules import cast
+from dgkit.engines.onnx_export import MODEL, SCOPES, TOLERANCES, example_inputs, export_engine, run_graph
+from dgkit.engines.runner import DTYPES, QUANTISED, BuildOptions, Network, find_device, find_dtype
 from dgkit.engines.store import EngineStore, Notify, Policy
 from dgkit.errors import EngineError, UsageError
 from dgkit.optional import openvino_core, require

@@ -14,11 +14,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from dgkit.engines.base import QUANTISED, BuildOptions, Call, Network, Runner
-from dgkit.engines.export import MODEL, TOLERANCES, export_engine, graph_key, relative_error
 from dgkit.engines.machine import backend_version, device_facts, package_versions
+from dgkit.engines.onnx_export import MODEL, TOLERANCES, export_engine, graph_key, relative_error
 from dgkit.engines.openvino_graph import join_norms
 from dgkit.engines.quantise import SCOPE, load_nncf, quantised
+from dgkit.engines.runner import QUANTISED, BuildOptions, Call, Network, Runner
 from dgkit.engines.sidecar import EngineKey
 from dgkit.engines.store import Engine, EngineStore, Notify, Policy, rebuild_command
 from dgkit.errors import EngineError, UsageError

@@ -12,8 +12,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from dgkit.engines.base import BuildOptions, Network, Runner
-from dgkit.engines.export import MODEL, export_engine
+from dgkit.engines.onnx_export import MODEL, export_engine
+from dgkit.engines.runner import BuildOptions, Network, Runner
 from dgkit.engines.store import Engine, Notify, Policy, rebuild_command
 from dgkit.errors import EngineError, MissingDependency, UsageError
 from dgkit.optional import first_line, install_command, require

@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from dgkit.engines.base import Call
+from dgkit.engines.runner import Call
 from dgkit.errors import EngineError
 from dgkit.optional import first_line, openvino_core, require
 

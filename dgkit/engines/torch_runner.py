@@ -6,9 +6,9 @@ from collections.abc import Callable, Iterator, Sequence
 import torch
 from torch import Tensor
 
-from dgkit.engines.base import Runner
 from dgkit.engines.cuda_graph import CudaGraph
-from dgkit.engines.networks import cast
+from dgkit.engines.modules import cast
+from dgkit.engines.runner import Runner
 
 # What runs at every step; for the networks that run once an image, memory kept for a graph would be wasted.
 GRAPHED = ("denoiser",)

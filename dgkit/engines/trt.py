@@ -5,8 +5,8 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
-from dgkit.engines.base import BuildOptions, Network, Runner
-from dgkit.engines.export import MODEL, export_engine
+from dgkit.engines.onnx_export import MODEL, export_engine
+from dgkit.engines.runner import BuildOptions, Network, Runner
 from dgkit.engines.store import Engine, EngineStore, Notify, Policy
 from dgkit.engines.trt_build import ENGINE, Profile, choose_profile, describe_profile, obtain_engine, profiles
 from dgkit.engines.trt_library import load_library, on_gpu
@@ -17,9 +17,9 @@ from dgkit.errors import EngineError
 class TrtRunner(Runner):
     """Runs an engine of the store, built on first use unless ``rebuild`` is ``never``.
 
-    Uses all of :class:`~dgkit.engines.base.BuildOptions` but ``threads``. A call of more samples than the largest batch
-    is run in parts. Outputs are fresh tensors on the GPU in the runner's dtype. On ``device`` ``cpu`` an engine of
-    TensorRT-RTX can be built (:meth:`prepare`), not opened.
+    Uses all of :class:`~dgkit.engines.runner.BuildOptions` but ``threads``. A call of more samples than the
+    largest batch is run in parts. Outputs are fresh tensors on the GPU in the runner's dtype. On ``device``
+    ``cpu`` an engine of TensorRT-RTX can be built (:meth:`prepare`), not opened.
     """
 
     def __init__(

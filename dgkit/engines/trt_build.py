@@ -12,9 +12,9 @@ from typing import Any
 
 import torch
 
-from dgkit.engines.base import BuildOptions, Network
-from dgkit.engines.export import MODEL, dynamic_symbols, export_engine, graph_key
 from dgkit.engines.machine import backend_version, device_facts
+from dgkit.engines.onnx_export import MODEL, dynamic_symbols, export_engine, graph_key
+from dgkit.engines.runner import BuildOptions, Network
 from dgkit.engines.sidecar import EngineKey, Scalar
 from dgkit.engines.spec import TensorSpec
 from dgkit.engines.store import Engine, EngineStore, Notify, Policy

@@ -87,7 +87,6 @@ def make_monitor(library: Library, notify: Notify | None, name: str) -> Any:
 
     Ctrl-C between two steps stops the build; ``cancelled`` then is True.
     """
-
     base: Any = library.module.IProgressMonitor
 
     class Monitor(base):

@@ -9,12 +9,12 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 
 from dgkit.data.filtering import judge
-from dgkit.engines.onnx_model import Segmenter
 from dgkit.errors import InputError
 from dgkit.files import digest_file
-from dgkit.generation.config import GenerateConfig
+from dgkit.generation.generate_config import GenerateConfig
 from dgkit.generation.jobs import Job, attempt_seed
 from dgkit.generation.records import Attempt
+from dgkit.segmenters.onnx_model import Segmenter
 
 if TYPE_CHECKING:
     from dgkit.diffusion.sampler import SceneResult
@@ -36,7 +36,8 @@ class Referee:
 
     def __init__(self, config: GenerateConfig) -> None:
         """``config`` names a judge. Raises InputError for another file than the run's, EngineError,
-        MissingDependency."""
+        MissingDependency.
+        """
         assert config.judge is not None
         self._segmenter = Segmenter(config.judge)
         self._least, self._redraws, self._seed = config.min_agreement, config.redraws, config.seed

@@ -11,9 +11,9 @@ from contextlib import suppress
 from typing import Any
 
 from dgkit.errors import DgkitError, EngineError, ModelError, UsageError
-from dgkit.generation.config import GenerateConfig
+from dgkit.generation.blocks import Block, Maker, Notify, Scene, encode_all
 from dgkit.generation.flow import Packed
-from dgkit.generation.scenes import Block, Maker, Notify, Scene, encode_all
+from dgkit.generation.generate_config import GenerateConfig
 from dgkit.generation.workers import MAX_DEATHS, QUEUE
 from dgkit.optional import first_line, require
 

@@ -13,10 +13,10 @@ from dgkit.data.filtering import Judgement, judge, perceptual_hash
 from dgkit.data.layouts import LAYOUTS
 from dgkit.data.manifest import Manifest, read
 from dgkit.data.prompts import NO_STYLE
-from dgkit.engines.onnx_model import Segmenter
 from dgkit.errors import InputError
 from dgkit.files import digest_file
 from dgkit.labels import CLASSES, NUM_CLASSES
+from dgkit.segmenters.onnx_model import Segmenter
 
 HELD_BYTES = 2**29  # of loss maps kept from the first look for the second
 Report = Callable[[int, int], None]
@@ -147,7 +147,8 @@ def measure_all(
     pairs: Sequence[Pair], judge: Judge, journal: Path, report: Report, *, hold: bool = True
 ) -> list[Measured]:
     """Every scene as the judge sees it. What ``journal`` knows of unchanged files by the same segmenter is not done
-    again. Raises InputError, LabelError, EngineError, OutputError."""
+    again. Raises InputError, LabelError, EngineError, OutputError.
+    """
     settings = judge.identity
     manifest = Manifest(journal)
     manifest.repair()

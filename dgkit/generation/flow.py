@@ -11,9 +11,9 @@ from contextlib import closing, contextmanager
 from itertools import islice
 from typing import Protocol
 
+from dgkit.generation.blocks import Block, Maker, Scene, Task, encode_all, make_block
 from dgkit.generation.guards import uninterrupted
 from dgkit.generation.jobs import JobPlan
-from dgkit.generation.scenes import Block, Maker, Scene, Task, encode_all, make_block
 
 READERS = 4  # threads that make jobs; most of a job is unpacking one PNG file
 

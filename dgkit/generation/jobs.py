@@ -105,7 +105,8 @@ def _style(plan: JobPlan, job_index: int, class_id: int | None, seen: Seen | Non
 def spread_style(mix: StyleMix, seed: int, job_index: int, class_id: int | None = None) -> str:
     """The style of a job. Golden-ratio steps through [0, 1) instead of independent draws: each style has the same share
     in the long run, and a short run comes as close to the mix as its length allows. With ``class_id`` (-1: none) the
-    steps of each class begin elsewhere, and ``job_index`` counts its own jobs."""
+    steps of each class begin elsewhere, and ``job_index`` counts its own jobs.
+    """
     offset = np.random.default_rng([seed, STYLE] if class_id is None else [seed, STYLE, class_id + 1]).random()
     shares = mix.probabilities
     position = (offset + job_index * GOLDEN) % 1.0

@@ -6,12 +6,12 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from dgkit.generation.config import GenerateConfig
-from dgkit.generation.filter import write_second_labels
+from dgkit.generation.blocks import Maker, Notify, refuse_empty_shard, tasks, total
+from dgkit.generation.filter_folder import write_second_labels
 from dgkit.generation.flow import Alone, Pool, Tally, Tell, fill
+from dgkit.generation.generate_config import GenerateConfig
 from dgkit.generation.jobs import JobPlan
 from dgkit.generation.records import GenerateResult
-from dgkit.generation.scenes import Maker, Notify, refuse_empty_shard, tasks, total
 from dgkit.generation.settings import (
     Progress,
     chosen_engines,
@@ -44,9 +44,9 @@ def generate(
     kept, so the call continues a run that was cut off. ``out`` then holds ``images/<id>.png`` (8-bit RGB),
     ``labels/<id>_labelTrainIds.png`` (8-bit, train ids 0..18 or 255), ``vis/``, ``manifest.jsonl``, ``config.yaml`` and
     ``contact_sheet.png``; nothing in it depends on how often the run was cut off. With a judge or a boundary it also
-    holds second labels, see :func:`~dgkit.generation.filter.filter_folder`. ``notify`` is told of engines that are
-    built, and why, and of workers that died. With ``shard`` the folder is one part of the run, for
-    :func:`~dgkit.generation.merge.merge`.
+    holds second labels, see :func:`~dgkit.generation.filter_folder.filter_folder`. ``notify`` is told of engines that
+    are built, and why, and of workers that died. With ``shard`` the folder is one part of the run, for
+    :func:`~dgkit.generation.merging.merge`.
 
     Raises UsageError for settings that are not allowed, InputError for label maps or a model that cannot be used,
     OutputError for a folder that is in use, was made with other settings or cannot be written, EngineError where the

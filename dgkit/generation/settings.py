@@ -11,7 +11,7 @@ from dgkit.data.prompts import STYLE_MIXES, StyleMix, load_style_mix
 from dgkit.errors import InputError, UsageError
 from dgkit.generation.agreement import judge_digest
 from dgkit.generation.balance import Balance
-from dgkit.generation.config import DEFAULT_WORLD, GenerateConfig
+from dgkit.generation.generate_config import DEFAULT_WORLD, GenerateConfig
 from dgkit.generation.jobs import JobPlan
 from dgkit.generation.sources import index_files, index_world
 
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from dgkit.data.datasets import Dataset
     from dgkit.diffusion.pipeline import Pipeline
     from dgkit.diffusion.presets import Preset
-    from dgkit.engines.recipe import EngineRecipe
+    from dgkit.engines.engine_recipe import EngineRecipe
 
 # (stage, done, total): stage "index" counts label maps, "generate" counts images, in fractions while they are drawn.
 Progress = Callable[[str, float, float], None]
@@ -87,7 +87,7 @@ def with_guidance(config: GenerateConfig, preset: "Preset", pipeline: "Pipeline"
 
 def chosen_engines(config: GenerateConfig) -> "EngineRecipe":
     """Engine, number format and device of each network."""
-    from dgkit.engines.recipe import EngineRecipe
+    from dgkit.engines.engine_recipe import EngineRecipe
 
     flags: dict[str, Any] = {"engine": config.engine, "dtype": config.dtype, "device": config.device}
     if config.engine_recipe is not None:

@@ -13,7 +13,7 @@ from dgkit.data.index import ClassIndex, build_index, default_cache
 from dgkit.data.labelmap import label_size
 from dgkit.errors import UsageError
 from dgkit.files import cache_folder
-from dgkit.generation.config import DEFAULT_WORLD, GenerateConfig
+from dgkit.generation.generate_config import DEFAULT_WORLD, GenerateConfig
 
 WORLD_HEIGHT = 256  # pixels of a city scene at label scale 1; it is twice as wide
 _PROBED = 32  # label maps whose size is looked up to learn how high the maps of a set are

@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Any
 from dgkit import __version__
 from dgkit.errors import DgkitError, EngineError
 from dgkit.files import atomic_write, cache_folder
-from dgkit.generation.config import GenerateConfig
-from dgkit.generation.scenes import Notify
+from dgkit.generation.blocks import Notify
+from dgkit.generation.generate_config import GenerateConfig
 from dgkit.generation.worker import Failed, Measure, Ready, Setup, Speed
 from dgkit.generation.workers import ending, raise_failure, start, stop
 from dgkit.provenance import cpu_name, version

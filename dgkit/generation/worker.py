@@ -19,8 +19,8 @@ from dataclasses import dataclass
 from multiprocessing.connection import Connection
 from typing import Any
 
-from dgkit.generation.config import GenerateConfig
-from dgkit.generation.scenes import Block, Maker, Scene, encode_all
+from dgkit.generation.blocks import Block, Maker, Scene, encode_all
+from dgkit.generation.generate_config import GenerateConfig
 
 SMALLEST_SHARE = 0.01  # of a block that is worth a message
 LAST_WORDS = 10  # seconds a failing worker waits to be heard

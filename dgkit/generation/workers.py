@@ -15,9 +15,9 @@ from typing import Any
 
 import dgkit
 from dgkit.errors import EngineError
+from dgkit.generation.blocks import Block, Notify
 from dgkit.generation.flow import Packed, Tell
 from dgkit.generation.guards import uninterrupted
-from dgkit.generation.scenes import Block, Notify
 from dgkit.generation.worker import Failed, Made, Ready, Setup, Share
 
 WORKER = "dgkit.generation.worker"

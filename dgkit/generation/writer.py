@@ -17,12 +17,12 @@ from dgkit.config import dump_config, load_config
 from dgkit.data.manifest import Manifest
 from dgkit.errors import DgkitError, OutputError
 from dgkit.files import atomic_write, digest_file, output_error, remove_stale_temporaries
-from dgkit.generation.config import GenerateConfig
+from dgkit.generation.blocks import Scene, belongs, encode, file_names, picture, png
+from dgkit.generation.contact_sheet import MAX_CELLS, Cell, choose, contact_sheet
+from dgkit.generation.generate_config import GenerateConfig
 from dgkit.generation.guards import locked, uninterrupted
 from dgkit.generation.jobs import Job
 from dgkit.generation.records import Record
-from dgkit.generation.scenes import Scene, belongs, encode, file_names, picture, png
-from dgkit.generation.sheet import MAX_CELLS, Cell, choose, contact_sheet
 
 SUBFOLDERS = ("images", "labels", "vis")
 LOCK = ".dgkit.lock"

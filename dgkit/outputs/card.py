@@ -1,5 +1,6 @@
 """The dataset card and what other programs need to read a folder: README.md, metadata.jsonl, a config for
-mmsegmentation."""
+mmsegmentation.
+"""
 
 import json
 from collections.abc import Iterable, Sequence
@@ -8,7 +9,7 @@ from typing import Any
 
 from dgkit import __version__
 from dgkit.labels import CLASSES, PALETTE
-from dgkit.outputs.folder import ClassPixels, GeneratedFolder, Progress, count_classes, open_generated, place
+from dgkit.outputs.generated_folder import ClassPixels, GeneratedFolder, Progress, count_classes, open_generated, place
 from dgkit.outputs.summary import Summary, summarise, write_changed, write_summary
 
 CARD, SNIPPET, METADATA = "README.md", "mmseg_dataset.py", "metadata.jsonl"

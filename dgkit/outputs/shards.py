@@ -17,7 +17,7 @@ from typing import Any
 from dgkit.errors import InputError
 from dgkit.files import atomic_path, atomic_write, digest_file
 from dgkit.optional import require
-from dgkit.outputs.folder import place
+from dgkit.outputs.generated_folder import place
 
 EXTRA = "outputs"
 _ROW_GROUP = 32  # scenes: readers load a group at once, writers hold one in memory

@@ -10,7 +10,7 @@ from dgkit import __version__
 from dgkit.config import read_recipe
 from dgkit.files import atomic_write
 from dgkit.labels import CLASSES, NUM_CLASSES
-from dgkit.outputs.folder import ClassPixels, GeneratedFolder
+from dgkit.outputs.generated_folder import ClassPixels, GeneratedFolder
 
 SUMMARY = "dataset.json"
 _EMBEDDED = "the model that dgkit ships"
@@ -20,7 +20,8 @@ _EMBEDDED = "the model that dgkit ships"
 class Summary:
     """``pixels`` and ``scenes`` count the 19 classes here, ``source_pixels`` in the label maps that were drawn from
     (None where they are not known). Nothing in it depends on when, where or how often the run was started: a folder
-    that is made again elsewhere is the same byte for byte."""
+    that is made again elsewhere is the same byte for byte.
+    """
 
     images: int
     size: tuple[int, int] | None
@@ -66,7 +67,8 @@ class Summary:
 
 def summarise(folder: GeneratedFolder, pixels: ClassPixels, source_pixels: Sequence[int] | None = None) -> Summary:
     """``source_pixels``: pixels of the 19 classes in all label maps of the source; without it, those that an earlier
-    card of this folder recorded."""
+    card of this folder recorded.
+    """
     known = source_pixels if source_pixels is not None else _recorded(folder.path, folder.settings)
     return Summary(
         images=len(folder.records),

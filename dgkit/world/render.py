@@ -10,10 +10,11 @@ import numpy as np
 
 from dgkit.errors import UsageError
 from dgkit.labels import CLASSES
-from dgkit.world import climate, layout, look, shading
 from dgkit.world.canvas import Canvas
 from dgkit.world.gbuffer import Buffers
+from dgkit.world.light import climate, look, shading
 from dgkit.world.roles import PLAIN_STYLE, ROLES, STYLES
+from dgkit.world.town import layout
 
 _LAYOUT, _LOOK, _STYLE = 0, 1, 2  # generator streams
 

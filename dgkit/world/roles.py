@@ -1,7 +1,7 @@
 """The recipes of the roles: how often things occur, and in which colours."""
 
-from dgkit.world.recipe import PLAIN_STYLE, STYLES, Palette, Role
-from dgkit.world.targets import TARGETS
+from dgkit.world.role import PLAIN_STYLE, STYLES, Palette, Role
+from dgkit.world.target_roles import TARGETS
 
 __all__ = ["PLAIN_STYLE", "ROLES", "STYLES", "Palette", "Role"]
 

@@ -1,4 +1,4 @@
-"""Write a role to disk, in the layout of the set it stands in for (:mod:`dgkit.world.disk`)."""
+"""Write a role to disk, in the layout of the set it stands in for (:mod:`dgkit.world.disk_layouts`)."""
 
 import io
 import json
@@ -15,7 +15,8 @@ from PIL.PngImagePlugin import PngInfo
 
 from dgkit.errors import OutputError, UsageError
 from dgkit.files import atomic_write, output_error
-from dgkit.world import disk, vistas
+from dgkit.world import disk_layouts as disk
+from dgkit.world import vistas
 from dgkit.world.render import Scene, check, render
 from dgkit.world.roles import ROLES
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from dgkit.engines.base import DTYPES, RUNNERS
+from dgkit.engines.runner import DTYPES, RUNNERS
 
 SCRIPT = Path(__file__).resolve().parents[2] / "benchmarks" / "eval_speed.py"
 

@@ -12,7 +12,7 @@ from types import ModuleType
 
 import pytest
 
-from dgkit.benchmarks.rows import Row, append
+from dgkit.bench.rows import Row, append
 
 ROOT = Path(__file__).resolve().parents[2]
 PLAIN = Row("2026-01-01T00:00:00+00:00", "generate", engine="official", dtype="fp32", batch=2, model="embedded",

@@ -13,8 +13,8 @@ from typing import Any
 import pytest
 
 from dgkit.diffusion.loading import open_model
-from dgkit.diffusion.plan import SamplingPlan
 from dgkit.diffusion.presets import PRESETS, Preset, find_preset
+from dgkit.diffusion.sampling_plan import SamplingPlan
 from tests.models import make_micro_model
 from tests.scenes import make_label
 

@@ -23,9 +23,9 @@ def test_tables_are_those_of_the_records() -> None:
 
 def test_presets_are_what_was_measured() -> None:
     """Other settings under the same name would make the record a lie."""
-    from dgkit.diffusion.folder import ModelDefaults, ModelInfo
-    from dgkit.diffusion.plan import SamplingPlan
+    from dgkit.diffusion.model_folder import ModelDefaults, ModelInfo
     from dgkit.diffusion.presets import PRESETS
+    from dgkit.diffusion.sampling_plan import SamplingPlan
 
     config = {"prediction_type": "v_prediction", "rescale_betas_zero_snr": True, "timestep_spacing": "trailing",
               "beta_schedule": "scaled_linear", "beta_start": 0.00085, "beta_end": 0.012}  # fmt: skip

@@ -8,7 +8,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from dgkit.benchmarks.rows import Row, append
+from dgkit.bench.rows import Row, append
 
 ROOT = Path(__file__).resolve().parents[2]
 SCRIPT = Path("benchmarks", "readme_table.py")

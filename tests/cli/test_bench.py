@@ -8,9 +8,9 @@ from typing import Any
 
 import pytest
 
-from dgkit.benchmarks import run
-from dgkit.benchmarks.config import BenchConfig
-from dgkit.benchmarks.rows import Row
+from dgkit.bench import benchmark as run
+from dgkit.bench.bench_config import BenchConfig
+from dgkit.bench.rows import Row
 from dgkit.cli.app import main
 
 ROWS = [

@@ -16,8 +16,8 @@ import pytest
 
 from dgkit.cli.app import main
 from dgkit.engines import machine
-from dgkit.engines.base import RUNNERS
-from dgkit.engines.export import graph_key
+from dgkit.engines.onnx_export import graph_key
+from dgkit.engines.runner import RUNNERS
 from dgkit.engines.sidecar import SIDECAR
 from dgkit.engines.store import Engine, EngineStore
 from dgkit.engines.torch_runner import TorchRunner

@@ -8,7 +8,7 @@ import typer
 from typer.testing import CliRunner
 
 from dgkit.cli.doctor import doctor
-from dgkit.engines.base import RUNNERS
+from dgkit.engines.runner import RUNNERS
 
 app = typer.Typer()
 app.command()(doctor)

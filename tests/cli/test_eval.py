@@ -9,7 +9,7 @@ from PIL import Image
 
 from dgkit.cli.app import main
 from dgkit.labels import PALETTE
-from tests.evaluation.onnx_files import palette_model
+from tests.segmenters.onnx_files import palette_model
 
 pytest.importorskip("onnxruntime")
 

@@ -10,7 +10,7 @@ import torch
 import yaml
 
 from dgkit.cli.app import main
-from dgkit.evaluation.segmenters import open_segmenter
+from dgkit.segmenters.base import open_segmenter
 from tests.segformers import save_narrow_segformer
 
 for name in ("onnx", "onnxscript", "onnxruntime"):
@@ -66,7 +66,7 @@ def test_what_is_refused(folder: Path, tmp_path: Path, capsys: Capture) -> None:
 def test_a_checkpoint_of_mmsegmentation(tmp_path: Path, capsys: Capture) -> None:
     if importlib.util.find_spec("mmseg") is None:
         pytest.skip("needs mmsegmentation: pip install 'dgkit[seg]'")
-    from tests.evaluation.mmseg_files import model_config, save
+    from tests.segmenters.mmseg_files import model_config, save
 
     preprocessor = {**model_config()["data_preprocessor"], "bgr_to_rgb": False}  # the file takes RGB all the same
     save(tmp_path / "iter_1.pth", model_config(data_preprocessor=preprocessor))

@@ -16,7 +16,7 @@ from PIL import Image
 from dgkit.cli import generate as command
 from dgkit.cli.app import main
 from dgkit.config import load_config
-from dgkit.generation.config import GenerateConfig
+from dgkit.generation.generate_config import GenerateConfig
 from dgkit.generation.writer import OutputFolder
 from tests.models import make_micro_model
 from tests.scenes import FAST_FLAGS, make_label, make_labels, snapshot

@@ -8,7 +8,7 @@ import pytest
 
 from dgkit.cli.app import main
 from dgkit.config import read_recipe
-from dgkit.training.judge_recipe import JudgeRecipe
+from dgkit.training.judge.judge_recipe import JudgeRecipe
 
 pytest.importorskip("accelerate")
 FIGURES: dict[str, Any] = {
@@ -20,7 +20,7 @@ FIGURES: dict[str, Any] = {
 @pytest.fixture
 def asked(monkeypatch: pytest.MonkeyPatch) -> list[tuple[Path, JudgeRecipe]]:
     """What the command wants trained."""
-    from dgkit.training import judge
+    from dgkit.training.judge import judge_training as judge
 
     calls: list[tuple[Path, JudgeRecipe]] = []
 

@@ -26,7 +26,7 @@ def test_a_missing_recipe_is_refused(tmp_path, capsys):
 
 def test_the_shipped_recipe_states_the_defaults(pytestconfig: pytest.Config):
     from dgkit.config import load_config
-    from dgkit.training.recipe import CityRecipe
+    from dgkit.training.city.city_recipe import CityRecipe
 
     shipped = load_config(CityRecipe, pytestconfig.rootpath / "training" / "city.yaml")
     assert shipped == CityRecipe()
@@ -85,7 +85,7 @@ def test_a_training_without_a_folder_is_refused(recipe, capsys):
 
 
 def test_ctrl_c_tells_that_the_same_command_continues(recipe, tmp_path, monkeypatch, capsys):
-    from dgkit.training import commands
+    from dgkit.training.diffusion import commands
 
     def stop(*_):
         raise KeyboardInterrupt

@@ -164,10 +164,24 @@ def _bad_files(folder: Path) -> dict[str, tuple[Path, str, str]]:
     return result
 
 
-BAD = (
-    "missing empty cut_header cut_signature cut_data flipped jpeg text rgb rgba deep labelids huge no_width one_bit "
-    "folder"
-).split()
+BAD = [
+    "missing",
+    "empty",
+    "cut_header",
+    "cut_signature",
+    "cut_data",
+    "flipped",
+    "jpeg",
+    "text",
+    "rgb",
+    "rgba",
+    "deep",
+    "labelids",
+    "huge",
+    "no_width",
+    "one_bit",
+    "folder",
+]
 
 
 @pytest.mark.parametrize("name", BAD)

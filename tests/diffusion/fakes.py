@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from dgkit.diffusion.folder import ModelDefaults, ModelInfo
+from dgkit.diffusion.model_folder import ModelDefaults, ModelInfo
 from dgkit.diffusion.pipeline import Pipeline
 from dgkit.engines.fake import FakeRunner
 

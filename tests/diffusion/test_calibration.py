@@ -12,8 +12,8 @@ import torch
 
 from dgkit.diffusion import calibration
 from dgkit.diffusion.calibration import calibrating_places, draw_calls, held_out_count, held_out_place, scene_count
-from dgkit.diffusion.folder import ModelFolder
 from dgkit.diffusion.loading import model_networks
+from dgkit.diffusion.model_folder import ModelFolder
 from dgkit.diffusion.random_model import RandomModel
 from dgkit.engines.spec import NETWORKS
 from dgkit.engines.torch_runner import TorchRunner

@@ -9,13 +9,13 @@ import pytest
 import torch
 from torch import Tensor
 
-from dgkit.diffusion.folder import ModelDefaults, ModelInfo
 from dgkit.diffusion.fusion import large_components
+from dgkit.diffusion.model_folder import ModelDefaults, ModelInfo
 from dgkit.diffusion.noise import seeded_noise
 from dgkit.diffusion.passes import Run
-from dgkit.diffusion.plan import SamplingPlan
 from dgkit.diffusion.presets import PRESETS, Preset, find_preset
 from dgkit.diffusion.sampler import SceneRequest, SceneResult, sample
+from dgkit.diffusion.sampling_plan import SamplingPlan
 from dgkit.errors import UsageError
 from tests.diffusion.fakes import CHANNELS, FACTOR, FEATURES, LENGTH, SCHEDULER, TILE, WIDTH, Recorder
 

@@ -9,14 +9,14 @@ import numpy as np
 import pytest
 import torch
 
-from dgkit.diffusion.folder import ModelFolder, check_fit
 from dgkit.diffusion.hub import embedded_model
 from dgkit.diffusion.loading import load_pipeline
+from dgkit.diffusion.model_folder import ModelFolder, check_fit
 from dgkit.diffusion.presets import Preset
 from dgkit.diffusion.random_model import MODELS, RandomModel, random_networks
 from dgkit.diffusion.sampler import SceneRequest, sample
 from dgkit.diffusion.weights import PARTS, construct
-from dgkit.engines.export import example_inputs
+from dgkit.engines.onnx_export import example_inputs
 from dgkit.engines.spec import NETWORKS, bind
 from dgkit.errors import UsageError
 

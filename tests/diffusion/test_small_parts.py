@@ -8,10 +8,10 @@ import torch
 
 from dgkit.data.labelmap import condition
 from dgkit.diffusion.fusion import downscale, large_components
-from dgkit.diffusion.images import resize, to_float, to_uint8
 from dgkit.diffusion.noise import noise_seed, seeded_noise
 from dgkit.diffusion.pipeline import one_hot
-from dgkit.diffusion.prompts import fit_words
+from dgkit.diffusion.pixels import resize, to_float, to_uint8
+from dgkit.diffusion.prompt_length import fit_words
 
 
 def test_components_join_diagonally_and_must_exceed_the_area() -> None:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from dgkit.diffusion.folder import ModelFolder
+from dgkit.diffusion.model_folder import ModelFolder
 from dgkit.engines.store import Engine, EngineStore
 from tests.engines import stored
 from tests.models import make_micro_model

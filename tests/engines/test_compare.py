@@ -8,10 +8,10 @@ from functools import partial
 import pytest
 import torch
 
-from dgkit.diffusion.folder import ModelFolder
 from dgkit.diffusion.loading import model_networks
-from dgkit.engines.base import DTYPES, QUANTISED, Network
+from dgkit.diffusion.model_folder import ModelFolder
 from dgkit.engines.compare import TOLERANCES, Side, check_network, compare_outputs
+from dgkit.engines.runner import DTYPES, QUANTISED, Network
 from dgkit.errors import UsageError
 
 SIDES = ("torch:fp32", "ort:fp32")

@@ -11,12 +11,12 @@ import pytest
 import torch
 
 from dgkit.config import load_config
-from dgkit.diffusion.folder import ModelFolder
 from dgkit.diffusion.loading import model_networks
+from dgkit.diffusion.model_folder import ModelFolder
 from dgkit.engines import compile_runner
-from dgkit.engines.base import BuildOptions
 from dgkit.engines.compile_runner import PACKAGE, CompileRunner, engine_key
-from dgkit.engines.export import example_inputs, relative_error
+from dgkit.engines.onnx_export import example_inputs, relative_error
+from dgkit.engines.runner import BuildOptions
 from dgkit.engines.sidecar import key_differences
 from dgkit.engines.store import EngineStore, rebuild_command
 from dgkit.engines.torch_runner import TorchRunner
@@ -123,10 +123,10 @@ def test_a_package_opens_without_the_compiler(folder: ModelFolder) -> None:
     script = f"""
 import sys
 from pathlib import Path
-from dgkit.diffusion.folder import ModelFolder
+from dgkit.diffusion.model_folder import ModelFolder
 from dgkit.diffusion.loading import model_networks
 from dgkit.engines.compile_runner import CompileRunner
-from dgkit.engines.export import example_inputs
+from dgkit.engines.onnx_export import example_inputs
 
 network = model_networks(ModelFolder(Path({str(folder.root)!r})))["condition"]
 with CompileRunner(network, rebuild="never") as runner:

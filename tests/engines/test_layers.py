@@ -11,12 +11,12 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from dgkit.diffusion.folder import ModelFolder
 from dgkit.diffusion.loading import model_networks
+from dgkit.diffusion.model_folder import ModelFolder
 from dgkit.engines import layers
-from dgkit.engines.base import Network
 from dgkit.engines.compare import OutputCheck, Side
 from dgkit.engines.layers import LayerReport, check_layers
+from dgkit.engines.runner import Network
 from dgkit.engines.store import EngineStore
 from dgkit.errors import EngineError, UsageError
 

@@ -10,10 +10,10 @@ import torch
 from torch import Tensor
 
 from dgkit.diffusion.random_model import random_networks
-from dgkit.engines.base import DTYPES, BuildOptions, Network, Runner, runner_class
 from dgkit.engines.compare import TOLERANCES, compare_outputs
-from dgkit.engines.export import example_inputs
 from dgkit.engines.machine import device_facts
+from dgkit.engines.onnx_export import example_inputs
+from dgkit.engines.runner import DTYPES, BuildOptions, Network, Runner, runner_class
 from dgkit.engines.spec import NETWORKS
 from dgkit.engines.torch_runner import TorchRunner
 from dgkit.engines.trt_library import is_portable, load_library

@@ -7,11 +7,11 @@ from pathlib import Path
 import pytest
 import torch
 
-from dgkit.diffusion.folder import ModelFolder
 from dgkit.diffusion.loading import model_networks
-from dgkit.engines.base import BuildOptions
-from dgkit.engines.export import example_inputs, graph_key, relative_error
+from dgkit.diffusion.model_folder import ModelFolder
+from dgkit.engines.onnx_export import example_inputs, graph_key, relative_error
 from dgkit.engines.openvino_runner import BLOB, OpenVinoRunner, engine_key
+from dgkit.engines.runner import BuildOptions
 from dgkit.engines.sidecar import key_differences
 from dgkit.engines.store import EngineStore, rebuild_command
 from dgkit.engines.torch_runner import TorchRunner

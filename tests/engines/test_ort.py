@@ -7,14 +7,14 @@ import pytest
 import torch
 
 from dgkit.config import load_config
-from dgkit.diffusion.folder import ModelFolder
 from dgkit.diffusion.loading import load_pipeline, model_networks
+from dgkit.diffusion.model_folder import ModelFolder
 from dgkit.diffusion.presets import Preset
 from dgkit.diffusion.sampler import SceneRequest, sample
-from dgkit.engines import export
-from dgkit.engines.base import BuildOptions
-from dgkit.engines.export import example_inputs, export_engine, export_network, graph_key, relative_error
+from dgkit.engines import onnx_export as export
+from dgkit.engines.onnx_export import example_inputs, export_engine, export_network, graph_key, relative_error
 from dgkit.engines.ort import OrtRunner, output_shapes
+from dgkit.engines.runner import BuildOptions
 from dgkit.engines.sidecar import key_differences
 from dgkit.engines.spec import NETWORKS
 from dgkit.engines.store import EngineStore
@@ -139,7 +139,7 @@ def test_shapes_of_outputs_are_known_before_a_call(folder: ModelFolder, name: st
 
 
 def test_providers_of_a_gpu(folder: ModelFolder, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("dgkit.engines.base.find_device", lambda name: torch.device(name))
+    monkeypatch.setattr("dgkit.engines.runner.find_device", lambda name: torch.device(name))
     network = model_networks(folder)["condition"]
     cuda, tensorrt = "CUDAExecutionProvider", "TensorrtExecutionProvider"
     runner = OrtRunner(network, "cuda:1", "fp16")

@@ -13,18 +13,18 @@ from typing import Any
 import numpy as np
 import pytest
 
-from dgkit.benchmarks import networks as bench
-from dgkit.benchmarks.config import Task
+from dgkit.bench import network_speed as bench
+from dgkit.bench.bench_config import Task
 from dgkit.diffusion import calibration
-from dgkit.diffusion.folder import ModelFolder
 from dgkit.diffusion.loading import load_pipeline, model_networks
+from dgkit.diffusion.model_folder import ModelFolder
 from dgkit.engines import openvino_runner
-from dgkit.engines.base import RUNNERS, Network, runner_class
 from dgkit.engines.compare import Side, check_network
-from dgkit.engines.export import TOLERANCES
+from dgkit.engines.engine_recipe import EngineRecipe
+from dgkit.engines.onnx_export import TOLERANCES
 from dgkit.engines.openvino_runner import BLOB, HELD_OUT, OpenVinoRunner, engine_key
 from dgkit.engines.quantise import load_nncf, narrow
-from dgkit.engines.recipe import EngineRecipe
+from dgkit.engines.runner import RUNNERS, Network, runner_class
 from dgkit.engines.sidecar import key_differences
 from dgkit.engines.spec import NETWORKS
 from dgkit.engines.store import Engine, EngineStore

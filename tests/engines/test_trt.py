@@ -11,12 +11,12 @@ import pytest
 import torch
 from torch import Tensor
 
-from dgkit.diffusion.folder import ModelFolder
 from dgkit.diffusion.loading import model_networks
+from dgkit.diffusion.model_folder import ModelFolder
 from dgkit.diffusion.random_model import random_networks
 from dgkit.engines import trt, trt_build, trt_library
-from dgkit.engines.base import BuildOptions, Network
-from dgkit.engines.export import example_inputs, export_engine, graph_key
+from dgkit.engines.onnx_export import example_inputs, export_engine, graph_key
+from dgkit.engines.runner import BuildOptions, Network
 from dgkit.engines.spec import NETWORKS
 from dgkit.engines.store import EngineStore
 from dgkit.engines.torch_runner import TorchRunner

@@ -8,10 +8,10 @@ import pytest
 import torch
 
 from dgkit.diffusion.random_model import random_networks
-from dgkit.engines.base import BuildOptions, Network
 from dgkit.engines.compare import TOLERANCES, Side
-from dgkit.engines.export import example_inputs, relative_error
 from dgkit.engines.layers import check_layers
+from dgkit.engines.onnx_export import example_inputs, relative_error
+from dgkit.engines.runner import BuildOptions, Network
 from dgkit.engines.torch_runner import TorchRunner
 from dgkit.engines.trt import TrtRunner
 from dgkit.engines.trt_library import is_portable, load_library

@@ -10,11 +10,11 @@ import pytest
 import torch
 from torch import nn
 
-from dgkit.diffusion.folder import ModelFolder
 from dgkit.diffusion.loading import model_networks
-from dgkit.engines import export
-from dgkit.engines.base import DTYPES
-from dgkit.engines.export import MODEL, OPSET, example_inputs, export_engine, graph_key, relative_error, run_graph
+from dgkit.diffusion.model_folder import ModelFolder
+from dgkit.engines import onnx_export as export
+from dgkit.engines.onnx_export import MODEL, OPSET, example_inputs, export_engine, graph_key, relative_error, run_graph
+from dgkit.engines.runner import DTYPES
 from dgkit.engines.spec import NETWORKS
 from dgkit.engines.typed import typed_copy, write_fp32_graph
 from dgkit.errors import EngineError, UsageError
@@ -51,7 +51,7 @@ def test_graphs_are_strongly_typed(folder: ModelFolder, name: str, dtype: str) -
     kinds, graph = types(engine.file(MODEL))
     for item in (*graph.input, *graph.output):
         assert kinds[item.name] in (FLOATS[dtype], onnx.TensorProto.INT64)
-    counted = {kind: 0 for kind in (*NORMS, "Conv", "MatMul", "Gemm")}
+    counted = dict.fromkeys((*NORMS, "Conv", "MatMul", "Gemm"), 0)
     for node in graph.node:
         if node.op_type in counted:
             counted[node.op_type] += 1

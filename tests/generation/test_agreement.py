@@ -17,15 +17,15 @@ from dgkit.data.crops import CropBox
 from dgkit.data.filtering import judge
 from dgkit.data.labelmap import read_label
 from dgkit.diffusion.sampler import SceneResult
-from dgkit.engines.onnx_model import Segmenter
 from dgkit.errors import InputError, OutputError, UsageError
 from dgkit.generation.agreement import Referee
-from dgkit.generation.config import GenerateConfig
+from dgkit.generation.generate_config import GenerateConfig
 from dgkit.generation.jobs import Job, attempt_seed
-from dgkit.generation.merge import merge
+from dgkit.generation.merging import merge
 from dgkit.labels import PALETTE
-from tests.evaluation.onnx_files import palette_model
+from dgkit.segmenters.onnx_model import Segmenter
 from tests.scenes import FAST, FAST_FLAGS, snapshot
+from tests.segmenters.onnx_files import palette_model
 
 pytest.importorskip("onnxruntime")
 COUNT = 4

@@ -15,9 +15,9 @@ from dgkit.data.manifest import Manifest
 from dgkit.data.prompts import load_style_mix
 from dgkit.errors import UsageError
 from dgkit.generation.balance import Balance
-from dgkit.generation.config import GenerateConfig
+from dgkit.generation.generate_config import GenerateConfig
 from dgkit.generation.jobs import JobPlan, make_job
-from dgkit.generation.merge import merge
+from dgkit.generation.merging import merge
 from tests.scenes import FAST, snapshot
 
 CAR, POLE, RIDER = 13, 5, 12

@@ -13,9 +13,9 @@ from pathlib import Path
 import pytest
 
 from dgkit.cli.app import main
-from dgkit.generation.config import GenerateConfig
+from dgkit.generation.generate_config import GenerateConfig
 from dgkit.generation.guards import held
-from dgkit.generation.verify import verify
+from dgkit.generation.verification import verify
 from dgkit.generation.worker import Setup
 from dgkit.generation.workers import start
 from dgkit.generation.writer import LOCK

@@ -13,7 +13,7 @@ import pytest
 
 from dgkit.cli.app import main
 from dgkit.generation.guards import locked
-from dgkit.generation.verify import verify
+from dgkit.generation.verification import verify
 from dgkit.generation.writer import LOCK
 from tests.scenes import snapshot
 

@@ -15,7 +15,7 @@ from dgkit.cli.app import main
 from dgkit.config import load_config
 from dgkit.engines.store import EngineStore
 from dgkit.errors import EngineError, UsageError
-from dgkit.generation.config import GenerateConfig
+from dgkit.generation.generate_config import GenerateConfig
 from dgkit.generation.run import generate
 from dgkit.generation.settings import chosen_engines
 from tests.models import make_micro_model

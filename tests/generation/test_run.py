@@ -15,7 +15,7 @@ from dgkit.data.crops import CropBox, crop
 from dgkit.data.labelmap import read_label
 from dgkit.errors import EngineError, InputError, OutputError, UsageError
 from dgkit.generation import run, sources
-from dgkit.generation.config import GenerateConfig
+from dgkit.generation.generate_config import GenerateConfig
 from dgkit.generation.guards import memory_errors
 from tests.models import make_micro_model
 from tests.scenes import FAST, make_label, snapshot

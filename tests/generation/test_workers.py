@@ -12,9 +12,9 @@ import pytest
 import dgkit
 from dgkit.errors import DgkitError, EngineError
 from dgkit.generation import split, workers
-from dgkit.generation.config import GenerateConfig
+from dgkit.generation.blocks import Block, Maker, blocks, encode_all, tasks, total
 from dgkit.generation.flow import Tally
-from dgkit.generation.scenes import Block, Maker, blocks, encode_all, tasks, total
+from dgkit.generation.generate_config import GenerateConfig
 from dgkit.generation.worker import Failed, Made, Ready, Setup, Share
 from tests.scenes import FAST, snapshot
 
@@ -308,8 +308,8 @@ def test_what_a_worker_sends_is_what_is_written_here(one_thread: None, settings:
     from dgkit.data.datasets import open_source
     from dgkit.data.index import build_index
     from dgkit.data.prompts import load_style_mix
+    from dgkit.generation.blocks import make_block
     from dgkit.generation.jobs import JobPlan
-    from dgkit.generation.scenes import make_block
 
     config = GenerateConfig(**{**settings, "count": 1})
     plan = JobPlan(build_index(open_source(settings["labels"])), CropRules((64, 64)), load_style_mix("uniform"), 0)

@@ -14,10 +14,10 @@ from PIL import Image
 from dgkit.data.crops import CropBox
 from dgkit.errors import OutputError
 from dgkit.generation import writer
-from dgkit.generation.config import GenerateConfig
+from dgkit.generation.blocks import encode
+from dgkit.generation.generate_config import GenerateConfig
 from dgkit.generation.jobs import Job
 from dgkit.generation.records import Record
-from dgkit.generation.scenes import encode
 from dgkit.generation.writer import LOCK, OutputFolder, parse_record, picture, refuse_changes
 from tests.scenes import make_label, snapshot
 

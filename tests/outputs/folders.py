@@ -6,7 +6,7 @@ import numpy as np
 
 from dgkit.data.crops import CropBox
 from dgkit.data.prompts import STYLES
-from dgkit.generation.config import GenerateConfig
+from dgkit.generation.generate_config import GenerateConfig
 from dgkit.generation.jobs import Job
 from dgkit.generation.writer import OutputFolder
 from tests.scenes import make_label

@@ -12,7 +12,7 @@ from PIL import Image
 from dgkit.data.labelmap import read_label
 from dgkit.labels import CLASSES
 from dgkit.outputs.card import card_text, write_card
-from dgkit.outputs.folder import count_classes, open_generated
+from dgkit.outputs.generated_folder import count_classes, open_generated
 from dgkit.outputs.summary import summarise
 from tests.outputs.folders import HEIGHT, WIDTH, make_generated, make_image, make_job
 from tests.scenes import snapshot

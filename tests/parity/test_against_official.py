@@ -12,10 +12,10 @@ import pytest
 import torch
 
 from dgkit.diffusion.fusion import large_components
-from dgkit.diffusion.images import resize
 from dgkit.diffusion.loading import load_pipeline
 from dgkit.diffusion.passes import Run, Scene
 from dgkit.diffusion.pipeline import Pipeline
+from dgkit.diffusion.pixels import resize
 from dgkit.diffusion.presets import PRESETS
 from dgkit.diffusion.sampler import SceneRequest, sample
 

@@ -9,9 +9,10 @@ import pytest
 
 from dgkit.errors import UsageError
 from dgkit.labels import CLASSES, PALETTE
-from dgkit.world import ROLES, STYLES, Scene, layout, render
+from dgkit.world import ROLES, STYLES, Scene, render
 from dgkit.world.canvas import Canvas
 from dgkit.world.gbuffer import Buffers, average
+from dgkit.world.town import layout
 
 FROZEN = ("source", "prior")
 SMALL = {"height": 96, "width": 192}

@@ -10,8 +10,8 @@ import torch
 from torch import nn
 
 from dgkit.errors import UsageError
+from dgkit.training.segmenter.encoder_weights import load_encoder
 from dgkit.training.segmenter.mm import HOOKS, Hook
-from dgkit.training.segmenter.weights import load_encoder
 
 Progress = Callable[[str, int, int, float], None]
 """Called by the main process: stage, iterations done, iterations in all, loss."""

@@ -17,9 +17,9 @@ from dgkit.data.labelmap import read_label
 from dgkit.errors import InputError
 from dgkit.files import digest_file
 from dgkit.labels import CLASSES, PALETTE
-from dgkit.training.labelled import paired
+from dgkit.training.data.labelled import paired
 from dgkit.training.segmenter.mm import DATASETS, Compose, init_default_scope
-from dgkit.training.segmenter.recipe import LabelledSet, SegmenterData
+from dgkit.training.segmenter.segmenter_recipe import LabelledSet, SegmenterData
 from dgkit.training.segmenter.transforms import META_KEYS, read_bgr
 
 METAINFO = {"classes": CLASSES, "palette": PALETTE.tolist()}
@@ -113,7 +113,8 @@ def open_source(data: SegmenterData) -> SourceDraw:
 class SourceAndGenerated(TorchDataset[dict[str, Any]]):
     """``length`` samples for mmsegmentation, each a pure function of ``seed`` and its index.
 
-    ``data`` is a dumped :class:`~dgkit.training.segmenter.recipe.SegmenterData`. A sample is generated with probability
+    ``data`` is a dumped :class:`~dgkit.training.segmenter.segmenter_recipe.SegmenterData`.
+    A sample is generated with probability
     ``data.share``; its metainfo says so under "origin". Source images are resized, cropped, flipped and disturbed in
     colour, generated ones only flipped and disturbed.
     """
@@ -178,7 +179,7 @@ class SourceCrops(TorchDataset[dict[str, Any]]):
 class WholeImages(TorchDataset[dict[str, Any]]):
     """All pictures of a labelled set, for validation: resized, the label maps as they are.
 
-    ``labelled`` is a dumped :class:`~dgkit.training.segmenter.recipe.LabelledSet`.
+    ``labelled`` is a dumped :class:`~dgkit.training.segmenter.segmenter_recipe.LabelledSet`.
     """
 
     metainfo = METAINFO

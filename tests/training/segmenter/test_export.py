@@ -12,9 +12,9 @@ if importlib.util.find_spec("mmseg") is None:
 
 pytest.importorskip("onnxruntime", reason="needs ONNX Runtime: pip install 'dgkit[cpu]'")
 
-from dgkit.engines.onnx_model import Segmenter
-from dgkit.training.segmenter.export import export_segmenter
+from dgkit.segmenters.onnx_model import Segmenter
 from dgkit.training.segmenter.networks import build_network, model_config
+from dgkit.training.segmenter.segmenter_export import export_segmenter
 
 
 def predicted(net, image: np.ndarray) -> np.ndarray:

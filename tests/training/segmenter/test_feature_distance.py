@@ -15,8 +15,8 @@ from dgkit.training.segmenter.hooks import FrozenEncoder
 from dgkit.training.segmenter.hrda import half
 from dgkit.training.segmenter.mm import MODELS
 from dgkit.training.segmenter.networks import backbone_config, build_network, model_config
-from dgkit.training.segmenter.recipe import FeatureDistance
 from dgkit.training.segmenter.regularised import Beside
+from dgkit.training.segmenter.segmenter_recipe import FeatureDistance
 from dgkit.training.segmenter.shade import Styles
 from tests.training.segmenter.test_networks import samples
 

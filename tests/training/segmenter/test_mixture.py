@@ -12,9 +12,9 @@ if importlib.util.find_spec("mmseg") is None:
     pytest.skip("needs mmsegmentation: pip install 'dgkit[seg]'", allow_module_level=True)
 
 from dgkit.errors import InputError
-from dgkit.generation.filter import filter_folder
+from dgkit.generation.filter_folder import filter_folder
 from dgkit.training.segmenter.mixture import SourceAndGenerated, SourceCrops, find_generated
-from tests.evaluation.onnx_files import palette_model
+from tests.segmenters.onnx_files import palette_model
 
 
 def dataset(micro: dict, seed: int = 0, **changes: object) -> SourceAndGenerated:

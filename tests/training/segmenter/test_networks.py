@@ -145,7 +145,7 @@ def test_hrda_names_the_sizes_that_it_takes():
 def test_transformers_weights_give_the_same_features(tmp_path):
     from transformers import SegformerConfig, SegformerModel
 
-    from dgkit.training.segmenter.weights import load_encoder
+    from dgkit.training.segmenter.encoder_weights import load_encoder
 
     settings = SegformerConfig(hidden_sizes=[32, 64, 160, 256], depths=[2, 2, 2, 2])  # MiT-B0
     torch.manual_seed(0)

@@ -9,7 +9,7 @@ if importlib.util.find_spec("mmengine") is None:
     pytest.skip("needs mmsegmentation: pip install 'dgkit[seg]'", allow_module_level=True)
 
 from dgkit.errors import InputError, UsageError
-from dgkit.training.segmenter.recipe import load_segmenter
+from dgkit.training.segmenter.segmenter_recipe import load_segmenter
 
 RECIPES = Path(__file__).resolve().parents[3] / "training" / "segmenter"
 

@@ -12,13 +12,13 @@ if importlib.util.find_spec("mmseg") is None:
     pytest.skip("needs mmsegmentation: pip install 'dgkit[seg]'", allow_module_level=True)
 
 from dgkit.cli.app import main
-from dgkit.engines.mm_checkpoint import read_checkpoint
 from dgkit.errors import UsageError
-from dgkit.evaluation.segmenters import open_segmenter
+from dgkit.segmenters.base import open_segmenter
+from dgkit.segmenters.mm_checkpoint import read_checkpoint
 from dgkit.training.segmenter.mm import BaseDecodeHead
 from dgkit.training.segmenter.networks import MEAN, STD, build_network, model_config
-from dgkit.training.segmenter.recipe import SegmenterRecipe
-from dgkit.training.segmenter.run import train_segmenter
+from dgkit.training.segmenter.segmenter_recipe import SegmenterRecipe
+from dgkit.training.segmenter.segmenter_training import train_segmenter
 
 pytestmark = pytest.mark.filterwarnings("default")  # mmengine's own, of torch's schedulers and of TensorBoard
 

@@ -1,0 +1,129 @@
+"""A benchmark: every configuration in its own process, one row each, written as soon as it is known."""
+
+import dataclasses
+import functools
+import itertools
+import tempfile
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+from dgkit.bench.bars import draw
+from dgkit.bench.bench_config import CEILING, OFFICIAL, BenchConfig, Task
+from dgkit.bench.configurations import base_rows, check, tasks
+from dgkit.bench.processes import Outcome, run_worker
+from dgkit.bench.rows import COLUMNS, Row, append
+from dgkit.errors import EngineError
+from dgkit.files import atomic_write
+
+Report = Callable[[str, int, int], None]  # what runs now, tasks done, tasks in all
+
+
+class Worker(Protocol):
+    """Does a task within ``timeout`` seconds, and does not raise."""
+
+    def __call__(self, task: Task, timeout: float) -> Outcome: ...
+
+
+@dataclass
+class _State:
+    """What later rows are compared with, what became of each build, and what does a task."""
+
+    rows: list[Row]
+    builds: dict[tuple[str, str, str], Outcome]
+    problems: dict[str, str]
+    do: Callable[[Task], Outcome]
+
+
+def bench(
+    config: BenchConfig,
+    *,
+    report: Report | None = None,
+    show: Callable[[Row], None] | None = None,
+    worker: Worker | None = None,
+    earlier: Sequence[Row] = (),
+) -> list[Row]:
+    """Measure; the rows in the order in which they were measured.
+
+    A configuration that fails, dies or takes too long is a row with ``error``. ``show`` is given every row when it is
+    known, when it is in the CSV file already. ``worker`` does the tasks, by default each in a process of its own;
+    several runs can share a :class:`~dgkit.bench.processes.KeptWorker`. ``earlier`` are rows of other runs that
+    the new ones are compared with too. UsageError for settings that are not allowed, OutputError where a file cannot be
+    written, EngineError where no configuration worked.
+    """
+    check(config)
+    worker = worker or run_worker
+    if config.csv is not None:
+        append(config.csv, ())
+    found = worker(Task(kind="environment", device=config.device), config.timeout)
+    if not found.cells:
+        raise EngineError(f"device {config.device}: {found.error}", "dgkit doctor lists the devices")
+    environment = found.cells[0]
+    state = _State([], {}, {}, functools.partial(worker, timeout=config.timeout))
+    with tempfile.TemporaryDirectory(prefix="dgkit-bench-") as folder:
+        todo = list(tasks(config, environment["device"], config.references or Path(folder)))
+        for number, task in enumerate(todo):
+            if report:
+                report(describe(task), number, len(todo))
+            for row in _perform(task, base_rows(config, task, environment), state):
+                state.rows.append(_compare(row, [*earlier, *state.rows]))
+                if config.csv is not None:
+                    append(config.csv, state.rows[-1:])
+                if show:
+                    show(state.rows[-1])
+    _conclude(config, state)
+    return state.rows
+
+
+def describe(task: Task) -> str:
+    """A task in a few words."""
+    if task.kind == "ceiling":
+        return f"ceilings {task.dtype}"
+    if task.kind in ("reference", "official"):
+        return f"{task.subject} {task.kind}"
+    name = f"{task.subject} {task.engine}:{task.dtype}"
+    return f"{name} build" if task.kind == "build" else f"{name} batch {', '.join(map(str, task.batches))}"
+
+
+def _perform(task: Task, rows: list[Row], state: _State) -> list[Row]:
+    """``rows`` with what the task found; a task that only prepares others has none, and is remembered."""
+    key = (task.subject, task.engine, task.dtype)
+    built = state.builds.get(key, Outcome((), "")) if task.kind == "measure" else Outcome((), "")
+    found = Outcome((), f"build: {built.error}") if built.error else state.do(task)
+    if task.kind == "build":
+        state.builds[key] = found
+    if task.kind == "reference" and found.error:
+        state.problems[task.subject] = f"no parity, for the reference failed: {found.error}"
+    lost = state.problems.get(task.subject, "") if task.kind == "measure" else ""
+    about = built.cells[0] if built.cells else {}
+    filled = []
+    for row, cells in itertools.zip_longest(rows, found.cells[: len(rows)]):
+        known: dict[str, Any] = {"error": found.error} if cells is None else {**about, **cells}
+        known["error"] = "; ".join(text for text in (known.get("error", ""), lost) if text)
+        filled.append(dataclasses.replace(row, **{name: known[name] for name in COLUMNS if name in known}))
+    return filled
+
+
+def _compare(row: Row, before: list[Row]) -> Row:
+    """With its time against the published schedule and torch in fp32, and its rate against the ceiling."""
+    changes: dict[str, Any] = {}
+    for other in before:
+        if other.subject == CEILING:
+            peak = other.network == "matmul" and other.dtype == row.dtype and row.subject != CEILING
+            if peak and other.tflops and row.tflops:
+                changes["share"] = row.tflops / other.tflops
+        elif (other.subject, other.model) == (row.subject, row.model) and other.ms_sample and row.ms_sample:
+            if other.engine == OFFICIAL:
+                changes["x_official"] = other.ms_sample / row.ms_sample
+            elif (other.engine, other.dtype, other.batch, other.preset) == ("torch", "fp32", row.batch, row.preset):
+                changes["x_fp32"] = other.ms_sample / row.ms_sample
+    return dataclasses.replace(row, **changes)
+
+
+def _conclude(config: BenchConfig, state: _State) -> None:
+    measured = [row for row in state.rows if row.subject != CEILING]
+    if config.plot is not None:
+        atomic_write(config.plot, draw(measured).encode())
+    if measured and not any(row.ms_median for row in measured):
+        raise EngineError(f"no configuration worked; the first: {measured[0].error}", "dgkit doctor tells what is here")

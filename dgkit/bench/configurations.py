@@ -1,0 +1,134 @@
+"""Which configurations a run has, and in which order: what others are compared with comes first."""
+
+import itertools
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from dgkit.bench.bench_config import (
+    CEILING,
+    CEILINGS,
+    EVAL,
+    IMAGE_SUBJECTS,
+    NETWORK_SUBJECTS,
+    OFFICIAL,
+    OFFICIAL_SUBJECTS,
+    SUBJECTS,
+    BenchConfig,
+    Task,
+)
+from dgkit.bench.rows import Row
+from dgkit.errors import UsageError
+
+_PLAIN = ("torch", "fp32")
+
+
+def check(config: BenchConfig) -> None:
+    """UsageError for a subject, an engine, a dtype or a preset that is not known, and for what cannot be compared."""
+    from dgkit.diffusion.presets import find_preset
+    from dgkit.engines.runner import known_dtype, runner_class
+
+    unknown = [subject for subject in config.subjects if subject not in SUBJECTS]
+    if unknown:
+        raise UsageError(f"unknown subject {unknown[0]!r}; known: {', '.join(SUBJECTS)}")
+    if min(config.batches) < 1:
+        raise UsageError(f"batch {min(config.batches)}; allowed are 1 and more")
+    if EVAL in config.subjects and (config.segmenter is None or config.on is None):
+        raise UsageError("eval needs a segmenter and a data set", "add --segmenter FILE --on NAME=DIR")
+    if EVAL in config.subjects and config.rebuild != "auto":
+        raise UsageError(f"eval builds the engines that are missing, --rebuild {config.rebuild} is not for it",
+                         "leave --rebuild out")  # fmt: skip
+    for engine in config.engines:
+        runner_class(engine)
+    for dtype in config.dtypes:
+        known_dtype(dtype)
+        if not any(_offered((engine, dtype)) for engine in config.engines):
+            raise UsageError(f"no engine of {', '.join(config.engines)} computes in {dtype}; openvino does",
+                             "add it to --engines")  # fmt: skip
+    find_preset(config.preset)
+    if config.against and not set(config.subjects) & set(OFFICIAL_SUBJECTS):
+        raise UsageError(
+            f"the published schedule has no figure for {', '.join(config.subjects)}; "
+            f"it has for {', '.join(OFFICIAL_SUBJECTS)}",
+            "leave out --against",
+        )
+    if config.plot is not None and config.plot.suffix != ".svg":
+        raise UsageError(f"the plot {config.plot} is no .svg file", "give a name that ends in .svg")
+
+
+def tasks(config: BenchConfig, device: str, references: Path) -> Iterator[Task]:
+    """Ceilings, then for each subject its reference if asked for, the published schedule, and the configurations.
+
+    Tasks of kind ``build`` come before the first that needs the engine. Of all dtypes and engines torch in fp32 comes
+    first.
+    """
+    common = _common(config, device)
+    if config.ceilings:
+        for dtype in dict.fromkeys(config.dtypes):
+            if _offered(("torch", dtype)):  # which is what is measured
+                yield Task(kind="ceiling", dtype=dtype, edge=config.ceiling_edge, **common)
+    for asked in dict.fromkeys(config.subjects):
+        subject = NETWORK_SUBJECTS.get(asked, asked)
+        shared = {**common, "subject": subject, "references": references}
+        if config.parity:
+            yield Task(kind="reference", **shared)
+        if config.against and asked in OFFICIAL_SUBJECTS:
+            yield Task(kind="official", batches=(2,), **shared)
+        pairs = itertools.product(dict.fromkeys(config.engines), dict.fromkeys(config.dtypes))
+        for engine, dtype in sorted(filter(_offered, pairs), key=lambda pair: pair != _PLAIN):
+            batches = tuple(sorted(set(config.batches)))
+            if engine != "torch":
+                yield Task(kind="build", engine=engine, dtype=dtype, batches=batches, **shared)
+            for part in (batches,) if config.together else ((batch,) for batch in batches):
+                yield Task(kind="measure", engine=engine, dtype=dtype, batches=part, **shared)
+
+
+def _offered(pair: tuple[str, str]) -> bool:
+    """Whether an engine has a dtype at all; those of torch are tried with every engine, and a row says what fails."""
+    from dgkit.engines.runner import QUANTISED, runner_class
+
+    engine, dtype = pair
+    return dtype not in QUANTISED or dtype in runner_class(engine).dtypes
+
+
+def base_rows(config: BenchConfig, task: Task, environment: Mapping[str, Any]) -> list[Row]:
+    """The rows that a task will fill, with the cells that are known before it runs."""
+    if task.kind == "ceiling":
+        return [
+            Row(subject=CEILING, network=name, dtype=task.dtype, note=config.note, **environment) for name in CEILINGS
+        ]
+    if task.kind not in ("measure", "official"):
+        return []
+    return [_base_row(config, task, batch, environment) for batch in task.batches]
+
+
+def _base_row(config: BenchConfig, task: Task, batch: int, environment: Mapping[str, Any]) -> Row:
+    images, pictures = task.subject in IMAGE_SUBJECTS, task.subject == EVAL
+    names = {network: subject for subject, network in NETWORK_SUBJECTS.items()}
+    official = task.kind == "official"
+    return Row(
+        subject=names.get(task.subject, task.subject),
+        network="" if images or pictures else task.subject,
+        engine=OFFICIAL if official else task.engine,
+        dtype=task.dtype,
+        batch=batch,
+        model=str(task.segmenter) if pictures else task.model or "embedded",
+        preset=task.protocol if pictures else ("official" if official else task.preset) if images else "",
+        steps=task.steps if images else None,
+        note=config.note,
+        **environment,
+    )
+
+
+def _common(config: BenchConfig, device: str) -> dict[str, Any]:
+    return {
+        "device": device,
+        "largest": max(config.batches),
+        **{
+            key: getattr(config, key)
+            for key in (
+                "model", "preset", "steps", "count", "segmenter", "on", "protocol", "repeats", "seconds",
+                "official_seconds", "threads", "rebuild", "cuda_graph",
+            )
+        },
+    }  # fmt: skip

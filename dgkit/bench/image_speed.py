@@ -1,0 +1,245 @@
+"""Whole images: ``sampler``, both passes in memory, and ``generate``, the command with all that it reads and writes."""
+
+import dataclasses
+import itertools
+import math
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from dgkit.bench.bench_config import Task
+from dgkit.bench.command import run_dgkit
+from dgkit.bench.memory import DeviceMemory, peak_rss
+from dgkit.bench.network_speed import build_options, describe_engines, exact, reference_path
+from dgkit.bench.processes import EXACT, reason
+from dgkit.bench.timing import LEAST, Times, clock_calls
+from dgkit.data.manifest import Manifest
+from dgkit.diffusion.loading import load_pipeline
+from dgkit.diffusion.pipeline import Pipeline
+from dgkit.diffusion.presets import Preset, find_preset
+from dgkit.diffusion.sampler import SceneRequest, SceneResult, sample
+from dgkit.engines.engine_recipe import EngineRecipe
+from dgkit.engines.runner import BuildOptions
+from dgkit.engines.store import Notify, Policy
+from dgkit.errors import EngineError
+from dgkit.files import atomic_path
+
+WORLD = 8  # scenes of the procedural city that generate draws its crops from
+HALVES = 2  # denoiser samples of an image in one window: with and without the text
+_SET = 1.0  # seconds by which the clock may be off after a measurement; more, and somebody set it
+
+
+def build(task: Task) -> Iterator[dict[str, Any]]:
+    """Build what the pipeline lacks; cells as of :func:`dgkit.bench.network_speed.build`, over all its engines."""
+    said: list[str] = []
+    pipeline = _pipeline(task, task.rebuild, said.append)
+    engines = [engine for runner in pipeline.runners.values() for engine in runner.prepare()]
+    yield describe_engines(engines, bool(said))
+
+
+def reference(task: Task) -> Iterator[dict[str, Any]]:
+    """The first image in plain PyTorch and fp32, with its label, prompt and seed, in a file of ``task.references``."""
+    plain = task.model_copy(update={"engine": "torch", "dtype": "fp32"})
+    pipeline = _pipeline(plain, "auto")
+    path = reference_path(task, pipeline.identity()["digest"])
+    if path is None or path.is_file():
+        yield {}
+        return
+    if task.subject == "generate":
+        with tempfile.TemporaryDirectory(prefix="dgkit-bench-") as folder:
+            out = Path(folder, "out")
+            _run_command(plain, task.largest, out, 1, EXACT)
+            first = made_records(out)[0]
+            image, label = (np.asarray(Image.open(out / first[name])) for name in ("image", "label"))
+        request = SceneRequest(label, first["prompt_used"], int(first["seed"]))
+    else:
+        (request,) = scenes(pipeline, 1)
+        with pipeline, exact():
+            image = sample(pipeline, [request], find_settings(task), batch=task.largest)[0].image
+    _Reference(image, request).write(path)
+    yield {}
+
+
+def measure(task: Task) -> Iterator[dict[str, Any]]:
+    """Cells of each batch on one engine in one dtype; the engines are there already.
+
+    Where there are several batches, one that fails does not stop the others; with ``sampler`` only the first then has
+    ``load_s``.
+    """
+    pipeline = _pipeline(task, "never")
+    path = reference_path(task, pipeline.identity()["digest"])
+    if task.subject == "generate":
+        for batch in task.batches:
+            yield {"batch": batch, **_guarded(_measure_command, task, batch, path)}
+        return
+    memory, started = DeviceMemory(pipeline.device), time.perf_counter()
+    with pipeline:
+        for number, batch in enumerate(task.batches):
+            cells = _guarded(_measure_sampler, task, batch, pipeline, memory, started, path)
+            if number:
+                cells.pop("load_s", None)
+            yield {"batch": batch, **cells}
+
+
+def _guarded(function: Callable[..., dict[str, Any]], *arguments: Any) -> dict[str, Any]:
+    try:
+        return function(*arguments)
+    except Exception as error:  # whatever a backend raises is a finding about that backend
+        return {"error": reason(error)}
+
+
+def scenes(pipeline: Pipeline, count: int) -> list[SceneRequest]:
+    """Labels of 8 x 8 blocks of random classes, in the size of the model: the time depends on their size alone."""
+
+    def request(seed: int) -> SceneRequest:
+        ids = np.random.default_rng(seed).integers(0, 19, (8, 8), dtype=np.uint8)
+        places = np.arange(pipeline.size) * 8 // pipeline.size
+        return SceneRequest(ids[np.ix_(places, places)], "road building sky car, in snowy weather.", seed)
+
+    return [request(seed) for seed in range(count)]
+
+
+def find_settings(task: Task) -> Preset:
+    """The preset of a task, with its number of steps where it states one."""
+    preset = find_preset(task.preset)
+    return preset if task.steps is None else dataclasses.replace(preset, steps=task.steps)
+
+
+def image_row(times: Times, images: int) -> dict[str, Any]:
+    """Cells of calls that make ``images`` images each."""
+    cells = times.row(images)
+    return {**cells, "images": images, "images_per_hour": 3.6e6 / cells["ms_sample"]}
+
+
+def compare(path: Path | None, image: np.ndarray) -> dict[str, Any]:
+    """Error and PSNR of the first image, uint8 [H, W, 3], against the reference; nothing where there is none."""
+    if path is None or not path.is_file():
+        return {}
+    expected = _Reference.read(path).image.astype(np.float64)
+    error, power = float(np.mean((image - expected) ** 2)), float(np.mean(expected**2))
+    psnr = {"psnr": 10 * math.log10(255**2 / error)} if error else {}
+    return {"parity": math.sqrt(error / max(power, 1e-30)), **psnr}
+
+
+def reference_request(path: Path) -> SceneRequest:
+    """What the image of a reference was made from."""
+    return _Reference.read(path).request
+
+
+def made_records(folder: Path) -> list[dict[str, Any]]:
+    """The manifest of a folder that the command filled, in the order of its images."""
+    return sorted(Manifest(folder / "manifest.jsonl").read(), key=lambda record: int(record["index"]))
+
+
+@dataclasses.dataclass(frozen=True)
+class _Reference:
+    """A file with an image and what it was made from."""
+
+    image: np.ndarray
+    request: SceneRequest
+
+    def write(self, path: Path) -> None:
+        label, prompt, seed = self.request.label, np.array(self.request.prompt), np.uint64(self.request.seed)
+        with atomic_path(path) as temporary, open(temporary, "wb") as file:
+            np.savez(file, image=self.image, label=label, prompt=prompt, seed=seed)
+
+    @classmethod
+    def read(cls, path: Path) -> "_Reference":
+        with np.load(path) as file:
+            return cls(file["image"], SceneRequest(file["label"], str(file["prompt"]), int(file["seed"])))
+
+
+def _pipeline(task: Task, rebuild: Policy, notify: Notify | None = None) -> Pipeline:
+    """With the options that the command has, where it is the command that is measured."""
+    options = BuildOptions(cuda_graph=task.cuda_graph) if task.subject == "generate" else build_options(task)
+    recipe = {"engine": task.engine, "device": task.device, "dtype": task.dtype, "options": options}
+    return load_pipeline(task.model, recipe=EngineRecipe.model_validate(recipe), rebuild=rebuild, notify=notify)
+
+
+def _measure_sampler(
+    task: Task, batch: int, pipeline: Pipeline, memory: DeviceMemory, started: float, path: Path | None
+) -> dict[str, Any]:
+    preset, requests = find_settings(task), scenes(pipeline, task.count)
+    results: list[SceneResult] = []
+
+    def call() -> None:
+        results[:] = sample(pipeline, requests, preset, batch=batch)
+
+    memory.forget()
+    # Two steps call every network in every shape, which is all that a warm-up is for.
+    sample(pipeline, requests, dataclasses.replace(preset, steps=min(2, preset.steps)), batch=batch)
+    load = time.perf_counter() - started
+    before = _inside(pipeline)
+    times = clock_calls(call, task.repeats, task.seconds)
+    outside = 1 - (_inside(pipeline) - before) / (sum(times.milliseconds) / 1e3)
+    if pipeline.device.type == "cuda":
+        outside = _outside_waiting(pipeline, call)
+    cells = {**image_row(times, task.count), "load_s": load, "outside": outside, "rss_mib": peak_rss()}
+    retried = sum(result.retried for result in results)
+    problem = {"error": f"{retried} of {task.count} images not finite, made again in fp32"} if retried else {}
+    return {**cells, **memory.row(), **compare(path, results[0].image), **problem}
+
+
+def _outside_waiting(pipeline: Pipeline, call: Callable[[], None]) -> float:
+    """On a GPU the time inside a network means something only where the end of each call is waited for."""
+    runners = pipeline.runners.values()
+    for runner in runners:
+        runner.synchronize = True
+    before = _inside(pipeline)
+    total = clock_calls(call, 1, 0.0).median / 1e3
+    for runner in runners:
+        runner.synchronize = False
+    return 1 - (_inside(pipeline) - before) / total
+
+
+def _inside(pipeline: Pipeline) -> float:
+    return sum(runner.timing.seconds for runner in pipeline.runners.values())
+
+
+def _measure_command(task: Task, batch: int, path: Path | None) -> dict[str, Any]:
+    """Blocks of images progress in lockstep and are on disk together; the first one waits for the model to load."""
+    block = max(1, batch // HALVES)
+    with tempfile.TemporaryDirectory(prefix="dgkit-bench-") as folder:
+        out = Path(folder, "out")
+        started, ticks = time.time(), time.monotonic()
+        memory = _run_command(task, batch, out, block * (LEAST + 1))
+        _refuse_jump(time.time() - started, time.monotonic() - ticks)
+        records = made_records(out)
+        done = [(out / record["image"]).stat().st_mtime for record in records]
+        ends = [max(done[start : start + block]) for start in range(0, len(done), block)]
+        image = np.asarray(Image.open(out / records[0]["image"]))
+    times = Times(tuple(1e3 * (end - last) for last, end in itertools.pairwise(ends)))
+    retried = sum(bool(record["retried"]) for record in records)
+    problem = {"error": f"{retried} of {len(records)} images not finite, made again in fp32"} if retried else {}
+    load = ends[0] - started - times.median / 1e3
+    return {**image_row(times, block), "load_s": load, **memory, **compare(path, image), **problem}
+
+
+def _refuse_jump(seconds: float, true: float) -> None:
+    """Raise EngineError where the clock that files are stamped by went for ``seconds`` while ``true`` ones passed."""
+    if abs(seconds - true) > _SET:
+        raise EngineError(
+            f"the system's clock was put {seconds - true:+.0f} s meanwhile, and files tell no times", "measure again"
+        )
+
+
+def _run_command(
+    task: Task, batch: int, out: Path, count: int, variables: Mapping[str, str] | None = None
+) -> dict[str, Any]:
+    """``dgkit generate`` in its own process; its peak memory. EngineError with its last words where it fails."""
+    options: dict[str, object] = {
+        "--world": WORLD, "--count": count, "--engine": task.engine, "--dtype": task.dtype, "--device": task.device,
+        "--preset": task.preset, "--batch": batch,
+    }  # fmt: skip
+    if task.model is not None:
+        options["--model"] = task.model
+    if task.steps is not None:
+        options["--set"] = f"steps={task.steps}"
+    words = [str(word) for pair in options.items() for word in pair]
+    words += [] if task.cuda_graph else ["--no-cuda-graph"]
+    return run_dgkit(["generate", str(out), *words], task.device, variables).memory

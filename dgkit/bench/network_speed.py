@@ -1,0 +1,180 @@
+"""One network on one engine: its reference, the building of its engine, and its figures."""
+
+import hashlib
+import json
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.utils.flop_counter import FlopCounterMode
+
+from dgkit import __version__
+from dgkit.bench.bench_config import IMAGE_SUBJECTS, Task
+from dgkit.bench.memory import MIB, DeviceMemory, peak_rss
+from dgkit.bench.processes import reason
+from dgkit.bench.timing import synchronize, time_calls
+from dgkit.diffusion.components import Model, model_networks
+from dgkit.diffusion.loading import open_model
+from dgkit.engines.compare import compare_outputs, run_in_batches
+from dgkit.engines.machine import device_facts
+from dgkit.engines.onnx_export import example_inputs
+from dgkit.engines.runner import BuildOptions, Network, Runner, find_device, runner_class
+from dgkit.engines.store import Engine, Policy
+from dgkit.files import atomic_path
+
+ROWS = 2  # samples of which the outputs are compared
+FLOPS = "flops"  # in the file of the reference, beside the outputs by name
+
+
+def build(task: Task) -> Iterator[dict[str, Any]]:
+    """Build what the network lacks; seconds and bytes of the engine, and the memory if it was built now."""
+    said: list[str] = []
+    runner = _runner(task, open_model(task.model), task.rebuild, said.append)
+    yield describe_engines(runner.prepare(), bool(said))
+
+
+def describe_engines(engines: list[Engine], built: bool) -> dict[str, Any]:
+    """Cells on engine files; those used by several networks count once."""
+    distinct = {engine.name: engine for engine in engines}.values()
+    if not distinct:
+        return {}
+    return {
+        "build_s": sum(engine.sidecar.seconds for engine in distinct),
+        "file_mib": sum(engine.sidecar.size for engine in distinct) / MIB,
+        **({"build_rss_mib": peak_rss()} if built else {}),
+    }
+
+
+def reference(task: Task) -> Iterator[dict[str, Any]]:
+    """Outputs of plain PyTorch in fp32 and the flops of a sample, in a file of ``task.references``."""
+    network = model_networks(open_model(task.model))[task.subject]
+    path = reference_path(task, network.digest())
+    if path is None or path.is_file():
+        yield {}
+        return
+    device = find_device(task.device)
+    inputs = _inputs(network, ROWS, device)
+    module = network.load().to(device=device, dtype=torch.float32).eval()
+    with torch.inference_mode(), exact():
+        found = module(*inputs.values())
+    outputs = dict(
+        zip((spec.name for spec in network.spec.outputs), found if isinstance(found, tuple) else (found,), strict=True)
+    )
+    arrays = {name: value.float().cpu().numpy() for name, value in outputs.items()}
+    with atomic_path(path) as temporary, open(temporary, "wb") as file:
+        np.savez(file, **{**arrays, FLOPS: np.float64(count_flops(network, module))})
+    yield {}
+
+
+def exact() -> AbstractContextManager[None]:
+    """Within it PyTorch's fp32 is fp32 on a GPU too; by default its convolutions round their inputs to TF32."""
+    flags = torch.backends.cudnn
+    return flags.flags(enabled=True, benchmark=flags.benchmark, deterministic=flags.deterministic, allow_tf32=False)
+
+
+def reference_path(task: Task, digest: str) -> Path | None:
+    """Where the reference of weights of ``digest`` is kept; None where none is."""
+    if task.references is None:
+        return None
+    facts = {"model": digest, "torch": torch.__version__, "device": device_facts(task.device), "dgkit": __version__}
+    if task.subject in IMAGE_SUBJECTS:
+        facts |= {"preset": task.preset, "steps": str(task.steps)}
+    name = hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:16]
+    return task.references / f"{task.subject}-{name}.npz"
+
+
+def count_flops(network: Network, module: nn.Module) -> float:
+    """Floating-point operations of one sample, by torch's own count; ``module`` loses its weights.
+
+    Products and convolutions, a multiplication and an addition being two; attention as the two products it stands for.
+    """
+    inputs = {name: value.to("meta") for name, value in example_inputs(network, batch=1).items()}
+    # The counter knows the products inside attention, and not every one of its fused kernels.
+    with torch.no_grad(), sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:
+        module.to("meta")(*inputs.values())
+    return float(counter.get_total_flops())
+
+
+def measure(task: Task) -> Iterator[dict[str, Any]]:
+    """Cells of each batch on one engine in one dtype; the engine is there already.
+
+    Where there are several batches, a batch that fails does not stop the others, and only the first has ``load_s``.
+    """
+    device = find_device(task.device)
+    model = open_model(task.model)
+    runner = _runner(task, model, "never")
+    memory = DeviceMemory(device)
+    started = time.perf_counter()
+    with runner:
+        model.release()  # the runner holds what it needs
+        for number, batch in enumerate(task.batches):
+            try:
+                cells = _measure_batch(runner, task, batch, memory, started)
+            except Exception as error:
+                cells = {"error": reason(error)}
+            if number:
+                cells.pop("load_s", None)
+            yield {"batch": batch, **cells}
+
+
+def _measure_batch(runner: Runner, task: Task, batch: int, memory: DeviceMemory, started: float) -> dict[str, Any]:
+    device = runner.device
+    inputs = _inputs(runner.network, batch, device)
+    memory.forget()
+    outputs = runner(**inputs)
+    synchronize(device)
+    seconds = time.perf_counter() - started
+    times = time_calls(lambda: runner(**inputs), device, task.repeats, task.seconds)
+    cells = {**times.row(batch), "load_s": seconds, "rss_mib": peak_rss(), **memory.row()}
+    return {**cells, **_compare(runner, task, batch, outputs, times.median)}
+
+
+def _runner(task: Task, model: Model, rebuild: Policy, notify: Callable[[str], None] | None = None) -> Runner:
+    network = model_networks(model)[task.subject]
+    runner: Runner = runner_class(task.engine)(
+        network, task.device, task.dtype, rebuild=rebuild, notify=notify, options=build_options(task)
+    )
+    return runner
+
+
+def build_options(task: Task) -> BuildOptions:
+    """The defaults, so that engines are those of the other commands, unless a batch lies outside their range."""
+    least, usual, most = BuildOptions().batch
+    return BuildOptions(batch=(least, usual, max(most, task.largest)), cuda_graph=task.cuda_graph, threads=task.threads)
+
+
+def _inputs(network: Network, batch: int, device: torch.device) -> dict[str, Tensor]:
+    """Inputs on the device; sample n is the same in every batch."""
+    samples = [example_inputs(network, batch=1, seed=number) for number in range(batch)]
+    return {name: torch.cat([sample[name] for sample in samples]).to(device) for name in samples[0]}
+
+
+def _compare(
+    runner: Runner, task: Task, batch: int, found: Mapping[str, Tensor], milliseconds: float
+) -> dict[str, Any]:
+    """Error against the reference, and what follows from its count of flops; nothing where it is not there. Of a
+    quantised network the error is that on calls it gets in use, in fp32 kept with its engine.
+    """
+    path = reference_path(task, runner.network.digest())
+    if path is None or not path.is_file():
+        return {}
+    with np.load(path) as file:
+        arrays = {name: file[name] for name in file}
+    flops = float(arrays.pop(FLOPS))
+    expected = {name: torch.from_numpy(array[:batch]) for name, array in arrays.items()}
+    if held_out := runner.held_out():
+        found, expected = run_in_batches(runner, held_out[0], batch), held_out[1]
+    sides = ("torch:fp32", f"{task.engine}:{task.dtype}")
+    values = {name: found[name][: len(value)].float().cpu() for name, value in expected.items()}
+    checks = compare_outputs(task.subject, sides, expected, values, float("inf"))
+    problems = "; ".join(check.not_finite for check in checks if check.not_finite)
+    cells: dict[str, Any] = {"tflops": flops * batch / milliseconds / 1e9}
+    if problems:
+        return {**cells, "error": problems}
+    return {**cells, "parity": max(check.relative for check in checks)}

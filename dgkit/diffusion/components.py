@@ -1,0 +1,76 @@
+"""From the parts of a model, UNet, ControlNet, VAE and text encoder, to its five networks."""
+
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any, Protocol
+
+from torch import nn
+
+from dgkit.diffusion.calibration import denoiser_calibration
+from dgkit.diffusion.model_folder import ModelInfo
+from dgkit.engines.modules import Condition, Denoiser, TextEncoder, VaeDecoder, VaeEncoder
+from dgkit.engines.runner import Network
+from dgkit.engines.spec import NETWORKS
+
+# Parts of the model behind each network.
+_PARTS = {
+    "text_encoder": ("text_encoder",),
+    "condition": ("controlnet",),
+    "denoiser": ("unet", "controlnet"),
+    "vae_encoder": ("vae",),
+    "vae_decoder": ("vae",),
+}
+_MODULES: dict[str, Callable[..., nn.Module]] = {
+    "text_encoder": TextEncoder,
+    "condition": Condition,
+    "denoiser": Denoiser,
+    "vae_encoder": VaeEncoder,
+    "vae_decoder": VaeDecoder,
+}
+
+
+class Model(Protocol):
+    """A :class:`~dgkit.diffusion.model_folder.ModelFolder`, or what stands in for one."""
+
+    @property
+    def info(self) -> ModelInfo:
+        """Sizes and settings."""
+        ...
+
+    def part(self, name: str) -> nn.Module:
+        """A part with its weights; the same module until :meth:`release`."""
+        ...
+
+    def release(self) -> None:
+        """Forget the parts made so far; whoever holds them keeps them."""
+        ...
+
+    def digest(self, *parts: str) -> str:
+        """SHA-256 (hex) over weights and configs of ``parts``; of the whole model if none."""
+        ...
+
+    def command_words(self) -> str:
+        """The model as a command takes it, quoted for a shell."""
+        ...
+
+    def tokenizer(self) -> Any:
+        """Called as CLIP's tokenizer is."""
+        ...
+
+
+def model_networks(model: Model) -> dict[str, Network]:
+    """The five networks of a model, each loadable on its own; the denoiser can be calibrated."""
+
+    def network(name: str) -> Network:
+        parts = _PARTS[name]
+        return Network(
+            spec=NETWORKS[name],
+            load=lambda: _MODULES[name](*(model.part(part) for part in parts)),
+            digest=lambda: model.digest(*parts),
+            sizes=model.info.symbol_sizes(),
+            model=model.command_words(),
+        )
+
+    found = {name: network(name) for name in _PARTS}
+    found["denoiser"] = replace(found["denoiser"], calibration=denoiser_calibration(model, found))
+    return found

@@ -1,0 +1,174 @@
+"""Style swap: a ControlNet trained on one UNet, run with another.
+
+The ControlNet is trained against a UNet specialised to the labelled source, then attached to the general prior, which
+the source's look has never touched. No weight is changed; the two folders only have to fit. Source: DGInStyle
+(arXiv 2312.03048), demo.py.
+"""
+
+import errno
+import filecmp
+import json
+import os
+import shutil
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from dgkit.diffusion.hub import find_controlnet, find_model
+from dgkit.diffusion.model_folder import ModelFolder
+from dgkit.diffusion.weights import PARTS, check_finite, check_keys, read_json, read_shapes, skeleton, weights_file
+from dgkit.engines.modules import Denoiser, without_condition_embedding
+from dgkit.errors import ModelError, OutputError
+from dgkit.files import output_error
+
+_CONFIGS = ("tokenizer", "scheduler", "feature_extractor")
+
+
+@dataclass(frozen=True)
+class SwapReport:
+    """What :func:`swap` did. ``parameters`` counts weights by part; ``existed``: the same folder was already there."""
+
+    out: Path
+    prior: Path
+    controlnet: Path
+    parameters: dict[str, int]
+    residuals: int
+    size: int
+    digest: str
+    existed: bool
+
+
+def swap(prior: str | Path, controlnet: str | Path, out: str | Path) -> SwapReport:
+    """Join the pipeline ``prior`` and the ControlNet ``controlnet`` (folders or hub ids) in the new folder ``out``.
+
+    Checks that every weight of both is there, finite and of the shape its config states, that none is left over, and
+    that each residual of the ControlNet has the shape of the UNet feature it is added to. ``out`` is complete or
+    absent; dgkit and diffusers' ``StableDiffusionControlNetPipeline`` both load it.
+
+    ModelError names what does not fit; OutputError where ``out`` exists with other content or cannot be written.
+    """
+    target = Path(out).expanduser()
+    folder = ModelFolder(find_model(prior), find_controlnet(controlnet))
+    folder.tokenizer()
+    parameters = {name: _check_part(folder, name) for name in PARTS}
+    residuals = _check_residuals(folder)
+    existed = target.exists()
+    if existed:
+        _check_same(folder, target)
+    else:
+        _write(folder, target)
+    return SwapReport(
+        out=target,
+        prior=folder.root,
+        controlnet=folder.paths["controlnet"],
+        parameters=parameters,
+        residuals=residuals,
+        size=folder.info.size,
+        digest=folder.digest(),
+        existed=existed,
+    )
+
+
+def _check_part(folder: ModelFolder, name: str) -> int:
+    """Number of weights of a part, all present, of the right shape and finite."""
+    path = folder.paths[name]
+    shapes = read_shapes(path, name)
+    check_keys(shapes, skeleton(path, name, folder.configs[name]), path)
+    check_finite(path, name)
+    return sum(int(torch.Size(shape).numel()) for shape in shapes.values())
+
+
+def _check_residuals(folder: ModelFolder) -> int:
+    """Runs both networks on tensors without data: a residual that does not fit a feature fails here."""
+    unet = skeleton(folder.paths["unet"], "unet", folder.configs["unet"])
+    controlnet = skeleton(folder.paths["controlnet"], "controlnet", folder.configs["controlnet"])
+    info = folder.info
+    with torch.device("meta"), torch.no_grad():
+        latents = torch.zeros(1, info.latent_channels, info.tile, info.tile)
+        timestep = torch.zeros(1, dtype=torch.int64)
+        text = torch.zeros(1, info.text_length, info.text_width)
+        condition = torch.zeros(1, info.features, info.tile, info.tile)
+        try:
+            bare = without_condition_embedding(controlnet)
+            down, _ = bare(latents, timestep, text, condition, return_dict=False)
+            Denoiser(unet, controlnet)(latents, timestep, text, condition, torch.ones(1))
+        except (RuntimeError, ValueError, TypeError) as error:
+            reason = (str(error).splitlines() or [type(error).__name__])[0]
+            raise ModelError(
+                f"the ControlNet {folder.paths['controlnet']} does not fit the UNet {folder.paths['unet']}: {reason}",
+                "use a ControlNet trained on a UNet of this architecture",
+            ) from error
+    return len(down) + 1
+
+
+def _files(folder: ModelFolder) -> Iterator[tuple[str, Path]]:
+    """(path inside the new folder, source) of every file that is copied."""
+    for name, path in folder.paths.items():
+        weights = weights_file(path, name)
+        yield f"{name}/config.json", path / "config.json"
+        yield f"{name}/{PARTS[name].stem}.safetensors", weights
+    for name in _CONFIGS:
+        for path in sorted((folder.root / name).glob("*")):
+            if path.is_file() and path.suffix in (".json", ".txt"):
+                yield f"{name}/{path.name}", path
+    if (folder.root / "dgkit.json").is_file():
+        yield "dgkit.json", folder.root / "dgkit.json"
+
+
+def _index(folder: ModelFolder) -> str:
+    """``model_index.json`` for diffusers, without the safety checker, which no street scene needs."""
+    prior = read_json(folder.root / "model_index.json") if (folder.root / "model_index.json").is_file() else {}
+    has_extractor = (folder.root / "feature_extractor").is_dir()
+    scheduler = folder.info.scheduler.get("_class_name", "DDIMScheduler")
+    index: dict[str, Any] = {
+        "_class_name": "StableDiffusionControlNetPipeline",
+        "controlnet": ["diffusers", "ControlNetModel"],
+        "feature_extractor": prior.get("feature_extractor", [None, None]) if has_extractor else [None, None],
+        "image_encoder": [None, None],
+        "requires_safety_checker": False,
+        "safety_checker": [None, None],
+        "scheduler": ["diffusers", scheduler],
+        "text_encoder": ["transformers", "CLIPTextModel"],
+        "tokenizer": ["transformers", "CLIPTokenizer"],
+        "unet": ["diffusers", "UNet2DConditionModel"],
+        "vae": ["diffusers", "AutoencoderKL"],
+    }
+    return json.dumps(index, indent=2, sort_keys=True) + "\n"
+
+
+def _write(folder: ModelFolder, target: Path) -> None:
+    temporary = target.with_name(f".{target.name}.{os.getpid()}.tmp")
+    try:
+        for name, source in _files(folder):
+            (temporary / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(source, temporary / name)
+        (temporary / "model_index.json").write_text(_index(folder), encoding="utf-8")
+        temporary.rename(target)
+    except OSError as error:
+        if error.errno == errno.ENOTEMPTY:
+            raise _taken(target, "another process has just made it") from error
+        raise output_error(target, error) from error
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+
+
+def _check_same(folder: ModelFolder, target: Path) -> None:
+    """OutputError unless ``target`` is what :func:`swap` would write."""
+    if not target.is_dir():
+        raise _taken(target, "it is a file")
+    expected = dict(_files(folder))
+    found = {path.relative_to(target).as_posix() for path in target.rglob("*") if path.is_file()}
+    for name in sorted({*expected, "model_index.json"} ^ found):
+        raise _taken(target, f"{name} is {'new there' if name in found else 'missing there'}")
+    for name, source in expected.items():
+        if not filecmp.cmp(source, target / name, shallow=False):
+            raise _taken(target, f"{name} differs")
+    if (target / "model_index.json").read_text(encoding="utf-8") != _index(folder):
+        raise _taken(target, "model_index.json differs")
+
+
+def _taken(target: Path, reason: str) -> OutputError:
+    return OutputError(f"{target} exists and is not this pair of models ({reason})", "choose a new output folder")

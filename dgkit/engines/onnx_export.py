@@ -1,0 +1,235 @@
+"""Networks as ONNX files, kept in the engine store and checked against PyTorch when made.
+
+The key of a file holds the weights, the configuration, the shapes and the versions of all packages that shape a graph.
+Batch is dynamic in all networks, height and width in the VAE's, which see whole images; the others see tiles of the
+model's own size. Precision is part of the graph, see :mod:`dgkit.engines.typed`; weights lie in a file beside it.
+"""
+
+import contextlib
+import gc
+import io
+import logging
+import os
+import resource
+import tempfile
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from dgkit.engines.machine import backend_version, device_facts, package_versions
+from dgkit.engines.runner import Network, find_dtype
+from dgkit.engines.sidecar import EngineKey
+from dgkit.engines.spec import NetworkSpec
+from dgkit.engines.store import Engine, EngineStore, Notify, Policy
+from dgkit.engines.typed import typed_copy, write_fp32_graph
+from dgkit.errors import EngineError, UsageError
+from dgkit.optional import first_line, require
+
+OPSET = 18
+OPSETS = range(18, 24)  # what torch's exporter writes
+MODEL = "model.onnx"
+SCOPES = "pkg.torch.onnx.name_scopes"  # names of the modules that a node is part of, as the exporter notes them
+_FAILURES = (RuntimeError, ValueError, TypeError, torch.onnx.errors.OnnxExporterError)
+# Relative L2 error against PyTorch in fp32 that a graph may have. Measured on Stable Diffusion 1.5 shapes in fp32: at
+# most 3.5e-5; in the other types it is what rounding weights and activations to 11 and 8 bits costs. int8, which no
+# graph is exported in, is measured on calls that the network gets in use: 0.05 with the embedded model.
+TOLERANCES = {"fp32": 1e-3, "fp16": 1e-2, "bf16": 5e-2, "int8": 1e-1}
+
+
+def export_network(network: Network, rebuild: Policy = "auto", notify: Notify | None = None) -> Path:
+    """The ONNX file of ``network`` in fp32, from the store or exported now; otherwise as :func:`export_engine`."""
+    return export_engine(network, rebuild, notify).file(MODEL)
+
+
+def export_engine(
+    network: Network,
+    rebuild: Policy = "auto",
+    notify: Notify | None = None,
+    *,
+    dtype: str = "fp32",
+    opset: int = OPSET,
+) -> Engine:
+    """The graph of ``network`` in ``dtype``, from the store or exported now; ``rebuild`` and ``notify`` as there.
+
+    Its file is :data:`MODEL`; inputs and outputs of type float are in ``dtype``. The notes of the side-car hold the
+    relative L2 error of each output against PyTorch in fp32. It is measured in ONNX Runtime on the CPU: of the graph
+    itself in fp32 and fp16, of its copy in fp32 for bf16, of which no CPU runs all operators.
+
+    EngineError where the export fails, differs from PyTorch by more than :data:`TOLERANCES`, or is not there and
+    ``rebuild`` is ``never``; UsageError for an unknown dtype or opset; MissingDependency names the extra; OutputError
+    where the store cannot be written.
+    """
+    for package in ("onnx", "onnxscript", "onnxruntime"):
+        require(package, "cpu")
+
+    def build(folder: Path) -> dict[str, Any]:
+        module = network.load().float().eval()
+        with torch.no_grad():
+            inputs = check_inputs(network)
+            result = module(*inputs.values())
+            expected = result if isinstance(result, tuple) else (result,)
+            _export(network, typed_copy(module, find_dtype(dtype)), folder / MODEL, opset)
+            gc.collect()  # what the exporter made refers to itself and holds the copy
+            errors = _verify(network, folder / MODEL, dtype, inputs, expected)
+        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20  # KiB on Linux
+        return {"error": errors, "checked": "fp32 copy" if dtype == "bf16" else dtype, "peak_gib": round(peak, 2)}
+
+    key = graph_key(network, dtype, opset)
+    return EngineStore().obtain(key, build, rebuild=rebuild, model=network.model, notify=notify)
+
+
+def graph_key(network: Network, dtype: str = "fp32", opset: int = OPSET) -> EngineKey:
+    """Key of the exported graph of ``network``, which runs on any device. UsageError for an unknown dtype or opset."""
+    find_dtype(dtype)
+    if opset not in OPSETS:
+        raise UsageError(f"opset {opset}; allowed are {OPSETS.start} to {OPSETS.stop - 1}", f"use {OPSET}")
+    free = dynamic_symbols(network.spec)
+    symbols = sorted({symbol for item in (*network.spec.inputs, *network.spec.outputs) for symbol in item.shape})
+    return EngineKey(
+        network=network.spec.name,
+        weights=network.digest(),
+        dtype=dtype,
+        shapes={symbol: "any" if symbol in free else network.sizes[symbol] for symbol in symbols},
+        graph={"opset": opset},
+        backend="onnx",
+        backend_version=backend_version("onnx"),
+        versions=package_versions(("torch", "diffusers", "transformers", "onnxscript")),
+        device=device_facts("any"),
+    )
+
+
+def example_inputs(network: Network, batch: int = 2, seed: int = 0, **sizes: int) -> dict[str, Tensor]:
+    """Random inputs by name, of the network's own sizes where ``sizes`` (by symbol) states no other: floats standard
+    normal, integers 0 to 99.
+    """
+    generator = torch.Generator().manual_seed(seed)
+    sizes = {**network.sizes, "batch": batch, **sizes}
+    inputs = {}
+    for spec in network.spec.inputs:
+        shape = [sizes[symbol] for symbol in spec.shape]
+        if spec.dtype == "int64":
+            inputs[spec.name] = torch.randint(0, 100, shape, generator=generator)
+        else:
+            inputs[spec.name] = torch.randn(shape, generator=generator)
+    return inputs
+
+
+def _export(network: Network, module: nn.Module, path: Path, opset: int) -> None:
+    onnx: Any = require("onnx", "cpu")
+    spec, dtype = network.spec, next(module.parameters()).dtype
+    inputs = [value.to(dtype) if value.is_floating_point() else value for value in example_inputs(network).values()]
+    try:
+        with quiet_exporter():
+            program = torch.onnx.export(
+                module,
+                tuple(inputs),
+                input_names=[item.name for item in spec.inputs],
+                output_names=[item.name for item in spec.outputs],
+                dynamic_shapes=dynamic_shapes(spec),
+                opset_version=opset,
+                dynamo=True,
+                optimize=True,  # folds constants
+                verbose=False,
+            )
+            if program is None:
+                raise EngineError(f"{spec.name}: the exporter returned nothing")
+            for node in program.model.graph:  # the others quote source files and their paths
+                for name in [name for name in node.metadata_props if name != SCOPES]:
+                    del node.metadata_props[name]
+            program.save(str(path), external_data=True)
+        onnx.checker.check_model(str(path))  # by path: a graph of 2 GB and more is no message
+    except (*_FAILURES, onnx.checker.ValidationError) as error:
+        raise EngineError(
+            f"{spec.name} cannot be exported to ONNX: {first_line(error)}", "use --engine torch"
+        ) from error
+
+
+def dynamic_symbols(spec: NetworkSpec) -> frozenset[str]:
+    """Symbols whose size an exported network takes from its input."""
+    spatial = {"height", "width", "image_height", "image_width"} if spec.name.startswith("vae_") else set()
+    return frozenset({"batch", *spatial})
+
+
+def dynamic_shapes(spec: NetworkSpec) -> tuple[dict[int, object], ...]:
+    """For each input the axes that ``torch.export`` leaves open."""
+    free = dynamic_symbols(spec)
+    return tuple(
+        {axis: torch.export.Dim.DYNAMIC for axis, symbol in enumerate(item.shape) if symbol in free}
+        for item in spec.inputs
+    )
+
+
+def check_inputs(network: Network) -> dict[str, Tensor]:
+    """Another batch, other values and, where it is dynamic, another height than those of the export."""
+    changed: dict[str, int] = {}
+    if "height" in dynamic_symbols(network.spec):
+        changed = {name: network.sizes[name] // 2 for name in ("height", "image_height")}
+    return example_inputs(network, batch=3, seed=1, **changed)
+
+
+def _verify(
+    network: Network, path: Path, dtype: str, inputs: Mapping[str, Tensor], expected: Sequence[Tensor]
+) -> dict[str, float]:
+    """Error of each output of the graph against ``expected``, what PyTorch in fp32 makes of ``inputs``."""
+    tolerance = TOLERANCES[dtype]
+    with tempfile.TemporaryDirectory(dir=path.parent) as folder:
+        if dtype == "bf16":
+            path, dtype = write_fp32_graph(path, Path(folder) / path.name), "fp32"
+        try:
+            found = run_graph(path, inputs, dtype)
+        except Exception as error:  # ONNX Runtime raises its own unrelated classes
+            raise EngineError(f"{network.spec.name}: ONNX Runtime refuses the graph: {first_line(error)}") from error
+    errors = {}
+    for spec, value, wanted in zip(network.spec.outputs, found.values(), expected, strict=True):
+        off = errors[spec.name] = relative_error(value, wanted.numpy())
+        if not off <= tolerance:
+            raise EngineError(f"{network.spec.name}: {spec.name} of the ONNX file is off by {off:.1e} from PyTorch")
+    return errors
+
+
+def run_graph(path: Path, inputs: Mapping[str, Tensor], dtype: str = "fp32") -> dict[str, np.ndarray]:
+    """Outputs by name of the fp32 or fp16 graph at ``path`` in ONNX Runtime on the CPU; ``inputs`` are cast to it.
+
+    Raises what ONNX Runtime raises.
+    """
+    runtime: Any = require("onnxruntime", "cpu")
+    options = runtime.SessionOptions()
+    options.intra_op_num_threads = min(torch.get_num_threads(), len(os.sched_getaffinity(0)))
+    options.log_severity_level = 3
+    # One run only, so no copies of the weights in other layouts and types: 7 instead of 11 GiB for the denoiser of
+    # Stable Diffusion 1.5 in fp16.
+    options.graph_optimization_level = runtime.GraphOptimizationLevel.ORT_ENABLE_BASIC
+    options.add_session_config_entry("session.disable_prepacking", "1")
+    options.enable_cpu_mem_arena = options.enable_mem_pattern = False
+    session = runtime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+    kind = find_dtype(dtype)
+    feed = {name: (value.to(kind) if value.is_floating_point() else value).numpy() for name, value in inputs.items()}
+    names = [output.name for output in session.get_outputs()]
+    return dict(zip(names, session.run(names, feed), strict=True))
+
+
+def relative_error(value: np.ndarray, expected: np.ndarray) -> float:
+    """L2 norm of the difference over that of ``expected``."""
+    value, expected = value.astype(np.float64), expected.astype(np.float64)
+    return float(np.linalg.norm(value - expected) / max(float(np.linalg.norm(expected)), 1e-30))
+
+
+@contextlib.contextmanager
+def quiet_exporter() -> Iterator[None]:
+    """The exporter warns and reports about its own internals, on three channels."""
+    loggers = [logging.getLogger(name) for name in ("torch.onnx", "onnxscript", "onnx_ir")]
+    levels: Mapping[logging.Logger, int] = {logger: logger.level for logger in loggers}
+    with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
+        warnings.simplefilter("ignore")
+        for logger in loggers:
+            logger.setLevel(logging.ERROR)
+        try:
+            yield
+        finally:
+            for logger, level in levels.items():
+                logger.setLevel(level)

@@ -1,0 +1,137 @@
+"""How published work evaluates segmenters: input scales, windows, means; and the scores of a confusion matrix.
+
+Sources: DGInStyle-SegModel ``tools/test.py`` and ``test.sh`` (scales, windows), mmcv ``image/geometric.py`` (sizes),
+mmsegmentation ``encoder_decoder.py`` (windows) and ``iou_metric.py`` (means), Rein ``configs/_base_`` (``half``).
+"""
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, replace
+from typing import Any
+
+import numpy as np
+
+from dgkit.errors import UsageError
+
+Window = tuple[int, int, int, int]  # top, bottom, left, right
+Scale = tuple[int, int]
+
+# Sets whose IoU goes into each mean of the papers.
+AVERAGES = {
+    "Avg3": ("cityscapes", "bdd100k", "mapillary"),
+    "Avg5": ("cityscapes", "bdd100k", "mapillary", "acdc", "dark_zurich"),
+}
+_MAPILLARY = ("mapillary", "mapillary_b", "mapillary_v2")
+
+
+@dataclass(frozen=True)
+class Protocol:
+    """``scale``: pictures are resized, keeping their proportions, to fit inside (long edge, short edge) in pixels;
+    ``scales`` has exceptions by data set. ``crop``: side of the sliding windows in pixels, None: the whole picture at
+    once; ``stride`` between windows. ``halved``: sets whose pictures and labels are halved before anything else.
+    """
+
+    name: str
+    description: str
+    scale: Scale
+    crop: int | None
+    stride: int
+    scales: Mapping[str, Scale] = field(default_factory=dict)
+    halved: tuple[str, ...] = ()
+
+    def scale_of(self, dataset: str) -> Scale:
+        return self.scales.get(dataset, self.scale)
+
+    def changed(self, scale: Scale | None = None, crop: int | None = None, stride: int | None = None) -> "Protocol":
+        """With other constants: ``scale`` for all sets. UsageError for a stride that leaves pixels out."""
+        own: dict[str, Any] = {} if scale is None else {"scale": scale, "scales": {}}
+        own |= {name: value for name, value in (("crop", crop), ("stride", stride)) if value is not None}
+        if not own:
+            return self
+        if crop is not None and stride is None:
+            own["stride"] = max(1, crop // 2)
+        constants = ", ".join(f"{name} {value}" for name, value in own.items() if name != "scales")
+        found = replace(
+            self, name=f"{self.name}, changed", description=f"{self.description}; changed to {constants}", **own
+        )
+        if found.crop is not None and not 1 <= found.stride <= found.crop:
+            raise UsageError(
+                f"stride {found.stride} with windows of {found.crop} pixels; allowed is 1 to {found.crop}",
+                f"use --set stride={max(1, found.crop // 2)}",
+            )
+        return found
+
+    def to_json(self) -> dict[str, Any]:
+        return json.loads(json.dumps(asdict(self)))  # tuples as lists, as a report reads them back
+
+
+_NIGHT = {"acdc": (960, 540), "dark_zurich": (960, 540)}
+PROTOCOLS = {
+    protocol.name: protocol
+    for protocol in (
+        Protocol(
+            "dginstyle", "DGInStyle's for SegFormer and DAFormer: half scale, windows of 512", (1024, 512), 512, 256,
+            _NIGHT,
+        ),
+        Protocol(
+            "hrda", "DGInStyle's for HRDA: full scale, windows of 1024", (2048, 1024), 1024, 512,
+            dict.fromkeys(_NIGHT, (1920, 1080)),
+        ),
+        Protocol(
+            "half", "Rein's: Mapillary pictures and labels halved; not comparable with dginstyle", (1024, 512),
+            512, 341, {**_NIGHT, "bdd100k": (1280, 720)}, _MAPILLARY,
+        ),
+        Protocol("whole", "DGInStyle's for DeepLabV2: half scale, whole pictures", (1024, 512), None, 1, _NIGHT),
+    )
+}  # fmt: skip
+
+
+def find_protocol(name: str) -> Protocol:
+    """The protocol called ``name``; UsageError lists the known ones."""
+    if name not in PROTOCOLS:
+        raise UsageError(f"unknown protocol {name!r}, allowed: {', '.join(PROTOCOLS)}", "use --protocol dginstyle")
+    return PROTOCOLS[name]
+
+
+def fitted_size(height: int, width: int, scale: Scale) -> tuple[int, int]:
+    """(height, width) of a picture resized to fit inside ``scale``, up or down, as mmcv's ``rescale_size`` rounds."""
+    factor = min(max(scale) / max(height, width), min(scale) / min(height, width))
+    return max(1, int(height * factor + 0.5)), max(1, int(width * factor + 0.5))
+
+
+def windows(height: int, width: int, crop: int | None, stride: int) -> list[Window]:
+    """Windows that cover a picture, row by row; the last of a row or column is moved inside.
+
+    As mmsegmentation's ``slide_inference``: where the picture is smaller than ``crop``, so are its windows.
+    """
+    if crop is None:
+        return [(0, height, 0, width)]
+    spans = [[_span(index, size, crop, stride) for index in range(_grids(size, crop, stride))]
+             for size in (height, width)]  # fmt: skip
+    return [(*rows, *columns) for rows in spans[0] for columns in spans[1]]
+
+
+def _grids(size: int, crop: int, stride: int) -> int:
+    return max(size - crop + stride - 1, 0) // stride + 1
+
+
+def _span(index: int, size: int, crop: int, stride: int) -> tuple[int, int]:
+    end = min(index * stride + crop, size)
+    return max(end - crop, 0), end
+
+
+def class_iou(matrix: np.ndarray) -> np.ndarray:
+    """float64 [19]: intersection over union of each class of an int64 [19,19] confusion matrix (rows: labels).
+
+    As mmsegmentation's and cityscapesScripts' evaluators: nan for a class in neither labels nor predictions, 0 for one
+    that was predicted and is in no label. (:func:`dgkit.data.scores.class_iou` leaves the latter out.)
+    """
+    hits = np.diag(matrix).astype(np.float64)
+    union = matrix.sum(0) + matrix.sum(1) - hits
+    return np.divide(hits, union, out=np.full(len(hits), np.nan), where=union > 0)
+
+
+def mean_iou(matrix: np.ndarray) -> float:
+    """Mean of :func:`class_iou` over the classes that have one; nan where none has."""
+    found = class_iou(matrix)
+    return float(np.nanmean(found)) if np.isfinite(found).any() else float("nan")

@@ -1,0 +1,1 @@
+"""``dgkit quality``: measure whether generated images show what their labels and prompts say."""

@@ -1,0 +1,253 @@
+"""``dgkit pack``: a finished generated folder as shards, parquet files or an image folder.
+
+Which scenes go into which file is settled from the sizes before anything is written. A file is complete or absent, and
+its line in ``SHA256SUMS`` is written after it, so the same call goes on where the last one ended.
+"""
+
+import contextlib
+import hashlib
+import json
+import os
+import re
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from dgkit.errors import OutputError, UsageError
+from dgkit.files import atomic_write, digest_file, output_error, remove_stale_temporaries
+from dgkit.locks import locked
+from dgkit.optional import require
+from dgkit.outputs.card import METADATA, SNIPPET, metadata_lines, mmseg_snippet, write_readme
+from dgkit.outputs.generated_folder import GeneratedFolder, count_classes, open_generated, place, with_filtered_labels
+from dgkit.outputs.shards import (
+    EXTRA,
+    Advance,
+    Record,
+    Written,
+    file_size,
+    tar_size,
+    write_parquet,
+    write_tar,
+    write_tree,
+)
+from dgkit.outputs.summary import Summary, summarise, write_changed, write_summary
+
+FORMATS = ("folder", "webdataset", "parquet")
+SUMS, SETTINGS, LOCK = "SHA256SUMS", "pack.json", ".dgkit.lock"
+SHARD_BYTES = 500_000_000  # what WebDataset and the Hugging Face hub recommend: large reads, few files
+_TREE_SCENES = 256  # scenes of a folder that are noted down together
+_LINE = re.compile(r"([0-9a-f]{64})  (.+)")
+
+Progress = Callable[[str, float, float], None]
+
+
+@dataclass(frozen=True)
+class Shard:
+    """Scenes that are written together: one file, or a part of a folder."""
+
+    name: str
+    records: tuple[Record, ...]
+
+
+@dataclass(frozen=True)
+class PackResult:
+    """``files`` are the names below ``dest`` that hold scenes; ``written`` shards are of this call."""
+
+    dest: Path
+    format: str
+    images: int
+    files: tuple[str, ...]
+    bytes: int
+    written: int
+    continued: int
+
+    def to_json(self) -> dict[str, Any]:
+        return {
+            "dest": str(self.dest), "format": self.format, "images": self.images, "files": len(self.files),
+            "bytes": self.bytes, "written": self.written, "continued": self.continued,
+        }  # fmt: skip
+
+
+def pack(
+    out: Path | str,
+    dest: Path | str,
+    format: str,
+    *,
+    shard_bytes: int = SHARD_BYTES,
+    partial: bool = False,
+    filtered: bool = False,
+    progress: Progress | None = None,
+) -> PackResult:
+    """Pack the generated folder ``out`` into ``dest``, with SHA256SUMS, a card and the settings in pack.json.
+
+    ``format``: "webdataset" (tar shards of about ``shard_bytes``), "parquet" (files of about that size) or "folder" (an
+    image folder for `datasets` and mmsegmentation; hard links where possible). Each scene is compared with the digests
+    of the manifest when it is read. ``partial`` accepts a folder whose run has not ended. ``filtered`` takes the second
+    labels of ``dgkit filter``, and only the scenes that it kept. ``progress`` gets ("count" or "pack", scenes done,
+    scenes in all).
+
+    Raises UsageError for another format or size, InputError for a folder or scene that cannot be used, OutputError
+    where ``dest`` is in use, holds something else or cannot be written, MissingDependency without pyarrow.
+    """
+    check_format(format)
+    if shard_bytes < 1:
+        raise UsageError(f"shards of {shard_bytes} bytes; allowed: 1 or more", "use for example --shard-size 500")
+    report = progress or (lambda stage, done, total: None)
+    source, dest = open_generated(out, partial=partial), Path(dest)
+    source = with_filtered_labels(source) if filtered else source
+    summary = summarise(source, count_classes(source, 0, lambda done, total: report("count", done, total)))
+    plan = plan_shards(source, format, shard_bytes)
+    with _opened(dest, _identity(source, format, shard_bytes)):
+        done = _finished(dest, {name for shard in plan for name in names(shard, format)})
+        written = _write_missing(source.path, dest, format, plan, done, report)
+        _complete(dest, format, source.records, summary)
+        atomic_write(dest / SUMS, "".join(f"{digest}  {name}\n" for name, digest in sorted(done.items())).encode())
+    sizes = sum((dest / name).stat().st_size for name in done)
+    return PackResult(dest, format, len(source.records), tuple(sorted(done)), sizes, written, len(plan) - written)
+
+
+def check_format(format: str) -> None:
+    """Raise UsageError for a format that is not in :data:`FORMATS`, MissingDependency where its library is absent."""
+    if format not in FORMATS:
+        raise UsageError(f"unknown format {format!r}, allowed: {', '.join(FORMATS)}", "use for example webdataset")
+    if format == "parquet":
+        require("pyarrow.parquet", EXTRA)
+
+
+def plan_shards(source: GeneratedFolder, format: str, shard_bytes: int) -> tuple[Shard, ...]:
+    """Which scenes go where, in job order: a shard ends before the scene that would make it too large."""
+    if format == "folder":
+        records = source.records
+        return tuple(Shard("train", records[i : i + _TREE_SCENES]) for i in range(0, len(records), _TREE_SCENES))
+    groups = [tuple(group) for group in _by_size(source, format, shard_bytes)]
+    name = "train-{:06d}.tar" if format == "webdataset" else "data/train-{:05d}-of-{:05d}.parquet"
+    return tuple(Shard(name.format(i, len(groups)), group) for i, group in enumerate(groups))
+
+
+def _by_size(source: GeneratedFolder, format: str, limit: int) -> Iterator[list[Record]]:
+    group: list[Record] = []
+    size = 0
+    for record in source.records:
+        if format == "webdataset":
+            more = tar_size(source.path, record)
+        else:
+            more = sum(file_size(source.path, record, kind) for kind in ("image", "label"))
+        if group and size + more > limit:
+            yield group
+            group, size = [], 0
+        group.append(record)
+        size += more
+    yield group
+
+
+def _write_missing(
+    source: Path, dest: Path, format: str, plan: Sequence[Shard], done: Written, report: Progress
+) -> int:
+    """Write the shards that are not among ``done``, which grows by them; return how many."""
+    writers: dict[str, Callable[[Path, Sequence[Record], Path, str, Advance], Written]]
+    writers = {"webdataset": write_tar, "parquet": write_parquet, "folder": write_tree}
+    total, ready, written = sum(len(shard.records) for shard in plan), 0, 0
+
+    def advance(count: int) -> None:
+        nonlocal ready
+        ready += count
+        report("pack", ready, total)
+
+    for shard in plan:
+        if names(shard, format) <= done.keys():
+            advance(len(shard.records))
+            continue
+        made = writers[format](source, shard.records, dest, shard.name, advance)
+        _note(dest / SUMS, made)
+        done.update(made)
+        written += 1
+    return written
+
+
+def names(shard: Shard, format: str) -> set[str]:
+    """Files of a shard below the target folder."""
+    if format != "folder":
+        return {shard.name}
+    return {f"{shard.name}/{place(record, kind)}" for record in shard.records for kind in ("image", "label")}
+
+
+def _complete(dest: Path, format: str, records: Sequence[Record], summary: Summary) -> None:
+    if format == "folder":
+        write_changed(dest / "train" / METADATA, metadata_lines(records))
+        write_changed(dest / SNIPPET, mmseg_snippet("train/").encode())
+    write_summary(summary, dest)
+    write_readme(dest, summary, format)
+
+
+def _identity(source: GeneratedFolder, format: str, shard_bytes: int) -> dict[str, Any]:
+    """What the files in the target follow from."""
+    lines = "".join(json.dumps(record, sort_keys=True) + "\n" for record in source.records)
+    settings = {"format": format, "images": len(source.records), "scenes": hashlib.sha256(lines.encode()).hexdigest()}
+    return settings if format == "folder" else {**settings, "shard_bytes": shard_bytes}
+
+
+@contextlib.contextmanager
+def _opened(dest: Path, identity: dict[str, Any]) -> Iterator[None]:
+    """Hold ``dest`` alone. Raises OutputError where it holds anything but an earlier part of the same pack."""
+    if dest.exists() and not dest.is_dir():
+        raise OutputError(f"{dest} is a file, an output folder is needed", "choose another name")
+    try:
+        dest.mkdir(parents=True, exist_ok=True)
+        with locked(dest, LOCK, wait=False) as alone:
+            if not alone:
+                raise OutputError(f"another run is packing into {dest}", "wait for it to end, or choose another folder")
+            _refuse_others(dest, identity)
+            atomic_write(dest / SETTINGS, (json.dumps(identity, indent=2) + "\n").encode())
+            for folder in {dest, *(path for path in dest.rglob("*") if path.is_dir())}:
+                remove_stale_temporaries(folder)
+            yield
+    except OSError as error:
+        raise output_error(dest, error) from error
+
+
+def _refuse_others(dest: Path, identity: dict[str, Any]) -> None:
+    try:
+        old = json.loads((dest / SETTINGS).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        found = [entry.name for entry in dest.iterdir() if not entry.name.startswith(".")]
+        if found:
+            shown = ", ".join(sorted(found)[:3])
+            raise OutputError(f"{dest} holds other files ({shown})", "choose a new or empty folder") from None
+        return
+    changed = sorted(key for key in {*old, *identity} if old.get(key) != identity.get(key))
+    if changed:
+        raise OutputError(
+            f"{dest} was packed from other scenes or with other settings ({', '.join(changed)} differ)",
+            "choose a new or empty folder",
+        )
+
+
+def _finished(dest: Path, wanted: set[str]) -> Written:
+    """Files that SHA256SUMS lists and that still have the content it says. Others are written again."""
+    try:
+        lines = (dest / SUMS).read_text(encoding="utf-8").splitlines()
+    except OSError:
+        return {}
+    listed = {match[2]: match[1] for match in map(_LINE.fullmatch, lines) if match}
+    return {name: digest for name, digest in listed.items() if name in wanted and _digest(dest / name) == digest}
+
+
+def _digest(path: Path) -> str | None:
+    try:
+        return digest_file(path)
+    except OSError:
+        return None
+
+
+def _note(sums: Path, made: Written) -> None:
+    """Append lines and wait until they are on disk; a torn one is no line and its file counts as absent."""
+    data = "".join(f"{digest}  {name}\n" for name, digest in made.items()).encode()
+    try:
+        torn = sums.is_file() and sums.stat().st_size > 0 and not sums.read_bytes().endswith(b"\n")
+        with open(sums, "ab") as stream:
+            stream.write(b"\n" * torn + data)
+            stream.flush()
+            os.fsync(stream.fileno())
+    except OSError as error:
+        raise output_error(sums, error) from error

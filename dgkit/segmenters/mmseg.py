@@ -1,0 +1,154 @@
+"""Checkpoints of mmsegmentation, dgkit's own among them, as segmenters."""
+
+import hashlib
+import json
+import warnings
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor, nn
+from torch.nn import functional
+
+from dgkit.errors import InputError, ModelError
+from dgkit.files import digest_file
+from dgkit.labels import CLASSES, NUM_CLASSES
+from dgkit.optional import first_line
+from dgkit.provenance import version
+from dgkit.segmenters.base import ModuleSource, Triple
+from dgkit.segmenters.mm_checkpoint import load_module, quiet, read_checkpoint
+from dgkit.segmenters.mmseg_config import find_config, find_model, read_config
+
+
+def mmseg_source(checkpoint: Path, config: Path | None = None) -> ModuleSource:
+    """A ``.pth`` file of mmsegmentation. Tensors and plain values are read from it, nothing in it is executed.
+
+    ``config`` is executed, as mmsegmentation does it. Without it the config is the one that :func:`find_config` finds,
+    and is read as data. Classes are those of the checkpoint. Raises UsageError for a config that needs to be executed,
+    InputError, ModelError, MissingDependency.
+    """
+    content = read_checkpoint(checkpoint)
+    meta = content.get("meta")
+    meta = meta if isinstance(meta, Mapping) else {}
+    model = _model_config(checkpoint, config, meta)
+    preprocessor = model.get("data_preprocessor") or {}
+    mean, std, reverse = _feeding(preprocessor, checkpoint)
+    software = f"{version('onedl-mmsegmentation')} {version('onedl-mmcv')}"  # the graph is theirs
+    facts = json.dumps(model, sort_keys=True, default=str) + software
+    return ModuleSource(
+        path=checkpoint,
+        kind="mmsegmentation",
+        load=lambda: _Network(_build(model, checkpoint), reverse),
+        digest=hashlib.sha256((digest_file(checkpoint) + facts).encode()).hexdigest(),
+        classes=_classes(model, meta, checkpoint),
+        mean=mean,
+        std=std,
+        side=_fixed_side(model),
+    )
+
+
+class _Network(nn.Module):
+    """Normalised RGB images float [N,3,H,W] -> logits, as mmsegmentation's ``encode_decode`` has them.
+
+    Logits of the network's own stride, or of the images' size where the network is of those that align corners or that
+    take multiples of a number only: images are then padded on the right and below.
+    """
+
+    def __init__(self, network: Any, reverse: bool) -> None:
+        super().__init__()
+        self.network, self.reverse = network, reverse
+        self.align = bool(getattr(network, "align_corners", False))
+        settings = getattr(network.data_preprocessor, "test_cfg", None) or {}
+        self.divisor, self.fill = settings.get("size_divisor"), float(network.data_preprocessor.pad_val)
+
+    def forward(self, image: Tensor) -> Tensor:
+        height, width = image.shape[-2:]
+        if self.reverse:
+            image = image.flip(1)
+        padding = (0, 0) if self.divisor is None else (-height % self.divisor, -width % self.divisor)
+        if any(padding):
+            image = functional.pad(image, (0, padding[1], 0, padding[0]), value=self.fill)
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", message="When align_corners")  # advice on the sizes of pictures
+            logits = self.network._forward(image)
+        if not isinstance(logits, Tensor) or logits.ndim != 4:
+            raise ModelError(
+                f"{type(self.network).__name__} gives no map of logits", "allowed are networks of one head"
+            )
+        if self.align or any(padding):
+            logits = functional.interpolate(logits, image.shape[-2:], mode="bilinear", align_corners=self.align)
+        return logits[..., :height, :width] if any(padding) else logits
+
+
+def _model_config(checkpoint: Path, config: Path | None, meta: Mapping[str, Any]) -> dict[str, Any]:
+    if config is not None:
+        return _executed(config)
+    name, text = find_config(checkpoint, meta.get("cfg"))
+    read = read_config(text, name)
+    _prepare()
+    return find_model(read, name)
+
+
+def _executed(config: Path) -> dict[str, Any]:
+    if not config.is_file():
+        raise InputError(f"{config}: no such file", "check --config")
+    _prepare()
+    try:
+        with quiet():
+            found = load_module("mmengine.config").Config.fromfile(str(config)).to_dict()
+    except Exception as error:  # whatever the file raises when it is executed
+        raise InputError(
+            f"{config} cannot be read: {type(error).__name__}: {first_line(error)}", "correct it"
+        ) from error
+    if not isinstance(found.get("model"), dict):
+        raise InputError(f"{config} describes no network: it has no 'model'", "choose another with --config")
+    return found["model"]
+
+
+def _feeding(preprocessor: Mapping[str, Any], path: Path) -> tuple[Triple, Triple, bool]:
+    """(mean, std, whether the network takes B, G, R). Both are of RGB / 255. mmsegmentation reads pictures as BGR."""
+    mean, std = preprocessor.get("mean"), preprocessor.get("std")
+    if mean is None or std is None or len(mean) != 3 or len(std) != 3:
+        raise ModelError(f"{path}: its config states no mean and std of three channels", "choose another with --config")
+    reverse = not preprocessor.get("bgr_to_rgb", False)
+    step = -1 if reverse else 1
+    first, second, third = (float(value) / 255 for value in mean[::step])
+    spread = tuple(float(value) / 255 for value in std[::step])
+    return (first, second, third), (spread[0], spread[1], spread[2]), reverse
+
+
+def _classes(model: Mapping[str, Any], meta: Mapping[str, Any], path: Path) -> tuple[str, ...]:
+    stated = meta.get("dataset_meta")
+    names = (stated if isinstance(stated, Mapping) else {}).get("classes") or meta.get("CLASSES")
+    if names:
+        return tuple(str(name) for name in names)
+    head = model.get("decode_head")
+    count = (head[-1] if isinstance(head, Sequence) else head or {}).get("num_classes")
+    if count != NUM_CLASSES:
+        raise ModelError(f"{path} names none of its {count} classes", f"allowed without names are the {NUM_CLASSES}")
+    return CLASSES  # the usual order
+
+
+def _fixed_side(model: Mapping[str, Any]) -> int | None:
+    """HRDA slides a window over the image itself, so an exported file is for one size: that of its own windows."""
+    return int(model["test_cfg"]["crop_size"][0]) if model.get("type") == "HRDASegmentor" else None
+
+
+def _build(model: Mapping[str, Any], checkpoint: Path) -> Any:
+    settings = {**model, "pretrained": None, "train_cfg": None, "init_cfg": None}
+    state = read_checkpoint(checkpoint)["state_dict"]
+    try:
+        with quiet():
+            network = load_module("mmseg.registry").MODELS.build(settings)
+            network = load_module("mmengine.model").revert_sync_batchnorm(network)
+        network.load_state_dict(state)
+    except Exception as error:  # registry, key, type and shape errors: the two do not belong together
+        reason = f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"
+        raise ModelError(f"{checkpoint} does not fit its config: {reason}", "state the right --config") from error
+    return network.eval()
+
+
+def _prepare() -> None:
+    """Make mmsegmentation's classes known to its registry."""
+    load_module("mmseg.models")
+    load_module("mmengine.registry").init_default_scope("mmseg")

@@ -1,0 +1,90 @@
+"""A segmenter as one ONNX file with the YAML side-car that says how to feed it, compared with PyTorch when written."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+import yaml
+from torch import Tensor, nn
+
+from dgkit.engines.onnx_export import OPSET, TOLERANCES, quiet_exporter, relative_error
+from dgkit.errors import EngineError
+from dgkit.files import atomic_path, atomic_write
+from dgkit.optional import first_line, require
+
+STEP = 32  # height and width are multiples of it where they are free
+_FAILURES = (RuntimeError, ValueError, TypeError, torch.onnx.errors.OnnxExporterError)
+
+
+def write_segmenter(
+    module: nn.Module,
+    path: Path,
+    *,
+    classes: Sequence[str],
+    mean: Sequence[float],
+    std: Sequence[float],
+    side: int,
+    fixed: bool = False,
+) -> float:
+    """Write ``path`` and ``path.with_suffix(".yaml")``, and compare the file with ``module`` in ONNX Runtime.
+
+    ``module`` maps float32 [N,3,H,W], RGB, (value / 255 - ``mean``) / ``std``, to logits [N,C,h,w] of any stride;
+    ``classes`` names the C. The batch is free, and so are height and width (multiples of :data:`STEP`) unless ``fixed``
+    binds them to ``side``, which is also the size of the example that the export follows. Returns the relative L2 error
+    of the logits. Raises MissingDependency without onnx; EngineError if the export fails, computes something else or
+    gives another number of classes, and then leaves no new file; OutputError.
+    """
+    for package in ("onnx", "onnxscript", "onnxruntime"):
+        require(package, "cpu")
+    module = module.cpu().float().eval()
+    example = torch.randn(2, 3, side, side, generator=torch.Generator().manual_seed(0))
+    free = (0,) if fixed else (0, 2, 3)
+    try:
+        with atomic_path(path) as temporary, torch.no_grad(), quiet_exporter():
+            torch.onnx.export(
+                module,
+                (example,),
+                str(temporary),
+                input_names=["image"],
+                output_names=["logits"],
+                dynamic_shapes=(dict.fromkeys(free, torch.export.Dim.DYNAMIC),),
+                opset_version=OPSET,
+                dynamo=True,
+                external_data=False,
+                verbose=False,
+            )
+            error = _verify(module, temporary, path.name, example, len(classes), fixed)
+    except _FAILURES as failure:
+        raise EngineError(
+            f"{path.name} cannot be exported to ONNX: {first_line(failure)}",
+            "evaluate the checkpoint itself with --engine torch" if fixed else "fix the size: --size 512",
+        ) from failure
+    sidecar = {
+        "layout": "NCHW, RGB, (value / 255 - mean) / std",
+        "mean": [round(value, 6) for value in mean],
+        "std": [round(value, 6) for value in std],
+        "classes": list(classes),
+        "multiple_of": None if fixed else STEP,
+    }
+    atomic_write(path.with_suffix(".yaml"), yaml.safe_dump(sidecar, sort_keys=False, width=110).encode())
+    return error
+
+
+def _verify(module: nn.Module, path: Path, name: str, example: Tensor, classes: int, fixed: bool) -> float:
+    """Relative error at another batch and, where it is free, another size than those of the export."""
+    runtime = require("onnxruntime", "cpu")
+    image = example[:1] if fixed else example[:1].repeat(1, 1, 1, 2)
+    expected = module(image).numpy()
+    if expected.ndim != 4 or expected.shape[1] != classes:
+        raise EngineError(
+            f"{name}: the network gives {list(expected.shape)} and {classes} classes are named",
+            "allowed are logits [N,C,h,w] of as many classes as there are names",
+        )
+    options = runtime.SessionOptions()
+    options.intra_op_num_threads = torch.get_num_threads()
+    options.log_severity_level = 3
+    session = runtime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+    error = relative_error(session.run(None, {"image": image.numpy()})[0], expected)
+    if not error <= TOLERANCES["fp32"]:
+        raise EngineError(f"{name}: the ONNX file is off by {error:.1e} from PyTorch", "evaluate with --engine torch")
+    return error

@@ -1,0 +1,265 @@
+"""The embedded model from nothing: scenes, autoencoder, prior UNet, source UNet, ControlNet, decoder, style swap.
+
+Every stage resumes where it stopped; a finished stage is read back from its folder ``finished``.
+"""
+
+import os
+import shutil
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import TypeAlias, TypeVar
+
+import numpy as np
+import torch
+from diffusers import AutoencoderKL, ControlNetModel, UNet2DConditionModel
+from diffusers.models.attention_processor import AttnProcessor
+from transformers import CLIPTextModel, CLIPTokenizer
+
+from dgkit.config import dump_config
+from dgkit.diffusion.style_swap import swap
+from dgkit.files import atomic_write
+from dgkit.training.city.city_recipe import CityRecipe, DiffusionStage, Scenes
+from dgkit.training.city.decoder import train_decoder
+from dgkit.training.city.small_networks import (
+    SCHEDULER,
+    VAE_FACTOR,
+    build_controlnet,
+    build_unet,
+    build_vae,
+    write_text_model,
+)
+from dgkit.training.data.feed import Feed, PromptDropout
+from dgkit.training.data.rendered_scenes import SceneCache, SceneFeed, render_scenes
+from dgkit.training.data.text import Text
+from dgkit.training.diffusion.controlnet import ControlNetTask
+from dgkit.training.diffusion.diffusion_recipes import Objective
+from dgkit.training.diffusion.ldm import LdmTask
+from dgkit.training.diffusion.noising import Noising
+from dgkit.training.diffusion.starting_model import PIPELINE_INDEX, replace_folder, save_network, write_json
+from dgkit.training.diffusion.vae import VaeTask, cache_latents, whiten
+from dgkit.training.diffusion.validation import Painter
+from dgkit.training.loop.times import timed
+from dgkit.training.loop.trainer import Progress, fit
+
+THIN_SHARE = 0.5  # share of captions that lose some of their class words
+STAGE_SEEDS = {"vae": 2, "unet": 10, "finetune": 20, "controlnet": 30, "decoder": 40}
+CHECKED = 16  # fixed samples behind the validation loss
+SHOWN_LABELS, SHOWN_STYLES, SHOWN_STEPS = 1, ("snowy", "night"), 10  # pictures of a ControlNet validation
+
+Network: TypeAlias = AutoencoderKL | UNet2DConditionModel | ControlNetModel
+N = TypeVar("N", AutoencoderKL, UNet2DConditionModel, ControlNetModel)
+
+
+@dataclass(frozen=True)
+class SceneLatents:
+    """Scenes of one role, zoom 1 and perhaps 2, and their latents, float16 [N,C,h,w] each."""
+
+    caches: list[SceneCache]
+    latents: list[np.ndarray]
+
+    def feed(self, size: int, zoom2_share: float, rare_share: float = 0.0, pixels: bool = False) -> SceneFeed:
+        """Crops of ``size`` pixels on the latents' grid."""
+        feed = SceneFeed(
+            self.caches, size, shares=self.shares(zoom2_share), rare_share=rare_share, latents=self.latents
+        )
+        feed.pixels = pixels
+        return feed
+
+    def shares(self, zoom2_share: float) -> list[float]:
+        return [1.0] if len(self.caches) == 1 else [1 - zoom2_share, zoom2_share]
+
+
+@dataclass(frozen=True)
+class CityModel:
+    """The finished autoencoder and text encoder of a training, with the methods of a starting model."""
+
+    work: Path
+    scheduler = SCHEDULER
+
+    def vae(self) -> AutoencoderKL:
+        vae = AutoencoderKL.from_pretrained(self.work / "vae" / "finished")
+        return vae.to(memory_format=torch.channels_last).eval().requires_grad_(False)
+
+    def text(self) -> Text:
+        text = self.work / "text"
+        return Text(
+            CLIPTokenizer.from_pretrained(text / "tokenizer"), CLIPTextModel.from_pretrained(text / "text_encoder")
+        )
+
+
+@dataclass(frozen=True)
+class CityTraining:
+    """One training in the folder ``work``; ``work/times.json`` holds the seconds each stage took, over all its runs."""
+
+    work: Path
+    recipe: CityRecipe
+    progress: Progress | None = None
+
+    def run(self) -> Path:
+        """Run every stage that is not finished; returns the swapped model folder, ``work/model``."""
+        self.work.mkdir(parents=True, exist_ok=True)
+        atomic_write(self.work / "config.yaml", dump_config(self.recipe).encode())
+        prior_scenes = self._scenes("prior", self.recipe.prior)
+        source_scenes = self._scenes("source", self.recipe.source)
+        write_text_model(self.work / "text", self.recipe.seed)
+        self._vae([*prior_scenes, *source_scenes])
+        prior, source = self._latents("prior", prior_scenes), self._latents("source", source_scenes)
+        unet = self._unet("unet", lambda: build_unet(self._tile), prior)
+        finetuned = self._unet("finetune", lambda: self._finished("unet", UNet2DConditionModel), source)
+        self._controlnet(finetuned, unet, source)
+        if self.recipe.decoder.steps:
+            self._decoder(prior, source)
+        return self._assemble()
+
+    @property
+    def _tile(self) -> int:
+        return self.recipe.height // VAE_FACTOR
+
+    def _scenes(self, role: str, scenes: Scenes) -> list[SceneCache]:
+        caches = []
+        for zoom, count in ((1, scenes.zoom1), (2, scenes.zoom2)):
+            if count:
+                name = f"scenes/{role}{zoom}"
+                with timed(self.work, name, self.progress) as progress:
+                    height, seed = self.recipe.height * zoom, self.recipe.seed + zoom - 1
+                    report = partial(_report, progress, name)
+                    folder, workers = self.work / name, self.recipe.workers or len(os.sched_getaffinity(0))
+                    caches.append(render_scenes(folder, role, count, seed, height, workers, report))
+        return caches
+
+    def _latents(self, role: str, caches: list[SceneCache]) -> SceneLatents:
+        paths = [self.work / "scenes" / f"{role}{zoom}" / "latents.npy" for zoom in (1, 2)]
+        with timed(self.work, f"latents/{role}", self.progress):
+            vae = CityModel(self.work).vae().to("cuda" if torch.cuda.is_available() else "cpu")
+            return SceneLatents(caches, [cache_latents(vae, *pair) for pair in zip(caches, paths, strict=False)])
+
+    def _vae(self, caches: list[SceneCache]) -> None:
+        def train(folder: Path, seed: int, progress: Progress) -> AutoencoderKL:
+            for stale in self.work.glob("scenes/*/latents.npy"):  # of an autoencoder that is trained anew
+                stale.unlink()
+            stage = self.recipe.vae
+            feed = SceneFeed(caches, stage.crop, flip=0.5)
+            vae = build_vae(self.recipe.height)
+            task = VaeTask(vae, feed, seed=seed, gradient=stage.gradient, chroma=stage.chroma, kl=stage.kl)
+            fit(task, stage, folder, progress=progress)
+            whiten(vae.eval().requires_grad_(False), caches, stage.whitening)
+            return vae
+
+        self._stage("vae", train)
+
+    def _unet(self, name: str, start: Callable[[], UNet2DConditionModel], scenes: SceneLatents) -> UNet2DConditionModel:
+        """Train the network that ``start`` returns, or read it back."""
+
+        def train(folder: Path, seed: int, progress: Progress) -> UNet2DConditionModel:
+            stage: DiffusionStage = getattr(self.recipe, name)
+            unet = _plain_attention(start())
+            task = LdmTask(unet, self._noising(scenes, stage, seed), checked=CHECKED)
+            task.name = name
+            fit(task, stage, folder, progress=progress)
+            return unet
+
+        self._stage(name, train)
+        return self._finished(name, UNet2DConditionModel)
+
+    def _controlnet(self, unet: UNet2DConditionModel, prior: UNet2DConditionModel, scenes: SceneLatents) -> None:
+        def train(folder: Path, seed: int, progress: Progress) -> ControlNetModel:
+            stage = self.recipe.controlnet
+            noising = self._noising(scenes, stage, seed, stage.rare_class, labels=True)
+            painter = Painter(
+                noising,
+                size=self.recipe.height,
+                steps=SHOWN_STEPS,
+                guidance_scale=self.recipe.guidance_scale,
+                seed=seed,
+            )
+            controlnet = _plain_attention(build_controlnet(_plain_attention(unet)))
+            task = ControlNetTask(
+                controlnet,
+                unet,
+                noising,
+                zero_conv_lr=stage.zero_conv_lr,
+                painter=painter,
+                prior=prior,
+                labels=[label[:, : self.recipe.height] for label in scenes.caches[0].labels[:SHOWN_LABELS]],
+                styles=SHOWN_STYLES,
+                checked=CHECKED,
+            )
+            fit(task, stage, folder, progress=progress)
+            return controlnet
+
+        self._stage("controlnet", train)
+
+    def _decoder(self, prior: SceneLatents, source: SceneLatents) -> None:
+        def train(folder: Path, seed: int, progress: Progress) -> AutoencoderKL:
+            stage = self.recipe.decoder
+            roles = (prior, source)
+            # Each role counts by its scenes, as it did when the autoencoder was trained.
+            shares = [s * sum(map(len, r.caches)) for r in roles for s in r.shares(stage.zoom2_share)]
+            caches, latents = [c for r in roles for c in r.caches], [a for r in roles for a in r.latents]
+            feed = SceneFeed(caches, stage.crop, shares=shares, latents=latents)
+            return train_decoder(CityModel(self.work).vae(), feed, stage, folder, seed, progress)
+
+        self._stage("decoder", train)
+
+    def _noising(
+        self, scenes: SceneLatents, stage: DiffusionStage, seed: int, rare_share: float = 0.0, labels: bool = False
+    ) -> Noising:
+        crops: Feed = scenes.feed(self.recipe.height, stage.zoom2_share, rare_share)
+        feed = PromptDropout(crops, stage.empty_prompt, THIN_SHARE)
+        objective = Objective(high_noise=stage.high_noise)
+        return Noising(CityModel(self.work), feed, objective, seed=seed, precision=stage.precision, labels=labels)
+
+    def _stage(self, name: str, train: Callable[[Path, int, Progress], Network]) -> None:
+        """Train and save a stage unless it is finished."""
+        folder = self.work / name
+        if (folder / "finished").exists():
+            return
+        seed = self.recipe.seed + STAGE_SEEDS[name]
+        with timed(self.work, name, self.progress) as progress:
+            torch.manual_seed(seed)
+            network = train(folder, seed, progress)
+            replace_folder(folder / "finished", network.save_pretrained)
+
+    def _finished(self, name: str, kind: type[N]) -> N:
+        return kind.from_pretrained(self.work / name / "finished").requires_grad_(False)
+
+    def _assemble(self) -> Path:
+        """Write ``prior/`` as a plain diffusers pipeline folder and swap the ControlNet onto it, in fp16."""
+        out = self.work / "model"
+        shutil.rmtree(out, ignore_errors=True)
+        replace_folder(self.work / "prior", self._write_prior)
+        controlnet = self.work / "controlnet"
+        replace_folder(
+            controlnet / "fp16", lambda folder: save_network(self._half("controlnet", ControlNetModel), folder)
+        )
+        swap(self.work / "prior", controlnet / "fp16", out)
+        return out
+
+    def _write_prior(self, prior: Path) -> None:
+        save_network(self._half("decoder" if self.recipe.decoder.steps else "vae", AutoencoderKL), prior / "vae")
+        save_network(self._half("unet", UNet2DConditionModel), prior / "unet")
+        encoder = write_text_model(prior, self.recipe.seed)
+        encoder.half().save_pretrained(prior / "text_encoder")
+        write_json(prior / "scheduler" / "scheduler_config.json", SCHEDULER)
+        write_json(prior / "model_index.json", PIPELINE_INDEX)
+        defaults = {
+            "name": "city",
+            "label_height": self.recipe.height,
+            "guidance_scale": self.recipe.guidance_scale,
+        }
+        write_json(prior / "dgkit.json", defaults)
+
+    def _half(self, name: str, kind: type[N]) -> N:
+        return self._finished(name, kind).half()
+
+
+def _plain_attention(network: N) -> N:
+    """Attention as two matrix products: over 64 tokens the fused kernel's backward pass is slow on a CPU."""
+    network.set_attn_processor(AttnProcessor())
+    return network
+
+
+def _report(progress: Progress, name: str, done: int, total: int) -> None:
+    progress(name, done, total, 0.0)

@@ -1,0 +1,1 @@
+"""Training samples: crops, label maps, captions and cached latents."""

@@ -1,0 +1,211 @@
+"""Image files as feeds see them: rescaled by one of several factors, cropped from pixels or from cached latents."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from dgkit.data.crops import CropBox
+from dgkit.errors import InputError
+from dgkit.training.data.captions import style_of
+from dgkit.training.data.feed import Example, Latents, Moments, Picture, check_grid, place
+
+SUFFIXES = (".png", ".jpg", ".jpeg")
+TEXT_KEYS = ("text", "caption", "prompt")
+_PICTURE_ERRORS = (OSError, SyntaxError, ValueError, Image.DecompressionBombError)
+
+
+@dataclass(frozen=True)
+class ImageFiles:
+    """Images on disk, cropped to ``size`` pixels after one of the factors ``rescale``.
+
+    With ``latents`` crops come from them, on their grid, and pixels only if ``pixels``.
+    """
+
+    paths: tuple[Path, ...]
+    size: int
+    rescale: tuple[float, ...] = (1.0,)
+    latents: Latents | None = None
+    pixels: bool = True
+
+    @property
+    def grid(self) -> int:
+        """Corners of crops are multiples of this, pixels."""
+        return 1 if self.latents is None else self.latents.factor
+
+    def with_latents(self, latents: Latents, pixels: bool) -> ImageFiles:
+        check_grid(self.size, latents)
+        return replace(self, latents=latents, pixels=pixels)
+
+    def draw_factor(self, rng: np.random.Generator) -> float:
+        """One of the factors; takes nothing from ``rng`` if there is only one."""
+        return self.rescale[int(rng.integers(len(self.rescale))) if len(self.rescale) > 1 else 0]
+
+    def shape(self, index: int, factor: float) -> tuple[int, int]:
+        """(height, width) after rescaling, from the header alone."""
+        try:
+            with Image.open(self.paths[index]) as picture:
+                width, height = picture.size
+        except _PICTURE_ERRORS as error:
+            raise _unreadable(self.paths[index], error) from error
+        return scaled((height, width), factor)
+
+    def cut(self, index: int, factor: float, box: CropBox) -> tuple[np.ndarray | None, Moments | None]:
+        """The window ``box`` of an image: uint8 [S, S, 3] and its latents, each ``None`` where not wanted."""
+        image, moments = None, None
+        if self.pixels:
+            whole = read_image(self.paths[index], factor)
+            image = padded(whole[box.y : box.y + self.size, box.x : box.x + self.size], self.size)
+        if self.latents is not None:
+            moments = self.latents.window(self._key(index, factor), box.y, box.x, self.size)
+        return image, moments
+
+    def pictures(self) -> Sequence[Picture]:
+        """Every image at every factor, padded to at least one crop."""
+        return [
+            Picture(self._key(i, factor), partial(_read_padded, path, factor, self.size))
+            for i, path in enumerate(self.paths)
+            for factor in self.rescale
+        ]
+
+    def _key(self, index: int, factor: float) -> str:
+        path = self.paths[index]
+        try:
+            status = path.stat()
+        except OSError as error:
+            raise _unreadable(path, error) from error
+        return f"{path.absolute()} {status.st_size} {status.st_mtime_ns} {factor!r} {self.size}"
+
+
+class ImageFeed:
+    """Random crops of unlabelled images after a random rescaling, all with the same ``caption``.
+
+    With an empty caption and factors 0.5, 0.75, 1, 1.25, 1.5, 2 this is the data of DGInStyle's source fine-tune
+    (dreambooth/train_dreambooth.py). An image smaller than the crop is padded by reflection.
+    """
+
+    def __init__(self, files: ImageFiles, caption: str = "") -> None:
+        self.files, self.caption = files, caption
+
+    def draw(self, rng: np.random.Generator) -> Example:
+        index = int(rng.integers(len(self.files.paths)))
+        factor = self.files.draw_factor(rng)
+        box = place(self.files.shape(index, factor), self.files.size, self.files.grid, rng)
+        image, moments = self.files.cut(index, factor, box)
+        text, style = self._describe(index)
+        return Example(image, moments, None, text, style, str(self.files.paths[index]))
+
+    def pictures(self) -> Sequence[Picture]:
+        return self.files.pictures()
+
+    def with_latents(self, latents: Latents, pixels: bool = False) -> ImageFeed:
+        return ImageFeed(self.files.with_latents(latents, pixels), self.caption)
+
+    def _describe(self, index: int) -> tuple[str, str]:
+        return self.caption, style_of(self.caption)
+
+
+class CaptionedFeed(ImageFeed):
+    """Random crops of images with a caption each, as :func:`read_captions` finds them."""
+
+    def __init__(self, files: ImageFiles, captions: Sequence[tuple[str, str]]) -> None:
+        super().__init__(files)
+        self.captions = tuple(captions)
+
+    def with_latents(self, latents: Latents, pixels: bool = False) -> CaptionedFeed:
+        return CaptionedFeed(self.files.with_latents(latents, pixels), self.captions)
+
+    def _describe(self, index: int) -> tuple[str, str]:
+        return self.captions[index]
+
+
+def list_images(root: Path) -> tuple[Path, ...]:
+    """Every .png and .jpg below ``root``, ordered by path. Raises :class:`InputError` if there are none."""
+    found = [
+        Path(folder, name)
+        for folder, _, names in os.walk(root, followlinks=True)
+        for name in names
+        if name.lower().endswith(SUFFIXES) and not name.startswith(".")
+    ]
+    if not found:
+        raise InputError(f"no images ({', '.join(SUFFIXES)}) below {root}", "give a folder of images")
+    return tuple(sorted(found))
+
+
+def read_captions(root: Path) -> tuple[tuple[Path, ...], tuple[tuple[str, str], ...]]:
+    """Images and (caption, style) of a Hugging Face ImageFolder: ``metadata.jsonl`` with file_name and text.
+
+    A key "style" is taken as it stands, else the style word of a prompt is looked for. Raises :class:`InputError`
+    naming the line that cannot be used.
+    """
+    table = root / "metadata.jsonl"
+    try:
+        lines = table.read_text(encoding="utf-8").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise InputError(f"cannot read {table}: {error}", "give a folder with images and metadata.jsonl") from error
+    rows = [_caption_row(table, number, line) for number, line in enumerate(lines, 1) if line.strip()]
+    if not rows:
+        raise InputError(f"{table} is empty", 'write lines such as {"file_name": "a.png", "text": "a street"}')
+    return tuple(path for path, _ in rows), tuple(text for _, text in rows)
+
+
+def _caption_row(table: Path, number: int, line: str) -> tuple[Path, tuple[str, str]]:
+    try:
+        facts = json.loads(line)
+        path = table.parent / str(facts["file_name"])
+        text = str(next(facts[key] for key in TEXT_KEYS if key in facts))
+    except (ValueError, KeyError, TypeError, StopIteration) as error:
+        raise InputError(
+            f"{table}, line {number}: allowed are JSON objects with file_name and one of {', '.join(TEXT_KEYS)}",
+            'write lines such as {"file_name": "a.png", "text": "a street"}',
+        ) from error
+    if not path.is_file():
+        raise InputError(f"{table}, line {number}: {path} does not exist", "complete the images or drop the line")
+    return path, (text, str(facts.get("style") or style_of(text)))
+
+
+def read_image(path: Path, factor: float = 1.0) -> np.ndarray:
+    """uint8 [H, W, 3] RGB of an image file, both sides times ``factor`` (rounded down, bilinear, antialiased).
+
+    Raises :class:`InputError` naming the file.
+    """
+    try:
+        with Image.open(path) as picture:
+            image = picture.convert("RGB")
+    except _PICTURE_ERRORS as error:
+        raise _unreadable(path, error) from error
+    height, width = scaled((image.height, image.width), factor)
+    if (height, width) != (image.height, image.width):
+        image = image.resize((width, height), Image.Resampling.BILINEAR)
+    return np.asarray(image)
+
+
+def scaled(shape: tuple[int, ...], factor: float) -> tuple[int, int]:
+    """(height, width) times ``factor``, rounded down as DGInStyle does (dreambooth/train_dreambooth.py); at least 1."""
+    return max(1, int(shape[0] * factor)), max(1, int(shape[1] * factor))
+
+
+def padded(image: np.ndarray, size: int) -> np.ndarray:
+    """``image`` [H, W, 3] continued by reflection at its right and lower border until both sides are at least ``size``.
+
+    Reflection keeps the statistics of a photograph; the label map says ignore there.
+    """
+    missing = [max(0, size - side) for side in image.shape[:2]]
+    if any(missing):
+        image = np.pad(image, ((0, missing[0]), (0, missing[1]), (0, 0)), mode="reflect")
+    return np.ascontiguousarray(image)
+
+
+def _read_padded(path: Path, factor: float, size: int) -> np.ndarray:
+    return padded(read_image(path, factor), size)
+
+
+def _unreadable(path: Path, error: Exception) -> InputError:
+    return InputError(f"{path}: cannot be read as a picture ({error})", "copy it again, or remove it from the data")

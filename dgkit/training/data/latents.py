@@ -1,0 +1,233 @@
+"""Posterior moments of whole images, encoded once and kept on disk, so that a training step costs no encoding.
+
+A cache folder, ``latents-<digest of the autoencoder>/``, holds ``moments.f16`` (mean, then standard deviation, float16
+[C, h, w] each, one image after the other) and ``index.jsonl`` (a header, then one line per group of images with their
+keys, shapes and offsets). Both only grow: the moments of a group are on disk before its line is, so whatever kills the
+writer costs the last group, and images added to the data later are encoded alone.
+
+A crop of cached latents differs from the latents of a crop: near the border the encoder saw what lies beyond, and its
+group norms and middle attention saw the whole image. Rescale factors multiply the size on disk.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+import os
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any, BinaryIO, TypeVar
+
+import numpy as np
+import torch
+from diffusers import AutoencoderKL
+from torch import nn
+
+from dgkit.errors import InputError, UsageError
+from dgkit.files import output_error
+from dgkit.locks import locked
+from dgkit.training.data.feed import CacheableFeed, Feed, Moments, Picture, cacheable
+
+VERSION = 1
+GROUP = 32  # images between two commits to disk, and the largest batch
+Rows = dict[str, tuple[tuple[int, ...], int]]
+T = TypeVar("T")
+_BYTES = 2  # of a float16
+
+
+class LatentCache:
+    """The moments in a finished cache folder, mapped read-only; a worker process maps them anew.
+
+    Raises :class:`InputError` for a folder that holds no cache.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        header, self.rows, _ = _read_index(folder / "index.jsonl")
+        if header is None:
+            raise InputError(f"{folder} holds no cache of latents", "remove it; it is made again")
+        self.factor = int(header["factor"])
+        self._map: np.ndarray | None = None
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return LatentCache, (self.folder,)
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def window(self, key: str, y: int, x: int, size: int) -> Moments:
+        """Mean and standard deviation, float32 [C, s, s], of a square of ``size`` pixels at (y, x); see ``Latents``.
+
+        Raises :class:`InputError` if the image was not encoded, or changed since.
+        """
+        if key not in self.rows:
+            raise InputError(f"no latents of {key} in {self.folder}", "run the command again to encode it")
+        shape, offset = self.rows[key]
+        if self._map is None:
+            self._map = np.memmap(self.folder / "moments.f16", np.float16, "r")
+        whole = self._map[offset : offset + math.prod(shape)].reshape(shape)
+        y, x, side = y // self.factor, x // self.factor, size // self.factor
+        mean, std = whole[:, :, y : y + side, x : x + side].astype(np.float32)
+        return mean, std
+
+
+def with_cached_latents(
+    feed: Feed,
+    vae: AutoencoderKL,
+    cache_dir: Path,
+    *,
+    pixels: bool = False,
+    batch: int = 1,
+    precision: torch.dtype | None = None,
+    progress: Callable[[int, int], None] | None = None,
+) -> CacheableFeed:
+    """``feed`` cutting its crops from cached latents of ``vae``; images that are not in the cache are encoded first.
+
+    ``vae`` encodes where and in the type it is; ``precision`` is that of autocast, ``None`` for none. Up to ``batch``
+    images of one size (1, 2, 4, ... 32) go through it together, which may change the last bits of their latents.
+    Examples have images too if ``pixels``. Several processes may call this at once: one encodes, the others wait.
+    ``progress`` is called with (images encoded, all).
+
+    Raises :class:`UsageError` if the feed's images cannot be encoded beforehand, :class:`OutputError` if the disk is
+    full (what is encoded stays), :class:`InputError` for an image whose latents are not finite.
+    """
+    if batch < 1 or GROUP % batch:
+        raise UsageError(f"a batch of {batch} images is not allowed: a divisor of {GROUP}", "use for example 4")
+    source = cacheable(feed)
+    pictures = {picture.key: picture for picture in source.pictures()}
+    digest = hashlib.sha256(f"{digest_network(vae)} {precision} {VERSION}".encode()).hexdigest()
+    folder = Path(cache_dir) / f"latents-{digest[:16]}"
+    factor = 2 ** (len(vae.config.block_out_channels) - 1)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with locked(folder), _Writer(folder, digest, factor) as writer:
+            missing = [picture for key, picture in pictures.items() if key not in writer.rows]
+            done = len(pictures) - len(missing)
+            for group in _groups(missing, GROUP):
+                writer.add(_encode_group(group, vae, factor, batch, precision))
+                done += len(group)
+                if progress:
+                    progress(done, len(pictures))
+    except OSError as error:
+        raise output_error(folder, error) from error
+    return source.with_latents(LatentCache(folder), pixels)
+
+
+def digest_network(network: nn.Module) -> str:
+    """SHA-256 of a network's weights and, where it has one, its configuration (not of where it was read from)."""
+    stated = getattr(network, "config", {})
+    values = stated.to_dict() if hasattr(stated, "to_dict") else dict(stated)  # transformers; diffusers
+    config = {key: value for key, value in values.items() if not key.startswith("_")}
+    digest = hashlib.sha256(json.dumps(config, sort_keys=True, default=str).encode())
+    for name, tensor in sorted(network.state_dict().items()):
+        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
+        digest.update(tensor.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy())
+    return digest.hexdigest()
+
+
+@torch.no_grad()
+def encode(vae: AutoencoderKL, images: np.ndarray, precision: torch.dtype | None = None) -> np.ndarray:
+    """Posterior mean and standard deviation, float16 [B, 2, C, H/factor, W/factor], of uint8 [B, H, W, 3] RGB."""
+    weight = next(vae.parameters())
+    pixels = torch.from_numpy(np.array(images)).permute(0, 3, 1, 2).float().div_(127.5).sub_(1)
+    with torch.autocast(weight.device.type, precision, enabled=precision is not None):
+        posterior = vae.encode(pixels.to(weight.device, weight.dtype)).latent_dist
+    moments: np.ndarray = torch.stack([posterior.mean, posterior.std], dim=1).float().cpu().numpy()
+    return moments.astype(np.float16)
+
+
+def _encode_group(
+    group: Sequence[Picture], vae: AutoencoderKL, factor: int, batch: int, precision: torch.dtype | None
+) -> list[tuple[str, np.ndarray]]:
+    results = []
+    for part in _batches(group, factor, batch):
+        for (key, _), moments in zip(part, encode(vae, np.stack([image for _, image in part]), precision), strict=True):
+            if not np.isfinite(moments).all():
+                raise InputError(f"the latents of {key} are not finite", "encode in float32, or check the autoencoder")
+            results.append((key, moments))
+    return results
+
+
+def _batches(group: Sequence[Picture], factor: int, batch: int) -> Iterator[list[tuple[str, np.ndarray]]]:
+    """Up to ``batch`` consecutive images of one size with their keys, cut to whole latent cells."""
+    part: list[tuple[str, np.ndarray]] = []
+    for picture in group:
+        image = picture.read()
+        image = image[: image.shape[0] // factor * factor, : image.shape[1] // factor * factor]
+        if part and (len(part) == batch or part[0][1].shape != image.shape):
+            yield part
+            part = []
+        part.append((picture.key, image))
+    if part:
+        yield part
+
+
+class _Writer:
+    """Appends to a cache folder; what a killed writer left half done is cut off, another format starts anew."""
+
+    def __init__(self, folder: Path, digest: str, factor: int) -> None:
+        header = {"version": VERSION, "digest": digest, "factor": factor}
+        found, self.rows, kept = _read_index(folder / "index.jsonl")
+        self.end = max((offset + math.prod(shape) for shape, offset in self.rows.values()), default=0)
+        self.files = ExitStack()
+        self.index = self.files.enter_context(open(folder / "index.jsonl", "ab"))
+        self.moments = self.files.enter_context(open(folder / "moments.f16", "ab"))
+        if found != header or os.path.getsize(self.moments.name) < _BYTES * self.end:
+            self.rows, self.end, kept = {}, 0, 0
+        self.index.truncate(kept)
+        self.moments.truncate(_BYTES * self.end)
+        if not kept:
+            _append(self.index, _line(header))
+
+    def __enter__(self) -> _Writer:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.files.close()
+
+    def add(self, entries: list[tuple[str, np.ndarray]]) -> None:
+        """Write float16 arrays [2, C, h, w] under their keys: all of them or, after a crash, none."""
+        rows, end = {}, self.end
+        for key, moments in entries:
+            rows[key] = (moments.shape, end)
+            end += moments.size
+        _append(self.moments, b"".join(moments.tobytes() for _, moments in entries))
+        _append(self.index, _line([[key, *row] for key, row in rows.items()]))
+        self.rows.update(rows)
+        self.end = end
+
+
+def _read_index(path: Path) -> tuple[dict[str, Any] | None, Rows, int]:
+    """Header (``None`` without one), shape and offset (in numbers) of each key, and the bytes of all complete lines."""
+    rows: Rows = {}
+    header, end = None, 0
+    for line in path.read_bytes().splitlines(keepends=True) if path.exists() else ():
+        if not line.endswith(b"\n"):
+            break
+        try:
+            content = json.loads(line)
+            if header is None:
+                header = dict(content)
+            else:
+                rows.update({key: (tuple(shape), offset) for key, shape, offset in content})
+        except (ValueError, TypeError):  # cut off or damaged: nothing after it counts
+            break
+        end += len(line)
+    return header, rows, end
+
+
+def _line(content: Any) -> bytes:
+    return json.dumps(content).encode() + b"\n"
+
+
+def _append(stream: BinaryIO, data: bytes) -> None:
+    stream.write(data)
+    stream.flush()
+    os.fsync(stream.fileno())
+
+
+def _groups(items: Sequence[T], size: int) -> Iterator[Sequence[T]]:
+    for first in range(0, len(items), size):
+        yield items[first : first + size]

@@ -1,0 +1,1 @@
+"""Tasks, losses and recipes for VAE, UNet and ControlNet."""

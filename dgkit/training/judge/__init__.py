@@ -1,0 +1,1 @@
+"""The judge of ``dgkit quality``: its networks, data, training and export."""

@@ -1,0 +1,77 @@
+"""The judge's networks as ONNX files, each with a side-car YAML that says how to feed it."""
+
+from pathlib import Path
+
+import torch
+import yaml
+from torch import nn
+
+from dgkit.engines.onnx_export import quiet_exporter
+from dgkit.errors import EngineError
+from dgkit.files import atomic_path, atomic_write
+from dgkit.labels import CLASSES
+from dgkit.optional import first_line, require
+from dgkit.training.judge.disturbed_crops import MEAN, STD
+from dgkit.training.judge.judge_networks import FACTOR, STYLE_SIZE
+
+OPSET = 18
+TOLERANCE = 1e-3  # largest difference between the ONNX file and PyTorch, of logits whose spread is about 10
+
+
+def export(
+    module: nn.Module,
+    path: Path,
+    outputs: tuple[str, ...],
+    classes: tuple[str, ...] = CLASSES,
+    size: int | None = None,
+) -> None:
+    """Write ``path`` and ``path.with_suffix(".yaml")`` and check the file against ``module`` (in eval mode).
+
+    With ``size`` height and width are free (multiples of :data:`FACTOR`) and ``size`` is the example; without it the
+    network takes squares of :data:`STYLE_SIZE`. Raises MissingDependency without onnx, EngineError if the export fails
+    or computes something else.
+    """
+    require("onnx", "cpu")
+    require("onnxscript", "cpu")
+    example = torch.randn(2, 3, size or STYLE_SIZE, size or STYLE_SIZE, generator=torch.Generator().manual_seed(0))
+    free = {0: "batch", 2: "height", 3: "width"} if size else {0: "batch"}
+    try:
+        with atomic_path(path) as temporary, quiet_exporter():
+            torch.onnx.export(
+                module,
+                (example,),
+                str(temporary),
+                input_names=["image"],
+                output_names=list(outputs),
+                dynamic_axes={"image": free, **{name: {0: "batch"} for name in outputs}},
+                opset_version=OPSET,
+                dynamo=False,
+            )
+    except (RuntimeError, ValueError, TypeError) as error:
+        raise EngineError(f"{path.name} cannot be exported to ONNX: {first_line(error)}", "update torch") from error
+    _verify(module, path, example)
+    sidecar = {
+        "layout": "NCHW, RGB, (value / 255 - mean) / std",
+        "mean": list(MEAN),
+        "std": list(STD),
+        "classes": list(classes),
+        "multiple_of": FACTOR if size else None,
+        "size": None if size else STYLE_SIZE,
+        "features": "features" if "features" in outputs else None,
+    }
+    atomic_write(path.with_suffix(".yaml"), yaml.safe_dump(sidecar, sort_keys=False, width=110).encode())
+
+
+@torch.no_grad()
+def _verify(module: nn.Module, path: Path, example: torch.Tensor) -> None:
+    """At another batch, and at the example's size."""
+    runtime = require("onnxruntime", "cpu")
+    session = runtime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
+    found = session.run(None, {"image": example[:1].numpy()})[0]
+    error = float((torch.from_numpy(found) - _first(module(example[:1]))).abs().max())
+    if not error <= TOLERANCE:
+        raise EngineError(f"{path.name}: the ONNX file is off by {error:.1e} from PyTorch", "report this")
+
+
+def _first(result: torch.Tensor | tuple[torch.Tensor, ...]) -> torch.Tensor:
+    return result[0] if isinstance(result, tuple) else result

@@ -1,0 +1,1 @@
+"""The training loop that every task shares: steps, checkpoints, logs, optimizers."""

@@ -1,0 +1,124 @@
+"""The config of mmengine's Runner for a recipe; mmsegmentation's own tools read it, too."""
+
+from pathlib import Path
+from typing import Any
+
+from dgkit.training.segmenter import hooks, mixture, precision, style_hook  # noqa: F401  (registers them)
+from dgkit.training.segmenter.networks import model_config
+from dgkit.training.segmenter.segmenter_recipe import SegmenterRecipe, SegmenterSchedule
+
+WARMUP_RATIO = 1e-6  # of the learning rate at the first iteration
+# Importing these registers dgkit's networks, data sets and hooks, also for mmsegmentation's own tools.
+IMPORTS = [f"dgkit.training.segmenter.{name}" for name in ("networks", "mixture", "hooks", "precision", "style_hook")]
+
+
+def runner_config(recipe: SegmenterRecipe, out: Path) -> dict[str, Any]:
+    """Config for ``Runner.from_cfg``: AdamW, warm-up and linear decay, checkpoints, TensorBoard."""
+    train, data = recipe.train, recipe.data
+    config: dict[str, Any] = {
+        "default_scope": "mmseg",
+        "custom_imports": {"imports": IMPORTS, "allow_failed_imports": False},
+        "work_dir": str(out),
+        "model": model_config(
+            recipe.head,
+            recipe.backbone,
+            data.crop,
+            two_scales=recipe.two_scales,
+            channels=recipe.channels,
+            terms=recipe.terms,
+        ),
+        "train_dataloader": {
+            "batch_size": train.batch,
+            "num_workers": data.workers,
+            "persistent_workers": data.workers > 0,
+            # Not shuffled: a sample is a function of its index, and a resumed run starts at the right one.
+            "sampler": {"type": "InfiniteSampler", "shuffle": False},
+            "dataset": {
+                "type": "SourceAndGenerated",
+                "data": data.model_dump(mode="json", exclude_unset=True),
+                "seed": recipe.seed,
+                "length": train.steps * train.batch,
+            },
+        },
+        "train_cfg": {"type": "IterBasedTrainLoop", "max_iters": train.steps, "val_interval": train.validate_every},
+        "optim_wrapper": optimiser(train),
+        "param_scheduler": schedule(train),
+        "default_hooks": default_hooks(recipe),
+        "custom_hooks": custom_hooks(recipe),
+        "randomness": {"seed": recipe.seed},
+        "env_cfg": {"cudnn_benchmark": True, "mp_cfg": {"mp_start_method": "fork", "opencv_num_threads": 0}},
+        "visualizer": {
+            "type": "SegLocalVisualizer",
+            "name": f"visualizer of {out}",  # mmengine keeps one of each name in a process
+            "vis_backends": [{"type": "TensorboardVisBackend"}],
+        },
+        "log_level": "ERROR",  # of the console; the log file gets more, see keep_from_console
+    }
+    return config | validation(recipe)
+
+
+def optimiser(train: SegmenterSchedule) -> dict[str, Any]:
+    """AdamW with the heads' own rate and no weight decay of the encoder's norms."""
+    keys = {
+        "decode_head": {"lr_mult": train.head_lr},
+        "scale_head": {"lr_mult": train.head_lr},
+        "norm": {"decay_mult": 0.0},
+    }
+    wrapper: dict[str, Any] = {
+        "type": "OptimWrapper",
+        "optimizer": {"type": "AdamW", "lr": train.lr, "betas": (0.9, 0.999), "weight_decay": train.weight_decay},
+        "paramwise_cfg": {"custom_keys": keys},
+    }
+    if train.precision == "bf16":
+        wrapper["type"] = "Bf16OptimWrapper"
+    elif train.precision == "fp16":
+        wrapper |= {"type": "AmpOptimWrapper", "dtype": "float16"}
+    return wrapper
+
+
+def schedule(train: SegmenterSchedule) -> list[dict[str, Any]]:
+    """Linear warm-up, then linear decay to 0 at the last iteration."""
+    warmup = min(train.warmup, train.steps - 1)
+    decay = {"type": "PolyLR", "power": 1.0, "eta_min": 0.0, "begin": warmup, "end": train.steps, "by_epoch": False}
+    if not warmup:
+        return [decay]
+    return [{"type": "LinearLR", "start_factor": WARMUP_RATIO, "begin": 0, "end": warmup, "by_epoch": False}, decay]
+
+
+def default_hooks(recipe: SegmenterRecipe) -> dict[str, Any]:
+    """Log lines, checkpoints: the last ``keep``, the very last, and the best by mean IoU where there is validation."""
+    checkpoint: dict[str, Any] = {
+        "type": "CheckpointHook",
+        "by_epoch": False,
+        "interval": recipe.train.checkpoint_every,
+        "max_keep_ckpts": recipe.train.keep,
+        "save_last": True,
+    }
+    if recipe.data.val:
+        checkpoint |= {"save_best": "mIoU", "rule": "greater"}
+    return {"logger": {"type": "LoggerHook", "interval": 50, "log_metric_by_epoch": False}, "checkpoint": checkpoint}
+
+
+def custom_hooks(recipe: SegmenterRecipe) -> list[dict[str, Any]]:
+    """Reproducible randomness, and with SHADE the choice of its base styles."""
+    chosen: list[dict[str, Any]] = [{"type": "SeededIterations", "seed": recipe.seed}]
+    if shade := recipe.shade:
+        chosen.append({"type": "BaseStyles", "count": shade.styles, "refresh": shade.refresh, "images": shade.images})
+    return chosen
+
+
+def validation(recipe: SegmenterRecipe) -> dict[str, Any]:
+    """Whole validation images through mmsegmentation's loop and IoUMetric; nothing without a validation set."""
+    if recipe.data.val is None:
+        return {}
+    return {
+        "val_dataloader": {
+            "batch_size": 1,
+            "num_workers": recipe.data.workers,
+            "persistent_workers": recipe.data.workers > 0,
+            "sampler": {"type": "DefaultSampler", "shuffle": False},
+            "dataset": {"type": "WholeImages", "labelled": recipe.data.val.model_dump(mode="json")},
+        },
+        "val_cfg": {"type": "ValLoop"},
+        "val_evaluator": {"type": "IoUMetric", "iou_metrics": ["mIoU"]},
+    }

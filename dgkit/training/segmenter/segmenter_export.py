@@ -1,0 +1,52 @@
+"""A trained segmenter as an ONNX file, with the side-car YAML that says how to feed it."""
+
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor, nn
+
+from dgkit.errors import ModelError
+from dgkit.labels import CLASSES
+from dgkit.optional import first_line
+from dgkit.segmenters.mm_checkpoint import read_checkpoint
+from dgkit.segmenters.onnx_writer import write_segmenter
+from dgkit.training.segmenter.hrda import HRDASegmentor
+from dgkit.training.segmenter.networks import MEAN, STD
+
+
+class Logits(nn.Module):
+    """Images float32 [N,3,H,W], RGB, (value / 255 - mean) / std -> logits [N,19,H/stride,W/stride]."""
+
+    def __init__(self, network: Any) -> None:
+        super().__init__()
+        self.network = network
+
+    def forward(self, image: Tensor) -> Tensor:
+        return self.network._forward(image)
+
+
+def export_segmenter(network: Any, path: Path, crop: int) -> float:
+    """Write ``path`` and ``path.with_suffix(".yaml")``, and compare the file with ``network`` in eval mode.
+
+    Height and width are free (multiples of 32); HRDA slides its detail crop over the image, so its size is fixed to
+    ``crop``, the training crop. Returns the relative L2 error of the logits. Raises what
+    :func:`dgkit.segmenters.onnx_writer.write_segmenter` raises.
+    """
+    return write_segmenter(
+        Logits(network),
+        path,
+        classes=CLASSES,
+        mean=[value / 255 for value in MEAN],
+        std=[value / 255 for value in STD],
+        side=crop,
+        fixed=isinstance(network, HRDASegmentor),
+    )
+
+
+def load_checkpoint(network: nn.Module, path: Path) -> None:
+    """Copy the weights of a checkpoint of ``dgkit train segmenter``. Raises ModelError."""
+    state = read_checkpoint(path)["state_dict"]
+    try:
+        network.load_state_dict(state)
+    except RuntimeError as error:  # other names or shapes
+        raise ModelError(f"{path} is no checkpoint of this network: {first_line(error)}", "choose another") from error

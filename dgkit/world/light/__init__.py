@@ -1,0 +1,1 @@
+"""Light, weather, surfaces and cameras of the city."""

@@ -1,0 +1,1 @@
+"""Objects of the city, each drawn from a few parameters."""

@@ -1,0 +1,157 @@
+"""Which configurations run, in which order, and what their rows are compared with."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from dgkit.bench import benchmark as run
+from dgkit.bench.bench_config import BenchConfig, Task
+from dgkit.bench.configurations import check, tasks
+from dgkit.bench.processes import Outcome
+from dgkit.bench.rows import Row, read
+from dgkit.config import load_config
+from dgkit.errors import EngineError, UsageError
+
+ENVIRONMENT = {"run": "2026-01-01T00:00:00+00:00", "device": "cpu", "cpu": "a CPU", "threads": 2}
+
+
+def made(**settings: Any) -> list[str]:
+    return [run.describe(task) for task in tasks(load_config(BenchConfig, **settings), "cpu", Path("references"))]
+
+
+def test_what_others_are_compared_with_comes_first() -> None:
+    assert made(engines=["ort", "torch"], dtypes=["bf16", "fp32"], batches=[4, 1], against="official") == [
+        "ceilings bf16", "ceilings fp32", "denoiser reference", "denoiser official",
+        "denoiser torch:fp32 batch 1", "denoiser torch:fp32 batch 4",
+        "denoiser ort:bf16 build", "denoiser ort:bf16 batch 1", "denoiser ort:bf16 batch 4",
+        "denoiser ort:fp32 build", "denoiser ort:fp32 batch 1", "denoiser ort:fp32 batch 4",
+        "denoiser torch:bf16 batch 1", "denoiser torch:bf16 batch 4",
+    ]  # fmt: skip
+
+
+def test_batches_together_and_no_ceilings() -> None:
+    assert made(subjects=["vae"], batches=[4, 1, 4], together=True, ceilings=False) == [
+        "vae_decoder reference",
+        "vae_decoder torch:fp32 batch 1, 4",
+    ]
+
+
+def test_int8_is_asked_of_engines_that_have_it_and_has_no_ceiling() -> None:
+    assert made(engines=["torch", "openvino"], dtypes=["int8", "bf16"]) == [
+        "ceilings bf16", "denoiser reference", "denoiser torch:bf16 batch 2",
+        "denoiser openvino:int8 build", "denoiser openvino:int8 batch 2",
+        "denoiser openvino:bf16 build", "denoiser openvino:bf16 batch 2",
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("settings", "words"),
+    [
+        ({"subjects": ["segmenter"]}, "unknown subject 'segmenter'; known: denoiser, vae"),
+        ({"engines": ["tvm"]}, "unknown engine 'tvm'"),
+        ({"dtypes": ["fp8"]}, "unknown dtype 'fp8'"),
+        ({"engines": ["torch", "ort"], "dtypes": ["int8"]}, "no engine of torch, ort computes in int8; openvino does"),
+        ({"batches": [0]}, "batch 0; allowed are 1 and more"),
+        ({"preset": "best"}, "unknown preset 'best'"),
+        ({"subjects": ["vae"], "against": "official"}, "no figure for vae"),
+        ({"plot": Path("bars.png")}, "is no .svg file"),
+        ({"subjects": ["eval"], "on": "cityscapes=DIR"}, "eval needs a segmenter and a data set"),
+        ({"subjects": ["eval"], "on": "gta=DIR", "segmenter": Path("s.onnx"), "rebuild": "never"}, "--rebuild never"),
+    ],
+)
+def test_what_is_not_known_is_named(settings: dict[str, Any], words: str) -> None:
+    with pytest.raises(UsageError, match=words):
+        check(load_config(BenchConfig, **settings))
+
+
+class Workers:
+    """Stands for the processes: figures that follow from the task, failures where the test wants them."""
+
+    def __init__(self, failing: dict[str, Outcome]) -> None:
+        self.failing, self.asked = failing, []  # type: dict[str, Outcome], list[str]
+
+    def __call__(self, task: Task, timeout: float) -> Outcome:
+        name = run.describe(task) if task.kind != "environment" else "environment"
+        self.asked.append(name)
+        if name in self.failing:
+            return self.failing[name]
+        if task.kind == "environment":
+            return Outcome((dict(ENVIRONMENT),), "")
+        if task.kind == "ceiling":
+            names = ("matmul", "conv3x3", "copy")
+            return Outcome(tuple({"network": name, "tflops": 2.0, "ms_median": 1.0} for name in names), "")
+        if task.kind == "build":
+            return Outcome(({"build_s": 9.0, "file_mib": 3.0},), "")
+        if task.kind == "reference":
+            return Outcome(({},), "")
+        speed = {"torch:fp32": 10.0, "torch:bf16": 5.0, "ort:fp32": 2.0, "ort:bf16": 1.0}
+        each = 40.0 if task.kind == "official" else speed[f"{task.engine}:{task.dtype}"]
+        cells = [
+            {"batch": batch, "ms_median": each * batch, "ms_sample": each, "tflops": 5.0 / each}
+            for batch in task.batches
+        ]
+        return Outcome(tuple(cells), "")
+
+
+def measure(monkeypatch: pytest.MonkeyPatch, workers: Workers, **settings: Any) -> list[Row]:
+    monkeypatch.setattr(run, "run_worker", workers)
+    return run.bench(load_config(BenchConfig, **settings))
+
+
+def test_rows_are_compared_within_the_run(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    path = tmp_path / "rows.csv"
+    workers = Workers({})
+    rows = measure(monkeypatch, workers, engines=["torch", "ort"], batches=[1, 2], against="official", csv=path,
+                   model="random:tiny", note="quiet", plot=tmp_path / "bars.svg")  # fmt: skip
+    by_label = {row.label: row for row in rows if row.subject != "ceiling"}
+    assert list(by_label) == [
+        "denoiser official:fp32, batch 2", "denoiser torch:fp32, batch 1", "denoiser torch:fp32, batch 2",
+        "denoiser ort:fp32, batch 1", "denoiser ort:fp32, batch 2",
+    ]  # fmt: skip
+    plain, quick = by_label["denoiser torch:fp32, batch 2"], by_label["denoiser ort:fp32, batch 2"]
+    assert (plain.x_official, plain.x_fp32, plain.share, plain.build_s) == (4.0, None, 0.25, None)
+    assert (quick.x_official, quick.x_fp32, quick.share, quick.build_s, quick.file_mib) == (20.0, 5.0, 1.25, 9.0, 3.0)
+    assert {row.run for row in rows} == {ENVIRONMENT["run"]} and {row.note for row in rows} == {"quiet"}
+    assert [row.label for row in read(path)] == [row.label for row in rows] and len(rows) == 8
+    assert (tmp_path / "bars.svg").read_text().count("<rect") == 1 + 5
+
+
+def test_failures_stay_as_rows(monkeypatch: pytest.MonkeyPatch) -> None:
+    workers = Workers({
+        "denoiser ort:fp32 build": Outcome((), "no disk"),
+        "denoiser torch:bf16 batch 1, 2": Outcome(({"batch": 1, "ms_median": 1.0, "ms_sample": 1.0},), "killed"),
+        "denoiser reference": Outcome((), "too large"),
+    })  # fmt: skip
+    rows = measure(monkeypatch, workers, engines=["torch", "ort"], dtypes=["fp32", "bf16"], batches=[1, 2],
+                   together=True, ceilings=False)  # fmt: skip
+    errors = {row.label.removeprefix("denoiser "): row.error for row in rows}
+    lost = "no parity, for the reference failed: too large"
+    assert errors["torch:fp32, batch 1"] == lost and errors["torch:bf16, batch 1"] == lost
+    assert errors["torch:bf16, batch 2"] == f"killed; {lost}"
+    assert errors["ort:fp32, batch 1"] == errors["ort:fp32, batch 2"] == f"build: no disk; {lost}"
+    assert "denoiser ort:fp32 batch 1, 2" not in workers.asked
+
+
+def test_no_configuration_and_no_device(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    dead = Workers({"denoiser torch:fp32 batch 2": Outcome((), "died of SIGSEGV")})
+    with pytest.raises(EngineError, match="no configuration worked; the first: died of SIGSEGV"):
+        measure(monkeypatch, dead, csv=tmp_path / "rows.csv")
+    assert [row.error for row in read(tmp_path / "rows.csv")] == ["", "", "", "died of SIGSEGV"]
+    with pytest.raises(EngineError, match="device cuda:9: there is none"):
+        measure(monkeypatch, Workers({"environment": Outcome((), "there is none")}), device="cuda:9")
+
+
+def test_a_worker_of_ones_own_and_rows_of_earlier_runs() -> None:
+    """Without parity nothing is compared with torch in fp32, so there is no reference to make."""
+    workers = Workers({})
+    config = load_config(BenchConfig, engines=["torch"], dtypes=["bf16"], ceilings=False, parity=False)
+    before = run.bench(load_config(BenchConfig, against="official"), worker=Workers({}))
+    (row,) = run.bench(config, worker=workers, earlier=before)
+    assert workers.asked == ["environment", "denoiser torch:bf16 batch 2"]
+    assert (row.x_official, row.x_fp32, row.share) == (8.0, 2.0, None)
+    other = config.model_copy(update={"model": "random:tiny"})  # another model's times say nothing about it
+    (row,) = run.bench(other, worker=Workers({}), earlier=before)
+    assert (row.x_official, row.x_fp32) == (None, None)

@@ -1,0 +1,89 @@
+"""What is known of an engine that was looked for or built: its state, its size, and whose error it is."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from dgkit.diffusion.random_model import random_networks
+from dgkit.engines.build_plan import Outcome, build, first_problem, look, verdict
+from dgkit.engines.onnx_export import graph_key
+from dgkit.engines.runner import Network
+from dgkit.engines.store import Engine, EngineStore
+from dgkit.engines.torch_runner import TorchRunner
+from dgkit.errors import EngineError, OutputError
+
+
+class Quick(TorchRunner):
+    """Keeps a graph, and an engine of it where ``backend`` is another than ``onnx``."""
+
+    backend = "onnx"
+    failure: Exception | None = None
+
+    def __init__(self, network: Network) -> None:
+        super().__init__(network)
+        self.notes: dict[str, Any] = {"error": {"condition": 1e-6, "other": 3e-6}}
+
+    def prepare(self) -> list[Engine]:
+        key = graph_key(self.network).model_copy(update={"backend": self.backend})
+        return [EngineStore().obtain(key, self._build, rebuild=self.rebuild, model=self.network.model)]
+
+    def _build(self, folder: Path) -> dict[str, Any]:
+        if self.failure:
+            raise self.failure
+        (folder / "file").write_bytes(b"12345")
+        return self.notes
+
+
+@pytest.fixture()
+def runner(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Quick:
+    monkeypatch.setenv("DGKIT_CACHE", str(tmp_path))
+    return Quick(random_networks("tiny")["condition"])
+
+
+def test_look_changes_nothing(runner: Quick) -> None:
+    runner.rebuild = "always"
+    outcome = look("condition", "ort", runner)
+    assert outcome.state == "missing" and outcome.hint.startswith("dgkit build-engines --random tiny --engine ort ")
+    assert runner.rebuild == "always" and not EngineStore().root.exists()
+    assert look("condition", "torch", TorchRunner(runner.network)).state == "none needed"
+
+
+def test_errors_of_engines_and_graphs(runner: Quick) -> None:
+    graph = build("condition", "ort", runner)
+    assert (graph.state, graph.size, graph.error, graph.error_of) == ("built", 5, 3e-6, "engine")
+    assert look("condition", "ort", runner).error == 3e-6
+    other = Quick(runner.network)
+    other.backend, other.notes = "openvino", {}
+    assert build("condition", "openvino", other).error == 3e-6  # that of the graph of the same network and dtype
+    named = Quick(runner.network)
+    named.backend, named.notes, named.dtype_name = "rtx", {"graph": graph.engines[0].name}, "bf16"
+    outcome = build("condition", "trt", named)
+    assert (outcome.error, outcome.error_of) == (3e-6, "graph")
+    named.backend, named.notes = "trt", {"graph": "elsewhere"}
+    assert build("condition", "trt", named).error is None
+
+
+def test_failures(runner: Quick) -> None:
+    runner.failure = EngineError("no", "try something")
+    outcome = build("condition", "ort", runner)
+    assert (outcome.state, outcome.reason, outcome.hint) == ("failed", "no", "try something")
+    problem = first_problem([Outcome("a", "ort", "fp32", "cpu", "ready"), outcome])
+    assert problem is not None and (problem.message, problem.hint) == ("no", "try something")
+    assert first_problem([Outcome("a", "ort", "fp32", "cpu", "built")]) is None
+    runner.failure = OutputError("full")
+    with pytest.raises(OutputError, match="full"):  # the next network would meet the same disk
+        build("condition", "ort", runner)
+
+
+def test_verdicts() -> None:
+    states = {state: Outcome("a", "ort", "fp32", "cpu", state) for state in ("ready", "missing", "none needed")}
+    found = {
+        (policy, state): verdict(policy, states[state]) for policy in ("never", "auto", "always") for state in states
+    }
+    assert {key for key, text in found.items() if text == "would be built"} == {
+        ("auto", "missing"), ("always", "missing"), ("always", "ready"),
+    }  # fmt: skip
+    assert found["never", "missing"] == "would be refused" and found["always", "none needed"] == "nothing to build"

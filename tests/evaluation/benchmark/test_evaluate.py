@@ -1,0 +1,268 @@
+"""``dgkit eval`` on the city's sets in their real layouts: scores, reports, bad files, runs that end badly."""
+
+import csv
+import json
+import multiprocessing
+import re
+import shutil
+import signal
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from dgkit.config import load_config
+from dgkit.data.datasets import open_dataset
+from dgkit.data.labelmap import read_label
+from dgkit.errors import InputError, OutputError, UsageError
+from dgkit.evaluation.benchmark.eval_config import EvalConfig
+from dgkit.evaluation.benchmark.journal import NAME
+from dgkit.evaluation.benchmark.score_report import evaluate
+from dgkit.labels import CLASSES, NUM_CLASSES, PALETTE
+from dgkit.locks import locked
+from dgkit.segmenters.onnx import OnnxSegmenter
+from dgkit.world.write import write_role
+from tests import crash
+from tests.segmenters.onnx_files import palette_model
+
+pytest.importorskip("onnxruntime")
+ROLES = ("cityscapes", "bdd", "mapillary", "acdc", "darkzurich")
+DATASETS = ("cityscapes", "bdd100k", "mapillary", "acdc", "dark_zurich")
+SMALL = {"scale": (96, 48), "crop": 32, "stride": 24}
+SETS = ("--set", "scale=[96,48]", "--set", "crop=32", "--set", "stride=24")
+
+
+@pytest.fixture(scope="module")
+def city(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Three scenes of each role, four of ACDC's: one of each condition."""
+    root = tmp_path_factory.mktemp("city")
+    for role in ROLES:
+        write_role(root / role, role, 4 if role == "acdc" else 3, 5, height=48, width=96, split="val", workers=1)
+    return root
+
+
+@pytest.fixture(scope="module")
+def net(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return palette_model(tmp_path_factory.mktemp("net") / "palette.onnx")
+
+
+def make_config(city: Path, roles: tuple[str, ...] = ROLES, **values: Any) -> EvalConfig:
+    on = tuple(f"{role}={city / role}" for role in roles)
+    return load_config(EvalConfig, on=on, **{"worst": 1, **SMALL, **values})
+
+
+def run(net: Path, config: EvalConfig, out: Path) -> dict[str, Any]:
+    return evaluate(OnnxSegmenter(net, device="cpu"), config, out)
+
+
+def copied(city: Path, role: str, target: Path) -> Path:
+    shutil.copytree(city / role, target / role)
+    return target
+
+
+def samples(city: Path, role: str, name: str) -> list[Any]:
+    return list(open_dataset(name, city / role, "val").samples)
+
+
+@pytest.fixture(scope="module")
+def whole(city: Path, net: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, Any]]:
+    """(folder, report) of an uninterrupted run over all sets."""
+    out = tmp_path_factory.mktemp("whole") / "out"
+    return out, run(net, make_config(city, save_predictions=out / "predictions"), out)
+
+
+@pytest.mark.parity
+def test_equal_to_torchmetrics_on_the_predictions_that_were_saved(city: Path, whole) -> None:
+    classification = pytest.importorskip("torchmetrics.classification")
+    out, result = whole
+    assert list(result["sets"]) == list(DATASETS)
+    for role, name in zip(ROLES, DATASETS, strict=True):
+        metric = classification.MulticlassJaccardIndex(NUM_CLASSES, ignore_index=255)
+        for sample in samples(city, role, name):
+            predicted = read_label(out / "predictions" / name / f"{sample.id}.png").astype(int)
+            label = read_label(sample.label, sample.encoding).astype(int)
+            metric.update(torch.from_numpy(predicted), torch.from_numpy(label))
+        assert result["sets"][name]["miou"] == pytest.approx(float(metric.compute()), abs=1e-6)
+
+
+def test_the_report(whole) -> None:
+    out, result = whole
+    sets = result["sets"]
+    assert json.loads((out / "report.json").read_text()) == result
+    assert {name: s["images"] for name, s in sets.items()} == dict(zip(DATASETS, (3, 3, 3, 4, 3), strict=True))
+    assert sorted(sets["acdc"]["conditions"]) == ["fog", "night", "rain", "snow"]
+    assert sets["dark_zurich"]["conditions"] == {} and sets["acdc"]["conditions"]["fog"]["images"] == 1
+    assert "mapping A" in sets["mapillary"]["labels"][0]
+    assert sum(map(sum, sets["bdd100k"]["confusion"])) > 0
+    means = [sets[name]["miou"] for name in DATASETS]
+    assert result["averages"] == pytest.approx({"Avg3": np.mean(means[:3]), "Avg5": np.mean(means)})
+    assert result["provenance"]["versions"]["torch"] and result["run"]["scored"] == 16
+    assert result["protocol"]["name"] == "dginstyle, changed" and result["segmenter"]["engine"] == "ort"
+    rows = list(csv.DictReader((out / "report.csv").read_text().splitlines()))
+    assert [row["set"] for row in rows][3:8] == ["acdc", "acdc fog", "acdc night", "acdc rain", "acdc snow"]
+    assert [row["set"] for row in rows][-2:] == ["Avg3", "Avg5"]
+    assert rows[0]["mIoU"] == f"{100 * sets['cityscapes']['miou']:.2f}" and rows[0]["segmenter"]
+    assert len(list(csv.DictReader((out / "images.csv").read_text().splitlines()))) == 16
+
+
+def test_the_page_needs_no_other_file(whole) -> None:
+    out, _ = whole
+    page = (out / "index.html").read_text()
+    assert page.count("<figure>") == 5  # one picture of each set was asked for
+    sources = re.findall(r'src="([^"]{5})', page)
+    assert len(sources) == 5 + 5 * 4 and set(sources) == {"data:"}
+    assert " href=" not in page and "://" not in page and "mapping A" in page
+    with Image.open(out / "confusion-acdc.png") as picture:
+        assert min(picture.size) > 500
+
+
+def oracle_set(city: Path, target: Path) -> Path:
+    """The same sets with pictures that show the label's colours."""
+    for role, name in zip(ROLES, DATASETS, strict=True):
+        shutil.copytree(city / role, target / role)
+        for sample in samples(target, role, name):
+            label = read_label(sample.label, sample.encoding)
+            colours = np.concatenate([PALETTE, np.zeros((256 - NUM_CLASSES, 3), np.uint8)])[label]
+            Image.fromarray(colours).save(sample.image, "PNG")  # by content, whatever the name says
+    return target
+
+
+def test_an_oracle_scores_100(city: Path, net: Path, tmp_path: Path) -> None:
+    root = oracle_set(city, tmp_path / "sets")
+    result = run(net, make_config(root, worst=0), tmp_path / "out")
+    assert [scores["miou"] for scores in result["sets"].values()] == [1.0] * 5
+    assert result["averages"] == {"Avg3": 1.0, "Avg5": 1.0}
+    assert {part["miou"] for part in result["sets"]["acdc"]["conditions"].values()} == {1.0}
+    named = run(net, make_config(root, ("mapillary",), worst=0), tmp_path / "b")
+    assert named["averages"] == {}
+    by_name = load_config(EvalConfig, on=(f"mapillary_b={root / 'mapillary'}",), worst=0, **SMALL)
+    other = run(net, by_name, tmp_path / "c")
+    assert other["sets"]["mapillary_b"]["labels"] == ["Mapillary Vistas v1.2 ids 0..65, mapping B (by name)"]
+
+
+def broken(city: Path, target: Path) -> Path:
+    """One fault of each kind in five of six scenes."""
+    write_role(target / "cityscapes", "cityscapes", 6, 5, height=48, width=96, split="val", workers=1)
+    found = samples(target, "cityscapes", "cityscapes")
+    found[0].image.unlink()
+    with Image.open(found[1].image) as picture:
+        smaller = picture.resize((48, 24))
+    smaller.save(found[1].image)
+    Image.fromarray(np.full((48, 96), 77, np.uint8)).save(found[2].label)
+    data = found[3].image.read_bytes()
+    found[3].image.write_bytes(data[: len(data) // 2])
+    found[4].label.with_name(found[4].label.name.replace("_labelTrainIds", "_labelIds")).unlink(missing_ok=True)
+    found[4].label.unlink()
+    return target
+
+
+def test_bad_files_are_all_listed_and_refused(city: Path, net: Path, tmp_path: Path) -> None:
+    root = broken(city, tmp_path / "sets")
+    out = tmp_path / "out"
+    with pytest.raises(InputError, match="3 bad files") as caught:
+        run(net, make_config(root, ("cityscapes",)), out)
+    for part in ("1 of kind 'label map without photograph'", "1 of kind 'photograph without label map'",
+                 "1 of kind 'sizes differ'"):  # fmt: skip
+        assert part in caught.value.message
+    assert "--skip-bad" in caught.value.hint and not out.exists()
+
+
+def test_what_only_reading_shows_is_listed_too(city: Path, net: Path, tmp_path: Path) -> None:
+    root = broken(city, tmp_path / "sets")
+    for sample in samples(root, "cityscapes", "cityscapes")[:2]:
+        sample.label.unlink()  # the first two show in names and sizes
+        (sample.image or sample.label).unlink(missing_ok=True)
+    orphan = [
+        p
+        for p in root.rglob("*_leftImg8bit.png")
+        if not list(root.rglob(p.name.replace("_leftImg8bit", "_gtFine_labelTrainIds")))
+    ]
+    for path in orphan:
+        path.unlink()
+    for path in root.rglob("*_labelIds.png"):
+        path.unlink()
+    with pytest.raises(InputError, match="2 bad files") as caught:
+        run(net, make_config(root, ("cityscapes",)), tmp_path / "out")
+    assert "1 of kind 'damaged file'" in caught.value.message and "1 of kind 'unknown ids'" in caught.value.message
+
+
+def test_bad_files_are_left_out_on_demand(city: Path, net: Path, tmp_path: Path) -> None:
+    root = broken(city, tmp_path / "sets")
+    result = run(net, make_config(root, ("cityscapes",), strict=False), tmp_path / "out")
+    assert {part["kind"]: part["count"] for part in result["bad_files"]["skipped"]} == {
+        "label map without photograph": 1,
+        "photograph without label map": 1,
+        "sizes differ": 1,
+        "unknown ids": 1,
+        "damaged file": 1,
+    }
+    assert result["sets"]["cityscapes"]["images"] == 1 and result["run"]["scored"] == 1
+    assert "5 bad files were left out" in (tmp_path / "out" / "index.html").read_text()
+    good = samples(root, "cityscapes", "cityscapes")[-1]
+    good.image.write_bytes(b"no picture")
+    with pytest.raises(InputError, match="no picture of cityscapes can be scored"):
+        run(net, make_config(root, ("cityscapes",), strict=False), tmp_path / "out")
+
+
+def without_run(report: dict[str, Any]) -> dict[str, Any]:
+    return {name: report[name] for name in ("segmenter", "protocol", "averages", "sets", "bad_files")}
+
+
+def test_a_killed_run_goes_on_with_the_next_picture(city: Path, net: Path, whole, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    command = ["eval", str(net), "--out", str(out), "--device", "cpu", *SETS]
+    command += [word for role in ROLES for word in ("--on", f"{role}={city / role}")]
+    # The writes of such a run: the settings, then one line for each picture; the sixth is cut in half.
+    process = multiprocessing.get_context("spawn").Process(target=crash.run_until, args=(command, 5))
+    process.start()
+    process.join(300)
+    assert process.exitcode == -signal.SIGKILL
+    assert not (out / NAME).read_bytes().endswith(b"\n")
+    result = run(net, make_config(city), out)
+    assert result["run"]["continued"] == 4 and result["run"]["scored"] == 12
+    assert without_run(result) == without_run(whole[1])
+
+
+def test_continued_only_where_nothing_changed(city: Path, net: Path, tmp_path: Path) -> None:
+    root, out = copied(city, "darkzurich", tmp_path), tmp_path / "out"
+    shutil.copytree(city / "bdd", root / "bdd")
+    first = run(net, make_config(root, ("darkzurich",)), out)
+    assert first["run"]["continued"] == 0
+    again = run(net, make_config(root, ("darkzurich", "bdd"), batch=2, workers=1), out)  # one set more
+    assert (again["run"]["continued"], again["run"]["scored"]) == (3, 3)
+    image = samples(root, "darkzurich", "dark_zurich")[0].image
+    Image.fromarray(np.zeros((48, 96, 3), np.uint8)).save(image)
+    changed = run(net, make_config(root, ("darkzurich",)), out)
+    assert (changed["run"]["continued"], changed["run"]["scored"]) == (2, 1)
+    saved = run(net, make_config(root, ("darkzurich",), save_predictions=tmp_path / "p"), out)
+    assert saved["run"]["scored"] == 3 and len(list((tmp_path / "p" / "dark_zurich").iterdir())) == 3
+    with pytest.raises(OutputError, match="holds scores of other settings: tta was False, is True"):
+        run(net, make_config(root, ("darkzurich",), tta=True), out)
+    with locked(out, ".dgkit.lock"), pytest.raises(OutputError, match="being written by another process"):
+        run(net, make_config(root, ("darkzurich",)), out)
+
+
+def test_folders_and_sets_that_are_refused(city: Path, net: Path, tmp_path: Path) -> None:
+    (tmp_path / "thesis.txt").write_text("mine")
+    with pytest.raises(OutputError, match="holds other files"):
+        run(net, make_config(city, ("bdd",)), tmp_path)
+    for on, message in (
+        (("kitti=x",), "'kitti=x' is not NAME=DIR"),
+        (("bdd",), "'bdd' is not NAME=DIR"),
+        ((f"bdd={city / 'bdd'}", f"bdd100k={city / 'bdd'}"), "bdd100k is given twice"),
+    ):
+        with pytest.raises(UsageError, match=message):
+            run(net, load_config(EvalConfig, on=on), tmp_path / "out")
+    with pytest.raises(InputError, match="no label maps of Cityscapes"):
+        run(net, load_config(EvalConfig, on=(f"cityscapes={city / 'bdd'}",)), tmp_path / "out")
+
+
+def test_half_scores_halved_maps(city: Path, net: Path, tmp_path: Path) -> None:
+    found = run(net, make_config(city, ("mapillary",), protocol="half", worst=0), tmp_path / "half")
+    full = run(net, make_config(city, ("mapillary",), worst=0), tmp_path / "full")
+    pixels = [np.sum(result["sets"]["mapillary"]["confusion"]) for result in (found, full)]
+    assert found["sets"]["mapillary"]["halved"] and 0.2 < pixels[0] / pixels[1] < 0.3
+    assert set(found["sets"]["mapillary"]["iou"]) == set(CLASSES)

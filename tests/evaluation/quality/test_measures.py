@@ -1,0 +1,185 @@
+"""`dgkit quality` on folders whose figures are known beforehand."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from dgkit.cli.app import main
+from dgkit.data.labelmap import write_label
+from dgkit.data.manifest import Manifest
+from dgkit.errors import InputError, UsageError
+from dgkit.evaluation.quality.measures import Judge, find_judge, measure_quality
+from dgkit.labels import CLASSES, IGNORE, PALETTE
+from dgkit.segmenters.onnx_model import Segmenter, StyleClassifier
+from dgkit.world import render
+from tests.segmenters.onnx_files import label_model, palette_model, style_model
+
+pytest.importorskip("onnxruntime")
+pytest.importorskip("torchmetrics")
+
+
+@pytest.fixture(scope="module")
+def judge_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("judge")
+    palette_model(folder / "segmenter.onnx")
+    style_model(folder / "styles.onnx")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def judge(judge_folder: Path) -> Judge:
+    return find_judge(judge_folder, None, None)
+
+
+def label_of(seed: int, size: int = 32) -> np.ndarray:
+    ids = np.random.default_rng(seed).integers(0, 19, (4, 4))
+    return np.kron(ids, np.ones((size // 4, size // 4), int)).astype(np.uint8)
+
+
+def add(out: Path, name: str, image: np.ndarray, label: np.ndarray, **facts: Any) -> None:
+    """One picture of a folder as `dgkit generate` writes it."""
+    (out / "images").mkdir(parents=True, exist_ok=True)
+    (out / "labels").mkdir(parents=True, exist_ok=True)
+    Image.fromarray(image).save(out / "images" / f"{name}.png")
+    write_label(out / "labels" / f"{name}_labelTrainIds.png", label)
+    record = {"id": name, "image": f"images/{name}.png", "label": f"labels/{name}_labelTrainIds.png"}
+    Manifest(out / "manifest.jsonl").append({**record, "style": "none", "class": None, **facts})
+
+
+def test_pictures_that_show_their_labels_agree_fully(tmp_path: Path, judge: Judge) -> None:
+    for seed in range(3):
+        add(tmp_path, f"p{seed}", PALETTE[label_of(seed)], label_of(seed))
+    found = measure_quality(tmp_path, judge)
+    assert found["images"] == 3 and found["ignored_share"] == 0
+    assert found["agreement"]["miou"] == found["agreement"]["small_miou"] == found["agreement"]["pixel_accuracy"] == 1
+    assert found["style"] is None and found["diversity"] > 0 and "reference" not in found
+    written = json.loads((tmp_path / "quality.json").read_text())
+    assert written["agreement"] == found["agreement"] and written["provenance"]["versions"]["numpy"]
+
+
+def test_what_is_painted_wrongly_costs_its_classes_only(tmp_path: Path, judge: Judge) -> None:
+    label = np.zeros((32, 32), np.uint8)  # road
+    label[:16] = CLASSES.index("sky")
+    label[16:20] = CLASSES.index("pole")
+    label[28:] = IGNORE
+    image = PALETTE[np.where(label == IGNORE, 0, label)]
+    image[16:18] = PALETTE[CLASSES.index("car")]  # half of the pole, called a class that has no label
+    add(tmp_path, "p", image, label)
+    found = measure_quality(tmp_path, judge)
+    iou = found["agreement"]["iou"]
+    assert iou["sky"] == iou["road"] == 1 and iou["pole"] == 0.5 and iou["car"] is None
+    assert found["agreement"]["miou"] == pytest.approx(2.5 / 3, abs=1e-6) and found["agreement"]["small_miou"] == 0.5
+    assert found["agreement"]["pixel_accuracy"] == pytest.approx(26 / 28, abs=1e-6)
+    assert found["ignored_share"] == 4 / 32 and found["diversity"] is None
+    assert found["worst"][0]["id"] == "p"
+
+
+def test_styles_count_where_one_was_asked_for(tmp_path: Path, judge: Judge) -> None:
+    bright, dark = np.full((32, 32, 3), 255, np.uint8), np.zeros((32, 32, 3), np.uint8)
+    for name, image, style in (("a", bright, "snowy"), ("b", dark, "snowy"), ("c", dark, "night"), ("d", dark, "none")):
+        add(tmp_path, name, image, label_of(0), style=style)
+    style = measure_quality(tmp_path, judge)["style"]
+    assert style["images"] == 3 and style["accuracy"] == pytest.approx(2 / 3)
+    assert style["by_style"] == {"snowy": 0.5, "night": 1.0}
+    assert style["confusion"]["snowy"][style["recognised_as"].index("night")] == 1
+
+
+def test_a_folder_as_its_own_reference_is_at_distance_nothing(tmp_path: Path, judge: Judge) -> None:
+    for seed in range(6):
+        add(tmp_path, f"p{seed}", PALETTE[label_of(seed)], label_of(seed))
+    reference = measure_quality(tmp_path, judge, str(tmp_path))["reference"]
+    assert reference["relative_miou"] == reference["relative_pixel_accuracy"] == 1
+    assert reference["frechet_distance"] == pytest.approx(0, abs=1e-6)
+    # The unbiased estimate leaves a picture's likeness to itself out of one of its sums: below zero for equal sets.
+    assert reference["kernel_distance"] < 0.01
+
+
+def test_another_set_is_further_away(tmp_path: Path, judge: Judge) -> None:
+    near, far, road = tmp_path / "near", tmp_path / "far", np.zeros((32, 32), np.uint8)
+    for seed in range(6):
+        add(tmp_path / "real", f"p{seed}", PALETTE[label_of(seed)], label_of(seed))
+        add(near, f"p{seed}", PALETTE[label_of(seed + 100)], label_of(seed + 100))
+        add(far, f"p{seed}", PALETTE[road], road)
+    closer, further = (measure_quality(out, judge, str(tmp_path / "real"))["reference"] for out in (near, far))
+    assert closer["frechet_distance"] < further["frechet_distance"]
+    assert closer["kernel_distance"] < further["kernel_distance"]
+
+
+def test_twins_are_the_same_scenes_in_the_styles_asked_for(tmp_path: Path, judge: Judge) -> None:
+    for number, style in enumerate(("night", "snowy")):
+        label = render("source", 3, number, height=256, width=512).label[:64, 100:164]
+        add(tmp_path, f"p{number}", PALETTE[np.where(label == IGNORE, 0, label)], label, style=style,
+            source=f"city3-{number:06d}", crop=[100, 0, 64, 64])  # fmt: skip
+    reference = measure_quality(tmp_path, judge, "twins")["reference"]
+    assert reference["images"] == 2 and reference["agreement"]["pixel_accuracy"] < 1
+    assert set(reference["agreement_by_style"]) == {"night", "snowy"}
+    assert reference["style"]["by_style"]["night"] == 1  # the dark one was drawn dark
+
+
+def test_renders_of_a_role_follow_styles_and_size(tmp_path: Path, judge: Judge) -> None:
+    for number in range(2):
+        add(tmp_path, f"p{number}", PALETTE[label_of(number)], label_of(number), style="night", **{"class": "car"})
+    reference = measure_quality(tmp_path, judge, "prior")["reference"]
+    assert reference["images"] == 2 and set(reference["agreement_by_style"]) == {"night"}
+    assert reference["agreement"]["iou"]["car"] is not None
+
+
+def test_folders_without_a_manifest(tmp_path: Path, judge: Judge) -> None:
+    add(tmp_path, "a", PALETTE[label_of(0)], label_of(0))
+    (tmp_path / "manifest.jsonl").unlink()
+    found = measure_quality(tmp_path, judge)
+    assert found["images"] == 1 and found["agreement"]["miou"] == 1
+    with pytest.raises(InputError, match="was not made from a scene of the city"):
+        measure_quality(tmp_path, judge, "twins")
+
+
+def test_a_segmenter_without_features_measures_the_rest(tmp_path: Path) -> None:
+    add(tmp_path / "out", "a", PALETTE[label_of(0)], label_of(0))
+    add(tmp_path / "out", "b", PALETTE[label_of(1)], label_of(1))
+    judge = Judge(Segmenter(label_model(tmp_path / "l.onnx")))
+    found = measure_quality(tmp_path / "out", judge, str(tmp_path / "out"))
+    assert found["agreement"]["miou"] == 1 and found["diversity"] is None
+    assert found["reference"]["frechet_distance"] is None
+
+
+def test_wrong_folders_are_refused(tmp_path: Path, judge: Judge) -> None:
+    with pytest.raises(InputError, match="no such folder"):
+        measure_quality(tmp_path / "none", judge)
+    (tmp_path / "images").mkdir()
+    with pytest.raises(InputError, match="holds no pictures"):
+        measure_quality(tmp_path, judge)
+    add(tmp_path, "a", PALETTE[label_of(0)], label_of(0))
+    with pytest.raises(UsageError, match="neither a folder nor a role"):
+        measure_quality(tmp_path, judge, "moon")
+    write_label(tmp_path / "labels" / "a_labelTrainIds.png", label_of(0, 64))
+    with pytest.raises(InputError, match=r"is 32x32, .* is 64x64"):
+        measure_quality(tmp_path, judge)
+    (tmp_path / "labels" / "a_labelTrainIds.png").unlink()
+    with pytest.raises(InputError, match="has no label map"):
+        measure_quality(tmp_path, judge)
+    with pytest.raises(InputError, match=r"no judge in .*segmenter\.onnx is missing"):
+        find_judge(tmp_path, None, None)
+
+
+def test_single_files_replace_those_of_a_judge(tmp_path: Path, judge_folder: Path) -> None:
+    other = palette_model(tmp_path / "other.onnx")
+    found = find_judge(judge_folder, other, None)
+    assert found.segmenter.path == other and isinstance(found.styles, StyleClassifier)
+    assert find_judge(None, other, None).styles is None
+
+
+def test_command_line(tmp_path: Path, judge_folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for seed in range(2):
+        add(tmp_path, f"p{seed}", PALETTE[label_of(seed)], label_of(seed), style="night")
+    command = ["quality", str(tmp_path), "--judge", str(judge_folder)]
+    assert main([*command, "--reference", str(tmp_path)]) == 0
+    text = capsys.readouterr().out
+    assert "2 pictures" in text and "traffic light" in text and "100.0%" in text and "feature space" in text
+    assert main([*command, "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["agreement"]["miou"] == 1
+    assert main(["quality", str(tmp_path)]) == 1
+    assert "hint: dgkit train judge DIR" in capsys.readouterr().err

@@ -1,0 +1,163 @@
+"""Checkpoints of mmsegmentation as segmenters: its own logits, on every engine; what is refused."""
+
+import importlib.util
+import pickle
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+if importlib.util.find_spec("mmseg") is None:
+    pytest.skip("needs mmsegmentation: pip install 'dgkit[seg]'", allow_module_level=True)
+
+from dgkit.errors import InputError, ModelError, UsageError
+from dgkit.labels import CLASSES
+from dgkit.segmenters.base import find_source, open_segmenter
+from tests.segmenters.mmseg_files import MEAN, STD, model_config, save, text
+
+PREPROCESSOR = model_config()["data_preprocessor"]
+
+
+def pictures(height: int = 64, width: int = 96, count: int = 2) -> Tensor:
+    return torch.from_numpy(np.random.default_rng(0).integers(0, 256, (count, 3, height, width), dtype=np.uint8))
+
+
+def expected(network: Any, images: Tensor) -> Tensor:
+    """mmsegmentation's own logits of whole RGB pictures, which it reads as BGR."""
+    samples = [load_sample(image) for image in images.flip(1)]
+    data = network.data_preprocessor({"inputs": list(images.flip(1)), "data_samples": samples})
+    with torch.no_grad():
+        logits = network.encode_decode(data["inputs"], [{"img_shape": data["inputs"].shape[-2:]}])
+    return logits[..., : images.shape[-2], : images.shape[-1]]
+
+
+def load_sample(image: Tensor) -> Any:
+    from mmseg.structures import SegDataSample
+
+    return SegDataSample(metainfo={"ori_shape": image.shape[-2:], "img_shape": image.shape[-2:]})
+
+
+@pytest.mark.parametrize("inside", [True, False])
+def test_the_logits_are_those_of_mmsegmentation(tmp_path: Path, inside: bool) -> None:
+    path = tmp_path / "iter_1.pth"
+    network = save(path, model_config(), inside=inside)
+    with open_segmenter(path, device="cpu") as found:
+        for size in ((64, 96), (40, 72)):
+            assert torch.allclose(found.logits(pictures(*size)), expected(network, pictures(*size)), atol=1e-4)
+        assert found.classes.tolist() == list(range(19)) and found.facts()["kind"] == "mmsegmentation"
+
+
+@pytest.mark.filterwarnings("ignore:When align_corners")
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"data_preprocessor": {**PREPROCESSOR, "bgr_to_rgb": False}},
+        {"data_preprocessor": {**PREPROCESSOR, "test_cfg": {"size_divisor": 16}, "pad_val": 3}},
+        {"decode_head": {**model_config()["decode_head"], "align_corners": True}},
+    ],
+)
+def test_so_are_those_of_other_settings(tmp_path: Path, changes: dict[str, Any]) -> None:
+    path = tmp_path / "iter_1.pth"
+    network = save(path, model_config(**changes))
+    with open_segmenter(path, device="cpu") as found:
+        assert torch.allclose(found.logits(pictures(40, 72)), expected(network, pictures(40, 72)), atol=1e-4)
+
+
+def test_a_config_that_is_stated_is_executed(tmp_path: Path) -> None:
+    path, base, config = tmp_path / "a" / "iter_1.pth", tmp_path / "base.py", tmp_path / "net.py"
+    path.parent.mkdir()
+    network = save(path, model_config())
+    base.write_text(text(model_config()))
+    config.write_text(
+        "_base_ = ['base.py']\nmodel = dict(test_cfg=dict(mode='whole'))\nnumbers = [n for n in (1, 2)]\n"
+    )
+    with open_segmenter(path, device="cpu", config=config) as found:
+        assert torch.allclose(found.logits(pictures()), expected(network, pictures()), atol=1e-4)
+    config.write_text("model = undefined\n")
+    with pytest.raises(InputError, match=r"net\.py cannot be read: "):
+        open_segmenter(path, config=config)
+    with pytest.raises(InputError, match="no such file"):
+        open_segmenter(path, config=tmp_path / "none.py")
+    with pytest.raises(UsageError, match=r"a config goes with a checkpoint \(\*\.pth"):
+        open_segmenter(tmp_path, config=config)
+
+
+def test_classes_are_those_of_the_checkpoint(tmp_path: Path) -> None:
+    head = {**model_config()["decode_head"], "num_classes": 3}
+    path = tmp_path / "iter_1.pth"
+    network = save(path, model_config(decode_head=head), classes=("sky", "sofa", "road"))
+    with open_segmenter(path, device="cpu") as found:
+        assert found.classes.tolist() == [CLASSES.index("sky"), CLASSES.index("road")]
+        assert torch.allclose(found.logits(pictures()), expected(network, pictures())[:, [0, 2]], atol=1e-4)
+    save(path, model_config(decode_head=head), classes=None)
+    with pytest.raises(ModelError, match="names none of its 3 classes"):
+        find_source(path)
+    save(path, model_config(), classes=None)
+    assert find_source(path).classes == CLASSES
+
+
+def test_means_and_the_digest(tmp_path: Path) -> None:
+    path = tmp_path / "iter_1.pth"
+    save(path, model_config())
+    first = find_source(path)
+    assert first.mean == pytest.approx([v / 255 for v in MEAN]) and first.std == pytest.approx([v / 255 for v in STD])
+    save(path, model_config(data_preprocessor={**PREPROCESSOR, "bgr_to_rgb": False}))
+    other = find_source(path)
+    assert other.mean == pytest.approx([v / 255 for v in MEAN[::-1]]) and other.digest != first.digest
+
+
+class _Code:
+    def __reduce__(self) -> tuple[Any, ...]:
+        return Path.touch, (Path("made"),)
+
+
+def test_files_that_are_none(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    path = tmp_path / "iter_1.pth"
+    with pytest.raises(InputError, match="no such file"):
+        find_source(path)
+    for content in (b"no weights", pickle.dumps({"state_dict": _Code()})):
+        path.write_bytes(content)
+        with pytest.raises(ModelError, match="is no checkpoint of tensors and plain values"):
+            find_source(path)
+    assert not (tmp_path / "made").exists()
+    torch.save({"weights": torch.zeros(1)}, path)
+    with pytest.raises(ModelError, match="has no 'state_dict'"):
+        find_source(path)
+    torch.save({"state_dict": {}}, path)
+    with pytest.raises(UsageError, match="there is no config in or beside"):
+        find_source(path)
+    (tmp_path / "config.py").write_text(text({**model_config(), "data_preprocessor": {}}))
+    with pytest.raises(ModelError, match="states no mean and std"):
+        find_source(path)
+    (tmp_path / "config.py").write_text(text(model_config()))
+    with open_segmenter(path, device="cpu") as found, pytest.raises(ModelError, match="does not fit its config"):
+        found.logits(pictures())
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("engine", ["ort", "openvino", "compile"])
+def test_compiled_engines_say_the_same(tmp_path: Path, engine: str) -> None:
+    pytest.importorskip({"ort": "onnxruntime", "openvino": "openvino", "compile": "torch"}[engine])
+    path = tmp_path / "iter_1.pth"
+    network = save(path, model_config())
+    with open_segmenter(path, engine, device="cpu") as found:
+        for images in (pictures(64, 64, 1), pictures(64, 64, 3)):
+            assert torch.allclose(found.logits(images), expected(network, images), atol=1e-3)
+
+
+def test_a_network_of_dgkit_whose_config_imports_it(tmp_path: Path) -> None:
+    from dgkit.training.segmenter.networks import model_config as own
+    from dgkit.training.segmenter.runner_config import IMPORTS
+
+    path = tmp_path / "iter_1.pth"
+    model = own("daformer", "mit_b0", 64, two_scales=True, channels=16)
+    network = save(path, model, custom_imports={"imports": IMPORTS, "allow_failed_imports": False})
+    assert find_source(path).side == 64
+    with open_segmenter(path, device="cpu") as found:
+        for size in ((64, 64), (84, 92)):  # the second is padded to multiples of 8
+            wanted, had = expected(network, pictures(*size)), found.logits(pictures(*size))
+            assert torch.allclose(had, wanted, atol=1e-3 * float(wanted.abs().max()))

@@ -1,0 +1,35 @@
+"""The largest of resized logits: as torch finds it, whatever the sizes."""
+
+import numpy as np
+import pytest
+import torch
+from torch.nn import functional
+
+from dgkit.segmenters.winners import winners
+
+
+def smooth(height: int, width: int) -> torch.Tensor:
+    """float32 [19,h,w] with regions of every class."""
+    coarse = torch.randn(1, 19, 5, 7, generator=torch.Generator().manual_seed(3))
+    fine = torch.randn(19, height, width, generator=torch.Generator().manual_seed(4))
+    return functional.interpolate(coarse, size=(height, width), mode="bicubic")[0] + 0.05 * fine
+
+
+@pytest.mark.parametrize("size", [(64, 96), (128, 192), (101, 77), (30, 50)])
+def test_as_torch(size: tuple[int, int]) -> None:
+    logits = smooth(64, 96)
+    before = logits.clone()
+    found = winners(logits, size)
+    wanted = functional.interpolate(logits[None], size=size, mode="bilinear", align_corners=False)[0].argmax(0)
+    assert found.dtype == torch.uint8 and found.shape == size and len(found.unique()) == 19
+    assert (found == wanted).double().mean() > 0.9995  # of two logits that differ by rounding either wins
+    assert torch.equal(logits, before)
+
+
+def test_the_first_of_equal_ones_and_slices() -> None:
+    logits = torch.zeros(19, 8, 8)
+    logits[3, :4] = logits[7, :4] = 1
+    assert np.array_equal(winners(logits, (8, 8))[:, 0].numpy(), [3] * 4 + [0] * 4)
+    wide = smooth(64, 96)
+    part = wide[:, 10:40, 5:25]  # not contiguous
+    assert torch.equal(winners(part, (30, 20)).long(), part.argmax(0))

@@ -1,0 +1,111 @@
+"""The whole training in 200 steps: from nothing to a model folder that dgkit and diffusers load."""
+
+import json
+
+import diffusers
+import numpy as np
+import pytest
+import torch
+
+from dgkit.diffusion.loading import load_pipeline
+from dgkit.diffusion.presets import Preset
+from dgkit.diffusion.sampler import SceneRequest, sample
+from dgkit.errors import DgkitError
+from dgkit.training.city.city_recipe import CityRecipe
+from dgkit.training.city.stages import CityTraining
+from dgkit.world import render
+
+STEPS = {"vae": 60, "unet": 40, "finetune": 10, "controlnet": 30, "decoder": 60}
+STAGE = {"batch": 1, "checkpoint_every": 20, "validate_every": 1000, "warmup": 5}
+RECIPE = CityRecipe.model_validate(
+    {
+        "height": 64,
+        "workers": 1,
+        "prior": {"zoom1": 3, "zoom2": 2},
+        "source": {"zoom1": 3, "zoom2": 2},
+        **{name: {**STAGE, "steps": steps} for name, steps in STEPS.items()},
+        "vae": {**STAGE, "steps": STEPS["vae"], "crop": 32},
+        "decoder": {**STAGE, "steps": STEPS["decoder"], "crop": 32},
+    }
+)
+
+
+@pytest.fixture(scope="module")
+def work(tmp_path_factory):
+    """A training folder that a full disk, or a kill, cut short in the UNet stage and that the same call finished."""
+    work = tmp_path_factory.mktemp("city")
+
+    def stop(stage: str, done: int, total: int, loss: float) -> None:
+        if (stage, done) == ("unet", 25):
+            raise DgkitError("stop")
+
+    with pytest.raises(DgkitError):
+        CityTraining(work, RECIPE, stop).run()
+    CityTraining(work, RECIPE).run()
+    return work
+
+
+def test_the_model_generates_with_dgkit(work):
+    label = render("source", 5, 0, height=64, width=128).label[:, :64]
+    with load_pipeline(work / "model") as pipeline:
+        assert (pipeline.size, pipeline.vae_factor, pipeline.tile) == (64, 8, 8)
+        assert pipeline.defaults.guidance_scale == RECIPE.guidance_scale
+        preset = Preset("short", steps=2, stride=1.0)
+        (result,) = sample(pipeline, [SceneRequest(label, "road sky, in snowy weather.", 1)], preset)
+    assert result.image.shape == (64, 64, 3)
+    assert result.image.std() > 0
+
+
+def test_the_model_loads_in_plain_diffusers(work):
+    controlnet = diffusers.ControlNetModel.from_pretrained(work / "model", subfolder="controlnet")
+    assert controlnet.config.conditioning_channels == 20
+    pipeline = diffusers.StableDiffusionPipeline.from_pretrained(work / "model").to(torch.float32)
+    pipeline.set_progress_bar_config(disable=True)
+    image = pipeline("road", num_inference_steps=1, height=64, width=64, output_type="np").images
+    assert image.shape == (1, 64, 64, 3)
+    assert np.isfinite(image).all()
+
+
+def test_the_prior_unet_is_shipped_and_the_fine_tuned_one_is_not(work):
+    def weights(folder):
+        return diffusers.UNet2DConditionModel.from_pretrained(folder).conv_in.weight.detach()
+
+    shipped = weights(work / "model" / "unet")
+    assert torch.equal(shipped, weights(work / "unet" / "finished").half().float())
+    assert not torch.equal(shipped, weights(work / "finetune" / "finished").half().float())
+
+
+def test_the_model_does_not_tell_where_it_was_trained(work):
+    texts = [path.read_text() for path in (work / "model").rglob("*.json")]
+    assert len(texts) >= 7
+    assert not [text for text in texts if str(work) in text]
+
+
+def test_every_stage_keeps_its_log(work):
+    for stage, figure in (
+        ("vae", "psnr"),
+        ("unet", "text_effect"),
+        ("finetune", "loss"),
+        ("controlnet", "loss"),
+        ("decoder", "psnr_0.3"),
+    ):
+        steps = STEPS[stage]
+        assert (work / stage / "log.csv").read_text().splitlines()[-1].startswith(f"{steps},")
+        assert f"{steps},{figure}," in (work / stage / "validation.csv").read_text()
+    assert (work / "controlnet" / "validation" / "step_00000030_swapped_0.png").exists()
+
+
+def test_the_time_of_every_stage_is_kept_over_interruptions(work):
+    times = json.loads((work / "times.json").read_text())
+    assert set(times) >= {"scenes/prior1", "latents/source", "vae", "unet", "finetune", "controlnet", "decoder"}
+    assert all(seconds > 0 for stage, seconds in times.items() if "/" not in stage)
+
+
+def test_the_decoder_is_the_last_stage_and_leaves_the_latents_alone(work):
+    def weights(folder):
+        return diffusers.AutoencoderKL.from_pretrained(folder).state_dict()
+
+    first, last, shipped = (weights(work / name) for name in ("vae/finished", "decoder/finished", "model/vae"))
+    changed = {name.split(".")[0] for name in first if not torch.equal(first[name], last[name])}
+    assert changed == {"decoder"}
+    assert all(torch.equal(last[name].half(), shipped[name].half()) for name in last)

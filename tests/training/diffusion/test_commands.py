@@ -1,0 +1,184 @@
+"""``train_vae|ldm|controlnet`` on a micro model: what they write loads in diffusers and dgkit, and resumes exactly."""
+
+import json
+
+import diffusers
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from dgkit.diffusion.loading import load_pipeline
+from dgkit.diffusion.presets import Preset
+from dgkit.diffusion.sampler import SceneRequest, sample
+from dgkit.diffusion.style_swap import swap
+from dgkit.errors import DgkitError, OutputError, UsageError
+from dgkit.training.diffusion.commands import train_controlnet, train_ldm, train_vae
+from dgkit.training.diffusion.diffusion_recipes import ControlNetTraining, LdmTraining, VaeTraining
+from tests.models import make_micro_model
+
+TRAIN = {"steps": 3, "batch": 2, "lr": 1e-3, "warmup": 0, "ema": 0.5, "checkpoint_every": 2, "validate_every": 3}
+TRAIN |= {"log_every": 1}
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """A micro model with the shape of Stable Diffusion's folders, and four labelled pictures."""
+    folder = tmp_path_factory.mktemp("commands")
+    make_micro_model(folder / "base", with_controlnet=False)
+    rng = np.random.default_rng(0)
+    for i in range(4):
+        label = rng.choice([0, 1, 2, 8, 10, 13, 255], (12, 20)).astype(np.uint8).repeat(8, 0).repeat(8, 1)
+        for name, array in (("labels", label), ("images", rng.integers(0, 256, (96, 160, 3)).astype(np.uint8))):
+            (folder / "data" / name).mkdir(parents=True, exist_ok=True)
+            Image.fromarray(array).save(folder / "data" / name / f"{i}.png")
+    return folder
+
+
+@pytest.fixture(autouse=True)
+def own_cache(folder, monkeypatch):
+    monkeypatch.setenv("DGKIT_CACHE", str(folder / "cache"))
+
+
+def _data(folder, **changes):
+    return {"rows": [{"dataset": "labels", "root": folder / "data"}], "min_pixels": 50, **changes}
+
+
+def _ldm(folder, out, **changes):
+    rows = {"rows": [{"dataset": "images", "root": folder / "data" / "images", "rescale": (0.75, 1.0)}]}
+    values = {"model": str(folder / "base"), "out": folder / out, "data": rows, "train": TRAIN, **changes}
+    return LdmTraining.model_validate(values)
+
+
+def _controlnet(folder, out, **changes):
+    values = {"model": str(folder / "base"), "out": folder / out, "data": _data(folder), "train": TRAIN, **changes}
+    return ControlNetTraining.model_validate(values)
+
+
+def _weights(kind, path):
+    return kind.from_pretrained(path).state_dict()
+
+
+def _picture(path):
+    with Image.open(path) as picture:
+        return np.array(picture)
+
+
+def test_ldm_writes_a_pipeline_folder_with_another_unet_and_the_same_rest(folder):
+    prompts = ("roads building sky person vegetation car",)
+    result = train_ldm(_ldm(folder, "ldm", validation={"prompts": prompts, "steps": 2, "samples": 2}))
+    out = folder / "ldm"
+    assert result["steps"] == 3 and np.isfinite(result["loss"]) and result["out"] == str(out)
+    before, after = (_weights(diffusers.UNet2DConditionModel, path / "unet") for path in (folder / "base", out))
+    assert any(not torch.equal(before[name], after[name]) for name in before)
+    for part in ("vae/diffusion_pytorch_model.safetensors", "text_encoder/model.safetensors", "tokenizer/vocab.json"):
+        assert (out / part).read_bytes() == (folder / "base" / part).read_bytes()
+    pipeline = diffusers.StableDiffusionPipeline.from_pretrained(out)
+    pipeline.set_progress_bar_config(disable=True)
+    assert np.isfinite(pipeline("road", num_inference_steps=1, height=64, width=64, output_type="np").images).all()
+    values = (out / "training" / "validation.csv").read_text()
+    assert "3,loss," in values and "3,text_effect," in values
+    assert _picture(out / "training" / "validation" / "step_00000003_prompt_0.png").shape == (64, 64, 3)
+
+
+def test_controlnet_loads_in_diffusers_and_after_a_swap_in_dgkit(folder):
+    look = {"labels": [folder / "data" / "labels" / "0.png"], "styles": ("none", "night"), "steps": 2, "samples": 2}
+    prior = make_micro_model(folder / "prior", with_controlnet=False, seed=5)
+    look["prior"] = str(prior)
+    recipe = _controlnet(folder, "controlnet", gradient_checkpointing=True, zero_conv_lr=4.0, validation=look)
+    train_controlnet(recipe)
+    out = folder / "controlnet"
+    controlnet = diffusers.ControlNetModel.from_pretrained(out)
+    assert controlnet.config.conditioning_channels == 20
+    assert any(bool(layer.weight.any()) for layer in controlnet.controlnet_down_blocks)
+    assert _picture(out / "training" / "validation" / "step_00000003_swapped_0.png").shape == (64, 3 * 64, 3)
+    assert str(folder) not in (out / "config.json").read_text()
+    swap(prior, out, folder / "swapped")
+    label = np.zeros((64, 64), np.uint8)
+    with load_pipeline(folder / "swapped") as pipeline:
+        (picture,) = sample(pipeline, [SceneRequest(label, "road", 1)], Preset("short", steps=1, stride=1.0))
+    assert picture.image.shape == (64, 64, 3)
+
+
+def test_the_pictures_of_validation_are_painted_on_the_prior(folder):
+    look = {"labels": [folder / "data" / "labels" / "0.png"], "styles": ("none",), "steps": 2, "samples": 0}
+    pictures = []
+    for name, prior in (("own", None), ("other", make_micro_model(folder / "another", with_controlnet=False, seed=9))):
+        prior = None if prior is None else str(prior)
+        train_controlnet(_controlnet(folder, f"look-{name}", validation={**look, "prior": prior}))
+        path = folder / f"look-{name}" / "training" / "validation" / "step_00000003_swapped_0.png"
+        pictures.append(_picture(path))
+    networks = [_weights(diffusers.ControlNetModel, folder / f"look-{name}") for name in ("own", "other")]
+    assert all(torch.equal(networks[0][name], networks[1][name]) for name in networks[0])
+    assert np.array_equal(pictures[0][:, :64], pictures[1][:, :64])
+    assert not np.array_equal(pictures[0][:, 64:], pictures[1][:, 64:])
+
+
+def test_an_interrupted_training_ends_in_the_same_weights(folder):
+    def stop(stage, done, total, loss):
+        if (stage, done) == ("controlnet", 2):
+            raise DgkitError("stop")
+
+    train_controlnet(_controlnet(folder, "whole"))
+    with pytest.raises(DgkitError, match="stop"):
+        train_controlnet(_controlnet(folder, "cut"), stop)
+    assert not (folder / "cut" / "config.json").exists()
+    train_controlnet(_controlnet(folder, "cut"))
+    whole, cut = (_weights(diffusers.ControlNetModel, folder / name) for name in ("whole", "cut"))
+    assert all(torch.equal(whole[name], cut[name]) for name in whole)
+
+
+def test_cached_latents_and_captions_train_too(folder):
+    data = _data(folder, cache_latents=True)
+    result = train_controlnet(_controlnet(folder, "cached", data=data, cache_text=True))
+    assert np.isfinite(result["loss"])
+    assert list((folder / "cache").rglob("moments.f16")) and list((folder / "cache").rglob("text-*"))
+
+
+def test_lora_trains_adapters_and_merges_them(folder):
+    train_ldm(_ldm(folder, "lora", lora={"rank": 2, "alpha": 2.0}, validation={"samples": 0}))
+    before, after = (_weights(diffusers.UNet2DConditionModel, folder / name / "unet") for name in ("base", "lora"))
+    changed = {name for name in before if not torch.equal(before[name], after[name])}
+    assert changed and all(name.split(".")[-2] in ("to_q", "to_k", "to_v", "0") for name in changed)
+    pipeline = diffusers.StableDiffusionPipeline.from_pretrained(folder / "base")
+    pipeline.load_lora_weights(folder / "lora" / "lora")
+    pipeline.fuse_lora()
+    pipeline.unet.unload_lora()
+    fused = pipeline.unet.state_dict()
+    assert all(torch.allclose(fused[name], after[name], atol=1e-6) for name in after)
+
+
+def test_lora_names_targets_that_are_not_there(folder):
+    with pytest.raises(UsageError, match="to_nothing"):
+        train_ldm(_ldm(folder, "lora-wrong", lora={"targets": ("to_nothing",)}))
+
+
+def test_vae_writes_an_autoencoder(folder):
+    config = {"model": str(folder / "base"), "out": folder / "vae", "data": _data(folder), "train": TRAIN}
+    train_vae(VaeTraining.model_validate(config))
+    before, after = (_weights(diffusers.AutoencoderKL, path) for path in (folder / "base" / "vae", folder / "vae"))
+    changed = {name.split(".")[0] for name in before if not torch.equal(before[name], after[name])}
+    assert changed == {"encoder", "decoder", "quant_conv", "post_quant_conv"}
+    assert "3,psnr," in (folder / "vae" / "training" / "validation.csv").read_text()
+
+
+def test_another_recipe_in_the_same_folder_is_refused(folder):
+    train_controlnet(_controlnet(folder, "taken"))
+    with pytest.raises(UsageError, match=r"holds a training with data\.rare_share=1\.0; this one has 0\.5"):
+        train_controlnet(_controlnet(folder, "taken", data=_data(folder, rare_share=0.5)))
+
+
+def test_a_folder_with_other_files_is_refused(folder):
+    with pytest.raises(OutputError, match="holds no training"):
+        train_controlnet(_controlnet(folder, "data"))
+
+
+def test_a_size_that_is_no_whole_latent_is_refused(folder):
+    with pytest.raises(UsageError, match="size=60"):
+        train_ldm(_ldm(folder, "size", size=60))
+
+
+def test_the_resolved_recipe_and_the_time_are_beside_the_result(folder):
+    train_ldm(_ldm(folder, "noted", validation={"samples": 0}))
+    assert "steps: 3" in (folder / "noted" / "config.yaml").read_text()
+    assert json.loads((folder / "noted" / "training" / "times.json").read_text())["ldm"] > 0

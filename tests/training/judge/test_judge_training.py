@@ -1,0 +1,184 @@
+"""The judge: crops stay aligned, training is repeatable, and what is exported computes what was trained."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from dgkit.labels import CLASSES, IGNORE, NUM_CLASSES, PALETTE
+from dgkit.segmenters.onnx_model import Segmenter, StyleClassifier
+from dgkit.training.data.rendered_scenes import SceneCache
+from dgkit.training.judge import judge_training as judge
+from dgkit.training.judge.disturbed_crops import STYLE_NAMES, CropSampler, StyleSampler, disturb
+from dgkit.training.judge.judge_networks import Segmenter as Network
+from dgkit.training.judge.judge_recipe import JudgeRecipe, JudgeScenes, SegmenterStage, StyleStage
+from dgkit.world import render
+
+pytest.importorskip("accelerate")
+pytest.importorskip("onnxruntime")
+pytest.importorskip("onnxscript")
+
+HEIGHT = 64
+
+
+def render_here(folder: Path, role: str, count: int, seed: int, height: int, *_: Any) -> SceneCache:
+    """As `render_scenes`, without processes and files."""
+    scenes = [render(role, seed, i, height=height, width=2 * height) for i in range(count)]
+    return SceneCache(
+        np.stack([s.image for s in scenes]), np.stack([s.label for s in scenes]), tuple(s.caption for s in scenes)
+    )
+
+
+@pytest.fixture(scope="module")
+def scenes() -> SceneCache:
+    return render_here(Path(), "prior", 12, 0, HEIGHT)
+
+
+def painted(cache: SceneCache) -> SceneCache:
+    """The scenes with their labels' colours as pictures."""
+    return SceneCache(PALETTE[np.where(cache.labels == IGNORE, 0, cache.labels)], cache.labels, cache.captions)
+
+
+def test_the_segmenter_takes_any_multiple_of_its_factor() -> None:
+    network = Network(channels=(4, 6, 8, 10)).eval()
+    for height, width in ((16, 16), (48, 80)):
+        logits, features = network(torch.rand(2, 3, height, width))
+        assert logits.shape == (2, NUM_CLASSES, height, width) and features.shape == (2, 10)
+
+
+def test_the_segmenter_sees_single_pixels() -> None:
+    torch.manual_seed(0)
+    network = Network(channels=(4, 6, 8, 10)).eval()
+    with torch.no_grad():
+        image = torch.rand(1, 3, 32, 32)
+        before = network(image)[0]
+        image[0, :, 13, 17] += 1
+        change = (network(image)[0] - before).abs().sum(1)[0]
+    assert change[13, 17] > 10 * change[0, 0] and change[13, 17] > 1e-4
+
+
+def test_crops_are_functions_of_the_generator_and_stay_aligned(scenes: SceneCache) -> None:
+    sampler = CropSampler([painted(scenes)], SegmenterStage(crop=48, zoom=1.0, disturb=0.0))
+    for seed in range(4):
+        image, label = sampler.draw(np.random.default_rng(seed))
+        again = sampler.draw(np.random.default_rng(seed))
+        assert np.array_equal(image, again[0]) and np.array_equal(label, again[1])
+        known = label != IGNORE
+        assert image.shape == (48, 48, 3) and np.array_equal(image[known], PALETTE[label[known]])
+
+
+def test_a_resized_crop_keeps_its_label_in_place(scenes: SceneCache) -> None:
+    sampler = CropSampler([painted(scenes)], SegmenterStage(crop=48, zoom=1.4, disturb=0.0))
+    for seed in range(4):
+        image, label = sampler.draw(np.random.default_rng(seed))
+        known = label != IGNORE
+        near = np.abs(image[known].astype(int) - PALETTE[label[known]]).max(1) < 40
+        assert near.mean() > 0.7
+
+
+def test_rare_class_crops_hold_every_class_there_is(scenes: SceneCache) -> None:
+    sampler = CropSampler([scenes], SegmenterStage(crop=32, zoom=1.0, rare_class=1.0, disturb=0.0))
+    seen = {k for seed in range(150) for k in np.unique(sampler.draw(np.random.default_rng(seed))[1])}
+    assert set(sampler.holders) <= seen and len(sampler.holders) > 10
+
+
+def test_class_weights_favour_rare_classes_and_average_to_one(scenes: SceneCache) -> None:
+    sampler = CropSampler([scenes], SegmenterStage(balance=0.5))
+    weights, share = sampler.class_weights(), sampler.pixels / sampler.pixels.sum()
+    assert weights[CLASSES.index("pole")] > weights[CLASSES.index("road")]
+    assert (weights * share).sum() == pytest.approx(1)
+    assert np.allclose(CropSampler([scenes], SegmenterStage(balance=0)).class_weights(), 1)
+
+
+def test_disturbances_change_pictures_within_reason(scenes: SceneCache) -> None:
+    image = scenes.images[0]
+    assert np.array_equal(disturb(image, 0.0, np.random.default_rng(0)), image)
+    for seed in range(8):
+        changed = disturb(image, 1.0, np.random.default_rng(seed))
+        assert changed.dtype == np.uint8 and changed.shape == image.shape
+        assert 1 < np.abs(changed.astype(int) - image).mean() < 60
+
+
+def test_style_pictures_come_with_their_own_style(scenes: SceneCache) -> None:
+    sampler = StyleSampler(scenes, 0.0)
+    styles = [sampler.draw(np.random.default_rng(seed)) for seed in range(40)]
+    assert all(image.shape == (128, 128, 3) for image, _ in styles)
+    assert {number for _, number in styles} == set(sampler.holders) and len(sampler.holders) > 3
+    dark = [image.mean() for image, number in styles if STYLE_NAMES[number] == "night"]
+    light = [image.mean() for image, number in styles if STYLE_NAMES[number] == "snowy"]
+    assert dark and light and max(dark) < min(light)
+
+
+RECIPE = JudgeRecipe(
+    height=HEIGHT,
+    unseen=2,
+    roles=("prior",),
+    prior=JudgeScenes(zoom1=12, zoom2=1),
+    segmenter=SegmenterStage(steps=3, batch=2, crop=32, warmup=1, checkpoint_every=2, precision="fp32"),
+    styles=StyleStage(steps=3, batch=4, warmup=1, checkpoint_every=2),
+)
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(judge, "render_scenes", render_here)
+        patch.setattr(judge, "ROLES", ("source", "prior"))
+        patch.setattr(judge, "NORM_BATCHES", 2)
+        folder = tmp_path_factory.mktemp("judge")
+        judge.JudgeTraining(folder, RECIPE).run()
+    return folder
+
+
+def test_the_exported_segmenter_computes_what_was_scored(trained: Path) -> None:
+    figures = json.loads((trained / "judge.json").read_text())
+    assert set(figures["segmenter"]) == {"source", "prior"} and figures["segmenter"]["prior"]["iou"]["road"] is not None
+    model = Segmenter(trained / "segmenter.onnx")
+    unseen = render_here(Path(), "prior", 2, RECIPE.unseen_seed, HEIGHT)
+    right = known = 0
+    for image, label in zip(unseen.images, unseen.labels, strict=True):
+        found = model.predict(image)
+        assert found.features is not None and found.features.shape == (128,)
+        right += int((found.label == label)[label != IGNORE].sum())
+        known += int((label != IGNORE).sum())
+    assert right / known == pytest.approx(figures["segmenter"]["prior"]["pixel_accuracy"], abs=1e-3)
+
+
+def test_the_exported_classifier_knows_the_styles(trained: Path) -> None:
+    model = StyleClassifier(trained / "styles.onnx")
+    assert model.styles == STYLE_NAMES
+    assert model.predict(np.zeros((40, 60, 3), np.uint8)) in STYLE_NAMES
+    confusion = np.array(json.loads((trained / "judge.json").read_text())["styles"]["confusion"])
+    assert confusion.sum() == RECIPE.unseen
+
+
+def test_a_finished_judge_is_not_trained_again(trained: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(judge, "fit", None)
+    again = judge.JudgeTraining(trained, RECIPE).run()
+    assert json.loads((trained / "judge.json").read_text()) == again
+
+
+def test_training_is_repeatable(scenes: SceneCache, tmp_path: Path) -> None:
+    stage, weights = RECIPE.styles.model_copy(update={"steps": 2}), []
+    for name in ("a", "b"):
+        task = judge.StyleTask(StyleSampler(scenes, stage.disturb), 5)
+        judge.fit(task, stage, tmp_path / name)
+        weights.append(task.module.state_dict())
+    assert all(torch.equal(value, weights[1][name]) for name, value in weights[0].items())
+
+
+def test_the_judge_learns(scenes: SceneCache) -> None:
+    task = judge.SegmenterTask(CropSampler([scenes], SegmenterStage(crop=32)), 0)
+    batch = {key: torch.stack([task.sample(i)[key] for i in range(4)]) for key in ("image", "label")}
+    optimizer = torch.optim.AdamW(task.module.parameters(), lr=3e-3)
+    losses = []
+    for _ in range(12):
+        loss = task.loss(task.module, batch)
+        loss.backward()
+        optimizer.step()
+        optimizer.zero_grad()
+        losses.append(float(loss.detach()))
+    assert losses[-1] < 0.6 * losses[0]
