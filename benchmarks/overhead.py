@@ -18,7 +18,7 @@ import numpy as np
 
 from dgkit.diffusion.loading import load_pipeline
 from dgkit.diffusion.pipeline import Pipeline
-from dgkit.diffusion.presets import GUIDANCE_SCALE, find_preset
+from dgkit.diffusion.presets import find_preset
 from dgkit.diffusion.sampler import SceneRequest, sample
 from dgkit.generation.blocks import Maker, tasks
 from dgkit.generation.flow import Alone, fill
@@ -67,7 +67,6 @@ def run(pipeline: Pipeline, given: argparse.Namespace) -> tuple[float, dict[str,
     count = given.count + max(1, given.batch // 2)  # the first block warms up
     values = {"model": given.model, "preset": given.preset, "batch": given.batch, "count": count}
     config = resolve_places(GenerateConfig.model_validate(values))
-    config = config.model_copy(update={"guidance_scale": pipeline.defaults.guidance_scale or GUIDANCE_SCALE})
     plan, config = make_plan(config, None, pipeline, chosen_style_mix(config), lambda stage, done, of: None)
     maker = Maker(config, pipeline)
     blocks = list(tasks(config, ()))

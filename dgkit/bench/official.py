@@ -26,7 +26,7 @@ from dgkit.diffusion.loading import load_pipeline
 from dgkit.diffusion.noise import NoiseSource, seeded_noise
 from dgkit.diffusion.pipeline import Pipeline, one_hot
 from dgkit.diffusion.pixels import resize, to_float, to_uint8
-from dgkit.diffusion.presets import GUIDANCE_SCALE, PRESETS, Preset
+from dgkit.diffusion.presets import PRESETS, Preset
 from dgkit.diffusion.sampler import SceneRequest
 from dgkit.diffusion.tiles import Windows, make_windows
 from dgkit.engines.engine_recipe import EngineRecipe
@@ -44,7 +44,7 @@ class Published:
     ) -> None:
         self.pipeline, self.request, self.preset, self.noise = pipeline, request, preset, noise
         self.schedule = pipeline.schedule(preset.steps, preset.solver)
-        self.scale = GUIDANCE_SCALE if preset.guidance_scale is None else preset.guidance_scale
+        self.scale = preset.guidance()
 
     @property
     def evaluations(self) -> int:

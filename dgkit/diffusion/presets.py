@@ -75,6 +75,12 @@ class Preset:
             if not fine:
                 raise UsageError(f"preset {self.name!r}: {message}")
 
+    def guidance(self, model_scale: float | None = None) -> float:
+        """Return the guidance scale to sample with: the preset's, else ``model_scale``, else DGInStyle's 7.5."""
+        if self.guidance_scale is not None:
+            return self.guidance_scale
+        return GUIDANCE_SCALE if model_scale is None else model_scale
+
 
 PRESETS = {
     preset.name: preset

@@ -7,7 +7,7 @@ import numpy as np
 from dgkit.diffusion.cover import cover_windows, covered
 from dgkit.diffusion.fusion import downscale, large_components
 from dgkit.diffusion.model_folder import ModelInfo
-from dgkit.diffusion.presets import GUIDANCE_SCALE, Preset
+from dgkit.diffusion.presets import Preset
 from dgkit.diffusion.schedule import Schedule, make_schedule
 from dgkit.diffusion.tiles import Windows, make_windows
 
@@ -42,10 +42,7 @@ class SamplingPlan:
         self.preset, self.info = preset, info
         self.first = make_schedule(info.scheduler, preset.steps, preset.solver)
         self.second = self.first.tail(preset.second_start)
-        scale = preset.guidance_scale
-        if scale is None:
-            scale = info.defaults.guidance_scale
-        self.scale = GUIDANCE_SCALE if scale is None else scale
+        self.scale = preset.guidance(info.defaults.guidance_scale)
 
     @property
     def halves(self) -> int:

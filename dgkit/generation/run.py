@@ -21,7 +21,6 @@ from dgkit.generation.settings import (
     given_settings,
     make_plan,
     resolve_places,
-    with_guidance,
 )
 from dgkit.generation.sources import open_files
 from dgkit.generation.writer import OutputFolder
@@ -58,13 +57,14 @@ def generate(
     report = progress or (lambda stage, done, total: None)
     folder = OutputFolder(Path(out))
     folder.check()
-    mix, preset, dataset = chosen_style_mix(config), chosen_preset(config), open_files(config)
+    mix, dataset = chosen_style_mix(config), open_files(config)
+    chosen_preset(config)  # a wrong preset is an error before the model is loaded
     from dgkit.diffusion.loading import load_pipeline
 
     pipeline = load_pipeline(
         config.model, config.controlnet, recipe=chosen_engines(config), rebuild=config.rebuild, notify=notify
     )
-    plan, config = make_plan(with_guidance(config, preset, pipeline), dataset, pipeline, mix, report)
+    plan, config = make_plan(config, dataset, pipeline, mix, report)
     if config.workers == "auto" and config.ray is None:
         from dgkit.generation.split import machine_workers
 

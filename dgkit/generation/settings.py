@@ -77,14 +77,6 @@ def chosen_preset(config: GenerateConfig) -> "Preset":
     return dataclasses.replace(find_preset(config.preset), **changes)
 
 
-def with_guidance(config: GenerateConfig, preset: "Preset", pipeline: "Pipeline") -> GenerateConfig:
-    """The guidance scale filled in: of the preset, else of the model, else DGInStyle's."""
-    from dgkit.diffusion.presets import GUIDANCE_SCALE
-
-    own = pipeline.defaults.guidance_scale if preset.guidance_scale is None else preset.guidance_scale
-    return config.model_copy(update={"guidance_scale": GUIDANCE_SCALE if own is None else own})
-
-
 def chosen_engines(config: GenerateConfig) -> "EngineRecipe":
     """Engine, number format and device of each network."""
     from dgkit.engines.engine_recipe import EngineRecipe
@@ -130,7 +122,8 @@ def make_plan(
                 f"the {what} has digest {digest[:16]}..., the settings insist on {wanted[:16]}...",
                 f"give the {what} that the settings were written for, or remove {key} from them",
             )
-    resolved = config.model_copy(update={"size": size, "label_scale": scale, **found})
+    guidance = chosen_preset(config).guidance(pipeline.defaults.guidance_scale)
+    resolved = config.model_copy(update={"size": size, "label_scale": scale, "guidance_scale": guidance, **found})
     balanced = config.balance_classes or config.balance_styles
     balance = Balance(config.balance_classes, config.balance_styles) if balanced else None
     return JobPlan(index, rules, mix, config.seed, config.rare, balance), resolved
