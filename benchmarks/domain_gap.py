@@ -55,9 +55,9 @@ def main() -> None:
         print(f"mean loss on {len(targets)} target roles: {gap:.1%} (wanted: {WANTED:.0%} or more)")
 
 
-def show(stage: str, done: int, total: int, loss: float) -> None:
+def show(stage: str, done: float, total: float, note: str = "") -> None:
     if done % 100 == 0 or done == total:
-        print(f"{stage} {done}/{total} {loss:.3f}", flush=True)
+        print(f"{stage} {done}/{total} {note}", flush=True)
 
 
 def append(path: Path, rows: list[dict[str, Any]], recipe: JudgeRecipe) -> None:

@@ -77,7 +77,7 @@ def killed_after(folder: Path, step: int, settings: Mapping[str, Any]) -> None:
     """The training, killed when it has done ``step`` steps."""
     torch.set_num_threads(1)
 
-    def progress(name: str, done: int, total: int, loss: float) -> None:
+    def progress(stage: str, done: float, total: float, note: str = "") -> None:
         if done == step:
             os.kill(os.getpid(), signal.SIGKILL)
 

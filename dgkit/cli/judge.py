@@ -34,7 +34,7 @@ def judge(
     if threads:
         torch.set_num_threads(threads)
     with progress_bars(_stages()) as report:
-        found = JudgeTraining(work, config, lambda stage, done, total, loss: report(stage, done, total)).run()
+        found = JudgeTraining(work, config, lambda stage, done, total, note="": report(stage, done, total)).run()
     if as_json:
         print_json(found)
     else:

@@ -12,7 +12,7 @@ import typer
 from dgkit.cli.common import console, print_json, say
 
 if TYPE_CHECKING:
-    from dgkit.training.loop.trainer import Progress
+    from dgkit.progress import Progress
 
 train = typer.Typer(help="Train the networks from recipes.", no_args_is_help=True)
 
@@ -104,9 +104,10 @@ def _run(kind: str, recipe: Path, out: Path | None, sets: list[str] | None, thre
     config = load_training(kind, recipe, sets or (), out)
     with _training(threads) as report:
         from dgkit.training.diffusion import commands
+        from dgkit.training.loop.training_folder import main_process
 
         result = getattr(commands, f"train_{kind}")(config, report)
-        shown = commands.main_process()
+        shown = main_process()
     if shown:
         _show(result, as_json)
 
@@ -140,7 +141,7 @@ def _training(threads: int | None) -> Iterator["Progress"]:
 
 @contextmanager
 def _bars() -> Iterator["Progress"]:
-    """One bar a stage on a terminal, else a line a minute and stage; yields ``report(stage, done, total, loss)``."""
+    """One bar a stage on a terminal, else a line a minute and stage; yields ``report(stage, done, total, note)``."""
     from rich import progress
 
     shown = console()
@@ -148,7 +149,7 @@ def _bars() -> Iterator["Progress"]:
         progress.TextColumn("{task.description}"),
         progress.BarColumn(),
         progress.MofNCompleteColumn(),
-        progress.TextColumn("{task.fields[loss]}"),
+        progress.TextColumn("{task.fields[note]}"),
         progress.TimeElapsedColumn(),
         progress.TimeRemainingColumn(),
     )
@@ -156,14 +157,13 @@ def _bars() -> Iterator["Progress"]:
         tasks: dict[str, progress.TaskID] = {}
         printed: dict[str, float] = {}
 
-        def report(stage: str, done: int, total: int, loss: float) -> None:
-            text = f"loss {loss:.4f}" if loss else ""
+        def report(stage: str, done: float, total: float, note: str = "") -> None:
             if stage not in tasks:
-                tasks[stage] = bars.add_task(stage, total=total, loss=text)
-            bars.update(tasks[stage], completed=done, total=total, loss=text)
+                tasks[stage] = bars.add_task(stage, total=total, note=note)
+            bars.update(tasks[stage], completed=done, total=total, note=note)
             now = time.monotonic()
             if not shown.is_terminal and (done == total or now - printed.get(stage, 0.0) > LINE_SECONDS):
                 printed[stage] = now
-                shown.print(f"{stage} {done}/{total} {text}", markup=False)
+                shown.print(f"{stage} {done}/{total} {note}", markup=False)
 
         yield report

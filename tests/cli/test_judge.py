@@ -29,9 +29,9 @@ def asked(monkeypatch: pytest.MonkeyPatch) -> list[tuple[Path, JudgeRecipe]]:
         assert training.progress is not None
         for role in training.roles:
             for part in ("1", "2", "-unseen"):
-                training.progress(f"scenes/{role}{part}", 1, 2, 0.0)
-        training.progress("segmenter", 1, 2, 0.5)
-        training.progress("styles", 1, 2, 0.5)
+                training.progress(f"scenes/{role}{part}", 1, 2)
+        training.progress("segmenter", 1, 2, "loss 0.5000")
+        training.progress("styles", 1, 2, "loss 0.5000")
         return FIGURES
 
     monkeypatch.setattr(judge.JudgeTraining, "run", run)

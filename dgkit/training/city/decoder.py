@@ -16,10 +16,11 @@ from diffusers import AutoencoderKL
 from torch import Tensor, nn
 
 from dgkit.errors import InputError
+from dgkit.progress import Progress
 from dgkit.training.city.city_recipe import DecoderStage
 from dgkit.training.data.feed import Example, Feed
 from dgkit.training.diffusion.losses import psnr, reconstruction_loss
-from dgkit.training.loop.trainer import Progress, fit
+from dgkit.training.loop.trainer import fit
 
 CHECKED = 16  # crops behind each figure of validation
 LEVELS = (0.0, 0.3)  # noise levels of the figures

@@ -7,7 +7,6 @@ import os
 import shutil
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import TypeAlias, TypeVar
 
@@ -20,6 +19,7 @@ from transformers import CLIPTextModel, CLIPTokenizer
 from dgkit.config import dump_config
 from dgkit.diffusion.style_swap import swap
 from dgkit.files import atomic_write
+from dgkit.progress import Progress, within
 from dgkit.training.city.city_recipe import CityRecipe, DiffusionStage, Scenes
 from dgkit.training.city.decoder import train_decoder
 from dgkit.training.city.small_networks import (
@@ -41,7 +41,7 @@ from dgkit.training.diffusion.starting_model import PIPELINE_INDEX, replace_fold
 from dgkit.training.diffusion.vae import VaeTask, cache_latents, whiten
 from dgkit.training.diffusion.validation import Painter
 from dgkit.training.loop.times import timed
-from dgkit.training.loop.trainer import Progress, fit
+from dgkit.training.loop.trainer import fit
 
 THIN_SHARE = 0.5  # share of captions that lose some of their class words
 STAGE_SEEDS = {"vae": 2, "unet": 10, "finetune": 20, "controlnet": 30, "decoder": 40}
@@ -124,7 +124,7 @@ class CityTraining:
                 name = f"scenes/{role}{zoom}"
                 with timed(self.work, name, self.progress) as progress:
                     height, seed = self.recipe.height * zoom, self.recipe.seed + zoom - 1
-                    report = partial(_report, progress, name)
+                    report = within(progress, name)
                     folder, workers = self.work / name, self.recipe.workers or len(os.sched_getaffinity(0))
                     caches.append(render_scenes(folder, role, count, seed, height, workers, report))
         return caches
@@ -259,7 +259,3 @@ def _plain_attention(network: N) -> N:
     """Attention as two matrix products: over 64 tokens the fused kernel's backward pass is slow on a CPU."""
     network.set_attn_processor(AttnProcessor())
     return network
-
-
-def _report(progress: Progress, name: str, done: int, total: int) -> None:
-    progress(name, done, total, 0.0)

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import Literal, Self
 
@@ -16,12 +14,11 @@ from dgkit.data.index import build_index, default_cache
 from dgkit.data.layouts import LAYOUTS
 from dgkit.errors import UsageError
 from dgkit.files import cache_folder
+from dgkit.progress import Notify, Progress, within
 from dgkit.training.data.feed import Feed, MixedFeed, PromptDropout
 from dgkit.training.data.image_files import CaptionedFeed, ImageFeed, ImageFiles, list_images, read_captions
 from dgkit.training.data.labelled import LabelledFeed, paired
 from dgkit.training.data.rendered_scenes import SceneFeed, render_scenes
-
-Progress = Callable[[str, int, int], None]
 
 CITY, FOLDER, IMAGES, CAPTIONED = "city", "labels", "images", "captioned"
 KINDS = (CITY, FOLDER, IMAGES, CAPTIONED, *LAYOUTS)
@@ -104,7 +101,7 @@ def build_feed(
     cache_dir: Path | None = None,
     *,
     progress: Progress | None = None,
-    notify: Callable[[str], None] | None = None,
+    notify: Notify | None = None,
 ) -> Feed:
     """The feed of crops of ``size`` pixels that ``config`` describes; what is made on the way is kept in ``cache_dir``.
 
@@ -129,7 +126,7 @@ class _Builder:
     seed: int
     folder: Path
     progress: Progress | None
-    notify: Callable[[str], None] | None
+    notify: Notify | None
 
     def row(self, row: Row) -> tuple[Feed, int]:
         """The feed of a row and its number of images."""
@@ -152,7 +149,7 @@ class _Builder:
             self.notify(f"{skipped} of {len(found.samples)} pairs of {row.dataset} left out: absent or of another size")
         index = None
         if self.config.sampling == "rare" and self.config.rare_share:
-            report = partial(self.progress, f"classes of {row.dataset}") if self.progress else None
+            report = within(self.progress, f"classes of {row.dataset}")
             index = build_index(dataset, workers=self.config.workers, cache=default_cache(dataset), progress=report)
         feed = LabelledFeed(
             dataset,
@@ -171,7 +168,7 @@ class _Builder:
         if row.rescale != (1.0,):
             raise UsageError("scenes of the city are not rescaled", "add a row of another height instead")
         folder = self.folder / "scenes" / f"{row.role}-{self.seed}-{row.height}-{row.count}"
-        report = partial(self.progress, f"scenes of {row.role}") if self.progress else None
+        report = within(self.progress, f"scenes of {row.role}")
         scenes = render_scenes(folder, row.role, row.count, self.seed, row.height, self.config.workers, report)
         rare = self.config.rare_share if self.config.sampling == "rare" else 0.0
         feed: Feed = SceneFeed([scenes], self.size, rare_share=rare, captions="crop")

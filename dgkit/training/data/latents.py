@@ -15,7 +15,7 @@ import hashlib
 import json
 import math
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any, BinaryIO, TypeVar
@@ -28,6 +28,7 @@ from torch import nn
 from dgkit.errors import InputError, UsageError
 from dgkit.files import output_error
 from dgkit.locks import locked
+from dgkit.progress import Advance
 from dgkit.training.data.feed import CacheableFeed, Feed, Moments, Picture, cacheable
 
 VERSION = 1
@@ -81,7 +82,7 @@ def with_cached_latents(
     pixels: bool = False,
     batch: int = 1,
     precision: torch.dtype | None = None,
-    progress: Callable[[int, int], None] | None = None,
+    progress: Advance | None = None,
 ) -> CacheableFeed:
     """``feed`` cutting its crops from cached latents of ``vae``; images that are not in the cache are encoded first.
 

@@ -27,6 +27,7 @@ from dgkit.errors import UsageError
 from dgkit.files import atomic_write, output_error
 from dgkit.labels import NUM_CLASSES
 from dgkit.locks import locked
+from dgkit.progress import Advance
 from dgkit.training.data.captions import style_of
 from dgkit.training.data.feed import Example, Latents, Moments, Picture, check_grid, place
 from dgkit.world import render
@@ -63,7 +64,7 @@ def render_scenes(
     seed: int,
     height: int,
     workers: int,
-    progress: Callable[[int, int], None] | None = None,
+    progress: Advance | None = None,
 ) -> SceneCache:
     """Render ``count`` scenes of ``height`` x 2 ``height`` pixels into ``folder``, or finish what is there.
 
@@ -88,7 +89,7 @@ def _render_missing(
     seed: int,
     height: int,
     workers: int,
-    progress: Callable[[int, int], None] | None,
+    progress: Advance | None,
 ) -> None:
     settings = json.dumps({"role": role, "count": count, "seed": seed, "height": height})
     images, labels = _arrays(folder, settings, (count, height, 2 * height))

@@ -4,18 +4,16 @@
 the same recipe again goes on where it stopped, and does nothing but write the result once it is finished.
 """
 
-import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
-import yaml
 from diffusers import AutoencoderKL, ControlNetModel
 
-from dgkit.config import dump_config, read_recipe
-from dgkit.errors import OutputError, UsageError
-from dgkit.files import atomic_write, cache_folder, output_error
+from dgkit.errors import UsageError
+from dgkit.files import cache_folder
+from dgkit.progress import Progress, within
 from dgkit.training.city.small_networks import build_controlnet
 from dgkit.training.data.data_rows import build_feed
 from dgkit.training.data.feed import Feed
@@ -29,10 +27,11 @@ from dgkit.training.diffusion.vae import VaeTask
 from dgkit.training.diffusion.validation import Painter, middle
 from dgkit.training.loop.optimisation import FREE_ON_RESUME
 from dgkit.training.loop.times import timed
-from dgkit.training.loop.trainer import Progress, Task, fit
+from dgkit.training.loop.trainer import Task, fit
+from dgkit.training.loop.training_folder import main_process, open_training_folder
 
 # May change between two runs of one training: nothing of it reaches the weights.
-_FREE = frozenset({"out", "gradient_checkpointing", *(f"train.{name}" for name in FREE_ON_RESUME)})
+_FREE = frozenset({"out", "validation", "gradient_checkpointing", *(f"train.{name}" for name in FREE_ON_RESUME)})
 
 
 def train_ldm(config: LdmTraining, progress: Progress | None = None) -> Mapping[str, Any]:
@@ -41,7 +40,7 @@ def train_ldm(config: LdmTraining, progress: Progress | None = None) -> Mapping[
     Returns what was made. Raises UsageError where ``config.out`` holds a run of another recipe, and what :func:`fit`
     raises.
     """
-    out = _start(config)
+    out = open_training_folder(config.out, config, _FREE)
     model = find_training_model(config.model, config.seed)
     unet = model.unet()
     size = _size(config, int(unet.config.sample_size), model)
@@ -69,7 +68,7 @@ def train_controlnet(config: ControlNetTraining, progress: Progress | None = Non
     Returns what was made. Raises UsageError where ``config.out`` holds a run of another recipe, and what :func:`fit`
     raises.
     """
-    out = _start(config)
+    out = open_training_folder(config.out, config, _FREE)
     model = find_training_model(config.model, config.seed)
     unet = model.unet()
     size = _size(config, int(unet.config.sample_size), model)
@@ -102,7 +101,7 @@ def train_vae(config: VaeTraining, progress: Progress | None = None) -> Mapping[
     Its latents are not those of before: a UNet must be trained on them anew. Returns what was made. Raises as
     :func:`train_ldm`.
     """
-    out = _start(config)
+    out = open_training_folder(config.out, config, _FREE)
     model = find_training_model(config.model, config.seed)
     vae = model.vae()
     size = config.size or int(vae.config.sample_size)
@@ -121,44 +120,6 @@ def train_vae(config: VaeTraining, progress: Progress | None = None) -> Mapping[
     return _result("vae", config, out, f"AutoencoderKL.from_pretrained('{out}')")
 
 
-def main_process() -> bool:
-    """Whether this is the first of the processes of ``accelerate launch``, which alone writes."""
-    return int(os.environ.get("RANK", "0")) == 0
-
-
-def _start(config: Training) -> Path:
-    """Make the output folder and state the recipe in it, or check that it holds a run of the same one."""
-    if config.out is None:
-        raise UsageError("no output folder is stated", "add --out FOLDER")
-    out = config.out.expanduser()
-    stated = out / "config.yaml"
-    if stated.exists():
-        old, new = _flat(read_recipe(stated)), _flat(yaml.safe_load(dump_config(config)))
-        for key in sorted({*old, *new}):
-            if key not in _FREE and not key.startswith("validation.") and old.get(key) != new.get(key):
-                raise UsageError(
-                    f"{out} holds a training with {key}={old.get(key)}; this one has {new.get(key)}",
-                    "choose another folder with --out, or the same value",
-                )
-    elif out.exists() and any(out.iterdir()):
-        raise OutputError(f"{out} exists and holds no training", "choose a new folder with --out")
-    if main_process():
-        try:
-            out.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise output_error(out, error) from error
-        atomic_write(stated, dump_config(config).encode())
-    return out
-
-
-def _flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Nested mappings as one, keys joined by dots."""
-    flat: dict[str, Any] = {}
-    for key, value in values.items():
-        flat.update(_flat(value, f"{prefix}{key}.") if isinstance(value, Mapping) else {f"{prefix}{key}": value})
-    return flat
-
-
 def _size(config: Training, tile: int, model: Model) -> int:
     """Side of the crops in pixels: the recipe's, or what ``tile`` latent cells show."""
     factor = 2 ** (len(model.vae().config.block_out_channels) - 1)
@@ -171,24 +132,16 @@ def _size(config: Training, tile: int, model: Model) -> int:
 
 
 def _feed(config: Training, size: int, progress: Progress | None) -> Feed:
-    def report(what: str, done: int, total: int) -> None:
-        if progress:
-            progress(what, done, total, 0.0)
-
-    return build_feed(config.data, size, config.seed, progress=report)
+    return build_feed(config.data, size, config.seed, progress=progress)
 
 
 def _noising(config: Diffusion, model: Model, size: int, progress: Progress | None, labels: bool = False) -> Noising:
     feed = _feed(config, size, progress)
     dtype = DTYPES[config.train.precision]
     if config.data.cache_latents:
-
-        def report(done: int, total: int) -> None:
-            if progress:
-                progress("latents", done, total, 0.0)
-
         vae = model.vae().to("cuda" if torch.cuda.is_available() else "cpu")
         precision = None if dtype == torch.float32 else dtype
+        report = within(progress, "latents")
         feed = with_cached_latents(feed, vae, cache_folder() / "training", precision=precision, progress=report)
     return Noising(
         model,

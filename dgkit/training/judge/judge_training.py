@@ -7,7 +7,6 @@ A judge folder holds ``segmenter.onnx`` and ``styles.onnx``, each with a side-ca
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -21,6 +20,7 @@ from dgkit.data.pictures import centre_square
 from dgkit.data.scores import confusion, summary
 from dgkit.files import atomic_write
 from dgkit.labels import IGNORE
+from dgkit.progress import Progress, within
 from dgkit.training.data.captions import style_of
 from dgkit.training.data.rendered_scenes import SceneCache, render_scenes
 from dgkit.training.judge.disturbed_crops import MEAN, STD, STYLE_NAMES, CropSampler, StyleSampler
@@ -28,7 +28,7 @@ from dgkit.training.judge.judge_files import export
 from dgkit.training.judge.judge_networks import STYLE_SIZE, Segmenter, StyleClassifier
 from dgkit.training.judge.judge_recipe import JudgeRecipe, JudgeScenes
 from dgkit.training.loop.optimisation import Optimisation
-from dgkit.training.loop.trainer import Progress, fit
+from dgkit.training.loop.trainer import fit
 from dgkit.world import ROLES
 
 NORM_BATCHES = 16  # that the batch norms' statistics are taken from after training
@@ -153,7 +153,7 @@ class JudgeTraining:
         return self._render(f"{role}-unseen", role, self.recipe.unseen, self.recipe.unseen_seed, 1)
 
     def _render(self, name: str, role: str, count: int, seed: int, zoom: int) -> SceneCache:
-        report = partial(_report, self.progress, f"scenes/{name}")
+        report = within(self.progress, f"scenes/{name}")
         folder = self.work / "scenes" / name
         return render_scenes(folder, role, count, seed, self.recipe.height * zoom, self.recipe.workers, report)
 
@@ -180,8 +180,3 @@ def score_styles(module: nn.Module, cache: SceneCache) -> dict[str, object]:
         "styles": list(STYLE_NAMES),
         "confusion": matrix.tolist(),
     }
-
-
-def _report(progress: Progress | None, name: str, done: int, total: int) -> None:
-    if progress:
-        progress(name, done, total, 0.0)

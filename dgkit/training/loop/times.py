@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from dgkit.files import atomic_write
-from dgkit.training.loop.trainer import Progress
+from dgkit.progress import Progress
 
 NOTE_SECONDS = 20.0  # between two notes: what a kill may lose
 
@@ -23,19 +23,19 @@ def timed(work: Path, name: str, progress: Progress | None) -> Iterator[Progress
     before, start = times.get(name, 0.0), time.monotonic()
     noted = start
 
-    def note() -> None:
+    def write() -> None:
         times[name] = round(before + time.monotonic() - start, 2)
         atomic_write(path, (json.dumps(times, indent=2) + "\n").encode())
 
-    def report(stage: str, done: int, total: int, loss: float) -> None:
+    def report(stage: str, done: float, total: float, note: str = "") -> None:
         nonlocal noted
         if progress:
-            progress(stage, done, total, loss)
+            progress(stage, done, total, note)
         if time.monotonic() - noted > NOTE_SECONDS:
             noted = time.monotonic()
-            note()
+            write()
 
     try:
         yield report
     finally:
-        note()
+        write()

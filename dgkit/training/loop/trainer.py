@@ -9,7 +9,7 @@ import contextlib
 import json
 import math
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -20,6 +20,7 @@ from torch import Tensor, nn
 
 from dgkit.errors import DgkitError
 from dgkit.optional import require
+from dgkit.progress import Progress
 from dgkit.training.loop import checkpoint
 from dgkit.training.loop.accelerators import build_accelerator
 from dgkit.training.loop.graphs import GraphedGradients
@@ -29,9 +30,6 @@ from dgkit.training.loop.record import Meter, Record
 from dgkit.training.loop.stream import Sample, batches, micro_batch, samples_per_micro_step
 
 accelerate: Any = require("accelerate", "train")
-
-Progress = Callable[[str, int, int, float], None]
-"""Called after each step by the main process: stage, steps done, steps in all, mean of the last fifty losses."""
 
 _NAMED_SOURCES = 8
 
@@ -92,7 +90,7 @@ def fit(task: Task, settings: Optimisation, folder: Path, *, progress: Progress 
         while run.done < settings.steps:
             run.advance(stream)
             if progress and run.record:
-                progress(task.name, run.done, settings.steps, run.meter.smoothed())
+                progress(task.name, run.done, settings.steps, f"loss {run.meter.smoothed():.4f}")
         if run.average:
             run.average.copy_to(run.parameters)
 

@@ -2,7 +2,7 @@
 
 import copy
 import hashlib
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -10,11 +10,9 @@ import torch
 from torch import nn
 
 from dgkit.errors import UsageError
+from dgkit.progress import Progress
 from dgkit.training.segmenter.encoder_weights import load_encoder
 from dgkit.training.segmenter.mm import HOOKS, Hook
-
-Progress = Callable[[str, int, int, float], None]
-"""Called by the main process: stage, iterations done, iterations in all, loss."""
 
 
 @HOOKS.register_module(force=True)
@@ -110,7 +108,7 @@ class Report(Hook):
         if outputs:
             self.loss = float(outputs["loss"].detach())
         if self.progress and runner.rank == 0:
-            self.progress("segmenter", runner.iter + 1, runner.max_iters, self.loss)
+            self.progress("segmenter", runner.iter + 1, runner.max_iters, f"loss {self.loss:.4f}")
 
     def after_val_epoch(self, runner: Any, metrics: Mapping[str, float] | None = None) -> None:
         if metrics and "mIoU" in metrics:

@@ -9,12 +9,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import yaml
 
-from dgkit.config import dump_config, read_recipe
-from dgkit.errors import OutputError, UsageError
-from dgkit.files import atomic_write, output_error
-from dgkit.training.segmenter.hooks import FrozenEncoder, LoadEncoder, Progress, Report
+from dgkit.errors import UsageError
+from dgkit.files import atomic_write
+from dgkit.progress import Progress
+from dgkit.training.loop.training_folder import main_process, open_training_folder
+from dgkit.training.segmenter.hooks import FrozenEncoder, LoadEncoder, Report
 from dgkit.training.segmenter.mm import MMConfig, Runner
 from dgkit.training.segmenter.networks import build_network, keep_from_console, known_warnings
 from dgkit.training.segmenter.runner_config import runner_config
@@ -25,9 +25,13 @@ Say = Callable[[str], None]
 
 # May change between two runs of one training: nothing of it reaches the weights. Where pretrained does, with the
 # feature distance, the weights that it names are compared.
-_FREE = frozenset({"out", "export", "pretrained"})
-_FREE_DATA = frozenset({"workers", "verify", "val", "cache"})
-_FREE_TRAIN = frozenset({"checkpoint_every", "keep", "validate_every"})
+_FREE = frozenset(
+    [
+        *("out", "export", "pretrained"),
+        *("data.workers", "data.verify", "data.val", "data.cache"),
+        *("train.checkpoint_every", "train.keep", "train.validate_every"),
+    ]
+)
 
 
 def train_segmenter(
@@ -42,7 +46,7 @@ def train_segmenter(
     """
     if recipe.train.precision == "fp16" and not torch.cuda.is_available():
         raise UsageError("train.precision=fp16 needs a GPU", "use train.precision=bf16 or fp32")
-    out = _start(recipe)
+    out = open_training_folder(recipe.out, recipe, _FREE)
     resumed = find_checkpoint(out)
     report = Report(progress)
     with contextlib.redirect_stdout(sys.stderr):  # mmengine prints here and there; stdout is for results
@@ -77,7 +81,7 @@ def _build_runner(recipe: SegmenterRecipe, out: Path, resumed: Path | None) -> A
 
 
 def _tell(say: Say | None, recipe: SegmenterRecipe, resumed: Path | None) -> None:
-    if say is None or not _main_process():
+    if say is None or not main_process():
         return
     if resumed:
         say(f"goes on from {resumed}")
@@ -94,12 +98,12 @@ def _finish(recipe: SegmenterRecipe, out: Path, report: Report) -> Mapping[str, 
     figures = json.loads(metrics.read_text(encoding="utf-8")) if metrics.exists() else {"miou": []}
     known = {step: value for step, value in figures["miou"]} | dict(report.miou)
     loss = report.loss if report.loss == report.loss else figures.get("loss")
-    if _main_process():
+    if main_process():
         figures = {"loss": loss, "miou": sorted(known.items())}
         atomic_write(metrics, (json.dumps(figures, indent=2) + "\n").encode())
     best = max(out.glob("best_mIoU_iter_*.pth"), key=lambda path: int(path.stem.rpartition("_")[2]), default=None)
     onnx = out / "segmenter.onnx"
-    if recipe.export and _main_process():
+    if recipe.export and main_process():
         network = build_network(runner_config(recipe, out)["model"])
         load_checkpoint(network, checkpoint)
         export_segmenter(network, onnx, recipe.data.crop)
@@ -113,40 +117,3 @@ def _finish(recipe: SegmenterRecipe, out: Path, report: Report) -> Mapping[str, 
         "onnx": str(onnx) if recipe.export else None,
         "next": f"dgkit eval {onnx} --on NAME=DIR" if recipe.export else f"tensorboard --logdir {out}",
     }
-
-
-def _start(recipe: SegmenterRecipe) -> Path:
-    """Make the output folder and state the recipe in it, or check that it holds a run of the same one."""
-    if recipe.out is None:
-        raise UsageError("no output folder is stated", "add --out FOLDER")
-    out = recipe.out.expanduser()
-    stated = out / "config.yaml"
-    if stated.exists():
-        old, new = _decisive(read_recipe(stated)), _decisive(yaml.safe_load(dump_config(recipe)))
-        for key in sorted({*old, *new}):
-            if old.get(key) != new.get(key):
-                raise UsageError(
-                    f"{out} holds a training with {key}={old.get(key)}; this one has {new.get(key)}",
-                    "choose another folder with --out, or the same value",
-                )
-    elif out.exists() and any(out.iterdir()):
-        raise OutputError(f"{out} exists and holds no training", "choose a new folder with --out")
-    if _main_process():
-        try:
-            out.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise output_error(out, error) from error
-        atomic_write(stated, dump_config(recipe).encode())
-    return out
-
-
-def _decisive(values: Mapping[str, Any]) -> dict[str, Any]:
-    """What a resumed run must share with the one before, flat."""
-    chosen = {key: value for key, value in values.items() if key not in (*_FREE, "data", "train")}
-    for group, free in (("data", _FREE_DATA), ("train", _FREE_TRAIN)):
-        chosen |= {f"{group}.{key}": value for key, value in values.get(group, {}).items() if key not in free}
-    return chosen
-
-
-def _main_process() -> bool:
-    return int(os.environ.get("RANK", "0")) == 0

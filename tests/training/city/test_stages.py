@@ -35,7 +35,7 @@ def work(tmp_path_factory):
     """A training folder that a full disk, or a kill, cut short in the UNet stage and that the same call finished."""
     work = tmp_path_factory.mktemp("city")
 
-    def stop(stage: str, done: int, total: int, loss: float) -> None:
+    def stop(stage: str, done: float, total: float, note: str = "") -> None:
         if (stage, done) == ("unet", 25):
             raise DgkitError("stop")
 

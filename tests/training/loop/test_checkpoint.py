@@ -190,7 +190,7 @@ def test_a_file_that_cannot_grow_is_told_too(tmp_path):
     """The limit on a process's files stands for a full disk: torch itself meets it, in the middle of a file."""
     limits = resource.getrlimit(resource.RLIMIT_FSIZE)
 
-    def progress(name: str, done: int, total: int, loss: float) -> None:
+    def progress(stage: str, done: float, total: float, note: str = "") -> None:
         if done == 4:
             resource.setrlimit(resource.RLIMIT_FSIZE, (1 << 13, limits[1]))
 

@@ -55,7 +55,7 @@ def test_a_stopped_run_goes_on_to_the_same_weights(micro, tmp_path, capsys):
     whole = train_segmenter(recipe(micro, out=tmp_path / "whole"), say=told.append)
     assert "starts from random" in told[0]
 
-    def stop(stage, done, total, loss):
+    def stop(stage, done, total, note=""):
         if done == 1:  # its checkpoint is written
             raise KeyboardInterrupt
 
@@ -87,7 +87,7 @@ def test_a_stopped_run_with_shade_and_feature_distance_goes_on_to_the_same_weigh
     }
     whole = train_segmenter(recipe(micro, **terms, out=tmp_path / "whole"))
 
-    def stop(stage, done, total, loss):
+    def stop(stage, done, total, note=""):
         if done == 1:
             raise KeyboardInterrupt
 

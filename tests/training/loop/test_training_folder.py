@@ -1,0 +1,81 @@
+"""The folder of a training is made once and accepts only runs of the same recipe."""
+
+from pathlib import Path
+
+import pytest
+
+from dgkit.config import Config, read_recipe
+from dgkit.errors import OutputError, UsageError
+from dgkit.training.loop.training_folder import main_process, open_training_folder
+
+
+class Data(Config):
+    root: str = "a"
+    workers: int = 0
+
+
+class Recipe(Config):
+    lr: float = 0.5
+    data: Data = Data()
+    extra: Data | None = None
+
+
+FREE = frozenset({"data.workers"})
+
+
+def test_a_new_folder_gets_the_recipe(tmp_path: Path) -> None:
+    out = open_training_folder(tmp_path / "a" / "b", Recipe(), FREE)
+    assert out == tmp_path / "a" / "b"
+    expected = {"lr": 0.5, "data": {"root": "a", "workers": 0}, "extra": None}
+    assert read_recipe(out / "config.yaml") == expected
+
+
+def test_the_same_recipe_is_accepted_with_other_free_keys(tmp_path: Path) -> None:
+    open_training_folder(tmp_path, Recipe(), FREE)
+    open_training_folder(tmp_path, Recipe(data=Data(workers=4)), FREE)
+    assert read_recipe(tmp_path / "config.yaml")["data"]["workers"] == 4
+
+
+def test_a_free_group_frees_all_its_keys(tmp_path: Path) -> None:
+    open_training_folder(tmp_path, Recipe(), frozenset({"data", "extra"}))
+    open_training_folder(tmp_path, Recipe(data=Data(root="b"), extra=Data()), frozenset({"data", "extra"}))
+
+
+@pytest.mark.parametrize(
+    ("recipe", "words"),
+    [
+        (Recipe(lr=0.25), r"holds a training with lr=0\.5; this recipe has lr=0\.25"),
+        (Recipe(data=Data(root="b")), r"data\.root=a; this recipe has data\.root=b"),
+        (Recipe(extra=Data()), r"extra\.root=None; this recipe has extra\.root=a"),
+    ],
+)
+def test_another_recipe_is_refused_by_the_key_that_differs(tmp_path: Path, recipe: Recipe, words: str) -> None:
+    open_training_folder(tmp_path, Recipe(), FREE)
+    with pytest.raises(UsageError, match=words):
+        open_training_folder(tmp_path, recipe, FREE)
+    assert read_recipe(tmp_path / "config.yaml")["lr"] == 0.5
+
+
+def test_a_folder_with_other_files_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "notes.txt").touch()
+    with pytest.raises(OutputError, match="is not empty and is not a training folder"):
+        open_training_folder(tmp_path, Recipe(), FREE)
+
+
+def test_a_missing_folder_name_is_refused() -> None:
+    with pytest.raises(UsageError, match="no output folder was given") as caught:
+        open_training_folder(None, Recipe(), FREE)
+    assert "--out" in caught.value.hint
+
+
+def test_a_folder_that_cannot_be_made_is_an_output_error(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(OutputError, match="cannot write"):
+        open_training_folder(tmp_path / "file" / "out", Recipe(), FREE)
+
+
+def test_only_the_main_process_writes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("RANK", "1")
+    assert not main_process()
+    open_training_folder(tmp_path / "out", Recipe(), FREE)
+    assert not (tmp_path / "out").exists()
