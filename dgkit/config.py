@@ -6,6 +6,7 @@ A default is stated in the class and nowhere else. Later sources win: recipe < `
 import difflib
 import typing
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -15,6 +16,13 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from dgkit.errors import InputError, UsageError
 
 C = TypeVar("C", bound="Config")
+
+
+@dataclass(frozen=True)
+class Metavar:
+    """Placeholder that ``--help`` shows for the value of a field: ``labels: Annotated[Path, Metavar("DIR")]``."""
+
+    text: str
 
 
 class Config(BaseModel):

@@ -1,11 +1,11 @@
 """Settings of ``dgkit bench``, and the one configuration that a worker process is given."""
 
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import Field
+from pydantic import BeforeValidator, Field
 
-from dgkit.config import Config
+from dgkit.config import Config, Metavar
 
 # What can be measured, and the network of dgkit.engines.spec behind it where it is a single one.
 NETWORK_SUBJECTS = {
@@ -26,41 +26,75 @@ CEILINGS = ("matmul", "conv3x3", "copy")
 Kind = Literal["environment", "build", "reference", "measure", "official", "ceiling"]
 
 
+def _split(value: Any) -> Any:
+    """Return the items of ``"torch,ort"``; anything else unchanged."""
+    return value.split(",") if isinstance(value, str) else value
+
+
+Names = Annotated[tuple[str, ...], BeforeValidator(_split)]
+
+
 class BenchConfig(Config):
     """One run of ``dgkit bench``: every subject on every engine in every dtype at every batch."""
 
-    subjects: tuple[str, ...] = Field(("denoiser",), min_length=1, description="what to measure")
-    engines: tuple[str, ...] = Field(("torch",), min_length=1, description="engines")
-    dtypes: tuple[str, ...] = Field(("fp32",), min_length=1, description="number formats")
-    batches: tuple[int, ...] = Field((2,), min_length=1, description="samples of a call")
-    model: str | None = Field(None, description="model folder, hub id or random:NAME; None: the embedded model")
-    device: str = Field("auto", description="auto, cpu, cuda or cuda:N; auto: cuda where there is one")
-    against: Literal["official"] | None = Field(None, description="the published schedule, on the same weights")
+    subjects: tuple[str, ...] = Field(("denoiser",), min_length=1, description="What to measure")
+    engines: Annotated[Names, Metavar("E,E")] = Field(
+        ("torch",), min_length=1, description="Backends: torch, compile, ort, openvino, trt; separated by commas"
+    )
+    dtypes: Annotated[Names, Metavar("D,D")] = Field(
+        ("fp32",), min_length=1, description="Number formats: fp32, bf16, fp16, int8; separated by commas"
+    )
+    batches: Annotated[tuple[int, ...], BeforeValidator(_split), Metavar("B,B")] = Field(
+        (2,), min_length=1, description="Samples per network call; separated by commas"
+    )
+    model: Annotated[str | None, Metavar("M")] = Field(
+        None, description="Diffusers model folder or hub id; default: embedded model"
+    )
+    device: Annotated[str, Metavar("D")] = Field("auto", description="auto (CUDA if available), cpu, cuda or cuda:N")
+    against: Annotated[Literal["official"] | None, Metavar("official")] = Field(
+        None, description="Compare with the published schedule: official"
+    )
 
-    preset: str = Field("exact", description="sampler preset")
-    steps: int | None = Field(None, ge=1, le=1000, description="denoising steps of each pass; None: of the preset")
-    count: int = Field(1, ge=1, le=1024, description="images of one sampler call")
+    preset: Annotated[str, Metavar("P")] = Field("exact", description="Sampler preset of sampler and generate")
+    steps: Annotated[int | None, Metavar("N")] = Field(
+        None, ge=1, le=1000, description="Denoising steps per pass; default: the preset's"
+    )
+    count: Annotated[int, Metavar("N")] = Field(1, ge=1, le=1024, description="Images per sampler call")
 
-    segmenter: Path | None = Field(None, description="what eval evaluates")
-    on: str | None = Field(None, description="data set of eval, as NAME=DIR")
-    protocol: str = Field("dginstyle", description="protocol of eval")
+    segmenter: Annotated[Path | None, Metavar("FILE")] = Field(None, description="Segmenter of eval, as for dgkit eval")
+    on: Annotated[str | None, Metavar("NAME=DIR")] = Field(None, description="Labelled data set of eval")
+    protocol: Annotated[str, Metavar("P")] = Field(
+        "dginstyle", description="Protocol of eval: dginstyle, hrda, half or whole"
+    )
 
-    repeats: int = Field(50, ge=3, le=100_000, description="timed calls at most")
-    seconds: float = Field(20.0, gt=0, description="bound on all timed calls together; at least 3 are made")
-    official_seconds: float = Field(600.0, ge=0, description="above, the published schedule is extrapolated")
-    together: bool = Field(False, description="all batches of an engine and dtype in one process, rising")
-    timeout: float = Field(3600.0, gt=0, description="bound on each process [s]")
-    threads: int | None = Field(None, ge=1, le=1024, description="CPU threads; None: as torch chooses")
-    rebuild: Literal["never", "auto", "always"] = Field("auto", description="what to do where an engine is missing")
-    cuda_graph: bool = Field(True, description="CUDA graphs where the engine offers them")
-    ceilings: bool = Field(True, description="measure matmul, convolution and copy in the same run")
-    ceiling_edge: int | None = Field(None, ge=8, le=65536, description="edge of the square matrices; None: by device")
+    repeats: Annotated[int, Metavar("N")] = Field(50, ge=3, le=100_000, description="Maximum number of timed calls")
+    seconds: Annotated[float, Metavar("S")] = Field(
+        20.0, gt=0, description="Time limit of all timed calls, at least three [s]"
+    )
+    official_seconds: Annotated[float, Metavar("S")] = Field(
+        600.0, ge=0, description="Extrapolate published-schedule images slower than this [s]"
+    )
+    together: bool = Field(False, description="Run all batches in one process: faster, more memory")
+    timeout: Annotated[float, Metavar("S")] = Field(3600.0, gt=0, description="Time limit of each process [s]")
+    threads: Annotated[int | None, Metavar("N")] = Field(
+        None, ge=1, le=1024, description="CPU threads; default: torch's choice"
+    )
+    rebuild: Annotated[Literal["never", "auto", "always"], Metavar("POLICY")] = Field(
+        "auto", description="Engine builds: never, auto (missing or stale) or always"
+    )
+    cuda_graph: bool = Field(True, description="Use CUDA graphs where the engine offers them")
+    ceilings: bool = Field(True, description="Measure the device's limits: matmul, convolution, copy")
+    ceiling_edge: int | None = Field(
+        None, ge=8, le=65536, description="Edge of the square matrices of ceilings; default: by device"
+    )
 
-    parity: bool = Field(True, description="compare outputs with those of torch in fp32, and count operations")
-    references: Path | None = Field(None, description="folder that keeps the outputs of torch in fp32 for other runs")
-    csv: Path | None = Field(None, description="CSV file that rows are added to")
-    plot: Path | None = Field(None, description="SVG file")
-    note: str = Field("", description="remark that is kept in every row")
+    parity: bool = Field(True, description="Compare with torch in fp32 and count operations")
+    references: Annotated[Path | None, Metavar("DIR")] = Field(
+        None, description="Folder that keeps fp32 outputs for other runs"
+    )
+    csv: Annotated[Path | None, Metavar("FILE")] = Field(None, description="CSV file to append the rows to")
+    plot: Annotated[Path | None, Metavar("FILE")] = Field(None, description="SVG file for a bar chart")
+    note: Annotated[str, Metavar("TEXT")] = Field("", description="Remark in every row of the CSV file")
 
 
 class Task(Config):

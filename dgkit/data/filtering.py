@@ -10,7 +10,6 @@ import numpy as np
 
 from dgkit.labels import IGNORE, NUM_CLASSES
 
-MAX_BOUNDARY = 8  # pixels
 HASH_BITS = 64
 _HASH_SIDE, _DCT_SIDE = 8, 32
 

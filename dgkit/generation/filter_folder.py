@@ -9,14 +9,14 @@ from statistics import fmean, median
 from typing import Any
 
 import numpy as np
-from pydantic import Field
 
-from dgkit.config import Config, load_config
-from dgkit.data.filtering import MAX_BOUNDARY, boundary_band, class_means, doubtful, near_duplicates
+from dgkit.config import load_config
+from dgkit.data.filtering import boundary_band, class_means, doubtful, near_duplicates
 from dgkit.data.labelmap import write_label
 from dgkit.data.manifest import Manifest
 from dgkit.errors import InputError, OutputError, UsageError
 from dgkit.files import atomic_write, digest_file, output_error, remove_stale_temporaries
+from dgkit.generation.filter_config import FilterConfig
 from dgkit.generation.filter_pairs import Judge, Measured, Pair, canonical, list_pairs, measure_all, reference_pairs
 from dgkit.generation.generate_config import GenerateConfig
 from dgkit.generation.guards import locked
@@ -26,26 +26,6 @@ SECOND = "labels_filtered"
 MANIFEST, SUMMARY = "manifest.jsonl", "filter.json"
 _MEASURED, _REFERENCE, _WRITTEN, _LOCK = ".measured.jsonl", ".reference.jsonl", ".written.jsonl", ".dgkit.lock"
 Progress = Callable[[str, float, float], None]  # "reference", "measure" or "filter", done, total
-
-
-class FilterConfig(Config):
-    """What is ignored in the second labels, and which scenes are left out of them."""
-
-    segmenter: Path | None = Field(None, description="ONNX file with logits; None: only what needs none")
-    threshold: float = Field(1.25, gt=0, description="a pixel is ignored above this many times its class's mean loss")
-    reference: str | None = Field(
-        None, description="labelled set, DIR or NAME=DIR, that the mean losses are taken from; None: the folder itself"
-    )
-    boundary: int = Field(0, ge=0, le=MAX_BOUNDARY, description="width of the band ignored beside other classes [px]")
-    min_agreement: float | None = Field(
-        None, ge=0, le=1, description="share of pixels the segmenter must call as labelled, else the scene is left out"
-    )
-    duplicates: int | None = Field(
-        None,
-        ge=0,
-        le=32,
-        description="a scene is left out if it differs from an earlier one in at most so many of 64 bits",
-    )
 
 
 def filter_folder(

@@ -7,41 +7,41 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Field, model_validator
 
-from dgkit.config import Config
-from dgkit.data.filtering import MAX_BOUNDARY
+from dgkit.config import Config, Metavar
 from dgkit.errors import UsageError
+from dgkit.generation.filter_config import MAX_BOUNDARY
 
-DEFAULT_WORLD = 64  # scenes of the procedural city where no source of label maps is given
+DEFAULT_WORLD = 64  # scenes of the procedural city if no source of label maps is given
 MAX_SHARDS = 100_000
 MAX_WORKERS = 1024
 
 
 def _parse_size(value: Any) -> Any:
-    """``512``, ``"512"``, ``"384x768"`` (height x width) or ``[384, 768]``."""
+    """Return (height, width) of ``512``, ``"512"``, ``"384x768"`` (height x width) or ``[384, 768]``."""
     if isinstance(value, str):
         match = re.fullmatch(r"\s*(\d+)\s*(?:[xX]\s*(\d+)\s*)?", value)
         if match is None:
-            raise ValueError("a size is S or HEIGHTxWIDTH in pixels, such as 512 or 384x768")
+            raise ValueError("expected S or HEIGHTxWIDTH in pixels, such as 512 or 384x768")
         return int(match[1]), int(match[2] or match[1])
     return (value, value) if isinstance(value, int) else value
 
 
 def _parse_workers(value: Any) -> Any:
-    """``4``, ``"4"`` or ``"auto"``."""
+    """Return the number or ``"auto"`` that ``4``, ``"4"`` or ``"auto"`` stands for."""
     number = int(value) if isinstance(value, str) and value.isdecimal() else value
     if number != "auto" and not (isinstance(number, int) and 0 <= number <= MAX_WORKERS):
-        raise ValueError(f"workers are a number from 0 to {MAX_WORKERS}, or auto")
+        raise ValueError(f"expected a number from 0 to {MAX_WORKERS}, or auto")
     return number
 
 
 def _parse_shard(value: Any) -> Any:
-    """``"2/4"`` or ``[2, 4]``: the second of four parts."""
+    """Return (2, 4) for ``"2/4"`` or ``[2, 4]``, the second of four parts."""
     if isinstance(value, str):
         match = re.fullmatch(r"\s*(\d+)\s*/\s*(\d+)\s*", value)
         value = (int(match[1]), int(match[2])) if match else None
     shard = tuple(value) if isinstance(value, tuple | list) and len(value) == 2 else (0, 0)
     if not all(isinstance(number, int) for number in shard) or not 1 <= shard[0] <= shard[1] <= MAX_SHARDS:
-        raise ValueError(f"a shard is I/N with I from 1 to N and N at most {MAX_SHARDS}, such as 2/4")
+        raise ValueError(f"expected I/N with 1 <= I <= N <= {MAX_SHARDS}, such as 2/4")
     return shard
 
 
@@ -52,94 +52,109 @@ Workers = Annotated[int | Literal["auto"], BeforeValidator(_parse_workers)]
 
 
 class GenerateConfig(Config):
-    """One run: which labels, which model, how many images, and how they are drawn."""
+    """One run: label maps, model, number of images, and how they are drawn."""
 
-    labels: Path | None = Field(None, description="folder of label maps")
-    dataset: str | None = Field(None, description="labelled data set as NAME=DIR, such as gta=data/gta")
-    world: int | None = Field(
-        None, ge=1, le=1_000_000, description="scenes of the procedural city; the source if no other is given"
+    labels: Annotated[Path | None, Metavar("DIR")] = Field(
+        None, description="Folder of label maps: PNG files of train ids"
     )
-    encoding: str | None = Field(None, description="id system of the label maps; None: the one of the layout")
-    split: str | None = Field(None, description="split of the data set; None: the one of the layout")
-    count: int = Field(16, ge=1, le=10_000_000, description="images to have in the folder at the end")
+    dataset: Annotated[str | None, Metavar("NAME=DIR")] = Field(
+        None, description="Labelled data set, such as gta=DIR or cityscapes=DIR"
+    )
+    world: Annotated[int | None, Metavar("N")] = Field(
+        None, ge=1, le=1_000_000, description="Scenes of the procedural city, the default source"
+    )
+    encoding: Annotated[str | None, Metavar("E")] = Field(
+        None, description="Id system of the label maps, such as cityscapes_ids"
+    )
+    split: Annotated[str | None, Metavar("S")] = Field(
+        None, description="Split of the data set: train, val, test or all"
+    )
+    count: Annotated[int, Metavar("N")] = Field(16, ge=1, le=10_000_000, description="Total number of images in OUT")
 
-    model: str | None = Field(None, description="diffusers model folder or hub id; None: the embedded city model")
-    controlnet: str | None = Field(None, description="ControlNet folder or hub id; None: controlnet/ of the model")
-    engine: str = Field("torch", description="runner of the networks: torch, compile, ort, openvino or trt")
-    dtype: Literal["fp32", "bf16", "fp16", "int8"] = Field("fp32", description="number format inside the networks")
-    device: str = Field("auto", description="auto, cpu, cuda or cuda:N; auto: cuda where there is one")
-    engine_recipe: Path | dict[str, Any] | None = Field(
-        None,
-        description="recipe of build-engines, or what it holds; states engine and dtype, and those of each network",
+    model: Annotated[str | None, Metavar("M")] = Field(
+        None, description="Diffusers model folder or hub id; default: embedded model"
     )
-    cuda_graph: bool = Field(True, description="on a GPU, replay the denoiser's kernels as a CUDA graph, where it can")
-    rebuild: Literal["never", "auto", "always"] = Field(
-        "auto", description="engines that are missing or stale: never: an error; auto: build them; always: build all"
+    controlnet: Annotated[str | None, Metavar("C")] = Field(
+        None, description="ControlNet folder or hub id; default: the model's own"
+    )
+    engine: Annotated[str, Metavar("ENGINE")] = Field(
+        "torch", description="Backend: torch, compile, ort, openvino or trt"
+    )
+    dtype: Annotated[Literal["fp32", "bf16", "fp16", "int8"], Metavar("D")] = Field(
+        "fp32", description="Number format: fp32, bf16, fp16 or int8"
+    )
+    device: Annotated[str, Metavar("D")] = Field("auto", description="auto (CUDA if available), cpu, cuda or cuda:N")
+    engine_recipe: Annotated[Path | dict[str, Any] | None, Metavar("FILE")] = Field(
+        None, description="build-engines recipe; replaces --engine and --dtype"
+    )
+    cuda_graph: bool = Field(True, description="Replay the denoiser as a CUDA graph where possible")
+    rebuild: Annotated[Literal["never", "auto", "always"], Metavar("POLICY")] = Field(
+        "auto", description="Engine builds: never, auto (missing or stale) or always"
     )
 
-    preset: str = Field("exact", description="sampler preset")
-    steps: int | None = Field(None, ge=1, le=1000, description="denoising steps of each pass; None: of the preset")
+    preset: Annotated[str, Metavar("P")] = Field(
+        "exact", description="Sampler preset: exact, fast, turbo, one-pass or official"
+    )
+    steps: int | None = Field(None, ge=1, le=1000, description="Denoising steps per pass; default: the preset's")
     guidance_scale: float | None = Field(
-        None, ge=0, le=100, description="classifier-free guidance; None: of the preset, then of the model"
+        None, ge=0, le=100, description="Guidance scale; default: the preset's, else the model's"
     )
-    style_mix: str | dict[str, float] = Field("code", description="name, YAML file, or weight of each style")
-    size: Size | None = Field(None, description="height and width of the images [pixels]; None: the model's own")
-    label_scale: float | None = Field(
-        None, gt=0, le=16, description="factor on the label maps before cropping; None: the one the model was made for"
+    style_mix: Annotated[str | dict[str, float], Metavar("MIX")] = Field(
+        "code", description="Published weights (code, released), uniform, one style, or YAML file"
+    )
+    size: Annotated[Size | None, Metavar("S")] = Field(
+        None, description="Pixels: S or HEIGHTxWIDTH; default: the model's own"
+    )
+    label_scale: Annotated[float | None, Metavar("F")] = Field(
+        None, gt=0, le=16, description="Scale factor of label maps; default: the model's own"
     )
 
-    rare: bool = Field(True, description="rare class sampling of the crops; False: any pixel is as likely")
+    rare: bool = Field(True, description="Rare class sampling of crops; off: uniform")
     min_pixels: int | None = Field(
-        None, ge=0, description="a file is drawn for a class it has more pixels of; None: 3000 at 512x512, by area"
+        None, ge=0, description="Pixels of a class a file must exceed; default: 3000 at 512x512"
     )
-    min_share: float = Field(0.01, ge=0, lt=1, description="share of the crop the drawn class must exceed")
-    attempts: int = Field(10, ge=1, le=10_000, description="crops tried in one file for that share")
-    temperature: float = Field(0.01, gt=0, description="temperature of the class probabilities")
-    balance_classes: bool = Field(
-        False, description="class probabilities follow the scenes made so far instead of the label maps"
-    )
-    balance_styles: bool = Field(False, description="each class, not only the run, has the styles in the mix's shares")
+    min_share: float = Field(0.01, ge=0, lt=1, description="Share of the crop the sampled class must exceed")
+    attempts: int = Field(10, ge=1, le=10_000, description="Crops tried per file to reach min_share")
+    temperature: float = Field(0.01, gt=0, description="Temperature of the class probabilities")
+    balance_classes: bool = Field(False, description="Sample classes that are rare in the scenes so far")
+    balance_styles: bool = Field(False, description="Spread the styles evenly over the scenes of each class")
 
-    judge: Path | None = Field(
-        None, description="ONNX segmenter that scores each image as it is made and writes second labels"
+    judge: Annotated[Path | None, Metavar("ONNX")] = Field(
+        None, description="Segmenter that scores each image and filters its labels"
     )
-    min_agreement: float | None = Field(
-        None, ge=0, le=1, description="share of the pixels the judge must call as labelled, else the image is redrawn"
+    min_agreement: Annotated[float | None, Metavar("SHARE")] = Field(
+        None, ge=0, le=1, description="Redraw images whose label agreement is below this, 0 to 1"
     )
-    redraws: int = Field(3, ge=0, le=100, description="times an image is redrawn at most, each with the next seed")
-    boundary: int = Field(
-        0, ge=0, le=MAX_BOUNDARY, description="band ignored in second labels beside other classes [pixels]"
+    redraws: Annotated[int, Metavar("N")] = Field(
+        3, ge=0, le=100, description="Maximum number of redraws; the best image is kept"
     )
-    duplicates: int | None = Field(
-        None, ge=0, le=32, description="bits in which near-duplicates differ at most; second labels leave them out"
+    boundary: Annotated[int, Metavar("PX")] = Field(
+        0, ge=0, le=MAX_BOUNDARY, description="Ignored band along class boundaries in filtered labels, 0 to 8"
     )
-
-    batch: int = Field(8, ge=1, le=4096, description="denoiser samples in one network call")
-    workers: Workers = Field(
-        0, description="processes that make images and read label maps; 0: this one alone; auto: by the machine"
-    )
-    ray: str | None = Field(
-        None, description="Ray cluster whose actors make the images: an address, auto for a running one, or local"
-    )
-    shard: Shard | None = Field(
-        None, description="I/N: the I-th of N parts of the images, numbered from 1; the settings state the whole run"
-    )
-    seed: int = Field(0, ge=0, lt=2**63, description="everything random follows from it")
-
-    source_digest: str | None = Field(
-        None, description="digest of the label maps; written by the run, and where given the run insists on it"
-    )
-    model_digest: str | None = Field(
-        None, description="digest of the weights; written by the run, and where given the run insists on it"
+    duplicates: Annotated[int | None, Metavar("BITS")] = Field(
+        None, ge=0, le=32, description="Drop near-duplicates from filtered labels; see dgkit filter"
     )
 
-    judge_digest: str | None = Field(
-        None, description="digest of the judge; written by the run, and where given the run insists on it"
+    batch: Annotated[int, Metavar("B")] = Field(
+        8, ge=1, le=4096, description="Denoiser samples per call; memory use grows with it"
     )
+    workers: Annotated[Workers, Metavar("N")] = Field(
+        0, description="Worker processes; auto: one per GPU, or tuned for CPU"
+    )
+    ray: Annotated[str | None, Metavar("ADDRESS")] = Field(
+        None, description="Run on a Ray cluster: ADDRESS, auto or local"
+    )
+    shard: Annotated[Shard | None, Metavar("I/N")] = Field(None, description="Make only part I of N, for dgkit merge")
+    seed: Annotated[int, Metavar("S")] = Field(0, ge=0, lt=2**63, description="Random seed of the run")
+
+    source_digest: str | None = Field(None, description="Digest of the label maps; if given, they must match it")
+    model_digest: str | None = Field(None, description="Digest of the weights; if given, they must match it")
+
+    judge_digest: str | None = Field(None, description="Digest of the judge; if given, it must match it")
 
     @property
     def readers(self) -> int:
-        """Processes that read or draw the label maps."""
+        """Number of processes that read or draw the label maps."""
         return self.workers if isinstance(self.workers, int) else len(os.sched_getaffinity(0))
 
     @model_validator(mode="after")
@@ -147,8 +162,8 @@ class GenerateConfig(Config):
         given = [name for name in ("engine", "dtype") if name in self.model_fields_set]
         if isinstance(self.engine_recipe, Path) and given:
             raise UsageError(
-                f"--engine-recipe and --{given[0]} are given, allowed is one of the two",
-                f"drop --{given[0]}, or change it in {self.engine_recipe}",
+                f"--engine-recipe and --{given[0]} cannot be combined",
+                f"drop --{given[0]}, or set {given[0]} in {self.engine_recipe}",
             )
         return self
 
@@ -157,7 +172,7 @@ class GenerateConfig(Config):
         if self.min_agreement is not None and self.judge is None:
             raise UsageError("--min-agreement needs a judge", "add --judge FILE.onnx")
         if self.balance_classes and not self.rare:
-            raise UsageError("--balance-classes and --no-rare are given, allowed is one", "drop one of the two")
+            raise UsageError("--balance-classes and --no-rare cannot be combined", "drop one of the two")
         return self
 
     @model_validator(mode="after")
@@ -165,7 +180,7 @@ class GenerateConfig(Config):
         given = [name for name in ("labels", "dataset", "world") if getattr(self, name) is not None]
         if len(given) > 1:
             raise UsageError(
-                f"{' and '.join(f'--{name}' for name in given)} are given, allowed is one source of label maps",
+                f"{' and '.join(f'--{name}' for name in given)} cannot be combined: label maps have one source",
                 f"keep --{given[0]} and drop the rest",
             )
         return self

@@ -123,7 +123,7 @@ def test_a_shard_keeps_its_number_and_its_batch(shards: list[Path], settings: di
 @pytest.mark.parametrize("shard", ["0/3", "4/3", "1", "a/b", "1/0"])
 def test_a_shard_is_one_of_several(shard: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["generate", "out", "--shard", shard]) == 2
-    assert "a shard is I/N" in capsys.readouterr().err
+    assert "expected I/N with 1 <= I <= N" in capsys.readouterr().err
 
 
 def test_a_shard_without_an_image_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -136,5 +136,5 @@ def test_a_shard_without_an_image_is_refused(tmp_path: Path, capsys: pytest.Capt
 @pytest.mark.parametrize("workers", ["some", "-1", "5000"])
 def test_workers_are_a_number_or_auto(workers: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["generate", "out", f"--workers={workers}"]) == 2
-    assert "workers are a number from 0 to 1024, or auto" in capsys.readouterr().err
+    assert "expected a number from 0 to 1024, or auto" in capsys.readouterr().err
     assert GenerateConfig(workers="3").workers == 3 and GenerateConfig(workers="auto").readers >= 1

@@ -1,56 +1,58 @@
-"""Settings of ``dgkit eval``."""
+"""Settings of ``dgkit eval``. A default is stated here and nowhere else."""
+
+from __future__ import annotations
 
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import Field
 
-from dgkit.config import Config
-from dgkit.evaluation.benchmark.protocols import Protocol, find_protocol
+from dgkit.config import Config, Metavar
 
-# A change of these leaves every prediction as it is (up to rounding, for batch), so a run may be continued with them.
+if TYPE_CHECKING:
+    from dgkit.evaluation.benchmark.protocols import Protocol
+
+# These do not change predictions (batch: up to rounding), so a run may be resumed with other values.
 FREE = frozenset({"on", "split", "batch", "workers", "strict", "save_predictions", "worst"})
 
 
 class EvalConfig(Config):
-    """What is evaluated on what, and how."""
+    """Data sets to evaluate on, protocol, and how the segmenter runs."""
 
-    on: tuple[str, ...] = Field(min_length=1)
-    """data sets as NAME=DIR"""
-    split: Literal["train", "val", "test", "all"] = "val"
-    """split of the sets that have splits"""
-    protocol: str = "dginstyle"
-    """dginstyle, hrda, half or whole"""
-    scale: tuple[int, int] | None = None
-    """long and short edge in pixels that pictures fit into, for all sets; none: the protocol's"""
-    crop: int | None = Field(None, ge=1)
-    """side of the windows in pixels; none: the protocol's"""
-    stride: int | None = Field(None, ge=1)
-    """pixels between windows; none: the protocol's, or half of a crop that is given"""
-    engine: str | None = None
-    """backend: torch, compile, ort, openvino or trt; none: ort for an ONNX file, else torch"""
-    dtype: Literal["fp32", "bf16", "fp16"] = "fp32"
-    """number format of the network"""
-    device: str = "auto"
-    """auto, cpu, cuda or cuda:N"""
-    tta: bool = False
-    """average the probabilities with those of the mirrored picture"""
-    batch: int = Field(4, ge=1, le=256)
-    """windows of one call"""
-    workers: int | None = Field(None, ge=1)
-    """threads that read pictures; none: one for each core"""
-    strict: bool = True
-    """refuse sets with bad files instead of leaving those files out"""
-    save_predictions: Path | None = None
-    """folder for the predicted label maps, train ids as 8-bit PNG files"""
-    worst: int = Field(8, ge=0)
-    """pictures of each set in the gallery: those with the lowest mIoU"""
+    on: Annotated[tuple[str, ...], Metavar("NAME=DIR")] = Field(
+        min_length=1, description="Data set: cityscapes, bdd, mapillary, acdc, darkzurich; repeatable"
+    )
+    split: Literal["train", "val", "test", "all"] = Field("val", description="Split: train, val, test or all")
+    protocol: str = Field("dginstyle", description="Protocol: dginstyle, hrda, half or whole")
+    scale: tuple[int, int] | None = Field(
+        None, description="Long and short edge that pictures fit into [pixels]; default: the protocol's"
+    )
+    crop: int | None = Field(None, ge=1, description="Side of the windows [pixels]; default: the protocol's")
+    stride: int | None = Field(
+        None, ge=1, description="Distance between windows [pixels]; default: the protocol's, or half of crop if given"
+    )
+    engine: str | None = Field(None, description="Backend: torch, compile, ort, openvino or trt; ONNX: ort or openvino")
+    dtype: Literal["fp32", "bf16", "fp16"] = Field("fp32", description="Number format: fp32, bf16 or fp16")
+    device: str = Field("auto", description="auto (CUDA if available), cpu, cuda or cuda:N")
+    tta: bool = Field(False, description="Average with the mirrored picture")
+    batch: int = Field(4, ge=1, le=256, description="Windows per call; memory use grows with it")
+    workers: int | None = Field(None, ge=1, description="Threads that read pictures; default: one per core")
+    strict: bool = Field(True, description="Refuse data sets with bad files instead of skipping the files")
+    save_predictions: Annotated[Path | None, Metavar("DIR")] = Field(
+        None, description="Folder for predicted label maps: 8-bit PNG files of train ids"
+    )
+    worst: int = Field(8, ge=0, description="Pictures per data set in the gallery, worst first")
 
     def resolved_protocol(self) -> Protocol:
-        """UsageError for an unknown one, or constants that do not go together."""
+        """Return the protocol with the changes of this config.
+
+        Raises UsageError for an unknown protocol, or for constants that do not fit together.
+        """
+        from dgkit.evaluation.benchmark.protocols import find_protocol
+
         return find_protocol(self.protocol).changed(self.scale, self.crop, self.stride)
 
     def identity(self) -> dict[str, Any]:
-        """What must not change in a run that is continued."""
+        """Return what must not change when a run is resumed."""
         fixed = {name: value for name, value in self.model_dump(mode="json").items() if name not in FREE}
         return {**fixed, "protocol": self.resolved_protocol().to_json()}
