@@ -23,9 +23,9 @@ import numpy as np
 
 import dgkit
 from dgkit.data.crops import CropRules
+from dgkit.data.generated import SceneFiles, list_scenes
 from dgkit.data.prompts import STYLE_MIXES
 from dgkit.data.scores import summary
-from dgkit.evaluation.quality.labelled_folder import Entry, list_folder
 from dgkit.evaluation.quality.measures import Judge, Measurement, compare, find_judge, measure
 from dgkit.evaluation.quality.renders import render_reference
 from dgkit.files import atomic_write, digest_file
@@ -64,7 +64,7 @@ class Bench:
                 share = rarest_share(seed, self.given, zoom, rare)
                 yield row(seed, name, self.given.crops, f"rarest_share_zoom{zoom}", share)
 
-    def pictures(self, name: str, model: Path, preset: str, count: int, seed: int) -> list[Entry]:
+    def pictures(self, name: str, model: Path, preset: str, count: int, seed: int) -> list[SceneFiles]:
         """Generate what is missing of a cell."""
         out = self.work / "ideas" / f"{name}-{seed}"
         print(f"{out}: {count} images", flush=True)
@@ -72,9 +72,9 @@ class Bench:
             out, model=str(model), preset=preset, count=count, seed=FIRST_SEED + seed, world=self.given.scenes,
             style_mix="uniform", dtype=self.given.dtype, device=self.given.device, batch=self.given.batch,
         )  # fmt: skip
-        return list_folder(out)
+        return list_scenes(out)
 
-    def measured(self, name: str, entries: list[Entry], seed: int) -> Iterator[Row]:
+    def measured(self, name: str, entries: list[SceneFiles], seed: int) -> Iterator[Row]:
         """Figures of a cell beside its twins: the same scenes rendered in the same styles."""
         kept = self.work / "ideas" / f"{name}-{seed}.json"
         key = {"judge": self.judge.to_json(), "images": [digest_file(entry.image) for entry in entries]}
@@ -85,7 +85,7 @@ class Bench:
         for metric, value in found["figures"].items():
             yield row(seed, name, len(entries), metric, value)
 
-    def figures(self, entries: list[Entry]) -> dict[str, float]:
+    def figures(self, entries: list[SceneFiles]) -> dict[str, float]:
         own = measure((entry.read() for entry in entries), len(entries), self.judge, "measure")
         height, width = entries[0].read().label.shape
         twins = render_reference("twins", entries, (height, width))

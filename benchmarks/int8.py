@@ -155,12 +155,12 @@ def agreement_cells(images: np.ndarray, judge: Path | None) -> Row:
     """mIoU points of what the judge sees in the images against their labels."""
     if judge is None:
         return {}
+    from dgkit.data.generated import LabelledImage
     from dgkit.data.scores import mean_iou
-    from dgkit.evaluation.quality.labelled_folder import Picture
     from dgkit.evaluation.quality.measures import find_judge, measure
 
     pairs = zip(images, scenes(len(images)), strict=True)
-    pictures = [Picture(job.id, image, job.label, job.style) for image, job in pairs]
+    pictures = [LabelledImage(job.id, image, job.label, job.style) for image, job in pairs]
     return {
         "miou": round(100 * mean_iou(measure(pictures, len(pictures), find_judge(judge, None, None), "").matrix), 2)
     }

@@ -34,6 +34,7 @@ from preset_cells import add_options, chosen
 
 from dgkit.bench.scatter import Point, scatter
 from dgkit.data.crops import CropRules
+from dgkit.data.generated import LabelledImage, SceneFiles
 from dgkit.data.prompts import STYLE_MIXES
 from dgkit.data.scores import SMALL_CLASSES, mean_iou, summary
 from dgkit.diffusion.loading import load_pipeline
@@ -41,7 +42,6 @@ from dgkit.diffusion.pipeline import Pipeline
 from dgkit.diffusion.presets import PRESETS, find_preset
 from dgkit.diffusion.sampler import SceneRequest, sample
 from dgkit.diffusion.sampling_plan import SamplingPlan
-from dgkit.evaluation.quality.labelled_folder import Entry, Picture
 from dgkit.evaluation.quality.measures import Judge, Measurement, compare, find_judge
 from dgkit.evaluation.quality.renders import Twins
 from dgkit.files import atomic_path, atomic_write
@@ -71,13 +71,16 @@ class Scenes:
     def requests(self) -> list[SceneRequest]:
         return [SceneRequest(*one) for one in zip(self.labels, self.prompts, self.seeds, strict=True)]
 
-    def pictures(self, images: Sequence[np.ndarray]) -> list[Picture]:
+    def pictures(self, images: Sequence[np.ndarray]) -> list[LabelledImage]:
         numbered = enumerate(zip(images, self.labels, self.styles, strict=True))
-        return [Picture(str(number), image, label, style) for number, (image, label, style) in numbered]
+        return [LabelledImage(str(number), image, label, style) for number, (image, label, style) in numbered]
 
     def twins(self, height: int) -> Twins:
         rows = zip(self.styles, self.sources, self.crops, strict=True)
-        entries = [Entry(str(n), Path(), Path(), style, None, *rest) for n, (style, *rest) in enumerate(rows)]
+        entries = [
+            SceneFiles(str(n), Path(), Path(), style=style, source=source, crop=crop)
+            for n, (style, source, crop) in enumerate(rows)
+        ]
         return Twins(entries, height)
 
 

@@ -15,20 +15,21 @@ __version__ = "0.1.0"
 
 if TYPE_CHECKING:
     from dgkit.data.labelmap import read_label
+    from dgkit.data.records import Record
     from dgkit.diffusion.loading import load_pipeline
     from dgkit.diffusion.sampler import SceneRequest, SceneResult, sample
     from dgkit.diffusion.style_swap import SwapReport, swap
     from dgkit.errors import DgkitError
     from dgkit.generation.generate_config import GenerateConfig
-    from dgkit.generation.records import GenerateResult, Record
+    from dgkit.generation.result import GenerateResult
     from dgkit.generation.run import generate
     from dgkit.world import Scene, render
 
 _HOMES = {
     "DgkitError": "dgkit.errors",
     "GenerateConfig": "dgkit.generation.generate_config",
-    "GenerateResult": "dgkit.generation.records",
-    "Record": "dgkit.generation.records",
+    "GenerateResult": "dgkit.generation.result",
+    "Record": "dgkit.data.records",
     "Scene": "dgkit.world",
     "SceneRequest": "dgkit.diffusion.sampler",
     "SceneResult": "dgkit.diffusion.sampler",

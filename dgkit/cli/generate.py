@@ -11,7 +11,7 @@ from dgkit.cli.common import INTERRUPTED, Report, console, print_json, progress_
 from dgkit.cli.pack import pack_with_bars
 
 if TYPE_CHECKING:
-    from dgkit.generation.records import GenerateResult
+    from dgkit.generation.result import GenerateResult
 
 STAGES = {"index": ("Reading label maps", "maps"), "generate": ("Generating", "images"),
           "measure": ("Measuring", "scenes"), "filter": ("Filtering", "labels"),

@@ -235,4 +235,5 @@ def _walk(folder: Path, suffixes: tuple[tuple[str, str | None], ...]) -> Iterabl
 
 
 def _image(folder: Path, stem: str, suffixes: tuple[str, ...]) -> Path | None:
-    return next((path for suffix in suffixes if (path := folder / f"{stem}{suffix}").is_file()), None)
+    names = (f"{stem}{ending}" for suffix in suffixes for ending in (suffix, suffix.upper()))
+    return next((path for name in names if (path := folder / name).is_file()), None)

@@ -13,7 +13,7 @@ SPLIT_FOLDERS = {
     "test": ("test", "testing"),
 }
 TRAIN_IDS = ("_labelTrainIds.png", "train_ids")
-_IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg")
+IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg")
 
 
 @dataclass(frozen=True)
@@ -29,7 +29,7 @@ class Tree:
     labels: str
     images: str
     suffixes: tuple[tuple[str, str | None], ...]
-    image_suffixes: tuple[str, ...] = _IMAGE_SUFFIXES
+    image_suffixes: tuple[str, ...] = IMAGE_SUFFIXES
     conditions: tuple[str, ...] = ("",)
     config: str = ""
 

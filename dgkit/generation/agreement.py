@@ -9,11 +9,11 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 
 from dgkit.data.filtering import judge
+from dgkit.data.records import Attempt
 from dgkit.errors import InputError
 from dgkit.files import digest_file
 from dgkit.generation.generate_config import GenerateConfig
 from dgkit.generation.jobs import Job, attempt_seed
-from dgkit.generation.records import Attempt
 from dgkit.segmenters.onnx_model import Segmenter
 
 if TYPE_CHECKING:

@@ -11,12 +11,12 @@ import numpy as np
 from PIL import Image
 
 from dgkit.data.labelmap import colorize
+from dgkit.data.records import Attempt, Record, file_names
 from dgkit.errors import UsageError
 from dgkit.generation.agreement import Drawn, Referee
 from dgkit.generation.generate_config import GenerateConfig
 from dgkit.generation.guards import memory_errors
 from dgkit.generation.jobs import Job, JobPlan, make_job
-from dgkit.generation.records import Attempt, Record
 from dgkit.generation.settings import chosen_engines, chosen_preset
 
 if TYPE_CHECKING:
@@ -191,15 +191,6 @@ def encode(
         accepted=accepted,
     )
     return Scene(record, contents)
-
-
-def file_names(job_id: str) -> dict[str, str]:
-    """Paths of an image's files below the folder."""
-    return {
-        "image": f"images/{job_id}.png",
-        "label": f"labels/{job_id}_labelTrainIds.png",
-        "vis": f"vis/{job_id}.png",
-    }
 
 
 def picture(image: np.ndarray, label: np.ndarray) -> np.ndarray:

@@ -12,19 +12,19 @@ import numpy as np
 
 from dgkit.config import load_config
 from dgkit.data.filtering import boundary_band, class_means, doubtful, near_duplicates
+from dgkit.data.generated import FILTERED, MANIFEST, MEASURED, SceneFiles, list_scenes
 from dgkit.data.labelmap import write_label
 from dgkit.data.manifest import Manifest
-from dgkit.errors import InputError, OutputError, UsageError
+from dgkit.errors import OutputError, UsageError
 from dgkit.files import atomic_write, digest_file, output_error, remove_stale_temporaries
 from dgkit.generation.filter_config import FilterConfig
-from dgkit.generation.filter_pairs import Judge, Measured, Pair, canonical, list_pairs, measure_all, reference_pairs
+from dgkit.generation.filter_pairs import Judge, Measured, canonical, list_reference, measure_all
 from dgkit.generation.generate_config import GenerateConfig
 from dgkit.generation.guards import locked
 from dgkit.labels import CLASSES, IGNORE, NUM_CLASSES
 
-SECOND = "labels_filtered"
-MANIFEST, SUMMARY = "manifest.jsonl", "filter.json"
-_MEASURED, _REFERENCE, _WRITTEN, _LOCK = ".measured.jsonl", ".reference.jsonl", ".written.jsonl", ".dgkit.lock"
+SUMMARY = "filter.json"
+_REFERENCE, _WRITTEN, _LOCK = ".reference.jsonl", ".written.jsonl", ".dgkit.lock"
 Progress = Callable[[str, float, float], None]  # "reference", "measure" or "filter", done, total
 
 
@@ -45,18 +45,16 @@ def filter_folder(
     _check(config)
     report = progress or (lambda stage, done, total: None)
     out = Path(out).expanduser()
-    if not out.is_dir():
-        raise InputError(f"{out}: no such folder", "give a folder that dgkit generate wrote")
-    pairs, judge = list_pairs(out), Judge(config.segmenter)
-    second = _prepared(out / SECOND)
+    scenes, judge = list_scenes(out), Judge(config.segmenter)
+    second = _prepared(out / FILTERED)
     with locked(second / _LOCK):
         remove_stale_temporaries(second)
-        measured = measure_all(pairs, judge, second / _MEASURED, lambda *done: report("measure", *done))
+        measured = measure_all(scenes, judge, second / MEASURED, lambda *done: report("measure", *done))
         means = _means(config, judge, measured, second, report)
-        left_out = _left_out(config, pairs, measured)
-        kept = [i for i, pair in enumerate(pairs) if pair.sample.id not in left_out]
+        left_out = _left_out(config, scenes, measured)
+        kept = [i for i, scene in enumerate(scenes) if scene.id not in left_out]
         lines = _write_all(
-            out, [pairs[i] for i in kept], [measured[i] for i in kept], judge, means, config,
+            out, [scenes[i] for i in kept], [measured[i] for i in kept], judge, means, config,
             lambda *done: report("filter", *done),
         )  # fmt: skip
         summary = _summary(config, judge, means, measured, lines, left_out)
@@ -93,7 +91,7 @@ def _prepared(second: Path) -> Path:
     """The folder of the second labels, made if needed. Raises OutputError where it was not made here."""
     try:
         names = [entry.name for entry in second.iterdir()] if second.exists() else []
-        if any(not name.startswith(".") for name in names) and _MEASURED not in names:
+        if any(not name.startswith(".") for name in names) and MEASURED not in names:
             raise OutputError(f"{second} holds other files", "rename or remove it")
         second.mkdir(exist_ok=True)
     except OSError as error:
@@ -106,8 +104,8 @@ def _means(
 ) -> np.ndarray:
     """float64 [19]: mean loss of each class, nan where a class does not occur."""
     if config.reference is not None:
-        pairs, journal = reference_pairs(config.reference), second / _REFERENCE
-        measured = measure_all(pairs, judge, journal, lambda *done: report("reference", *done), hold=False)
+        scenes, journal = list_reference(config.reference), second / _REFERENCE
+        measured = measure_all(scenes, judge, journal, lambda *done: report("reference", *done), hold=False)
     pixels, losses = np.zeros(NUM_CLASSES, np.int64), np.zeros(NUM_CLASSES)
     for scene in measured:  # in order: a float sum depends on it
         pixels += scene.pixels
@@ -115,15 +113,15 @@ def _means(
     return class_means(pixels, losses)
 
 
-def _left_out(config: FilterConfig, pairs: Sequence[Pair], measured: Sequence[Measured]) -> dict[str, str]:
+def _left_out(config: FilterConfig, scenes: Sequence[SceneFiles], measured: Sequence[Measured]) -> dict[str, str]:
     """Id of each scene that is left out, and why."""
     reasons: dict[str, str] = {}
-    for pair, found in zip(pairs, measured, strict=True):
+    for scene, found in zip(scenes, measured, strict=True):
         least = config.min_agreement
         if least is not None and found.agreement is not None and found.agreement < least:
-            reasons[pair.sample.id] = f"agreement {found.agreement:.4f} < {least}"
+            reasons[scene.id] = f"agreement {found.agreement:.4f} < {least}"
     if config.duplicates is not None:
-        rest = [(s.sample.id, m.hash) for s, m in zip(pairs, measured, strict=True) if s.sample.id not in reasons]
+        rest = [(s.id, m.hash) for s, m in zip(scenes, measured, strict=True) if s.id not in reasons]
         alike = near_duplicates([code for _, code in rest], config.duplicates)
         reasons |= {
             rest[i][0]: f"near-duplicate of {rest[first][0]}" for i, first in enumerate(alike) if first is not None
@@ -133,7 +131,7 @@ def _left_out(config: FilterConfig, pairs: Sequence[Pair], measured: Sequence[Me
 
 def _write_all(
     out: Path,
-    pairs: Sequence[Pair],
+    scenes: Sequence[SceneFiles],
     measured: Sequence[Measured],
     judge: Judge,
     means: np.ndarray,
@@ -141,20 +139,20 @@ def _write_all(
     report: Callable[[int, int], None],
 ) -> list[dict[str, Any]]:
     """The second label of every scene, and its line of the manifest. Labels that are there by the same rule stay."""
-    journal = Manifest(out / SECOND / _WRITTEN)
-    if (out / SECOND / MANIFEST).exists():  # it speaks of complete folders only: what it knows goes on in the journal
-        os.replace(out / SECOND / MANIFEST, journal.path)
+    journal = Manifest(out / FILTERED / _WRITTEN)
+    if (out / FILTERED / MANIFEST).exists():  # it speaks of complete folders only: what it knows goes on in the journal
+        os.replace(out / FILTERED / MANIFEST, journal.path)
     journal.repair()
     known = {line["id"]: line for line in journal.read()}
     rule = _rule(judge, means, config)
     lines = []
-    for pair, found in zip(pairs, measured, strict=True):
-        line = known.get(pair.sample.id)
+    for scene, found in zip(scenes, measured, strict=True):
+        line = known.get(scene.id)
         if line is None or not _is_written(out, line, rule, found):
-            line = _write(out, pair, found, judge, means, config) | {"rule": rule}
+            line = _write(out, scene, found, judge, means, config) | {"rule": rule}
             journal.append(line)
         lines.append(line)
-        report(len(lines), len(pairs))
+        report(len(lines), len(scenes))
     return lines
 
 
@@ -173,26 +171,32 @@ def _is_written(out: Path, line: dict[str, Any], rule: str, found: Measured) -> 
 
 
 def _write(
-    out: Path, pair: Pair, found: Measured, judge: Judge, means: np.ndarray, config: FilterConfig
+    out: Path, scene: SceneFiles, found: Measured, judge: Judge, means: np.ndarray, config: FilterConfig
 ) -> dict[str, Any]:
-    label, loss = judge.loss(pair)
+    label, loss = judge.loss(scene)
     doubt = doubtful(label, loss, means, config.threshold)
     band = boundary_band(label, config.boundary) & ~doubt
-    path = f"{SECOND}/{pair.second}"
+    path = f"{FILTERED}/{_below_labels(out, scene)}"
     write_label(out / path, np.where(doubt | band, IGNORE, label).astype(np.uint8))
     return {
-        "id": pair.sample.id,
-        "image": Path(str(pair.sample.image)).relative_to(out).as_posix(),
+        "id": scene.id,
+        "image": scene.image.relative_to(out).as_posix(),
         "label": path,
         **found.digests,
         "label_sha256": digest_file(out / path),
-        "style": pair.style,
+        "style": scene.style,
         "agreement": found.agreement,
         "mean_loss": found.mean_loss,
         "pixels": _by_class(label),
         "doubtful": _by_class(label[doubt]),
         "boundary": _by_class(label[band]),
     }
+
+
+def _below_labels(out: Path, scene: SceneFiles) -> str:
+    """Path of a label below ``labels/``, for which a manifest may name another folder."""
+    labels = out / "labels"
+    return scene.label.relative_to(labels).as_posix() if scene.label.is_relative_to(labels) else scene.label.name
 
 
 def _by_class(ids: np.ndarray) -> dict[str, int]:

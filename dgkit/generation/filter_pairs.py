@@ -8,39 +8,17 @@ from typing import Any
 
 import numpy as np
 
-from dgkit.data.datasets import Sample, labels_folder, open_dataset, read_pair
+from dgkit.data.datasets import labels_folder, open_dataset
 from dgkit.data.filtering import Judgement, judge, perceptual_hash
+from dgkit.data.generated import SceneFiles
 from dgkit.data.layouts import LAYOUTS
-from dgkit.data.manifest import Manifest, read
-from dgkit.data.prompts import NO_STYLE
+from dgkit.data.manifest import Manifest
 from dgkit.errors import InputError
-from dgkit.files import digest_file
 from dgkit.labels import CLASSES, NUM_CLASSES
 from dgkit.segmenters.onnx_model import Segmenter
 
 HELD_BYTES = 2**29  # of loss maps kept from the first look for the second
 Report = Callable[[int, int], None]
-
-
-@dataclass(frozen=True)
-class Pair:
-    """One labelled image. ``second`` is the path of its second label below the folder of those."""
-
-    sample: Sample
-    second: str
-    style: str = NO_STYLE
-
-    def digests(self) -> dict[str, str]:
-        """SHA-256 of image and label. Raises InputError."""
-        try:
-            return {
-                "image_sha256": digest_file(str(self.sample.image)),
-                "source_label_sha256": digest_file(self.sample.label),
-            }
-        except OSError as error:
-            raise InputError(
-                f"{error.filename}: {error.strerror}", "run dgkit generate into this folder again"
-            ) from error
 
 
 @dataclass(frozen=True, eq=False)
@@ -74,38 +52,14 @@ class Measured:
         return cls(digests, int(line["hash"], 16), line["agreement"], line["mean_loss"], pixels, losses)
 
 
-def list_pairs(out: Path) -> list[Pair]:
-    """The scenes of ``out``: those of its manifest, else all pairs of ``images/`` and ``labels/`` (train ids).
-
-    Raises InputError for a folder without scenes.
-    """
-    manifest = out / "manifest.jsonl"
-    if not manifest.is_file():
-        samples = (sample for sample in labels_folder(out).samples if sample.image is not None)
-        pairs = [Pair(sample, sample.label.relative_to(out / "labels").as_posix()) for sample in samples]
-    else:
-        try:
-            pairs = [_from_record(out, record) for record in read(manifest)]
-        except (KeyError, TypeError) as error:
-            raise InputError(f"{manifest} states no {error}", "give a folder that dgkit generate wrote") from error
-    if not pairs:
-        raise InputError(f"{out} holds no labelled images", f"dgkit generate {out} makes some")
-    return pairs
-
-
-def _from_record(out: Path, record: dict[str, Any]) -> Pair:
-    sample = Sample(str(record["id"]), out / record["label"], out / record["image"], "train_ids")
-    return Pair(sample, Path(record["label"]).name, str(record.get("style", NO_STYLE)))
-
-
-def reference_pairs(reference: str) -> list[Pair]:
-    """The pairs of a labelled set, a folder or ``NAME=DIR``. Raises InputError."""
+def list_reference(reference: str) -> list[SceneFiles]:
+    """Return the labelled images of a set, a folder or ``NAME=DIR``. Raises InputError."""
     name, equals, folder = reference.partition("=")
     dataset = open_dataset(name, folder) if equals and name in LAYOUTS else labels_folder(reference)
-    pairs = [Pair(sample, "") for sample in dataset.samples if sample.image is not None]
-    if not pairs:
+    scenes = [SceneFiles(s.id, s.image, s.label, s.encoding) for s in dataset.samples if s.image is not None]
+    if not scenes:
         raise InputError(f"{reference} holds no photographs of its label maps", "give a set with both")
-    return pairs
+    return scenes
 
 
 class Judge:
@@ -117,7 +71,7 @@ class Judge:
         self.digest = None if self._segmenter is None else self._segmenter.digest
         sidecar = None if self._segmenter is None else self._segmenter.sidecar.model_dump(mode="json")
         self.identity: dict[str, Any] = {"segmenter_sha256": self.digest, "sidecar": sidecar}
-        self._held: dict[str, np.ndarray] = {}
+        self._held: dict[Path, np.ndarray] = {}
         self._room = HELD_BYTES
 
     def look(self, image: np.ndarray, label: np.ndarray) -> Judgement:
@@ -127,24 +81,26 @@ class Judge:
             return Judgement(nothing, np.zeros(NUM_CLASSES, np.int64), np.zeros(NUM_CLASSES), None)
         return judge(*self._segmenter.logits(image), label)
 
-    def measure(self, pair: Pair, digests: dict[str, str], hold: bool) -> Measured:
+    def measure(self, scene: SceneFiles, digests: dict[str, str], hold: bool) -> Measured:
         """Read a scene and judge it; ``hold`` keeps its loss for :meth:`loss` as long as there is room."""
-        image, label = read_pair(pair.sample)
-        found = self.look(image, label)
+        read = scene.read()
+        found = self.look(read.image, read.label)
         if hold and found.loss.nbytes <= self._room:
-            self._held[pair.second] = found.loss
+            self._held[scene.label] = found.loss
             self._room -= found.loss.nbytes
-        return Measured(digests, perceptual_hash(image), found.agreement, found.mean_loss, found.pixels, found.losses)
+        return Measured(
+            digests, perceptual_hash(read.image), found.agreement, found.mean_loss, found.pixels, found.losses
+        )
 
-    def loss(self, pair: Pair) -> tuple[np.ndarray, np.ndarray]:
+    def loss(self, scene: SceneFiles) -> tuple[np.ndarray, np.ndarray]:
         """(label uint8 [H,W], loss float32 [H,W]) of a scene."""
-        image, label = read_pair(pair.sample)
-        held = self._held.pop(pair.second, None)
-        return label, self.look(image, label).loss if held is None else held
+        read = scene.read()
+        held = self._held.pop(scene.label, None)
+        return read.label, self.look(read.image, read.label).loss if held is None else held
 
 
 def measure_all(
-    pairs: Sequence[Pair], judge: Judge, journal: Path, report: Report, *, hold: bool = True
+    scenes: Sequence[SceneFiles], judge: Judge, journal: Path, report: Report, *, hold: bool = True
 ) -> list[Measured]:
     """Every scene as the judge sees it. What ``journal`` knows of unchanged files by the same segmenter is not done
     again. Raises InputError, LabelError, EngineError, OutputError.
@@ -158,14 +114,15 @@ def measure_all(
         manifest.append(settings)
     known = {line["id"]: line for line in lines[1:]} if lines[:1] == [settings] else {}
     found: list[Measured] = []
-    for pair in pairs:
-        digests, line = pair.digests(), known.get(pair.sample.id)
+    for scene in scenes:
+        digests = dict(zip(("image_sha256", "source_label_sha256"), scene.digests(), strict=True))
+        line = known.get(scene.id)
         if line is not None and all(line[key] == value for key, value in digests.items()):
             found.append(Measured.from_json(line))
         else:
-            found.append(judge.measure(pair, digests, hold))
-            manifest.append(found[-1].to_json(pair.sample.id))
-        report(len(found), len(pairs))
+            found.append(judge.measure(scene, digests, hold))
+            manifest.append(found[-1].to_json(scene.id))
+        report(len(found), len(scenes))
     return found
 
 

@@ -6,12 +6,13 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
+from dgkit.data.records import Record
 from dgkit.errors import DgkitError, InputError, UsageError
 from dgkit.files import atomic_path
 from dgkit.generation.blocks import blocks
 from dgkit.generation.filter_folder import write_second_labels
 from dgkit.generation.generate_config import GenerateConfig
-from dgkit.generation.records import GenerateResult, Record
+from dgkit.generation.result import GenerateResult
 from dgkit.generation.settings import Progress, footnote
 from dgkit.generation.verification import inspect
 from dgkit.generation.writer import FREE, OutputFolder, differences

@@ -11,7 +11,7 @@ from dgkit.generation.filter_folder import write_second_labels
 from dgkit.generation.flow import Alone, Pool, Tally, Tell, fill
 from dgkit.generation.generate_config import GenerateConfig
 from dgkit.generation.jobs import JobPlan
-from dgkit.generation.records import GenerateResult
+from dgkit.generation.result import GenerateResult
 from dgkit.generation.settings import (
     Progress,
     chosen_engines,

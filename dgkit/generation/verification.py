@@ -13,17 +13,17 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
+from dgkit.data.generated import MANIFEST
+from dgkit.data.records import Record, parse_record
 from dgkit.errors import InputError, OutputError
 from dgkit.files import atomic_write, digest_file, output_error
 from dgkit.generation.blocks import Notify, blocks
 from dgkit.generation.generate_config import GenerateConfig
 from dgkit.generation.guards import held
-from dgkit.generation.records import Record
 from dgkit.generation.settings import Progress
-from dgkit.generation.writer import LOCK, SUBFOLDERS, OutputFolder, parse_record
+from dgkit.generation.writer import LOCK, SUBFOLDERS, OutputFolder
 from dgkit.labels import IGNORE, NUM_CLASSES
 
-MANIFEST = "manifest.jsonl"
 THREADS = 4  # decoding and digests leave the interpreter's lock
 KINDS = {
     "line": "manifest lines that are no record of an image of this run",

@@ -14,15 +14,16 @@ import numpy as np
 from PIL import Image
 
 from dgkit.config import dump_config, load_config
+from dgkit.data.generated import MANIFEST, SETTINGS
 from dgkit.data.manifest import Manifest
+from dgkit.data.records import Record, file_names, parse_record
 from dgkit.errors import DgkitError, OutputError
 from dgkit.files import atomic_write, digest_file, output_error, remove_stale_temporaries
-from dgkit.generation.blocks import Scene, belongs, encode, file_names, picture, png
+from dgkit.generation.blocks import Scene, belongs, encode, picture, png
 from dgkit.generation.contact_sheet import MAX_CELLS, Cell, choose, contact_sheet
 from dgkit.generation.generate_config import GenerateConfig
 from dgkit.generation.guards import locked, uninterrupted
 from dgkit.generation.jobs import Job
-from dgkit.generation.records import Record
 
 SUBFOLDERS = ("images", "labels", "vis")
 LOCK = ".dgkit.lock"
@@ -41,8 +42,8 @@ class OutputFolder:
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        self.config_path = path / "config.yaml"
-        self.manifest = Manifest(path / "manifest.jsonl")
+        self.config_path = path / SETTINGS
+        self.manifest = Manifest(path / MANIFEST)
         self.records: dict[int, Record] = {}
 
     def check(self) -> GenerateConfig | None:
@@ -214,16 +215,6 @@ def differences(old: GenerateConfig, new: GenerateConfig, free: Set[str] = FREE)
 
 def _short(key: str, value: Any) -> Any:
     return value[:12] if key in LOCATIONS and isinstance(value, str) else value
-
-
-def parse_record(line: dict[str, Any]) -> Record | None:
-    """The record of a line, None where it is not one: a line edited to name files elsewhere is not."""
-    try:
-        record = Record.from_json(line)
-    except (KeyError, TypeError, ValueError):
-        return None
-    names = {"image": record.image, "label": record.label, "vis": record.vis}
-    return record if "/" not in record.id and names == file_names(record.id) else None
 
 
 def _note(record: Record) -> str:

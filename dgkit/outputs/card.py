@@ -8,9 +8,12 @@ from pathlib import Path
 from typing import Any
 
 from dgkit import __version__
+from dgkit.data.generated import GeneratedFolder, open_generated
 from dgkit.labels import CLASSES, PALETTE
-from dgkit.outputs.generated_folder import ClassPixels, GeneratedFolder, Progress, count_classes, open_generated, place
+from dgkit.outputs.class_pixels import ClassPixels, count_classes
+from dgkit.outputs.shards import tree_path
 from dgkit.outputs.summary import Summary, summarise, write_changed, write_summary
+from dgkit.progress import Advance
 
 CARD, SNIPPET, METADATA = "README.md", "mmseg_dataset.py", "metadata.jsonl"
 _MARK = "<!-- Written by dgkit. Without this line dgkit leaves the file alone. -->"
@@ -40,7 +43,7 @@ def write_card(
     *,
     source_pixels: Sequence[int] | None = None,
     workers: int = 0,
-    progress: Progress | None = None,
+    progress: Advance | None = None,
 ) -> Summary:
     """Write README.md, dataset.json, metadata.jsonl and mmseg_dataset.py beside the scenes of a generated folder.
 
@@ -94,8 +97,8 @@ def metadata_lines(records: Iterable[dict[str, Any]]) -> bytes:
     kept = ("id", "style", "class", "prompt", "source", "crop", "seed")
     lines = (
         {
-            "file_name": place(record, "image"),
-            "label_file_name": place(record, "label"),
+            "file_name": tree_path(record, "image"),
+            "label_file_name": tree_path(record, "label"),
             **{key: record[key] for key in kept},
         }
         for record in records

@@ -14,19 +14,20 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from dgkit.data.generated import GeneratedFolder, Line, open_generated
 from dgkit.errors import OutputError, UsageError
 from dgkit.files import atomic_write, digest_file, output_error, remove_stale_temporaries
 from dgkit.locks import locked
 from dgkit.optional import require
 from dgkit.outputs.card import METADATA, SNIPPET, metadata_lines, mmseg_snippet, write_readme
-from dgkit.outputs.generated_folder import GeneratedFolder, count_classes, open_generated, place, with_filtered_labels
+from dgkit.outputs.class_pixels import count_classes
 from dgkit.outputs.shards import (
     EXTRA,
     Advance,
-    Record,
     Written,
     file_size,
     tar_size,
+    tree_path,
     write_parquet,
     write_tar,
     write_tree,
@@ -47,7 +48,7 @@ class Shard:
     """Scenes that are written together: one file, or a part of a folder."""
 
     name: str
-    records: tuple[Record, ...]
+    records: tuple[Line, ...]
 
 
 @dataclass(frozen=True)
@@ -94,8 +95,7 @@ def pack(
     if shard_bytes < 1:
         raise UsageError(f"shards of {shard_bytes} bytes; allowed: 1 or more", "use for example --shard-size 500")
     report = progress or (lambda stage, done, total: None)
-    source, dest = open_generated(out, partial=partial), Path(dest)
-    source = with_filtered_labels(source) if filtered else source
+    source, dest = open_generated(out, partial=partial, filtered=filtered), Path(dest)
     summary = summarise(source, count_classes(source, 0, lambda done, total: report("count", done, total)))
     plan = plan_shards(source, format, shard_bytes)
     with _opened(dest, _identity(source, format, shard_bytes)):
@@ -125,8 +125,8 @@ def plan_shards(source: GeneratedFolder, format: str, shard_bytes: int) -> tuple
     return tuple(Shard(name.format(i, len(groups)), group) for i, group in enumerate(groups))
 
 
-def _by_size(source: GeneratedFolder, format: str, limit: int) -> Iterator[list[Record]]:
-    group: list[Record] = []
+def _by_size(source: GeneratedFolder, format: str, limit: int) -> Iterator[list[Line]]:
+    group: list[Line] = []
     size = 0
     for record in source.records:
         if format == "webdataset":
@@ -145,7 +145,7 @@ def _write_missing(
     source: Path, dest: Path, format: str, plan: Sequence[Shard], done: Written, report: Progress
 ) -> int:
     """Write the shards that are not among ``done``, which grows by them; return how many."""
-    writers: dict[str, Callable[[Path, Sequence[Record], Path, str, Advance], Written]]
+    writers: dict[str, Callable[[Path, Sequence[Line], Path, str, Advance], Written]]
     writers = {"webdataset": write_tar, "parquet": write_parquet, "folder": write_tree}
     total, ready, written = sum(len(shard.records) for shard in plan), 0, 0
 
@@ -169,10 +169,10 @@ def names(shard: Shard, format: str) -> set[str]:
     """Files of a shard below the target folder."""
     if format != "folder":
         return {shard.name}
-    return {f"{shard.name}/{place(record, kind)}" for record in shard.records for kind in ("image", "label")}
+    return {f"{shard.name}/{tree_path(record, kind)}" for record in shard.records for kind in ("image", "label")}
 
 
-def _complete(dest: Path, format: str, records: Sequence[Record], summary: Summary) -> None:
+def _complete(dest: Path, format: str, records: Sequence[Line], summary: Summary) -> None:
     if format == "folder":
         write_changed(dest / "train" / METADATA, metadata_lines(records))
         write_changed(dest / SNIPPET, mmseg_snippet("train/").encode())

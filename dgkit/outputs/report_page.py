@@ -13,23 +13,22 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
+from dgkit.data.generated import GeneratedFolder, find_agreement, open_generated
 from dgkit.data.labelmap import read_label
 from dgkit.data.pictures import read_picture
 from dgkit.errors import UsageError
 from dgkit.files import atomic_write
 from dgkit.labels import CLASSES, NUM_CLASSES, PALETTE
-from dgkit.outputs.agreements import find_agreement
 from dgkit.outputs.card import describe
-from dgkit.outputs.generated_folder import ClassPixels, GeneratedFolder, count_classes, open_generated
+from dgkit.outputs.class_pixels import ClassPixels, count_classes
 from dgkit.outputs.summary import Summary
+from dgkit.progress import Advance, ignore
 
 PAGE = "report.html"
 THUMBNAIL = 256  # pixels of the longer side of an embedded picture
 _BINS = 60
 _SHORTEST_JUMP = 60.0  # seconds; below, a clock was put right and not back
 _PARTS = ("page.html", "page.css", "charts.js", "page.js")
-
-Progress = Callable[[str, float, float], None]
 
 
 @dataclass(frozen=True)
@@ -50,7 +49,7 @@ def report(
     embed: int | None = None,
     to: Path | None = None,
     workers: int = 0,
-    progress: Progress | None = None,
+    progress: Callable[[str, float, float], None] | None = None,
 ) -> ReportResult:
     """Write ``report.html`` into the generated folder ``out``, and its card anew.
 
@@ -67,19 +66,15 @@ def report(
         raise UsageError(
             "a page elsewhere than beside its pictures needs them inside", "add --embed 200, or leave the file out"
         )
-    tell = progress or (lambda stage, done, total: None)
-
-    def count(done: int, total: int) -> None:
-        tell("count", done, total)
-
+    tell = progress or ignore
     folder = open_generated(out, partial=True)
-    pixels = count_classes(folder, workers, count)
+    pixels = count_classes(folder, workers, lambda *done: tell("count", *done))
     data = page_data(folder, pixels, describe(folder, pixels, source_pixels))
     shown = len(folder.records)
     if embed is not None:
         shown = min(embed, shown)
         chosen = np.linspace(0, len(folder.records) - 1, shown).round().astype(int).tolist()
-        data = embedded(folder, data, chosen, lambda done: tell("embed", done, shown))
+        data = embedded(folder, data, chosen, lambda *done: tell("embed", *done))
     page = folder.path / PAGE if to is None else to
     atomic_write(page, render(data).encode())
     known = [value for value in data["scenes"]["agreement"] or () if value is not None]
@@ -154,9 +149,7 @@ def _continued(times: np.ndarray) -> np.ndarray:
     return np.asarray(found)
 
 
-def embedded(
-    folder: GeneratedFolder, data: dict[str, Any], chosen: Sequence[int], advance: Callable[[int], None]
-) -> dict[str, Any]:
+def embedded(folder: GeneratedFolder, data: dict[str, Any], chosen: Sequence[int], advance: Advance) -> dict[str, Any]:
     """``data`` of the ``chosen`` scenes alone, with their pictures inside; what is said of the run stays whole."""
     pictures: dict[str, list[str]] = {"image": [], "label": []}
     for done, number in enumerate(chosen, 1):
@@ -167,7 +160,7 @@ def embedded(
         size = (max(1, round(image.width * scale)), max(1, round(image.height * scale)))
         pictures["image"].append(_uri(image.resize(size, Image.Resampling.LANCZOS), "jpeg", quality=88))
         pictures["label"].append(_uri(label.resize(size, Image.Resampling.NEAREST), "png", optimize=True))
-        advance(done)
+        advance(done, len(chosen))
     columns = {
         name: None if column is None else [column[number] for number in chosen]
         for name, column in data["scenes"].items()

@@ -14,22 +14,21 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+from dgkit.data.generated import Line
 from dgkit.errors import InputError
 from dgkit.files import atomic_path, atomic_write, digest_file
 from dgkit.optional import require
-from dgkit.outputs.generated_folder import place
 
 EXTRA = "outputs"
 _ROW_GROUP = 32  # scenes: readers load a group at once, writers hold one in memory
 _PICTURES = ("image", "label")
 _COLUMNS = ("id", *_PICTURES, "style", "class", "prompt", "source", "seed", "record")
 
-Record = dict[str, Any]
 Written = dict[str, str]  # name below the target folder -> SHA-256
 Advance = Callable[[int], None]
 
 
-def read_scene(folder: Path, record: Record) -> tuple[bytes, bytes]:
+def read_scene(folder: Path, record: Line) -> tuple[bytes, bytes]:
     """(image, label) files of a scene. Raises InputError where one is missing or is not the one that was written."""
     contents = []
     for kind in ("image", "label"):
@@ -45,7 +44,7 @@ def read_scene(folder: Path, record: Record) -> tuple[bytes, bytes]:
     return contents[0], contents[1]
 
 
-def write_tar(source: Path, records: Sequence[Record], target: Path, name: str, advance: Advance) -> Written:
+def write_tar(source: Path, records: Sequence[Line], target: Path, name: str, advance: Advance) -> Written:
     """A shard of WebDataset: ``KEY.image.png``, ``KEY.label.png`` and ``KEY.json`` of each scene, beside each other."""
     with atomic_path(target / name) as temporary:
         with tarfile.open(temporary, "w", format=tarfile.GNU_FORMAT) as archive:
@@ -60,7 +59,7 @@ def write_tar(source: Path, records: Sequence[Record], target: Path, name: str, 
     return {name: digest}
 
 
-def write_parquet(source: Path, records: Sequence[Record], target: Path, name: str, advance: Advance) -> Written:
+def write_parquet(source: Path, records: Sequence[Line], target: Path, name: str, advance: Advance) -> Written:
     """A parquet file that `datasets` and the Hugging Face hub read, with ``image`` and ``label`` as pictures."""
     pyarrow, parquet = require("pyarrow", EXTRA), require("pyarrow.parquet", EXTRA)
     schema = _schema(pyarrow)
@@ -79,30 +78,35 @@ def write_parquet(source: Path, records: Sequence[Record], target: Path, name: s
     return {name: digest}
 
 
-def write_tree(source: Path, records: Sequence[Record], target: Path, name: str, advance: Advance) -> Written:
+def write_tree(source: Path, records: Sequence[Line], target: Path, name: str, advance: Advance) -> Written:
     """``images/`` and ``labels/`` below ``name``: hard links where the file system has them, else copies."""
     written: Written = {}
     for record in records:
         for kind, data in zip(("image", "label"), read_scene(source, record), strict=True):
-            below = f"{name}/{place(record, kind)}"
+            below = f"{name}/{tree_path(record, kind)}"
             _link(source / record[kind], target / below, data)
             written[below] = hashlib.sha256(data).hexdigest()
         advance(1)
     return written
 
 
-def key(record: Record) -> str:
+def tree_path(record: Line, kind: str) -> str:
+    """Return where an image folder holds the ``image`` or ``label`` of a scene; filtered labels lie in labels/ too."""
+    return f"{kind}s/{Path(record[kind]).name}"
+
+
+def key(record: Line) -> str:
     """Name of a scene in a shard: its id without dots, which would end the key there; its number keeps it unique."""
     return str(record["id"]).replace(".", "-")
 
 
-def tar_size(folder: Path, record: Record) -> int:
+def tar_size(folder: Path, record: Line) -> int:
     """Bytes that a scene takes in a shard."""
     sizes = [*(file_size(folder, record, kind) for kind in ("image", "label")), len(_line(record))]
     return sum(512 + -(-size // 512) * 512 for size in sizes)
 
 
-def file_size(folder: Path, record: Record, kind: str) -> int:
+def file_size(folder: Path, record: Line, kind: str) -> int:
     """Bytes of the ``image`` or ``label`` of a scene. Raises InputError where it is missing."""
     path = folder / record[kind]
     try:
@@ -117,7 +121,7 @@ def _damaged(folder: Path, path: Path, reason: str) -> InputError:
     )
 
 
-def _line(record: Record) -> bytes:
+def _line(record: Line) -> bytes:
     return json.dumps(record, ensure_ascii=False).encode()
 
 
@@ -130,7 +134,7 @@ def _schema(pyarrow: Any) -> Any:
     return pyarrow.schema(types, metadata={"huggingface": json.dumps({"info": {"features": features}})})
 
 
-def _row(record: Record, image: bytes, label: bytes) -> Record:
+def _row(record: Line, image: bytes, label: bytes) -> Line:
     pictures = {
         kind: {"bytes": data, "path": Path(record[kind]).name}
         for kind, data in zip(_PICTURES, (image, label), strict=True)

@@ -8,9 +8,10 @@ from typing import Any
 
 from dgkit import __version__
 from dgkit.config import read_recipe
+from dgkit.data.generated import GeneratedFolder
 from dgkit.files import atomic_write
 from dgkit.labels import CLASSES, NUM_CLASSES
-from dgkit.outputs.generated_folder import ClassPixels, GeneratedFolder
+from dgkit.outputs.class_pixels import ClassPixels
 
 SUMMARY = "dataset.json"
 _EMBEDDED = "the model that dgkit ships"
@@ -74,7 +75,7 @@ def summarise(folder: GeneratedFolder, pixels: ClassPixels, source_pixels: Seque
         images=len(folder.records),
         size=folder.size,
         styles=folder.styles,
-        drawn=folder.drawn,
+        drawn=folder.crop_classes,
         pixels=tuple(pixels.totals),
         scenes=tuple(pixels.scenes),
         ignored_share=pixels.ignored_share,

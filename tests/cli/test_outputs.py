@@ -8,7 +8,7 @@ import pytest
 
 from dgkit.cli.app import main
 from dgkit.labels import CLASSES
-from tests.outputs.folders import make_generated
+from tests.generated import make_generated
 from tests.scenes import FAST_FLAGS, snapshot
 
 
@@ -66,7 +66,7 @@ def test_pack_tells_what_it_wrote(out: Path, tmp_path: Path, capsys: pytest.Capt
 def test_pack_refuses_what_is_no_generated_folder(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["pack", str(tmp_path), str(tmp_path / "dest")]) == 1
     error, hint = capsys.readouterr().err.splitlines()
-    assert "no folder of dgkit generate" in error and hint.startswith("hint: dgkit generate")
+    assert "is not a folder of dgkit generate" in error and hint.startswith("hint: dgkit generate")
 
 
 def test_report_says_where_the_page_lies(out: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

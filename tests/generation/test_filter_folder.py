@@ -13,12 +13,13 @@ from PIL import Image
 
 from dgkit.cli.app import main
 from dgkit.data.filtering import judge
+from dgkit.data.generated import FILTERED
 from dgkit.data.labelmap import read_label, write_label
 from dgkit.data.manifest import Manifest
 from dgkit.errors import InputError, OutputError, UsageError
 from dgkit.files import digest_file
 from dgkit.generation import filter_pairs
-from dgkit.generation.filter_folder import SECOND, filter_folder
+from dgkit.generation.filter_folder import filter_folder
 from dgkit.labels import CLASSES, PALETTE
 from dgkit.segmenters.onnx_model import Segmenter
 from tests import crash
@@ -73,7 +74,7 @@ def out(tmp_path: Path) -> Path:
 
 
 def lines_of(out: Path) -> list[dict[str, Any]]:
-    return [json.loads(line) for line in (out / SECOND / "manifest.jsonl").read_text().splitlines()]
+    return [json.loads(line) for line in (out / FILTERED / "manifest.jsonl").read_text().splitlines()]
 
 
 def test_pixels_above_the_mean_of_their_class_are_ignored(out: Path, segmenter: Path) -> None:
@@ -92,13 +93,13 @@ def test_pixels_above_the_mean_of_their_class_are_ignored(out: Path, segmenter: 
             mean = np.concatenate(everywhere).astype(np.float64).mean()
             expected[(labels[seed] == class_id) & (losses[seed] > 1.25 * mean)] = 255
         ignored += int((expected != labels[seed]).sum())
-        assert np.array_equal(read_label(out / SECOND / f"s{seed}_labelTrainIds.png"), expected)
-    second = read_label(out / SECOND / "s1_labelTrainIds.png")
+        assert np.array_equal(read_label(out / FILTERED / f"s{seed}_labelTrainIds.png"), expected)
+    second = read_label(out / FILTERED / "s1_labelTrainIds.png")
     assert (second[label_of(1) == CAR] == 255).all()
     assert found["classes"]["car"]["doubtful"] >= 48 and found["scenes"] == found["kept"] == 4
     assert sum(facts["doubtful"] for facts in found["classes"].values()) == ignored
     assert found["agreement"]["least"] < 0.96 < found["agreement"]["mean"]
-    assert {name: data for name, data in snapshot(out).items() if not name.startswith(SECOND)} == before
+    assert {name: data for name, data in snapshot(out).items() if not name.startswith(FILTERED)} == before
 
 
 def test_the_second_manifest_states_files_digests_and_agreement(out: Path, segmenter: Path) -> None:
@@ -108,18 +109,18 @@ def test_the_second_manifest_states_files_digests_and_agreement(out: Path, segme
     for line, record in zip(lines, first, strict=True):
         assert (line["image"], line["style"]) == (record["image"], "night")
         assert line["image_sha256"] == digest_file(out / line["image"]) == record["image_sha256"]
-        assert line["label_sha256"] == digest_file(out / line["label"]) and line["label"].startswith(f"{SECOND}/")
+        assert line["label_sha256"] == digest_file(out / line["label"]) and line["label"].startswith(f"{FILTERED}/")
         assert line["source_label_sha256"] == record["label_sha256"]
         assert sum(line["pixels"].values()) == 30 * 32
     assert min(lines, key=lambda line: line["agreement"])["id"] == "s1"
-    summary = json.loads((out / SECOND / "filter.json").read_text())
+    summary = json.loads((out / FILTERED / "filter.json").read_text())
     assert summary["settings"]["threshold"] == 1.25 and summary["segmenter_sha256"] == digest_file(segmenter)
 
 
 def test_a_stopped_filter_goes_on_and_ends_alike(out: Path, segmenter: Path, tmp_path: Path) -> None:
     shutil.copytree(out, tmp_path / "other")
     filter_folder(out, segmenter=segmenter)
-    whole = snapshot(out / SECOND)
+    whole = snapshot(out / FILTERED)
     for stage, stop in (("measure", 2), ("filter", 1), ("filter", 3)):
 
         def interrupt(at: str, done: float, total: float, stage: str = stage, stop: int = stop) -> None:
@@ -128,9 +129,9 @@ def test_a_stopped_filter_goes_on_and_ends_alike(out: Path, segmenter: Path, tmp
 
         with pytest.raises(KeyboardInterrupt):
             filter_folder(tmp_path / "other", segmenter=segmenter, progress=interrupt)
-        assert not (tmp_path / "other" / SECOND / "manifest.jsonl").exists()
+        assert not (tmp_path / "other" / FILTERED / "manifest.jsonl").exists()
     filter_folder(tmp_path / "other", segmenter=segmenter)
-    assert snapshot(tmp_path / "other" / SECOND) == whole
+    assert snapshot(tmp_path / "other" / FILTERED) == whole
 
 
 @pytest.mark.slow
@@ -147,11 +148,11 @@ def test_kills_inside_any_file_operation_change_nothing(out: Path, segmenter: Pa
         process.start()
         process.join(120)
         codes.append(process.exitcode)
-        if (other / SECOND / "manifest.jsonl").exists():
+        if (other / FILTERED / "manifest.jsonl").exists():
             assert all(line["label_sha256"] == digest_file(other / line["label"]) for line in lines_of(other))
     assert codes == [-signal.SIGKILL] * 8
     filter_folder(other, segmenter=segmenter)
-    assert snapshot(other / SECOND) == snapshot(out / SECOND)
+    assert snapshot(other / FILTERED) == snapshot(out / FILTERED)
 
 
 def test_what_is_done_is_not_done_again(out: Path, segmenter: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -159,10 +160,10 @@ def test_what_is_done_is_not_done_again(out: Path, segmenter: Path, monkeypatch:
     real = filter_pairs.judge
     monkeypatch.setattr(filter_pairs, "judge", lambda *given: (looks.append(1), real(*given))[1])
     filter_folder(out, segmenter=segmenter)
-    whole = snapshot(out / SECOND)
+    whole = snapshot(out / FILTERED)
     assert len(looks) == 4  # the loss of the first look serves the second
     filter_folder(out, segmenter=segmenter)
-    assert len(looks) == 4 and snapshot(out / SECOND) == whole
+    assert len(looks) == 4 and snapshot(out / FILTERED) == whole
     add(out, "s9", image_of(label_of(2), 9), label_of(2))
     assert filter_folder(out, segmenter=segmenter)["scenes"] == 5
     assert len(looks) == 5 + 4  # one is new; the means have moved, so the others are looked at again
@@ -170,8 +171,8 @@ def test_what_is_done_is_not_done_again(out: Path, segmenter: Path, monkeypatch:
     filter_folder(out, segmenter=segmenter)
     assert lines_of(out)[3]["image_sha256"] == digest_file(out / "images" / "s3.png")
     monkeypatch.setattr(filter_pairs, "HELD_BYTES", 0)
-    (out / SECOND / ".measured.jsonl").unlink()
-    (out / SECOND / "filter.json").rename(out / "filter.json")  # what is left is only pictures
+    (out / FILTERED / ".measured.jsonl").unlink()
+    (out / FILTERED / "filter.json").rename(out / "filter.json")  # what is left is only pictures
     with pytest.raises(OutputError, match="holds other files"):
         filter_folder(out, segmenter=segmenter)
 
@@ -180,11 +181,11 @@ def test_labels_written_anew_do_not_depend_on_what_was_held(
     out: Path, segmenter: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     filter_folder(out, segmenter=segmenter)
-    whole = snapshot(out / SECOND)
-    shutil.rmtree(out / SECOND)
+    whole = snapshot(out / FILTERED)
+    shutil.rmtree(out / FILTERED)
     monkeypatch.setattr(filter_pairs, "HELD_BYTES", 0)
     filter_folder(out, segmenter=segmenter)
-    assert snapshot(out / SECOND) == whole
+    assert snapshot(out / FILTERED) == whole
 
 
 def test_another_threshold_replaces_the_labels(out: Path, segmenter: Path) -> None:
@@ -214,14 +215,14 @@ def test_scenes_that_agree_too_little_or_repeat_others_are_left_out(out: Path, s
     found = filter_folder(out, segmenter=segmenter, min_agreement=0.97, duplicates=0)
     assert set(found["left_out"]) == {"s1", "s4"} and found["left_out"]["s4"] == "near-duplicate of s0"
     assert [line["id"] for line in lines_of(out)] == ["s0", "s2", "s3"]
-    assert sorted(path.name for path in (out / SECOND).glob("*.png")) == [
+    assert sorted(path.name for path in (out / FILTERED).glob("*.png")) == [
         f"s{seed}_labelTrainIds.png" for seed in (0, 2, 3)
     ]
 
 
 def test_a_band_needs_no_segmenter(out: Path) -> None:
     found = filter_folder(out, boundary=1)
-    second, label = read_label(out / SECOND / "s0_labelTrainIds.png"), label_of(0)
+    second, label = read_label(out / FILTERED / "s0_labelTrainIds.png"), label_of(0)
     assert (second[15:17, 0] == 255).all() and second[13, 0] == SKY and second[18, 0] == ROAD
     assert found["agreement"] is None and found["classes"]["road"]["doubtful"] == 0
     assert found["ignored_share"] == (second != label).sum() / (label != 255).sum()
@@ -229,11 +230,11 @@ def test_a_band_needs_no_segmenter(out: Path) -> None:
 
 def test_a_folder_without_a_manifest(out: Path, segmenter: Path) -> None:
     filter_folder(out, segmenter=segmenter)
-    whole = {name: data for name, data in snapshot(out / SECOND).items() if name.endswith(".png")}
-    shutil.rmtree(out / SECOND)
+    whole = {name: data for name, data in snapshot(out / FILTERED).items() if name.endswith(".png")}
+    shutil.rmtree(out / FILTERED)
     (out / "manifest.jsonl").unlink()
     filter_folder(out, segmenter=segmenter)
-    assert {name: data for name, data in snapshot(out / SECOND).items() if name.endswith(".png")} == whole
+    assert {name: data for name, data in snapshot(out / FILTERED).items() if name.endswith(".png")} == whole
 
 
 def test_wrong_settings_and_files_are_refused(out: Path, segmenter: Path, tmp_path: Path) -> None:
@@ -247,7 +248,7 @@ def test_wrong_settings_and_files_are_refused(out: Path, segmenter: Path, tmp_pa
         filter_folder(tmp_path / "none", boundary=1)
     with pytest.raises(InputError, match="no such file"):
         filter_folder(out, segmenter=tmp_path / "none.onnx")
-    assert not (out / SECOND).exists()
+    assert not (out / FILTERED).exists()
     with pytest.raises(InputError, match="class numbers"):
         filter_folder(out, segmenter=label_model(tmp_path / "l.onnx"))
     (out / "images" / "s2.png").unlink()

@@ -3,7 +3,6 @@
 import errno
 import json
 import signal
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,13 +11,12 @@ import pytest
 from PIL import Image
 
 from dgkit.data.crops import CropBox
+from dgkit.data.records import Record
 from dgkit.errors import OutputError
 from dgkit.generation import writer
-from dgkit.generation.blocks import encode
 from dgkit.generation.generate_config import GenerateConfig
 from dgkit.generation.jobs import Job
-from dgkit.generation.records import Record
-from dgkit.generation.writer import LOCK, OutputFolder, parse_record, picture, refuse_changes
+from dgkit.generation.writer import LOCK, OutputFolder, picture, refuse_changes
 from tests.scenes import make_label, snapshot
 
 CONFIG = GenerateConfig(count=3, source_digest="s", model_digest="m")
@@ -214,13 +212,3 @@ def test_a_grown_count_keeps_what_is_there(tmp_path: Path) -> None:
     folder = fill(tmp_path / "out", 3, config=CONFIG.model_copy(update={"count": 4}))
     assert sorted(folder.records) == [0, 1, 2, 3]
     assert "count: 4" in (tmp_path / "out/config.yaml").read_text()
-
-
-def test_a_record_that_is_none_is_not_read_as_one() -> None:
-    record = encode(make_one(0), image(0), "p", True).record
-    values = record.to_json()
-    assert Record.from_json(values) == record
-    assert parse_record(values | {"crop": [1, 2, 3]}) is None
-    assert parse_record(values | {"vis": "../elsewhere.png"}) is None
-    assert parse_record({key: value for key, value in values.items() if key != "seed"}) is None
-    assert parse_record(replace(record, class_name=None).to_json()) is not None

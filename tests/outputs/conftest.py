@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.outputs.folders import make_generated
+from tests.generated import make_generated
 
 
 @pytest.fixture(scope="session")

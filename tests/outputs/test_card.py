@@ -9,12 +9,13 @@ import pytest
 import yaml
 from PIL import Image
 
+from dgkit.data.generated import open_generated
 from dgkit.data.labelmap import read_label
 from dgkit.labels import CLASSES
 from dgkit.outputs.card import card_text, write_card
-from dgkit.outputs.generated_folder import count_classes, open_generated
+from dgkit.outputs.class_pixels import count_classes
 from dgkit.outputs.summary import summarise
-from tests.outputs.folders import HEIGHT, WIDTH, make_generated, make_image, make_job
+from tests.generated import HEIGHT, WIDTH, make_generated, make_image, make_job
 from tests.scenes import snapshot
 
 SOURCE_PIXELS = [1000 * (i + 1) for i in range(19)]

@@ -17,7 +17,7 @@ import yaml
 from dgkit.errors import InputError, MissingDependency, OutputError, UsageError
 from dgkit.outputs import packing as module
 from dgkit.outputs.packing import FORMATS, LOCK, SUMS, pack
-from tests.outputs.folders import make_generated, make_image, make_job
+from tests.generated import make_generated, make_image, make_job
 from tests.scenes import snapshot
 
 SHARD = 24_000  # bytes: two or three of the scenes of these tests
@@ -222,7 +222,7 @@ def test_a_damaged_scene_is_not_packed(tmp_path: Path, harm: str) -> None:
 
 def test_an_unfinished_folder_needs_a_word(tmp_path: Path) -> None:
     out = make_generated(tmp_path / "out", 5, written=2)
-    with pytest.raises(InputError, match="2 of the 5"):
+    with pytest.raises(InputError, match="2 of 5 scenes"):
         pack(out, tmp_path / "dest", "folder")
     assert pack(out, tmp_path / "dest", "folder", partial=True).images == 2
 
@@ -231,7 +231,7 @@ def test_filtered_labels_take_the_place_of_the_first(tmp_path: Path, format: str
     from dgkit.generation.filter_folder import filter_folder
 
     out = make_generated(tmp_path / "out", 4)
-    with pytest.raises(InputError, match="no complete second labels"):
+    with pytest.raises(InputError, match="no complete filtered labels"):
         pack(out, tmp_path / "dest", format, filtered=True)
     filter_folder(out, boundary=2)
     path = out / "labels_filtered" / "manifest.jsonl"

@@ -15,7 +15,7 @@ from PIL import Image
 
 from dgkit.data.labelmap import colorize
 from dgkit.outputs.report_page import report
-from tests.outputs.folders import make_generated, make_image, make_job
+from tests.generated import make_generated, make_image, make_job
 
 sync_api = pytest.importorskip("playwright.sync_api", reason="needs playwright: pip install playwright")
 pytestmark = pytest.mark.slow

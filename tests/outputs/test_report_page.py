@@ -16,7 +16,7 @@ from PIL import Image
 from dgkit.errors import InputError, UsageError
 from dgkit.labels import CLASSES, PALETTE
 from dgkit.outputs.report_page import report, throughput
-from tests.outputs.folders import HEIGHT, WIDTH, make_generated, make_job
+from tests.generated import HEIGHT, WIDTH, make_generated, make_job
 
 
 class Page(HTMLParser):
@@ -183,7 +183,7 @@ def test_embedded_scenes_need_no_files(out: Path, tmp_path: Path) -> None:
 
 
 def test_what_cannot_be_reported(out: Path, tmp_path: Path) -> None:
-    with pytest.raises(InputError, match="no folder of dgkit generate"):
+    with pytest.raises(InputError, match="is not a folder of dgkit generate"):
         report(tmp_path)
     with pytest.raises(UsageError, match="--embed 0"):
         report(out, embed=0)

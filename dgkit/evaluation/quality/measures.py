@@ -8,11 +8,11 @@ from typing import Any
 
 import numpy as np
 
+from dgkit.data.generated import LabelledImage, SceneFiles, list_scenes
 from dgkit.data.prompts import NO_STYLE, STYLES
 from dgkit.data.scores import class_iou, confusion, pixel_accuracy, summary
 from dgkit.errors import InputError
 from dgkit.evaluation.quality.distances import diversity, frechet_distance, kernel_distance
-from dgkit.evaluation.quality.labelled_folder import Entry, Picture, list_folder
 from dgkit.evaluation.quality.renders import render_reference
 from dgkit.files import atomic_write
 from dgkit.labels import IGNORE, NUM_CLASSES
@@ -48,7 +48,7 @@ class Measurement:
     ignored: int = 0
     pixels: int = 0
 
-    def add(self, picture: Picture, judge: Judge) -> None:
+    def add(self, picture: LabelledImage, judge: Judge) -> None:
         """Judge one picture."""
         predicted = judge.segmenter.predict(picture.image)
         matrix = confusion(picture.label, predicted.label)
@@ -121,7 +121,7 @@ def measure_quality(
     network fails.
     """
     out = Path(out)
-    entries = list_folder(out)
+    entries = list_scenes(out, refuse_unlabelled=True)
     found = measure((entry.read() for entry in entries), len(entries), judge, "measure", progress)
     result: dict[str, Any] = {"out": str(out), "judge": judge.to_json(), **found.to_json(), "worst": _worst(found)}
     if reference is not None:
@@ -133,7 +133,7 @@ def measure_quality(
 
 
 def measure(
-    pictures: Iterable[Picture], total: int, judge: Judge, stage: str, progress: Progress | None = None
+    pictures: Iterable[LabelledImage], total: int, judge: Judge, stage: str, progress: Progress | None = None
 ) -> Measurement:
     """Judge every picture."""
     found = Measurement()
@@ -165,9 +165,9 @@ def compare(found: Measurement, real: Measurement) -> dict[str, Any]:
     return facts
 
 
-def _reference(reference: str, entries: Sequence[Entry]) -> tuple[Iterable[Picture], int]:
+def _reference(reference: str, entries: Sequence[SceneFiles]) -> tuple[Iterable[LabelledImage], int]:
     if Path(reference).is_dir():
-        others = list_folder(reference)
+        others = list_scenes(reference, refuse_unlabelled=True)
         return (entry.read() for entry in others), len(others)
     height, width = entries[0].read().label.shape
     renders = render_reference(reference, entries, (height, width))

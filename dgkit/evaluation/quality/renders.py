@@ -7,8 +7,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from dgkit.data.crops import CropBox, anchor_box, crop
+from dgkit.data.generated import LabelledImage, SceneFiles
 from dgkit.errors import InputError, UsageError
-from dgkit.evaluation.quality.labelled_folder import Entry, Picture
 from dgkit.labels import CLASSES
 from dgkit.world import ROLES, Scene, render
 
@@ -18,7 +18,7 @@ SEED = 9_000  # of the scenes of a reference role: neither the shipped generator
 _CITY_SOURCE = re.compile(r"^city(\d+)-(\d+)$")  # how dgkit generate names the scenes that it draws itself
 
 
-def render_reference(name: str, entries: Sequence[Entry], size: tuple[int, int]) -> "Like | Twins":
+def render_reference(name: str, entries: Sequence[SceneFiles], size: tuple[int, int]) -> "Like | Twins":
     """Renders to compare ``entries`` of ``size`` (height, width) with: of a role, or their :class:`Twins`.
 
     Raises UsageError for a name that is neither, InputError where ``entries`` have no twins.
@@ -42,14 +42,14 @@ class Like:
     """
 
     role: str
-    entries: Sequence[Entry]
+    entries: Sequence[SceneFiles]
     size: tuple[int, int]
     height: int
 
     def __len__(self) -> int:
         return len(self.entries)
 
-    def __iter__(self) -> Iterator[Picture]:
+    def __iter__(self) -> Iterator[LabelledImage]:
         for number, entry in enumerate(self.entries):
             rng = np.random.default_rng([SEED, number])
             class_id = CLASSES.index(entry.class_name) if entry.class_name in CLASSES else None
@@ -75,19 +75,19 @@ class Twins:
     Labels and styles are those of the entries, so that nothing but the picture differs.
     """
 
-    entries: Sequence[Entry]
+    entries: Sequence[SceneFiles]
     height: int
 
     def __len__(self) -> int:
         return len(self.entries)
 
-    def __iter__(self) -> Iterator[Picture]:
+    def __iter__(self) -> Iterator[LabelledImage]:
         for entry in self.entries:
             scene, box = _twin(entry, self.height)
             yield _cut(f"twin-{entry.id}", scene, box, entry.style)
 
 
-def _twin(entry: Entry, height: int) -> tuple[Scene, CropBox]:
+def _twin(entry: SceneFiles, height: int) -> tuple[Scene, CropBox]:
     found = _CITY_SOURCE.match(entry.source)
     if found is None or entry.crop is None:
         raise InputError(
@@ -98,7 +98,7 @@ def _twin(entry: Entry, height: int) -> tuple[Scene, CropBox]:
     return render("source", seed, index, height=height, width=2 * height, style=entry.style), CropBox(*entry.crop)
 
 
-def _scene_height(entries: Sequence[Entry], size: tuple[int, int]) -> int:
+def _scene_height(entries: Sequence[SceneFiles], size: tuple[int, int]) -> int:
     """The height at which the scenes were drawn: the one that gives the first entry's own label map."""
     label = entries[0].read().label
     for height in dict.fromkeys((256, size[0], 512, 2 * size[0], -(-size[1] // 2))):
@@ -118,6 +118,7 @@ def _anchor(label: np.ndarray, class_id: int | None, rng: np.random.Generator) -
     return divmod(place, label.shape[1])
 
 
-def _cut(name: str, scene: Scene, box: CropBox, style: str) -> Picture:
+def _cut(name: str, scene: Scene, box: CropBox, style: str) -> LabelledImage:
     image = scene.image[box.y : box.y + box.height, box.x : box.x + box.width]
-    return Picture(name, np.ascontiguousarray(image), crop(scene.label, box)[: image.shape[0], : image.shape[1]], style)
+    label = crop(scene.label, box)[: image.shape[0], : image.shape[1]]
+    return LabelledImage(name, np.ascontiguousarray(image), label, style)

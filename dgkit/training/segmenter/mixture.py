@@ -9,13 +9,11 @@ from typing import Any
 import numpy as np
 from torch.utils.data import Dataset as TorchDataset
 
-from dgkit.data import manifest
 from dgkit.data.crops import CropRules, drawable_classes
 from dgkit.data.datasets import Sample, labels_folder
+from dgkit.data.generated import MANIFEST, check_files, list_scenes
 from dgkit.data.index import build_index, default_cache
 from dgkit.data.labelmap import read_label
-from dgkit.errors import InputError
-from dgkit.files import digest_file
 from dgkit.labels import CLASSES, PALETTE
 from dgkit.training.data.labelled import paired
 from dgkit.training.segmenter.mm import DATASETS, Compose, init_default_scope
@@ -23,61 +21,21 @@ from dgkit.training.segmenter.segmenter_recipe import LabelledSet, SegmenterData
 from dgkit.training.segmenter.transforms import META_KEYS, read_bgr
 
 METAINFO = {"classes": CLASSES, "palette": PALETTE.tolist()}
-MANIFEST = "manifest.jsonl"
-FILTERED = "labels_filtered"  # below a generated folder, with a manifest of its own: what dgkit filter writes
 
 
 def find_generated(folder: Path, verify: bool = True, filtered: bool = False) -> tuple[Sample, ...]:
-    """Samples of a folder of generated images, with the labels of ``dgkit filter`` where ``filtered``.
+    """Return the samples of a folder of generated images, with the labels of ``dgkit filter`` if ``filtered``.
 
-    With a manifest they are those that it lists, and with ``verify`` each file's SHA-256 must be the one stated there.
-    A folder without one (images/ and labels/ of train ids, 19 and 255 ignore) is taken as it is. Raises InputError
+    With a manifest they are those that it lists; with ``verify`` each file must have the SHA-256 stated there. A folder
+    without a manifest (images/ and labels/ of train ids, 19 and 255 ignored) is taken as it is. Raises InputError
     naming files that are missing or differ.
     """
     folder = folder.expanduser()
-    path = folder / FILTERED / MANIFEST if filtered else folder / MANIFEST
-    if filtered and not path.exists():
-        raise InputError(
-            f"{folder} has no complete filtered labels: {FILTERED}/{MANIFEST} is missing",
-            f"dgkit filter {folder} --segmenter FILE.onnx writes them",
-        )
-    if not path.exists():
-        dataset, _ = paired(labels_folder(folder))
-        return dataset.samples
-    records = manifest.read(path)
-    try:
-        samples = tuple(
-            Sample(str(record["id"]), folder / record["label"], folder / record["image"], "train_ids")
-            for record in records
-        )
-        digests = [(record["image_sha256"], record["label_sha256"]) for record in records]
-    except KeyError as error:
-        raise InputError(f"{path} states no {error}", "generate the folder again") from error
-    if not samples:
-        hint = "dgkit filter left every scene out" if filtered else "wait until dgkit generate is done"
-        raise InputError(f"{path} lists no images", hint)
-    _refuse(
-        folder, [path for s in samples for path in (s.image, s.label) if path and not path.is_file()], "are missing"
-    )
-    if verify:
-        stated = [
-            pair
-            for s, digest in zip(samples, digests, strict=True)
-            for pair in zip((s.image, s.label), digest, strict=True)
-        ]
-        with ThreadPoolExecutor() as pool:
-            found = pool.map(digest_file, [path for path, _ in stated if path])
-            differing = [path for (path, digest), seen in zip(stated, found, strict=True) if path and seen != digest]
-        _refuse(folder, differing, "differ from their SHA-256 in the manifest")
-    return samples
-
-
-def _refuse(folder: Path, files: Sequence[Path], what: str) -> None:
-    if files:
-        names = ", ".join(str(path.relative_to(folder)) for path in files[:3]) + (", ..." if len(files) > 3 else "")
-        raise InputError(
-            f"{folder}: {len(files)} generated files {what}: {names}", "run dgkit generate into this folder again"
-        )
+    if not filtered and not (folder / MANIFEST).exists():
+        return paired(labels_folder(folder))[0].samples
+    scenes = list_scenes(folder, filtered=filtered)
+    check_files(folder, scenes, digests=verify)
+    return tuple(scene.sample for scene in scenes)
 
 
 @dataclass(frozen=True)

@@ -150,13 +150,13 @@ def test_wrong_folders_are_refused(tmp_path: Path, judge: Judge) -> None:
     with pytest.raises(InputError, match="no such folder"):
         measure_quality(tmp_path / "none", judge)
     (tmp_path / "images").mkdir()
-    with pytest.raises(InputError, match="holds no pictures"):
+    with pytest.raises(InputError, match="holds no labelled images"):
         measure_quality(tmp_path, judge)
     add(tmp_path, "a", PALETTE[label_of(0)], label_of(0))
     with pytest.raises(UsageError, match="neither a folder nor a role"):
         measure_quality(tmp_path, judge, "moon")
     write_label(tmp_path / "labels" / "a_labelTrainIds.png", label_of(0, 64))
-    with pytest.raises(InputError, match=r"is 32x32, .* is 64x64"):
+    with pytest.raises(InputError, match=r"is 64x64 but .* is 32x32"):
         measure_quality(tmp_path, judge)
     (tmp_path / "labels" / "a_labelTrainIds.png").unlink()
     with pytest.raises(InputError, match="has no label map"):
