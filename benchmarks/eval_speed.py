@@ -178,9 +178,9 @@ def loop_of_mmseg(given: argparse.Namespace) -> dict[str, Any]:
 def loop_of_dgkit(given: argparse.Namespace) -> dict[str, Any]:
     """``score_sets``, which is what ``dgkit eval`` spends its time in; reports are written after it."""
     from dgkit.config import load_config
+    from dgkit.data.scores import mean_iou
     from dgkit.evaluation.benchmark.eval_config import EvalConfig
     from dgkit.evaluation.benchmark.evaluate import score_sets
-    from dgkit.evaluation.benchmark.protocols import mean_iou
     from dgkit.segmenters.base import open_segmenter
 
     engine, dtype = WAYS[given.only]
@@ -200,7 +200,7 @@ def loop_of_dgkit(given: argparse.Namespace) -> dict[str, Any]:
         found = score_sets(segmenter, settings("city"), out / "city")
         seconds = time.perf_counter() - started
         device = str(segmenter.device)
-    return facts(given, seconds, 100 * mean_iou(found.total("cityscapes")), device)
+    return facts(given, seconds, 100 * mean_iou(found.total("cityscapes"), absent="zero"), device)
 
 
 def facts(given: argparse.Namespace, seconds: float, miou: float, device: str) -> dict[str, Any]:

@@ -1,48 +1,57 @@
-"""Scores of label maps against label maps, from one confusion matrix."""
+"""Scores of predicted label maps from a confusion matrix."""
+
+from typing import Literal
 
 import numpy as np
 
 from dgkit.labels import CLASSES, NUM_CLASSES
 
-# What is thin or far away in a street: a generator and a segmenter lose these first.
+# Thin or distant classes, which generators and segmenters lose first.
 SMALL_CLASSES = ("pole", "traffic light", "traffic sign", "person", "rider", "motorcycle", "bicycle")
+
+Absent = Literal["skip", "zero"]
+"""What the IoU of a class that was predicted but occurs in no label is: nan ("skip") or 0 ("zero")."""
 
 
 def confusion(label: np.ndarray, prediction: np.ndarray) -> np.ndarray:
-    """int64 [19,19]: pixels of class row that were called class column. Both uint8 [H,W] train ids.
+    """Return the confusion matrix, int64 [19,19]: pixels labelled as the class of the row, predicted as the column's.
 
-    Pixels that ``label`` ignores do not count; a predicted id outside 0..18 is an error of the caller.
+    Both arguments are uint8 [H,W] train ids. Pixels that ``label`` ignores do not count; ``prediction`` must hold ids
+    0..18 only.
     """
     known = label < NUM_CLASSES
     pairs = label[known].astype(np.int64) * NUM_CLASSES + prediction[known]
     return np.bincount(pairs, minlength=NUM_CLASSES**2).reshape(NUM_CLASSES, NUM_CLASSES)
 
 
-def class_iou(matrix: np.ndarray) -> np.ndarray:
-    """float64 [19]: intersection over union of each class; nan for a class that occurs in no label.
+def class_iou(matrix: np.ndarray, absent: Absent = "skip") -> np.ndarray:
+    """Return the intersection over union of each class, float64 [19].
 
-    As in cityscapesScripts (evalPixelLevelSemanticLabeling.py): the union counts false positives on labelled pixels.
+    A class that was neither labelled nor predicted is nan. For one that was predicted but is in no label ``absent``
+    decides: "skip" gives nan as in cityscapesScripts (evalPixelLevelSemanticLabeling.py), "zero" gives 0 as in
+    mmsegmentation (iou_metric.py). In both, the union counts false positives on labelled pixels.
     """
-    hits = np.diag(matrix).astype(float)
+    hits = np.diag(matrix).astype(np.float64)
     rows = matrix.sum(1)
     union = rows + matrix.sum(0) - hits
-    return np.divide(hits, union, out=np.full(len(hits), np.nan), where=rows > 0)
+    known = rows > 0 if absent == "skip" else union > 0
+    return np.divide(hits, union, out=np.full(len(hits), np.nan), where=known)
 
 
-def mean_iou(matrix: np.ndarray, names: tuple[str, ...] = CLASSES) -> float:
-    """Mean of :func:`class_iou` over the classes ``names`` that occur; nan if none does."""
-    iou = class_iou(matrix)[[CLASSES.index(name) for name in names]]
+def mean_iou(matrix: np.ndarray, names: tuple[str, ...] = CLASSES, absent: Absent = "skip") -> float:
+    """Return the mean of :func:`class_iou` over the classes ``names`` that have one; nan if none has."""
+    iou = class_iou(matrix, absent)[[CLASSES.index(name) for name in names]]
     return float(np.nanmean(iou)) if np.isfinite(iou).any() else float("nan")
 
 
 def pixel_accuracy(matrix: np.ndarray) -> float:
-    """Share of the labelled pixels that were called rightly; nan without any."""
+    """Return the share of the labelled pixels that were predicted correctly; nan if none is labelled."""
     total = matrix.sum()
     return float(np.trace(matrix) / total) if total else float("nan")
 
 
 def summary(matrix: np.ndarray) -> dict[str, object]:
-    """miou, small_miou, pixel_accuracy and iou by class name, as shares 0..1; None where nothing was labelled."""
+    """Return miou, small_miou, pixel_accuracy and iou by class name, 0..1 each; None for what was not labelled."""
     iou = class_iou(matrix)
     return {
         "miou": _known(mean_iou(matrix)),

@@ -1,4 +1,4 @@
-"""How published work evaluates segmenters: input scales, windows, means; and the scores of a confusion matrix.
+"""How published work evaluates segmenters: input scales, windows and means.
 
 Sources: DGInStyle-SegModel ``tools/test.py`` and ``test.sh`` (scales, windows), mmcv ``image/geometric.py`` (sizes),
 mmsegmentation ``encoder_decoder.py`` (windows) and ``iou_metric.py`` (means), Rein ``configs/_base_`` (``half``).
@@ -8,8 +8,6 @@ import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any
-
-import numpy as np
 
 from dgkit.errors import UsageError
 
@@ -118,20 +116,3 @@ def _grids(size: int, crop: int, stride: int) -> int:
 def _span(index: int, size: int, crop: int, stride: int) -> tuple[int, int]:
     end = min(index * stride + crop, size)
     return max(end - crop, 0), end
-
-
-def class_iou(matrix: np.ndarray) -> np.ndarray:
-    """float64 [19]: intersection over union of each class of an int64 [19,19] confusion matrix (rows: labels).
-
-    As mmsegmentation's and cityscapesScripts' evaluators: nan for a class in neither labels nor predictions, 0 for one
-    that was predicted and is in no label. (:func:`dgkit.data.scores.class_iou` leaves the latter out.)
-    """
-    hits = np.diag(matrix).astype(np.float64)
-    union = matrix.sum(0) + matrix.sum(1) - hits
-    return np.divide(hits, union, out=np.full(len(hits), np.nan), where=union > 0)
-
-
-def mean_iou(matrix: np.ndarray) -> float:
-    """Mean of :func:`class_iou` over the classes that have one; nan where none has."""
-    found = class_iou(matrix)
-    return float(np.nanmean(found)) if np.isfinite(found).any() else float("nan")

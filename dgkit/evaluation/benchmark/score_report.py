@@ -11,12 +11,12 @@ import numpy as np
 
 from dgkit.config import dump_config
 from dgkit.data.datasets import Dataset
-from dgkit.data.scores import pixel_accuracy
+from dgkit.data.scores import class_iou, mean_iou, pixel_accuracy
 from dgkit.evaluation.benchmark.eval_config import EvalConfig
 from dgkit.evaluation.benchmark.evaluate import Progress, Scored, items, score_sets, workers
 from dgkit.evaluation.benchmark.gallery import Card, confusion_picture, gallery, picture_strip
 from dgkit.evaluation.benchmark.inference import predict
-from dgkit.evaluation.benchmark.protocols import AVERAGES, class_iou, mean_iou
+from dgkit.evaluation.benchmark.protocols import AVERAGES
 from dgkit.evaluation.benchmark.sets import BadSample, counts, label_systems, read_sample
 from dgkit.files import atomic_path, atomic_write
 from dgkit.labels import CLASSES
@@ -95,9 +95,9 @@ def _set_report(config: EvalConfig, found: Scored, dataset: Dataset) -> dict[str
 
 
 def _scores(matrix: np.ndarray) -> dict[str, Any]:
-    iou = class_iou(matrix)
+    iou = class_iou(matrix, absent="zero")
     return {
-        "miou": _known(mean_iou(matrix)),
+        "miou": _known(mean_iou(matrix, absent="zero")),
         "pixel_accuracy": _known(pixel_accuracy(matrix)),
         "iou": {name: _known(float(value)) for name, value in zip(CLASSES, iou, strict=True)},
     }
@@ -156,7 +156,7 @@ def _images_csv(found: Scored) -> bytes:
     for name, samples in found.samples.items():
         for sample in samples:
             matrix = found.matrices[name, sample.id]
-            values = (mean_iou(matrix), pixel_accuracy(matrix))
+            values = (mean_iou(matrix, absent="zero"), pixel_accuracy(matrix))
             cells = ["" if math.isnan(value) else f"{100 * value:.2f}" for value in values]
             writer.writerow([name, sample.id, sample.condition, *cells])
     return stream.getvalue().encode()
@@ -166,7 +166,7 @@ def _cards(segmenter: Segmenter, config: EvalConfig, found: Scored) -> dict[str,
     """The worst pictures of each set, predicted once more: predictions are not kept."""
     cards: dict[str, list[Card]] = {}
     for name, samples in found.samples.items():
-        scores = {sample.id: mean_iou(found.matrices[name, sample.id]) for sample in samples}
+        scores = {sample.id: mean_iou(found.matrices[name, sample.id], absent="zero") for sample in samples}
         ranked = sorted(samples, key=lambda sample: (math.isnan(scores[sample.id]), scores[sample.id], sample.id))
         worst = [(name, sample) for sample in ranked[: config.worst]]
         read = items(worst, config.resolved_protocol(), min(2, workers(config)), [])

@@ -3,10 +3,8 @@
 import numpy as np
 import pytest
 
-from dgkit.data import scores
 from dgkit.errors import UsageError
-from dgkit.evaluation.benchmark.protocols import PROTOCOLS, class_iou, find_protocol, fitted_size, mean_iou, windows
-from dgkit.labels import NUM_CLASSES
+from dgkit.evaluation.benchmark.protocols import PROTOCOLS, find_protocol, fitted_size, windows
 
 
 @pytest.mark.parametrize(
@@ -64,32 +62,3 @@ def test_other_constants_are_named() -> None:
         find_protocol("dginstyle").changed(None, 32, 40)
     with pytest.raises(UsageError, match="unknown protocol 'full', allowed: dginstyle, hrda, half, whole"):
         find_protocol("full")
-
-
-def test_a_class_in_neither_is_left_out_and_one_that_is_only_predicted_scores_0() -> None:
-    label = np.array([[0, 0, 1, 1, 255, 255]], np.uint8)
-    predicted = np.array([[0, 0, 1, 2, 5, 1]], np.uint8)  # 5 is called on ignored pixels alone
-    matrix = scores.confusion(label, predicted)
-    iou = class_iou(matrix)
-    assert iou[:3].tolist() == [1.0, 0.5, 0.0] and np.isnan(iou[3:]).all()
-    assert mean_iou(matrix) == 0.5
-    assert np.isnan(mean_iou(np.zeros((NUM_CLASSES, NUM_CLASSES), np.int64)))
-    assert mean_iou(scores.confusion(label, label % 255)) == 1.0
-
-
-@pytest.mark.parity
-def test_equal_to_torchmetrics() -> None:
-    torch = pytest.importorskip("torch")
-    classification = pytest.importorskip("torchmetrics.classification")
-    rng = np.random.default_rng(3)
-    kind = classification.MulticlassJaccardIndex
-    whole, each = (kind(NUM_CLASSES, average=average, ignore_index=255) for average in ("macro", "none"))
-    total = np.zeros((NUM_CLASSES, NUM_CLASSES), np.int64)
-    for size in ((40, 60), (33, 21), (7, 90)):
-        label = rng.choice([0, 1, 2, 5, 8, 13, 18, 255], size).astype(np.uint8)
-        predicted = np.where(rng.random(size) < 0.7, label % 255, rng.choice([0, 3, 8, 13], size)).astype(np.uint8)
-        total += scores.confusion(label, predicted)
-        for metric in (whole, each):
-            metric.update(torch.from_numpy(predicted.astype(int)), torch.from_numpy(label.astype(int)))
-    assert mean_iou(total) == pytest.approx(float(whole.compute()), abs=1e-6)
-    assert np.nan_to_num(class_iou(total)) == pytest.approx(each.compute().numpy(), abs=1e-6)
