@@ -37,7 +37,7 @@ def world(
     with progress_bars({"draw": (f"drawing {role}", "scenes")}) as report:
         write_role(
             out, role, count, seed, height=height, width=width, split=split, workers=workers,
-            progress=lambda done: report("draw", done, count),
+            progress=lambda done, total: report("draw", done, total),
         )  # fmt: skip
     if as_json:
         print_json(

@@ -73,9 +73,9 @@ def _usual_height(dataset: Dataset) -> float:
 def _world_dataset(count: int, seed: int, height: int, workers: int, progress: Progress | None) -> Dataset:
     from dgkit.world import write_role
 
-    def report(done: int) -> None:
+    def report(done: float, total: float) -> None:
         if progress is not None:
-            progress(done, count)
+            progress(int(done), int(total))
 
     folder = _world_folder(seed, height)
     folder.parent.mkdir(parents=True, exist_ok=True)

@@ -1,4 +1,4 @@
-"""The procedural city: labelled street scenes in several looks, drawn from nothing but a seed."""
+"""The procedural city: labelled street scenes in several styles, drawn from a seed alone."""
 
 from dgkit.world.render import Scene, render
 from dgkit.world.roles import ROLES, STYLES

@@ -1,7 +1,7 @@
 """Pinhole camera above a gently bent and sloped road.
 
 World axes: X right, Y up, Z forward, metres, origin on the road centre below the camera. Image coordinates are
-measured in image heights, so one scene can be drawn at any resolution.
+in units of the image height, so one scene can be drawn at any resolution.
 """
 
 from dataclasses import dataclass
@@ -13,6 +13,12 @@ NEAR = 0.3  # metres; everything nearer is clipped
 _STRAIGHT_FROM = 130.0  # metres; the bend is continued as a straight line from here on
 
 Point = tuple[float, float, float]
+"""World coordinates (x, y, z), metres."""
+
+
+def translate(p: Point, by: Point) -> Point:
+    """Return the point moved by a vector."""
+    return (p[0] + by[0], p[1] + by[1], p[2] + by[2])
 
 
 @dataclass(frozen=True)
@@ -25,19 +31,19 @@ class Road:
     rise: float = 0.0
 
     def centre(self, z: float) -> float:
-        """Lateral position of the centre line at ``z`` metres ahead."""
+        """Return the lateral position [m] of the centre line at ``z`` metres ahead."""
         return _parabola(self.bend, z)
 
     def height(self, z: float) -> float:
-        """Height of the ground at ``z`` metres ahead."""
+        """Return the height [m] of the ground at ``z`` metres ahead."""
         return self.slope * z + _parabola(self.rise, z)
 
     def at(self, lateral: float, z: float, up: float = 0.0) -> Point:
-        """World point ``lateral`` metres right of the centre line and ``up`` metres above the ground."""
+        """Return the world point ``lateral`` metres right of the centre line and ``up`` metres above the ground."""
         return (self.centre(z) + lateral, self.height(z) + up, z)
 
     def yaw(self, z: float) -> float:
-        """Heading of the road at ``z``, radians, positive to the right."""
+        """Return the heading of the road at ``z``, radians, positive to the right."""
         return atan(2.0 * self.bend * max(0.0, min(z, _STRAIGHT_FROM)))
 
 
@@ -60,19 +66,19 @@ class Camera:
     focal: float
 
     def to_camera(self, p: Point) -> Point:
-        """World point -> camera coordinates (right, up, forward)."""
+        """Convert a world point to camera coordinates (right, up, forward)."""
         dx, dy, dz = p[0] - self.x, p[1] - self.y, p[2]
         cy, sy, cp, sp = cos(self.yaw), sin(self.yaw), cos(self.pitch), sin(self.pitch)
         x, z = dx * cy - dz * sy, dx * sy + dz * cy
         return (x, dy * cp + z * sp, z * cp - dy * sp)
 
     def rotation(self) -> np.ndarray:
-        """float64 [3, 3]: rows are the camera's right, up and forward directions in world axes."""
+        """Return float64 [3, 3]: rows are the camera's right, up and forward directions in world axes."""
         cy, sy, cp, sp = cos(self.yaw), sin(self.yaw), cos(self.pitch), sin(self.pitch)
         return np.array([[cy, 0.0, -sy], [sy * sp, cp, cy * sp], [sy * cp, -sp, cy * cp]])
 
     def rays(self, height: int, width: int) -> np.ndarray:
-        """float32 [H, W, 3]: world direction through each pixel centre, one metre long along the optical axis."""
+        """Return float32 [H, W, 3]: the world direction through each pixel centre, 1 m long along the optical axis."""
         right = (np.arange(width) + 0.5 - width / 2) / (height * self.focal)
         up = (height / 2 - np.arange(height) - 0.5) / (height * self.focal)
         r = self.rotation().astype(np.float32)

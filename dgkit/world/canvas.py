@@ -1,10 +1,10 @@
-"""The one place where anything is drawn: a buffer of surface numbers plus a table of what each surface is.
+"""Rasteriser: a buffer of surface numbers, and a table with the properties of each surface.
 
-Every polygon is rasterised once, by OpenCV's ``fillConvexPoly``/``fillPoly`` with LINE_8, into an int32 buffer that
-holds the number of the surface visible at each pixel. Label, colour, light, depth and weather are looked up from
-that number afterwards, so the label fits the picture exactly, whatever the look. OpenCV is used because its
-polygon filler takes sub-pixel vertices, is about ten times faster than Pillow's and releases nothing to threads.
-The buffer has ``oversample`` times the final resolution per axis; colours are averaged, labels sampled.
+Everything is drawn here. Each polygon is rasterised once, by OpenCV's ``fillConvexPoly``/``fillPoly`` with LINE_8, into
+an int32 buffer that holds the number of the surface visible at each pixel. Label, colour, light, depth and weather are
+looked up from that number afterwards, so label and picture always match. OpenCV's polygon filler takes sub-pixel
+vertices, is about ten times faster than Pillow's and uses no threads. The buffer has ``oversample`` times the final
+resolution per axis; colours are averaged, labels sampled.
 """
 
 from collections.abc import Sequence
@@ -14,29 +14,29 @@ import cv2
 import numpy as np
 
 from dgkit.world.camera import NEAR, Camera, Point
+from dgkit.world.classes import SKY
+from dgkit.world.colour import BLACK, RGB
 
-RGB = tuple[float, float, float]
-BLACK: RGB = (0.0, 0.0, 0.0)
 Quads = tuple[np.ndarray, RGB, RGB, int, float]  # corners float [N, 4, 3], colour, emission, material, snow
 
-# Materials: what the textures and the weather do to a surface.
-PLAIN, ROAD, PAVING, GRASS, BRICK, PLASTER, FOLIAGE, GLASS, MARKING, LEFTOVER = range(10)
+# Materials: they decide how textures and weather change a surface.
+PLAIN, ASPHALT, PAVING, GRASS, BRICK, PLASTER, FOLIAGE, GLASS, MARKING = range(9)
 
 _SHIFT = 4  # fractional bits of polygon vertices
 _SCALE = 1 << _SHIFT
 _LIMIT = 1 << 22  # pixels; vertices farther out are clamped so that they fit in 32 bits
 
-cv2.setNumThreads(1)  # scenes are drawn by several processes; OpenCV's own threads would only get in their way
+cv2.setNumThreads(1)  # scenes are drawn by several processes; OpenCV's own threads would slow them down
 
 
 class Canvas:
-    """Surfaces drawn far to near; row 0 of the table is the sky."""
+    """Buffer and table of the surfaces, which must be drawn far to near; row 0 of the table is the sky."""
 
     def __init__(self, camera: Camera, height: int, width: int, oversample: int = 2) -> None:
         self.camera = camera
         self.height, self.width, self.oversample = height, width, oversample
         self.ids = np.zeros((height * oversample, width * oversample), np.int32)
-        self.labels: list[int] = [10]
+        self.labels: list[int] = [SKY]
         self.colours: list[RGB] = [BLACK]
         self.emissions: list[RGB] = [BLACK]
         self.normals: list[Point] = [(0.0, 0.0, -1.0)]
@@ -45,8 +45,8 @@ class Canvas:
         self.casters: list[tuple[list[Point], float]] = []  # footprint on the ground, height in metres
         self.contacts: list[list[Point]] = []  # footprints that darken the ground in every light
         self.lamps: list[tuple[Point, RGB, float]] = []  # position, colour, radius in metres
-        self._turn = camera.rotation().T.copy()
-        self._stand = np.array([camera.x, camera.y, 0.0])
+        self._rotation = camera.rotation().T.copy()
+        self._position = np.array([camera.x, camera.y, 0.0])
         self._cy, self._sy = cos(camera.yaw), sin(camera.yaw)
         self._cp, self._sp = cos(camera.pitch), sin(camera.pitch)
         self._f = camera.focal * height * oversample
@@ -58,7 +58,10 @@ class Canvas:
     def surface(
         self, label: int, rgb: RGB, normal: Point, plane: Point, emit: RGB = BLACK, snow: float = -1.0, mat: int = PLAIN
     ) -> int:
-        """Add a row to the table; ``snow`` < 0 derives it from how far the surface faces up. Returns its number."""
+        """Add a row to the table and return its number.
+
+        ``snow`` (0..1) is how much snow stays on the surface; a negative value derives it from how far it faces up.
+        """
         if snow < 0.0:
             snow = min(1.0, max(0.0, normal[1] * 1.6 - 0.3))
         self.labels.append(label)
@@ -70,7 +73,7 @@ class Canvas:
         return len(self.labels) - 1
 
     def plane_of(self, points: Sequence[Point]) -> tuple[Point, Point, bool]:
-        """(unit normal towards the camera, plane for the table, whether the winding faces the camera)."""
+        """Return the unit normal towards the camera, the plane for the table, and whether the winding faces it."""
         ax, ay, az = points[0]
         bx, by, bz = points[1]
         cx, cy, cz = points[2]
@@ -99,7 +102,7 @@ class Canvas:
         convex: bool = True,
         cull: bool = False,
     ) -> bool:
-        """Draw one flat polygon. ``cull`` skips it when its winding faces away; returns whether it was drawn."""
+        """Draw one flat polygon and return whether it was drawn; ``cull`` skips it when its winding faces away."""
         facing, plane, front = self.plane_of(points)
         if cull and not front:
             return False
@@ -124,7 +127,7 @@ class Canvas:
     def quads(
         self, corners: np.ndarray, label: int, rgb: RGB, *, emit: RGB = BLACK, snow: float = -1.0, mat: int = PLAIN
     ) -> None:
-        """Draw coplanar quads float [N, 4, 3] (metres) as one surface; those crossing the near plane are left out."""
+        """Draw coplanar quads float [N, 4, 3] (metres) as one surface; those that cross the near plane are skipped."""
         self.groups(label, [(corners, rgb, emit, mat, snow)])
 
     def groups(self, label: int, groups: Sequence[Quads]) -> None:
@@ -132,14 +135,14 @@ class Canvas:
         groups = [group for group in groups if len(group[0])]
         if not groups:
             return
-        pts = (np.concatenate([group[0] for group in groups]) - self._stand) @ self._turn
+        pts = (np.concatenate([group[0] for group in groups]) - self._position) @ self._rotation
         z = pts[..., 2]
         front = z.min(1) > NEAR
         scale = self._f / (z if front.all() else np.where(front[:, None], z, 1.0))
         x, y = self._cx + scale * pts[..., 0], self._cyp - scale * pts[..., 1]
         seen = front & (x.max(1) > 0) & (x.min(1) < self.ids.shape[1])
         seen &= (y.max(1) > 0) & (y.min(1) < self.ids.shape[0])
-        outlines, first = _whole(x, y), 0
+        outlines, first = _fixed_point(x, y), 0
         for corners, rgb, emit, mat, snow in groups:
             span = slice(first, first + len(corners))
             first = span.stop
@@ -170,13 +173,13 @@ class Canvas:
             cv2.fillPoly(self.ids, [outline], number, cv2.LINE_8, _SHIFT)
 
     def _project(self, corners: np.ndarray) -> np.ndarray | None:
-        """Outlines int32 [N, M, 2] of polygons wholly in front of the camera, else None."""
-        pts = (corners - self._stand) @ self._turn
+        """Return outlines int32 [N, M, 2] of polygons wholly in front of the camera, else None."""
+        pts = (corners - self._position) @ self._rotation
         if pts[..., 2].min() <= NEAR:
             return None
         x = self._cx + self._f * pts[..., 0] / pts[..., 2]
         y = self._cyp - self._f * pts[..., 1] / pts[..., 2]
-        return _whole(x, y)
+        return _fixed_point(x, y)
 
     def fill_mask(self, mask: np.ndarray, points: Sequence[Point], value: int) -> None:
         """Fill a ground polygon into a uint8 mask of the oversampled size (shadows)."""
@@ -185,7 +188,7 @@ class Canvas:
             cv2.fillConvexPoly(mask, cv2.convexHull(pixels), value, cv2.LINE_8, _SHIFT)
 
     def pixels_per_metre(self, z: float) -> float:
-        """Final pixels per metre at ``z`` metres ahead."""
+        """Return the final pixels per metre at ``z`` metres ahead."""
         return self.camera.focal * self.height / max(z, 1.0)
 
     def _outline(self, points: Sequence[Point]) -> np.ndarray | None:
@@ -209,7 +212,7 @@ class Canvas:
         return self._fixed([mx + f * p[0] / p[2] for p in seen], [my - f * p[1] / p[2] for p in seen])
 
     def _fixed(self, xs: list[float], ys: list[float]) -> np.ndarray | None:
-        """Fixed-point outline int32 [N, 2] of pixel coordinates, or None if it lies outside the picture."""
+        """Return the fixed-point outline int32 [N, 2] of pixel coordinates, or None if it lies outside the picture."""
         left, right, top, bottom = min(xs), max(xs), min(ys), max(ys)
         if right < 0 or left > self.ids.shape[1] or bottom < 0 or top > self.ids.shape[0]:
             return None
@@ -220,8 +223,8 @@ class Canvas:
         return np.array(flat, np.int32).reshape(-1, 2)
 
 
-def _whole(x: np.ndarray, y: np.ndarray) -> np.ndarray:
-    """Fixed-point vertices int32 [..., 2] of pixel coordinates."""
+def _fixed_point(x: np.ndarray, y: np.ndarray) -> np.ndarray:
+    """Return fixed-point vertices int32 [..., 2] of pixel coordinates."""
     out = np.empty((*x.shape, 2))
     out[..., 0], out[..., 1] = x, y
     out *= _SCALE
@@ -230,7 +233,7 @@ def _whole(x: np.ndarray, y: np.ndarray) -> np.ndarray:
 
 
 def _clip_near(points: list[Point]) -> list[Point]:
-    """Sutherland-Hodgman against the near plane, in camera coordinates."""
+    """Clip a polygon in camera coordinates at the near plane (Sutherland-Hodgman)."""
     out: list[Point] = []
     for a, b in zip(points[-1:] + points[:-1], points, strict=True):
         if (a[2] >= NEAR) != (b[2] >= NEAR):

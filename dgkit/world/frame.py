@@ -1,62 +1,65 @@
-"""A local frame standing on the ground: everything upright is described in it."""
+"""Local frames on the ground, in which upright objects are described, and the shapes that these are made of."""
 
 from math import cos, pi, sin
 
-import numpy as np
-
 from dgkit.world.camera import Point
-from dgkit.world.canvas import RGB, Canvas
+from dgkit.world.canvas import Canvas
+from dgkit.world.colour import RGB
 
 Flat = tuple[float, float]
+"""A point of a plane of the frame, metres."""
 
 
 class Frame:
-    """Origin on the ground; ``yaw`` turns ``forward`` from +Z to the right. Local axes: right, up, forward [m]."""
+    """Local axes right, up and forward [m] at an origin on the ground; ``yaw`` turns forward from +Z to the right."""
 
     def __init__(self, origin: Point, yaw: float, scale: float = 1.0) -> None:
         self.origin, self.scale = origin, scale
         self.fx, self.fz = sin(yaw) * scale, cos(yaw) * scale
 
     def at(self, right: float, up: float, forward: float = 0.0) -> Point:
-        """Local metres -> world point."""
+        """Convert local metres to a world point."""
         x, y, z = self.origin
         return (x + right * self.fz + forward * self.fx, y + up * self.scale, z - right * self.fx + forward * self.fz)
 
     def sheet(self, points: list[Flat], forward: float = 0.0) -> list[Point]:
-        """(right, up) points on the upright plane at ``forward``."""
+        """Return the world points of (right, up) points on the upright plane at ``forward``."""
         return [self.at(r, u, forward) for r, u in points]
 
     def flank(self, right: float, points: list[Flat]) -> list[Point]:
-        """(forward, up) points on the upright plane at ``right``."""
+        """Return the world points of (forward, up) points on the upright plane at ``right``."""
         return [self.at(right, u, f) for f, u in points]
 
     def end(self, forward: float, half: float, low: float, high: float, lean: float = 0.0) -> list[Point]:
-        """A face across the frame seen from behind it (``half`` > 0) or from the front (``half`` < 0)."""
+        """Return a face across the frame, to be seen from behind (``half`` > 0) or from the front (``half`` < 0).
+
+        ``half`` is half its width, ``low`` and ``high`` its heights; its top leans back by ``lean`` metres.
+        """
         a = self.at(half, low, forward), self.at(-half, low, forward)
         return [*a, self.at(-half, high, forward - lean), self.at(half, high, forward - lean)]
 
     def seen_from(self, x: float, z: float, right: float) -> bool:
-        """Whether a viewer at (x, z) looks at the flank at ``right`` from outside."""
+        """Return whether a viewer at (x, z) looks at the flank at ``right`` from outside."""
         px, _, pz = self.at(right, 0.0)
         return ((x - px) * self.fz - (z - pz) * self.fx) * right > 0.0
 
     def floor(self, left: float, right: float, back: float, front: float, up: float = 0.0) -> list[Point]:
-        """A level rectangle."""
+        """Return a level rectangle, ``up`` metres above the ground."""
         return [self.at(left, up, back), self.at(right, up, back), self.at(right, up, front), self.at(left, up, front)]
 
 
 def rect(left: float, right: float, low: float, high: float) -> list[Flat]:
-    """A rectangle of sheet points."""
+    """Return the corners of a rectangle on a plane."""
     return [(left, low), (right, low), (right, high), (left, high)]
 
 
 def oval(r: float, u: float, a: float, b: float, n: int = 14) -> list[Flat]:
-    """Ellipse around (r, u) with half axes (a, b)."""
+    """Return ``n`` points of an ellipse around (r, u) with half axes (a, b)."""
     return [(r + a * cos(2 * pi * k / n), u + b * sin(2 * pi * k / n)) for k in range(n)]
 
 
 def limb(p: Flat, q: Flat, wide: float, wide_end: float) -> list[Flat]:
-    """A tapered bar from p to q with rounded far end."""
+    """Return a tapered bar from p to q with a rounded far end."""
     dx, dy = q[0] - p[0], q[1] - p[1]
     n = (dx * dx + dy * dy) ** 0.5 or 1e-6
     dx, dy = dx / n, dy / n
@@ -71,30 +74,11 @@ def limb(p: Flat, q: Flat, wide: float, wide_end: float) -> list[Flat]:
     ]
 
 
-def shade(rgb: RGB, k: float) -> RGB:
-    """Colour times ``k``, clipped to 0..255."""
-    return (min(255.0, rgb[0] * k), min(255.0, rgb[1] * k), min(255.0, rgb[2] * k))
-
-
-def mix(a: RGB, b: RGB, t: float) -> RGB:
-    """Linear blend of two colours."""
-    return (a[0] + (b[0] - a[0]) * t, a[1] + (b[1] - a[1]) * t, a[2] + (b[2] - a[2]) * t)
-
-
-def vary(rgb: RGB, rng: np.random.Generator, amount: float = 0.12) -> RGB:
-    """Colour with a random brightness and a slight random hue shift."""
-    k = 1.0 + rng.uniform(-amount, amount)
-    r, g, b = (
-        min(max(c * k + s * 40, 0.0), 255.0) for c, s in zip(rgb, rng.uniform(-amount, amount, 3).tolist(), strict=True)
-    )
-    return (r, g, b)
-
-
 def box(
     canvas: Canvas, frame: Frame, size: tuple[float, float, float], label: int, rgb: RGB, *, base: float = 0.0,
     right: float = 0.0, forward: float = 0.0, top: RGB | None = None, mat: int = 0, taper: float = 1.0
 ) -> None:  # fmt: skip
-    """A box of (width, height, length), centred at (right, forward); ``taper`` narrows its top."""
+    """Draw a box of (width, height, length), centred at (right, forward); ``taper`` narrows its top."""
     w, h, n = size[0] / 2, size[1], size[2] / 2
     corners = ((-1, -1), (1, -1), (1, 1), (-1, 1))
     lo = [frame.at(right + s * w, base, forward + t * n) for s, t in corners]

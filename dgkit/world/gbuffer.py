@@ -7,16 +7,16 @@ import numpy as np
 
 from dgkit.world.camera import Road
 from dgkit.world.canvas import Canvas
+from dgkit.world.classes import GROUND
 
 _TILE = 256
-GROUND = (0, 1, 9)  # road, sidewalk, terrain
 
 
 @lru_cache(maxsize=16)
 def noise_tile(seed: int, finest: int = 4, slope: float = 0.5) -> np.ndarray:
-    """Smooth tileable noise float32 [256, 256] of mean 0 and deviation 1.
+    """Return smooth tileable noise float32 [256, 256] of mean 0 and deviation 1.
 
-    ``finest`` is its smallest blob; a negative ``slope`` makes small blobs stronger than large ones.
+    ``finest`` is the size of its smallest blob in cells; a negative ``slope`` makes small blobs the stronger ones.
     """
     rng = np.random.default_rng(seed)
     total = np.zeros((_TILE, _TILE), np.float32)
@@ -31,13 +31,13 @@ def noise_tile(seed: int, finest: int = 4, slope: float = 0.5) -> np.ndarray:
 
 
 def sample(tile: np.ndarray, x: np.ndarray, y: np.ndarray) -> np.ndarray:
-    """The tile, repeated without end, at coordinates float [H, W] in cells."""
+    """Sample the endlessly repeated tile at coordinates float [H, W] in cells."""
     x, y = x.astype(np.float32, copy=False), y.astype(np.float32, copy=False)
     return cv2.remap(tile, x, y, cv2.INTER_LINEAR, borderMode=cv2.BORDER_WRAP)
 
 
-class Buffers:
-    """Per-pixel geometry of a finished canvas at the final resolution."""
+class GBuffer:
+    """Per-pixel geometry of a finished canvas at the final resolution; arrays are [H, W], lengths in metres."""
 
     def __init__(self, canvas: Canvas, road: Road) -> None:
         k = canvas.oversample
@@ -61,7 +61,7 @@ class Buffers:
 
 
 def average(canvas: Canvas, table: np.ndarray) -> np.ndarray:
-    """Look a uint8 [N, 4] table up for every sample and average the samples of a pixel."""
+    """Appearance a uint8 [N, 4] table up for every sample and average the samples of a pixel."""
     picked = np.take(table.view(np.uint32).ravel(), canvas.ids).view(np.uint8).reshape(*canvas.ids.shape, 4)
     if canvas.oversample == 1:
         return picked.astype(np.float32)

@@ -1,6 +1,6 @@
 """One scene of the city: a pure function of (role, seed, index).
 
-Geometry, look and choice of style come from three generators, so that another style or size leaves the scene alone.
+Geometry, appearance and choice of style use three random generators: another style or size never changes the scene.
 """
 
 import zlib
@@ -11,17 +11,21 @@ import numpy as np
 from dgkit.errors import UsageError
 from dgkit.labels import CLASSES
 from dgkit.world.canvas import Canvas
-from dgkit.world.gbuffer import Buffers
-from dgkit.world.light import climate, look, shading
+from dgkit.world.gbuffer import GBuffer
+from dgkit.world.light import climate, shading
+from dgkit.world.light.appearance import Appearance, prior_appearance, source_appearance
 from dgkit.world.roles import PLAIN_STYLE, ROLES, STYLES
 from dgkit.world.town import layout
 
-_LAYOUT, _LOOK, _STYLE = 0, 1, 2  # generator streams
+_LAYOUT, _APPEARANCE, _STYLE = 0, 1, 2  # generator streams
 
 
 @dataclass(frozen=True)
 class Scene:
-    """image: uint8 [H, W, 3] RGB; label: uint8 [H, W] train ids 0..18 or 255; caption; style word or "none"."""
+    """One rendered street.
+
+    ``image``: uint8 [H, W, 3] RGB; ``label``: uint8 [H, W], train ids 0..18 or 255; ``style``: its word or "none".
+    """
 
     image: np.ndarray
     label: np.ndarray
@@ -30,55 +34,59 @@ class Scene:
 
 
 def render(role: str, seed: int, index: int, *, height: int = 256, width: int = 512, style: str | None = None) -> Scene:
-    """Draw scene ``index`` of ``role``; ``style`` replaces the look only, geometry and label stay.
+    """Draw scene ``index`` of ``role``; ``style`` changes the appearance only, geometry and label stay the same.
 
     The same (role, seed, index) at another size is the same scene at another resolution.
     Raises UsageError for an unknown role or style, a negative seed or index, or a size below 32.
     """
-    check(role, seed, index, height, width, style)
+    check_arguments(role, seed, index, height, width, style)
     recipe = ROLES[role]
     key = zlib.crc32(role.encode())
     town = layout.compose(np.random.default_rng([seed, index, _LAYOUT, key]), recipe)
     canvas = Canvas(town.camera, height, width)
     layout.paint(town, canvas)
-    buffers = Buffers(canvas, town.road)
+    buffers = GBuffer(canvas, town.road)
     style = style or style_of(role, seed, index)
-    rng = np.random.default_rng([seed, index, _LOOK, key])
-    chosen = _look(role, rng, style)
-    return Scene(shading.shade(buffers, chosen), buffers.label, caption(buffers.label, style), style)
+    rng = np.random.default_rng([seed, index, _APPEARANCE, key])
+    appearance = _draw_appearance(role, rng, style)
+    return Scene(shading.shade(buffers, appearance), buffers.label, caption(buffers.label, style), style)
 
 
-def _look(role: str, rng: np.random.Generator, style: str) -> look.Look:
+def _draw_appearance(role: str, rng: np.random.Generator, style: str) -> Appearance:
     target = ROLES[role].climate
     if target is not None:
-        return climate.forecast(rng, target, style)
-    return look.source(rng) if role == "source" and style == PLAIN_STYLE else look.prior(rng, style)
+        return climate.draw_appearance(rng, target, style)
+    if role == "source" and style == PLAIN_STYLE:
+        return source_appearance(rng)
+    return prior_appearance(rng, style)
 
 
 def caption(label: np.ndarray, style: str) -> str:
-    """Prompt of a picture: class names present, ascending train id (DGInStyle, gen_datasets.py)."""
+    """Return the prompt of a picture: the classes present by ascending train id (DGInStyle, gen_datasets.py)."""
     base = " ".join(CLASSES[i] for i in np.unique(label) if i < len(CLASSES))
     return base if style == PLAIN_STYLE else f"A city street scene with {base}, in {style} weather."
 
 
 def style_of(role: str, seed: int, index: int) -> str:
-    """The style that scene ``index`` of a known ``role`` has when none is asked for."""
+    """Return the style that scene ``index`` of a known ``role`` has by default."""
     recipe = ROLES[role]
-    names, odds = zip(*recipe.styles, strict=True)
-    if recipe.in_turn:
+    names, probabilities = zip(*recipe.styles, strict=True)
+    if recipe.round_robin:
         return str(names[index % len(names)])
     rng = np.random.default_rng([seed, index, _STYLE, zlib.crc32(role.encode())])
-    return str(names[int(rng.choice(len(names), p=np.array(odds)))])
+    return str(names[int(rng.choice(len(names), p=np.array(probabilities)))])
 
 
-def check(role: str, seed: int, index: int, height: int, width: int, style: str | None = None) -> None:
-    """Raise UsageError for arguments that :func:`render` does not take."""
+def check_arguments(role: str, seed: int, index: int, height: int, width: int, style: str | None = None) -> None:
+    """Raise UsageError for arguments that :func:`render` does not accept."""
     if role not in ROLES:
-        raise UsageError(f"unknown role {role!r}; allowed: {', '.join(ROLES)}", "use --role source")
+        raise UsageError(f"unknown role {role!r}; known roles: {', '.join(ROLES)}", "use for example --role source")
     if style is not None and style not in (*STYLES, PLAIN_STYLE):
         allowed = ", ".join((*STYLES, PLAIN_STYLE))
-        raise UsageError(f"unknown style {style!r}; allowed: {allowed}", "leave the style out to draw one")
+        raise UsageError(
+            f"unknown style {style!r}; known styles: {allowed}", "omit the style to let the seed choose one"
+        )
     if seed < 0 or index < 0:
-        raise UsageError(f"seed {seed} and index {index} must not be negative", "use --seed 0")
+        raise UsageError(f"seed {seed} and index {index} must not be negative", "use for example --seed 0")
     if height < 32 or width < 32:
-        raise UsageError(f"size {width}x{height} is below 32x32", "use --height 256 --width 512")
+        raise UsageError(f"size {width}x{height} is smaller than 32x32", "use for example --height 256 --width 512")

@@ -1,17 +1,16 @@
-"""What a role is made of: colours, camera, street plan, furniture and weather, as ranges to draw from.
+"""Settings of a role: colours, camera, street plan, furniture and weather, as ranges to draw from.
 
-The defaults are those of ``source`` and ``prior``, on which models are trained: they must not change.
+The defaults are those of ``source`` and ``prior``, which models are trained on: they must not change.
 """
 
 from dataclasses import dataclass, field
 
-from dgkit.world.canvas import RGB
+from dgkit.world.colour import RGB
 from dgkit.world.light.climate import Climate
+from dgkit.world.ranges import Range
 
 STYLES = ("sunny", "snowy", "rainy", "foggy", "night")
 PLAIN_STYLE = "none"  # ordinary daylight, no weather word in the caption
-
-Range = tuple[float, float]
 
 
 @dataclass(frozen=True)
@@ -31,9 +30,10 @@ class Palette:
 
 @dataclass(frozen=True)
 class View:
-    """Camera: ``height`` [m], ``pitch`` [rad, down positive], ``focal`` [image heights], deviation of ``yaw`` [rad].
+    """Camera pose and focal length.
 
-    ``place`` is where it stands between the road centre (0) and the edge of the right lanes (1).
+    ``height`` [m], ``pitch`` [rad, down positive], ``focal`` [image heights], standard deviation of ``yaw`` [rad];
+    ``place`` is the position between the road centre (0) and the edge of the right lanes (1).
     """
 
     height: Range = (1.3, 2.5)
@@ -45,7 +45,7 @@ class View:
 
 @dataclass(frozen=True)
 class Plan:
-    """Road, pavements and houses; widths and heights in metres, the rest are probabilities."""
+    """Road, pavements and houses: ranges are widths and heights in metres, single numbers are probabilities."""
 
     lane: Range = (3.0, 3.6)
     second_lane: float = 0.35
@@ -69,7 +69,7 @@ class Plan:
 
 @dataclass(frozen=True)
 class Furniture:
-    """Street furniture of a country; names are those of :mod:`dgkit.world.things.fixtures`."""
+    """Street furniture of a country; the names are those of :mod:`dgkit.world.things.target_furniture`."""
 
     lamps: tuple[str, ...]
     lamp_gap: Range
@@ -81,13 +81,16 @@ class Furniture:
     signs_per_side: tuple[int, int]  # least, most
     signals: str
     signal_boxes: tuple[RGB, ...]
-    bollards: float = 0.0  # probability for a side of the street
-    utility: float = 0.0
+    bollards: float = 0.0  # probability on one side of the street
+    utility_poles: float = 0.0  # probability on one side of the street
 
 
 @dataclass(frozen=True)
 class Traffic:
-    """How busy it is. ``gap`` is the free length between cars [m]; ``walkers`` groups on a pavement, least and most."""
+    """Density of traffic.
+
+    ``gap`` is the free length between cars [m], ``walkers`` the least and greatest number of groups on a pavement.
+    """
 
     cars: float = 0.75
     gap: Range = (4.0, 26.0)
@@ -105,7 +108,7 @@ _CLOTHES: tuple[RGB, ...] = (
     (96, 140, 186), (214, 118, 54), (110, 108, 104), (226, 140, 158),
 )  # fmt: skip
 
-# Probability that a scene gets the thing on purpose (traffic and pavements add their own).
+# Probability that a scene gets the object on purpose (traffic and pavements add their own).
 CHANCES = {
     "train": 0.2, "bus": 0.3, "truck": 0.3, "motorcycle": 0.34, "cyclist": 0.42, "bicycle": 0.38,
     "signal": 0.42, "crossing": 0.42, "crossroads": 0.34, "near_person": 0.6, "near_car": 0.5, "park": 0.22,
@@ -114,7 +117,7 @@ CHANCES = {
 
 @dataclass(frozen=True)
 class Role:
-    """One domain of the world. ``climate`` and ``furniture`` are None for the roles that models are trained on."""
+    """One domain of the world; ``climate`` and ``furniture`` are None for the roles that models are trained on."""
 
     palettes: tuple[Palette, ...]
     styles: tuple[tuple[str, float], ...]  # style -> probability
@@ -129,4 +132,4 @@ class Role:
     traffic: Traffic = Traffic()
     furniture: Furniture | None = None
     climate: Climate | None = None
-    in_turn: bool = False  # styles follow the scene number instead of being drawn: exact shares
+    round_robin: bool = False  # styles follow the scene number instead of being drawn at random: exact shares

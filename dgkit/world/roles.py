@@ -1,4 +1,4 @@
-"""The recipes of the roles: how often things occur, and in which colours."""
+"""All roles by name; the settings of ``source`` and ``prior``, which models are trained on."""
 
 from dgkit.world.role import PLAIN_STYLE, STYLES, Palette, Role
 from dgkit.world.target_roles import TARGETS

@@ -1,6 +1,6 @@
 """The five target roles: towns in other countries, seen by other cameras. None shares a setting with ``prior``."""
 
-from dgkit.world.light import target_climates as weathers
+from dgkit.world.light import target_climates
 from dgkit.world.role import CHANCES, PLAIN_STYLE, Furniture, Palette, Plan, Role, Traffic, View
 
 # -- Cityscapes: grey-beige German towns, high camera behind a bonnet, slim posts, many bicycles ----------------------
@@ -43,7 +43,7 @@ CITYSCAPES = Role(
                                "diamond", "town", "detour", "blue_guide"),
                         sign_radius=(0.27, 0.33), signs_per_side=(2, 4), signals="slim",
                         signal_boxes=((22, 24, 24), (30, 44, 36)), bollards=0.3),
-    climate=weathers.CITYSCAPES,
+    climate=target_climates.CITYSCAPES,
 )  # fmt: skip
 
 # -- BDD100K: wide American streets behind a windscreen ---------------------------------------------------------------
@@ -83,8 +83,8 @@ BDD = Role(
                         glow=((255, 184, 96), (255, 226, 180)), posts=((142, 144, 144), (96, 100, 96), (70, 84, 72)),
                         signs=("speed", "speed", "stop", "street", "street", "highway", "no_turn", "warning", "works"),
                         sign_radius=(0.3, 0.4), signs_per_side=(1, 4), signals="mast",
-                        signal_boxes=((206, 164, 30), (34, 34, 34)), bollards=0.06, utility=0.45),
-    climate=weathers.BDD,
+                        signal_boxes=((206, 164, 30), (34, 34, 34)), bollards=0.06, utility_poles=0.45),
+    climate=target_climates.BDD,
 )  # fmt: skip
 
 # -- Mapillary: every continent, every camera -------------------------------------------------------------------------
@@ -140,8 +140,8 @@ MAPILLARY = Role(
                         signs=("limit", "stop", "diamond", "arrows", "blue_guide", "brown", "works", "hatch", "street",
                                "no_parking", "warning"),
                         sign_radius=(0.26, 0.42), signs_per_side=(1, 4), signals="level",
-                        signal_boxes=((40, 60, 48), (26, 26, 28), (190, 150, 40)), bollards=0.2, utility=0.5),
-    climate=weathers.MAPILLARY,
+                        signal_boxes=((40, 60, 48), (26, 26, 28), (190, 150, 40)), bollards=0.2, utility_poles=0.5),
+    climate=target_climates.MAPILLARY,
 )  # fmt: skip
 
 # -- ACDC: Swiss roads in bad weather ---------------------------------------------------------------------------------
@@ -179,9 +179,9 @@ ACDC = Role(
     furniture=Furniture(lamps=("stick", "cobra"), lamp_gap=(22.0, 36.0), lamp_height=(6.0, 8.5),
                         glow=((255, 158, 60), (255, 176, 84)), posts=((124, 128, 130), (96, 98, 100)),
                         signs=_SWISS_SIGNS, sign_radius=(0.28, 0.36), signs_per_side=(1, 4), signals="slim",
-                        signal_boxes=((26, 28, 28),), bollards=0.2, utility=0.2),
-    climate=weathers.ACDC,
-    in_turn=True,
+                        signal_boxes=((26, 28, 28),), bollards=0.2, utility_poles=0.2),
+    climate=target_climates.ACDC,
+    round_robin=True,
 )  # fmt: skip
 
 # -- Dark Zurich: the same town's centre at night, by a noisy, shaky camera -------------------------------------------
@@ -212,7 +212,7 @@ DARKZURICH = Role(
                         glow=((214, 255, 224), (255, 236, 206), (236, 220, 255)),
                         posts=((118, 122, 118), (84, 92, 86)), signs=_SWISS_SIGNS, sign_radius=(0.28, 0.36),
                         signs_per_side=(1, 4), signals="slim", signal_boxes=((24, 26, 26),), bollards=0.25),
-    climate=weathers.DARKZURICH,
+    climate=target_climates.DARKZURICH,
 )  # fmt: skip
 
 TARGETS: dict[str, Role] = {

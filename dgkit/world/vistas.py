@@ -1,4 +1,4 @@
-"""Mapillary Vistas v1.2 as it lies on disk: ids, colours and the config that lists them."""
+"""Mapillary Vistas v1.2 on disk: class ids, colours, and the config file that lists them."""
 
 import json
 
@@ -7,7 +7,7 @@ import numpy as np
 from dgkit.labels import MAPILLARY_NAMES
 
 UNLABELLED = 65
-# The id written for each train id: the one whose name says it best, and that mappings A and B read back alike.
+# The id written for each train id: the one whose name fits best and that mappings A and B both read back.
 IDS = (13, 15, 17, 6, 3, 45, 48, 50, 30, 29, 27, 19, 20, 55, 61, 54, 58, 57, 52)
 
 # (group, number of consecutive ids); the rest of a name is its readable form in lower case.
@@ -35,21 +35,21 @@ _COLOURS = (
 
 
 def table() -> np.ndarray:
-    """uint8 [256]: train id or 255 -> id in the file."""
+    """Return uint8 [256]: train id or 255 -> id in the file."""
     out = np.full(256, UNLABELLED, np.uint8)
     out[: len(IDS)] = IDS
     return out
 
 
 def palette() -> np.ndarray:
-    """uint8 [256, 3]: colour of every id; unused ones are black."""
+    """Return uint8 [256, 3]: the colour of every id; unused ones are black."""
     out = np.zeros((256, 3), np.uint8)
     out[: len(_COLOURS)] = _COLOURS
     return out
 
 
 def config() -> bytes:
-    """``config.json`` in the public format: one entry for each id, with name, readable name and colour."""
+    """Return ``config.json`` in the public format: one entry per id, with name, readable name and colour."""
     groups = [group for group, count in _GROUPS for _ in range(count)]
     labels = [
         {

@@ -7,7 +7,7 @@ import pytest
 
 from dgkit.world.camera import NEAR, Camera, Road
 from dgkit.world.canvas import Canvas
-from dgkit.world.gbuffer import Buffers, average
+from dgkit.world.gbuffer import GBuffer, average
 
 CAMERA = Camera(x=0.3, y=1.6, yaw=0.1, pitch=0.05, focal=1.3)
 ROAD = Road(4.0)
@@ -22,7 +22,7 @@ def upright(z: float, half: float = 1.5) -> list[tuple[float, float, float]]:
 
 
 def project(point: tuple[float, float, float]) -> tuple[float, float]:
-    """Pinhole projection written out independently of the canvas: column and row of a 128x256 picture."""
+    """Project with a pinhole camera, independently of the canvas: column and row in a 128x256 picture."""
     x, y, z = CAMERA.rotation() @ (np.array(point) - (CAMERA.x, CAMERA.y, 0.0))
     return 127.5 + 1.3 * 128 * x / z, 63.5 - 1.3 * 128 * y / z
 
@@ -33,7 +33,7 @@ def test_label_and_colour_share_every_pixel() -> None:
     drawn.poly(upright(6.0, 0.4), 11, (10.0, 250.0, 20.0))
     colours = np.zeros((len(drawn.labels), 4), np.uint8)
     colours[:, :3] = np.array(drawn.colours)
-    picture, label = average(drawn, colours)[..., :3], Buffers(drawn, ROAD).label
+    picture, label = average(drawn, colours)[..., :3], GBuffer(drawn, ROAD).label
     assert set(np.unique(label)) == {10, 11, 13}
     assert ((picture == (250, 10, 200)).all(-1) == (label == 13)).all()
     assert ((picture == (10, 250, 20)).all(-1) == (label == 11)).all()
@@ -43,7 +43,7 @@ def test_oversampled_edges_stay_within_a_pixel_of_the_label() -> None:
     drawn = canvas(2)
     drawn.poly(upright(8.0), 13, (200.0, 0.0, 0.0))
     table = np.array([(0, 0, 0, 255), (200, 0, 0, 0)], np.uint8)
-    red, label = average(drawn, table)[..., 0], Buffers(drawn, ROAD).label
+    red, label = average(drawn, table)[..., 0], GBuffer(drawn, ROAD).label
     assert (red[label == 13] > 40).all()
     assert (red[label != 13] < 160).all()
     assert (red == 200).sum() > 1000
@@ -69,7 +69,7 @@ def test_depth_of_a_slanted_wall() -> None:
     drawn = canvas()
     wall = [(-3.0, 0.0, 5.0), (2.0, 0.0, 12.0), (2.0, 4.0, 12.0), (-3.0, 4.0, 5.0)]
     drawn.poly(wall, 2, (1.0, 1.0, 1.0))
-    buffers = Buffers(drawn, ROAD)
+    buffers = GBuffer(drawn, ROAD)
     on_wall = buffers.label == 2
     offset = (buffers.z - 5.0) * 5.0 - (buffers.x + 3.0) * 7.0  # zero on the wall's plane
     assert on_wall.sum() > 500
@@ -79,7 +79,7 @@ def test_depth_of_a_slanted_wall() -> None:
 def test_ground_through_the_camera_is_clipped() -> None:
     drawn = canvas()
     drawn.poly([(-2.0, 0.0, -5.0), (2.0, 0.0, -5.0), (2.0, 0.0, 30.0), (-2.0, 0.0, 30.0)], 0, (1.0, 1.0, 1.0))
-    buffers = Buffers(drawn, ROAD)
+    buffers = GBuffer(drawn, ROAD)
     assert (buffers.label[-1] == 0).sum() > 100
     assert buffers.depth[buffers.label == 0].min() > NEAR
     assert np.abs(buffers.y[buffers.label == 0]).max() < 0.05

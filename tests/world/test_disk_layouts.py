@@ -1,4 +1,4 @@
-"""Layouts: every labelled role is read back by the loader of the set it stands in for, label for label."""
+"""Layouts: the reader of the data set that a role stands in for returns the rendered labels."""
 
 from __future__ import annotations
 
@@ -17,23 +17,23 @@ from dgkit.labels import ENCODINGS, MAPILLARY_NAMES, PALETTE
 from dgkit.world import disk_layouts as disk
 from dgkit.world import render, vistas, write_role
 
-LABELLED = sorted(set(disk.DISKS) - {"prior"})
-CASES = [(role, split) for role in LABELLED for split in disk.DISKS[role].splits]
+LABELLED = sorted(set(disk.DISK_LAYOUTS) - {"prior"})
+CASES = [(role, split) for role in LABELLED for split in disk.DISK_LAYOUTS[role].splits]
 HEIGHT = 48
 
 
 def scenes(out: Path, role: str, split: str | None, count: int, **settings: int) -> dict[Path, int]:
-    """Write scenes; label path -> index."""
+    """Write scenes and return the index of each label path."""
     write_role(out, role, count, 5, height=HEIGHT, split=split, workers=1, **settings)
     split = disk.resolve_split(role, split)
-    names = [disk.DISKS[role].name(split, 5, number) for number in range(count)]
+    names = [disk.DISK_LAYOUTS[role].files(split, 5, number) for number in range(count)]
     return {out / path: disk.scene_index(split, n) for n, files in enumerate(names) for path, _ in files.labels}
 
 
 @pytest.mark.parametrize(("role", "split"), CASES)
 def test_the_loader_of_the_set_reads_equal_labels(tmp_path: Path, role: str, split: str | None) -> None:
     indices = scenes(tmp_path, role, split, 2)
-    dataset = open_dataset(disk.DISKS[role].dataset, tmp_path, split)
+    dataset = open_dataset(disk.DISK_LAYOUTS[role].dataset, tmp_path, split)
     assert len(dataset.samples) == 2
     for sample in dataset.samples:
         index = indices[sample.label]
@@ -78,14 +78,14 @@ def test_real_names_and_formats(tmp_path: Path) -> None:
     assert matched == found and len(found) == len(patterns)
 
 
-def test_acdc_lies_by_condition(tmp_path: Path) -> None:
+def test_acdc_is_sorted_by_condition(tmp_path: Path) -> None:
     scenes(tmp_path, "acdc", "val", 8)
     dataset = open_dataset("acdc", tmp_path, "val")
     assert [sample.condition for sample in dataset.samples] == sorted(2 * ["fog", "night", "rain", "snow"])
     assert disk.scene_index("val", 0) % 4 == disk.scene_index("test", 0) % 4 == 0
 
 
-def test_mapillary_mixes_sizes_unless_told(tmp_path: Path) -> None:
+def test_mapillary_mixes_sizes_unless_a_width_is_given(tmp_path: Path) -> None:
     sizes = {disk.size("mapillary", 1, index, 256, None) for index in range(60)}
     assert len(sizes) > 6
     assert all(192 <= rows <= 384 and rows % 8 == columns % 8 == 0 for rows, columns in sizes)
@@ -95,8 +95,8 @@ def test_mapillary_mixes_sizes_unless_told(tmp_path: Path) -> None:
         scenes(tmp_path, "mapillary", None, 1)
 
 
-def test_sets_keep_their_proportions() -> None:
-    widths = {role: disk.fixed_width(role, 256, None) for role in disk.DISKS}
+def test_data_sets_keep_their_aspect_ratio() -> None:
+    widths = {role: disk.fixed_width(role, 256, None) for role in disk.DISK_LAYOUTS}
     assert widths == {
         "source": 512, "prior": 512, "cityscapes": 512, "bdd": 456, "mapillary": None, "acdc": 456, "darkzurich": 456,
     }  # fmt: skip
@@ -115,7 +115,7 @@ def test_splits_share_a_folder_and_no_scene(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(("role", "split"), [("darkzurich", "train"), ("prior", "val"), ("bdd", "minival")])
-def test_a_split_that_the_set_does_not_have(tmp_path: Path, role: str, split: str) -> None:
+def test_an_unknown_split_is_refused(tmp_path: Path, role: str, split: str) -> None:
     with pytest.raises(UsageError, match=split):
         write_role(tmp_path / "out", role, 1, 0, height=HEIGHT, split=split, workers=1)
     assert not (tmp_path / "out").exists()
@@ -158,6 +158,6 @@ def test_files_depend_neither_on_workers_nor_on_interruptions(tmp_path: Path, ro
     assert files(one) == files(two)
     removed = sorted(p for p in two.rglob("*.png"))[0]
     removed.unlink()
-    steps: list[int] = []
-    write_role(two, role, 3, 1, height=HEIGHT, workers=1, progress=steps.append)
-    assert steps == [2, 3] and files(one) == files(two)
+    steps: list[tuple[float, float]] = []
+    write_role(two, role, 3, 1, height=HEIGHT, workers=1, progress=lambda done, total: steps.append((done, total)))
+    assert steps == [(2, 3), (3, 3)] and files(one) == files(two)

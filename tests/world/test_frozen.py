@@ -1,4 +1,4 @@
-"""The roles ``source`` and ``prior`` are frozen: models are trained on them, so their pictures must never change.
+"""Scenes of ``source`` and ``prior`` never change, because models are trained on them.
 
 ``frozen.json`` holds, for a few small scenes, the CRC of the label map and a thumbnail of mean colours. Labels must
 agree exactly; colours within a few levels, because processors differ in the last bit of a float.
@@ -27,13 +27,13 @@ def facts(role: str, index: int, style: str | None) -> dict[str, object]:
 
 
 def thumbnail(scene: Scene) -> np.ndarray:
-    """Mean colour of each 8x8 block, int [8, 16, 3]."""
+    """Return the mean colour of each 8x8 block, int [8, 16, 3]."""
     blocks = scene.image.reshape(HEIGHT // CELL, CELL, WIDTH // CELL, CELL, 3)
     return np.rint(blocks.mean((1, 3))).astype(int)
 
 
 @pytest.mark.parametrize(("role", "index", "style"), CASES)
-def test_frozen_roles_draw_what_they_always_drew(role: str, index: int, style: str | None) -> None:
+def test_scenes_of_frozen_roles_have_not_changed(role: str, index: int, style: str | None) -> None:
     stored = json.loads(PICTURES.read_text(encoding="utf-8"))[f"{role} {index} {style}"]
     found = facts(role, index, style)
     assert found["label"] == stored["label"]
@@ -41,7 +41,7 @@ def test_frozen_roles_draw_what_they_always_drew(role: str, index: int, style: s
     assert difference.max() <= TOLERANCE
 
 
-def test_a_small_change_of_colour_would_be_seen() -> None:
+def test_a_small_change_of_colour_would_be_detected() -> None:
     stored = json.loads(PICTURES.read_text(encoding="utf-8"))["source 0 None"]
     scene = render("source", 11, 0, height=HEIGHT, width=WIDTH)
     brighter = Scene(np.minimum(scene.image, 250) + np.uint8(4), scene.label, scene.caption, scene.style)

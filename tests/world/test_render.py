@@ -1,4 +1,4 @@
-"""Scenes: pure functions, one geometry under every look, all classes often enough."""
+"""Scenes: pure functions, the same geometry in every style, all classes often enough."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from dgkit.errors import UsageError
 from dgkit.labels import CLASSES, PALETTE
 from dgkit.world import ROLES, STYLES, Scene, render
 from dgkit.world.canvas import Canvas
-from dgkit.world.gbuffer import Buffers, average
+from dgkit.world.gbuffer import GBuffer, average
 from dgkit.world.town import layout
 
 FROZEN = ("source", "prior")
@@ -52,17 +52,19 @@ def test_role_seed_and_index_each_change_the_scene() -> None:
 
 
 @pytest.mark.parametrize("role", sorted(ROLES))
-def test_style_changes_the_look_only(role: str) -> None:
+def test_style_changes_the_appearance_only(role: str) -> None:
     scenes = [render(role, 4, 1, style=style, **SMALL) for style in (*STYLES, "none")]
     for scene in scenes[1:]:
         assert np.array_equal(scene.label, scenes[0].label)
     for i, a in enumerate(scenes):
         for b in scenes[i + 1 :]:
-            least = 6 if role in FROZEN or {a.style, b.style} != {"sunny", "none"} else 1  # fair days may be alike
+            least = (
+                6 if role in FROZEN or {a.style, b.style} != {"sunny", "none"} else 1
+            )  # days in fair weather can be similar
             assert np.abs(a.image.astype(int) - b.image).mean() > least
 
 
-def test_styles_look_like_their_words() -> None:
+def test_styles_match_their_words() -> None:
     top, bottom = slice(0, 16), slice(70, 96)
     for index in range(4):
         of = {style: render("prior", 9, index, style=style, **SMALL) for style in (*STYLES, "none")}
@@ -94,13 +96,13 @@ def test_every_class_occurs_often_enough(role: str) -> None:
     assert set(np.unique(np.stack(labels))) == {*range(19), 255}
 
 
-def test_half_of_the_source_shows_a_bonnet_and_little_of_the_prior() -> None:
+def test_half_of_the_source_and_little_of_the_prior_shows_a_bonnet() -> None:
     shares = {role: np.mean([(label[-1] == 255).mean() > 0.9 for label in city(role, 60)]) for role in FROZEN}
     assert 0.3 < shares["source"] < 0.7
     assert shares["prior"] < 0.3
 
 
-def test_near_things_are_large() -> None:
+def test_near_objects_are_large() -> None:
     tall = [
         max(np.ptp(np.nonzero(label == i)[0]) if (label == i).any() else 0 for i in (11, 13))
         for label in city("source", 60)
@@ -118,13 +120,13 @@ def test_another_size_is_the_same_scene() -> None:
 
 
 def test_label_edges_are_picture_edges() -> None:
-    # Every surface is painted in the colour of its class: the picture must then be the label, pixel for pixel.
+    # Every surface gets the colour of its class, so the picture must equal the label, pixel for pixel.
     town = layout.compose(np.random.default_rng(1), ROLES["source"])
     canvas = Canvas(town.camera, 96, 192, oversample=1)
     layout.paint(town, canvas)
     colours = np.zeros((256, 4), np.uint8)
     colours[:19, :3], colours[255] = PALETTE, (1, 2, 3, 0)
-    label = Buffers(canvas, town.road).label
+    label = GBuffer(canvas, town.road).label
     assert len(np.unique(label)) > 10
     assert np.array_equal(average(canvas, colours[canvas.labels]), colours[label])
 
@@ -150,7 +152,7 @@ def test_captions_name_what_is_there() -> None:
         ({"height": 16}, "16"),
     ],
 )
-def test_wrong_arguments_are_told(change: dict[str, object], word: str) -> None:
+def test_wrong_arguments_are_refused(change: dict[str, object], word: str) -> None:
     arguments: dict[str, object] = {"role": "source", "seed": 0, "index": 0, **SMALL, **change}
     with pytest.raises(UsageError, match=word):
         render(**arguments)  # type: ignore[arg-type]

@@ -1,4 +1,4 @@
-"""The five target roles: all classes, the weather of their sets, nothing shared with the roles that are trained on."""
+"""The five target roles: all classes, the weather of their data sets, no setting shared with the training roles."""
 
 from __future__ import annotations
 
@@ -10,14 +10,13 @@ import pytest
 
 from dgkit.world import ROLES, render
 from dgkit.world.canvas import Canvas
-from dgkit.world.gbuffer import Buffers
-from dgkit.world.light import shading
-from dgkit.world.light import target_climates as weathers
-from dgkit.world.light.climate import forecast
+from dgkit.world.gbuffer import GBuffer
+from dgkit.world.light import shading, target_climates
+from dgkit.world.light.climate import draw_appearance
 from dgkit.world.render import style_of
 from dgkit.world.target_roles import TARGETS
 from dgkit.world.things.cars import PROFILES
-from dgkit.world.things.fixtures import LAMPS, SIGNS
+from dgkit.world.things.target_furniture import LAMPS, SIGNS
 from dgkit.world.town import layout
 
 SMALL = {"height": 96, "width": 192}
@@ -50,7 +49,7 @@ def test_weather_of_the_sets() -> None:
 
 
 @pytest.mark.parametrize("role", sorted(TARGETS))
-def test_a_scene_has_the_style_it_is_said_to_have(role: str) -> None:
+def test_style_of_returns_the_style_of_the_scene(role: str) -> None:
     assert render(role, 3, 5, height=32, width=64).style == style_of(role, 3, 5)
 
 
@@ -63,7 +62,7 @@ def test_targets_share_no_setting_with_the_trained_roles_or_each_other() -> None
             assert all(getattr(target, field) != getattr(other, field) for other in others), field
 
 
-def test_recipes_name_things_that_exist() -> None:
+def test_roles_name_objects_that_exist() -> None:
     for target in TARGETS.values():
         assert target.furniture is not None and target.climate is not None and target.labelled
         assert set(target.furniture.signs) <= set(SIGNS) and set(target.furniture.lamps) <= set(LAMPS)
@@ -83,17 +82,17 @@ def test_nights_are_dark_but_readable(role: str) -> None:
         assert len(sky) < 50 or abs(np.median(road) - np.median(sky)) > 3
 
 
-def test_fog_hides_what_is_far() -> None:
+def test_fog_hides_distant_objects() -> None:
     town = layout.compose(np.random.default_rng(4), ROLES["acdc"])
     canvas = Canvas(town.camera, 96, 192)
     layout.paint(town, canvas)
-    buffers = Buffers(canvas, town.road)
+    buffers = GBuffer(canvas, town.road)
     far = (buffers.depth > 45) & (buffers.label != 10)
     assert far.sum() > 200
     spread = {}
     for style in ("none", "foggy"):
-        look = forecast(np.random.default_rng(1), weathers.ACDC, style)
-        spread[style] = shading.shade(buffers, look).mean(2)[far].std()
+        appearance = draw_appearance(np.random.default_rng(1), target_climates.ACDC, style)
+        spread[style] = shading.shade(buffers, appearance).mean(2)[far].std()
     assert spread["foggy"] < 0.7 * spread["none"]
 
 

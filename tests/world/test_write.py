@@ -1,4 +1,4 @@
-"""Sets on disk: the layouts, independence of workers, continuing, refusing."""
+"""Roles on disk: layouts, independence of the number of workers, resuming, refusals."""
 
 from __future__ import annotations
 
@@ -21,9 +21,11 @@ def files(folder: Path) -> dict[str, bytes]:
 
 
 def test_source_is_laid_out_like_gta(tmp_path: Path) -> None:
-    steps: list[int] = []
-    write_role(tmp_path / "gta", "source", 3, 7, workers=1, progress=steps.append, **SMALL)
-    assert steps == [0, 1, 2, 3]
+    steps: list[tuple[float, float]] = []
+    write_role(
+        tmp_path / "gta", "source", 3, 7, workers=1, progress=lambda done, total: steps.append((done, total)), **SMALL
+    )
+    assert steps == [(0, 3), (1, 3), (2, 3), (3, 3)]
     names = ["00001.png", "00002.png", "00003.png"]
     assert sorted(p.name for p in (tmp_path / "gta/images").iterdir()) == names
     assert sorted(p.name for p in (tmp_path / "gta/labels").iterdir()) == names
@@ -56,15 +58,15 @@ def test_files_do_not_depend_on_workers(tmp_path: Path) -> None:
     assert files(tmp_path / "1") == files(tmp_path / "2")
 
 
-def test_a_run_is_continued(tmp_path: Path) -> None:
+def test_a_stopped_run_is_resumed(tmp_path: Path) -> None:
     write_role(tmp_path / "whole", "source", 3, 2, workers=1, **SMALL)
     part = tmp_path / "part"
     write_role(part, "source", 3, 2, workers=1, **SMALL)
     (part / "labels/00002.png").unlink()
     kept = (part / "images/00001.png").stat().st_mtime_ns
-    steps: list[int] = []
-    write_role(part, "source", 3, 2, workers=1, progress=steps.append, **SMALL)
-    assert steps == [2, 3]
+    steps: list[tuple[float, float]] = []
+    write_role(part, "source", 3, 2, workers=1, progress=lambda done, total: steps.append((done, total)), **SMALL)
+    assert steps == [(2, 3), (3, 3)]
     assert (part / "images/00001.png").stat().st_mtime_ns == kept
     assert files(part) == files(tmp_path / "whole")
 
@@ -86,7 +88,7 @@ def test_other_settings_are_refused(tmp_path: Path, change: dict[str, object], w
         write_role(tmp_path, **{**arguments, **change})  # type: ignore[arg-type]
 
 
-def test_a_folder_of_something_else_is_refused(tmp_path: Path) -> None:
+def test_a_folder_with_other_files_is_refused(tmp_path: Path) -> None:
     (tmp_path / "thesis.tex").write_text("x")
     with pytest.raises(OutputError, match="not empty"):
         write_role(tmp_path, "source", 1, 0, workers=1, **SMALL)
@@ -103,7 +105,7 @@ def test_wrong_arguments_write_nothing(tmp_path: Path, change: dict[str, object]
     assert not (tmp_path / "out").exists()
 
 
-def test_a_full_disk_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_full_disk_is_reported(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def full(*_: object, **__: object) -> None:
         raise OSError(28, "No space left on device")
 

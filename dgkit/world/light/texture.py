@@ -1,11 +1,11 @@
-"""How rough, jointed, cracked and glossy the surfaces of a place are."""
+"""Roughness, joints, cracks and gloss of the surfaces of a place."""
 
 from dataclasses import dataclass
 
 
 @dataclass(frozen=True)
 class Texture:
-    """Depths are shares of the colour (0 none), lengths metres; ``seen`` is how far joints and cracks are visible."""
+    """Surface detail of one place; depths are shares of the colour (0 none), lengths metres."""
 
     grit: float = 0.1  # grain of asphalt and stone
     patches: float = 0.08  # coarse blotches of the ground
@@ -21,4 +21,4 @@ class Texture:
     leaves: float = 0.3
     gaps: float = 0.5  # how much sky shows between leaves
     gloss: float = 0.5
-    seen: float = 18.0
+    detail_range: float = 18.0  # distance up to which joints and cracks are visible

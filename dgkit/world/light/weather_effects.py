@@ -1,34 +1,41 @@
-"""Weather and lens: what happens to a picture after it is lit. Images are float32 [H, W, 3], colours 0..255."""
+"""Weather and lens effects, applied after lighting. Images are float32 [H, W, 3], colours 0..255."""
 
 import cv2
 import numpy as np
 
-from dgkit.world.gbuffer import Buffers, noise_tile, sample
-from dgkit.world.light.look import Look
+from dgkit.world.classes import ROAD, SIDEWALK
+from dgkit.world.gbuffer import GBuffer, noise_tile, sample
+from dgkit.world.light.appearance import Appearance
 
 _SLUSH = np.array((132, 116, 98), np.float32)
 
 
-def snow_ground(b: Buffers, look: Look, image: np.ndarray) -> np.ndarray:
-    """White ground, smooth, with wheel tracks on the road."""
+def snow_ground(b: GBuffer, appearance: Appearance, image: np.ndarray) -> np.ndarray:
+    """Cover the ground with smooth snow that has wheel tracks on the road."""
     tile = noise_tile(11, 16)
     soft = sample(tile, b.lateral * 4, b.z * 1.2)
-    cover = np.where(b.label == 0, 0.74 + 0.05 * soft, 0.97)
+    cover = np.where(b.label == ROAD, 0.74 + 0.05 * soft, 0.97)
     track = np.exp(-(((np.abs(b.lateral) % 3.2 - 0.85) / 0.3) ** 2)) + np.exp(
         -(((np.abs(b.lateral) % 3.2 - 2.35) / 0.3) ** 2)
     )
-    cover = np.where(b.label == 0, cover - 0.42 * track * (0.85 + 0.15 * soft), cover) * look.snow
+    cover = np.where(b.label == ROAD, cover - 0.42 * track * (0.85 + 0.15 * soft), cover) * appearance.snow
     cover = np.where(b.ground, np.clip(cover, 0, 1), 0)[..., None]
-    white = np.array(look.white, np.float32) * np.array(look.ambient, np.float32) * (1.03 + 0.015 * soft[..., None])
-    white = np.where((b.label == 0)[..., None], white * 0.95, white)
-    if look.slush > 0:
-        brown = look.slush * np.clip(0.55 + 0.35 * soft + 0.5 * track, 0, 1) * (b.label == 0)
-        white = white + (_SLUSH * np.array(look.ambient, np.float32) - white) * brown[..., None].astype(np.float32)
+    white = (
+        np.array(appearance.snow_colour, np.float32)
+        * np.array(appearance.ambient, np.float32)
+        * (1.03 + 0.015 * soft[..., None])
+    )
+    white = np.where((b.label == ROAD)[..., None], white * 0.95, white)
+    if appearance.slush > 0:
+        brown = appearance.slush * np.clip(0.55 + 0.35 * soft + 0.5 * track, 0, 1) * (b.label == ROAD)
+        white = white + (_SLUSH * np.array(appearance.ambient, np.float32) - white) * brown[..., None].astype(
+            np.float32
+        )
     return image * (1 - cover) + white * cover
 
 
-def reflect(b: Buffers, look: Look, image: np.ndarray) -> np.ndarray:
-    """Mirror what stands above the wet road, column by column, around its foot."""
+def reflect(b: GBuffer, appearance: Appearance, image: np.ndarray) -> np.ndarray:
+    """Mirror objects in the wet ground, column by column, around their lowest point."""
     h, w = b.label.shape
     rows = np.arange(h, dtype=np.int32)[:, None]
     foot = np.maximum.accumulate(np.where(b.ground, -1, rows), axis=0)
@@ -38,18 +45,18 @@ def reflect(b: Buffers, look: Look, image: np.ndarray) -> np.ndarray:
     tile = noise_tile(11, 16)
     puddle = np.clip(0.72 + 0.18 * sample(tile, b.lateral * 6, b.z * 3), 0.3, 1.0)
     facing = np.clip(b.depth / 14.0, 0.35, 1.0)
-    k = np.where(b.label == 0, 0.68, np.where(b.label == 1, 0.3, 0.0)) * puddle * facing * look.wet
+    k = np.where(b.label == ROAD, 0.68, np.where(b.label == SIDEWALK, 0.3, 0.0)) * puddle * facing * appearance.wet
     return image + (seen - image) * (k * (foot >= 0))[..., None].astype(np.float32)
 
 
-def precipitation(b: Buffers, look: Look, image: np.ndarray) -> np.ndarray:
-    """Falling snow or rain in front of everything."""
+def precipitation(b: GBuffer, appearance: Appearance, image: np.ndarray) -> np.ndarray:
+    """Draw falling snow or rain in front of everything."""
     h, w = b.label.shape
-    rng = np.random.default_rng(look.seed)
+    rng = np.random.default_rng(appearance.seed)
     layer = np.zeros((h, w), np.uint8)
     unit = h / 256
-    if look.flakes > 0:
-        for x, y, r, a in rng.random((int(230 * look.flakes), 4)):
+    if appearance.flakes > 0:
+        for x, y, r, a in rng.random((int(230 * appearance.flakes), 4)):
             centre = (int(x * w * 16), int(y * h * 16))
             cv2.circle(layer, centre, int((0.5 + 1.3 * r * r) * unit * 16), int(110 + 120 * a), -1, cv2.LINE_AA, 4)
         return (
@@ -57,9 +64,9 @@ def precipitation(b: Buffers, look: Look, image: np.ndarray) -> np.ndarray:
             + (np.float32(246) - image)
             * (cv2.GaussianBlur(layer, (0, 0), 0.5 * unit).astype(np.float32) / 255 * 0.85)[..., None]
         )
-    if look.streaks > 0:
+    if appearance.streaks > 0:
         slant = rng.uniform(-0.2, 0.2)
-        for x, y, n, a in rng.random((int(150 * look.streaks), 4)):
+        for x, y, n, a in rng.random((int(150 * appearance.streaks), 4)):
             p = (int(x * w), int(y * h))
             length = (6 + 14 * n) * unit
             q = (int(p[0] + slant * length), int(p[1] + length))
@@ -69,18 +76,18 @@ def precipitation(b: Buffers, look: Look, image: np.ndarray) -> np.ndarray:
     return image
 
 
-def lens(image: np.ndarray, look: Look) -> np.ndarray:
-    """Exposure, colour, slight blur, sensor noise and a soft shoulder below white; uint8 [H, W, 3]."""
+def lens(image: np.ndarray, appearance: Appearance) -> np.ndarray:
+    """Apply exposure, colour, slight blur, noise and a soft shoulder below white; returns uint8 [H, W, 3]."""
     h, w = image.shape[:2]
-    contrast = 1.0 if look.night else look.contrast
-    grey = np.full((3, 3), (1 - look.saturation) / 3) + np.eye(3) * look.saturation
-    mixing = contrast * grey * (look.exposure * np.array(look.tint))
-    lift = np.full((3, 1), 118.0 * look.exposure * (1 - contrast))
+    contrast = 1.0 if appearance.night else appearance.contrast
+    grey = np.full((3, 3), (1 - appearance.saturation) / 3) + np.eye(3) * appearance.saturation
+    mixing = contrast * grey * (appearance.exposure * np.array(appearance.tint))
+    lift = np.full((3, 1), 118.0 * appearance.exposure * (1 - contrast))
     image = cv2.transform(image.astype(np.float32, copy=False), np.hstack([mixing, lift]).astype(np.float32))
     image = cv2.GaussianBlur(image, (0, 0), 0.45 * h / 256)
-    if look.noise > 0:
-        rng = np.random.default_rng(look.seed + 1)
-        image += rng.standard_normal((h, w, 1), dtype=np.float32) * np.float32(look.noise)
+    if appearance.noise > 0:
+        rng = np.random.default_rng(appearance.seed + 1)
+        image += rng.standard_normal((h, w, 1), dtype=np.float32) * np.float32(appearance.noise)
     return np.take(_SHOULDER, np.clip(image + 0.5, 0, 511).astype(np.uint16))
 
 

@@ -2,37 +2,36 @@
 
 import numpy as np
 
-from dgkit.world.camera import Point
-from dgkit.world.canvas import BRICK, FOLIAGE, RGB, Canvas
-from dgkit.world.frame import shade
-
-WALL, FENCE, VEGETATION = 3, 4, 8
-
-
-def _plus(p: Point, q: Point) -> Point:
-    return (p[0] + q[0], p[1] + q[1], p[2] + q[2])
+from dgkit.world.camera import Point, translate
+from dgkit.world.canvas import BRICK, FOLIAGE, Canvas
+from dgkit.world.classes import FENCE, VEGETATION, WALL
+from dgkit.world.colour import RGB, shade
 
 
 def _faces(a: Point, b: Point, height: float, thick: Point) -> tuple[list[Point], list[Point], list[Point]]:
-    """Street side, near end and top of a slab."""
+    """Return street side, near end and top of a slab."""
     up = (0.0, height, 0.0)
-    a2, b2 = _plus(a, thick), _plus(b, thick)
-    street = [a, b, _plus(b, up), _plus(a, up)]
-    return street, [a, a2, _plus(a2, up), _plus(a, up)], [_plus(a, up), _plus(b, up), _plus(b2, up), _plus(a2, up)]
+    a2, b2 = translate(a, thick), translate(b, thick)
+    street = [a, b, translate(b, up), translate(a, up)]
+    return (
+        street,
+        [a, a2, translate(a2, up), translate(a, up)],
+        [translate(a, up), translate(b, up), translate(b2, up), translate(a2, up)],
+    )
 
 
 def wall(canvas: Canvas, a: Point, b: Point, height: float, rgb: RGB, thick: Point) -> None:
-    """A wall from a to b; ``thick`` is the vector from its near to its far face."""
+    """Draw a wall from a to b; ``thick`` is the vector from its near to its far face."""
     street, end, top = _faces(a, b, height, thick)
     canvas.poly(street, WALL, rgb, mat=BRICK)
     canvas.poly(end, WALL, shade(rgb, 0.92), mat=BRICK)
     canvas.poly(top, WALL, shade(rgb, 1.12), snow=1.0)
     lip = (0.0, height - 0.14, 0.0)
-    canvas.poly([_plus(a, lip), _plus(b, lip), street[2], street[3]], WALL, shade(rgb, 1.15), snow=0.7)
+    canvas.poly([translate(a, lip), translate(b, lip), street[2], street[3]], WALL, shade(rgb, 1.15), snow=0.7)
 
 
 def hedge(canvas: Canvas, a: Point, b: Point, height: float, leaf: RGB, thick: Point) -> None:
-    """A clipped hedge from a to b."""
+    """Draw a clipped hedge from a to b; ``thick`` as for :func:`wall`."""
     street, end, top = _faces(a, b, height, thick)
     canvas.poly(street, VEGETATION, shade(leaf, 0.8), mat=FOLIAGE, snow=0.15)
     canvas.poly(end, VEGETATION, shade(leaf, 0.72), mat=FOLIAGE, snow=0.1)
@@ -40,7 +39,7 @@ def hedge(canvas: Canvas, a: Point, b: Point, height: float, leaf: RGB, thick: P
 
 
 def fence(canvas: Canvas, a: Point, b: Point, height: float, rgb: RGB, kind: int) -> None:
-    """A fence from a to b: 0 boards, 1 pickets with gaps, 2 guard rail, 3 mesh between posts."""
+    """Draw a fence from a to b; ``kind``: 0 boards, 1 pickets with gaps, 2 guard rail, 3 mesh between posts."""
     p, q = np.array(a), np.array(b)
     length = float(np.linalg.norm(q - p))
 
@@ -53,7 +52,10 @@ def fence(canvas: Canvas, a: Point, b: Point, height: float, rgb: RGB, kind: int
 
     def sheet(tone: float) -> None:
         canvas.poly(
-            [a, b, _plus(b, (0.0, height, 0.0)), _plus(a, (0.0, height, 0.0))], FENCE, shade(rgb, tone), snow=0.1
+            [a, b, translate(b, (0.0, height, 0.0)), translate(a, (0.0, height, 0.0))],
+            FENCE,
+            shade(rgb, tone),
+            snow=0.1,
         )
 
     def rail(low: float, high: float, tone: float, snow: float) -> None:

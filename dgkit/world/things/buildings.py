@@ -1,14 +1,14 @@
-"""Houses with facades in perspective: windows, doors, shops, balconies, roofs."""
+"""Houses with windows, doors, shops, balconies and roofs."""
 
 from dataclasses import dataclass
 
 import numpy as np
 
-from dgkit.world.camera import Point
-from dgkit.world.canvas import BRICK, GLASS, PLASTER, RGB, Canvas, Quads
-from dgkit.world.frame import mix, shade
+from dgkit.world.camera import Point, translate
+from dgkit.world.canvas import BRICK, GLASS, PLASTER, Canvas, Quads
+from dgkit.world.classes import BUILDING
+from dgkit.world.colour import RGB, mix, shade
 
-BUILDING = 2
 _PANE: RGB = (62, 78, 96)
 _WARM: RGB = (255, 206, 120)
 _COOL: RGB = (226, 232, 255)
@@ -16,7 +16,7 @@ _COOL: RGB = (226, 232, 255)
 
 @dataclass(frozen=True)
 class House:
-    """How one house looks; lengths in metres."""
+    """Proportions and colours of one house; lengths in metres."""
 
     height: float
     floor: float
@@ -33,7 +33,7 @@ class House:
 
 
 def front(canvas: Canvas, a: Point, b: Point, house: House, detail: bool = True) -> None:
-    """One facade from a to b (ground points)."""
+    """Draw one facade from a to b (ground points); ``detail``: with shops or doors on the ground floor."""
     p, q = np.array(a), np.array(b)
     length = float(np.linalg.norm(q - p))
     mat = BRICK if house.brick else PLASTER
@@ -77,7 +77,7 @@ def front(canvas: Canvas, a: Point, b: Point, house: House, detail: bool = True)
 
 
 class _Wall:
-    """Rectangles on a facade, in metres along it and above the ground."""
+    """Rectangles on a facade, in metres along it and above the ground, collected to be drawn together."""
 
     def __init__(self, canvas: Canvas, p: np.ndarray, q: np.ndarray, length: float) -> None:
         self.canvas, self.p, self.length = canvas, p, length
@@ -100,7 +100,7 @@ class _Wall:
         self.pending.append((corners, rgb, emit, mat, snow))
 
     def draw(self) -> None:
-        """Draw all rectangles, in the order of their making."""
+        """Draw all rectangles in the order in which they were added."""
         self.canvas.groups(BUILDING, self.pending)
 
     def band(self, low: float, high: float, rgb: RGB, snow: float = 0.0) -> None:
@@ -121,24 +121,10 @@ def _ground_floor(wall: _Wall, house: House, length: float) -> None:
             left + 0.36 + unit * 0.68, 0.0, unit * 0.2, height * 0.7, shade(_PANE, 0.8), shade(_WARM, 0.6), GLASS
         )
         awning = rng.random(units) < 0.6
-        wall.rects(
-            left[awning] + 0.15,
-            height * 0.68,
-            unit * 0.94,
-            height * 0.24,
-            house.shop,
-            shade(house.shop, 0.35),
-            snow=0.4,
-        )
-        plain = ~awning
-        wall.rects(
-            left[plain] + 0.15,
-            height * 0.76,
-            unit * 0.94,
-            height * 0.16,
-            shade(house.shop, 0.8),
-            shade(house.shop, 0.7),
-        )
+        rgb, low, high = house.shop, height * 0.68, height * 0.24
+        wall.rects(left[awning] + 0.15, low, unit * 0.94, high, rgb, shade(rgb, 0.35), snow=0.4)
+        low, high = height * 0.76, height * 0.16
+        wall.rects(left[~awning] + 0.15, low, unit * 0.94, high, shade(rgb, 0.8), shade(rgb, 0.7))
         return
     wall.band(0.0, 0.6, shade(house.rgb, 0.75))
     door = left[rng.random(units) < 0.5]
@@ -148,25 +134,25 @@ def _ground_floor(wall: _Wall, house: House, length: float) -> None:
     wall.rects(left + unit * 0.05 + 0.1, 1.1, unit * 0.22 - 0.2, 1.3, _PANE, shade(_WARM, 0.5), GLASS)
 
 
-def house(canvas: Canvas, a: Point, b: Point, depth: Point, look: House) -> None:
-    """A house whose street front runs from a (near) to b (far); ``depth`` points away from the street."""
-    a2, b2 = _plus(a, depth), _plus(b, depth)
-    canvas.casters.append(([a, b, b2, a2], look.height + look.gable * 0.7))
-    top = look.height
+def house(canvas: Canvas, a: Point, b: Point, depth: Point, kind: House) -> None:
+    """Draw a house whose street front runs from a (near) to b (far); ``depth`` points away from the street."""
+    a2, b2 = translate(a, depth), translate(b, depth)
+    canvas.casters.append(([a, b, b2, a2], kind.height + kind.gable * 0.7))
+    top = kind.height
     roof = [_up(a, top), _up(b, top), _up(b2, top), _up(a2, top)]
-    if look.gable > 0:
-        mid_a, mid_b = _up(_half(a, a2), top + look.gable), _up(_half(b, b2), top + look.gable)
-        canvas.poly([_up(a2, top), mid_a, mid_b, _up(b2, top)], BUILDING, look.roof, snow=1.0)
-        canvas.poly([_up(a, top), _up(a2, top), mid_a], BUILDING, shade(look.rgb, 0.95))
-        canvas.poly([_up(a, top), _up(b, top), mid_b, mid_a], BUILDING, look.roof, snow=1.0)
+    if kind.gable > 0:
+        mid_a, mid_b = _up(_half(a, a2), top + kind.gable), _up(_half(b, b2), top + kind.gable)
+        canvas.poly([_up(a2, top), mid_a, mid_b, _up(b2, top)], BUILDING, kind.roof, snow=1.0)
+        canvas.poly([_up(a, top), _up(a2, top), mid_a], BUILDING, shade(kind.rgb, 0.95))
+        canvas.poly([_up(a, top), _up(b, top), mid_b, mid_a], BUILDING, kind.roof, snow=1.0)
     else:
-        canvas.poly(roof, BUILDING, shade(look.roof, 0.9), snow=1.0)
-    front(canvas, a, a2, look, detail=False)
-    front(canvas, a, b, look)
+        canvas.poly(roof, BUILDING, shade(kind.roof, 0.9), snow=1.0)
+    front(canvas, a, a2, kind, detail=False)
+    front(canvas, a, b, kind)
 
 
 def tower(canvas: Canvas, a: Point, b: Point, height: float, rgb: RGB, seed: int) -> None:
-    """A far block of the skyline, with specks of windows."""
+    """Draw a distant block of the skyline, with specks of windows."""
     canvas.poly([a, b, _up(b, height), _up(a, height)], BUILDING, rgb, mat=PLASTER)
     wall = _Wall(canvas, np.array(a), np.array(b), float(np.linalg.norm(np.array(b) - np.array(a))) or 1.0)
     rng = np.random.default_rng(seed)
@@ -178,10 +164,6 @@ def tower(canvas: Canvas, a: Point, b: Point, height: float, rgb: RGB, seed: int
 
 def _up(p: Point, h: float) -> Point:
     return (p[0], p[1] + h, p[2])
-
-
-def _plus(p: Point, q: Point) -> Point:
-    return (p[0] + q[0], p[1] + q[1], p[2] + q[2])
 
 
 def _half(p: Point, q: Point) -> Point:

@@ -1,10 +1,11 @@
 """Passenger cars, and the lamps, wheels and panes that all vehicles share."""
 
 from dgkit.world.camera import Point
-from dgkit.world.canvas import GLASS, RGB, Canvas
-from dgkit.world.frame import Flat, Frame, mix, oval, rect, shade
+from dgkit.world.canvas import GLASS, Canvas
+from dgkit.world.classes import CAR
+from dgkit.world.colour import RGB, mix, shade
+from dgkit.world.frame import Flat, Frame, oval, rect
 
-CAR = 13
 PANE: RGB = (46, 58, 70)
 TYRE: RGB = (26, 26, 28)
 HUB: RGB = (150, 152, 156)
@@ -42,7 +43,7 @@ def _between(a: Point, b: Point, t: float) -> Point:
 
 
 def inset(quad: list[Point], left: float, right: float, low: float, high: float) -> list[Point]:
-    """A rectangle inside a quad (low right, low left, high left, high right), in fractions of its sides."""
+    """Return a rectangle inside a quad (low right, low left, high left, high right), in fractions of its sides."""
     lr, ll, hl, hr = quad
     a, b = _between(ll, lr, left), _between(ll, lr, right)
     c, d = _between(hl, hr, left), _between(hl, hr, right)
@@ -50,7 +51,8 @@ def inset(quad: list[Point], left: float, right: float, low: float, high: float)
 
 
 def car(canvas: Canvas, frame: Frame, kind: str, rgb: RGB) -> None:
-    """A car heading along the frame's forward axis: lower body first, then the cabin on top of it."""
+    """Draw a car heading along the frame's forward axis; ``kind`` is a key of :data:`PROFILES`."""
+    # Lower body first, then the cabin on top of it.
     profile, half = PROFILES[kind]
     roof = half * 0.76
     rear, front = profile[0][0], profile[-1][0]
@@ -73,7 +75,7 @@ def car(canvas: Canvas, frame: Frame, kind: str, rgb: RGB) -> None:
 
 
 def _strip(frame: Frame, profile: list[Flat], widths: list[float], i: int) -> list[Point]:
-    """Quad between profile points i and i + 1, wound to face outwards."""
+    """Return the quad between profile points i and i + 1, wound to face outwards."""
     (z0, y0), (z1, y1), w0, w1 = profile[i], profile[i + 1], widths[i], widths[i + 1]
     a = [frame.at(w0, y0, z0), frame.at(-w0, y0, z0), frame.at(-w1, y1, z1), frame.at(w1, y1, z1)]
     return a if y1 >= y0 and z1 < 1.5 else [a[2], a[3], a[0], a[1]]
@@ -124,7 +126,7 @@ def _flank(
 
 
 def wheel(canvas: Canvas, frame: Frame, right: float, forward: float, radius: float, label: int) -> None:
-    """Tyre and hub on a flank."""
+    """Draw tyre and hub on a flank."""
     n = 14 if canvas.pixels_per_metre(frame.origin[2]) * radius > 3 else 8
     canvas.poly(frame.flank(right, oval(forward, radius, radius, radius, n)), label, TYRE, snow=0.0)
     hub = frame.flank(right * 1.01, oval(forward, radius, radius * 0.6, radius * 0.6, n))
@@ -134,7 +136,7 @@ def wheel(canvas: Canvas, frame: Frame, right: float, forward: float, radius: fl
 def lamps(
     canvas: Canvas, face: list[Point], label: int, spans: tuple[Flat, Flat], low: float, high: float, front: bool
 ) -> None:
-    """A pair of head or tail lamps on a face, at fractions of its sides."""
+    """Draw a pair of head or tail lamps on a face, at fractions of its sides."""
     rgb, emit = (HEAD, HEAD_LIT) if front else (TAIL, TAIL_LIT)
     for left, right in spans:
         canvas.poly(inset(face, left, right, low, high), label, rgb, emit=emit, snow=0.0)

@@ -4,11 +4,12 @@ from math import cos, pi, sin
 
 import numpy as np
 
-from dgkit.world.canvas import BLACK, RGB, Canvas
-from dgkit.world.frame import Flat, Frame, limb, oval, rect, shade
-from dgkit.world.things.people import HAIR, RIDER, SKINS, Figure, pick
+from dgkit.world.canvas import Canvas
+from dgkit.world.classes import BICYCLE, MOTORCYCLE, RIDER
+from dgkit.world.colour import BLACK, RGB, shade
+from dgkit.world.frame import Flat, Frame, limb, oval, rect
+from dgkit.world.things.people import HAIR, SKINS, Figure, pick
 
-MOTORCYCLE, BICYCLE = 17, 18
 _REAR, _PEDALS, _SADDLE, _STEM = (-0.52, 0.34), (-0.05, 0.32), (-0.17, 0.74), (0.38, 0.78)
 _TUBES: tuple[tuple[Flat, Flat], ...] = (
     (_REAR, _PEDALS), (_PEDALS, (-0.2, 0.86)), (_REAR, _SADDLE), (_SADDLE, _STEM), (_PEDALS, _STEM),
@@ -26,7 +27,7 @@ def _bar(canvas: Canvas, frame: Frame, label: int, rgb: RGB, p: Flat, q: Flat, w
 
 
 def bicycle(canvas: Canvas, frame: Frame, rgb: RGB) -> None:
-    """A bicycle whose wheels lie in the frame's sheet, heading towards +right."""
+    """Draw a bicycle whose wheels lie in the frame's sheet, heading towards +right."""
     canvas.contacts.append(frame.floor(-0.8, 0.8, -0.12, 0.12))
     wide = 0.055
     for x in (-0.52, 0.52):
@@ -60,7 +61,7 @@ def _cyclist(canvas: Canvas, frame: Frame, rng: np.random.Generator, shirt: RGB,
 
 
 def motorcycle(canvas: Canvas, frame: Frame, rgb: RGB) -> None:
-    """A motorcycle in the frame's sheet, heading towards +right."""
+    """Draw a motorcycle in the frame's sheet, heading towards +right."""
     canvas.contacts.append(frame.floor(-1.0, 1.0, -0.3, 0.3))
     canvas.casters.append((frame.floor(-0.9, 0.9, -0.2, 0.2), 1.1 * frame.scale))
 
@@ -101,15 +102,15 @@ def _helmet(rng: np.random.Generator) -> RGB:
     return (r, g, b)
 
 
-def ridden(canvas: Canvas, frame: Frame, seed: int, shirt: RGB, trousers: RGB, rgb: RGB, motor: bool) -> None:
-    """A two-wheeler and its rider from the side."""
+def rider_from_side(canvas: Canvas, frame: Frame, seed: int, shirt: RGB, trousers: RGB, rgb: RGB, motor: bool) -> None:
+    """Draw a two-wheeler and its rider from the side."""
     rng = np.random.default_rng(seed)
     (motorcycle if motor else bicycle)(canvas, frame, rgb)
     (_motorcyclist if motor else _cyclist)(canvas, frame, rng, shirt, trousers)
 
 
-def head_on(canvas: Canvas, frame: Frame, seed: int, shirt: RGB, trousers: RGB, rgb: RGB, motor: bool) -> None:
-    """A two-wheeler and its rider from the front; the frame's sheet faces the camera."""
+def rider_from_front(canvas: Canvas, frame: Frame, seed: int, shirt: RGB, trousers: RGB, rgb: RGB, motor: bool) -> None:
+    """Draw a two-wheeler and its rider from the front; the frame's sheet faces the camera."""
     rng = np.random.default_rng(seed)
     label, wide = (MOTORCYCLE, 0.2) if motor else (BICYCLE, 0.08)
     canvas.contacts.append(frame.floor(-0.3, 0.3, -0.8, 0.8))

@@ -5,16 +5,17 @@ from math import pi
 
 import numpy as np
 
-from dgkit.world.canvas import FOLIAGE, RGB, Canvas
-from dgkit.world.frame import Flat, Frame, oval, shade, vary
+from dgkit.world.canvas import FOLIAGE, Canvas
+from dgkit.world.classes import VEGETATION
+from dgkit.world.colour import RGB, shade, vary
+from dgkit.world.frame import Flat, Frame, oval
 
-VEGETATION = 8
-_MASSES = 30  # most leaf masses in a crown
+_MASSES = 30  # greatest number of leaf masses in a crown
 BROAD, CONIFER, SLIM = range(3)
 
 
 def tree(canvas: Canvas, frame: Frame, seed: int, leaf: RGB, height: float, kind: int) -> None:
-    """A tree of kind BROAD, CONIFER or SLIM."""
+    """Draw a tree; ``kind`` is BROAD, CONIFER or SLIM."""
     rng = np.random.default_rng(seed)
     trunk: RGB = vary((92, 72, 54), rng, 0.15)
     w = 0.04 * height + 0.08
@@ -42,7 +43,7 @@ def _cones(canvas: Canvas, frame: Frame, leaf: RGB, height: float) -> None:
 
 
 def crown(canvas: Canvas, frame: Frame, rng: np.random.Generator, leaf: RGB, at: Flat, a: float, b: float) -> None:
-    """Overlapping leaf masses in an ellipse of half axes (a, b): dark below and behind, light above and in front."""
+    """Draw overlapping leaf masses in an ellipse of half axes (a, b): dark low and behind, light high and in front."""
     size = canvas.pixels_per_metre(frame.origin[2]) * a * frame.scale
     count, n = max(8, min(_MASSES, int(size * 0.8))), 13 if size > 10 else 8
     angle, dist = rng.uniform(0, 2 * pi, _MASSES), np.sqrt(rng.uniform(0, 1, _MASSES))
@@ -67,12 +68,12 @@ def crown(canvas: Canvas, frame: Frame, rng: np.random.Generator, leaf: RGB, at:
 
 @cache
 def _circle(n: int) -> tuple[np.ndarray, np.ndarray]:
-    """(cosines, sines) of n angles around a circle."""
+    """Return cosines and sines of n angles around a circle."""
     t = np.linspace(0, 2 * pi, n, endpoint=False)
     return np.cos(t), np.sin(t)
 
 
 def bush(canvas: Canvas, frame: Frame, seed: int, leaf: RGB, wide: float, height: float) -> None:
-    """A low round shrub."""
+    """Draw a low round shrub."""
     canvas.contacts.append(frame.floor(-wide * 0.9, wide * 0.9, -0.4, 0.4))
     crown(canvas, frame, np.random.default_rng(seed), leaf, (0.0, height * 0.45), wide, height * 0.6)

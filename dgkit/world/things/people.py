@@ -1,19 +1,20 @@
-"""Persons: limbs on an upright sheet."""
+"""People, drawn as limbs on an upright sheet."""
 
 from math import cos, pi, sin
 
 import numpy as np
 
-from dgkit.world.canvas import RGB, Canvas
-from dgkit.world.frame import Flat, Frame, limb, mix, oval, rect, shade
+from dgkit.world.canvas import Canvas
+from dgkit.world.classes import PERSON
+from dgkit.world.colour import RGB, mix, shade
+from dgkit.world.frame import Flat, Frame, limb, oval, rect
 
-PERSON, RIDER = 11, 12
 SKINS: tuple[RGB, ...] = ((238, 196, 164), (214, 160, 124), (160, 108, 76), (98, 66, 48))
 HAIR: tuple[RGB, ...] = ((40, 30, 24), (92, 62, 36), (186, 148, 84), (150, 150, 150), (24, 24, 26))
 
 
 def pick(colours: tuple[RGB, ...], rng: np.random.Generator) -> RGB:
-    """One of the colours."""
+    """Draw one of the colours."""
     return colours[int(rng.integers(len(colours)))]
 
 
@@ -25,6 +26,7 @@ class Figure:
         self.fine = canvas.pixels_per_metre(frame.origin[2]) * frame.scale > 16
 
     def part(self, p: Flat, q: Flat, wide: float, wide_end: float, rgb: RGB) -> None:
+        """Draw a limb from p to q."""
         self.shape(limb(p, q, wide, wide_end), rgb)
         if self.fine:
             dx = wide * 0.28
@@ -32,10 +34,12 @@ class Figure:
             self.shape(dark, shade(rgb, 0.78))
 
     def shape(self, points: list[Flat], rgb: RGB, snow: float = 0.0) -> None:
+        """Draw a polygon of the sheet."""
         normal = (-self.frame.fx * 0.6, 0.25, -abs(self.frame.fz) * 0.6)
         self.canvas.poly(self.frame.sheet(points), self.label, rgb, snow=snow, normal=normal)
 
     def head(self, at: Flat, skin: RGB, hair: RGB, helmet: RGB | None = None) -> None:
+        """Draw a head with hair or a helmet."""
         x, y = at
         self.shape(oval(x, y, 0.105, 0.13, 12), skin)
         top = helmet or hair
@@ -47,7 +51,7 @@ class Figure:
 
 
 def person(canvas: Canvas, frame: Frame, seed: int, shirt: RGB, trousers: RGB) -> None:
-    """A standing or walking person."""
+    """Draw a standing or walking person."""
     rng = np.random.default_rng(seed)
     fig = Figure(canvas, frame, PERSON)
     skin, hair = pick(SKINS, rng), pick(HAIR, rng)

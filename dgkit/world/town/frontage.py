@@ -1,14 +1,15 @@
-"""What stands behind the pavements: skyline, houses, parks, tracks, walls, fences and hedges."""
+"""Builds what lies behind the pavements: skyline, houses, parks, tracks, walls, fences and hedges."""
 
 from itertools import pairwise
 
 import numpy as np
 
-from dgkit.world.frame import shade
-from dgkit.world.things import barriers, buildings, greenery, heavy
+from dgkit.world.classes import TRAIN
+from dgkit.world.colour import shade
+from dgkit.world.things import barriers, buildings, greenery, large_vehicles
 from dgkit.world.town.state import BACKDROP, HOUSES, STREET, Town
 
-_FAR = 150.0  # metres; nothing but the skyline is built beyond
+_FAR = 150.0  # metres; beyond it there is only the skyline
 
 
 def fill(town: Town) -> None:
@@ -20,13 +21,13 @@ def fill(town: Town) -> None:
 
 
 def plant(town: Town, x: float, z: float, layer: int, height: float) -> None:
-    """A tree ``x`` metres right of the centre line."""
+    """Place a tree ``x`` metres right of the centre line."""
     leaf, kind = town.pick(town.palette.leaves), int(town.rng.choice(3, p=town.role.plan.tree_kinds))
     town.add(layer, z, greenery.tree, town.facing(x, z, 0.05), town.seed(), leaf, height, kind)
 
 
 def shrub(town: Town, x: float, z: float, layer: int) -> None:
-    """A bush ``x`` metres right of the centre line."""
+    """Place a bush ``x`` metres right of the centre line."""
     leaf, wide, high = town.pick(town.palette.leaves), town.uniform(0.6, 1.4), town.uniform(0.7, 1.5)
     town.add(layer, z, greenery.bush, town.facing(x, z, 0.03), town.seed(), leaf, wide, high)
 
@@ -70,8 +71,8 @@ def _house(town: Town, low: float, high: float) -> buildings.House:
 
 
 def _line(town: Town, s: int, track: bool) -> None:
-    """One side of the road, block by block."""
-    side = town.flat.sides[s]
+    """Build one side of the road, block by block."""
+    side = town.ground.sides[s]
     inner = town.road.half_width + side.width
     setback = town.uniform(3.0, 8.0) if side.lawn else town.uniform(0.0, 1.0)
     if track:
@@ -79,18 +80,18 @@ def _line(town: Town, s: int, track: bool) -> None:
         setback = 9.0
     line = inner + setback
     z = town.uniform(-8.0, 0.0)
-    cross = town.flat.crossroads
+    cross = town.ground.crossroads
     while z < _FAR:
         n = town.uniform(8, 20) if z < 60 else town.uniform(16, 36)
         if cross and town.opens(s, z, z + n):
-            if cross[0] - 3 - z > 5:
-                _block(town, s, line, z, cross[0] - 3)
-            z = cross[1] + 3
+            if cross.near - 3 - z > 5:
+                _block(town, s, line, z, cross.near - 3)
+            z = cross.far + 3
             continue
         _block(town, s, line, z, z + n)
         z += n + (town.uniform(1.0, 5.0) if town.odds(0.7 if side.lawn else 0.25) else 0.0)
-    if cross and s in cross[2]:
-        _cross_street(town, s, line, cross[1] + 3.5)
+    if cross and s in cross.sides:
+        _cross_street(town, s, line, cross.far + 3.5)
     if side.lawn or track:
         _edge(town, s, inner + (0.4 if town.odds(0.5) else max(0.4, 0.8 * setback)))
 
@@ -103,13 +104,13 @@ def _block(town: Town, s: int, line: float, near: float, far: float) -> None:
             shrub(town, s * (line + town.uniform(-0.5, 2)), town.uniform(near, far), HOUSES)
         return
     plan = town.role.plan
-    look = _house(town, *(plan.low if town.flat.sides[s].lawn else plan.tall))
+    house = _house(town, *(plan.low if town.ground.sides[s].lawn else plan.tall))
     a, b = town.road.at(s * line, near), town.road.at(s * line, far)
-    town.add(HOUSES, near, buildings.house, a, b, (s * town.uniform(8, 14), 0.0, 0.0), look)
+    town.add(HOUSES, near, buildings.house, a, b, (s * town.uniform(8, 14), 0.0, 0.0), house)
 
 
 def _cross_street(town: Town, s: int, line: float, z: float) -> None:
-    """Houses along the far side of a crossing street."""
+    """Place houses along the far side of a crossing street."""
     x = line + 14
     while x < 70:
         n = town.uniform(9, 16)
@@ -119,7 +120,7 @@ def _cross_street(town: Town, s: int, line: float, z: float) -> None:
 
 
 def _edge(town: Town, s: int, x: float) -> None:
-    """Walls, fences and hedges along a lawn, interrupted at crossing streets."""
+    """Place walls, fences and hedges along a lawn, interrupted at crossing streets."""
     z = town.uniform(-2.0, 6.0)
     for _ in range(4):
         n = town.uniform(6, 22)
@@ -146,11 +147,11 @@ def _barrier(town: Town, s: int, x: float, near: float, far: float) -> None:
 
 
 def _track(town: Town, s: int, x: float) -> None:
-    """A train on a track of its own beside the pavement."""
+    """Place a train on its own track next to the pavement."""
     rgb = town.pick(((206, 62, 48), (238, 236, 228), (46, 96, 158), (236, 196, 60)), 0.08)
     band = town.pick(((52, 60, 72), (196, 44, 44), (240, 240, 236), (36, 110, 84)), 0.08)
     z, n = town.uniform(4, 26), town.uniform(11, 15)
     for k in range(town.integer(2, 5)):
         near = z + k * (n + 0.5)
         frame = town.frame(s * (x + 1.6), near + n / 2, np.pi if s < 0 else 0.0)
-        town.add(HOUSES, near - 0.1, heavy.coach, frame, heavy.TRAIN, rgb, band, n, 3.7)
+        town.add(HOUSES, near - 0.1, large_vehicles.coach, frame, TRAIN, rgb, band, n, 3.7)

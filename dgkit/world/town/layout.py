@@ -1,20 +1,19 @@
-"""Composition of one scene: camera and road, then everything on them, then the order of painting."""
+"""Composition of a scene: camera and road, then everything on them, then the order of drawing."""
 
 import numpy as np
 
+from dgkit.labels import IGNORE
 from dgkit.world.camera import Camera, Point, Road
-from dgkit.world.canvas import RGB, Canvas
-from dgkit.world.frame import mix, shade
+from dgkit.world.canvas import Canvas
+from dgkit.world.colour import RGB, mix, shade
+from dgkit.world.ranges import uniform
 from dgkit.world.role import Plan, Role
-from dgkit.world.things.street import NOTHING
 from dgkit.world.town import frontage, furniture, ground, traffic
 from dgkit.world.town.state import BACKDROP, Town
 
-_WHITE: RGB = (236.0, 236.0, 230.0)
-
 
 def compose(rng: np.random.Generator, role: Role) -> Town:
-    """A filled town; every random choice of its content is made here, before anything is drawn."""
+    """Compose a scene; every random choice of its content is made here, before anything is drawn."""
     town = _plan(rng, role)
     frontage.fill(town)
     furniture.fill(town)
@@ -23,20 +22,20 @@ def compose(rng: np.random.Generator, role: Role) -> Town:
 
 
 def _plan(rng: np.random.Generator, role: Role) -> Town:
-    """Draw the camera, the road and the widths beside it."""
+    """Choose the camera, the road and the widths of its sides."""
     palette = role.palettes[int(rng.integers(len(role.palettes)))]
     plan, view = role.plan, role.view
     lanes = (1 + int(rng.random() < plan.second_lane), 1 + int(rng.random() < plan.second_lane))
-    lane = float(rng.uniform(*plan.lane))
+    lane = uniform(rng, *plan.lane)
     sides = {s: _side(rng, plan) for s in (-1, 1)}
     half = lane * max(lanes) + max(sides[-1].parking, sides[1].parking)
-    road = Road(half, float(rng.normal(0, 0.0007)), float(rng.normal(0, 0.006)), float(rng.uniform(-2e-5, 1e-4)))
+    road = Road(half, float(rng.normal(0, 0.0007)), float(rng.normal(0, 0.006)), uniform(rng, -2e-5, 1e-4))
     camera = Camera(
-        x=float(rng.uniform(*view.place)) * (half - sides[1].parking),
-        y=float(rng.uniform(*view.height)),
+        x=uniform(rng, *view.place) * (half - sides[1].parking),
+        y=uniform(rng, *view.height),
         yaw=float(rng.normal(0, view.yaw)),
-        pitch=float(rng.uniform(*view.pitch)),
-        focal=float(rng.uniform(*view.focal)),
+        pitch=uniform(rng, *view.pitch),
+        focal=uniform(rng, *view.focal),
     )
     crossroads, crossings = _crossings(rng, role)
     centre, zebra = int(rng.integers(3)), bool(rng.random() < 0.75)
@@ -45,34 +44,32 @@ def _plan(rng: np.random.Generator, role: Role) -> Town:
     return Town(rng, role, palette, camera, road, flat)
 
 
-def _crossings(
-    rng: np.random.Generator, role: Role
-) -> tuple[tuple[float, float, tuple[int, ...]] | None, tuple[float, ...]]:
-    """A crossing street and the crosswalks."""
+def _crossings(rng: np.random.Generator, role: Role) -> tuple[ground.Crossroads | None, tuple[float, ...]]:
+    """Draw a crossing street and the crosswalks."""
     if rng.random() < role.chances["crossroads"]:
-        near, wide = float(rng.uniform(11, 34)), float(rng.uniform(8, 14))
+        near, wide = uniform(rng, 11, 34), uniform(rng, 8, 14)
         arms = ((-1, 1), (-1,), (1,))[int(rng.integers(3))]
-        return (near, near + wide, arms), (near - 4.0,) if rng.random() < 0.75 else ()
-    return None, (float(rng.uniform(5, 24)),) if rng.random() < role.chances["crossing"] else ()
+        return ground.Crossroads(near, near + wide, arms), (near - 4.0,) if rng.random() < 0.75 else ()
+    return None, (uniform(rng, 5, 24),) if rng.random() < role.chances["crossing"] else ()
 
 
-def _side(rng: np.random.Generator, plan: Plan) -> ground.Side:
-    return ground.Side(
-        verge=float(rng.uniform(1.2, 4.0)) if rng.random() < plan.verge else 0.0,
-        pavement=float(rng.uniform(*plan.pavement)),
+def _side(rng: np.random.Generator, plan: Plan) -> ground.Roadside:
+    return ground.Roadside(
+        verge=uniform(rng, 1.2, 4.0) if rng.random() < plan.verge else 0.0,
+        pavement=uniform(rng, *plan.pavement),
         lawn=bool(rng.random() < plan.lawn),
         parking=2.2 if rng.random() < plan.parking else 0.0,
     )
 
 
 def paint(town: Town, canvas: Canvas) -> None:
-    """Draw the backdrop, the ground, then everything standing on it, far to near."""
-    centre = town.palette.paint if town.role.centre_paint else _WHITE
+    """Draw the backdrop, the ground, then everything on it, far to near."""
+    centre = town.palette.paint if town.role.centre_paint else ground.WHITE
     queue = sorted(town.items, key=lambda item: (item[0], -item[1]))
     for layer, _, painter, arguments in queue:
         if layer == BACKDROP:
             painter(canvas, *arguments)
-    ground.draw(canvas, town.flat, town.palette, centre, np.random.default_rng(town.seed()))
+    ground.draw(canvas, town.ground, town.palette, centre, np.random.default_rng(town.seed()))
     for layer, _, painter, arguments in queue:
         if layer != BACKDROP:
             painter(canvas, *arguments)
@@ -81,7 +78,7 @@ def paint(town: Town, canvas: Canvas) -> None:
 
 
 def _bonnet(canvas: Canvas, rgb: RGB, high: float, arch: float) -> None:
-    """The camera's own bonnet: a shallow arch in front of the lens, without a class. Heights in image heights."""
+    """Draw the bonnet of the camera's own car: an arch without a class; ``high`` and ``arch`` in image heights."""
     cam = canvas.camera
     axes = cam.rotation()
     depth = 0.5
@@ -93,4 +90,4 @@ def _bonnet(canvas: Canvas, rgb: RGB, high: float, arch: float) -> None:
             p = depth * (axes[0] * x / cam.focal + axes[1] * y / cam.focal + axes[2])
             points.append((float(p[0]) + cam.x, float(p[1]) + cam.y, float(p[2])))
         colour = shade(mix(rgb, (70, 72, 76), 0.35), 0.72 * tone)
-        canvas.poly(points, NOTHING, colour, normal=(0.0, 0.8, -0.6), snow=0.0, convex=False)
+        canvas.poly(points, IGNORE, colour, normal=(0.0, 0.8, -0.6), snow=0.0, convex=False)

@@ -1,4 +1,4 @@
-"""Street furniture of the target countries: lamps, signals, signs, bollards and utility poles, by name."""
+"""Street furniture of the target roles by name: lamps, traffic lights, signs, bollards and utility poles."""
 
 from collections.abc import Callable
 from itertools import pairwise
@@ -6,28 +6,27 @@ from math import cos, pi, sin
 
 import numpy as np
 
-from dgkit.world.canvas import BLACK, RGB, Canvas
-from dgkit.world.frame import Flat, Frame, oval, rect, shade
-from dgkit.world.things.street import AMBER, GREEN, LIGHT, POLE, RED, SIGN, WHITE
+from dgkit.world.canvas import Canvas
+from dgkit.world.classes import POLE, TRAFFIC_LIGHT, TRAFFIC_SIGN
+from dgkit.world.colour import BLACK, RGB, shade
+from dgkit.world.frame import Flat, Frame, oval, rect
+from dgkit.world.things.furniture import AMBER, GREEN, RED, WHITE, post
 
 _BULB: RGB = (226, 224, 214)
 _INK: RGB = (28, 28, 30)
 Plate = tuple[list[Flat], RGB]
+"""Outline and colour of one layer of a sign."""
 
 
-def post(canvas: Canvas, frame: Frame, height: float, wide: float, rgb: RGB, x: float = 0.0) -> None:
-    """A round post with a lit and a dark side."""
-    a, b = wide / 2, wide * 0.36
-    canvas.poly(frame.sheet([(x - a, 0), (x + a, 0), (x + b, height), (x - b, height)]), POLE, rgb, snow=0.0)
-    dark = [(x + a * 0.1, 0.0), (x + a, 0.0), (x + b, height), (x + b * 0.1, height)]
-    canvas.poly(frame.sheet(dark, -0.01), POLE, shade(rgb, 0.66), snow=0.0)
+def _post(canvas: Canvas, frame: Frame, height: float, wide: float, rgb: RGB) -> None:
+    post(canvas, frame, height, wide, rgb, top=0.36, edge=0.1, tone=0.66)
 
 
 # -- lamps -----------------------------------------------------------------------------------------------------------
 
 
 def lamp(canvas: Canvas, frame: Frame, kind: str, height: float, side: float, rgb: RGB, glow: RGB) -> None:
-    """A street lamp: "globe", "cobra", "lantern", "twin" or "stick"; ``side`` is -1 or 1, towards the road."""
+    """Draw a street lamp; ``kind`` is a key of :data:`LAMPS`, ``side`` is -1 or 1, towards the road."""
     canvas.casters.append((frame.floor(-0.07, 0.07, -0.07, 0.07), height * frame.scale))
     LAMPS[kind](canvas, frame, height, side, rgb, glow)
 
@@ -40,14 +39,14 @@ def _light(canvas: Canvas, frame: Frame, points: list[Flat], glow: RGB, radius: 
 
 def _globe(canvas: Canvas, frame: Frame, height: float, side: float, rgb: RGB, glow: RGB) -> None:
     height *= 0.62
-    post(canvas, frame, height, 0.13, rgb)
-    post(canvas, frame, 0.7, 0.24, rgb)
+    _post(canvas, frame, height, 0.13, rgb)
+    _post(canvas, frame, 0.7, 0.24, rgb)
     _light(canvas, frame, oval(0, height + 0.22, 0.24, 0.26, 12), glow, 6.0)
 
 
 def _lantern(canvas: Canvas, frame: Frame, height: float, side: float, rgb: RGB, glow: RGB) -> None:
     height *= 0.7
-    post(canvas, frame, height, 0.12, rgb)
+    _post(canvas, frame, height, 0.12, rgb)
     cap = [(-0.3, height + 0.5), (0.3, height + 0.5), (0.0, height + 0.78)]
     canvas.poly(frame.sheet(cap), POLE, shade(rgb, 0.8), snow=0.8)
     pane = [(-0.15, height), (0.15, height), (0.24, height + 0.5), (-0.24, height + 0.5)]
@@ -56,7 +55,7 @@ def _lantern(canvas: Canvas, frame: Frame, height: float, side: float, rgb: RGB,
 
 def _cobra(canvas: Canvas, frame: Frame, height: float, side: float, rgb: RGB, glow: RGB) -> None:
     height *= 1.25
-    post(canvas, frame, height, 0.2, rgb)
+    _post(canvas, frame, height, 0.2, rgb)
     reach = 2.4 * side
     t = np.linspace(0, 1, 6)
     low = [(reach * float(v), height - 0.2 + 0.9 * sin(float(v) * pi / 2)) for v in t]
@@ -69,14 +68,14 @@ def _cobra(canvas: Canvas, frame: Frame, height: float, side: float, rgb: RGB, g
 
 
 def _twin(canvas: Canvas, frame: Frame, height: float, side: float, rgb: RGB, glow: RGB) -> None:
-    post(canvas, frame, height, 0.15, rgb)
+    _post(canvas, frame, height, 0.15, rgb)
     canvas.poly(frame.sheet(rect(-0.9, 0.9, height - 0.08, height)), POLE, rgb, snow=0.4)
     for x in (-0.9, 0.9):
         _light(canvas, frame, oval(x, height - 0.22, 0.2, 0.16, 10), glow, 6.5)
 
 
 def _stick(canvas: Canvas, frame: Frame, height: float, side: float, rgb: RGB, glow: RGB) -> None:
-    post(canvas, frame, height, 0.11, rgb)
+    _post(canvas, frame, height, 0.11, rgb)
     _light(canvas, frame, rect(min(0.0, 0.7 * side), max(0.0, 0.7 * side), height - 0.02, height + 0.1), glow, 8.0)
 
 
@@ -88,19 +87,22 @@ LAMPS: dict[str, Callable[[Canvas, Frame, float, float, RGB, RGB], None]] = {
 # -- signals ---------------------------------------------------------------------------------------------------------
 
 
-def signal(canvas: Canvas, frame: Frame, kind: str, state: int, post_rgb: RGB, box: RGB, arm: float) -> None:
-    """Signals on a post: "slim" (Europe), "mast" (America), "level" (heads lie flat). State 0 red, 1 amber, 2 green."""
+def traffic_light(canvas: Canvas, frame: Frame, kind: str, state: int, post_rgb: RGB, box: RGB, arm: float) -> None:
+    """Draw traffic lights on a post.
+
+    ``kind``: "slim" (Europe), "mast" (America) or "level" (heads lie flat). ``state``: 0 red, 1 amber, 2 green.
+    """
     if kind == "slim":
-        post(canvas, frame, 3.2, 0.12, post_rgb)
+        _post(canvas, frame, 3.2, 0.12, post_rgb)
         _head(canvas, frame, 0.0, 2.25, 0.82, state, box, False)
         if arm:
-            post(canvas, frame, 5.4, 0.14, post_rgb)
+            _post(canvas, frame, 5.4, 0.14, post_rgb)
             bar = [(0.0, 5.2), (arm, 5.3), (arm, 5.38), (0.0, 5.36)]
             canvas.poly(frame.sheet(bar), POLE, post_rgb, snow=0.3)
             _head(canvas, frame, arm, 4.3, 0.9, state, box, False)
         return
     reach = arm or 0.0
-    post(canvas, frame, 6.2, 0.2, post_rgb)
+    _post(canvas, frame, 6.2, 0.2, post_rgb)
     if reach:
         bar = [(0.0, 5.8), (reach * 1.1, 5.95), (reach * 1.1, 6.05), (0.0, 6.0)]
         canvas.poly(frame.sheet(bar), POLE, post_rgb, snow=0.3)
@@ -114,13 +116,13 @@ def _head(
 ) -> None:  # fmt: skip
     long, half = 1.0 * size, 0.17 * size
     body = rect(x - long / 2, x + long / 2, y, y + 2 * half) if level else rect(x - half, x + half, y, y + long)
-    canvas.poly(frame.sheet(body, -0.04), LIGHT, box, snow=0.1)
+    canvas.poly(frame.sheet(body, -0.04), TRAFFIC_LIGHT, box, snow=0.1)
     for k, colour in enumerate((GREEN, AMBER, RED)):
         share = (0.18 + 0.32 * k) * long
         at = (x - long / 2 + share, y + half) if level else (x, y + share)
         on = k == 2 - state
         disc = frame.sheet(oval(*at, 0.115 * size, 0.115 * size, 10), -0.06)
-        canvas.poly(disc, LIGHT, colour if on else shade(colour, 0.18), emit=colour if on else BLACK, snow=0.0)
+        canvas.poly(disc, TRAFFIC_LIGHT, colour if on else shade(colour, 0.18), emit=colour if on else BLACK, snow=0.0)
 
 
 # -- signs -----------------------------------------------------------------------------------------------------------
@@ -131,7 +133,7 @@ def _ring(r: float, rim: RGB, face: RGB, share: float = 0.76) -> list[Plate]:
 
 
 def _bars(r: float, rows: int, rgb: RGB, wide: float = 0.6) -> list[Plate]:
-    """Lines that stand for writing."""
+    """Return lines that suggest writing."""
     step = 1.3 * r / rows
     return [(rect(-wide * r, wide * r, -0.6 * r + k * step, -0.6 * r + (k + 0.45) * step), rgb) for k in range(rows)]
 
@@ -154,7 +156,7 @@ _ORANGE: RGB = (240, 120, 30)
 _FOREST: RGB = (16, 92, 62)
 _MAROON: RGB = (126, 62, 34)
 
-# Plates from back to front around the middle of the sign, for a radius in metres.
+# Plates from back to front around the centre of the sign, for a radius in metres.
 SIGNS: dict[str, Callable[[float], list[Plate]]] = {
     "limit": lambda r: [*_ring(r, RED, WHITE), (rect(-r * 0.45, -0.06, -r * 0.35, r * 0.35), _INK),
                         (rect(0.06, r * 0.45, -r * 0.35, r * 0.35), _INK)],
@@ -184,28 +186,30 @@ SIGNS: dict[str, Callable[[float], list[Plate]]] = {
 }  # fmt: skip
 
 
-def sign(canvas: Canvas, frame: Frame, kinds: tuple[str, ...], radius: float, top: float, rgb: RGB) -> None:
-    """One sign, or two above each other, on a thin post."""
-    post(canvas, frame, top + 0.2, 0.07, rgb)
+def traffic_sign(canvas: Canvas, frame: Frame, kinds: tuple[str, ...], radius: float, top: float, rgb: RGB) -> None:
+    """Draw one sign, or two above each other, on a thin post; ``kinds`` are keys of :data:`SIGNS`."""
+    _post(canvas, frame, top + 0.2, 0.07, rgb)
     for place, kind in enumerate(kinds):
         centre = top - 2.1 * radius * place
         for layer, (points, colour) in enumerate(SIGNS[kind](radius * (1 - 0.15 * place)), 1):
-            canvas.poly(frame.sheet([(x, y + centre) for x, y in points], -0.02 * layer), SIGN, colour, snow=0.0)
+            canvas.poly(
+                frame.sheet([(x, y + centre) for x, y in points], -0.02 * layer), TRAFFIC_SIGN, colour, snow=0.0
+            )
 
 
 # -- poles -----------------------------------------------------------------------------------------------------------
 
 
 def bollard(canvas: Canvas, frame: Frame, rgb: RGB, band: RGB) -> None:
-    """A knee-high post with a bright band."""
+    """Draw a knee-high post with a bright band."""
     canvas.contacts.append(frame.floor(-0.1, 0.1, -0.1, 0.1))
-    post(canvas, frame, 0.95, 0.13, rgb)
+    _post(canvas, frame, 0.95, 0.13, rgb)
     canvas.poly(frame.sheet(rect(-0.06, 0.06, 0.72, 0.86), -0.02), POLE, band, snow=0.0)
 
 
-def utility(canvas: Canvas, frame: Frame, height: float, rgb: RGB) -> None:
-    """A wooden pole with cross arms, as overhead lines hang from."""
-    post(canvas, frame, height, 0.28, rgb)
+def utility_pole(canvas: Canvas, frame: Frame, height: float, rgb: RGB) -> None:
+    """Draw a wooden pole with cross arms for overhead lines."""
+    _post(canvas, frame, height, 0.28, rgb)
     for y, half in ((height - 0.5, 1.1), (height - 1.3, 0.8)):
         canvas.poly(frame.sheet(rect(-half, half, y, y + 0.13), -0.02), POLE, shade(rgb, 0.8), snow=0.4)
     can = [(0.12 + 0.2 * (1 + cos(a)), height - 2.3 + 0.4 * sin(a)) for a in np.linspace(0, 2 * pi, 9).tolist()]

@@ -3,17 +3,18 @@
 import numpy as np
 
 from dgkit.world.camera import Point
-from dgkit.world.canvas import GLASS, RGB, Canvas
-from dgkit.world.frame import Frame, box, rect, shade
+from dgkit.world.canvas import GLASS, Canvas
+from dgkit.world.classes import BUS, TRUCK
+from dgkit.world.colour import RGB, shade
+from dgkit.world.frame import Frame, box, rect
 from dgkit.world.things.cars import PANE, TYRE, inset, lamps, wheel
 
-TRUCK, BUS, TRAIN = 14, 15, 16
 _TRUCK_HALF, _COACH_HALF, _SKIRT = 1.2, 1.28, 0.35
 _INSIDE: RGB = (255, 226, 160)
 
 
 def truck(canvas: Canvas, frame: Frame, cab: RGB, load: RGB, length: float, stripe: bool) -> None:
-    """A lorry with a box body behind its cab."""
+    """Draw a lorry with a box body behind its cab."""
     half, n = _TRUCK_HALF, length / 2
     canvas.contacts.append(frame.floor(-half, half, -n, n))
     canvas.casters.append((frame.floor(-half, half, -n, n), 3.3 * frame.scale))
@@ -22,7 +23,7 @@ def truck(canvas: Canvas, frame: Frame, cab: RGB, load: RGB, length: float, stri
         for x in (-0.95, 0.95):
             canvas.poly(frame.sheet(rect(x - 0.2, x + 0.2, 0.0, 0.7), z), TRUCK, TYRE)
     ahead = frame.fz * -frame.origin[2] + frame.fx * (canvas.camera.x - frame.origin[0]) > 0
-    if ahead:  # the camera is in front: the body is farther
+    if ahead:  # the camera is in front, so the body is farther away
         _truck_body(canvas, frame, load, n, cab if stripe else None)
     _truck_cab(canvas, frame, cab, n)
     if not ahead:
@@ -60,7 +61,7 @@ def _truck_cab(canvas: Canvas, frame: Frame, cab: RGB, n: float) -> None:
 
 
 def coach(canvas: Canvas, frame: Frame, label: int, rgb: RGB, band: RGB, length: float, height: float) -> None:
-    """A bus (label 15) or one car of a train (label 16): a long box with a row of windows."""
+    """Draw a bus or one car of a train, by ``label`` BUS or TRAIN: a long box with a row of windows."""
     half, n = _COACH_HALF, length / 2
     canvas.contacts.append(frame.floor(-half, half, -n, n))
     canvas.casters.append((frame.floor(-half, half, -n, n), height * frame.scale))

@@ -1,0 +1,9 @@
+"""The train ids of the classes by name, as numbered in :data:`dgkit.labels.CLASSES`."""
+
+(
+    ROAD, SIDEWALK, BUILDING, WALL, FENCE, POLE, TRAFFIC_LIGHT, TRAFFIC_SIGN, VEGETATION, TERRAIN, SKY, PERSON, RIDER,
+    CAR, TRUCK, BUS, TRAIN, MOTORCYCLE, BICYCLE,
+) = range(19)  # fmt: skip
+
+GROUND = (ROAD, SIDEWALK, TERRAIN)
+VEHICLES = (CAR, TRUCK, BUS, TRAIN, MOTORCYCLE)
