@@ -39,7 +39,7 @@ wheel: $(VENV)/dev.stamp
 
 # With the Python that has a CUDA build of torch, not with the environment in .venv.
 gpu-check:
-	$(PYTHON) benchmarks/gpu_check.py --out $(OUT) $(ARGS)
+	$(PYTHON) benchmarks/gpu/check.py --out $(OUT) $(ARGS)
 
 clean:
 	rm -rf $(VENV) build dist demo .pytest_cache .mypy_cache .ruff_cache

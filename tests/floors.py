@@ -10,7 +10,20 @@ from pathlib import Path
 # Floor of each module or package of dgkit, by its first name. cli is the top; dgkit itself only offers names lazily.
 FLOORS = {
     **dict.fromkeys(
-        ("labels", "errors", "config", "optional", "provenance", "files", "locks", "diagnosis", "progress"), 0
+        (
+            "labels",
+            "errors",
+            "config",
+            "optional",
+            "provenance",
+            "files",
+            "locks",
+            "markdown",
+            "processes",
+            "diagnosis",
+            "progress",
+        ),
+        0,
     ),
     **dict.fromkeys(("data", "world"), 1),
     "engines": 2,

@@ -5,7 +5,8 @@ import itertools
 from collections.abc import Sequence
 
 from dgkit.bench.bench_config import EVAL, IMAGE_SUBJECTS, OFFICIAL
-from dgkit.bench.rows import Row
+from dgkit.bench.rows import BenchRow
+from dgkit.markdown import markdown_table
 
 WIDTH, BAR, GAP, LEFT, RIGHT = 760, 18, 6, 210, 190
 _COLOURS = {OFFICIAL: "#8c8c8c", "torch": "#4c78a8", "compile": "#72b7b2", "ort": "#f2a541", "openvino": "#54a24b",
@@ -14,7 +15,7 @@ _OTHER = "#666666"
 _TEXT = 'font-family="sans-serif" font-size="12" fill="#1a1a1a"'
 
 
-def draw(rows: Sequence[Row]) -> str:
+def draw(rows: Sequence[BenchRow]) -> str:
     """An SVG document: for each subject a group of bars, as long as its configurations are fast in samples a second."""
     shown = [row for row in rows if row.ms_sample]
     parts: list[str] = []
@@ -33,7 +34,7 @@ def draw(rows: Sequence[Row]) -> str:
     return "\n".join([head, f'<rect width="{WIDTH}" height="{y}" fill="#ffffff"/>', *parts, "</svg>", ""])
 
 
-def markdown(rows: Sequence[Row]) -> str:
+def markdown(rows: Sequence[BenchRow]) -> str:
     """A table of rows in Markdown; a configuration that failed says why in place of its figures.
 
     Where no row has a figure for a column, the column is left out.
@@ -42,19 +43,17 @@ def markdown(rows: Sequence[Row]) -> str:
              "share of matmul", "error", "outside networks", "peak RSS")  # fmt: skip
     lines = [_cells(row) for row in rows]
     kept = [place for place, _ in enumerate(heads) if any(line[place] for line in lines)]
-    table = [[heads[place] for place in kept], ["---"] * len(kept)]
-    table += [[line[place] for place in kept] for line in lines]
-    return "".join(f"| {' | '.join(cells)} |\n" for cells in table)
+    return markdown_table([heads[place] for place in kept], [[line[place] for place in kept] for line in lines])
 
 
-def speed(row: Row) -> str:
+def speed(row: BenchRow) -> str:
     """The figure that a person wants of a row: images an hour, or milliseconds a sample."""
     if row.images_per_hour:
         return f"{row.images_per_hour:,.0f} images/hour"
     return f"{row.ms_sample:.4g} ms" if row.ms_sample else "failed"
 
 
-def _bar(row: Row, y: int, fastest: float) -> str:
+def _bar(row: BenchRow, y: int, fastest: float) -> str:
     assert row.ms_sample is not None
     length = max(1.0, (WIDTH - LEFT - RIGHT) * fastest / row.ms_sample)
     colour = _COLOURS.get(row.engine, _OTHER)
@@ -69,20 +68,20 @@ def _bar(row: Row, y: int, fastest: float) -> str:
     )
 
 
-def _title(subject: str, rows: Sequence[Row]) -> str:
+def _title(subject: str, rows: Sequence[BenchRow]) -> str:
     unit = "images an hour" if subject in (*IMAGE_SUBJECTS, EVAL) else "samples a second"
     return f"{subject}, {rows[0].model}: {unit}, {rows[0].gpu or rows[0].cpu}"
 
 
-def _engine(row: Row) -> str:
+def _engine(row: BenchRow) -> str:
     name = "published" if row.engine == OFFICIAL else row.engine
     return f"{name} ({row.note})" if row.note else name
 
 
-def _cells(row: Row) -> list[str]:
+def _cells(row: BenchRow) -> list[str]:
     what = f"{row.subject}, {row.preset}" if row.preset else row.subject
     extrapolated = " (extrapolated)" if row.method != "measured" else ""
-    failed = f"failed: {row.error}".replace("|", "/")
+    failed = f"failed: {row.error}"
     return [
         what,
         _engine(row),

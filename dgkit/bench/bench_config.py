@@ -97,7 +97,7 @@ class BenchConfig(Config):
     note: Annotated[str, Metavar("TEXT")] = Field("", description="Remark in every row of the CSV file")
 
 
-class Task(Config):
+class BenchTask(Config):
     """What one worker process does: one configuration of one run, as JSON on its standard input.
 
     Several configurations where there are several ``batches``, and all :data:`CEILINGS` of a dtype.

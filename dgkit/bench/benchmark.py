@@ -10,10 +10,10 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from dgkit.bench.bars import draw
-from dgkit.bench.bench_config import CEILING, OFFICIAL, BenchConfig, Task
+from dgkit.bench.bench_config import CEILING, OFFICIAL, BenchConfig, BenchTask
 from dgkit.bench.configurations import base_rows, check, tasks
-from dgkit.bench.processes import Outcome, run_worker
-from dgkit.bench.rows import COLUMNS, Row, append
+from dgkit.bench.task_process import TaskOutcome, run_task
+from dgkit.bench.rows import COLUMNS, BenchRow, append
 from dgkit.errors import EngineError
 from dgkit.files import atomic_write
 
@@ -23,40 +23,40 @@ Report = Callable[[str, int, int], None]  # what runs now, tasks done, tasks in 
 class Worker(Protocol):
     """Does a task within ``timeout`` seconds, and does not raise."""
 
-    def __call__(self, task: Task, timeout: float) -> Outcome: ...
+    def __call__(self, task: BenchTask, timeout: float) -> TaskOutcome: ...
 
 
 @dataclass
 class _State:
     """What later rows are compared with, what became of each build, and what does a task."""
 
-    rows: list[Row]
-    builds: dict[tuple[str, str, str], Outcome]
+    rows: list[BenchRow]
+    builds: dict[tuple[str, str, str], TaskOutcome]
     problems: dict[str, str]
-    do: Callable[[Task], Outcome]
+    do: Callable[[BenchTask], TaskOutcome]
 
 
 def bench(
     config: BenchConfig,
     *,
     report: Report | None = None,
-    show: Callable[[Row], None] | None = None,
+    show: Callable[[BenchRow], None] | None = None,
     worker: Worker | None = None,
-    earlier: Sequence[Row] = (),
-) -> list[Row]:
+    earlier: Sequence[BenchRow] = (),
+) -> list[BenchRow]:
     """Measure; the rows in the order in which they were measured.
 
     A configuration that fails, dies or takes too long is a row with ``error``. ``show`` is given every row when it is
     known, when it is in the CSV file already. ``worker`` does the tasks, by default each in a process of its own;
-    several runs can share a :class:`~dgkit.bench.processes.KeptWorker`. ``earlier`` are rows of other runs that
+    several runs can share a :class:`~dgkit.bench.task_process.PersistentWorker`. ``earlier`` are rows of other runs that
     the new ones are compared with too. UsageError for settings that are not allowed, OutputError where a file cannot be
     written, EngineError where no configuration worked.
     """
     check(config)
-    worker = worker or run_worker
+    worker = worker or run_task
     if config.csv is not None:
         append(config.csv, ())
-    found = worker(Task(kind="environment", device=config.device), config.timeout)
+    found = worker(BenchTask(kind="environment", device=config.device), config.timeout)
     if not found.cells:
         raise EngineError(f"device {config.device}: {found.error}", "dgkit doctor lists the devices")
     environment = found.cells[0]
@@ -76,7 +76,7 @@ def bench(
     return state.rows
 
 
-def describe(task: Task) -> str:
+def describe(task: BenchTask) -> str:
     """A task in a few words."""
     if task.kind == "ceiling":
         return f"ceilings {task.dtype}"
@@ -86,11 +86,11 @@ def describe(task: Task) -> str:
     return f"{name} build" if task.kind == "build" else f"{name} batch {', '.join(map(str, task.batches))}"
 
 
-def _perform(task: Task, rows: list[Row], state: _State) -> list[Row]:
+def _perform(task: BenchTask, rows: list[BenchRow], state: _State) -> list[BenchRow]:
     """``rows`` with what the task found; a task that only prepares others has none, and is remembered."""
     key = (task.subject, task.engine, task.dtype)
-    built = state.builds.get(key, Outcome((), "")) if task.kind == "measure" else Outcome((), "")
-    found = Outcome((), f"build: {built.error}") if built.error else state.do(task)
+    built = state.builds.get(key, TaskOutcome((), "")) if task.kind == "measure" else TaskOutcome((), "")
+    found = TaskOutcome((), f"build: {built.error}") if built.error else state.do(task)
     if task.kind == "build":
         state.builds[key] = found
     if task.kind == "reference" and found.error:
@@ -105,7 +105,7 @@ def _perform(task: Task, rows: list[Row], state: _State) -> list[Row]:
     return filled
 
 
-def _compare(row: Row, before: list[Row]) -> Row:
+def _compare(row: BenchRow, before: list[BenchRow]) -> BenchRow:
     """With its time against the published schedule and torch in fp32, and its rate against the ceiling."""
     changes: dict[str, Any] = {}
     for other in before:

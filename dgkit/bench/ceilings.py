@@ -6,8 +6,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from dgkit.bench.bench_config import Task
-from dgkit.bench.processes import reason
+from dgkit.bench.bench_config import BenchTask
+from dgkit.bench.task_process import reason
 from dgkit.bench.timing import time_calls
 from dgkit.engines.runner import find_device, find_dtype
 
@@ -16,7 +16,7 @@ SECONDS = 3.0  # for each
 _EDGES = {"cpu": 4096, "cuda": 8192}
 
 
-def measure_ceilings(task: Task) -> Iterator[dict[str, Any]]:
+def measure_ceilings(task: BenchTask) -> Iterator[dict[str, Any]]:
     """Cells of each ceiling in one dtype; rates are those of the fastest call.
 
     ``matmul``: square matrices of ``edge``. ``conv3x3``: 320 channels in and out on maps of edge / 64 a side,

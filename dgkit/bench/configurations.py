@@ -15,9 +15,9 @@ from dgkit.bench.bench_config import (
     OFFICIAL_SUBJECTS,
     SUBJECTS,
     BenchConfig,
-    Task,
+    BenchTask,
 )
-from dgkit.bench.rows import Row
+from dgkit.bench.rows import BenchRow
 from dgkit.errors import UsageError
 
 _PLAIN = ("torch", "fp32")
@@ -56,7 +56,7 @@ def check(config: BenchConfig) -> None:
         raise UsageError(f"the plot {config.plot} is no .svg file", "give a name that ends in .svg")
 
 
-def tasks(config: BenchConfig, device: str, references: Path) -> Iterator[Task]:
+def tasks(config: BenchConfig, device: str, references: Path) -> Iterator[BenchTask]:
     """Ceilings, then for each subject its reference if asked for, the published schedule, and the configurations.
 
     Tasks of kind ``build`` come before the first that needs the engine. Of all dtypes and engines torch in fp32 comes
@@ -66,21 +66,21 @@ def tasks(config: BenchConfig, device: str, references: Path) -> Iterator[Task]:
     if config.ceilings:
         for dtype in dict.fromkeys(config.dtypes):
             if _offered(("torch", dtype)):  # which is what is measured
-                yield Task(kind="ceiling", dtype=dtype, edge=config.ceiling_edge, **common)
+                yield BenchTask(kind="ceiling", dtype=dtype, edge=config.ceiling_edge, **common)
     for asked in dict.fromkeys(config.subjects):
         subject = NETWORK_SUBJECTS.get(asked, asked)
         shared = {**common, "subject": subject, "references": references}
         if config.parity:
-            yield Task(kind="reference", **shared)
+            yield BenchTask(kind="reference", **shared)
         if config.against and asked in OFFICIAL_SUBJECTS:
-            yield Task(kind="official", batches=(2,), **shared)
+            yield BenchTask(kind="official", batches=(2,), **shared)
         pairs = itertools.product(dict.fromkeys(config.engines), dict.fromkeys(config.dtypes))
         for engine, dtype in sorted(filter(_offered, pairs), key=lambda pair: pair != _PLAIN):
             batches = tuple(sorted(set(config.batches)))
             if engine != "torch":
-                yield Task(kind="build", engine=engine, dtype=dtype, batches=batches, **shared)
+                yield BenchTask(kind="build", engine=engine, dtype=dtype, batches=batches, **shared)
             for part in (batches,) if config.together else ((batch,) for batch in batches):
-                yield Task(kind="measure", engine=engine, dtype=dtype, batches=part, **shared)
+                yield BenchTask(kind="measure", engine=engine, dtype=dtype, batches=part, **shared)
 
 
 def _offered(pair: tuple[str, str]) -> bool:
@@ -91,22 +91,23 @@ def _offered(pair: tuple[str, str]) -> bool:
     return dtype not in QUANTISED or dtype in runner_class(engine).dtypes
 
 
-def base_rows(config: BenchConfig, task: Task, environment: Mapping[str, Any]) -> list[Row]:
+def base_rows(config: BenchConfig, task: BenchTask, environment: Mapping[str, Any]) -> list[BenchRow]:
     """The rows that a task will fill, with the cells that are known before it runs."""
     if task.kind == "ceiling":
         return [
-            Row(subject=CEILING, network=name, dtype=task.dtype, note=config.note, **environment) for name in CEILINGS
+            BenchRow(subject=CEILING, network=name, dtype=task.dtype, note=config.note, **environment)
+            for name in CEILINGS
         ]
     if task.kind not in ("measure", "official"):
         return []
     return [_base_row(config, task, batch, environment) for batch in task.batches]
 
 
-def _base_row(config: BenchConfig, task: Task, batch: int, environment: Mapping[str, Any]) -> Row:
+def _base_row(config: BenchConfig, task: BenchTask, batch: int, environment: Mapping[str, Any]) -> BenchRow:
     images, pictures = task.subject in IMAGE_SUBJECTS, task.subject == EVAL
     names = {network: subject for subject, network in NETWORK_SUBJECTS.items()}
     official = task.kind == "official"
-    return Row(
+    return BenchRow(
         subject=names.get(task.subject, task.subject),
         network="" if images or pictures else task.subject,
         engine=OFFICIAL if official else task.engine,

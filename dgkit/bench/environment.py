@@ -7,7 +7,7 @@ from typing import Any
 import torch
 
 from dgkit import __version__, provenance
-from dgkit.bench.bench_config import Task
+from dgkit.bench.bench_config import BenchTask
 from dgkit.diagnosis import cpu
 from dgkit.engines.machine import device_facts
 from dgkit.engines.runner import find_device
@@ -15,7 +15,7 @@ from dgkit.engines.runner import find_device
 _PACKAGES = ("torch", "diffusers", "onnx", "onnxruntime", "onnxruntime-gpu", "openvino", "tensorrt", "tensorrt-rtx")
 
 
-def find_environment(task: Task) -> Iterator[dict[str, Any]]:
+def find_environment(task: BenchTask) -> Iterator[dict[str, Any]]:
     """Cells that all rows of a run share. ``auto`` becomes ``cuda`` where there is one, else ``cpu``."""
     name = task.device
     if name == "auto":

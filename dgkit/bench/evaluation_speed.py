@@ -11,23 +11,23 @@ from typing import Any
 import torch
 
 from dgkit import __version__
-from dgkit.bench.bench_config import Task
+from dgkit.bench.bench_config import BenchTask
 from dgkit.bench.command import Finished, run_dgkit
 from dgkit.bench.image_speed import image_row
-from dgkit.bench.processes import EXACT, reason
+from dgkit.bench.task_process import EXACT, reason
 from dgkit.bench.timing import LEAST, Times
 from dgkit.engines.machine import device_facts
 from dgkit.files import atomic_write, digest_file
 
 
-def build(task: Task) -> Iterator[dict[str, Any]]:
+def build(task: BenchTask) -> Iterator[dict[str, Any]]:
     """A run for each batch, whose engine is its own, so that timed runs find theirs; building is not timed."""
     for batch in task.batches:
         _evaluate(task, batch)
     yield {}
 
 
-def reference(task: Task) -> Iterator[dict[str, Any]]:
+def reference(task: BenchTask) -> Iterator[dict[str, Any]]:
     """MIoU in PyTorch and fp32, of an ONNX file in ONNX Runtime, in a file of ``task.references``."""
     path = _reference_path(task)
     if path is not None and not path.is_file():
@@ -37,7 +37,7 @@ def reference(task: Task) -> Iterator[dict[str, Any]]:
     yield {}
 
 
-def measure(task: Task) -> Iterator[dict[str, Any]]:
+def measure(task: BenchTask) -> Iterator[dict[str, Any]]:
     """Cells of each batch on one engine in one dtype: the time in which pictures are read, predicted and scored.
 
     ``parity`` is the difference in mIoU to the reference. A batch that fails does not stop the others.
@@ -50,7 +50,7 @@ def measure(task: Task) -> Iterator[dict[str, Any]]:
         yield {"batch": batch, **cells}
 
 
-def _measure(task: Task, batch: int) -> dict[str, Any]:
+def _measure(task: BenchTask, batch: int) -> dict[str, Any]:
     seconds: list[float] = []
     started = time.perf_counter()
     while len(seconds) < LEAST or (len(seconds) < task.repeats and sum(seconds) < task.seconds):
@@ -67,7 +67,7 @@ def _measure(task: Task, batch: int) -> dict[str, Any]:
     return cells
 
 
-def _evaluate(task: Task, batch: int, *, exact: bool = False) -> Finished:
+def _evaluate(task: BenchTask, batch: int, *, exact: bool = False) -> Finished:
     """One run of the command into a folder that is thrown away."""
     options: dict[str, object] = {
         "--on": task.on, "--protocol": task.protocol, "--engine": task.engine, "--dtype": task.dtype,
@@ -84,11 +84,11 @@ def _miou(finished: Finished) -> float:
     return float(scores["miou"])
 
 
-def _is_onnx(task: Task) -> bool:
+def _is_onnx(task: BenchTask) -> bool:
     return task.segmenter is not None and task.segmenter.suffix == ".onnx"
 
 
-def _reference_path(task: Task) -> Path | None:
+def _reference_path(task: BenchTask) -> Path | None:
     if task.references is None or task.segmenter is None:
         return None
     files = [task.segmenter] if task.segmenter.is_file() else sorted(task.segmenter.glob("*.safetensors"))

@@ -12,11 +12,11 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from dgkit.bench.bench_config import Task
+from dgkit.bench.bench_config import BenchTask
 from dgkit.bench.command import run_dgkit
 from dgkit.bench.memory import DeviceMemory, peak_rss
 from dgkit.bench.network_speed import build_options, describe_engines, exact, reference_path
-from dgkit.bench.processes import EXACT, reason
+from dgkit.bench.task_process import EXACT, reason
 from dgkit.bench.timing import LEAST, Times, clock_calls
 from dgkit.data.manifest import Manifest
 from dgkit.diffusion.loading import load_pipeline
@@ -34,7 +34,7 @@ HALVES = 2  # denoiser samples of an image in one window: with and without the t
 _SET = 1.0  # seconds by which the clock may be off after a measurement; more, and somebody set it
 
 
-def build(task: Task) -> Iterator[dict[str, Any]]:
+def build(task: BenchTask) -> Iterator[dict[str, Any]]:
     """Build what the pipeline lacks; cells as of :func:`dgkit.bench.network_speed.build`, over all its engines."""
     said: list[str] = []
     pipeline = _pipeline(task, task.rebuild, said.append)
@@ -42,7 +42,7 @@ def build(task: Task) -> Iterator[dict[str, Any]]:
     yield describe_engines(engines, bool(said))
 
 
-def reference(task: Task) -> Iterator[dict[str, Any]]:
+def reference(task: BenchTask) -> Iterator[dict[str, Any]]:
     """The first image in plain PyTorch and fp32, with its label, prompt and seed, in a file of ``task.references``."""
     plain = task.model_copy(update={"engine": "torch", "dtype": "fp32"})
     pipeline = _pipeline(plain, "auto")
@@ -65,7 +65,7 @@ def reference(task: Task) -> Iterator[dict[str, Any]]:
     yield {}
 
 
-def measure(task: Task) -> Iterator[dict[str, Any]]:
+def measure(task: BenchTask) -> Iterator[dict[str, Any]]:
     """Cells of each batch on one engine in one dtype; the engines are there already.
 
     Where there are several batches, one that fails does not stop the others; with ``sampler`` only the first then has
@@ -104,7 +104,7 @@ def scenes(pipeline: Pipeline, count: int) -> list[SceneRequest]:
     return [request(seed) for seed in range(count)]
 
 
-def find_settings(task: Task) -> Preset:
+def find_settings(task: BenchTask) -> Preset:
     """The preset of a task, with its number of steps where it states one."""
     preset = find_preset(task.preset)
     return preset if task.steps is None else dataclasses.replace(preset, steps=task.steps)
@@ -154,7 +154,7 @@ class _Reference:
             return cls(file["image"], SceneRequest(file["label"], str(file["prompt"]), int(file["seed"])))
 
 
-def _pipeline(task: Task, rebuild: Policy, notify: Notify | None = None) -> Pipeline:
+def _pipeline(task: BenchTask, rebuild: Policy, notify: Notify | None = None) -> Pipeline:
     """With the options that the command has, where it is the command that is measured."""
     options = BuildOptions(cuda_graph=task.cuda_graph) if task.subject == "generate" else build_options(task)
     recipe = {"engine": task.engine, "device": task.device, "dtype": task.dtype, "options": options}
@@ -162,7 +162,7 @@ def _pipeline(task: Task, rebuild: Policy, notify: Notify | None = None) -> Pipe
 
 
 def _measure_sampler(
-    task: Task, batch: int, pipeline: Pipeline, memory: DeviceMemory, started: float, path: Path | None
+    task: BenchTask, batch: int, pipeline: Pipeline, memory: DeviceMemory, started: float, path: Path | None
 ) -> dict[str, Any]:
     preset, requests = find_settings(task), scenes(pipeline, task.count)
     results: list[SceneResult] = []
@@ -201,7 +201,7 @@ def _inside(pipeline: Pipeline) -> float:
     return sum(runner.timing.seconds for runner in pipeline.runners.values())
 
 
-def _measure_command(task: Task, batch: int, path: Path | None) -> dict[str, Any]:
+def _measure_command(task: BenchTask, batch: int, path: Path | None) -> dict[str, Any]:
     """Blocks of images progress in lockstep and are on disk together; the first one waits for the model to load."""
     block = max(1, batch // HALVES)
     with tempfile.TemporaryDirectory(prefix="dgkit-bench-") as folder:
@@ -229,7 +229,7 @@ def _refuse_jump(seconds: float, true: float) -> None:
 
 
 def _run_command(
-    task: Task, batch: int, out: Path, count: int, variables: Mapping[str, str] | None = None
+    task: BenchTask, batch: int, out: Path, count: int, variables: Mapping[str, str] | None = None
 ) -> dict[str, Any]:
     """``dgkit generate`` in its own process; its peak memory. EngineError with its last words where it fails."""
     options: dict[str, object] = {

@@ -1,6 +1,6 @@
 """One configuration in a process of its own: ``python -m dgkit.bench.measure RESULT`` with a task on stdin.
 
-RESULT becomes a JSON object: ``cells`` is a list with the cells of a :class:`~dgkit.bench.rows.Row` for each
+RESULT becomes a JSON object: ``cells`` is a list with the cells of a :class:`~dgkit.bench.rows.BenchRow` for each
 configuration that was measured, ``error`` says what stopped the process, if anything did, and ``done`` that it came to
 its end. It is written anew after each configuration, so that a process that dies leaves what it had. What native
 libraries print does not matter.
@@ -19,8 +19,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from dgkit.bench.bench_config import EVAL, IMAGE_SUBJECTS, Task
-from dgkit.bench.processes import KEEP, reason
+from dgkit.bench.bench_config import EVAL, IMAGE_SUBJECTS, BenchTask
+from dgkit.bench.task_process import KEEP, reason
 from dgkit.files import atomic_write
 
 # Kind -> module and function of dgkit.bench, of networks, of whole images, and of the evaluation.
@@ -42,7 +42,7 @@ _EVAL = {kind: f"evaluation_speed:{kind}" for kind in ("build", "reference", "me
 _WORK = {EVAL: _EVAL, **dict.fromkeys(IMAGE_SUBJECTS, _IMAGES)}
 
 
-def work(task: Task) -> Iterator[dict[str, Any]]:
+def work(task: BenchTask) -> Iterator[dict[str, Any]]:
     """The cells that ``task`` gives, one configuration after the other. Raises whatever the engine raises."""
     module, _, function = _WORK.get(task.subject, _NETWORK)[task.kind].partition(":")
     load = os.getloadavg()[0] if hasattr(os, "getloadavg") else None
@@ -59,15 +59,15 @@ def work(task: Task) -> Iterator[dict[str, Any]]:
 def main() -> int:
     """Exit code 0, also where the task failed: RESULT tells."""
     if sys.argv[1] != KEEP:
-        _do(Task.model_validate_json(sys.stdin.buffer.read()), Path(sys.argv[1]))
+        _do(BenchTask.model_validate_json(sys.stdin.buffer.read()), Path(sys.argv[1]))
         return 0
     for line in sys.stdin.buffer:
         asked = json.loads(line)
-        _do(Task.model_validate(asked["task"]), Path(asked["result"]), kept=True)
+        _do(BenchTask.model_validate(asked["task"]), Path(asked["result"]), kept=True)
     return 0
 
 
-def _do(task: Task, result: Path, *, kept: bool = False) -> None:
+def _do(task: BenchTask, result: Path, *, kept: bool = False) -> None:
     cells: list[dict[str, Any]] = []
     problem = ""
     try:

@@ -15,9 +15,9 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
 from dgkit import __version__
-from dgkit.bench.bench_config import IMAGE_SUBJECTS, Task
+from dgkit.bench.bench_config import IMAGE_SUBJECTS, BenchTask
 from dgkit.bench.memory import MIB, DeviceMemory, peak_rss
-from dgkit.bench.processes import reason
+from dgkit.bench.task_process import reason
 from dgkit.bench.timing import synchronize, time_calls
 from dgkit.diffusion.components import Model, model_networks
 from dgkit.diffusion.loading import open_model
@@ -32,7 +32,7 @@ ROWS = 2  # samples of which the outputs are compared
 FLOPS = "flops"  # in the file of the reference, beside the outputs by name
 
 
-def build(task: Task) -> Iterator[dict[str, Any]]:
+def build(task: BenchTask) -> Iterator[dict[str, Any]]:
     """Build what the network lacks; seconds and bytes of the engine, and the memory if it was built now."""
     said: list[str] = []
     runner = _runner(task, open_model(task.model), task.rebuild, said.append)
@@ -51,7 +51,7 @@ def describe_engines(engines: list[Engine], built: bool) -> dict[str, Any]:
     }
 
 
-def reference(task: Task) -> Iterator[dict[str, Any]]:
+def reference(task: BenchTask) -> Iterator[dict[str, Any]]:
     """Outputs of plain PyTorch in fp32 and the flops of a sample, in a file of ``task.references``."""
     network = model_networks(open_model(task.model))[task.subject]
     path = reference_path(task, network.digest())
@@ -78,7 +78,7 @@ def exact() -> AbstractContextManager[None]:
     return flags.flags(enabled=True, benchmark=flags.benchmark, deterministic=flags.deterministic, allow_tf32=False)
 
 
-def reference_path(task: Task, digest: str) -> Path | None:
+def reference_path(task: BenchTask, digest: str) -> Path | None:
     """Where the reference of weights of ``digest`` is kept; None where none is."""
     if task.references is None:
         return None
@@ -101,7 +101,7 @@ def count_flops(network: Network, module: nn.Module) -> float:
     return float(counter.get_total_flops())
 
 
-def measure(task: Task) -> Iterator[dict[str, Any]]:
+def measure(task: BenchTask) -> Iterator[dict[str, Any]]:
     """Cells of each batch on one engine in one dtype; the engine is there already.
 
     Where there are several batches, a batch that fails does not stop the others, and only the first has ``load_s``.
@@ -123,7 +123,7 @@ def measure(task: Task) -> Iterator[dict[str, Any]]:
             yield {"batch": batch, **cells}
 
 
-def _measure_batch(runner: Runner, task: Task, batch: int, memory: DeviceMemory, started: float) -> dict[str, Any]:
+def _measure_batch(runner: Runner, task: BenchTask, batch: int, memory: DeviceMemory, started: float) -> dict[str, Any]:
     device = runner.device
     inputs = _inputs(runner.network, batch, device)
     memory.forget()
@@ -135,7 +135,7 @@ def _measure_batch(runner: Runner, task: Task, batch: int, memory: DeviceMemory,
     return {**cells, **_compare(runner, task, batch, outputs, times.median)}
 
 
-def _runner(task: Task, model: Model, rebuild: Policy, notify: Callable[[str], None] | None = None) -> Runner:
+def _runner(task: BenchTask, model: Model, rebuild: Policy, notify: Callable[[str], None] | None = None) -> Runner:
     network = model_networks(model)[task.subject]
     runner: Runner = runner_class(task.engine)(
         network, task.device, task.dtype, rebuild=rebuild, notify=notify, options=build_options(task)
@@ -143,7 +143,7 @@ def _runner(task: Task, model: Model, rebuild: Policy, notify: Callable[[str], N
     return runner
 
 
-def build_options(task: Task) -> BuildOptions:
+def build_options(task: BenchTask) -> BuildOptions:
     """The defaults, so that engines are those of the other commands, unless a batch lies outside their range."""
     least, usual, most = BuildOptions().batch
     return BuildOptions(batch=(least, usual, max(most, task.largest)), cuda_graph=task.cuda_graph, threads=task.threads)
@@ -156,7 +156,7 @@ def _inputs(network: Network, batch: int, device: torch.device) -> dict[str, Ten
 
 
 def _compare(
-    runner: Runner, task: Task, batch: int, found: Mapping[str, Tensor], milliseconds: float
+    runner: Runner, task: BenchTask, batch: int, found: Mapping[str, Tensor], milliseconds: float
 ) -> dict[str, Any]:
     """Error against the reference, and what follows from its count of flops; nothing where it is not there. Of a
     quantised network the error is that on calls it gets in use, in fp32 kept with its engine.

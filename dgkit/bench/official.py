@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from dgkit.bench.bench_config import Task
+from dgkit.bench.bench_config import BenchTask
 from dgkit.bench.image_speed import compare, image_row, reference_request, scenes
 from dgkit.bench.memory import DeviceMemory, peak_rss
 from dgkit.bench.network_speed import reference_path
@@ -132,17 +132,17 @@ class Published:
         return self.noise(self.request.seed, purpose, shape).to(self.pipeline.device)
 
 
-def measure_evaluation(task: Task) -> Iterator[dict[str, Any]]:
+def measure_evaluation(task: BenchTask) -> Iterator[dict[str, Any]]:
     """Cells of one evaluation of the denoiser: a window in both guidance halves, its label encoded for each."""
     yield _open(task, lambda published: _time_evaluation(published, task).row(HALVES))
 
 
-def measure_images(task: Task) -> Iterator[dict[str, Any]]:
+def measure_images(task: BenchTask) -> Iterator[dict[str, Any]]:
     """Cells of whole images, measured where one takes at most ``official_seconds``, else extrapolated and so marked."""
     yield _open(task, lambda published: _measure_images(published, task))
 
 
-def _open(task: Task, measure: Callable[[Published], dict[str, Any]]) -> dict[str, Any]:
+def _open(task: BenchTask, measure: Callable[[Published], dict[str, Any]]) -> dict[str, Any]:
     device = find_device(task.device)
     eager = EngineRecipe(engine="torch", device=task.device, options=BuildOptions(cuda_graph=False))
     pipeline = load_pipeline(task.model, recipe=eager)
@@ -159,14 +159,14 @@ def _open(task: Task, measure: Callable[[Published], dict[str, Any]]) -> dict[st
     return {**cells, "load_s": loaded, "rss_mib": peak_rss(), **memory.row(), **parity}
 
 
-def _request(task: Task, pipeline: Pipeline, path: Path | None) -> SceneRequest:
+def _request(task: BenchTask, pipeline: Pipeline, path: Path | None) -> SceneRequest:
     """The first image of the same subject, where there is one: the time depends on its size alone."""
     if task.subject != "generate" or path is None or not path.is_file():
         return scenes(pipeline, 1)[0]
     return reference_request(path)
 
 
-def _measure_images(published: Published, task: Task) -> dict[str, Any]:
+def _measure_images(published: Published, task: BenchTask) -> dict[str, Any]:
     once = _time_evaluation(published, task)
     expected = published.evaluations * once.median / 1e3
     if expected <= task.official_seconds:
@@ -180,7 +180,7 @@ def _measure_images(published: Published, task: Task) -> dict[str, Any]:
     return {**image_row(whole, 1), "calls": len(once.milliseconds), "ms_p95": None, "method": how}
 
 
-def _time_evaluation(published: Published, task: Task) -> Times:
+def _time_evaluation(published: Published, task: BenchTask) -> Times:
     windows = published.windows(1)
     label = published.crop(published.label(1), windows, 0, 0)
     latents = published.draw("pass1", 1)[..., : windows.tile_height, : windows.tile_width]

@@ -12,7 +12,7 @@ from dgkit.files import output_error
 
 
 @dataclass(frozen=True)
-class Row:
+class BenchRow:
     """One configuration. An empty cell: does not apply, or was not reached because of ``error``.
 
     ``run`` (UTC) is the same for all rows of one command. ``subject`` ``ceiling`` is what the device can do at most,
@@ -80,7 +80,7 @@ class Row:
         return f"{self.subject} {self.engine}:{self.dtype}, batch {self.batch}"
 
 
-COLUMNS = tuple(field.name for field in dataclasses.fields(Row))
+COLUMNS = tuple(field.name for field in dataclasses.fields(BenchRow))
 _INTS = frozenset({"batch", "steps", "images", "calls", "threads"})
 _CONFIGURATION = (
     "subject", "network", "engine", "dtype", "batch", "model", "preset", "steps", "note", "device", "gpu", "cpu",
@@ -110,7 +110,7 @@ _TEXTS = frozenset(
 )
 
 
-def append(path: Path, rows: Iterable[Row]) -> None:
+def append(path: Path, rows: Iterable[BenchRow]) -> None:
     """Add rows to a CSV file, which is made with its header where there is none.
 
     OutputError where the file cannot be written or has other columns.
@@ -131,7 +131,7 @@ def append(path: Path, rows: Iterable[Row]) -> None:
         raise output_error(path, error) from error
 
 
-def read(path: Path) -> list[Row]:
+def read(path: Path) -> list[BenchRow]:
     """All rows of a CSV file that :func:`append` wrote; columns that others have added to it are left out.
 
     InputError where it cannot be read or lacks a column.
@@ -142,14 +142,14 @@ def read(path: Path) -> list[Row]:
             lacking = [name for name in COLUMNS if name not in (reader.fieldnames or ())]
             if lacking:
                 raise InputError(f"{path} lacks the columns {', '.join(lacking[:3])}", "give a file that bench wrote")
-            return [Row(**{name: _value(name, line[name]) for name in COLUMNS}) for line in reader]
+            return [BenchRow(**{name: _value(name, line[name]) for name in COLUMNS}) for line in reader]
     except OSError as error:
         raise InputError(f"cannot read {path}: {error.strerror}", "check the path") from error
 
 
-def latest(rows: Iterable[Row]) -> list[Row]:
+def latest(rows: Iterable[BenchRow]) -> list[BenchRow]:
     """Of rows of equal configuration the one of the last run, in the order in which the configurations first come."""
-    found: dict[tuple[Any, ...], Row] = {}
+    found: dict[tuple[Any, ...], BenchRow] = {}
     for row in rows:
         key = tuple(getattr(row, name) for name in _CONFIGURATION)
         if key not in found or row.run >= found[key].run:

@@ -11,7 +11,7 @@ import typer
 from dgkit.cli.common import console, print_json
 
 if TYPE_CHECKING:
-    from dgkit.bench.rows import Row
+    from dgkit.bench.rows import BenchRow
 
 WHAT, RUN, OUT = "What to run", "How long", "Output"
 
@@ -126,7 +126,7 @@ def bench(
         _print_table(rows)
 
 
-def _line(row: Row) -> str:
+def _line(row: BenchRow) -> str:
     from dgkit.bench.bars import speed
 
     if row.subject == "ceiling":
@@ -135,7 +135,7 @@ def _line(row: Row) -> str:
     return f"{row.label}: {speed(row)}{f'; {row.error}' if row.error else ''}"
 
 
-def _print_table(rows: list[Row]) -> None:
+def _print_table(rows: list[BenchRow]) -> None:
     from rich.console import Console
     from rich.table import Table
 

@@ -15,7 +15,8 @@ from dgkit.files import atomic_write, cache_folder
 from dgkit.generation.blocks import Notify
 from dgkit.generation.generate_config import GenerateConfig
 from dgkit.generation.worker import Failed, Measure, Ready, Setup, Speed
-from dgkit.generation.workers import ending, raise_failure, start, stop
+from dgkit.generation.workers import raise_failure, start, stop
+from dgkit.processes import describe_exit
 from dgkit.provenance import cpu_name, version
 
 if TYPE_CHECKING:
@@ -124,7 +125,7 @@ def measure_split(split: Sequence[Setup], seconds: float = MEASURED) -> list[Spe
                 message = connection.recv()
             except (EOFError, OSError):
                 raise EngineError(
-                    f"a worker {ending(process.wait())} while the machine was measured", "use --workers 1"
+                    f"a worker {describe_exit(process.wait())} while the machine was measured", "use --workers 1"
                 ) from None
             if isinstance(message, Failed):
                 raise_failure(message)

@@ -1,7 +1,5 @@
 """Worker processes on this machine: started, fed with blocks, and started again where one dies."""
 
-import os
-import signal
 import subprocess
 import sys
 from collections import Counter, deque
@@ -10,15 +8,14 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from multiprocessing import Pipe
 from multiprocessing.connection import Connection, wait
-from pathlib import Path
 from typing import Any
 
-import dgkit
 from dgkit.errors import EngineError
 from dgkit.generation.blocks import Block, Notify
 from dgkit.generation.flow import Packed, Tell
 from dgkit.generation.guards import uninterrupted
 from dgkit.generation.worker import Failed, Made, Ready, Setup, Share
+from dgkit.processes import child_environment, describe_exit, kill_group
 
 WORKER = "dgkit.generation.worker"
 QUEUE = 2  # blocks a worker has at once: one that it draws, and one that it need not wait for
@@ -101,7 +98,7 @@ class WorkerPool:
 
     def _restart(self, worker: Worker) -> None:
         stop(worker.process, worker.connection)
-        how = ending(worker.process.returncode)
+        how = describe_exit(worker.process.returncode)
         key = worker.tasks[0].start if worker.ready and worker.tasks else None
         if key is None:
             worker.deaths += 1
@@ -127,15 +124,12 @@ class WorkerPool:
 def start(setup: Setup) -> tuple[Connection, subprocess.Popen[bytes]]:
     """A worker process that got its setup. Ctrl-C in the terminal does not reach it: its master ends it."""
     mine, its = Pipe()
-    roots = [str(Path(dgkit.__file__).resolve().parents[1]), os.environ.get("PYTHONPATH", "")]
-    variables = {**os.environ, "PYTHONPATH": os.pathsep.join(root for root in roots if root)}
-    variables["OMP_NUM_THREADS"] = str(setup.threads)
     with its:
         process = subprocess.Popen(
             [sys.executable, "-m", WORKER, str(its.fileno())],
             stdin=subprocess.DEVNULL,
             stdout=subprocess.DEVNULL,  # stdout carries data, and a worker has none
-            env=variables,
+            env=child_environment({"OMP_NUM_THREADS": str(setup.threads)}),
             pass_fds=[its.fileno()],
             start_new_session=True,
         )
@@ -148,19 +142,10 @@ def stop(process: subprocess.Popen[bytes], connection: Connection) -> None:
     """End a worker and what it started, dead or alive; it owns no file that could be left half-written."""
     connection.close()
     if process.returncode is None:  # else its number may be another process by now
-        with suppress(ProcessLookupError, PermissionError):
-            os.killpg(process.pid, signal.SIGKILL)
-        process.wait()
+        kill_group(process)
 
 
 def raise_failure(failed: Failed) -> None:
     """Raise the error of a worker, with its own traceback as a note."""
     failed.error.add_note(f"in a worker process:\n{failed.trace}")
     raise failed.error
-
-
-def ending(code: int) -> str:
-    """How a process with the exit code of ``Popen`` ended."""
-    if code == -signal.SIGKILL:
-        return "was killed (perhaps for want of memory)"
-    return f"died of {signal.Signals(-code).name}" if code < 0 else f"ended with exit code {code}"

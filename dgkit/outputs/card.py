@@ -10,6 +10,7 @@ from typing import Any
 from dgkit import __version__
 from dgkit.data.generated import GeneratedFolder, open_generated
 from dgkit.labels import CLASSES, PALETTE
+from dgkit.markdown import markdown_table
 from dgkit.outputs.class_pixels import ClassPixels, count_classes
 from dgkit.outputs.shards import tree_path
 from dgkit.outputs.summary import Summary, summarise, write_changed, write_summary
@@ -81,11 +82,11 @@ def card_text(summary: Summary, layout: str) -> str:
         f"\n# {summary.images:,} labelled street scenes\n",
         f"Images{_pixels(summary)}, generated with dgkit {__version__}: a label map and a prompt went in, the image "
         "shows both. Labels are the 19 classes of Cityscapes as train ids.\n",
-        _table(("setting", "value"), _settings(summary)),
+        markdown_table(("setting", "value"), _settings(summary)),
         f"## Files\n\n{_CONTENT[layout]}\n",
         _loading(layout),
         "## Styles\n",
-        _table(("style", "images"), [(_style(name), f"{count:,}") for name, count in summary.styles.items()]),
+        markdown_table(("style", "images"), [(_style(name), f"{count:,}") for name, count in summary.styles.items()]),
         _classes(summary),
         _licence(summary),
     ]
@@ -186,7 +187,7 @@ def _classes(summary: Summary) -> str:
         for i, name in enumerate(CLASSES)
     ]  # fmt: skip
     heads = ("class", "pixels", "pixels of the label maps drawn from", "images with it", "drawn for it")
-    table = _table(heads, rows)
+    table = markdown_table(heads, rows)
     return f"## Classes\n\nShares of the pixels that are not ignored; {summary.ignored_share:.2%} are.\n\n{table}"
 
 
@@ -201,11 +202,6 @@ def _licence(summary: Summary) -> str:
         f"restrict their use. The labels are cut from others' work ({summary.source}) and stay under its terms. Look "
         "both up, and write here what applies before you pass this folder on.\n"
     )
-
-
-def _table(heads: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    lines = [heads, ["---"] * len(heads), *rows]
-    return "".join(f"| {' | '.join(str(cell).replace('|', '/') for cell in line)} |\n" for line in lines)
 
 
 def _pixels(summary: Summary) -> str:

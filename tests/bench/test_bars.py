@@ -5,14 +5,14 @@ from __future__ import annotations
 from xml.etree import ElementTree
 
 from dgkit.bench.bars import draw, markdown
-from dgkit.bench.rows import Row
+from dgkit.bench.rows import BenchRow
 
 SVG = "{http://www.w3.org/2000/svg}"
 ROWS = [
-    Row("r", "denoiser", engine="official", dtype="fp32", batch=2, model="a <b> & c", ms_sample=40.0, cpu="some CPU"),
-    Row("r", "denoiser", engine="torch", dtype="bf16", batch=2, ms_sample=10.0, x_official=4.0, share=0.5, parity=0.01),
-    Row("r", "denoiser", engine="ort", dtype="bf16", batch=2, error="build: this | that"),
-    Row("r", "generate", engine="torch", dtype="bf16", batch=8, preset="exact", ms_sample=1e3, images_per_hour=3600.0,
+    BenchRow("r", "denoiser", engine="official", dtype="fp32", batch=2, model="a <b> & c", ms_sample=40.0, cpu="some CPU"),
+    BenchRow("r", "denoiser", engine="torch", dtype="bf16", batch=2, ms_sample=10.0, x_official=4.0, share=0.5, parity=0.01),
+    BenchRow("r", "denoiser", engine="ort", dtype="bf16", batch=2, error="build: this | that"),
+    BenchRow("r", "generate", engine="torch", dtype="bf16", batch=8, preset="exact", ms_sample=1e3, images_per_hour=3600.0,
         method="extrapolated: 5 x 2", rss_mib=1536.0),
 ]  # fmt: skip
 

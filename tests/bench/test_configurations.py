@@ -8,10 +8,10 @@ from typing import Any
 import pytest
 
 from dgkit.bench import benchmark as run
-from dgkit.bench.bench_config import BenchConfig, Task
+from dgkit.bench.bench_config import BenchConfig, BenchTask
 from dgkit.bench.configurations import check, tasks
-from dgkit.bench.processes import Outcome
-from dgkit.bench.rows import Row, read
+from dgkit.bench.rows import BenchRow, read
+from dgkit.bench.task_process import TaskOutcome
 from dgkit.config import load_config
 from dgkit.errors import EngineError, UsageError
 
@@ -70,34 +70,34 @@ def test_what_is_not_known_is_named(settings: dict[str, Any], words: str) -> Non
 class Workers:
     """Stands for the processes: figures that follow from the task, failures where the test wants them."""
 
-    def __init__(self, failing: dict[str, Outcome]) -> None:
-        self.failing, self.asked = failing, []  # type: dict[str, Outcome], list[str]
+    def __init__(self, failing: dict[str, TaskOutcome]) -> None:
+        self.failing, self.asked = failing, []  # type: dict[str, TaskOutcome], list[str]
 
-    def __call__(self, task: Task, timeout: float) -> Outcome:
+    def __call__(self, task: BenchTask, timeout: float) -> TaskOutcome:
         name = run.describe(task) if task.kind != "environment" else "environment"
         self.asked.append(name)
         if name in self.failing:
             return self.failing[name]
         if task.kind == "environment":
-            return Outcome((dict(ENVIRONMENT),), "")
+            return TaskOutcome((dict(ENVIRONMENT),), "")
         if task.kind == "ceiling":
             names = ("matmul", "conv3x3", "copy")
-            return Outcome(tuple({"network": name, "tflops": 2.0, "ms_median": 1.0} for name in names), "")
+            return TaskOutcome(tuple({"network": name, "tflops": 2.0, "ms_median": 1.0} for name in names), "")
         if task.kind == "build":
-            return Outcome(({"build_s": 9.0, "file_mib": 3.0},), "")
+            return TaskOutcome(({"build_s": 9.0, "file_mib": 3.0},), "")
         if task.kind == "reference":
-            return Outcome(({},), "")
+            return TaskOutcome(({},), "")
         speed = {"torch:fp32": 10.0, "torch:bf16": 5.0, "ort:fp32": 2.0, "ort:bf16": 1.0}
         each = 40.0 if task.kind == "official" else speed[f"{task.engine}:{task.dtype}"]
         cells = [
             {"batch": batch, "ms_median": each * batch, "ms_sample": each, "tflops": 5.0 / each}
             for batch in task.batches
         ]
-        return Outcome(tuple(cells), "")
+        return TaskOutcome(tuple(cells), "")
 
 
-def measure(monkeypatch: pytest.MonkeyPatch, workers: Workers, **settings: Any) -> list[Row]:
-    monkeypatch.setattr(run, "run_worker", workers)
+def measure(monkeypatch: pytest.MonkeyPatch, workers: Workers, **settings: Any) -> list[BenchRow]:
+    monkeypatch.setattr(run, "run_task", workers)
     return run.bench(load_config(BenchConfig, **settings))
 
 
@@ -121,9 +121,9 @@ def test_rows_are_compared_within_the_run(monkeypatch: pytest.MonkeyPatch, tmp_p
 
 def test_failures_stay_as_rows(monkeypatch: pytest.MonkeyPatch) -> None:
     workers = Workers({
-        "denoiser ort:fp32 build": Outcome((), "no disk"),
-        "denoiser torch:bf16 batch 1, 2": Outcome(({"batch": 1, "ms_median": 1.0, "ms_sample": 1.0},), "killed"),
-        "denoiser reference": Outcome((), "too large"),
+        "denoiser ort:fp32 build": TaskOutcome((), "no disk"),
+        "denoiser torch:bf16 batch 1, 2": TaskOutcome(({"batch": 1, "ms_median": 1.0, "ms_sample": 1.0},), "killed"),
+        "denoiser reference": TaskOutcome((), "too large"),
     })  # fmt: skip
     rows = measure(monkeypatch, workers, engines=["torch", "ort"], dtypes=["fp32", "bf16"], batches=[1, 2],
                    together=True, ceilings=False)  # fmt: skip
@@ -136,12 +136,12 @@ def test_failures_stay_as_rows(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_no_configuration_and_no_device(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    dead = Workers({"denoiser torch:fp32 batch 2": Outcome((), "died of SIGSEGV")})
-    with pytest.raises(EngineError, match="no configuration worked; the first: died of SIGSEGV"):
+    dead = Workers({"denoiser torch:fp32 batch 2": TaskOutcome((), "was terminated by SIGSEGV")})
+    with pytest.raises(EngineError, match="no configuration worked; the first: was terminated by SIGSEGV"):
         measure(monkeypatch, dead, csv=tmp_path / "rows.csv")
-    assert [row.error for row in read(tmp_path / "rows.csv")] == ["", "", "", "died of SIGSEGV"]
+    assert [row.error for row in read(tmp_path / "rows.csv")] == ["", "", "", "was terminated by SIGSEGV"]
     with pytest.raises(EngineError, match="device cuda:9: there is none"):
-        measure(monkeypatch, Workers({"environment": Outcome((), "there is none")}), device="cuda:9")
+        measure(monkeypatch, Workers({"environment": TaskOutcome((), "there is none")}), device="cuda:9")
 
 
 def test_a_worker_of_ones_own_and_rows_of_earlier_runs() -> None:

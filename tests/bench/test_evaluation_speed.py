@@ -12,7 +12,7 @@ from PIL import Image
 from typer.testing import CliRunner
 
 from dgkit.bench import evaluation_speed as evaluation
-from dgkit.bench.bench_config import Task
+from dgkit.bench.bench_config import BenchTask
 from dgkit.bench.command import Finished, run_dgkit
 from dgkit.bench.measure import work
 from dgkit.bench.rows import COLUMNS
@@ -24,7 +24,7 @@ PICTURES = 2
 
 
 @pytest.fixture(scope="module")
-def task(tmp_path_factory: pytest.TempPathFactory) -> Task:
+def task(tmp_path_factory: pytest.TempPathFactory) -> BenchTask:
     folder = tmp_path_factory.mktemp("eval")
     rng = np.random.default_rng(0)
     for name, shape in (("images", (64, 96, 3)), ("labels", (64, 96))):
@@ -35,7 +35,7 @@ def task(tmp_path_factory: pytest.TempPathFactory) -> Task:
             Image.fromarray(values).save(folder / "set" / name / f"{number}{end}")
     (folder / "references").mkdir()
     segmenter = save_narrow_segformer(folder / "segmenter")
-    return Task(kind="measure", subject="eval", segmenter=segmenter, on=f"dgkit={folder / 'set'}", protocol="whole",
+    return BenchTask(kind="measure", subject="eval", segmenter=segmenter, on=f"dgkit={folder / 'set'}", protocol="whole",
                 device="cpu", batches=(1, 2), largest=2, repeats=3, seconds=0.01,
                 references=folder / "references")  # fmt: skip
 
@@ -56,7 +56,7 @@ def runs(monkeypatch: pytest.MonkeyPatch) -> list[list[str]]:
     return made
 
 
-def test_pictures_an_hour_and_the_difference_in_miou(task: Task, runs: list[list[str]]) -> None:
+def test_pictures_an_hour_and_the_difference_in_miou(task: BenchTask, runs: list[list[str]]) -> None:
     assert list(work(task.model_copy(update={"kind": "reference"}))) == [{}]
     assert list(work(task.model_copy(update={"kind": "reference"}))) == [{}] and len(runs) == 1  # kept
     one, two = work(task)
@@ -72,13 +72,13 @@ def test_pictures_an_hour_and_the_difference_in_miou(task: Task, runs: list[list
     assert off["parity"] == pytest.approx(0.25, abs=1e-3)
 
 
-def test_each_batch_is_built_before_it_is_timed(task: Task, runs: list[list[str]]) -> None:
+def test_each_batch_is_built_before_it_is_timed(task: BenchTask, runs: list[list[str]]) -> None:
     assert list(work(task.model_copy(update={"kind": "build"}))) == [{}]
     assert [words[words.index("--batch") + 1] for words in runs] == ["1", "2"]
 
 
 def test_what_fails_is_a_row_and_the_next_batch_is_measured(
-    task: Task, runs: list[list[str]], monkeypatch: pytest.MonkeyPatch
+    task: BenchTask, runs: list[list[str]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     real = evaluation.run_dgkit
 

@@ -13,12 +13,12 @@ import torch
 from torch import Tensor, nn
 
 from dgkit.bench import network_speed as networks
-from dgkit.bench.bench_config import BenchConfig, Task
+from dgkit.bench.bench_config import BenchConfig, BenchTask
 from dgkit.bench.benchmark import bench
 from dgkit.bench.measure import work
 from dgkit.bench.official import Published
-from dgkit.bench.processes import KeptWorker
 from dgkit.bench.rows import COLUMNS, read
+from dgkit.bench.task_process import PersistentWorker
 from dgkit.diffusion.loading import load_pipeline
 from dgkit.diffusion.presets import PRESETS
 from dgkit.diffusion.sampler import SceneRequest, sample
@@ -39,7 +39,7 @@ def references(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def do(kind: str, subject: str, references: Path | None, **settings: Any) -> list[dict[str, Any]]:
     settings = {"model": TINY, "repeats": 3, "seconds": 0.01, "steps": 1, **settings}
-    task = Task(kind=kind, subject=subject, references=references, **settings)
+    task = BenchTask(kind=kind, subject=subject, references=references, **settings)
     cells = list(work(task))
     assert all(set(cell) <= set(COLUMNS) for cell in cells)
     return cells
@@ -190,7 +190,7 @@ def test_a_run_in_processes_of_its_own(tmp_path: Path) -> None:
 def test_runs_that_share_a_process(tmp_path: Path) -> None:
     config = BenchConfig(subjects=("condition",), batches=(1,), model=TINY, device="cpu", seconds=0.01, repeats=3,
                          ceilings=False, references=tmp_path)  # fmt: skip
-    with KeptWorker() as worker:
+    with PersistentWorker() as worker:
         before = bench(config, worker=worker)
         (row,) = bench(config.model_copy(update={"dtypes": ("bf16",)}), worker=worker, earlier=before)
     assert row.error == "" and row.x_fp32 is not None and row.parity is not None and 1e-4 < row.parity < 5e-2

@@ -7,10 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from dgkit.bench.rows import COLUMNS, Row, append, latest, read
+from dgkit.bench.rows import COLUMNS, BenchRow, append, latest, read
 from dgkit.errors import InputError, OutputError
 
-ROW = Row(
+ROW = BenchRow(
     "2026-01-01T00:00:00+00:00", "denoiser", "denoiser", "torch", "bf16", 2, "random:tiny", calls=7, ms_median=1.25,
     ms_sample=0.625, parity=0.00123, error="first line\nsecond, with a comma", threads=2, versions="torch 2.0 onnx 1.0",
 )  # fmt: skip
@@ -19,9 +19,9 @@ ROW = Row(
 def test_rows_come_back_as_they_were(tmp_path: Path) -> None:
     path = tmp_path / "new" / "rows.csv"
     append(path, [ROW])
-    append(path, [Row("2026-01-02T00:00:00+00:00", "vae", steps=3)])
+    append(path, [BenchRow("2026-01-02T00:00:00+00:00", "vae", steps=3)])
     first, second = read(path)
-    assert first == Row(**{**ROW.__dict__, "error": "first line second, with a comma"})
+    assert first == BenchRow(**{**ROW.__dict__, "error": "first line second, with a comma"})
     assert (second.subject, second.steps, second.ms_median, second.batch, second.error) == ("vae", 3, None, 0, "")
     with open(path, newline="") as file:
         lines = list(csv.reader(file))
@@ -37,8 +37,8 @@ def test_columns_of_others_are_left_out(tmp_path: Path) -> None:
 
 
 def test_the_last_of_each_configuration() -> None:
-    again = Row(**{**ROW.__dict__, "run": "2026-01-03T00:00:00+00:00", "ms_sample": 0.5})
-    other = Row(**{**ROW.__dict__, "note": "busy"})
+    again = BenchRow(**{**ROW.__dict__, "run": "2026-01-03T00:00:00+00:00", "ms_sample": 0.5})
+    other = BenchRow(**{**ROW.__dict__, "note": "busy"})
     assert latest([ROW, other, again]) == [again, other] == latest([again, other, ROW])
 
 

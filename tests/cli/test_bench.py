@@ -10,13 +10,13 @@ import pytest
 
 from dgkit.bench import benchmark as run
 from dgkit.bench.bench_config import BenchConfig
-from dgkit.bench.rows import Row
+from dgkit.bench.rows import BenchRow
 from dgkit.cli.app import main
 
 ROWS = [
-    Row("r", "ceiling", "matmul", dtype="fp32", tflops=1.5, ms_median=2.0),
-    Row("r", "denoiser", "denoiser", "torch", "fp32", 2, ms_median=3.0, ms_sample=1.5, parity=0.0),
-    Row("r", "denoiser", "denoiser", "ort", "fp32", 2, error="killed"),
+    BenchRow("r", "ceiling", "matmul", dtype="fp32", tflops=1.5, ms_median=2.0),
+    BenchRow("r", "denoiser", "denoiser", "torch", "fp32", 2, ms_median=3.0, ms_sample=1.5, parity=0.0),
+    BenchRow("r", "denoiser", "denoiser", "ort", "fp32", 2, error="killed"),
 ]
 
 
@@ -24,7 +24,7 @@ ROWS = [
 def asked(monkeypatch: pytest.MonkeyPatch) -> list[BenchConfig]:
     seen: list[BenchConfig] = []
 
-    def bench(config: BenchConfig, *, report: Any, show: Any) -> list[Row]:
+    def bench(config: BenchConfig, *, report: Any, show: Any) -> list[BenchRow]:
         seen.append(config)
         report("something", 0, 1)
         for row in ROWS:

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 from dgkit.bench import network_speed as bench
-from dgkit.bench.bench_config import Task
+from dgkit.bench.bench_config import BenchTask
 from dgkit.diffusion import calibration
 from dgkit.diffusion.loading import load_pipeline, model_networks
 from dgkit.diffusion.model_folder import ModelFolder
@@ -85,7 +85,7 @@ def test_engines_are_compared_on_calls_in_use(built: Engine, folder: ModelFolder
 def test_the_benchmark_compares_on_calls_in_use(
     built: Engine, micro_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    task = Task(kind="measure", subject="denoiser", engine="openvino", dtype="int8", model=str(micro_folder),
+    task = BenchTask(kind="measure", subject="denoiser", engine="openvino", dtype="int8", model=str(micro_folder),
                 references=tmp_path, batches=(3,), repeats=3, seconds=0.01)  # fmt: skip
     list(bench.reference(task))
     (cells,) = bench.measure(task)

@@ -1,0 +1,193 @@
+"""The steps of check.py: which commands are run, in which order, and why one cannot run here."""
+
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+LIMIT = "DGKIT_GPU_CHECK_SECONDS"  # variable that tells a step how long it may take
+DGKIT = (sys.executable, "-m", "dgkit")
+MEASURE = (sys.executable, str(Path(__file__).with_name("measure.py")))
+BUILD = (*DGKIT, "build-engines")
+CHECK = (*DGKIT, "engines", "check", "torch")
+TESTS = Path(__file__).resolve().parents[2] / "tests"
+# Only the files that hold such tests: to collect all of them takes longer than to run these. Warnings of packages older
+# or newer than those dgkit is developed with are not what is tested. What the tests compare with runs on the CPU and is
+# so small that its threads would wait for each other most of the time, the more so beside a build.
+PYTEST = (
+    *(
+        "env",
+        "OMP_NUM_THREADS=2",
+        sys.executable,
+        "-m",
+        "pytest",
+        "-m",
+        "gpu",
+        "-v",
+        "--durations=8",
+        "-W",
+        "default",
+        "-p",
+        "no:cacheprovider",
+    ),
+    *sorted(str(path) for path in TESTS.rglob("test_*.py") if "pytest.mark.gpu" in path.read_text(encoding="utf-8")),
+)
+CARD = "name,driver_version,memory.total,memory.used,pstate,clocks.sm,clocks.max.sm,power.limit,temperature.gpu"
+
+
+@dataclass(frozen=True)
+class Step:
+    """One process. ``seconds`` is what it is expected to need; ``after`` names steps whose files it uses.
+
+    ``lacks`` says why it cannot run here. ``background``: it runs beside the steps that follow, until one needs it.
+    ``rows`` is the CSV that the command writes.
+    """
+
+    name: str
+    command: Sequence[str | Path]
+    seconds: float
+    lacks: str = ""
+    background: bool = False
+    after: tuple[str, ...] = ()
+    rows: Path | None = None
+
+
+@dataclass(frozen=True)
+class Machine:
+    """What ``dgkit doctor`` found, as far as the steps depend on it."""
+
+    cuda: bool
+    tensorrt: bool
+    tensorrt_rtx: bool
+    onnxruntime: str
+    """Its version and providers, or why it cannot be used."""
+
+    @classmethod
+    def read(cls, doctor: dict[str, Any]) -> "Machine":
+        """From its JSON; an empty one, of a doctor that failed, gives a machine with all, so that steps are tried."""
+        if not doctor:
+            return cls(True, True, True, "CUDA")
+        details = {item["package"]: item["detail"] for item in doctor["libraries"]}
+        there = [details[name] != "not installed" for name in ("tensorrt", "tensorrt-rtx")]
+        cuda = any(item["usable"] and item["name"].startswith("cuda") for item in doctor["devices"])
+        return cls(cuda, there[0], there[1], details["onnxruntime"])
+
+
+@dataclass(frozen=True)
+class Size:
+    """How large the steps are.
+
+    ``name`` is that in measure.py. Engines are compared in dtype ``fast``, at ``batches`` of the denoiser, ONNX
+    Runtime in dtype ``ort``; ``images`` are further options of the bench of whole images, ``seconds`` bounds the timed
+    calls of a configuration. ``patience`` multiplies what steps are expected to need.
+    """
+
+    name: str
+    device: str
+    model: str
+    small: tuple[str, ...]
+    fast: str
+    ort: str
+    batches: str
+    images: tuple[str, ...]
+    seconds: float
+    patience: float = 1.0
+
+
+# The networks of Stable Diffusion 1.5 on a GPU; in a dry run the smallest there are, so that minutes suffice.
+FULL = Size("full", "cuda", "sd15", (), "fp16", "fp16", "1,2,8,32,64", ("--batches", "64"), 2.0)
+DRY = Size(
+    "dry", "cpu", "tiny", ("--random", "tiny"), "bf16", "fp32", "1,2", ("--batches", "2", "--steps", "1"), 0.2, 6.0
+)
+
+
+class Plan:
+    """The steps for a machine; files go to ``work``. ``parts``: of the step ``measure`` only these."""
+
+    def __init__(self, size: Size, machine: Machine, work: Path, parts: str | None = None) -> None:
+        self.size, self.machine, self.work, self.parts = size, machine, work, parts or ""
+        self.on = ("--device", size.device)
+        self.cuda = "" if machine.cuda else "needs a CUDA device, and this machine has none"
+        self.here = self.cuda if size.device == "cuda" else ""
+        if machine.cuda and size.device == "cpu":
+            self.cuda = "needs the CUDA device, which a dry run leaves alone"
+        provider = "CUDA" if size.device == "cuda" else "CPU"
+        self.ort = "" if provider in machine.onnxruntime else f"needs onnxruntime with its {provider} provider"
+        self.trt = "" if machine.tensorrt or machine.tensorrt_rtx else "needs tensorrt or tensorrt-rtx"
+
+    def steps(self) -> list[Step]:
+        """All steps after ``doctor``, the most valuable first.
+
+        PyTorch is measured with nothing beside it. The builds run later, beside steps that time nothing.
+        """
+        compiled = (*BUILD, "--engine", "compile", "--dtype", self.size.fast, *self.on)
+        large = ("--random", self.size.model, "--networks", "denoiser")
+        no_trt = self.trt or self.cuda
+        trial, build = self._tensorrt()
+        steps = [
+            Step("card", ["nvidia-smi", f"--query-gpu={CARD}", "--format=csv"], 5, self.cuda),
+            trial,
+            self._measure("measure", 285, self.parts),
+            build,
+            Step("build_small", [*compiled, *self.size.small, *large[2:]], 165, self.here, background=True),
+            Step("build_large", [*compiled, *large], 225, self.here, background=True),
+            Step("tests_compile", [*PYTEST, "-k", "compile"], 155, self.cuda, background=True),
+            Step("tests", [*PYTEST, "-k", "not compile"], 45, self.cuda),
+            self._check("parity", 35, "torch"),
+            self._denoiser("trt", 60, "trt", lacks=no_trt, after=("trt_build",)),
+            self._measure("compile", 50, "compile", after=("build_large",)),
+            self._measure("compile_small", 20, "compile_small", after=("build_small",)),
+            self._images("generate_trt", 90, "trt", lacks=no_trt, after=("trt_trial",)),
+            self._check("parity_trt", 40, "trt", lacks=no_trt, after=("trt_trial",)),
+            self._denoiser("ort", 120, "ort", lacks=self.ort, dtypes=self.size.ort),
+        ]
+        return [replace(step, seconds=step.seconds * self.size.patience) for step in steps]
+
+    def _tensorrt(self) -> tuple[Step, Step]:
+        """A trial at the smallest size, so that a card it does not know costs seconds; then what can be built aside.
+
+        TensorRT-RTX builds on the CPU. TensorRT times its kernels on the GPU, so only its graph is made aside.
+        """
+        half, tiny = ("--networks", "denoiser", "--dtype", "fp16"), ("--random", "tiny")
+        large = ("--random", self.size.model, *half)
+        trial = self._bench("trt_trial", 30, "denoiser", "trt", *tiny, "--batches", "2", dtypes="fp16", lacks=self.trt)
+        if self.cuda:
+            trial = Step("trt_trial", [*BUILD, "--engine", "trt", *tiny, *half], 30, self.trt)
+        build: Sequence[str | Path] = [*BUILD, "--engine", "trt", *large, *self.on]
+        if self.machine.tensorrt:
+            build = [*DGKIT, "export", self.work / "onnx", *large]
+        after = ("trt_trial",)
+        return trial, Step("trt_build", build, 120, self.trt or self.cuda, background=True, after=after)
+
+    def _measure(self, name: str, seconds: float, parts: str = "", after: tuple[str, ...] = ()) -> Step:
+        """Parts of measure.py, by default all that need no engine."""
+        rows = self.work / f"{name}.csv"
+        files = ("--csv", rows, "--references", self.work / "references")
+        command = [*MEASURE, "--size", self.size.name, *files, *(("--parts", parts) if parts else ())]
+        return Step(name, command, seconds, self.here, after=after, rows=rows)
+
+    def _check(self, name: str, seconds: float, engine: str, lacks: str = "", after: tuple[str, ...] = ()) -> Step:
+        # The others compute in fp32 whatever is asked for, so generate has no engines of them in this dtype.
+        networks = () if engine == "torch" else ("--networks", "condition,denoiser,vae_decoder")
+        command = [*CHECK, f"{engine}:{self.size.fast}", *networks, *self.on]
+        return Step(name, command, seconds, lacks or self.here, after=after)
+
+    def _denoiser(self, name: str, seconds: float, engine: str, **options: Any) -> Step:
+        model = ("--random", self.size.model, "--batches", self.size.batches)
+        return self._bench(name, seconds, "denoiser", engine, *model, **options)
+
+    def _images(self, name: str, seconds: float, engine: str, **options: Any) -> Step:
+        return self._bench(name, seconds, "generate", engine, *self.size.images, **options)
+
+    def _bench(
+        self, name: str, seconds: float, subject: str, engines: str, *more: str, lacks: str = "", dtypes: str = "",
+        after: tuple[str, ...] = (),
+    ) -> Step:  # fmt: skip
+        """``dgkit bench``, all batches in one process."""
+        rows = self.work / f"{name}.csv"
+        shared = ("--together", "--references", str(self.work / "references"), "--csv", str(rows))
+        limits = ("--seconds", f"{self.size.seconds:g}", "--timeout", f"{120 * self.size.patience:g}")
+        what = (subject, "--engines", engines, "--dtypes", dtypes or self.size.fast, *self.on)
+        command = [*DGKIT, "bench", *what, *limits, *shared, "--no-ceilings", *more]
+        return Step(name, command, seconds, lacks or self.here, after=after, rows=rows)

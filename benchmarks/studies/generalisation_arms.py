@@ -1,0 +1,51 @@
+"""The training sets that benchmarks/studies/generalisation.py compares."""
+
+from dataclasses import dataclass
+
+BASELINE, FULL, RENDERS = "colour", "full", "renders"
+
+
+@dataclass(frozen=True)
+class Arm:
+    """``generated``: options of ``dgkit generate`` for its set, None for the source alone; ``filtered``: its labels
+    without the pixels that a segmenter of the baseline doubts; ``second``: the second labels that ``dgkit generate``
+    itself has written; ``rendered``: the city draws its scenes instead; ``times``: so many more images than the others;
+    ``extra``: trained on where it is asked for."""
+
+    text: str
+    generated: tuple[str, ...] | None = None
+    colour: bool = True
+    unswapped: bool = False
+    filtered: bool = False
+    second: bool = False
+    rendered: bool = False
+    folder: str = ""
+    times: int = 1
+    extra: bool = False
+
+    @property
+    def made(self) -> bool:
+        """Whether ``dgkit generate`` makes a set for it."""
+        return self.generated is not None and not self.filtered and not self.rendered
+
+
+BALANCED = ("--balance-classes", "--balance-styles")
+ARMS = {
+    "source": Arm("source alone", colour=False),
+    BASELINE: Arm("source, colours disturbed"),
+    "no-swap": Arm("generated without style swap", (), unswapped=True),
+    "no-style": Arm("generated without style prompts", ("--style-mix", "none")),
+    "no-fusion": Arm("generated in one pass", ("--preset", "one-pass")),
+    "no-rare": Arm("generated without rare class generation", ("--no-rare",)),
+    FULL: Arm("generated", ()),
+    "fast": Arm("generated, preset fast", ("--preset", "fast")),
+    "turbo": Arm("generated, preset turbo", ("--preset", "turbo")),
+    "exact": Arm("generated, preset exact", ("--preset", "exact"), extra=True),
+    "official": Arm("generated, preset official", ("--preset", "official"), extra=True),
+    "filter": Arm("generated, doubtful pixels ignored", (), filtered=True, folder=FULL),
+    "boundary": Arm("generated, two pixels beside borders ignored", ("--boundary", "2"), second=True, extra=True),
+    "balance": Arm("generated, classes and styles balanced", BALANCED, extra=True),
+    "balance-filter": Arm("balanced, doubtful pixels ignored", (), filtered=True, folder="balance", extra=True),
+    "many": Arm("balanced, three times as many", BALANCED, times=3, extra=True),
+    RENDERS: Arm("the same scenes and styles, rendered", (), rendered=True),
+}

@@ -1,0 +1,112 @@
+"""What drawing again and balance change, on the embedded model and the city.
+
+    dgkit train judge JUDGE
+    python benchmarks/studies/good_scenes.py WORK --judge JUDGE/segmenter.onnx     the same command again continues
+
+Writes benchmarks/results/good_scenes.csv: agreement of first drawings and of those that are kept, bits in which hashes
+of different scenes differ, and classes and styles of jobs with and without balance. Jobs are counted without images.
+"""
+
+import argparse
+import csv
+import itertools
+import json
+from collections import Counter, defaultdict
+from collections.abc import Iterator
+from pathlib import Path
+from statistics import fmean
+
+import numpy as np
+
+from dgkit import GenerateConfig, generate, load_pipeline
+from dgkit.data.prompts import STYLES
+from dgkit.generation.jobs import Job, make_job
+from dgkit.generation.settings import chosen_style_mix, make_plan
+from dgkit.labels import NUM_CLASSES
+from dgkit.provenance import cpu_name, git_commit
+
+RESULTS = Path(__file__).resolve().parents[1] / "results" / "good_scenes.csv"
+BALANCES = {"neither": {}, "classes": {"balance_classes": True}, "styles": {"balance_styles": True}}
+CROPS = {"half a scene": (256, 256), "an eighth": (128, 128)}
+Figures = Iterator[tuple[str, float]]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("work", type=Path, help="folder for the images")
+    parser.add_argument("--judge", type=Path, required=True, help="segmenter that scores them")
+    parser.add_argument("--count", type=int, default=48, help="images")
+    parser.add_argument("--jobs", type=int, default=400, help="jobs whose classes and styles are counted")
+    parser.add_argument("--min-agreement", type=float, default=0.8)
+    parser.add_argument("--redraws", type=int, default=3)
+    parser.add_argument("--results", type=Path, default=RESULTS)
+    given = parser.parse_args()
+    config = GenerateConfig(
+        count=given.count,
+        preset="one-pass",
+        style_mix="uniform",
+        judge=given.judge,
+        min_agreement=given.min_agreement,
+        redraws=given.redraws,
+    )
+    generate(given.work, config)
+    rows = [*drawings(given.work), *hashes(given.work)]
+    for (size, pixels), (name, changes) in itertools.product(CROPS.items(), BALANCES.items()):
+        counted = jobs(config.model_copy(update={**changes, "size": pixels}), given.jobs)
+        rows += [(f"{figure}, crops of {size}, balance of {name}", value) for figure, value in balance(counted)]
+    write(given.results, rows, f"{given.count} images, {given.min_agreement}, {given.redraws}, {given.jobs} jobs")
+
+
+def drawings(out: Path) -> Figures:
+    """What the attempts of a manifest say."""
+    records = [json.loads(line) for line in (out / "manifest.jsonl").read_text().splitlines()]
+    first = [record["attempts"][0]["agreement"] for record in records]
+    least = json.loads((out / "labels_filtered/filter.json").read_text())["settings"]["min_agreement"]
+    yield "agreement of first drawings, mean", fmean(first)
+    yield "agreement of kept drawings, mean", fmean(record["agreement"] for record in records)
+    yield "first drawings accepted", fmean(value >= least for value in first)
+    yield "scenes accepted", fmean(record["accepted"] for record in records)
+    yield "drawings a scene", fmean(len(record["attempts"]) for record in records)
+
+
+def hashes(out: Path) -> Figures:
+    """Bits in which the perceptual hashes of two scenes differ, over all pairs."""
+    lines = (out / "labels_filtered/.measured.jsonl").read_text().splitlines()[1:]
+    codes = [int(json.loads(line)["hash"], 16) for line in lines]
+    bits = [(a ^ b).bit_count() for a, b in itertools.combinations(codes, 2)]
+    yield "bits between scenes, least", float(min(bits))
+    yield "bits between scenes, first percentile", float(np.percentile(bits, 1))
+
+
+def jobs(config: GenerateConfig, count: int) -> list[Job]:
+    """The first jobs of a run."""
+    plan, _ = make_plan(config, None, load_pipeline(), chosen_style_mix(config), lambda *_: None)
+    return [make_job(plan, number) for number in range(count)]
+
+
+def balance(counted: list[Job]) -> Figures:
+    """Shares of the rare classes, and how far the styles of a class are from equal."""
+    pixels = sum(np.bincount(job.label.ravel(), minlength=256)[:NUM_CLASSES] for job in counted)
+    found = np.asarray(pixels)
+    shares = np.sort(found[found > 0] / found.sum())
+    yield "pixel share of the rarest class", float(shares[0])
+    yield "pixel share of the six rarest classes", float(shares[:6].sum())
+    styles: dict[str | None, Counter[str]] = defaultdict(Counter)
+    for job in counted:
+        styles[job.class_name][job.style] += 1
+    often = [found for found in styles.values() if found.total() >= 5]
+    away = [abs(found[style] / found.total() - 1 / len(STYLES)) for found in often for style in STYLES]
+    yield "style share of a class away from equal, mean", fmean(away)
+
+
+def write(path: Path, rows: list[tuple[str, float]], settings: str) -> None:
+    with path.open("w", newline="") as stream:
+        writer = csv.writer(stream, lineterminator="\n")
+        writer.writerow(["figure", "value", "settings", "commit", "cpu"])
+        writer.writerows([name, f"{value:.4f}", settings, git_commit(), cpu_name()] for name, value in rows)
+    for name, value in rows:
+        print(f"{value:8.4f}  {name}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,211 @@
+"""The ideas of DGInStyle as figures: label control, style prompts, style swap, latent fusion, rare class generation.
+
+    python benchmarks/studies/ideas.py WORK --judge JUDGE
+    python benchmarks/studies/ideas.py WORK --judge JUDGE --count 24 --two-pass 8 --seeds 1          a first look, minutes
+
+WORK is a finished `dgkit train city` folder, JUDGE one of `dgkit train judge`. Label maps are cut from source scenes
+that neither has seen; every style is asked for equally often. Everything is kept in WORK/ideas: the same command
+continues, and a finished cell is not made again. Writes results/ideas.csv (one line per seed, cell and metric) and
+results/ideas.md, the table. With the embedded model on two cores an image takes 0.3 s in one pass and 8 s in two.
+"""
+
+import argparse
+import csv
+import json
+import shutil
+import statistics
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+import dgkit
+from dgkit.data.crops import CropRules
+from dgkit.data.generated import SceneFiles, list_scenes
+from dgkit.data.prompts import STYLE_MIXES
+from dgkit.data.scores import summary
+from dgkit.evaluation.quality.measures import Judge, Measurement, compare, find_judge, measure
+from dgkit.evaluation.quality.renders import render_reference
+from dgkit.files import atomic_write, digest_file
+from dgkit.generation.generate_config import GenerateConfig
+from dgkit.generation.jobs import JobPlan, make_job
+from dgkit.generation.sources import index_world
+from dgkit.labels import NUM_CLASSES
+from dgkit.provenance import cpu_name, git_commit, versions
+
+RESULTS = Path(__file__).resolve().parents[1] / "results"
+FIRST_SEED = 5_000  # of the scenes, crops and noise
+RAREST = 6
+Row = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Bench:
+    """What all cells share."""
+
+    work: Path
+    judge: Judge
+    given: argparse.Namespace
+
+    def rows(self, seed: int) -> Iterator[Row]:
+        """Every figure of one seed."""
+        count, few = self.given.count, min(self.given.two_pass, self.given.count)
+        swapped = self.pictures("swapped", self.work / "model", "one-pass", count, seed)
+        unswapped = self.pictures("unswapped", unswapped_model(self.work), "one-pass", count, seed)
+        fused = self.pictures("two-pass", self.work / "model", "exact", few, seed)
+        yield from self.measured("swapped", swapped, seed)
+        yield from self.measured("unswapped", unswapped, seed)
+        yield from self.measured("one-pass", swapped[:few], seed)
+        yield from self.measured("two-pass", fused, seed)
+        for zoom in (1, 2):
+            for name, rare in (("rare", True), ("uniform", False)):
+                share = rarest_share(seed, self.given, zoom, rare)
+                yield row(seed, name, self.given.crops, f"rarest_share_zoom{zoom}", share)
+
+    def pictures(self, name: str, model: Path, preset: str, count: int, seed: int) -> list[SceneFiles]:
+        """Generate what is missing of a cell."""
+        out = self.work / "ideas" / f"{name}-{seed}"
+        print(f"{out}: {count} images", flush=True)
+        dgkit.generate(
+            out, model=str(model), preset=preset, count=count, seed=FIRST_SEED + seed, world=self.given.scenes,
+            style_mix="uniform", dtype=self.given.dtype, device=self.given.device, batch=self.given.batch,
+        )  # fmt: skip
+        return list_scenes(out)
+
+    def measured(self, name: str, entries: list[SceneFiles], seed: int) -> Iterator[Row]:
+        """Figures of a cell beside its twins: the same scenes rendered in the same styles."""
+        kept = self.work / "ideas" / f"{name}-{seed}.json"
+        key = {"judge": self.judge.to_json(), "images": [digest_file(entry.image) for entry in entries]}
+        found = json.loads(kept.read_text(encoding="utf-8")) if kept.exists() else {}
+        if found.get("key") != key:
+            found = {"key": key, "figures": self.figures(entries)}
+            atomic_write(kept, json.dumps(found, indent=2).encode())
+        for metric, value in found["figures"].items():
+            yield row(seed, name, len(entries), metric, value)
+
+    def figures(self, entries: list[SceneFiles]) -> dict[str, float]:
+        own = measure((entry.read() for entry in entries), len(entries), self.judge, "measure")
+        height, width = entries[0].read().label.shape
+        twins = render_reference("twins", entries, (height, width))
+        real = measure(twins, len(twins), self.judge, "reference")
+        against = compare(own, real)
+        return {
+            **scores(own),
+            **{f"real_{metric}": value for metric, value in scores(real).items()},
+            **{key: value for key, value in against.items() if isinstance(value, float)},
+        }
+
+
+def scores(found: Measurement) -> dict[str, float]:
+    agreement = summary(found.matrix)
+    style = found.to_json()["style"]
+    return {
+        **{key: float(str(agreement[key])) for key in ("miou", "small_miou", "pixel_accuracy")},
+        "style_accuracy": style["accuracy"],
+    }
+
+
+def row(seed: int, cell: str, images: int, metric: str, value: float) -> Row:
+    return {"seed": seed, "cell": cell, "images": images, "metric": metric, "value": round(value, 6)}
+
+
+def unswapped_model(work: Path) -> Path:
+    """The ControlNet on the source UNet that it was trained with: ``model`` with that UNet in place of the prior's."""
+    out = work / "ideas" / "unswapped"
+    if not out.exists():
+        from diffusers import UNet2DConditionModel
+
+        temporary = out.with_name("unswapped.tmp")
+        shutil.rmtree(temporary, ignore_errors=True)
+        shutil.copytree(work / "model", temporary, ignore=shutil.ignore_patterns("unet"))
+        UNet2DConditionModel.from_pretrained(work / "finetune" / "finished").half().save_pretrained(temporary / "unet")
+        temporary.rename(out)
+    return out
+
+
+def rarest_share(seed: int, given: argparse.Namespace, zoom: int, rare: bool) -> float:
+    """Share of labelled pixels of the 6 rarest classes of the source in crops drawn for generation; labels only.
+
+    At zoom 1 a crop is as high as its scene and half as wide. At zoom 2 it is an eighth of its scene, as 512 x 512
+    pixels are of a frame of GTA5.
+    """
+    size = (given.size, given.size)
+    index = index_world(GenerateConfig(world=given.scenes, seed=FIRST_SEED + seed), zoom * given.size, size)
+    pixels = index.counts.sum(0)
+    present = [k for k in np.argsort(pixels, kind="stable").tolist() if pixels[k] > 0]
+    plan = JobPlan(index, CropRules(size), STYLE_MIXES["uniform"], FIRST_SEED + seed, rare)
+    total = np.zeros(NUM_CLASSES, np.int64)
+    for number in range(given.crops):
+        total += np.bincount(make_job(plan, number).label.ravel(), minlength=256)[:NUM_CLASSES]
+    return float(total[present[:RAREST]].sum() / total.sum())
+
+
+def table(rows: list[Row]) -> str:
+    """The table of the ideas: mean over the seeds, and their standard deviation."""
+
+    def values(cell: str, metric: str) -> list[float]:
+        return [r["value"] for r in rows if r["cell"] == cell and r["metric"] == metric]
+
+    def pairs(metric: str, first: str, second: str) -> list[tuple[float, float]]:
+        return list(zip(values(first, metric), values(second, metric), strict=True))
+
+    accuracy = pairs("style_accuracy", "swapped", "unswapped")
+    lines = [
+        ("Labels", "agreement (mIoU), generated over real renders of the same scenes and styles",
+         figure(values("swapped", "relative_miou")), ">= 0.75"),
+        ("Labels, two passes", "the same, two passes", figure(values("two-pass", "relative_miou")), ">= 0.75"),
+        ("Style prompts", "style recognised", figure(values("swapped", "style_accuracy"), 100, " %"), ">= 85 %"),
+        ("Style swap", "style recognised, swapped over unswapped",
+         figure([a / max(b, 1e-9) for a, b in accuracy]), ">= 2"),
+        ("Style swap", "agreement lost by swapping, mIoU points",
+         figure([b - a for a, b in pairs("miou", "swapped", "unswapped")], 100), "<= 5"),
+        ("Latent fusion", "IoU of small classes, two passes minus one, points",
+         figure([a - b for a, b in pairs("small_miou", "two-pass", "one-pass")], 100), ">= 5"),
+        *(
+            ("Rare class generation", f"pixel share of the {RAREST} rarest classes over uniform crops, {what}",
+             figure([a / b for a, b in pairs(f"rarest_share_zoom{zoom}", "rare", "uniform")]), ">= 3")
+            for zoom, what in ((1, "crops of half a scene"), (2, "crops of an eighth, as in GTA5"))
+        ),
+    ]  # fmt: skip
+    head = "| idea | figure | measured | wanted |\n|---|---|---|---|\n"
+    return head + "".join(f"| {' | '.join(line)} |\n" for line in lines)
+
+
+def figure(values: list[float], factor: float = 1.0, unit: str = "") -> str:
+    scaled = [value * factor for value in values]
+    spread = f" ± {statistics.stdev(scaled):.2f}" if len(scaled) > 1 else ""
+    return f"{statistics.fmean(scaled):.2f}{spread}{unit}"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("work", type=Path)
+    parser.add_argument("--judge", type=Path, required=True)
+    parser.add_argument("--seeds", type=int, default=3, help="number of seeds")
+    parser.add_argument("--count", type=int, default=96, help="images of a one-pass cell")
+    parser.add_argument("--two-pass", type=int, default=32, help="images of the two-pass cell")
+    parser.add_argument("--scenes", type=int, default=96, help="source scenes that label maps are cut from, per seed")
+    parser.add_argument("--crops", type=int, default=400, help="label crops for the share of rare classes")
+    parser.add_argument("--size", type=int, default=256, help="side of the model's images and height of its scenes")
+    parser.add_argument("--dtype", default="bf16")
+    parser.add_argument("--device", default="auto")
+    parser.add_argument("--batch", type=int, default=8)
+    parser.add_argument("--results", type=Path, default=RESULTS)
+    given = parser.parse_args()
+    bench = Bench(given.work, find_judge(given.judge, None, None), given)
+    rows = [line for seed in range(given.seeds) for line in bench.rows(seed)]
+    facts = {"commit": git_commit(), "cpu": cpu_name(), "dtype": given.dtype}
+    facts |= {name: versions().get(name) for name in ("torch", "diffusers", "onnxruntime", "numpy")}
+    given.results.mkdir(parents=True, exist_ok=True)
+    with open(given.results / "ideas.csv", "w", newline="", encoding="utf-8") as file:
+        writer = csv.DictWriter(file, [*rows[0], *facts])
+        writer.writeheader()
+        writer.writerows({**line, **facts} for line in rows)
+    (given.results / "ideas.md").write_text(table(rows), encoding="utf-8")
+    print(table(rows))
+
+
+if __name__ == "__main__":
+    main()

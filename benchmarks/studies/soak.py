@@ -1,0 +1,67 @@
+"""Memory of a long run: thousands of images by a tiny random model, resident memory noted as they are made.
+
+    python benchmarks/studies/soak.py --count 10000 --csv benchmarks/results/soak.csv      an hour or less on two cores
+    python benchmarks/studies/soak.py --count 2000 --workers 2
+
+Bound to hold: from the first tenth of the images to the last, memory grows by what the manifest's lines take, about
+2 KiB an image, and not with the pixels. The folder is verified in the end and removed.
+"""
+
+import argparse
+import csv
+import tempfile
+import time
+from pathlib import Path
+
+import dgkit
+from dgkit.generation.verification import verify
+from dgkit.provenance import cpu_name, git_commit
+
+PAGE = 4096
+COLUMNS = ("images", "seconds", "rss_mib", "workers", "model", "steps", "commit", "cpu")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--count", type=int, default=10_000)
+    parser.add_argument("--model", default="random:tiny")
+    parser.add_argument("--steps", type=int, default=1)
+    parser.add_argument("--workers", default="0")
+    parser.add_argument("--rows", type=int, default=50, help="measurements, spread evenly")
+    parser.add_argument("--csv", type=Path)
+    given = parser.parse_args()
+    fixed = {"workers": given.workers, "model": given.model, "steps": given.steps}
+    fixed |= {"commit": git_commit() or "", "cpu": cpu_name()}
+    rows: list[dict[str, object]] = []
+    started = time.perf_counter()
+
+    def note(stage: str, done: float, total: float) -> None:
+        if stage == "generate" and done >= len(rows) * total / given.rows:
+            row = {"images": int(done), "seconds": round(time.perf_counter() - started, 1), "rss_mib": round(rss(), 1)}
+            rows.append(row | fixed)
+            print(f"{row['images']:7} images {row['seconds']:8.1f} s {row['rss_mib']:8.1f} MiB", flush=True)
+
+    settings = {"model": given.model, "steps": given.steps, "preset": "one-pass", "workers": given.workers}
+    with tempfile.TemporaryDirectory(prefix="dgkit-soak-") as folder:
+        result = dgkit.generate(Path(folder, "out"), count=given.count, progress=note, **settings)
+        found = verify(result.out)
+        print(
+            f"{len(result.records)} images, {result.images_per_hour:,.0f} an hour, problems: {found.counts or 'none'}"
+        )
+    tenth = next(row for row in rows if int(str(row["images"])) >= given.count / 10)
+    growth = 1024 * (float(str(rows[-1]["rss_mib"])) - float(str(tenth["rss_mib"])))
+    print(f"growth after the first tenth: {growth / (0.9 * given.count):.2f} KiB an image")
+    if given.csv:
+        with open(given.csv, "w", newline="") as stream:
+            writer = csv.DictWriter(stream, COLUMNS)
+            writer.writeheader()
+            writer.writerows(rows)
+
+
+def rss() -> float:
+    """Resident memory of this process in MiB; workers are not counted."""
+    return int(Path("/proc/self/statm").read_text().split()[1]) * PAGE / 2**20
+
+
+if __name__ == "__main__":
+    main()
