@@ -12,8 +12,8 @@ from typing import Any, Protocol
 from dgkit.bench.bars import draw
 from dgkit.bench.bench_config import CEILING, OFFICIAL, BenchConfig, BenchTask
 from dgkit.bench.configurations import base_rows, check, tasks
-from dgkit.bench.task_process import TaskOutcome, run_task
 from dgkit.bench.rows import COLUMNS, BenchRow, append
+from dgkit.bench.task_process import TaskOutcome, run_task
 from dgkit.errors import EngineError
 from dgkit.files import atomic_write
 
