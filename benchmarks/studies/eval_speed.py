@@ -181,7 +181,7 @@ def loop_of_dgkit(given: argparse.Namespace) -> dict[str, Any]:
     from dgkit.data.scores import mean_iou
     from dgkit.evaluation.benchmark.eval_config import EvalConfig
     from dgkit.evaluation.benchmark.evaluate import score_sets
-    from dgkit.segmenters.base import open_segmenter
+    from dgkit.segmenters.opening import open_segmenter
 
     engine, dtype = WAYS[given.only]
 

@@ -69,7 +69,7 @@ def evaluate(
     )  # fmt: skip
     config.resolved_protocol()
     from dgkit.evaluation.benchmark.score_report import evaluate as run
-    from dgkit.segmenters.base import open_segmenter
+    from dgkit.segmenters.opening import open_segmenter
 
     opened = open_segmenter(
         segmenter, config.engine, config.dtype, config.device, config=network, batch=config.batch, notify=say

@@ -103,7 +103,7 @@ def segmenter(
 
     Nothing is written where the two differ.
     """
-    from dgkit.segmenters.base import find_source
+    from dgkit.segmenters.opening import find_source
     from dgkit.segmenters.onnx_writer import write_segmenter
 
     source = find_source(checkpoint, config)

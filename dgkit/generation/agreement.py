@@ -14,7 +14,7 @@ from dgkit.errors import InputError
 from dgkit.files import digest_file
 from dgkit.generation.generate_config import GenerateConfig
 from dgkit.generation.jobs import Job, attempt_seed
-from dgkit.segmenters.onnx_model import Segmenter
+from dgkit.segmenters.onnx import open_onnx_segmenter
 
 if TYPE_CHECKING:
     from dgkit.diffusion.sampler import SceneResult
@@ -39,7 +39,7 @@ class Referee:
         MissingDependency.
         """
         assert config.judge is not None
-        self._segmenter = Segmenter(config.judge)
+        self._segmenter = open_onnx_segmenter(config.judge)
         self._least, self._redraws, self._seed = config.min_agreement, config.redraws, config.seed
         found = judge_digest(config.judge)
         if config.judge_digest not in (None, found):
@@ -78,7 +78,7 @@ class Referee:
 
     def agreement(self, image: np.ndarray, label: np.ndarray) -> float | None:
         """Share of the pixels of uint8 [H,W,3] RGB that are called as uint8 [H,W] labels them; None without any."""
-        return judge(*self._segmenter.logits(image), label).agreement
+        return judge(self._segmenter.image_logits(image), self._segmenter.classes, label).agreement
 
 
 def judge_digest(path: Path) -> str:

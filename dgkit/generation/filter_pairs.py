@@ -15,7 +15,7 @@ from dgkit.data.layouts import LAYOUTS
 from dgkit.data.manifest import Manifest
 from dgkit.errors import InputError
 from dgkit.labels import CLASSES, NUM_CLASSES
-from dgkit.segmenters.onnx_model import Segmenter
+from dgkit.segmenters.onnx import open_onnx_segmenter
 
 HELD_BYTES = 2**29  # of loss maps kept from the first look for the second
 Report = Callable[[int, int], None]
@@ -67,7 +67,7 @@ class Judge:
 
     def __init__(self, path: Path | None) -> None:
         """Raises InputError, EngineError, MissingDependency."""
-        self._segmenter = None if path is None else Segmenter(path)
+        self._segmenter = None if path is None else open_onnx_segmenter(path)
         self.digest = None if self._segmenter is None else self._segmenter.digest
         sidecar = None if self._segmenter is None else self._segmenter.sidecar.model_dump(mode="json")
         self.identity: dict[str, Any] = {"segmenter_sha256": self.digest, "sidecar": sidecar}
@@ -79,7 +79,7 @@ class Judge:
         if self._segmenter is None:
             nothing = np.full(label.shape, np.nan, np.float32)
             return Judgement(nothing, np.zeros(NUM_CLASSES, np.int64), np.zeros(NUM_CLASSES), None)
-        return judge(*self._segmenter.logits(image), label)
+        return judge(self._segmenter.image_logits(image), self._segmenter.classes, label)
 
     def measure(self, scene: SceneFiles, digests: dict[str, str], hold: bool) -> Measured:
         """Read a scene and judge it; ``hold`` keeps its loss for :meth:`loss` as long as there is room."""

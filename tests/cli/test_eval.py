@@ -52,8 +52,8 @@ def test_json_for_programs(command: list[str], tmp_path: Path, capsys: pytest.Ca
     [
         (["--protocol", "full"], "unknown protocol 'full'"),
         (["--on", "kitti=x"], "is not NAME=DIR"),
-        (["--config", "net.py"], "a config goes with a checkpoint"),
-        (["--engine", "torch"], "allowed are ort and openvino"),
+        (["--config", "net.py"], "only checkpoints (*.pth and *.pt) have a config"),
+        (["--engine", "torch"], "allowed: ort and openvino"),
         (["--engine", "tvm"], "unknown engine 'tvm'"),
         (["--set", "stride=40"], "stride 40 with windows of 32"),
         (["--set", "colour=red"], "unknown key 'colour'"),
@@ -66,4 +66,4 @@ def test_wrong_commands(command: list[str], words: list[str], message: str, caps
 
 def test_not_a_segmenter(command: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["eval", str(tmp_path), *command[2:]]) == 2
-    assert "is no segmenter" in capsys.readouterr().err
+    assert "is not a segmenter" in capsys.readouterr().err

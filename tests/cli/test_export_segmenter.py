@@ -10,7 +10,7 @@ import torch
 import yaml
 
 from dgkit.cli.app import main
-from dgkit.segmenters.base import open_segmenter
+from dgkit.segmenters.opening import open_segmenter
 from tests.segformers import save_narrow_segformer
 
 for name in ("onnx", "onnxscript", "onnxruntime"):
@@ -56,9 +56,9 @@ def test_a_fixed_size(folder: Path, tmp_path: Path, capsys: Capture) -> None:
 
 def test_what_is_refused(folder: Path, tmp_path: Path, capsys: Capture) -> None:
     assert main(["export", "segmenter", str(tmp_path), str(tmp_path / "out")]) == 2
-    assert "is no segmenter" in capsys.readouterr().err
+    assert "is not a segmenter" in capsys.readouterr().err
     assert main(["export", "segmenter", str(folder), str(tmp_path / "out"), "--config", "a.py"]) == 2
-    assert "a config goes with a checkpoint" in capsys.readouterr().err
+    assert "only checkpoints (*.pth and *.pt) have a config" in capsys.readouterr().err
     assert main(["export", "segmenter", str(folder)]) == 2
     assert "OUT" in capsys.readouterr().err and not (tmp_path / "out").exists()
 

@@ -23,7 +23,7 @@ from dgkit.generation.generate_config import GenerateConfig
 from dgkit.generation.jobs import Job, attempt_seed
 from dgkit.generation.merging import merge
 from dgkit.labels import PALETTE
-from dgkit.segmenters.onnx_model import Segmenter
+from dgkit.segmenters.onnx import open_onnx_segmenter
 from tests.scenes import FAST, FAST_FLAGS, snapshot
 from tests.segmenters.onnx_files import palette_model
 
@@ -68,11 +68,11 @@ def test_a_judge_alone_changes_no_image(
     scored: dgkit.GenerateResult, micro: Path, labels: Path, segmenter: Path, tmp_path: Path
 ) -> None:
     plain = dgkit.generate(tmp_path / "out", labels=labels, model=str(micro), count=COUNT, **FAST)
-    network = Segmenter(segmenter)
+    network = open_onnx_segmenter(segmenter)
     for mine, theirs in zip(scored.records, plain.records, strict=True):
         assert dataclasses.replace(mine, attempts=()) == theirs
         image = np.asarray(Image.open(scored.out / mine.image))
-        assert mine.agreement == judge(*network.logits(image), read_label(scored.out / mine.label)).agreement
+        assert mine.agreement == judge(network.image_logits(image), network.classes, read_label(scored.out / mine.label)).agreement
         assert mine.accepted and [attempt.seed for attempt in mine.attempts] == [mine.seed]
     assert "attempts" not in plain.manifest.read_text()
 
@@ -80,7 +80,7 @@ def test_a_judge_alone_changes_no_image(
 def test_the_best_drawing_is_kept_and_every_one_is_in_the_manifest(
     scored: dgkit.GenerateResult, demanding: dgkit.GenerateResult, least: float, segmenter: Path
 ) -> None:
-    network = Segmenter(segmenter)
+    network = open_onnx_segmenter(segmenter)
     lines = [json.loads(line) for line in demanding.manifest.read_text().splitlines()]
     assert lines == [record.to_json() for record in demanding.records]
     assert max(len(record.attempts) for record in demanding.records) > 1
@@ -95,7 +95,7 @@ def test_the_best_drawing_is_kept_and_every_one_is_in_the_manifest(
         assert record.agreement == max(agreements) and record.accepted == (max(agreements) >= least)
         assert len(agreements) == 3 or (agreements[-1] >= least and max([0, *agreements[:-1]]) < least)
         image = np.asarray(Image.open(demanding.out / record.image))
-        assert record.agreement == judge(*network.logits(image), read_label(demanding.out / record.label)).agreement
+        assert record.agreement == judge(network.image_logits(image), network.classes, read_label(demanding.out / record.label)).agreement
 
 
 def test_a_stopped_run_ends_with_the_same_bytes(

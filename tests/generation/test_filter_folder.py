@@ -21,7 +21,7 @@ from dgkit.files import digest_file
 from dgkit.generation import filter_pairs
 from dgkit.generation.filter_folder import filter_folder
 from dgkit.labels import CLASSES, PALETTE
-from dgkit.segmenters.onnx_model import Segmenter
+from dgkit.segmenters.onnx import open_onnx_segmenter
 from tests import crash
 from tests.scenes import snapshot
 from tests.segmenters.onnx_files import label_model, palette_model
@@ -81,10 +81,10 @@ def test_pixels_above_the_mean_of_their_class_are_ignored(out: Path, segmenter: 
     """The rule, word for word, over the whole folder, against what is written."""
     before = snapshot(out)
     found = filter_folder(out, segmenter=segmenter)
-    network = Segmenter(segmenter)
+    network = open_onnx_segmenter(segmenter)
     labels = [label_of(seed) for seed in range(4)]
     images = [np.asarray(Image.open(out / f"images/s{seed}.png")) for seed in range(4)]
-    losses = [judge(*network.logits(image), label).loss for image, label in zip(images, labels, strict=True)]
+    losses = [judge(network.image_logits(image), network.classes, label).loss for image, label in zip(images, labels, strict=True)]
     ignored = 0
     for seed in range(4):
         expected = labels[seed].copy()

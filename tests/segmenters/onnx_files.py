@@ -16,10 +16,12 @@ def palette_model(
     path: Path,
     *,
     stride: int = 1,
-    size: tuple[int, int] | None = None,
+    size: tuple[int, int | None] | None = None,
     multiple_of: int = 16,
     sidecar: bool = True,
     sharpness: float = 1.0,  # factor on the logits
+    half: bool = False,  # input and logits in fp16
+    batch: int | None = None,  # fixed batch size
 ) -> Path:
     """Logits [N,19,h,w]: the nearest colour of the palette wins; ``features``: mean logits."""
     # |x - c|^2 = |x|^2 - 2 x c + |c|^2: a 1x1 convolution ranks the colours.
@@ -34,7 +36,11 @@ def palette_model(
         "weights": weights.astype(np.float32), "bias": bias.astype(np.float32), "axes": np.array([2, 3], np.int64)
     }  # fmt: skip
     outputs = {"logits": ["n", NUM_CLASSES, None, None], "features": ["n", NUM_CLASSES]}
-    _save(path, nodes, constants, size, outputs)
+    kind = TensorProto.FLOAT16 if half else TensorProto.FLOAT
+    constants = {
+        name: value.astype(np.float16) if half and name != "axes" else value for name, value in constants.items()
+    }
+    _save(path, nodes, constants, size, outputs, kind, input_kind=kind, batch=batch)
     if sidecar:
         _sidecar(path, features="features", multiple_of=multiple_of)
     return path
@@ -77,12 +83,15 @@ def _save(
     path: Path,
     nodes: list[onnx.NodeProto],
     constants: dict[str, np.ndarray],
-    size: tuple[int, int] | None,
+    size: tuple[int, int | None] | None,
     outputs: dict[str, list[str | int | None]],
     kind: int = TensorProto.FLOAT,
+    *,
+    input_kind: int = TensorProto.FLOAT,
+    batch: int | None = None,
 ) -> None:
     height, width = size or ("height", "width")
-    image = helper.make_tensor_value_info("image", TensorProto.FLOAT, ["n", 3, height, width])
+    image = helper.make_tensor_value_info("image", input_kind, [batch or "n", 3, height, width])
     graph = helper.make_graph(
         nodes,
         "known",

@@ -10,7 +10,8 @@ from torch.nn import functional
 
 from dgkit.errors import EngineError, InputError, ModelError, UsageError
 from dgkit.labels import CLASSES, NUM_CLASSES, PALETTE
-from dgkit.segmenters.base import ModuleSegmenter, open_segmenter
+from dgkit.segmenters.base import ModuleSegmenter
+from dgkit.segmenters.opening import open_segmenter
 from dgkit.segmenters.transformers import transformers_source
 from tests.segformers import save_narrow_segformer
 from tests.segmenters.onnx_files import label_model, palette_model
@@ -82,13 +83,13 @@ def test_a_compiled_engine_is_for_few_sizes(folder: Path, monkeypatch: pytest.Mo
     pytest.importorskip("onnxruntime")
     found = open_segmenter(folder, "ort", device="cpu")
     assert isinstance(found, ModuleSegmenter)
-    monkeypatch.setattr("dgkit.segmenters.base.MOST_SHAPES", 0)
-    with pytest.raises(EngineError, match="compiled for one size of picture"):
+    monkeypatch.setattr("dgkit.segmenters.base.MAX_SIZES", 0)
+    with pytest.raises(EngineError, match="compiled anew for each image size"):
         found.logits(pictures())
 
 
 def test_folders_that_are_none(folder: Path, tmp_path: Path) -> None:
-    with pytest.raises(UsageError, match=r"is no segmenter; allowed are an \.onnx file, a checkpoint"):
+    with pytest.raises(UsageError, match=r"is not a segmenter; allowed: an \.onnx file, a checkpoint"):
         open_segmenter(tmp_path)
     config = tmp_path / "config.json"
     config.write_text("{")
@@ -148,7 +149,7 @@ def test_a_fixed_size_is_padded_to_and_not_exceeded(tmp_path: Path) -> None:
     label, images = colours()
     with open_segmenter(palette_model(tmp_path / "m.onnx", size=(64, 96)), device="cpu") as found:
         assert np.array_equal(found.logits(images[..., :40, :50])[0].argmax(0).numpy(), label[:40, :50])
-        with pytest.raises(UsageError, match="takes pictures of 96x64, the protocol gives larger ones"):
+        with pytest.raises(UsageError, match="takes images of 96x64; the protocol gives larger ones"):
             found.logits(torch.zeros(1, 3, 65, 96, dtype=torch.uint8))
 
 
@@ -179,7 +180,7 @@ def test_names_in_the_side_car_choose_the_classes(tmp_path: Path) -> None:
     path.with_suffix(".yaml").write_text(yaml.safe_dump({"classes": names[:5]}))
     with (
         open_segmenter(path, device="cpu") as short,
-        pytest.raises(InputError, match="gives 19 classes, 5 are named"),
+        pytest.raises(InputError, match="gives 19 classes, but 5 are named"),
     ):
         short.logits(images)
 
@@ -188,7 +189,7 @@ def test_onnx_files_that_do_not_fit(tmp_path: Path) -> None:
     pytest.importorskip("onnxruntime")
     path = palette_model(tmp_path / "m.onnx")
     for engine, dtype in (("torch", "fp32"), ("trt", "fp32"), ("ort", "fp16")):
-        with pytest.raises(UsageError, match="allowed are ort and openvino, in fp32"):
+        with pytest.raises(UsageError, match="allowed: ort and openvino, in fp32"):
             open_segmenter(path, engine, dtype)
     with pytest.raises(InputError, match="no such file"):
         open_segmenter(tmp_path / "none.onnx")

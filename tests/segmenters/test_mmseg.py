@@ -15,7 +15,7 @@ if importlib.util.find_spec("mmseg") is None:
 
 from dgkit.errors import InputError, ModelError, UsageError
 from dgkit.labels import CLASSES
-from dgkit.segmenters.base import find_source, open_segmenter
+from dgkit.segmenters.opening import find_source, open_segmenter
 from tests.segmenters.mmseg_files import MEAN, STD, model_config, save, text
 
 PREPROCESSOR = model_config()["data_preprocessor"]
@@ -81,7 +81,7 @@ def test_a_config_that_is_stated_is_executed(tmp_path: Path) -> None:
         open_segmenter(path, config=config)
     with pytest.raises(InputError, match="no such file"):
         open_segmenter(path, config=tmp_path / "none.py")
-    with pytest.raises(UsageError, match=r"a config goes with a checkpoint \(\*\.pth"):
+    with pytest.raises(UsageError, match=r"cannot be combined with .*: only checkpoints \(\*\.pth"):
         open_segmenter(tmp_path, config=config)
 
 

@@ -12,7 +12,7 @@ from torch.nn import functional
 from dgkit.evaluation.benchmark.protocols import Protocol, Window, windows
 from dgkit.evaluation.benchmark.sets import Item
 from dgkit.segmenters.base import Segmenter
-from dgkit.segmenters.winners import winners
+from dgkit.segmenters.upsampled_argmax import upsampled_argmax
 
 S = TypeVar("S")
 T = TypeVar("T")
@@ -47,7 +47,7 @@ class _Work:
         size = self.item.label.shape
         maps = [self._mean(total) for total in self.sums if total is not None]
         if len(maps) == 1:
-            return winners(maps[0], size)  # softmax does not change the order
+            return upsampled_argmax(maps[0], size)  # softmax does not change the order
         one, two = (
             functional.interpolate(logits[None], size=tuple(size), mode="bilinear", align_corners=False)
             for logits in maps

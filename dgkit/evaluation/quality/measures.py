@@ -17,8 +17,10 @@ from dgkit.evaluation.quality.renders import render_reference
 from dgkit.files import atomic_write
 from dgkit.labels import IGNORE, NUM_CLASSES
 from dgkit.provenance import record
-from dgkit.segmenters.onnx_model import TRAIN_HINT, Segmenter, StyleClassifier
+from dgkit.segmenters.onnx import OnnxSegmenter, open_onnx_segmenter
+from dgkit.segmenters.style_classifier import StyleClassifier
 
+TRAIN_HINT = "dgkit train judge DIR trains a judge; then add --judge DIR"
 FEATURE_SPACE = "the judge's segmenter (not Inception: compare only under the same judge)"
 Progress = Callable[[str, int, int], None]  # "measure" or "reference", done, total
 
@@ -27,7 +29,7 @@ Progress = Callable[[str, int, int], None]  # "measure" or "reference", done, to
 class Judge:
     """The networks that measure; ``styles`` None: prompts are not checked."""
 
-    segmenter: Segmenter
+    segmenter: OnnxSegmenter
     styles: StyleClassifier | None = None
 
     def to_json(self) -> dict[str, Any]:
@@ -107,7 +109,7 @@ def find_judge(folder: Path | None, segmenter: Path | None, styles: Path | None)
     own = folder / "styles.onnx" if folder is not None else None
     styles = styles or (own if own is not None and own.is_file() else None)
     chosen = segmenter if segmenter is not None else Path(str(folder)) / "segmenter.onnx"
-    return Judge(Segmenter(chosen), StyleClassifier(styles) if styles else None)
+    return Judge(open_onnx_segmenter(chosen), StyleClassifier(styles) if styles else None)
 
 
 def measure_quality(

@@ -20,7 +20,7 @@ from dgkit.data.scores import class_iou, confusion, mean_iou
 from dgkit.evaluation.benchmark.eval_config import EvalConfig
 from dgkit.evaluation.benchmark.score_report import evaluate
 from dgkit.labels import CLASSES, IGNORE, NUM_CLASSES
-from dgkit.segmenters.base import open_segmenter
+from dgkit.segmenters.opening import open_segmenter
 from dgkit.world.write import write_role
 from tests.segmenters.mmseg_files import load, model_config, save
 

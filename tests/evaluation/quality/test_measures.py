@@ -14,7 +14,8 @@ from dgkit.data.manifest import Manifest
 from dgkit.errors import InputError, UsageError
 from dgkit.evaluation.quality.measures import Judge, find_judge, measure_quality
 from dgkit.labels import CLASSES, IGNORE, PALETTE
-from dgkit.segmenters.onnx_model import Segmenter, StyleClassifier
+from dgkit.segmenters.onnx import open_onnx_segmenter
+from dgkit.segmenters.style_classifier import StyleClassifier
 from dgkit.world import render
 from tests.segmenters.onnx_files import label_model, palette_model, style_model
 
@@ -140,7 +141,7 @@ def test_folders_without_a_manifest(tmp_path: Path, judge: Judge) -> None:
 def test_a_segmenter_without_features_measures_the_rest(tmp_path: Path) -> None:
     add(tmp_path / "out", "a", PALETTE[label_of(0)], label_of(0))
     add(tmp_path / "out", "b", PALETTE[label_of(1)], label_of(1))
-    judge = Judge(Segmenter(label_model(tmp_path / "l.onnx")))
+    judge = Judge(open_onnx_segmenter(label_model(tmp_path / "l.onnx")))
     found = measure_quality(tmp_path / "out", judge, str(tmp_path / "out"))
     assert found["agreement"]["miou"] == 1 and found["diversity"] is None
     assert found["reference"]["frechet_distance"] is None

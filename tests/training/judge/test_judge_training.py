@@ -9,7 +9,8 @@ import pytest
 import torch
 
 from dgkit.labels import CLASSES, IGNORE, NUM_CLASSES, PALETTE
-from dgkit.segmenters.onnx_model import Segmenter, StyleClassifier
+from dgkit.segmenters.onnx import open_onnx_segmenter
+from dgkit.segmenters.style_classifier import StyleClassifier
 from dgkit.training.data.rendered_scenes import SceneCache
 from dgkit.training.judge import judge_training as judge
 from dgkit.training.judge.disturbed_crops import STYLE_NAMES, CropSampler, StyleSampler, disturb
@@ -136,7 +137,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_the_exported_segmenter_computes_what_was_scored(trained: Path) -> None:
     figures = json.loads((trained / "judge.json").read_text())
     assert set(figures["segmenter"]) == {"source", "prior"} and figures["segmenter"]["prior"]["iou"]["road"] is not None
-    model = Segmenter(trained / "segmenter.onnx")
+    model = open_onnx_segmenter(trained / "segmenter.onnx")
     unseen = render_here(Path(), "prior", 2, RECIPE.unseen_seed, HEIGHT)
     right = known = 0
     for image, label in zip(unseen.images, unseen.labels, strict=True):

@@ -12,7 +12,7 @@ if importlib.util.find_spec("mmseg") is None:
 
 pytest.importorskip("onnxruntime", reason="needs ONNX Runtime: pip install 'dgkit[cpu]'")
 
-from dgkit.segmenters.onnx_model import Segmenter
+from dgkit.segmenters.onnx import open_onnx_segmenter
 from dgkit.training.segmenter.networks import build_network, model_config
 from dgkit.training.segmenter.segmenter_export import export_segmenter
 
@@ -43,6 +43,6 @@ def test_the_file_computes_what_the_network_does(tmp_path, head, backbone, two_s
     assert export_segmenter(net, path, 64) < 1e-4
     assert yaml.safe_load(path.with_suffix(".yaml").read_text())["classes"][18] == "bicycle"
     image = np.random.default_rng(0).integers(0, 256, (64, 64 if two_scales else 96, 3), dtype=np.uint8)
-    reader = Segmenter(path)
-    assert reader.fixed == ((64, 64) if two_scales else None)
+    reader = open_onnx_segmenter(path)
+    assert reader.fixed_size == ((64, 64) if two_scales else None)
     assert (reader.predict(image).label == predicted(net, image)).mean() > 0.99

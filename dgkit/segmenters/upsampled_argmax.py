@@ -1,4 +1,4 @@
-"""Logits to class numbers at another size, without holding the enlarged logits."""
+"""The winning class of each pixel at another size than the logits, without storing the resized logits."""
 
 from collections.abc import Sequence
 
@@ -8,11 +8,11 @@ from torch import Tensor
 from torch.nn import functional
 
 
-def winners(logits: Tensor, size: Sequence[int]) -> Tensor:
-    """uint8 [H,W], the channel of the largest logit at each pixel of ``size`` (H, W), the first of equal ones.
+def upsampled_argmax(logits: Tensor, size: Sequence[int]) -> Tensor:
+    """Return uint8 [H,W]: the channel with the largest logit at each pixel of ``size`` (H, W), the first if tied.
 
-    ``logits`` float32 [K,h,w] are resized bilinearly, corners not aligned. On a CPU OpenCV resizes them channel by
-    channel: a tenth of the time and of the memory of 19 maps at once, and the same but for rounding.
+    ``logits``, float32 [K,h,w], are resized bilinearly with align_corners=False. On a CPU, OpenCV resizes one channel
+    at a time: a tenth of the time and memory of resizing 19 maps at once, with the same result up to rounding.
     """
     height, width = (int(side) for side in size)
     if logits.device.type != "cpu":
@@ -27,7 +27,7 @@ def winners(logits: Tensor, size: Sequence[int]) -> Tensor:
     plane, larger, number = np.empty_like(best), np.empty_like(found), np.empty_like(found)
     for channel, values in enumerate(others, 1):
         current = _resized(values, (width, height), plane)
-        cv2.compare(current, best, cv2.CMP_GT, dst=larger)  # 255 where it is
+        cv2.compare(current, best, cv2.CMP_GT, dst=larger)  # 255 where larger
         cv2.max(current, best, dst=best)
         cv2.bitwise_and(larger, channel, dst=number)
         cv2.max(found, number, dst=found)  # later channels have larger numbers

@@ -1,11 +1,11 @@
-"""The largest of resized logits: as torch finds it, whatever the sizes."""
+"""The argmax of resized logits equals that of PyTorch at any size."""
 
 import numpy as np
 import pytest
 import torch
 from torch.nn import functional
 
-from dgkit.segmenters.winners import winners
+from dgkit.segmenters.upsampled_argmax import upsampled_argmax
 
 
 def smooth(height: int, width: int) -> torch.Tensor:
@@ -19,7 +19,7 @@ def smooth(height: int, width: int) -> torch.Tensor:
 def test_as_torch(size: tuple[int, int]) -> None:
     logits = smooth(64, 96)
     before = logits.clone()
-    found = winners(logits, size)
+    found = upsampled_argmax(logits, size)
     wanted = functional.interpolate(logits[None], size=size, mode="bilinear", align_corners=False)[0].argmax(0)
     assert found.dtype == torch.uint8 and found.shape == size and len(found.unique()) == 19
     assert (found == wanted).double().mean() > 0.9995  # of two logits that differ by rounding either wins
@@ -29,7 +29,7 @@ def test_as_torch(size: tuple[int, int]) -> None:
 def test_the_first_of_equal_ones_and_slices() -> None:
     logits = torch.zeros(19, 8, 8)
     logits[3, :4] = logits[7, :4] = 1
-    assert np.array_equal(winners(logits, (8, 8))[:, 0].numpy(), [3] * 4 + [0] * 4)
+    assert np.array_equal(upsampled_argmax(logits, (8, 8))[:, 0].numpy(), [3] * 4 + [0] * 4)
     wide = smooth(64, 96)
     part = wide[:, 10:40, 5:25]  # not contiguous
-    assert torch.equal(winners(part, (30, 20)).long(), part.argmax(0))
+    assert torch.equal(upsampled_argmax(part, (30, 20)).long(), part.argmax(0))

@@ -1,0 +1,53 @@
+"""An ONNX file that recognises the style of an image."""
+
+from pathlib import Path
+
+import numpy as np
+
+from dgkit.data.pictures import centre_square
+from dgkit.data.prompts import NO_STYLE, STYLES
+from dgkit.errors import InputError
+from dgkit.files import digest_file
+from dgkit.segmenters.onnx_session import available_cores, open_session
+from dgkit.segmenters.segmenter_sidecar import read_segmenter_sidecar, sidecar_path
+
+DEFAULT_SIZE = 128  # pixels, where neither the file nor its side-car states one
+
+
+class StyleClassifier:
+    """A network with logits [N,styles]; its side-car names the styles under ``classes``."""
+
+    def __init__(self, path: Path | str) -> None:
+        """Open the file at ``path``.
+
+        Raises InputError for a missing file or a bad side-car, EngineError for a file that cannot be opened.
+        """
+        self.path = Path(path)
+        self.sidecar = read_segmenter_sidecar(self.path)
+        known = (*STYLES, NO_STYLE)
+        self.styles = self.sidecar.classes or known
+        unknown = [name for name in self.styles if name not in known]
+        if unknown:
+            raise InputError(
+                f"{sidecar_path(self.path)} names unknown styles: {', '.join(unknown)}. Known styles: "
+                f"{', '.join(known)}",
+                f"correct 'classes' in {sidecar_path(self.path)}",
+            )
+        self._session = open_session(self.path, "ort", "auto", threads=available_cores(), tf32=True)
+        height, width = self._session.shape[2:]
+        self._side = height if height and width else self.sidecar.size or DEFAULT_SIZE
+        self.digest = digest_file(self.path)
+
+    def predict(self, image: np.ndarray) -> str:
+        """Return the style of ``image``, uint8 [H,W,3] RGB; only its centre square is looked at.
+
+        Raises EngineError or InputError.
+        """
+        square = self.sidecar.normalize(centre_square(image, self._side))
+        logits = next(iter(self._session.run(square).values()))[0].ravel()
+        if len(logits) != len(self.styles):
+            raise InputError(
+                f"{self.path} has {len(logits)} outputs but names {len(self.styles)} styles",
+                f"name every style under 'classes' in {sidecar_path(self.path)}",
+            )
+        return self.styles[int(logits.argmax())]
