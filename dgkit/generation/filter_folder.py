@@ -20,11 +20,11 @@ from dgkit.files import atomic_write, digest_file, output_error, remove_stale_te
 from dgkit.generation.filter_config import FilterConfig
 from dgkit.generation.filter_pairs import Judge, Measured, canonical, list_reference, measure_all
 from dgkit.generation.generate_config import GenerateConfig
-from dgkit.generation.guards import locked
 from dgkit.labels import CLASSES, IGNORE, NUM_CLASSES
+from dgkit.locks import sole_writer
 
 SUMMARY = "filter.json"
-_REFERENCE, _WRITTEN, _LOCK = ".reference.jsonl", ".written.jsonl", ".dgkit.lock"
+_REFERENCE, _WRITTEN = ".reference.jsonl", ".written.jsonl"
 Progress = Callable[[str, float, float], None]  # "reference", "measure" or "filter", done, total
 
 
@@ -47,7 +47,7 @@ def filter_folder(
     out = Path(out).expanduser()
     scenes, judge = list_scenes(out), Judge(config.segmenter)
     second = _prepared(out / FILTERED)
-    with locked(second / _LOCK):
+    with sole_writer(second):
         remove_stale_temporaries(second)
         measured = measure_all(scenes, judge, second / MEASURED, lambda *done: report("measure", *done))
         means = _means(config, judge, measured, second, report)

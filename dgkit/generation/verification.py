@@ -19,10 +19,10 @@ from dgkit.errors import InputError, OutputError
 from dgkit.files import atomic_write, digest_file, output_error
 from dgkit.generation.blocks import Notify, blocks
 from dgkit.generation.generate_config import GenerateConfig
-from dgkit.generation.guards import held
 from dgkit.generation.settings import Progress
-from dgkit.generation.writer import LOCK, SUBFOLDERS, OutputFolder
+from dgkit.generation.writer import SUBFOLDERS, OutputFolder
 from dgkit.labels import IGNORE, NUM_CLASSES
+from dgkit.locks import has_writer
 
 THREADS = 4  # decoding and digests leave the interpreter's lock
 KINDS = {
@@ -120,7 +120,7 @@ def verify(
 def inspect(path: Path, report: Progress) -> tuple[GenerateConfig, VerifyResult, dict[int, Record]]:
     """The settings of a folder, what is wrong with it, and the records by job. Raises as :func:`verify`."""
     config = _config(path)
-    if held(path / LOCK):
+    if has_writer(path):
         raise OutputError(f"another run is writing to {path}", "wait for it to end")
     problems, records = _read_lines(path)
     expected = {number for numbers in blocks(config) for number in numbers}

@@ -22,11 +22,11 @@ from dgkit.files import atomic_write, digest_file, output_error, remove_stale_te
 from dgkit.generation.blocks import Scene, belongs, encode, picture, png
 from dgkit.generation.contact_sheet import MAX_CELLS, Cell, choose, contact_sheet
 from dgkit.generation.generate_config import GenerateConfig
-from dgkit.generation.guards import locked, uninterrupted
+from dgkit.generation.guards import uninterrupted
 from dgkit.generation.jobs import Job
+from dgkit.locks import sole_writer
 
 SUBFOLDERS = ("images", "labels", "vis")
-LOCK = ".dgkit.lock"
 # A change of these leaves every label, prompt and noise as it is, and pixels within rounding.
 FREE = frozenset({"batch", "workers", "ray", "device", "cuda_graph", "rebuild", "boundary", "duplicates"})
 # Where things lie may change as long as what lies there does not.
@@ -84,7 +84,7 @@ class OutputFolder:
         with _explained(self.path):
             self.path.mkdir(parents=True, exist_ok=True)
         try:
-            with locked(self.path / LOCK):
+            with sole_writer(self.path):
                 yield from self._begun(config)
         finally:
             if made and not self.records:

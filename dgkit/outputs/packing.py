@@ -17,7 +17,7 @@ from typing import Any
 from dgkit.data.generated import GeneratedFolder, Line, open_generated
 from dgkit.errors import OutputError, UsageError
 from dgkit.files import atomic_write, digest_file, output_error, remove_stale_temporaries
-from dgkit.locks import locked
+from dgkit.locks import sole_writer
 from dgkit.optional import require
 from dgkit.outputs.card import METADATA, SNIPPET, metadata_lines, mmseg_snippet, write_readme
 from dgkit.outputs.class_pixels import count_classes
@@ -35,7 +35,7 @@ from dgkit.outputs.shards import (
 from dgkit.outputs.summary import Summary, summarise, write_changed, write_summary
 
 FORMATS = ("folder", "webdataset", "parquet")
-SUMS, SETTINGS, LOCK = "SHA256SUMS", "pack.json", ".dgkit.lock"
+SUMS, SETTINGS = "SHA256SUMS", "pack.json"
 SHARD_BYTES = 500_000_000  # what WebDataset and the Hugging Face hub recommend: large reads, few files
 _TREE_SCENES = 256  # scenes of a folder that are noted down together
 _LINE = re.compile(r"([0-9a-f]{64})  (.+)")
@@ -194,9 +194,7 @@ def _opened(dest: Path, identity: dict[str, Any]) -> Iterator[None]:
         raise OutputError(f"{dest} is a file, an output folder is needed", "choose another name")
     try:
         dest.mkdir(parents=True, exist_ok=True)
-        with locked(dest, LOCK, wait=False) as alone:
-            if not alone:
-                raise OutputError(f"another run is packing into {dest}", "wait for it to end, or choose another folder")
+        with sole_writer(dest):
             _refuse_others(dest, identity)
             atomic_write(dest / SETTINGS, (json.dumps(identity, indent=2) + "\n").encode())
             for folder in {dest, *(path for path in dest.rglob("*") if path.is_dir())}:

@@ -14,11 +14,10 @@ import pytest
 
 from dgkit.cli.app import main
 from dgkit.generation.generate_config import GenerateConfig
-from dgkit.generation.guards import held
 from dgkit.generation.verification import verify
 from dgkit.generation.worker import Setup
 from dgkit.generation.workers import start
-from dgkit.generation.writer import LOCK
+from dgkit.locks import has_writer
 from tests import crash
 from tests.scenes import snapshot
 
@@ -151,7 +150,7 @@ def test_thirty_kills_at_random_moments(
         crew = ("--workers", "2") if dice.random() < 0.6 else ()
         before = len(images(out))
         process = begin(server, out, command, *crew)
-        wait_for(lambda p=process: held(out / LOCK) or p.exitcode is not None, TIMEOUT)
+        wait_for(lambda p=process: has_writer(out) or p.exitcode is not None, TIMEOUT)
         refused += is_refused(out, command, capsys) if dice.random() < 0.2 else 0
         if crew and dice.random() < 0.7:
             wait_for(lambda p=process: bool(children(p.pid)) or p.exitcode is not None, TIMEOUT)

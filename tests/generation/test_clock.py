@@ -12,9 +12,8 @@ from typing import Any
 import pytest
 
 from dgkit.cli.app import main
-from dgkit.generation.guards import locked
 from dgkit.generation.verification import verify
-from dgkit.generation.writer import LOCK
+from dgkit.locks import LOCK, sole_writer
 from tests.scenes import snapshot
 
 COUNT = 6
@@ -115,7 +114,7 @@ def test_the_lock_of_a_run_that_works_holds_whatever_its_time(
 ) -> None:
     out = tmp_path / "out"
     out.mkdir()
-    with locked(out / LOCK):
+    with sole_writer(out):
         os.utime(out / LOCK, (stamp, stamp))
         assert main(["generate", str(out), *command]) == 1
     assert "another run is writing" in capsys.readouterr().err

@@ -12,9 +12,8 @@ from PIL import Image
 import dgkit
 from dgkit.cli.app import main
 from dgkit.errors import InputError, OutputError
-from dgkit.generation.guards import locked
 from dgkit.generation.verification import KINDS, verify
-from dgkit.generation.writer import LOCK
+from dgkit.locks import sole_writer
 from tests.scenes import FAST, snapshot
 
 KINDS_OF_FILES = ("image", "label", "vis")
@@ -184,6 +183,6 @@ def test_the_command_lists_counts_and_exits_with_1(out: Path, capsys: pytest.Cap
 def test_a_folder_of_no_run_and_one_in_use_are_refused(out: Path, tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"no config\.yaml"):
         verify(tmp_path / "nothing")
-    with locked(out / LOCK), pytest.raises(OutputError, match="another run is writing"):
+    with sole_writer(out), pytest.raises(OutputError, match="another run is writing"):
         verify(out)
     assert verify(out).problems == ()

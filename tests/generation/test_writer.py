@@ -16,7 +16,8 @@ from dgkit.errors import OutputError
 from dgkit.generation import writer
 from dgkit.generation.generate_config import GenerateConfig
 from dgkit.generation.jobs import Job
-from dgkit.generation.writer import LOCK, OutputFolder, picture, refuse_changes
+from dgkit.generation.writer import OutputFolder, picture, refuse_changes
+from dgkit.locks import LOCK
 from tests.scenes import make_label, snapshot
 
 CONFIG = GenerateConfig(count=3, source_digest="s", model_digest="m")

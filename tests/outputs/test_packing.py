@@ -15,8 +15,9 @@ import pytest
 import yaml
 
 from dgkit.errors import InputError, MissingDependency, OutputError, UsageError
+from dgkit.locks import LOCK, sole_writer
 from dgkit.outputs import packing as module
-from dgkit.outputs.packing import FORMATS, LOCK, SUMS, pack
+from dgkit.outputs.packing import FORMATS, SUMS, pack
 from tests.generated import make_generated, make_image, make_job
 from tests.scenes import snapshot
 
@@ -201,10 +202,8 @@ def test_other_settings_or_files_are_refused(generated: Path, tmp_path: Path) ->
 
 
 def test_a_second_run_is_refused_while_one_packs(generated: Path, tmp_path: Path) -> None:
-    from dgkit.locks import locked
-
     (tmp_path / "dest").mkdir()
-    with locked(tmp_path / "dest", LOCK), pytest.raises(OutputError, match="another run is packing"):
+    with sole_writer(tmp_path / "dest"), pytest.raises(OutputError, match="another run is writing to"):
         pack(generated, tmp_path / "dest", "webdataset")
 
 

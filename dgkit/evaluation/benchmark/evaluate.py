@@ -21,7 +21,7 @@ from dgkit.evaluation.benchmark.protocols import Protocol
 from dgkit.evaluation.benchmark.sets import BadSample, Item, Problem, find_sets, read_item, refuse, survey
 from dgkit.files import output_error
 from dgkit.labels import NUM_CLASSES
-from dgkit.locks import locked
+from dgkit.locks import sole_writer
 from dgkit.segmenters.base import Segmenter
 
 Progress = Callable[[str, int, int], None]  # stage ("check" or "score"), done, total
@@ -70,9 +70,7 @@ def score_sets(segmenter: Segmenter, config: EvalConfig, out: Path, progress: Pr
         refuse(found.problems)
     try:
         out.mkdir(parents=True, exist_ok=True)
-        with locked(out, ".dgkit.lock", wait=False) as entered:
-            if not entered:
-                raise OutputError(f"{out} is being written by another process", "wait for it, or give another --out")
+        with sole_writer(out):
             _run(segmenter, config, protocol, out, found, report)
     except OSError as error:
         raise output_error(out, error) from error

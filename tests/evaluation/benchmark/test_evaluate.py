@@ -22,7 +22,7 @@ from dgkit.evaluation.benchmark.eval_config import EvalConfig
 from dgkit.evaluation.benchmark.journal import NAME
 from dgkit.evaluation.benchmark.score_report import evaluate
 from dgkit.labels import CLASSES, NUM_CLASSES, PALETTE
-from dgkit.locks import locked
+from dgkit.locks import sole_writer
 from dgkit.segmenters.onnx import OnnxSegmenter
 from dgkit.world.write import write_role
 from tests import crash
@@ -241,7 +241,7 @@ def test_continued_only_where_nothing_changed(city: Path, net: Path, tmp_path: P
     assert saved["run"]["scored"] == 3 and len(list((tmp_path / "p" / "dark_zurich").iterdir())) == 3
     with pytest.raises(OutputError, match="holds scores of other settings: tta was False, is True"):
         run(net, make_config(root, ("darkzurich",), tta=True), out)
-    with locked(out, ".dgkit.lock"), pytest.raises(OutputError, match="being written by another process"):
+    with sole_writer(out), pytest.raises(OutputError, match="another run is writing to"):
         run(net, make_config(root, ("darkzurich",)), out)
 
 
