@@ -6,6 +6,7 @@ same classes as a real model, only narrower. One denoiser call takes a few milli
 
 import json
 import shutil
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -153,3 +154,17 @@ def _model_index() -> dict[str, Any]:
 
 def _write_json(path: Path, value: dict[str, Any]) -> None:
     path.write_text(json.dumps(value, indent=2) + "\n")
+
+
+def random_networks(name: str, seed: int = 0) -> dict[str, Any]:
+    """Return the networks of a model with random weights by name; each ``load()`` makes modules of its own."""
+    from dataclasses import replace
+
+    from dgkit.diffusion.components import model_networks
+    from dgkit.diffusion.random_model import RandomModel
+
+    def load(network: str) -> Any:
+        return model_networks(RandomModel(name, seed))[network].load()
+
+    networks = model_networks(RandomModel(name, seed))
+    return {key: replace(network, load=partial(load, key)) for key, network in networks.items()}

@@ -25,9 +25,10 @@ from dgkit.diffusion.presets import Preset, find_preset
 from dgkit.diffusion.sampler import SceneRequest, SceneResult, sample
 from dgkit.engines.engine_recipe import EngineRecipe
 from dgkit.engines.runner import BuildOptions
-from dgkit.engines.store import Notify, Policy
+from dgkit.engines.store import Policy
 from dgkit.errors import EngineError
 from dgkit.files import atomic_path
+from dgkit.progress import Notify
 
 WORLD = 8  # scenes of the procedural city that generate draws its crops from
 HALVES = 2  # denoiser samples of an image in one window: with and without the text

@@ -3,7 +3,7 @@
 import hashlib
 import json
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
@@ -19,14 +19,16 @@ from dgkit.bench.bench_config import IMAGE_SUBJECTS, BenchTask
 from dgkit.bench.memory import MIB, DeviceMemory, peak_rss
 from dgkit.bench.task_process import reason
 from dgkit.bench.timing import synchronize, time_calls
-from dgkit.diffusion.components import Model, model_networks
+from dgkit.diffusion.components import model_networks
 from dgkit.diffusion.loading import open_model
+from dgkit.diffusion.model_folder import ModelSource
 from dgkit.engines.compare import compare_outputs, run_in_batches
 from dgkit.engines.machine import device_facts
 from dgkit.engines.onnx_export import example_inputs
 from dgkit.engines.runner import BuildOptions, Network, Runner, find_device, runner_class
 from dgkit.engines.store import Engine, Policy
 from dgkit.files import atomic_path
+from dgkit.progress import Notify
 
 ROWS = 2  # samples of which the outputs are compared
 FLOPS = "flops"  # in the file of the reference, beside the outputs by name
@@ -135,7 +137,7 @@ def _measure_batch(runner: Runner, task: BenchTask, batch: int, memory: DeviceMe
     return {**cells, **_compare(runner, task, batch, outputs, times.median)}
 
 
-def _runner(task: BenchTask, model: Model, rebuild: Policy, notify: Callable[[str], None] | None = None) -> Runner:
+def _runner(task: BenchTask, model: ModelSource, rebuild: Policy, notify: Notify | None = None) -> Runner:
     network = model_networks(model)[task.subject]
     runner: Runner = runner_class(task.engine)(
         network, task.device, task.dtype, rebuild=rebuild, notify=notify, options=build_options(task)

@@ -10,8 +10,8 @@ import typer
 from dgkit.cli.common import chosen_model, console, print_json, print_table, say, size_text
 
 if TYPE_CHECKING:
-    from dgkit.diffusion.components import Model
-    from dgkit.engines.build_plan import Outcome
+    from dgkit.diffusion.model_folder import ModelSource
+    from dgkit.engines.build_plan import EngineStatus
     from dgkit.engines.engine_recipe import EngineRecipe
 
 WHAT, HOW, RUN = "Model", "Engines", "Run"
@@ -77,9 +77,11 @@ def build_engines(
         raise problem
 
 
-def _build(model: Model, recipe: EngineRecipe, names: tuple[str, ...], rebuild: str, dry_run: bool) -> list[Outcome]:
+def _build(
+    model: ModelSource, recipe: EngineRecipe, names: tuple[str, ...], rebuild: str, dry_run: bool
+) -> list[EngineStatus]:
     from dgkit.diffusion.loading import model_networks
-    from dgkit.engines.build_plan import build, look
+    from dgkit.engines.build_plan import build, inspect
     from dgkit.engines.store import check_policy
 
     outcomes = []
@@ -88,12 +90,12 @@ def _build(model: Model, recipe: EngineRecipe, names: tuple[str, ...], rebuild: 
     for number, (name, runner) in enumerate(runners.items(), 1):
         engine = recipe.choice(name)[0]
         with console().status(f"{name} for {engine} in {runner.dtype_name}, {number} of {len(runners)}"):
-            outcomes.append((look if dry_run else build)(name, engine, runner))
+            outcomes.append((inspect if dry_run else build)(name, engine, runner))
         model.release()  # a build may have rounded the parts, and the next network needs the memory
     return outcomes
 
 
-def _as_dict(item: Outcome) -> dict[str, Any]:
+def _as_dict(item: EngineStatus) -> dict[str, Any]:
     return {
         "network": item.network,
         "engine": item.engine,
@@ -110,7 +112,7 @@ def _as_dict(item: Outcome) -> dict[str, Any]:
     }
 
 
-def _print_table(outcomes: list[Outcome], dry_run: bool, rebuild: str) -> None:
+def _print_table(outcomes: list[EngineStatus], dry_run: bool, rebuild: str) -> None:
     from rich.markup import escape
     from rich.table import Table
 

@@ -39,12 +39,12 @@ def check(
     An output further apart than the tolerance of the less precise side, or not finite, is an error.
     """
     from dgkit.diffusion.loading import model_networks, open_model
-    from dgkit.engines.compare import Side, check_network
+    from dgkit.engines.compare import EngineSpec, check_network
     from dgkit.engines.engine_recipe import choose_networks
     from dgkit.engines.store import check_policy
     from dgkit.errors import EngineError
 
-    sides, policy = (Side.parse(first), Side.parse(second)), check_policy(rebuild)
+    sides, policy = (EngineSpec.parse(first), EngineSpec.parse(second)), check_policy(rebuild)
     opened = open_model(chosen_model(model, random), controlnet)
 
     def load(name: str) -> Network:

@@ -11,7 +11,7 @@ import typer
 from dgkit.cli.common import console, print_json, print_table, size_text
 
 if TYPE_CHECKING:
-    from dgkit.engines.inventory import Entry
+    from dgkit.engines.inventory import StoredEngine
 
 engines = typer.Typer(help="The cache of exported and built engines.", no_args_is_help=True)
 Json: TypeAlias = Annotated[bool, typer.Option("--json", help="Print the findings as JSON.")]
@@ -91,7 +91,7 @@ def prune(
     console().print(f"{'would remove' if dry_run else 'removed'} {_count(removed)}, {size_text(freed)}")
 
 
-def _as_dict(entry: Entry) -> dict[str, Any]:
+def _as_dict(entry: StoredEngine) -> dict[str, Any]:
     side_car = entry.sidecar
     key = side_car.key if side_car else None
     return {
@@ -109,7 +109,7 @@ def _as_dict(entry: Entry) -> dict[str, Any]:
     }
 
 
-def _print_table(found: list[Entry]) -> None:
+def _print_table(found: list[StoredEngine]) -> None:
     from rich.markup import escape
     from rich.table import Table
 
@@ -150,7 +150,7 @@ def _shapes(shapes: dict[str, int | str]) -> str:
     return ", ".join(f"{symbol} {size}" for symbol, size in shapes.items() if symbol not in FIXED_SYMBOLS)
 
 
-def _count(found: list[Entry]) -> str:
+def _count(found: list[StoredEngine]) -> str:
     return "1 engine" if len(found) == 1 else f"{len(found)} engines"
 
 

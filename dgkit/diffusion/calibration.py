@@ -7,24 +7,21 @@ the published schedule is met by every scene, with the text and without. Nothing
 import hashlib
 import json
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from dgkit.data.prompts import STYLES, caption, compose
-from dgkit.diffusion.model_folder import ModelInfo
+from dgkit.diffusion.model_folder import ModelInfo, ModelSource
 from dgkit.diffusion.noise import seeded_noise
-from dgkit.diffusion.passes import Run, Scene, SceneRequest
+from dgkit.diffusion.passes import Run, SceneRequest, SceneState
 from dgkit.diffusion.pipeline import Pipeline
 from dgkit.diffusion.presets import PRESETS
 from dgkit.engines.runner import Calibration, Call, Network
 from dgkit.engines.torch_runner import TorchRunner
 from dgkit.errors import EngineError
-
-if TYPE_CHECKING:
-    from dgkit.diffusion.components import Model
 
 FORMAT = 1  # raise it whenever a change in dgkit makes other calls of the same model and settings
 SEED = 77
@@ -35,12 +32,12 @@ _LEAST, _MOST = 3, 8  # scenes, of which every fourth is held out, and one at le
 _NETWORKS = ("text_encoder", "condition")
 
 
-def denoiser_calibration(model: "Model", networks: Mapping[str, Network]) -> Calibration:
+def denoiser_calibration(model: ModelSource, networks: Mapping[str, Network]) -> Calibration:
     """For the denoiser among ``networks``, which are those of ``model``."""
     return Calibration(lambda: draw_calls(model, networks), lambda: _facts(model))
 
 
-def draw_calls(model: "Model", networks: Mapping[str, Network]) -> tuple[list[Call], list[Call]]:
+def draw_calls(model: ModelSource, networks: Mapping[str, Network]) -> tuple[list[Call], list[Call]]:
     """Inputs of the calls that calibrate, and inputs and ``prediction`` of those held out, of scenes of their own.
 
     Floats are float32, timesteps int64, each of one sample. A large model draws fewer scenes, as it takes longer and
@@ -55,7 +52,7 @@ def draw_calls(model: "Model", networks: Mapping[str, Network]) -> tuple[list[Ca
         with Pipeline(model.info, runners, model.tokenizer()) as pipeline, torch.inference_mode():
             run = Run(pipeline, PRESET, 2 * count, seeded_noise)  # all scenes, both halves: one call a step
             texts = run.texts(requests)
-            run.first_pass([Scene(request, *texts[request.prompt]) for request in requests], lambda samples: None)
+            run.first_pass([SceneState(request, *texts[request.prompt]) for request in requests], lambda samples: None)
     finally:
         model.release()
     return recorder.calibrating, recorder.kept
@@ -122,7 +119,7 @@ class _Recorder(TorchRunner):
         return outputs
 
 
-def _facts(model: "Model") -> dict[str, int | str]:
+def _facts(model: ModelSource) -> dict[str, int | str]:
     info = model.info
     rest: dict[str, Any] = {
         "format": FORMAT,

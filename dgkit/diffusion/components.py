@@ -2,12 +2,11 @@
 
 from collections.abc import Callable
 from dataclasses import replace
-from typing import Any, Protocol
 
 from torch import nn
 
 from dgkit.diffusion.calibration import denoiser_calibration
-from dgkit.diffusion.model_folder import ModelInfo
+from dgkit.diffusion.model_folder import ModelSource
 from dgkit.engines.modules import Condition, Denoiser, TextEncoder, VaeDecoder, VaeEncoder
 from dgkit.engines.runner import Network
 from dgkit.engines.spec import NETWORKS
@@ -29,36 +28,7 @@ _MODULES: dict[str, Callable[..., nn.Module]] = {
 }
 
 
-class Model(Protocol):
-    """A :class:`~dgkit.diffusion.model_folder.ModelFolder`, or what stands in for one."""
-
-    @property
-    def info(self) -> ModelInfo:
-        """Sizes and settings."""
-        ...
-
-    def part(self, name: str) -> nn.Module:
-        """A part with its weights; the same module until :meth:`release`."""
-        ...
-
-    def release(self) -> None:
-        """Forget the parts made so far; whoever holds them keeps them."""
-        ...
-
-    def digest(self, *parts: str) -> str:
-        """SHA-256 (hex) over weights and configs of ``parts``; of the whole model if none."""
-        ...
-
-    def command_words(self) -> str:
-        """The model as a command takes it, quoted for a shell."""
-        ...
-
-    def tokenizer(self) -> Any:
-        """Called as CLIP's tokenizer is."""
-        ...
-
-
-def model_networks(model: Model) -> dict[str, Network]:
+def model_networks(model: ModelSource) -> dict[str, Network]:
     """The five networks of a model, each loadable on its own; the denoiser can be calibrated."""
 
     def network(name: str) -> Network:

@@ -9,15 +9,16 @@ ControlNet (``yurujaja/DGInStyle/ControlNet_UNet-S``).
 from pathlib import Path
 from typing import Any
 
-from dgkit.diffusion.components import Model, model_networks
+from dgkit.diffusion.components import model_networks
 from dgkit.diffusion.hub import embedded_model, find_controlnet, find_model
-from dgkit.diffusion.model_folder import ModelFolder
+from dgkit.diffusion.model_folder import ModelFolder, ModelSource
 from dgkit.diffusion.pipeline import Pipeline
 from dgkit.diffusion.random_model import RANDOM, RandomModel
 from dgkit.engines.engine_recipe import EngineRecipe
 from dgkit.engines.runner import find_device, known_dtype
-from dgkit.engines.store import Notify, Policy
+from dgkit.engines.store import Policy
 from dgkit.errors import UsageError
+from dgkit.progress import Notify
 
 __all__ = ["embedded_model", "load_pipeline", "model_networks", "open_model"]
 
@@ -68,7 +69,7 @@ def load_pipeline(
     )
 
 
-def open_model(model: str | Path | None = None, controlnet: str | Path | None = None) -> Model:
+def open_model(model: str | Path | None = None, controlnet: str | Path | None = None) -> ModelSource:
     """The parts of a model, found and checked against each other: a folder, a hub id, or ``random:NAME``.
 
     Raises ModelError for anything wrong with the folder, UsageError for an unknown random model or one given a

@@ -6,7 +6,7 @@ import json
 import shlex
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from torch import nn
 
@@ -62,6 +62,35 @@ class ModelInfo:
             "image_height": self.size,
             "image_width": self.size,
         }
+
+
+class ModelSource(Protocol):
+    """The parts of a model by name: a :class:`ModelFolder`, or a model that is made in memory."""
+
+    @property
+    def info(self) -> ModelInfo:
+        """Sizes and settings."""
+        ...
+
+    def part(self, name: str) -> nn.Module:
+        """Return a part with its weights; the same module until :meth:`release`."""
+        ...
+
+    def release(self) -> None:
+        """Drop the cached parts; modules that a caller holds stay valid."""
+        ...
+
+    def digest(self, *parts: str) -> str:
+        """Return the SHA-256 (hex) over weights and configs of ``parts``; of the whole model without ``parts``."""
+        ...
+
+    def command_words(self) -> str:
+        """Return the model as command-line arguments, quoted for a shell."""
+        ...
+
+    def tokenizer(self) -> Any:
+        """Return a callable with the interface of CLIP's tokenizer."""
+        ...
 
 
 class ModelFolder:

@@ -43,7 +43,7 @@ class SceneRequest:
 
 
 @dataclass
-class Scene:
+class SceneState:
     """One request on its way; ``finite`` turns False at the first value that is not."""
 
     request: SceneRequest
@@ -83,7 +83,7 @@ class Run:
         self.negative = encoded[""][None]
         return {asked: (used, cut, encoded[used]) for asked, (used, cut) in prompts.items()}
 
-    def make(self, scenes: list[Scene], done: Done) -> None:
+    def make(self, scenes: list[SceneState], done: Done) -> None:
         """Both passes for scenes of one size; each scene ends with its images, or not finite."""
         redraws = self.redraws(scenes) if self.preset.two_pass else []
         again = [i for i, redraw in enumerate(redraws) if len(redraw.windows)]
@@ -102,16 +102,16 @@ class Run:
             for i, image in zip(part, self.decode(high), strict=True):
                 scenes[i].high = self.finish(scenes[i], image)
 
-    def cost(self, scenes: list[Scene]) -> int:
+    def cost(self, scenes: list[SceneState]) -> int:
         """Denoiser samples of all scenes."""
         redraws = self.redraws(scenes) if self.preset.two_pass else [None] * len(scenes)
         pairs = zip(scenes, redraws, strict=True)
         return sum(self.plan.cost(scene.request.label, redraw).total for scene, redraw in pairs)
 
-    def redraws(self, scenes: list[Scene]) -> list[Redraw]:
+    def redraws(self, scenes: list[SceneState]) -> list[Redraw]:
         """What the second pass does with each, found once."""
 
-        def find(scene: Scene) -> Redraw:
+        def find(scene: SceneState) -> Redraw:
             scene.redraw = scene.redraw or self.plan.redraw(scene.request.label)
             return scene.redraw
 
@@ -138,13 +138,13 @@ class Run:
         if part:
             yield part
 
-    def first_pass(self, scenes: list[Scene], done: Done) -> Tensor:
+    def first_pass(self, scenes: list[SceneState], done: Done) -> Tensor:
         """Latents float32 [N, c, H/f, W/f]."""
         windows = [self.plan.windows(scene.request.label.shape, 1) for scene in scenes]
         denoise = self.denoiser(self.plan.first, scenes, windows, 1, done)
         return self.loop(self.plan.first, denoise, self.draw(scenes, "pass1", 1), None)
 
-    def bridge(self, scenes: list[Scene]) -> Tensor:
+    def bridge(self, scenes: list[SceneState]) -> Tensor:
         """First-pass images -> 8 bit -> Lanczos -> VAE posterior sample, scaled: float32 [N, c, r*H/f, r*W/f]."""
         height, width = (size * self.preset.rescale for size in scenes[0].low.shape[:2])
         together, parts = self.together(height, width), []
@@ -159,7 +159,7 @@ class Run:
         """First-pass latents [N, c, H/f, W/f] -> [N, c, r*H/f, r*W/f], bicubic, without a VAE between."""
         return interpolate(latents, scale_factor=self.preset.rescale, mode="bicubic")
 
-    def second_pass(self, scenes: list[Scene], done: Done) -> Tensor:
+    def second_pass(self, scenes: list[SceneState], done: Done) -> Tensor:
         """Latents float32 [N, c, r*H/f, r*W/f], with what is not drawn again held to ``scene.upsampled``."""
         preset, schedule = self.preset, self.plan.second
         clean = torch.cat([scene.upsampled for scene in scenes])
@@ -189,7 +189,7 @@ class Run:
         return latents
 
     def denoiser(
-        self, schedule: Schedule, scenes: list[Scene], windows: list[Windows], rescale: int, done: Done
+        self, schedule: Schedule, scenes: list[SceneState], windows: list[Windows], rescale: int, done: Done
     ) -> Step:
         """The network behind guidance, batches and windows, with times, text and condition bound."""
         text = torch.stack([scene.text for scene in scenes])
@@ -213,14 +213,14 @@ class Run:
 
         return call
 
-    def conditions(self, scenes: list[Scene], windows: list[Windows], rescale: int) -> Tensor:
+    def conditions(self, scenes: list[SceneState], windows: list[Windows], rescale: int) -> Tensor:
         """Condition embedding of every window, [sum of len(windows), C, th, tw], each from the window's own crop."""
         crops = [self.crops(scene, layout, rescale) for scene, layout in zip(scenes, windows, strict=True)]
         groups = [torch.cat(crops)] if self.wide else crops
         parts = [part for group in groups for part in group.split(self.batch)]
         return torch.cat([self.pipeline.condition(one_hot(part)) for part in parts])
 
-    def crops(self, scene: Scene, windows: Windows, rescale: int) -> Tensor:
+    def crops(self, scene: SceneState, windows: Windows, rescale: int) -> Tensor:
         """Labels uint8 [len(windows), f*th, f*tw] of the windows."""
         factor = self.pipeline.vae_factor
         label = torch.from_numpy(np.array(scene.request.label)).to(self.pipeline.device)
@@ -240,12 +240,12 @@ class Run:
         """Images of a size that go through the VAE at once: it needs far more memory a cell than the denoiser."""
         return max(1, VAE_PIXELS // (height * width)) if self.wide else 1
 
-    def finish(self, scene: Scene, image: Tensor) -> np.ndarray:
+    def finish(self, scene: SceneState, image: Tensor) -> np.ndarray:
         """The 8-bit image; notes on the scene whether all values were finite."""
         scene.finite = scene.finite and bool(torch.isfinite(image).all())
         return to_uint8(torch.nan_to_num(image))
 
-    def draw(self, scenes: list[Scene], purpose: str, rescale: int) -> Tensor:
+    def draw(self, scenes: list[SceneState], purpose: str, rescale: int) -> Tensor:
         """Noise float32 [N, c, h, w] on the pipeline's device."""
         height, width = (size * rescale // self.pipeline.vae_factor for size in scenes[0].request.label.shape)
         shape = (1, self.pipeline.latent_channels, height, width)

@@ -4,7 +4,6 @@ Every layer has an effect, also those with which a ControlNet starts at zero. Eq
 on machines of one kind and one version of torch.
 """
 
-import functools
 import hashlib
 import json
 import zlib
@@ -16,11 +15,9 @@ import torch
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from dgkit.diffusion.components import model_networks
 from dgkit.diffusion.model_folder import ModelDefaults, ModelInfo
 from dgkit.diffusion.weights import PARTS, construct
 from dgkit.engines.machine import package_versions
-from dgkit.engines.runner import Network
 from dgkit.errors import UsageError
 from dgkit.labels import CONDITION_CHANNELS
 
@@ -129,25 +126,15 @@ _CONFIGS: dict[str, tuple[dict[str, Any], dict[str, Any], dict[str, Any], tuple[
 MODELS = tuple(_CONFIGS)
 
 
-def random_networks(name: str, seed: int = 0) -> dict[str, Network]:
-    """The five networks of a model of random weights, fp32 on the CPU, each made when it is loaded.
-
-    ``name``: one of :data:`MODELS`, the sizes of Stable Diffusion 1.5 with its ControlNet, of the embedded model, and
-    of one for tests. Every ``load()`` gives weights that nobody has touched. UsageError lists the known names.
-    """
-    return model_networks(RandomModel(name, seed, cached=False))
-
-
 class RandomModel:
-    """Stands for a :class:`~dgkit.diffusion.model_folder.ModelFolder`; not ``cached``, each part is made anew."""
+    """Stands for a :class:`~dgkit.diffusion.model_folder.ModelFolder`."""
 
-    def __init__(self, name: str, seed: int = 0, *, cached: bool = True) -> None:
+    def __init__(self, name: str, seed: int = 0) -> None:
         if name not in _CONFIGS:
             raise UsageError(f"unknown random model {name!r}; known: {', '.join(MODELS)}")
         self.name, self.seed = name, seed
         self.configs = _configs(name)
-        self._cache = functools.cache(self._make)
-        self.part = self._cache if cached else self._make
+        self._made: dict[str, nn.Module] = {}
         unet, vae, text, _ = _CONFIGS[name]
         self.info = ModelInfo(
             name=f"{RANDOM}{name}",
@@ -162,9 +149,15 @@ class RandomModel:
             defaults=ModelDefaults(name=f"{RANDOM}{name}"),
         )
 
+    def part(self, name: str) -> nn.Module:
+        """Return a part with its weights; the same module until :meth:`release`."""
+        if name not in self._made:
+            self._made[name] = self._make(name)
+        return self._made[name]
+
     def release(self) -> None:
-        """Forget the parts made so far; whoever holds them keeps them."""
-        self._cache.cache_clear()
+        """Drop the cached parts; modules that a caller holds stay valid."""
+        self._made.clear()
 
     def digest(self, *parts: str) -> str:
         """SHA-256 (hex) over what the weights of ``parts`` follow from; of all parts if none."""

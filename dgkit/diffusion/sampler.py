@@ -14,7 +14,7 @@ import numpy as np
 import torch
 
 from dgkit.diffusion.noise import NoiseSource, seeded_noise
-from dgkit.diffusion.passes import Run, Scene, SceneRequest
+from dgkit.diffusion.passes import Run, SceneRequest, SceneState
 from dgkit.diffusion.pipeline import Pipeline
 from dgkit.diffusion.pixels import resize
 from dgkit.diffusion.presets import Preset
@@ -77,7 +77,7 @@ def sample(
     results: list[SceneResult | None] = [None] * len(requests)
     with torch.inference_mode():
         texts = run.texts(requests)
-        scenes = [Scene(request, *texts[request.prompt]) for request in requests]
+        scenes = [SceneState(request, *texts[request.prompt]) for request in requests]
         tracker = _Progress(run.cost(scenes), progress)
         for group in _groups(requests, run.lockstep()):
             part = [scenes[i] for i in group]
@@ -107,13 +107,13 @@ def _groups(requests: Sequence[SceneRequest], most: int) -> Iterator[list[int]]:
             yield indices[start : start + most]
 
 
-def _result(scene: Scene, retried: bool = False) -> SceneResult:
+def _result(scene: SceneState, retried: bool = False) -> SceneResult:
     height, width = scene.request.label.shape
     image = scene.low if scene.high is None else resize(scene.high, height, width)
     return SceneResult(image, scene.high, scene.prompt, scene.shortened, retried)
 
 
-def _retry(run: Run, scene: Scene, tracker: _Progress) -> SceneResult:
+def _retry(run: Run, scene: SceneState, tracker: _Progress) -> SceneResult:
     pipeline = run.pipeline.full_precision()
     if pipeline is None:
         raise EngineError(
@@ -122,7 +122,7 @@ def _retry(run: Run, scene: Scene, tracker: _Progress) -> SceneResult:
         )
     precise = Run(pipeline, run.preset, run.batch, run.noise)
     text, shortened, embedding = precise.texts([scene.request])[scene.request.prompt]
-    again = Scene(scene.request, text, shortened, embedding)
+    again = SceneState(scene.request, text, shortened, embedding)
     tracker.total += precise.cost([again])
     precise.make([again], tracker.add)
     return _result(again, retried=True) if again.finite else _retry(precise, again, tracker)

@@ -7,7 +7,7 @@ from typing import Any, Literal
 
 from dgkit.engines.onnx_export import graph_key
 from dgkit.engines.runner import DTYPES, Runner
-from dgkit.engines.sidecar import SideCar, read_sidecar
+from dgkit.engines.sidecar import EngineSideCar, read_sidecar
 from dgkit.engines.store import Engine
 from dgkit.errors import EngineError
 
@@ -15,7 +15,7 @@ State = Literal["ready", "built", "missing", "failed", "none needed"]
 
 
 @dataclass(frozen=True)
-class Outcome:
+class EngineStatus:
     """One network. ``reason`` says why it is missing, was built or failed; empty where it was ready.
 
     ``engines`` are the files of the store behind it, ``size`` their bytes, ``seconds`` what building them took now.
@@ -40,7 +40,7 @@ class Outcome:
         return sum(engine.sidecar.size for engine in self.engines)
 
 
-def look(name: str, engine: str, runner: Runner) -> Outcome:
+def inspect(name: str, engine: str, runner: Runner) -> EngineStatus:
     """What is there of the engines that ``runner`` needs; nothing is built.
 
     Raises MissingDependency and UsageError where the backend cannot run here at all.
@@ -50,32 +50,32 @@ def look(name: str, engine: str, runner: Runner) -> Outcome:
     try:
         found = tuple(runner.prepare())
     except EngineError as error:
-        return Outcome(*facts, "missing", error.message, error.hint)
+        return EngineStatus(*facts, "missing", error.message, error.hint)
     finally:
         runner.rebuild = policy
-    return Outcome(*facts, "ready" if found else "none needed", engines=found, **_error(found, runner))
+    return EngineStatus(*facts, "ready" if found else "none needed", engines=found, **_error(found, runner))
 
 
-def build(name: str, engine: str, runner: Runner) -> Outcome:
+def build(name: str, engine: str, runner: Runner) -> EngineStatus:
     """Build what ``runner`` needs, as far as its ``rebuild`` asks for it.
 
     A build that fails is an outcome with the reason. Raises MissingDependency, OutputError and UsageError.
     """
-    before = look(name, engine, runner)
+    before = inspect(name, engine, runner)
     if runner.rebuild == "never" or (before.state != "missing" and runner.rebuild == "auto"):
         return before
     facts, started = (name, engine, runner.dtype_name, str(runner.device)), time.perf_counter()
     try:
         found = tuple(runner.prepare())
     except EngineError as error:
-        return Outcome(*facts, "failed", error.message, error.hint, time.perf_counter() - started)
+        return EngineStatus(*facts, "failed", error.message, error.hint, time.perf_counter() - started)
     reason = before.reason or "asked for anew"
     state: State = "built" if found else "none needed"
     seconds = time.perf_counter() - started
-    return Outcome(*facts, state, reason if found else "", "", seconds, found, **_error(found, runner))
+    return EngineStatus(*facts, state, reason if found else "", "", seconds, found, **_error(found, runner))
 
 
-def first_problem(outcomes: Iterable[Outcome]) -> EngineError | None:
+def first_problem(outcomes: Iterable[EngineStatus]) -> EngineError | None:
     """The error to end with: of the first network that failed, or is missing."""
     for outcome in outcomes:
         if outcome.state in ("failed", "missing"):
@@ -83,7 +83,7 @@ def first_problem(outcomes: Iterable[Outcome]) -> EngineError | None:
     return None
 
 
-def verdict(rebuild: str, outcome: Outcome) -> str:
+def verdict(rebuild: str, outcome: EngineStatus) -> str:
     """What a build under ``rebuild`` would do with what :func:`look` found."""
     if outcome.state == "none needed":
         return "nothing to build"
@@ -99,7 +99,7 @@ def _error(engines: tuple[Engine, ...], runner: Runner) -> dict[str, Any]:
     if engines and not found and runner.dtype_name in DTYPES:
         names = [str(note.get("graph", "")) for note in notes] + [graph_key(runner.network, runner.dtype_name).name]
         cars = [read_sidecar(engines[0].folder.parent / name) for name in names if name]
-        found = [error for car in cars if isinstance(car, SideCar) for error in _numbers(car.notes.get("error"))]
+        found = [error for car in cars if isinstance(car, EngineSideCar) for error in _numbers(car.notes.get("error"))]
         of = "graph"
     return {"error": max(found), "error_of": of} if found else {}
 

@@ -12,8 +12,9 @@ from torch import Tensor
 from dgkit.engines.engine_recipe import network_dtype
 from dgkit.engines.onnx_export import TOLERANCES, example_inputs
 from dgkit.engines.runner import QUANTISED, Network, Runner, known_dtype, runner_class
-from dgkit.engines.store import Notify, Policy
+from dgkit.engines.store import Policy
 from dgkit.errors import UsageError
+from dgkit.progress import Notify
 
 
 @dataclass(frozen=True)
@@ -37,22 +38,22 @@ class OutputCheck:
 
 
 @dataclass(frozen=True)
-class Side:
+class EngineSpec:
     """One of the two: an engine and a dtype, written ``ort`` or ``torch:bf16``."""
 
     engine: str
     dtype: str = "fp32"
 
     @classmethod
-    def parse(cls, text: str) -> "Side":
+    def parse(cls, text: str) -> "EngineSpec":
         """UsageError for an engine or a dtype that is not known."""
         engine, _, dtype = text.partition(":")
         runner_class(engine), known_dtype(dtype or "fp32")
         return cls(engine, dtype or "fp32")
 
-    def of(self, network: str) -> "Side":
+    def of(self, network: str) -> "EngineSpec":
         """With the dtype that the network called so gets beside a denoiser in this one."""
-        return Side(self.engine, network_dtype(network, self.engine, self.dtype))
+        return EngineSpec(self.engine, network_dtype(network, self.engine, self.dtype))
 
     def __str__(self) -> str:
         return f"{self.engine}:{self.dtype}"
@@ -60,8 +61,8 @@ class Side:
 
 def check_network(
     load: Callable[[], Network],
-    first: Side,
-    second: Side,
+    first: EngineSpec,
+    second: EngineSpec,
     *,
     device: str = "cpu",
     batch: int = 2,
@@ -80,7 +81,7 @@ def check_network(
     network = load()
     sides = (first.of(network.spec.name), second.of(network.spec.name))
 
-    def runner_of(side: Side, network: Network) -> Runner:
+    def runner_of(side: EngineSpec, network: Network) -> Runner:
         return runner_class(side.engine)(network, device, side.dtype, rebuild=rebuild, notify=notify)
 
     inputs = example_inputs(network, batch=batch, seed=seed)

@@ -11,8 +11,9 @@ from dgkit.config import Config
 from dgkit.diagnosis import install_line
 from dgkit.engines.runner import QUANTISED, RUNNERS, BuildOptions, Network, Runner, runner_class
 from dgkit.engines.spec import NETWORKS, network_spec
-from dgkit.engines.store import Notify, Policy
+from dgkit.engines.store import Policy
 from dgkit.errors import UsageError
+from dgkit.progress import Notify
 
 Precision = Literal["fp32", "bf16", "fp16", "int8"]
 CPU_ONLY = frozenset({"openvino"})

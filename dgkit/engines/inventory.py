@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from dgkit.engines.machine import here
-from dgkit.engines.sidecar import Difference, SideCar, file_differences, key_differences, read_sidecar
+from dgkit.engines.sidecar import Difference, EngineSideCar, file_differences, key_differences, read_sidecar
 from dgkit.engines.store import EngineStore
 from dgkit.errors import UsageError
 from dgkit.files import output_error
@@ -18,7 +18,7 @@ _DAY = 86400.0
 
 
 @dataclass(frozen=True)
-class Entry:
+class StoredEngine:
     """One folder of the store as found.
 
     ``sidecar`` is None where it cannot be read; ``differences`` are those from the side-car and from this machine;
@@ -26,7 +26,7 @@ class Entry:
     """
 
     folder: Path
-    sidecar: SideCar | None
+    sidecar: EngineSideCar | None
     differences: tuple[Difference, ...]
     size: int
     used: float
@@ -41,12 +41,12 @@ class Entry:
         return f"stale: {self.differences[0].field}" if self.differences else "ok"
 
 
-def entries(store: EngineStore) -> list[Entry]:
+def entries(store: EngineStore) -> list[StoredEngine]:
     """All folders of the store, by name."""
     return [entry for name in _names(store) if (entry := _examine(store.root / name)) is not None]
 
 
-def find(store: EngineStore, identity: str) -> Entry:
+def find(store: EngineStore, identity: str) -> StoredEngine:
     """The engine whose name is ``identity``, or the only one whose name or digest starts so; UsageError otherwise."""
     names = _names(store)
     matches = [name for name in names if name == identity]
@@ -60,7 +60,7 @@ def find(store: EngineStore, identity: str) -> Entry:
 
 def prune(
     store: EngineStore, *, unused_days: float | None = None, stale: bool = False, dry_run: bool = False
-) -> list[Entry]:
+) -> list[StoredEngine]:
     """Remove engines not opened for ``unused_days`` days, those that are ``stale``, and what killed builds left.
 
     Returns the engines removed; with ``dry_run`` those that would be. A folder whose name is not that of an engine, and
@@ -86,7 +86,7 @@ def _names(store: EngineStore) -> list[str]:
     return sorted(path.name for path in store.root.iterdir() if not path.name.startswith("."))
 
 
-def _examine(folder: Path) -> Entry | None:
+def _examine(folder: Path) -> StoredEngine | None:
     """None where another process has just removed it."""
     try:
         status = folder.lstat()
@@ -94,10 +94,10 @@ def _examine(folder: Path) -> Entry | None:
     except FileNotFoundError:
         return None
     sidecar, found = _compare(folder)
-    return Entry(folder, sidecar, found, size, status.st_mtime)
+    return StoredEngine(folder, sidecar, found, size, status.st_mtime)
 
 
-def _compare(folder: Path) -> tuple[SideCar | None, tuple[Difference, ...]]:
+def _compare(folder: Path) -> tuple[EngineSideCar | None, tuple[Difference, ...]]:
     if not _NAME.match(folder.name) or not folder.is_dir():
         return None, (Difference("folder", "an engine of dgkit", "something else"),)
     sidecar = read_sidecar(folder)

@@ -19,13 +19,14 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from dgkit.engines.compare import OutputCheck, Side, compare_outputs
+from dgkit.engines.compare import EngineSpec, OutputCheck, compare_outputs
 from dgkit.engines.modules import cast
 from dgkit.engines.onnx_export import MODEL, SCOPES, TOLERANCES, example_inputs, export_engine, run_graph
 from dgkit.engines.runner import DTYPES, QUANTISED, BuildOptions, Network, find_device, find_dtype
-from dgkit.engines.store import EngineStore, Notify, Policy
+from dgkit.engines.store import EngineStore, Policy
 from dgkit.errors import EngineError, UsageError
 from dgkit.optional import openvino_core, require
+from dgkit.progress import Notify
 
 Values = dict[str, Tensor]
 """Outputs by path of the module, float32 on the CPU."""
@@ -64,8 +65,8 @@ class _Job:
 
 def check_layers(
     load: Callable[[], Network],
-    first: Side,
-    second: Side,
+    first: EngineSpec,
+    second: EngineSpec,
     *,
     device: str = "cpu",
     batch: int = 2,

@@ -25,10 +25,11 @@ from dgkit.engines.machine import backend_version, device_facts, package_version
 from dgkit.engines.runner import Network, find_dtype
 from dgkit.engines.sidecar import EngineKey
 from dgkit.engines.spec import NetworkSpec
-from dgkit.engines.store import Engine, EngineStore, Notify, Policy
+from dgkit.engines.store import Engine, EngineStore, Policy
 from dgkit.engines.typed import typed_copy, write_fp32_graph
 from dgkit.errors import EngineError, UsageError
 from dgkit.optional import first_line, require
+from dgkit.progress import Notify
 
 OPSET = 18
 OPSETS = range(18, 24)  # what torch's exporter writes

@@ -20,9 +20,10 @@ from dgkit.engines.openvino_graph import join_norms
 from dgkit.engines.quantise import SCOPE, load_nncf, quantised
 from dgkit.engines.runner import QUANTISED, BuildOptions, Call, Network, Runner
 from dgkit.engines.sidecar import EngineKey
-from dgkit.engines.store import Engine, EngineStore, Notify, Policy, rebuild_command
+from dgkit.engines.store import Engine, EngineStore, Policy, rebuild_command
 from dgkit.errors import EngineError, UsageError
 from dgkit.optional import first_line, openvino_core, require
+from dgkit.progress import Notify
 
 BLOB = "model.blob"
 HELD_OUT = "held_out.npz"  # of a quantised engine: calls that did not calibrate it

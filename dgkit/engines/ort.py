@@ -14,9 +14,10 @@ from torch import Tensor
 
 from dgkit.engines.onnx_export import MODEL, export_engine
 from dgkit.engines.runner import BuildOptions, Network, Runner
-from dgkit.engines.store import Engine, Notify, Policy, rebuild_command
+from dgkit.engines.store import Engine, Policy, rebuild_command
 from dgkit.errors import EngineError, MissingDependency, UsageError
 from dgkit.optional import first_line, install_command, require
+from dgkit.progress import Notify
 
 _DTYPES = {"cpu": ("fp32",), "cuda": ("fp32", "fp16")}
 _NUMPY = {torch.float32: np.float32, torch.float16: np.float16, torch.int64: np.int64}

@@ -20,8 +20,9 @@ from torch import Tensor, nn
 
 from dgkit.config import Config
 from dgkit.engines.spec import FIXED_SYMBOLS, NetworkSpec, bind
-from dgkit.engines.store import Engine, Notify, Policy, check_policy
+from dgkit.engines.store import Engine, Policy, check_policy
 from dgkit.errors import EngineError, UsageError
+from dgkit.progress import Notify
 
 RUNNERS = {
     "torch": "dgkit.engines.torch_runner.TorchRunner",

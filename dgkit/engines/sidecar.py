@@ -80,7 +80,7 @@ class FileEntry(Config):
         return path
 
 
-class SideCar(Config):
+class EngineSideCar(Config):
     """``engine.json``. ``model``, ``created``, ``seconds`` and ``notes`` are information and never compared."""
 
     version: Literal[1] = 1
@@ -107,7 +107,7 @@ class SideCar(Config):
         """Bytes of all files."""
         return sum(entry.size for entry in self.files)
 
-    def sealed(self) -> "SideCar":
+    def sealed(self) -> "EngineSideCar":
         """The same with the checksum that belongs to it."""
         content = json.loads(self.model_dump_json(exclude={"checksum"}))  # as it will be read: NaN becomes null
         return self.model_copy(update={"checksum": _digest(content)})
@@ -136,18 +136,18 @@ def key_differences(wanted: EngineKey, have: EngineKey) -> tuple[Difference, ...
     )
 
 
-def write_sidecar(folder: Path, sidecar: SideCar) -> None:
+def write_sidecar(folder: Path, sidecar: EngineSideCar) -> None:
     """Write ``engine.json`` and the stamps of the files, just hashed. Raises OutputError."""
     text = sidecar.sealed().model_dump_json(indent=2) + "\n"
     atomic_write(folder / SIDECAR, text.encode())
     _write_stamps(folder, {entry.path: [*_stamp(folder / entry.path), entry.sha256] for entry in sidecar.files})
 
 
-def read_sidecar(folder: Path) -> SideCar | Difference:
+def read_sidecar(folder: Path) -> EngineSideCar | Difference:
     """``engine.json`` of a folder, or in what it is not one that dgkit wrote."""
     path = folder / SIDECAR
     try:
-        sidecar = SideCar.model_validate_json(path.read_bytes())
+        sidecar = EngineSideCar.model_validate_json(path.read_bytes())
     except FileNotFoundError:
         return Difference("side-car", SIDECAR, "missing")
     except OSError as error:

@@ -18,7 +18,7 @@ from dgkit import __version__
 from dgkit.engines.sidecar import (
     Difference,
     EngineKey,
-    SideCar,
+    EngineSideCar,
     describe_files,
     file_differences,
     key_differences,
@@ -28,10 +28,10 @@ from dgkit.engines.sidecar import (
 from dgkit.errors import EngineError, UsageError
 from dgkit.files import cache_folder, output_error
 from dgkit.locks import locked
+from dgkit.progress import Notify
 
 Policy = Literal["never", "auto", "always"]
 Build = Callable[[Path], Mapping[str, Any] | None]
-Notify = Callable[[str], None]
 _OPTIONS = {"onnx": "ort", "rtx": "trt"}  # backend of a key -> what --engine calls it, where that differs
 
 
@@ -40,7 +40,7 @@ class Engine:
     """An engine that was verified when it was opened."""
 
     folder: Path
-    sidecar: SideCar
+    sidecar: EngineSideCar
 
     @property
     def name(self) -> str:
@@ -212,11 +212,11 @@ def rebuild_command(key: EngineKey, model: str = "") -> str:
     return " ".join([*words, *(["--batch", batch] if "," in batch else []), "--rebuild always"])
 
 
-def _describe(key: EngineKey, folder: Path, model: str, seconds: float, notes: Mapping[str, Any]) -> SideCar:
+def _describe(key: EngineKey, folder: Path, model: str, seconds: float, notes: Mapping[str, Any]) -> EngineSideCar:
     files = describe_files(folder)
     if not files:
         raise EngineError(f"{key.name}: the build wrote no file")
-    return SideCar(
+    return EngineSideCar(
         key=key,
         digest=key.digest(),
         files=files,

@@ -7,11 +7,12 @@ from torch import Tensor
 
 from dgkit.engines.onnx_export import MODEL, export_engine
 from dgkit.engines.runner import BuildOptions, Network, Runner
-from dgkit.engines.store import Engine, EngineStore, Notify, Policy
+from dgkit.engines.store import Engine, EngineStore, Policy
 from dgkit.engines.trt_build import ENGINE, Profile, choose_profile, describe_profile, obtain_engine, profiles
 from dgkit.engines.trt_library import load_library, on_gpu
 from dgkit.engines.trt_session import Session
 from dgkit.errors import EngineError
+from dgkit.progress import Notify
 
 
 class TrtRunner(Runner):

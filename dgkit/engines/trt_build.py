@@ -17,10 +17,11 @@ from dgkit.engines.onnx_export import MODEL, dynamic_symbols, export_engine, gra
 from dgkit.engines.runner import BuildOptions, Network
 from dgkit.engines.sidecar import EngineKey, Scalar
 from dgkit.engines.spec import TensorSpec
-from dgkit.engines.store import Engine, EngineStore, Notify, Policy
-from dgkit.engines.trt_library import Library, is_portable, make_monitor, on_gpu
+from dgkit.engines.store import Engine, EngineStore, Policy
+from dgkit.engines.trt_library import TrtLibrary, is_portable, make_monitor, on_gpu
 from dgkit.errors import EngineError
 from dgkit.files import atomic_write
+from dgkit.progress import Notify
 
 ENGINE = "model.engine"
 # Pixels of one call of the VAE. Its widest tensors have 256 channels at full resolution, and a tensor of TensorRT may
@@ -73,7 +74,7 @@ def describe_profile(profile: Profile, names: Sequence[str]) -> str:
 
 
 def engine_key(
-    library: Library, network: Network, dtype: str, device: torch.device, options: BuildOptions
+    library: TrtLibrary, network: Network, dtype: str, device: torch.device, options: BuildOptions
 ) -> EngineKey:
     """Key of the engine of ``network``. One of TensorRT-RTX is for any device unless its GPU is none of the usual."""
     graph = graph_key(network, dtype)
@@ -101,7 +102,7 @@ def engine_key(
 
 
 def obtain_engine(
-    library: Library,
+    library: TrtLibrary,
     network: Network,
     dtype: str,
     device: torch.device,
@@ -126,7 +127,7 @@ def obtain_engine(
     return EngineStore().obtain(key, build, rebuild=rebuild, model=network.model, notify=notify)
 
 
-def _check_device(library: Library, device: torch.device, options: BuildOptions) -> None:
+def _check_device(library: TrtLibrary, device: torch.device, options: BuildOptions) -> None:
     if on_gpu(device):
         return
     if not library.is_rtx:
@@ -142,7 +143,7 @@ def _check_device(library: Library, device: torch.device, options: BuildOptions)
 
 
 def build_engine(
-    library: Library,
+    library: TrtLibrary,
     graph: Path,
     target: Path,
     network: Network,
@@ -179,7 +180,7 @@ def build_engine(
     return {"layers": definition.num_layers, "peak_gib": round(peak, 2)}
 
 
-def _configure(library: Library, builder: Any, device: torch.device, options: BuildOptions) -> Any:
+def _configure(library: TrtLibrary, builder: Any, device: torch.device, options: BuildOptions) -> Any:
     trt, config = library.module, builder.create_builder_config()
     config.clear_flag(trt.BuilderFlag.TF32)
     if options.workspace_gib is not None:
@@ -200,7 +201,7 @@ def _configure(library: Library, builder: Any, device: torch.device, options: Bu
     return config
 
 
-def _load_timings(library: Library, config: Any, device: torch.device) -> Path | None:
+def _load_timings(library: TrtLibrary, config: Any, device: torch.device) -> Path | None:
     """Give the builder the timings of earlier builds on this GPU; returns where to keep them.
 
     TensorRT-RTX times nothing; with a cache of timings it asks for a GPU.

@@ -13,9 +13,9 @@ from typing import Any
 
 import torch
 
-from dgkit.engines.store import Notify
 from dgkit.errors import MissingDependency, UsageError
 from dgkit.optional import install_command, require
+from dgkit.progress import Notify
 
 VARIABLE = "DGKIT_TRT"
 INTERVAL = 10.0  # seconds between two lines of progress
@@ -23,7 +23,7 @@ _MODULES = {"tensorrt": ("trt", "tensorrt", "gpu"), "rtx": ("rtx", "tensorrt_rtx
 
 
 @dataclass(frozen=True)
-class Library:
+class TrtLibrary:
     """``backend`` is ``trt`` or ``rtx`` as in the key of an engine, ``module`` the imported package."""
 
     backend: str
@@ -41,7 +41,7 @@ class Library:
         return text if len(text) <= 300 else f"{text[:300]}…"
 
 
-def load_library() -> Library:
+def load_library() -> TrtLibrary:
     """TensorRT where it is installed, else TensorRT-RTX; the variable ``DGKIT_TRT`` (``tensorrt``, ``rtx``) chooses.
 
     MissingDependency where neither can be imported, UsageError for another value of the variable.
@@ -62,7 +62,7 @@ def load_library() -> Library:
 
 
 @functools.cache
-def _load(name: str) -> Library:
+def _load(name: str) -> TrtLibrary:
     backend, package, extra = _MODULES[name]
     module: Any = require(package, extra)
 
@@ -79,10 +79,10 @@ def _load(name: str) -> Library:
             if severity == base.ERROR:
                 self.messages.append(message)
 
-    return Library(backend, module, Logger())
+    return TrtLibrary(backend, module, Logger())
 
 
-def make_monitor(library: Library, notify: Notify | None, name: str) -> Any:
+def make_monitor(library: TrtLibrary, notify: Notify | None, name: str) -> Any:
     """An ``IProgressMonitor`` that tells ``notify`` at most every :data:`INTERVAL` seconds how far a build is.
 
     Ctrl-C between two steps stops the build; ``cancelled`` then is True.

@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from dgkit.engines.trt_library import Library
+from dgkit.engines.trt_library import TrtLibrary
 from dgkit.errors import EngineError, OutputError
 from dgkit.files import atomic_write
 
@@ -41,7 +41,7 @@ class Session:
 
     def __init__(
         self,
-        library: Library,
+        library: TrtLibrary,
         file: Path,
         device: torch.device,
         *,

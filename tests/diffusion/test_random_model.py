@@ -9,16 +9,18 @@ import numpy as np
 import pytest
 import torch
 
+from dgkit.diffusion.components import model_networks
 from dgkit.diffusion.hub import embedded_model
 from dgkit.diffusion.loading import load_pipeline
 from dgkit.diffusion.model_folder import ModelFolder, check_fit
 from dgkit.diffusion.presets import Preset
-from dgkit.diffusion.random_model import MODELS, RandomModel, random_networks
+from dgkit.diffusion.random_model import MODELS, RandomModel
 from dgkit.diffusion.sampler import SceneRequest, sample
 from dgkit.diffusion.weights import PARTS, construct
 from dgkit.engines.onnx_export import example_inputs
 from dgkit.engines.spec import NETWORKS, bind
 from dgkit.errors import UsageError
+from tests.models import random_networks
 
 # Published: 859.5 million weights of the UNet, 361 of its ControlNet, 83.7 of the VAE, 123 of CLIP's text encoder.
 SD15_WEIGHTS = {"unet": 859_520_964, "controlnet": 361_281_568, "vae": 83_653_863, "text_encoder": 123_060_480}
@@ -62,7 +64,7 @@ def test_weights_are_those_of_name_and_seed() -> None:
     assert torch.equal(weights[0], weights[1]) and not torch.equal(weights[0], weights[2])
     digests = {random_networks("tiny", seed)[name].digest() for seed in (0, 0, 1) for name in NETWORKS}
     assert len(digests) == 2 * 4  # the two networks of the VAE share theirs, as in a folder
-    script = "from dgkit.diffusion.random_model import random_networks as r; print(r('tiny')['denoiser'].digest())"
+    script = "from dgkit.diffusion.random_model import RandomModel as M; print(M('tiny').digest('unet', 'controlnet'))"
     other = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
     assert other.stdout.strip() == random_networks("tiny")["denoiser"].digest()
     state = torch.get_rng_state()
@@ -70,11 +72,13 @@ def test_weights_are_those_of_name_and_seed() -> None:
     assert torch.equal(state, torch.get_rng_state())
 
 
-def test_every_load_is_untouched() -> None:
-    network = random_networks("tiny")["denoiser"]
+def test_a_released_model_makes_its_parts_again() -> None:
+    model = RandomModel("tiny")
+    network = model_networks(model)["denoiser"]
     inputs = example_inputs(network)
     expected = _call(network.load(), inputs)[0]
     network.load().to(torch.bfloat16)
+    model.release()
     assert torch.equal(_call(network.load(), inputs)[0], expected)
 
 

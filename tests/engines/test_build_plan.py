@@ -7,13 +7,13 @@ from typing import Any
 
 import pytest
 
-from dgkit.diffusion.random_model import random_networks
-from dgkit.engines.build_plan import Outcome, build, first_problem, look, verdict
+from dgkit.engines.build_plan import EngineStatus, build, first_problem, inspect, verdict
 from dgkit.engines.onnx_export import graph_key
 from dgkit.engines.runner import Network
 from dgkit.engines.store import Engine, EngineStore
 from dgkit.engines.torch_runner import TorchRunner
 from dgkit.errors import EngineError, OutputError
+from tests.models import random_networks
 
 
 class Quick(TorchRunner):
@@ -45,16 +45,16 @@ def runner(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Quick:
 
 def test_look_changes_nothing(runner: Quick) -> None:
     runner.rebuild = "always"
-    outcome = look("condition", "ort", runner)
+    outcome = inspect("condition", "ort", runner)
     assert outcome.state == "missing" and outcome.hint.startswith("dgkit build-engines --random tiny --engine ort ")
     assert runner.rebuild == "always" and not EngineStore().root.exists()
-    assert look("condition", "torch", TorchRunner(runner.network)).state == "none needed"
+    assert inspect("condition", "torch", TorchRunner(runner.network)).state == "none needed"
 
 
 def test_errors_of_engines_and_graphs(runner: Quick) -> None:
     graph = build("condition", "ort", runner)
     assert (graph.state, graph.size, graph.error, graph.error_of) == ("built", 5, 3e-6, "engine")
-    assert look("condition", "ort", runner).error == 3e-6
+    assert inspect("condition", "ort", runner).error == 3e-6
     other = Quick(runner.network)
     other.backend, other.notes = "openvino", {}
     assert build("condition", "openvino", other).error == 3e-6  # that of the graph of the same network and dtype
@@ -70,16 +70,16 @@ def test_failures(runner: Quick) -> None:
     runner.failure = EngineError("no", "try something")
     outcome = build("condition", "ort", runner)
     assert (outcome.state, outcome.reason, outcome.hint) == ("failed", "no", "try something")
-    problem = first_problem([Outcome("a", "ort", "fp32", "cpu", "ready"), outcome])
+    problem = first_problem([EngineStatus("a", "ort", "fp32", "cpu", "ready"), outcome])
     assert problem is not None and (problem.message, problem.hint) == ("no", "try something")
-    assert first_problem([Outcome("a", "ort", "fp32", "cpu", "built")]) is None
+    assert first_problem([EngineStatus("a", "ort", "fp32", "cpu", "built")]) is None
     runner.failure = OutputError("full")
     with pytest.raises(OutputError, match="full"):  # the next network would meet the same disk
         build("condition", "ort", runner)
 
 
 def test_verdicts() -> None:
-    states = {state: Outcome("a", "ort", "fp32", "cpu", state) for state in ("ready", "missing", "none needed")}
+    states = {state: EngineStatus("a", "ort", "fp32", "cpu", state) for state in ("ready", "missing", "none needed")}
     found = {
         (policy, state): verdict(policy, states[state]) for policy in ("never", "auto", "always") for state in states
     }

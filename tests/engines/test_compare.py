@@ -10,7 +10,7 @@ import torch
 
 from dgkit.diffusion.loading import model_networks
 from dgkit.diffusion.model_folder import ModelFolder
-from dgkit.engines.compare import TOLERANCES, Side, check_network, compare_outputs
+from dgkit.engines.compare import TOLERANCES, EngineSpec, check_network, compare_outputs
 from dgkit.engines.runner import DTYPES, QUANTISED, Network
 from dgkit.errors import UsageError
 
@@ -24,11 +24,13 @@ def load(folder: ModelFolder, name: str) -> Network:
 
 def test_a_backend_agrees_with_itself_and_lower_precision_differs(folder: ModelFolder) -> None:
     fresh = partial(load, folder, "vae_encoder")
-    same = check_network(fresh, Side("torch"), Side("torch"))
+    same = check_network(fresh, EngineSpec("torch"), EngineSpec("torch"))
     assert [(item.output, item.relative, item.absolute) for item in same] == [("mean", 0, 0), ("logvar", 0, 0)]
-    lower = check_network(fresh, Side("torch"), Side("torch", "bf16"), batch=3)
+    lower = check_network(fresh, EngineSpec("torch"), EngineSpec("torch", "bf16"), batch=3)
     assert all(0 < item.relative <= item.tolerance == TOLERANCES["bf16"] and item.passed for item in lower)
-    swapped = check_network(fresh, Side("torch", "bf16"), Side("torch"), batch=3)  # rounds no weights of the other side
+    swapped = check_network(
+        fresh, EngineSpec("torch", "bf16"), EngineSpec("torch"), batch=3
+    )  # rounds no weights of the other side
     assert [item.absolute for item in swapped] == [item.absolute for item in lower]
 
 
@@ -52,13 +54,13 @@ def test_values_that_are_not_finite_are_located(value: float) -> None:
 
 
 def test_sides() -> None:
-    assert Side.parse("torch:bf16") == Side("torch", "bf16") and str(Side.parse("ort")) == "ort:fp32"
+    assert EngineSpec.parse("torch:bf16") == EngineSpec("torch", "bf16") and str(EngineSpec.parse("ort")) == "ort:fp32"
     assert set(TOLERANCES) == {*DTYPES, *QUANTISED}
     for text, words in (("nope", "unknown engine"), ("torch:fp8", "unknown dtype")):
         with pytest.raises(UsageError, match=words):
-            Side.parse(text)
+            EngineSpec.parse(text)
 
 
 def test_batch_is_positive(folder: ModelFolder) -> None:
     with pytest.raises(UsageError, match="1 and more"):
-        check_network(partial(load, folder, "condition"), Side("torch"), Side("torch"), batch=0)
+        check_network(partial(load, folder, "condition"), EngineSpec("torch"), EngineSpec("torch"), batch=0)

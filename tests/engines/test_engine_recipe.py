@@ -11,11 +11,11 @@ import pytest
 
 from dgkit.config import load_config
 from dgkit.diffusion.loading import load_pipeline
-from dgkit.diffusion.random_model import random_networks
 from dgkit.engines.engine_recipe import EngineRecipe, choose_networks, parse_batch, resolve_device
 from dgkit.engines.runner import BuildOptions
 from dgkit.engines.spec import NETWORKS
 from dgkit.errors import UsageError
+from tests.models import random_networks
 
 RECIPES = sorted((Path(__file__).parents[2] / "engines").glob("*.yaml"))
 

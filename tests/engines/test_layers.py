@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from dgkit.diffusion.loading import model_networks
 from dgkit.diffusion.model_folder import ModelFolder
 from dgkit.engines import layers
-from dgkit.engines.compare import OutputCheck, Side
+from dgkit.engines.compare import EngineSpec, OutputCheck
 from dgkit.engines.layers import LayerReport, check_layers
 from dgkit.engines.runner import Network
 from dgkit.engines.store import EngineStore
@@ -42,7 +42,7 @@ def with_weights(network: Network, change: Callable[[nn.Module], None]) -> Netwo
 def test_layers_of_equal_networks_agree(folder: ModelFolder, second: str) -> None:
     if second == "openvino":
         pytest.importorskip("openvino", reason="needs openvino: pip install 'dgkit[cpu]'")
-    report = check_layers(partial(load, folder, "vae_encoder"), Side("torch"), Side.parse(second))
+    report = check_layers(partial(load, folder, "vae_encoder"), EngineSpec("torch"), EngineSpec.parse(second))
     print(f"{second}: {len(report.checks)} layers, worst {report.worst.output} {report.worst.relative:.1e}")
     names = [check.output for check in report.checks]
     assert len(names) == len(set(names)) > 20
@@ -77,7 +77,7 @@ def test_the_layer_that_differs_is_found(
     monkeypatch.setitem(layers._TRACERS, "torch", wrong)
     if second == "torch":
         monkeypatch.setitem(layers._TRACERS, "ort", trace)
-    report = check_layers(partial(load, folder, "vae_encoder"), Side("ort"), Side("torch"))
+    report = check_layers(partial(load, folder, "vae_encoder"), EngineSpec("ort"), EngineSpec("torch"))
     names = [check.output for check in report.checks]
     assert report.first is not None and report.first.output == "encoder.mid_block.resnets.0.conv1"
     before = report.checks[: names.index(report.first.output)]
@@ -115,15 +115,15 @@ def test_the_worst_layer_is_the_one_that_is_not_finite() -> None:
 def test_what_cannot_be_compared_is_refused(folder: ModelFolder, monkeypatch: pytest.MonkeyPatch) -> None:
     compare = partial(check_layers, partial(load, folder, "condition"))
     for second, words in (
-        (Side("compile"), "engine 'compile' cannot be seen; those of torch, ort, openvino, trt can"),
-        (Side("ort", "bf16"), "allowed are ort:fp32"),
+        (EngineSpec("compile"), "engine 'compile' cannot be seen; those of torch, ort, openvino, trt can"),
+        (EngineSpec("ort", "bf16"), "allowed are ort:fp32"),
     ):
         with pytest.raises(UsageError, match=words):
-            compare(Side("torch"), second)
+            compare(EngineSpec("torch"), second)
     with pytest.raises(UsageError, match="1 and more"):
-        compare(Side("torch"), Side("torch"), batch=0)
+        compare(EngineSpec("torch"), EngineSpec("torch"), batch=0)
     with pytest.raises(EngineError, match="asked for device cpu"):
-        compare(Side("torch"), Side("trt"))
+        compare(EngineSpec("torch"), EngineSpec("trt"))
     monkeypatch.setitem(layers._TRACERS, "ort", lambda job: {})
     with pytest.raises(EngineError, match="condition: torch:fp32 and ort:fp32 have no layer in common"):
-        compare(Side("torch"), Side("ort"))
+        compare(EngineSpec("torch"), EngineSpec("ort"))

@@ -8,12 +8,12 @@ import pytest
 
 from dgkit.diffusion.loading import model_networks
 from dgkit.diffusion.model_folder import ModelFolder
-from dgkit.diffusion.random_model import random_networks
 from dgkit.engines.compare import TOLERANCES
 from dgkit.engines.onnx_export import example_inputs, relative_error
 from dgkit.engines.runner import Network, Runner, runner_class
 from dgkit.engines.spec import NETWORKS
 from dgkit.engines.torch_runner import TorchRunner
+from tests.models import random_networks
 
 # (backend, dtype): relative L2 error allowed.
 SIDES = {

@@ -9,7 +9,6 @@ import pytest
 import torch
 from torch import Tensor
 
-from dgkit.diffusion.random_model import random_networks
 from dgkit.engines.compare import TOLERANCES, compare_outputs
 from dgkit.engines.machine import device_facts
 from dgkit.engines.onnx_export import example_inputs
@@ -18,6 +17,7 @@ from dgkit.engines.spec import NETWORKS
 from dgkit.engines.torch_runner import TorchRunner
 from dgkit.engines.trt_library import is_portable, load_library
 from dgkit.errors import MissingDependency
+from tests.models import random_networks
 
 pytestmark = pytest.mark.gpu
 

@@ -19,7 +19,7 @@ from dgkit.diffusion import calibration
 from dgkit.diffusion.loading import load_pipeline, model_networks
 from dgkit.diffusion.model_folder import ModelFolder
 from dgkit.engines import openvino_runner
-from dgkit.engines.compare import Side, check_network
+from dgkit.engines.compare import EngineSpec, check_network
 from dgkit.engines.engine_recipe import EngineRecipe
 from dgkit.engines.onnx_export import TOLERANCES
 from dgkit.engines.openvino_runner import BLOB, HELD_OUT, OpenVinoRunner, engine_key
@@ -77,7 +77,7 @@ def test_an_engine_and_what_it_was_verified_on(built: Engine, folder: ModelFolde
 
 
 def test_engines_are_compared_on_calls_in_use(built: Engine, folder: ModelFolder) -> None:
-    (check,) = check_network(partial(denoiser, folder), Side("torch"), Side("openvino", "int8"), batch=7)
+    (check,) = check_network(partial(denoiser, folder), EngineSpec("torch"), EngineSpec("openvino", "int8"), batch=7)
     assert check.passed and check.tolerance == TOLERANCES["int8"]
     assert check.relative == pytest.approx(built.sidecar.notes["error"]["prediction"], rel=0.05)
 
@@ -141,7 +141,7 @@ def test_a_recipe_in_int8_is_that_of_the_denoiser(folder: ModelFolder, monkeypat
     )
     runners = own.runners(model_networks(folder), notify=said.append)
     assert not said and [name for name, runner in runners.items() if runner.dtype_name != "fp32"] == ["denoiser"]
-    sides = [str(Side("openvino", "int8").of(name)) for name in ("denoiser", "condition", "text_encoder")]
+    sides = [str(EngineSpec("openvino", "int8").of(name)) for name in ("denoiser", "condition", "text_encoder")]
     assert sides == ["openvino:int8", "openvino:bf16", "openvino:fp32"]
 
 

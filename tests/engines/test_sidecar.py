@@ -17,8 +17,8 @@ from dgkit.engines import compile_runner, machine, openvino_runner, trt_build
 from dgkit.engines.compile_runner import CompileRunner
 from dgkit.engines.onnx_export import graph_key
 from dgkit.engines.runner import BuildOptions
-from dgkit.engines.sidecar import SIDECAR, EngineKey, SideCar, describe_files, read_sidecar, write_sidecar
-from dgkit.engines.trt_library import Library
+from dgkit.engines.sidecar import SIDECAR, EngineKey, EngineSideCar, describe_files, read_sidecar, write_sidecar
+from dgkit.engines.trt_library import TrtLibrary
 
 GOLDEN = Path(__file__).parents[1] / "golden"
 CPU = torch.device("cpu")
@@ -47,8 +47,8 @@ def test_engine_names_never_change() -> None:
         openvino_runner.engine_key(denoiser, "bf16"),
         openvino_runner.engine_key(denoiser, "int8"),
         compile_runner.engine_key(CompileRunner(denoiser, dtype="bf16")),
-        trt_build.engine_key(Library("trt", None, None), denoiser, "fp16", CPU, tuned),
-        trt_build.engine_key(Library("rtx", None, None), decoder, "fp16", CPU, BuildOptions()),
+        trt_build.engine_key(TrtLibrary("trt", None, None), denoiser, "fp16", CPU, tuned),
+        trt_build.engine_key(TrtLibrary("rtx", None, None), decoder, "fp16", CPU, BuildOptions()),
     )
     assert [key.name for key in keys] == [
         "denoiser-onnx-fp32-055bed715e9cd69d",
@@ -92,7 +92,7 @@ def test_a_written_side_car_keeps_its_bytes(tmp_path: Path) -> None:
         flags={"refit": True, "workspace_gib": 1.5},
     )
     (tmp_path / "model.bin").write_bytes(b"engine")
-    sidecar = SideCar(
+    sidecar = EngineSideCar(
         key=key,
         digest=key.digest(),
         files=describe_files(tmp_path),

@@ -13,7 +13,6 @@ from torch import Tensor
 
 from dgkit.diffusion.loading import model_networks
 from dgkit.diffusion.model_folder import ModelFolder
-from dgkit.diffusion.random_model import random_networks
 from dgkit.engines import trt, trt_build, trt_library
 from dgkit.engines.onnx_export import example_inputs, export_engine, graph_key
 from dgkit.engines.runner import BuildOptions, Network
@@ -22,8 +21,9 @@ from dgkit.engines.store import EngineStore
 from dgkit.engines.torch_runner import TorchRunner
 from dgkit.engines.trt import TrtRunner
 from dgkit.engines.trt_build import ENGINE, choose_profile, engine_key, obtain_engine, profiles
-from dgkit.engines.trt_library import Library, load_library
+from dgkit.engines.trt_library import TrtLibrary, load_library
 from dgkit.errors import EngineError, MissingDependency, UsageError
+from tests.models import random_networks
 
 pytest.importorskip("tensorrt_rtx", reason="needs tensorrt-rtx: pip install 'dgkit[rtx]'")
 pytest.importorskip("onnxruntime", reason="needs onnxruntime: pip install 'dgkit[cpu]'")
@@ -208,7 +208,7 @@ def test_weights_that_can_be_replaced_need_a_gpu(network: Network, options: Buil
 
 
 def test_tensorrt_itself_builds_on_a_gpu_only(network: Network) -> None:
-    library = Library("trt", load_library().module, load_library().logger)
+    library = TrtLibrary("trt", load_library().module, load_library().logger)
     with pytest.raises(EngineError, match="asked for device cpu"):
         obtain_engine(library, network, "fp32", CPU, BuildOptions())
 

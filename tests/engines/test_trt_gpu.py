@@ -7,8 +7,7 @@ from typing import Any
 import pytest
 import torch
 
-from dgkit.diffusion.random_model import random_networks
-from dgkit.engines.compare import TOLERANCES, Side
+from dgkit.engines.compare import TOLERANCES, EngineSpec
 from dgkit.engines.layers import check_layers
 from dgkit.engines.onnx_export import example_inputs, relative_error
 from dgkit.engines.runner import BuildOptions, Network
@@ -16,6 +15,7 @@ from dgkit.engines.torch_runner import TorchRunner
 from dgkit.engines.trt import TrtRunner
 from dgkit.engines.trt_library import is_portable, load_library
 from dgkit.errors import EngineError, MissingDependency
+from tests.models import random_networks
 
 pytestmark = pytest.mark.gpu
 
@@ -84,7 +84,7 @@ def test_weights_put_in_when_opened() -> None:
 
 def test_layers_of_an_engine_are_those_of_the_graph() -> None:
     report = check_layers(
-        lambda: random_networks("tiny")["denoiser"], Side("torch"), Side("trt", "fp16"), device="cuda"
+        lambda: random_networks("tiny")["denoiser"], EngineSpec("torch"), EngineSpec("trt", "fp16"), device="cuda"
     )
     print(f"{len(report.checks)} layers, worst {report.worst.output} {report.worst.relative:.1e}")
     assert len(report.checks) > 20 and report.first is None

@@ -16,7 +16,7 @@ import pytest
 import torch
 
 from dgkit.engines import trt_session
-from dgkit.engines.trt_library import Library
+from dgkit.engines.trt_library import TrtLibrary
 from dgkit.engines.trt_session import CONTEXTS, Session
 from dgkit.errors import EngineError
 
@@ -102,7 +102,7 @@ def engine() -> Engine:
 
 
 @pytest.fixture()
-def library(engine: Engine) -> Library:
+def library(engine: Engine) -> TrtLibrary:
     logger = SimpleNamespace(messages=[])
 
     class Runtime:
@@ -118,7 +118,7 @@ def library(engine: Engine) -> Library:
     kinds = SimpleNamespace(FLOAT="FLOAT", HALF="HALF", BF16="BF16", INT32="INT32", INT64="INT64")
     strategies = SimpleNamespace(USER_MANAGED="USER_MANAGED")
     module = SimpleNamespace(Runtime=Runtime, DataType=kinds, ExecutionContextAllocationStrategy=strategies)
-    return Library("trt", module, logger)
+    return TrtLibrary("trt", module, logger)
 
 
 @pytest.fixture(autouse=True)
@@ -130,7 +130,7 @@ def _no_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture()
-def session(library: Library, tmp_path: Path) -> Iterator[Session]:
+def session(library: TrtLibrary, tmp_path: Path) -> Iterator[Session]:
     file = tmp_path / "model.engine"
     file.write_bytes(b"good engine")
     opened = Session(library, file, CPU, cuda_graph=True, weights=None, kernels=tmp_path / "kernels")
@@ -177,7 +177,7 @@ def test_no_more_contexts_than_allowed(session: Session, engine: Engine) -> None
     assert len(engine.made) == CONTEXTS + 2
 
 
-def test_errors(session: Session, engine: Engine, library: Library, tmp_path: Path) -> None:
+def test_errors(session: Session, engine: Engine, library: TrtLibrary, tmp_path: Path) -> None:
     with pytest.raises(EngineError, match=r"does not take inputs of \{'latents': \[65, 3\]\}"):
         session.run(0, {"latents": latents(65)})
     with pytest.raises(EngineError, match="does not take inputs"):

@@ -13,7 +13,7 @@ import torch
 
 from dgkit.diffusion.fusion import large_components
 from dgkit.diffusion.loading import load_pipeline
-from dgkit.diffusion.passes import Run, Scene
+from dgkit.diffusion.passes import Run, SceneState
 from dgkit.diffusion.pipeline import Pipeline
 from dgkit.diffusion.pixels import resize
 from dgkit.diffusion.presets import PRESETS
@@ -81,7 +81,7 @@ def test_each_pass(pipeline: Pipeline, name: str) -> None:
     golden = Golden(name)
     run = Run(pipeline, golden.preset, batch=BATCH, noise=golden.noise)
     with torch.inference_mode():
-        scene = Scene(golden.request, *run.texts([golden.request])[golden.request.prompt])
+        scene = SceneState(golden.request, *run.texts([golden.request])[golden.request.prompt])
         first = run.first_pass([scene], lambda samples: None)
         scene.low = run.finish(scene, next(run.decode(first)))
         upsampled = run.bridge([scene])
