@@ -1,10 +1,10 @@
 # make demo    16 labelled street scenes with the embedded model, in demo/
 # make test    the test suite, as continuous integration runs it
-# make lint    ruff and mypy
-# make docs    docs/cli.md from the commands' own help
+# make lint    ruff (rules and format), mypy and codespell
+# make docs    docs/cli.md, generated from the help texts of the commands
 # make wheel   dist/*.whl and dist/*.tar.gz
-# make gpu-check  engines, figures and tests of a machine with a CUDA device, in runs/gpu (docs/gpu.md)
-# make clean   remove everything the other targets made
+# make gpu-check  check engines, speed and tests on a machine with a CUDA device; writes runs/gpu (docs/gpu.md)
+# make clean   remove what the other targets wrote
 #
 # Needs Python 3.11 or newer: `make PYTHON=python3.12 test` picks one. On a machine without an NVIDIA GPU,
 # `make demo PIP_EXTRA_INDEX_URL=https://download.pytorch.org/whl/cpu` avoids the CUDA libraries.
@@ -13,9 +13,11 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
-# What pytest gets beside its settings in pyproject.toml, e.g. `make test ARGS="-k labelmap"`.
+# Further arguments of pytest, e.g. `make test ARGS="-k labelmap"`.
 ARGS ?=
-# Folder of the results of gpu-check.
+# Processes that run tests: a number, or `logical` for one per core.
+WORKERS ?= logical
+# Output folder of gpu-check.
 OUT ?= runs/gpu
 
 .PHONY: demo test lint docs wheel gpu-check clean
@@ -25,11 +27,13 @@ demo: $(VENV)/core.stamp
 	@echo "Contact sheet: $(CURDIR)/demo/contact_sheet.png"
 
 test: $(VENV)/dev.stamp
-	$(BIN)/python -m pytest $(ARGS)
+	$(BIN)/python -m pytest --numprocesses $(WORKERS) --dist worksteal $(ARGS)
 
 lint: $(VENV)/dev.stamp
 	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+	$(BIN)/codespell
 
 docs: $(VENV)/dev.stamp
 	$(BIN)/python -m typer dgkit.cli.app utils docs --name dgkit --title 'Command line' --output docs/cli.md
@@ -37,7 +41,7 @@ docs: $(VENV)/dev.stamp
 wheel: $(VENV)/dev.stamp
 	$(BIN)/python -m build --outdir dist .
 
-# With the Python that has a CUDA build of torch, not with the environment in .venv.
+# Uses the Python that has a CUDA build of torch, not the environment in .venv.
 gpu-check:
 	$(PYTHON) benchmarks/gpu/check.py --out $(OUT) $(ARGS)
 
@@ -49,7 +53,7 @@ $(BIN)/python:
 		{ echo "dgkit needs Python 3.11 or newer; $(PYTHON) is $$($(PYTHON) --version 2>&1). Type: make PYTHON=python3.12"; exit 1; }
 	$(PYTHON) -m venv $(VENV)
 
-# A stamp is newer than what it was installed from, so a second run installs nothing.
+# A stamp is newer than the files that were installed, so a second run installs nothing.
 $(VENV)/core.stamp: pyproject.toml constraints.txt | $(BIN)/python
 	$(INSTALL) -e .
 	@touch $@

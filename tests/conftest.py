@@ -1,4 +1,4 @@
-"""Shared set-up: no network, caches in a temporary folder, and marks that explain themselves when they skip."""
+"""Shared set-up: no network, caches in a temporary folder, and reasons for skipped tests."""
 
 from __future__ import annotations
 
@@ -7,21 +7,25 @@ from pathlib import Path
 
 import pytest
 
-# Before huggingface_hub is imported anywhere: a test that reached for a hub would pass or fail with the network.
+# Set before huggingface_hub is imported: no test may depend on the network.
 os.environ["HF_HUB_OFFLINE"] = "1"
+# Set before torch and numpy are imported: workers of pytest-xdist, and the processes that they start, share the cores.
+if "PYTEST_XDIST_WORKER" in os.environ:
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 ROOT = Path(__file__).resolve().parents[1]
 
 
 @pytest.fixture(scope="session", autouse=True)
-def _own_cache(tmp_path_factory: pytest.TempPathFactory) -> None:
-    """Exported graphs go to a folder of this run, never to the user's cache."""
+def _own_home(tmp_path_factory: pytest.TempPathFactory) -> None:
+    """Give this run, and each of its workers, a home folder and an engine store of its own."""
+    os.environ["HOME"] = str(tmp_path_factory.mktemp("home"))
     os.environ["DGKIT_CACHE"] = str(tmp_path_factory.mktemp("dgkit-cache"))
 
 
 @pytest.fixture(scope="session")
 def shared_folder() -> Path:
-    """Data too large for the repository, in ``../shared``: real label maps and the like."""
+    """Return ``../shared``: data too large for the repository, such as real label maps."""
     folder = ROOT.parent / "shared"
     if not folder.is_dir():
         pytest.skip(f"needs the data folder {folder}, which is not on this machine")
