@@ -1,4 +1,4 @@
-"""Bars of a benchmark as an SVG picture, and its rows as a table in Markdown. Neither needs a library."""
+"""Rows of a benchmark as bars in an SVG picture and as a table in Markdown."""
 
 import html
 import itertools
@@ -16,7 +16,7 @@ _TEXT = 'font-family="sans-serif" font-size="12" fill="#1a1a1a"'
 
 
 def draw(rows: Sequence[BenchRow]) -> str:
-    """An SVG document: for each subject a group of bars, as long as its configurations are fast in samples a second."""
+    """Return an SVG document with a group of bars for each subject; lengths are proportional to samples per second."""
     shown = [row for row in rows if row.ms_sample]
     parts: list[str] = []
     y = GAP
@@ -35,9 +35,9 @@ def draw(rows: Sequence[BenchRow]) -> str:
 
 
 def markdown(rows: Sequence[BenchRow]) -> str:
-    """A table of rows in Markdown; a configuration that failed says why in place of its figures.
+    """Return a table in Markdown, without columns that are empty in all rows.
 
-    Where no row has a figure for a column, the column is left out.
+    A configuration that failed has the reason in place of its figures.
     """
     heads = ("what", "engine", "dtype", "batch", "ms a sample", "images/hour", "x published", "x eager fp32",
              "share of matmul", "error", "outside networks", "peak RSS")  # fmt: skip
@@ -47,7 +47,7 @@ def markdown(rows: Sequence[BenchRow]) -> str:
 
 
 def speed(row: BenchRow) -> str:
-    """The figure that a person wants of a row: images an hour, or milliseconds a sample."""
+    """Return the main figure of a row as text: images per hour, or milliseconds per sample."""
     if row.images_per_hour:
         return f"{row.images_per_hour:,.0f} images/hour"
     return f"{row.ms_sample:.4g} ms" if row.ms_sample else "failed"

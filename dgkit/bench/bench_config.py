@@ -1,4 +1,4 @@
-"""Settings of ``dgkit bench``, and the one configuration that a worker process is given."""
+"""Settings of ``dgkit bench``, and those of a single task of a worker process."""
 
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -7,7 +7,7 @@ from pydantic import BeforeValidator, Field
 
 from dgkit.config import Config, Metavar
 
-# What can be measured, and the network of dgkit.engines.spec behind it where it is a single one.
+# Subjects that are one network, and its name in dgkit.engines.spec.
 NETWORK_SUBJECTS = {
     "denoiser": "denoiser",
     "vae": "vae_decoder",
@@ -18,9 +18,9 @@ NETWORK_SUBJECTS = {
 IMAGE_SUBJECTS = ("sampler", "generate")
 EVAL = "eval"
 SUBJECTS = (*NETWORK_SUBJECTS, *IMAGE_SUBJECTS, EVAL)
-OFFICIAL = "official"  # stands in the column of engines for the published schedule, run as published
-OFFICIAL_SUBJECTS = ("denoiser", *IMAGE_SUBJECTS)  # what the published schedule has a figure for
-CEILING = "ceiling"  # stands in the column of subjects for what the device can do at most
+OFFICIAL = "official"  # value of the column engine: the published schedule, run as published
+OFFICIAL_SUBJECTS = ("denoiser", *IMAGE_SUBJECTS)  # what can be compared with the published schedule
+CEILING = "ceiling"  # value of the column subject: peak rates of the device
 CEILINGS = ("matmul", "conv3x3", "copy")
 
 Kind = Literal["environment", "build", "reference", "measure", "official", "ceiling"]
@@ -35,7 +35,7 @@ Names = Annotated[tuple[str, ...], BeforeValidator(_split)]
 
 
 class BenchConfig(Config):
-    """One run of ``dgkit bench``: every subject on every engine in every dtype at every batch."""
+    """Settings of one run: every subject on every engine in every dtype at every batch."""
 
     subjects: tuple[str, ...] = Field(("denoiser",), min_length=1, description="What to measure")
     engines: Annotated[Names, Metavar("E,E")] = Field(
@@ -98,9 +98,10 @@ class BenchConfig(Config):
 
 
 class BenchTask(Config):
-    """What one worker process does: one configuration of one run, as JSON on its standard input.
+    """One task of a worker process: a configuration, as JSON on its standard input.
 
-    Several configurations where there are several ``batches``, and all :data:`CEILINGS` of a dtype.
+    Several configurations if there are several ``batches``; a task of kind ``ceiling`` measures all :data:`CEILINGS` of
+    a dtype.
     """
 
     kind: Kind
@@ -109,9 +110,9 @@ class BenchTask(Config):
     engine: str = "torch"
     dtype: str = "fp32"
     batches: tuple[int, ...] = (1,)
-    """Samples of a call; one process takes several of them one after the other."""
+    """Samples per call; measured one after the other in the same process."""
     largest: int = 1
-    """The largest batch of the run."""
+    """Largest batch of the run."""
     model: str | None = None
     device: str = "cpu"
     preset: str = "exact"
@@ -128,4 +129,4 @@ class BenchTask(Config):
     cuda_graph: bool = True
     edge: int | None = None
     references: Path | None = None
-    """Folder of the outputs of torch in fp32: written by ``reference`` where they are not there, read by the others."""
+    """Folder of the outputs of torch in fp32, which ``reference`` writes and the other kinds read."""

@@ -1,4 +1,4 @@
-"""A benchmark: every configuration in its own process, one row each, written as soon as it is known."""
+"""Run a benchmark: every configuration in its own process, one row each, written as soon as it is known."""
 
 import dataclasses
 import functools
@@ -16,41 +16,42 @@ from dgkit.bench.rows import COLUMNS, BenchRow, append
 from dgkit.bench.task_process import TaskOutcome, run_task
 from dgkit.errors import EngineError
 from dgkit.files import atomic_write
+from dgkit.progress import Progress, ignore
 
-Report = Callable[[str, int, int], None]  # what runs now, tasks done, tasks in all
 
+class RunTask(Protocol):
+    """Runs a task within ``timeout`` seconds; never raises."""
 
-class Worker(Protocol):
-    """Does a task within ``timeout`` seconds, and does not raise."""
-
-    def __call__(self, task: BenchTask, timeout: float) -> TaskOutcome: ...
+    def __call__(self, task: BenchTask, timeout: float) -> TaskOutcome:
+        """Return what the task found, or what stopped it."""
 
 
 @dataclass
 class _State:
-    """What later rows are compared with, what became of each build, and what does a task."""
+    """Rows so far, outcome of each build, problem with each subject's reference, and the function that runs a task."""
 
     rows: list[BenchRow]
     builds: dict[tuple[str, str, str], TaskOutcome]
     problems: dict[str, str]
-    do: Callable[[BenchTask], TaskOutcome]
+    run: Callable[[BenchTask], TaskOutcome]
 
 
 def bench(
     config: BenchConfig,
     *,
-    report: Report | None = None,
+    progress: Progress = ignore,
     show: Callable[[BenchRow], None] | None = None,
-    worker: Worker | None = None,
+    worker: RunTask | None = None,
     earlier: Sequence[BenchRow] = (),
 ) -> list[BenchRow]:
-    """Measure; the rows in the order in which they were measured.
+    """Measure every configuration, and return the rows in the order in which they were measured.
 
-    A configuration that fails, dies or takes too long is a row with ``error``. ``show`` is given every row when it is
-    known, when it is in the CSV file already. ``worker`` does the tasks, by default each in a process of its own;
-    several runs can share a :class:`~dgkit.bench.task_process.PersistentWorker`. ``earlier`` are rows of other runs that
-    the new ones are compared with too. UsageError for settings that are not allowed, OutputError where a file cannot be
-    written, EngineError where no configuration worked.
+    A configuration that fails, dies or times out is a row with ``error``. ``progress`` reports the stage ``bench`` in
+    tasks, with the current one as its note. ``show`` is called with every row, after it is in the CSV file. ``worker``
+    runs the tasks, by default each in a process of its own; several runs can share a
+    :class:`~dgkit.bench.task_process.PersistentWorker`. The new rows are also compared with ``earlier`` ones of other
+    runs. Raises UsageError for settings that are not allowed, OutputError if a file cannot be written, and EngineError
+    if no configuration worked.
     """
     check(config)
     worker = worker or run_task
@@ -64,8 +65,7 @@ def bench(
     with tempfile.TemporaryDirectory(prefix="dgkit-bench-") as folder:
         todo = list(tasks(config, environment["device"], config.references or Path(folder)))
         for number, task in enumerate(todo):
-            if report:
-                report(describe(task), number, len(todo))
+            progress("bench", number, len(todo), describe(task))
             for row in _perform(task, base_rows(config, task, environment), state):
                 state.rows.append(_compare(row, [*earlier, *state.rows]))
                 if config.csv is not None:
@@ -77,7 +77,7 @@ def bench(
 
 
 def describe(task: BenchTask) -> str:
-    """A task in a few words."""
+    """Return a task in a few words."""
     if task.kind == "ceiling":
         return f"ceilings {task.dtype}"
     if task.kind in ("reference", "official"):
@@ -87,26 +87,26 @@ def describe(task: BenchTask) -> str:
 
 
 def _perform(task: BenchTask, rows: list[BenchRow], state: _State) -> list[BenchRow]:
-    """``rows`` with what the task found; a task that only prepares others has none, and is remembered."""
+    """Run a task and fill ``rows``; the outcome of one that only prepares others is kept in ``state`` instead."""
     key = (task.subject, task.engine, task.dtype)
     built = state.builds.get(key, TaskOutcome((), "")) if task.kind == "measure" else TaskOutcome((), "")
-    found = TaskOutcome((), f"build: {built.error}") if built.error else state.do(task)
+    found = TaskOutcome((), f"build: {built.error}") if built.error else state.run(task)
     if task.kind == "build":
         state.builds[key] = found
     if task.kind == "reference" and found.error:
-        state.problems[task.subject] = f"no parity, for the reference failed: {found.error}"
-    lost = state.problems.get(task.subject, "") if task.kind == "measure" else ""
-    about = built.cells[0] if built.cells else {}
+        state.problems[task.subject] = f"no parity, since the reference failed: {found.error}"
+    problem = state.problems.get(task.subject, "") if task.kind == "measure" else ""
+    engine = built.cells[0] if built.cells else {}
     filled = []
     for row, cells in itertools.zip_longest(rows, found.cells[: len(rows)]):
-        known: dict[str, Any] = {"error": found.error} if cells is None else {**about, **cells}
-        known["error"] = "; ".join(text for text in (known.get("error", ""), lost) if text)
+        known: dict[str, Any] = {"error": found.error} if cells is None else {**engine, **cells}
+        known["error"] = "; ".join(text for text in (known.get("error", ""), problem) if text)
         filled.append(dataclasses.replace(row, **{name: known[name] for name in COLUMNS if name in known}))
     return filled
 
 
 def _compare(row: BenchRow, before: list[BenchRow]) -> BenchRow:
-    """With its time against the published schedule and torch in fp32, and its rate against the ceiling."""
+    """Add the speed-up over the published schedule and over torch in fp32, and the share of the matmul ceiling."""
     changes: dict[str, Any] = {}
     for other in before:
         if other.subject == CEILING:
@@ -126,4 +126,6 @@ def _conclude(config: BenchConfig, state: _State) -> None:
     if config.plot is not None:
         atomic_write(config.plot, draw(measured).encode())
     if measured and not any(row.ms_median for row in measured):
-        raise EngineError(f"no configuration worked; the first: {measured[0].error}", "dgkit doctor tells what is here")
+        raise EngineError(
+            f"no configuration worked; the first: {measured[0].error}", "dgkit doctor lists engines and devices"
+        )

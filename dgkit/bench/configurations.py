@@ -1,4 +1,4 @@
-"""Which configurations a run has, and in which order: what others are compared with comes first."""
+"""The configurations of a run and their order: what others are compared with comes first."""
 
 import itertools
 from collections.abc import Iterator, Mapping
@@ -24,7 +24,7 @@ _PLAIN = ("torch", "fp32")
 
 
 def check(config: BenchConfig) -> None:
-    """UsageError for a subject, an engine, a dtype or a preset that is not known, and for what cannot be compared."""
+    """Raise UsageError for an unknown subject, engine, dtype or preset, and for options that cannot be combined."""
     from dgkit.diffusion.presets import find_preset
     from dgkit.engines.runner import known_dtype, runner_class
 
@@ -32,12 +32,12 @@ def check(config: BenchConfig) -> None:
     if unknown:
         raise UsageError(f"unknown subject {unknown[0]!r}; known: {', '.join(SUBJECTS)}")
     if min(config.batches) < 1:
-        raise UsageError(f"batch {min(config.batches)}; allowed are 1 and more")
+        raise UsageError(f"--batches {min(config.batches)}; allowed are 1 and more")
     if EVAL in config.subjects and (config.segmenter is None or config.on is None):
         raise UsageError("eval needs a segmenter and a data set", "add --segmenter FILE --on NAME=DIR")
     if EVAL in config.subjects and config.rebuild != "auto":
-        raise UsageError(f"eval builds the engines that are missing, --rebuild {config.rebuild} is not for it",
-                         "leave --rebuild out")  # fmt: skip
+        raise UsageError(f"eval always builds missing engines; --rebuild {config.rebuild} is not supported",
+                         "leave out --rebuild")  # fmt: skip
     for engine in config.engines:
         runner_class(engine)
     for dtype in config.dtypes:
@@ -48,31 +48,30 @@ def check(config: BenchConfig) -> None:
     find_preset(config.preset)
     if config.against and not set(config.subjects) & set(OFFICIAL_SUBJECTS):
         raise UsageError(
-            f"the published schedule has no figure for {', '.join(config.subjects)}; "
-            f"it has for {', '.join(OFFICIAL_SUBJECTS)}",
+            f"--against official does not apply to {', '.join(config.subjects)}; "
+            f"it applies to {', '.join(OFFICIAL_SUBJECTS)}",
             "leave out --against",
         )
     if config.plot is not None and config.plot.suffix != ".svg":
-        raise UsageError(f"the plot {config.plot} is no .svg file", "give a name that ends in .svg")
+        raise UsageError(f"--plot {config.plot} is not an .svg file", "use a name that ends in .svg")
 
 
 def tasks(config: BenchConfig, device: str, references: Path) -> Iterator[BenchTask]:
-    """Ceilings, then for each subject its reference if asked for, the published schedule, and the configurations.
+    """Yield ceilings, then for each subject its reference, the published schedule and the configurations.
 
-    Tasks of kind ``build`` come before the first that needs the engine. Of all dtypes and engines torch in fp32 comes
-    first.
+    Torch in fp32 is the first configuration. A task of kind ``build`` precedes the first task that needs the engine.
     """
     common = _common(config, device)
     if config.ceilings:
         for dtype in dict.fromkeys(config.dtypes):
-            if _offered(("torch", dtype)):  # which is what is measured
+            if _offered(("torch", dtype)):  # ceilings are measured in torch
                 yield BenchTask(kind="ceiling", dtype=dtype, edge=config.ceiling_edge, **common)
-    for asked in dict.fromkeys(config.subjects):
-        subject = NETWORK_SUBJECTS.get(asked, asked)
+    for name in dict.fromkeys(config.subjects):
+        subject = NETWORK_SUBJECTS.get(name, name)
         shared = {**common, "subject": subject, "references": references}
         if config.parity:
             yield BenchTask(kind="reference", **shared)
-        if config.against and asked in OFFICIAL_SUBJECTS:
+        if config.against and name in OFFICIAL_SUBJECTS:
             yield BenchTask(kind="official", batches=(2,), **shared)
         pairs = itertools.product(dict.fromkeys(config.engines), dict.fromkeys(config.dtypes))
         for engine, dtype in sorted(filter(_offered, pairs), key=lambda pair: pair != _PLAIN):
@@ -84,7 +83,7 @@ def tasks(config: BenchConfig, device: str, references: Path) -> Iterator[BenchT
 
 
 def _offered(pair: tuple[str, str]) -> bool:
-    """Whether an engine has a dtype at all; those of torch are tried with every engine, and a row says what fails."""
+    """Return whether to try an (engine, dtype): only quantised dtypes are limited to the engines that list them."""
     from dgkit.engines.runner import QUANTISED, runner_class
 
     engine, dtype = pair
@@ -92,7 +91,7 @@ def _offered(pair: tuple[str, str]) -> bool:
 
 
 def base_rows(config: BenchConfig, task: BenchTask, environment: Mapping[str, Any]) -> list[BenchRow]:
-    """The rows that a task will fill, with the cells that are known before it runs."""
+    """Return the rows that a task will fill, with the cells that are known before it runs."""
     if task.kind == "ceiling":
         return [
             BenchRow(subject=CEILING, network=name, dtype=task.dtype, note=config.note, **environment)

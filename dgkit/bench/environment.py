@@ -1,4 +1,4 @@
-"""What stands beside every figure: the device, the versions and the commit."""
+"""The columns shared by all rows of a run: device, versions and commit."""
 
 from collections.abc import Iterator
 from datetime import UTC, datetime
@@ -16,7 +16,7 @@ _PACKAGES = ("torch", "diffusers", "onnx", "onnxruntime", "onnxruntime-gpu", "op
 
 
 def find_environment(task: BenchTask) -> Iterator[dict[str, Any]]:
-    """Cells that all rows of a run share. ``auto`` becomes ``cuda`` where there is one, else ``cpu``."""
+    """Yield the cells that all rows of a run share. Device ``auto`` becomes ``cuda`` if available, else ``cpu``."""
     name = task.device
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "cpu"

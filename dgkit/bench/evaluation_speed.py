@@ -1,6 +1,5 @@
-"""``eval``: ``dgkit eval`` on labelled pictures, from their files to their scores."""
+"""Subject ``eval``: the command ``dgkit eval`` on labelled pictures, from their files to their scores."""
 
-import hashlib
 import json
 import tempfile
 import time
@@ -8,27 +7,24 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import torch
-
-from dgkit import __version__
 from dgkit.bench.bench_config import BenchTask
 from dgkit.bench.command import Finished, run_dgkit
 from dgkit.bench.image_speed import image_row
-from dgkit.bench.task_process import EXACT, reason
+from dgkit.bench.network_speed import reference_key
+from dgkit.bench.task_process import EXACT, attempt
 from dgkit.bench.timing import LEAST, Times
-from dgkit.engines.machine import device_facts
 from dgkit.files import atomic_write, digest_file
 
 
 def build(task: BenchTask) -> Iterator[dict[str, Any]]:
-    """A run for each batch, whose engine is its own, so that timed runs find theirs; building is not timed."""
+    """Run the command once for each batch, untimed, so that the timed runs find their engines."""
     for batch in task.batches:
         _evaluate(task, batch)
     yield {}
 
 
 def reference(task: BenchTask) -> Iterator[dict[str, Any]]:
-    """MIoU in PyTorch and fp32, of an ONNX file in ONNX Runtime, in a file of ``task.references``."""
+    """Write the mIoU in PyTorch in fp32 (for an ONNX file, in ONNX Runtime) to a file of ``task.references``."""
     path = _reference_path(task)
     if path is not None and not path.is_file():
         engine = "ort" if _is_onnx(task) else "torch"
@@ -38,16 +34,12 @@ def reference(task: BenchTask) -> Iterator[dict[str, Any]]:
 
 
 def measure(task: BenchTask) -> Iterator[dict[str, Any]]:
-    """Cells of each batch on one engine in one dtype: the time in which pictures are read, predicted and scored.
+    """Yield cells of each batch on one engine in one dtype: the time to read, predict and score all pictures.
 
-    ``parity`` is the difference in mIoU to the reference. A batch that fails does not stop the others.
+    ``parity`` is the absolute difference in mIoU from the reference. A batch that fails does not stop the others.
     """
     for batch in task.batches:
-        try:
-            cells = _measure(task, batch)
-        except Exception as error:  # whatever a backend raises is a finding about that backend
-            cells = {"error": reason(error)}
-        yield {"batch": batch, **cells}
+        yield {"batch": batch, **attempt(_measure, task, batch)}
 
 
 def _measure(task: BenchTask, batch: int) -> dict[str, Any]:
@@ -68,7 +60,7 @@ def _measure(task: BenchTask, batch: int) -> dict[str, Any]:
 
 
 def _evaluate(task: BenchTask, batch: int, *, exact: bool = False) -> Finished:
-    """One run of the command into a folder that is thrown away."""
+    """Run the command into a temporary folder."""
     options: dict[str, object] = {
         "--on": task.on, "--protocol": task.protocol, "--engine": task.engine, "--dtype": task.dtype,
         "--device": task.device, "--batch": batch, "--worst": 0,
@@ -92,7 +84,5 @@ def _reference_path(task: BenchTask) -> Path | None:
     if task.references is None or task.segmenter is None:
         return None
     files = [task.segmenter] if task.segmenter.is_file() else sorted(task.segmenter.glob("*.safetensors"))
-    facts = {"weights": [digest_file(path) for path in files], "torch": torch.__version__, "on": task.on,
-             "protocol": task.protocol, "device": device_facts(task.device), "dgkit": __version__}  # fmt: skip
-    name = hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:16]
-    return task.references / f"eval-{name}.json"
+    facts = {"weights": [digest_file(path) for path in files], "on": task.on, "protocol": task.protocol}
+    return task.references / f"eval-{reference_key(task, facts)}.json"

@@ -1,4 +1,4 @@
-"""Whole images: ``sampler``, both passes in memory, and ``generate``, the command with all that it reads and writes."""
+"""Subjects ``sampler``, both passes in memory, and ``generate``, the command with all its reading and writing."""
 
 import dataclasses
 import itertools
@@ -16,7 +16,7 @@ from dgkit.bench.bench_config import BenchTask
 from dgkit.bench.command import run_dgkit
 from dgkit.bench.memory import DeviceMemory, peak_rss
 from dgkit.bench.network_speed import build_options, describe_engines, exact, reference_path
-from dgkit.bench.task_process import EXACT, reason
+from dgkit.bench.task_process import EXACT, attempt
 from dgkit.bench.timing import LEAST, Times, clock_calls
 from dgkit.data.manifest import Manifest
 from dgkit.diffusion.loading import load_pipeline
@@ -30,21 +30,21 @@ from dgkit.errors import EngineError
 from dgkit.files import atomic_path
 from dgkit.progress import Notify
 
-WORLD = 8  # scenes of the procedural city that generate draws its crops from
-HALVES = 2  # denoiser samples of an image in one window: with and without the text
-_SET = 1.0  # seconds by which the clock may be off after a measurement; more, and somebody set it
+WORLD = 8  # scenes of the procedural city that generate cuts its labels from
+HALVES = 2  # denoiser samples per window: with and without the text
+_CLOCK_DRIFT = 1.0  # seconds; a larger difference means that the system clock was set
 
 
 def build(task: BenchTask) -> Iterator[dict[str, Any]]:
-    """Build what the pipeline lacks; cells as of :func:`dgkit.bench.network_speed.build`, over all its engines."""
-    said: list[str] = []
-    pipeline = _pipeline(task, task.rebuild, said.append)
+    """Build missing engines; yield the cells of :func:`dgkit.bench.network_speed.build` over all engines."""
+    notes: list[str] = []
+    pipeline = _pipeline(task, task.rebuild, notes.append)
     engines = [engine for runner in pipeline.runners.values() for engine in runner.prepare()]
-    yield describe_engines(engines, bool(said))
+    yield describe_engines(engines, bool(notes))
 
 
 def reference(task: BenchTask) -> Iterator[dict[str, Any]]:
-    """The first image in plain PyTorch and fp32, with its label, prompt and seed, in a file of ``task.references``."""
+    """Write the first image in eager PyTorch in fp32, with label, prompt and seed, to a file of ``task.references``."""
     plain = task.model_copy(update={"engine": "torch", "dtype": "fp32"})
     pipeline = _pipeline(plain, "auto")
     path = reference_path(task, pipeline.identity()["digest"])
@@ -67,35 +67,27 @@ def reference(task: BenchTask) -> Iterator[dict[str, Any]]:
 
 
 def measure(task: BenchTask) -> Iterator[dict[str, Any]]:
-    """Cells of each batch on one engine in one dtype; the engines are there already.
+    """Yield cells of each batch on one engine in one dtype; the engines are built already.
 
-    Where there are several batches, one that fails does not stop the others; with ``sampler`` only the first then has
-    ``load_s``.
+    A batch that fails does not stop the others. With ``sampler`` only the first batch has ``load_s``.
     """
     pipeline = _pipeline(task, "never")
     path = reference_path(task, pipeline.identity()["digest"])
     if task.subject == "generate":
         for batch in task.batches:
-            yield {"batch": batch, **_guarded(_measure_command, task, batch, path)}
+            yield {"batch": batch, **attempt(_measure_command, task, batch, path)}
         return
     memory, started = DeviceMemory(pipeline.device), time.perf_counter()
     with pipeline:
         for number, batch in enumerate(task.batches):
-            cells = _guarded(_measure_sampler, task, batch, pipeline, memory, started, path)
+            cells = attempt(_measure_sampler, task, batch, pipeline, memory, started, path)
             if number:
                 cells.pop("load_s", None)
             yield {"batch": batch, **cells}
 
 
-def _guarded(function: Callable[..., dict[str, Any]], *arguments: Any) -> dict[str, Any]:
-    try:
-        return function(*arguments)
-    except Exception as error:  # whatever a backend raises is a finding about that backend
-        return {"error": reason(error)}
-
-
 def scenes(pipeline: Pipeline, count: int) -> list[SceneRequest]:
-    """Labels of 8 x 8 blocks of random classes, in the size of the model: the time depends on their size alone."""
+    """Return requests with labels of 8 x 8 blocks of random classes; only their size affects the time."""
 
     def request(seed: int) -> SceneRequest:
         ids = np.random.default_rng(seed).integers(0, 19, (8, 8), dtype=np.uint8)
@@ -106,19 +98,19 @@ def scenes(pipeline: Pipeline, count: int) -> list[SceneRequest]:
 
 
 def find_settings(task: BenchTask) -> Preset:
-    """The preset of a task, with its number of steps where it states one."""
+    """Return the preset of a task, with the steps of the task if it states any."""
     preset = find_preset(task.preset)
     return preset if task.steps is None else dataclasses.replace(preset, steps=task.steps)
 
 
 def image_row(times: Times, images: int) -> dict[str, Any]:
-    """Cells of calls that make ``images`` images each."""
+    """Return the cells of calls that make ``images`` images each."""
     cells = times.row(images)
     return {**cells, "images": images, "images_per_hour": 3.6e6 / cells["ms_sample"]}
 
 
 def compare(path: Path | None, image: np.ndarray) -> dict[str, Any]:
-    """Error and PSNR of the first image, uint8 [H, W, 3], against the reference; nothing where there is none."""
+    """Return the relative error and PSNR of an image, uint8 [H, W, 3], against the reference; empty without one."""
     if path is None or not path.is_file():
         return {}
     expected = _Reference.read(path).image.astype(np.float64)
@@ -128,25 +120,25 @@ def compare(path: Path | None, image: np.ndarray) -> dict[str, Any]:
 
 
 def reference_request(path: Path) -> SceneRequest:
-    """What the image of a reference was made from."""
+    """Return the request that the image of a reference was made from."""
     return _Reference.read(path).request
 
 
 def made_records(folder: Path) -> list[dict[str, Any]]:
-    """The manifest of a folder that the command filled, in the order of its images."""
+    """Return the manifest of a generated folder in the order of its images."""
     return sorted(Manifest(folder / "manifest.jsonl").read(), key=lambda record: int(record["index"]))
 
 
 @dataclasses.dataclass(frozen=True)
 class _Reference:
-    """A file with an image and what it was made from."""
+    """An image uint8 [H, W, 3] and the request it was made from, kept in an .npz file."""
 
     image: np.ndarray
     request: SceneRequest
 
     def write(self, path: Path) -> None:
         label, prompt, seed = self.request.label, np.array(self.request.prompt), np.uint64(self.request.seed)
-        with atomic_path(path) as temporary, open(temporary, "wb") as file:
+        with atomic_path(path) as temporary, temporary.open("wb") as file:
             np.savez(file, image=self.image, label=label, prompt=prompt, seed=seed)
 
     @classmethod
@@ -156,7 +148,7 @@ class _Reference:
 
 
 def _pipeline(task: BenchTask, rebuild: Policy, notify: Notify | None = None) -> Pipeline:
-    """With the options that the command has, where it is the command that is measured."""
+    """Open the pipeline of a task; for the subject ``generate`` with the options that the command uses."""
     options = BuildOptions(cuda_graph=task.cuda_graph) if task.subject == "generate" else build_options(task)
     recipe = {"engine": task.engine, "device": task.device, "dtype": task.dtype, "options": options}
     return load_pipeline(task.model, recipe=EngineRecipe.model_validate(recipe), rebuild=rebuild, notify=notify)
@@ -172,7 +164,7 @@ def _measure_sampler(
         results[:] = sample(pipeline, requests, preset, batch=batch)
 
     memory.forget()
-    # Two steps call every network in every shape, which is all that a warm-up is for.
+    # Two steps call every network in every shape, which suffices as a warm-up.
     sample(pipeline, requests, dataclasses.replace(preset, steps=min(2, preset.steps)), batch=batch)
     load = time.perf_counter() - started
     before = _inside(pipeline)
@@ -182,12 +174,12 @@ def _measure_sampler(
         outside = _outside_waiting(pipeline, call)
     cells = {**image_row(times, task.count), "load_s": load, "outside": outside, "rss_mib": peak_rss()}
     retried = sum(result.retried for result in results)
-    problem = {"error": f"{retried} of {task.count} images not finite, made again in fp32"} if retried else {}
+    problem = {"error": f"{retried} of {task.count} images not finite, repeated in fp32"} if retried else {}
     return {**cells, **memory.row(), **compare(path, results[0].image), **problem}
 
 
 def _outside_waiting(pipeline: Pipeline, call: Callable[[], None]) -> float:
-    """On a GPU the time inside a network means something only where the end of each call is waited for."""
+    """Return the share of time outside the networks on a GPU, where each network call must be waited for."""
     runners = pipeline.runners.values()
     for runner in runners:
         runner.synchronize = True
@@ -203,7 +195,7 @@ def _inside(pipeline: Pipeline) -> float:
 
 
 def _measure_command(task: BenchTask, batch: int, path: Path | None) -> dict[str, Any]:
-    """Blocks of images progress in lockstep and are on disk together; the first one waits for the model to load."""
+    """Time blocks of images by their files: a block is written at once, and the first includes loading the model."""
     block = max(1, batch // HALVES)
     with tempfile.TemporaryDirectory(prefix="dgkit-bench-") as folder:
         out = Path(folder, "out")
@@ -216,23 +208,24 @@ def _measure_command(task: BenchTask, batch: int, path: Path | None) -> dict[str
         image = np.asarray(Image.open(out / records[0]["image"]))
     times = Times(tuple(1e3 * (end - last) for last, end in itertools.pairwise(ends)))
     retried = sum(bool(record["retried"]) for record in records)
-    problem = {"error": f"{retried} of {len(records)} images not finite, made again in fp32"} if retried else {}
+    problem = {"error": f"{retried} of {len(records)} images not finite, repeated in fp32"} if retried else {}
     load = ends[0] - started - times.median / 1e3
     return {**image_row(times, block), "load_s": load, **memory, **compare(path, image), **problem}
 
 
 def _refuse_jump(seconds: float, true: float) -> None:
-    """Raise EngineError where the clock that files are stamped by went for ``seconds`` while ``true`` ones passed."""
-    if abs(seconds - true) > _SET:
+    """Raise EngineError if the system clock advanced by ``seconds`` while ``true`` seconds passed."""
+    if abs(seconds - true) > _CLOCK_DRIFT:
         raise EngineError(
-            f"the system's clock was put {seconds - true:+.0f} s meanwhile, and files tell no times", "measure again"
+            f"the system clock was set by {seconds - true:+.0f} s during the run, so file times are unusable",
+            "run the benchmark again",
         )
 
 
 def _run_command(
     task: BenchTask, batch: int, out: Path, count: int, variables: Mapping[str, str] | None = None
 ) -> dict[str, Any]:
-    """``dgkit generate`` in its own process; its peak memory. EngineError with its last words where it fails."""
+    """Run ``dgkit generate`` in its own process; return its peak memory. Raises EngineError if it fails."""
     options: dict[str, object] = {
         "--world": WORLD, "--count": count, "--engine": task.engine, "--dtype": task.dtype, "--device": task.device,
         "--preset": task.preset, "--batch": batch,

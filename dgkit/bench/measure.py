@@ -1,12 +1,12 @@
-"""One configuration in a process of its own: ``python -m dgkit.bench.measure RESULT`` with a task on stdin.
+"""Run a task in this process: ``python -m dgkit.bench.measure RESULT``, with the task as JSON on stdin.
 
 RESULT becomes a JSON object: ``cells`` is a list with the cells of a :class:`~dgkit.bench.rows.BenchRow` for each
-configuration that was measured, ``error`` says what stopped the process, if anything did, and ``done`` that it came to
-its end. It is written anew after each configuration, so that a process that dies leaves what it had. What native
-libraries print does not matter.
+configuration that was measured, ``error`` what stopped the task if anything did, and ``done`` whether it ended by
+itself. It is rewritten after each configuration, so a process that dies leaves what it had. The output of native
+libraries is ignored.
 
-``python -m dgkit.bench.measure --keep`` takes tasks until its input ends, each a line with a JSON object of a task
-and its RESULT.
+``python -m dgkit.bench.measure --keep`` takes tasks until its input ends, one per line: a JSON object with the keys
+``task`` and ``result``, a path.
 """
 
 import gc
@@ -23,7 +23,7 @@ from dgkit.bench.bench_config import EVAL, IMAGE_SUBJECTS, BenchTask
 from dgkit.bench.task_process import KEEP, reason
 from dgkit.files import atomic_write
 
-# Kind -> module and function of dgkit.bench, of networks, of whole images, and of the evaluation.
+# Kind -> module and function of dgkit.bench, for networks, whole images and the evaluation.
 _NETWORK = {
     "environment": "environment:find_environment",
     "ceiling": "ceilings:measure_ceilings",
@@ -43,7 +43,7 @@ _WORK = {EVAL: _EVAL, **dict.fromkeys(IMAGE_SUBJECTS, _IMAGES)}
 
 
 def work(task: BenchTask) -> Iterator[dict[str, Any]]:
-    """The cells that ``task`` gives, one configuration after the other. Raises whatever the engine raises."""
+    """Yield the cells of a task, one configuration after the other. Raises what the engine raises."""
     module, _, function = _WORK.get(task.subject, _NETWORK)[task.kind].partition(":")
     load = os.getloadavg()[0] if hasattr(os, "getloadavg") else None
     import torch
@@ -57,17 +57,17 @@ def work(task: BenchTask) -> Iterator[dict[str, Any]]:
 
 
 def main() -> int:
-    """Exit code 0, also where the task failed: RESULT tells."""
+    """Run the tasks; return exit code 0 even if one failed, since its RESULT says so."""
     if sys.argv[1] != KEEP:
-        _do(BenchTask.model_validate_json(sys.stdin.buffer.read()), Path(sys.argv[1]))
+        _run(BenchTask.model_validate_json(sys.stdin.buffer.read()), Path(sys.argv[1]))
         return 0
     for line in sys.stdin.buffer:
-        asked = json.loads(line)
-        _do(BenchTask.model_validate(asked["task"]), Path(asked["result"]), kept=True)
+        request = json.loads(line)
+        _run(BenchTask.model_validate(request["task"]), Path(request["result"]), kept=True)
     return 0
 
 
-def _do(task: BenchTask, result: Path, *, kept: bool = False) -> None:
+def _run(task: BenchTask, result: Path, *, kept: bool = False) -> None:
     cells: list[dict[str, Any]] = []
     problem = ""
     try:
@@ -76,7 +76,7 @@ def _do(task: BenchTask, result: Path, *, kept: bool = False) -> None:
                 found.pop("rss_mib", None)  # the peak may be that of an earlier task
             cells.append(found)
             _write(result, cells, "", done=False)
-    except Exception as error:  # whatever a backend raises is a finding about that backend
+    except Exception as error:  # an error of a backend is a result too
         traceback.print_exc()
         problem = reason(error)
     if kept:
@@ -85,7 +85,7 @@ def _do(task: BenchTask, result: Path, *, kept: bool = False) -> None:
 
 
 def _free() -> None:
-    """What a task has left on a GPU would be missing to the next."""
+    """Return GPU memory that the task left behind to the next task."""
     import torch
 
     gc.collect()

@@ -11,10 +11,10 @@ MIB = 2**20
 
 
 def peak_rss(pid: int | None = None) -> float | None:
-    """Peak resident memory of a process, by default this one, since its program was started.
+    """Return the peak resident memory of a process, by default this one, since its program was started.
 
-    The kernel's own high-water mark: what ``getrusage`` says may be the memory of the process that started this one. It
-    is used where there is no ``/proc``, for this process alone.
+    It is the kernel's high-water mark in ``/proc``, since ``getrusage`` may report the memory of the process that
+    started this one. Without ``/proc``, ``getrusage`` is used for this process, and None returned for others.
     """
     status = Path("/proc", "self" if pid is None else str(pid), "status")
     try:
@@ -30,28 +30,28 @@ def peak_rss(pid: int | None = None) -> float | None:
 
 
 class DeviceMemory:
-    """Memory of a GPU that is taken from now on; no figures on a CPU."""
+    """Memory of a GPU that is allocated after the creation of this object; no figures on a CPU."""
 
     def __init__(self, device: torch.device) -> None:
         self.device = device
         if device.type == "cuda":
-            torch.cuda.init()  # before it the allocator has no statistics to reset
+            torch.cuda.init()  # else the allocator has no statistics to reset
         self._before = self._free() if device.type == "cuda" else 0
         self.forget()
 
     def forget(self) -> None:
-        """Peaks start at what is taken now."""
+        """Reset the peaks to what is allocated now."""
         if self.device.type == "cuda":
             torch.cuda.reset_peak_memory_stats(self.device)
             self._least = self._free()
 
     def look(self) -> None:
-        """Remember how much is taken now; called where it is most."""
+        """Update the peak of the device; to be called while much is allocated."""
         if self.device.type == "cuda":
             self._least = min(self._least, self._free())
 
     def row(self) -> dict[str, float]:
-        """``torch_mib``, the peak of torch's allocator, and ``gpu_mib``, the most at any look."""
+        """Return ``torch_mib``, the peak of torch's allocator, and ``gpu_mib``, the highest value at any look."""
         if self.device.type != "cuda":
             return {}
         self.look()

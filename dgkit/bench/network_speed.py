@@ -1,4 +1,4 @@
-"""One network on one engine: its reference, the building of its engine, and its figures."""
+"""Measure one network on one engine: its reference, the build of its engine, and its figures."""
 
 import hashlib
 import json
@@ -17,7 +17,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from dgkit import __version__
 from dgkit.bench.bench_config import IMAGE_SUBJECTS, BenchTask
 from dgkit.bench.memory import MIB, DeviceMemory, peak_rss
-from dgkit.bench.task_process import reason
+from dgkit.bench.task_process import attempt
 from dgkit.bench.timing import synchronize, time_calls
 from dgkit.diffusion.components import model_networks
 from dgkit.diffusion.loading import open_model
@@ -31,18 +31,18 @@ from dgkit.files import atomic_path
 from dgkit.progress import Notify
 
 ROWS = 2  # samples of which the outputs are compared
-FLOPS = "flops"  # in the file of the reference, beside the outputs by name
+FLOPS = "flops"  # key in the reference file, next to the names of the outputs
 
 
 def build(task: BenchTask) -> Iterator[dict[str, Any]]:
-    """Build what the network lacks; seconds and bytes of the engine, and the memory if it was built now."""
-    said: list[str] = []
-    runner = _runner(task, open_model(task.model), task.rebuild, said.append)
-    yield describe_engines(runner.prepare(), bool(said))
+    """Build missing engines; yield their build time and size, and the peak memory if any was built now."""
+    notes: list[str] = []
+    runner = _runner(task, open_model(task.model), task.rebuild, notes.append)
+    yield describe_engines(runner.prepare(), bool(notes))
 
 
 def describe_engines(engines: list[Engine], built: bool) -> dict[str, Any]:
-    """Cells on engine files; those used by several networks count once."""
+    """Return the cells on engine files; an engine of several networks counts once."""
     distinct = {engine.name: engine for engine in engines}.values()
     if not distinct:
         return {}
@@ -54,7 +54,7 @@ def describe_engines(engines: list[Engine], built: bool) -> dict[str, Any]:
 
 
 def reference(task: BenchTask) -> Iterator[dict[str, Any]]:
-    """Outputs of plain PyTorch in fp32 and the flops of a sample, in a file of ``task.references``."""
+    """Write the outputs of eager PyTorch in fp32 and the flops of a sample to a file of ``task.references``."""
     network = model_networks(open_model(task.model))[task.subject]
     path = reference_path(task, network.digest())
     if path is None or path.is_file():
@@ -69,44 +69,49 @@ def reference(task: BenchTask) -> Iterator[dict[str, Any]]:
         zip((spec.name for spec in network.spec.outputs), found if isinstance(found, tuple) else (found,), strict=True)
     )
     arrays = {name: value.float().cpu().numpy() for name, value in outputs.items()}
-    with atomic_path(path) as temporary, open(temporary, "wb") as file:
+    with atomic_path(path) as temporary, temporary.open("wb") as file:
         np.savez(file, **{**arrays, FLOPS: np.float64(count_flops(network, module))})
     yield {}
 
 
 def exact() -> AbstractContextManager[None]:
-    """Within it PyTorch's fp32 is fp32 on a GPU too; by default its convolutions round their inputs to TF32."""
+    """Return a context in which convolutions in fp32 do not round their inputs to TF32, PyTorch's default on a GPU."""
     flags = torch.backends.cudnn
     return flags.flags(enabled=True, benchmark=flags.benchmark, deterministic=flags.deterministic, allow_tf32=False)
 
 
 def reference_path(task: BenchTask, digest: str) -> Path | None:
-    """Where the reference of weights of ``digest`` is kept; None where none is."""
+    """Return the file for the reference of weights with ``digest``; None if references are not kept."""
     if task.references is None:
         return None
-    facts = {"model": digest, "torch": torch.__version__, "device": device_facts(task.device), "dgkit": __version__}
+    facts: dict[str, Any] = {"model": digest}
     if task.subject in IMAGE_SUBJECTS:
         facts |= {"preset": task.preset, "steps": str(task.steps)}
-    name = hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:16]
-    return task.references / f"{task.subject}-{name}.npz"
+    return task.references / f"{task.subject}-{reference_key(task, facts)}.npz"
+
+
+def reference_key(task: BenchTask, facts: Mapping[str, Any]) -> str:
+    """Return a key of what a reference depends on: ``facts``, the device, and the versions of torch and dgkit."""
+    machine = {"torch": torch.__version__, "device": device_facts(task.device), "dgkit": __version__}
+    return hashlib.sha256(json.dumps({**machine, **facts}, sort_keys=True).encode()).hexdigest()[:16]
 
 
 def count_flops(network: Network, module: nn.Module) -> float:
-    """Floating-point operations of one sample, by torch's own count; ``module`` loses its weights.
+    """Return the floating-point operations of one sample, as counted by torch; ``module`` loses its weights.
 
-    Products and convolutions, a multiplication and an addition being two; attention as the two products it stands for.
+    Matrix products and convolutions count, with two operations per multiply-add; attention counts as two products.
     """
     inputs = {name: value.to("meta") for name, value in example_inputs(network, batch=1).items()}
-    # The counter knows the products inside attention, and not every one of its fused kernels.
+    # The counter knows matrix products, but not every fused attention kernel.
     with torch.no_grad(), sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:
         module.to("meta")(*inputs.values())
     return float(counter.get_total_flops())
 
 
 def measure(task: BenchTask) -> Iterator[dict[str, Any]]:
-    """Cells of each batch on one engine in one dtype; the engine is there already.
+    """Yield cells of each batch on one engine in one dtype; the engine is built already.
 
-    Where there are several batches, a batch that fails does not stop the others, and only the first has ``load_s``.
+    A batch that fails does not stop the others. Only the first batch has ``load_s``.
     """
     device = find_device(task.device)
     model = open_model(task.model)
@@ -114,12 +119,9 @@ def measure(task: BenchTask) -> Iterator[dict[str, Any]]:
     memory = DeviceMemory(device)
     started = time.perf_counter()
     with runner:
-        model.release()  # the runner holds what it needs
+        model.release()  # the runner keeps what it needs
         for number, batch in enumerate(task.batches):
-            try:
-                cells = _measure_batch(runner, task, batch, memory, started)
-            except Exception as error:
-                cells = {"error": reason(error)}
+            cells = attempt(_measure_batch, runner, task, batch, memory, started)
             if number:
                 cells.pop("load_s", None)
             yield {"batch": batch, **cells}
@@ -146,13 +148,13 @@ def _runner(task: BenchTask, model: ModelSource, rebuild: Policy, notify: Notify
 
 
 def build_options(task: BenchTask) -> BuildOptions:
-    """The defaults, so that engines are those of the other commands, unless a batch lies outside their range."""
+    """Return the default options, which other commands share, unless a batch exceeds their range."""
     least, usual, most = BuildOptions().batch
     return BuildOptions(batch=(least, usual, max(most, task.largest)), cuda_graph=task.cuda_graph, threads=task.threads)
 
 
 def _inputs(network: Network, batch: int, device: torch.device) -> dict[str, Tensor]:
-    """Inputs on the device; sample n is the same in every batch."""
+    """Return inputs on the device; sample n is the same in every batch."""
     samples = [example_inputs(network, batch=1, seed=number) for number in range(batch)]
     return {name: torch.cat([sample[name] for sample in samples]).to(device) for name in samples[0]}
 
@@ -160,8 +162,9 @@ def _inputs(network: Network, batch: int, device: torch.device) -> dict[str, Ten
 def _compare(
     runner: Runner, task: BenchTask, batch: int, found: Mapping[str, Tensor], milliseconds: float
 ) -> dict[str, Any]:
-    """Error against the reference, and what follows from its count of flops; nothing where it is not there. Of a
-    quantised network the error is that on calls it gets in use, in fp32 kept with its engine.
+    """Return the error against the reference and the rate by its count of flops; empty without a reference.
+
+    The error of a quantised network is that on the held-out calls kept with its engine, against fp32.
     """
     path = reference_path(task, runner.network.digest())
     if path is None or not path.is_file():

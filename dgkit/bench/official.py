@@ -1,9 +1,10 @@
-"""The published schedule as published: the baseline that every gain is measured against.
+"""The published schedule, run as published: the baseline of every speed-up.
 
 DGInStyle (arXiv 2312.03048), controlnet/pipeline_refine.py and demo.py: eager fp32, one window at a time with its two
-guidance halves as a batch, the label encoded anew for every window, step and half, one solver step a window, and the
+guidance halves as a batch, the label re-encoded for every window, step and half, one solver step per window, and the
 text encoder called for each prompt. Windows, levels, masks and noise are those of preset ``official``, so the images
-are the same. Left out in its favour: that it moves each window to the GPU twice and empties the allocator's cache.
+are the same. Two costs are left out in its favour: it moves each window to the GPU twice and empties the allocator's
+cache.
 """
 
 import dataclasses
@@ -17,7 +18,7 @@ import torch
 from torch import Tensor
 
 from dgkit.bench.bench_config import BenchTask
-from dgkit.bench.image_speed import compare, image_row, reference_request, scenes
+from dgkit.bench.image_speed import HALVES, compare, image_row, reference_request, scenes
 from dgkit.bench.memory import DeviceMemory, peak_rss
 from dgkit.bench.network_speed import reference_path
 from dgkit.bench.timing import LEAST, Times, clock_calls, synchronize, time_calls
@@ -33,11 +34,9 @@ from dgkit.engines.engine_recipe import EngineRecipe
 from dgkit.engines.runner import BuildOptions, find_device
 from dgkit.errors import EngineError
 
-HALVES = 2
-
 
 class Published:
-    """One image on an open pipeline of torch in fp32."""
+    """One image by the published schedule, on an open pipeline of torch in fp32."""
 
     def __init__(
         self, pipeline: Pipeline, request: SceneRequest, preset: Preset, noise: NoiseSource = seeded_noise
@@ -48,12 +47,12 @@ class Published:
 
     @property
     def evaluations(self) -> int:
-        """Evaluations of the network for an image: one a window and step, both guidance halves together."""
+        """Number of network evaluations per image: one per window and step, with both guidance halves as a batch."""
         windows = sum(len(self.windows(rescale)) for rescale in (1, self.preset.rescale))
         return windows * len(self.schedule.timesteps)
 
     def make(self) -> np.ndarray:
-        """The image, uint8 [H, W, 3]."""
+        """Return the image, uint8 [H, W, 3]."""
         height, width = self.request.label.shape
         with torch.inference_mode():
             text = self.text()
@@ -62,12 +61,12 @@ class Published:
             return resize(self.decode(self.loop(self.preset.rescale, text, clean)), height, width)
 
     def text(self) -> Tensor:
-        """float32 [2, L, D]: no text, and the prompt."""
+        """Return embeddings of the empty text and of the prompt, float32 [2, L, D]."""
         prompt, _ = self.pipeline.fit_prompt(self.request.prompt)
         return torch.cat([self.pipeline.encode_text([""]), self.pipeline.encode_text([prompt])])
 
     def evaluate(self, latents: Tensor, timestep: int, text: Tensor, label: Tensor) -> Tensor:
-        """Guided prediction float32 [1, c, h, w] for one window; ``label`` one-hot [1, 20, f*h, f*w] of that window."""
+        """Return the guided prediction float32 [1, c, h, w] of a window; ``label`` is its one-hot [1, 20, f*h, f*w]."""
         both = torch.cat([latents] * HALVES)
         times = torch.full((HALVES,), timestep, dtype=torch.int64, device=latents.device)
         condition = self.pipeline.condition(torch.cat([label] * HALVES))
@@ -75,7 +74,7 @@ class Published:
         return plain + self.scale * (steered - plain)
 
     def loop(self, rescale: int, text: Tensor, clean: Tensor | None) -> Tensor:
-        """Latents after all steps of a pass; the second one keeps ``clean`` where the label has large components."""
+        """Return the latents after a pass; the second pass keeps ``clean`` where the label has large components."""
         windows, label = self.windows(rescale), self.label(rescale)
         latents = self.draw("pass1" if clean is None else "pass2", rescale)
         counts = windows.counts().to(latents.device)
@@ -94,51 +93,54 @@ class Published:
         return latents
 
     def bridge(self, low: np.ndarray) -> Tensor:
-        """First-pass image uint8 [H, W, 3] -> scaled latents float32 of the second pass."""
+        """Return the latents float32 that the second pass starts from; ``low`` is the first image, uint8 [H, W, 3]."""
         rescale = self.preset.rescale
         image = to_float(resize(low, low.shape[0] * rescale, low.shape[1] * rescale))[None]
         return self.pipeline.encode_image(image.to(self.pipeline.device), self.draw("bridge", rescale))
 
     def decode(self, latents: Tensor) -> np.ndarray:
-        """uint8 image of latents. EngineError where a value is not finite."""
+        """Return the image of latents, uint8 [H, W, 3]. Raises EngineError if a value is not finite."""
         image = self.pipeline.decode(latents)[0]
         if not bool(torch.isfinite(image).all()):
-            raise EngineError("the published schedule made values that are not finite")
+            raise EngineError("the published schedule produced values that are not finite")
         return to_uint8(image)
 
     def keep(self, clean: Tensor) -> Tensor:
-        """Bool [1, 1, h, w] of the large components."""
+        """Return the mask of the large components, bool [1, 1, h, w]."""
         mask = downscale(large_components(self.request.label, self.preset.large_area), *clean.shape[2:])
         return torch.from_numpy(mask)[None, None].to(clean.device)
 
     def windows(self, rescale: int) -> Windows:
+        """Return the windows of a pass, in latent pixels."""
         tile, factor = self.pipeline.tile, self.pipeline.vae_factor
         height, width = (size * rescale // factor for size in self.request.label.shape)
         return make_windows(height, width, tile, max(1, round(tile * self.preset.stride)))
 
     def label(self, rescale: int) -> Tensor:
-        """One-hot label float32 [1, 20, r*H, r*W] on the device."""
+        """Return the one-hot label, float32 [1, 20, r*H, r*W], on the device."""
         label = torch.from_numpy(np.array(self.request.label)).to(self.pipeline.device)
         return one_hot(label.repeat_interleave(rescale, 0).repeat_interleave(rescale, 1)[None])
 
     def crop(self, label: Tensor, windows: Windows, y: int, x: int) -> Tensor:
+        """Return the part of a one-hot label under the window at latent pixel (y, x)."""
         factor = self.pipeline.vae_factor
         height, width = windows.tile_height * factor, windows.tile_width * factor
         return label[..., y * factor : y * factor + height, x * factor : x * factor + width]
 
     def draw(self, purpose: str, rescale: int) -> Tensor:
+        """Return noise for ``purpose``, float32 [1, c, h, w], on the device."""
         height, width = (size * rescale // self.pipeline.vae_factor for size in self.request.label.shape)
         shape = (1, self.pipeline.latent_channels, height, width)
         return self.noise(self.request.seed, purpose, shape).to(self.pipeline.device)
 
 
 def measure_evaluation(task: BenchTask) -> Iterator[dict[str, Any]]:
-    """Cells of one evaluation of the denoiser: a window in both guidance halves, its label encoded for each."""
+    """Yield the cells of one evaluation: a window in both guidance halves, with its label encoded for each."""
     yield _open(task, lambda published: _time_evaluation(published, task).row(HALVES))
 
 
 def measure_images(task: BenchTask) -> Iterator[dict[str, Any]]:
-    """Cells of whole images, measured where one takes at most ``official_seconds``, else extrapolated and so marked."""
+    """Yield the cells of whole images: measured if one takes at most ``official_seconds``, else extrapolated."""
     yield _open(task, lambda published: _measure_images(published, task))
 
 
@@ -160,7 +162,7 @@ def _open(task: BenchTask, measure: Callable[[Published], dict[str, Any]]) -> di
 
 
 def _request(task: BenchTask, pipeline: Pipeline, path: Path | None) -> SceneRequest:
-    """The first image of the same subject, where there is one: the time depends on its size alone."""
+    """Return the request of the reference image if there is one; only its size affects the time."""
     if task.subject != "generate" or path is None or not path.is_file():
         return scenes(pipeline, 1)[0]
     return reference_request(path)
@@ -192,7 +194,7 @@ def _time_evaluation(published: Published, task: BenchTask) -> Times:
 
 
 def _time_rest(published: Published) -> float:
-    """Milliseconds of all that an image needs once: texts, the bridge, and both decodings."""
+    """Return the milliseconds of what an image needs once: texts, the bridge, and both decodings."""
     device = published.pipeline.device
     synchronize(device)
     started = time.perf_counter()

@@ -1,4 +1,4 @@
-"""The rows of a benchmark: their columns, and the CSV file they are added to."""
+"""The rows of a benchmark: their columns, and the CSV file they are appended to."""
 
 import csv
 import dataclasses
@@ -13,21 +13,20 @@ from dgkit.files import output_error
 
 @dataclass(frozen=True)
 class BenchRow:
-    """One configuration. An empty cell: does not apply, or was not reached because of ``error``.
+    """One configuration. A cell is empty if it does not apply, or if ``error`` prevented it.
 
-    ``run`` (UTC) is the same for all rows of one command. ``subject`` ``ceiling`` is what the device can do at most,
-    ``engine`` ``official`` the published schedule, for which ``batch`` is that of its calls. ``method``: ``measured``,
-    or how it was extrapolated. ``batch``: samples of a network call. ``images``: images of a call, 0 for one network.
-    ``calls`` timed calls; ``ms_median`` and ``ms_p95`` of a call, ``ms_sample`` the median by sample, by image where
-    there are images. ``x_official`` and ``x_fp32``: time of a sample of the published schedule, and of torch in fp32 at
-    the same batch, over that of this row. ``tflops``: 10^12 operations a second that the outputs need by torch's own
-    count in the plain network; ``share`` of the matmul ceiling in the same dtype. ``gbytes``: 10^9 bytes read and
-    written a second. ``parity``: relative L2 error of the outputs against torch in fp32; ``psnr`` of the 8-bit images
-    [dB]. ``rss_mib`` peak resident memory of the process, ``torch_mib`` peak of torch's allocator on the GPU,
-    ``gpu_mib`` device memory taken, whoever allocated it. ``build_s``, ``build_rss_mib`` as when the engine was built,
-    the latter empty where that was in another run; ``load_s`` until its first call is over; ``file_mib`` on disk.
-    ``outside``: share of the time that is spent outside the networks. ``load_average``: processes that wanted to run in
-    the minute before.
+    ``run`` (UTC) is the same for all rows of one command. Subject ``ceiling`` is a peak rate of the device, engine
+    ``official`` the published schedule, for which ``batch`` is that of its calls. ``method`` is ``measured``, or says
+    how the row was extrapolated. ``batch``: samples per network call. ``images``: images per call, 0 for one network.
+    ``calls``: timed calls; ``ms_median`` and ``ms_p95`` per call, ``ms_sample`` the median per sample, or per image if
+    there are images. ``x_official`` and ``x_fp32``: speed-up per sample over the published schedule, and over torch in
+    fp32 at the same batch. ``tflops``: 10^12 operations per second, by torch's count for the unoptimised network;
+    ``share`` of the matmul ceiling in the same dtype. ``gbytes``: 10^9 bytes read and written per second. ``parity``:
+    relative L2 error of the outputs against torch in fp32; ``psnr`` of the 8-bit images [dB]. ``rss_mib``: peak
+    resident memory of the process, ``torch_mib`` peak of torch's allocator on the GPU, ``gpu_mib`` device memory in
+    use by any allocator. ``build_s`` and ``build_rss_mib`` of the engine's build, the latter empty if another run
+    built it; ``load_s`` until the first call is finished; ``file_mib`` on disk. ``outside``: share of the time spent
+    outside the networks. ``load_average``: load of the machine in the minute before.
     """
 
     run: str
@@ -86,43 +85,22 @@ _CONFIGURATION = (
     "subject", "network", "engine", "dtype", "batch", "model", "preset", "steps", "note", "device", "gpu", "cpu",
     "threads",
 )  # fmt: skip
-_TEXTS = frozenset(
-    [
-        "run",
-        "subject",
-        "network",
-        "engine",
-        "dtype",
-        "model",
-        "preset",
-        "method",
-        "error",
-        "note",
-        "device",
-        "gpu",
-        "driver",
-        "cpu",
-        "python",
-        "versions",
-        "dgkit",
-        "commit",
-    ]
-)
+_TEXTS = frozenset(field.name for field in dataclasses.fields(BenchRow) if field.type is str)
 
 
 def append(path: Path, rows: Iterable[BenchRow]) -> None:
-    """Add rows to a CSV file, which is made with its header where there is none.
+    """Append rows to a CSV file; a new file gets a header.
 
-    OutputError where the file cannot be written or has other columns.
+    Raises OutputError if the file cannot be written or has other columns.
     """
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         new = not path.exists() or path.stat().st_size == 0
         if not new:
-            with open(path, newline="", encoding="utf-8") as file:
+            with path.open(newline="", encoding="utf-8") as file:
                 if tuple(next(csv.reader(file), ())) != COLUMNS:
-                    raise OutputError(f"{path} has other columns than this version writes", "give another file")
-        with open(path, "a", newline="", encoding="utf-8") as file:
+                    raise OutputError(f"{path} does not have the columns of this version", "use another file")
+        with path.open("a", newline="", encoding="utf-8") as file:
             writer = csv.writer(file, lineterminator="\n")
             if new:
                 writer.writerow(COLUMNS)
@@ -132,23 +110,25 @@ def append(path: Path, rows: Iterable[BenchRow]) -> None:
 
 
 def read(path: Path) -> list[BenchRow]:
-    """All rows of a CSV file that :func:`append` wrote; columns that others have added to it are left out.
+    """Return all rows of a CSV file that :func:`append` wrote; further columns are ignored.
 
-    InputError where it cannot be read or lacks a column.
+    Raises InputError if the file cannot be read or lacks a column.
     """
     try:
-        with open(path, newline="", encoding="utf-8") as file:
+        with path.open(newline="", encoding="utf-8") as file:
             reader = csv.DictReader(file)
             lacking = [name for name in COLUMNS if name not in (reader.fieldnames or ())]
             if lacking:
-                raise InputError(f"{path} lacks the columns {', '.join(lacking[:3])}", "give a file that bench wrote")
+                raise InputError(
+                    f"{path} lacks the columns {', '.join(lacking[:3])}", "use a file that dgkit bench --csv wrote"
+                )
             return [BenchRow(**{name: _value(name, line[name]) for name in COLUMNS}) for line in reader]
     except OSError as error:
         raise InputError(f"cannot read {path}: {error.strerror}", "check the path") from error
 
 
 def latest(rows: Iterable[BenchRow]) -> list[BenchRow]:
-    """Of rows of equal configuration the one of the last run, in the order in which the configurations first come."""
+    """Return the row of the last run for each configuration, in the order of their first rows."""
     found: dict[tuple[Any, ...], BenchRow] = {}
     for row in rows:
         key = tuple(getattr(row, name) for name in _CONFIGURATION)

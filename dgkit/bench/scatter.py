@@ -1,4 +1,4 @@
-"""Named points over a logarithmic axis as an SVG picture, one panel above the other. Needs no library."""
+"""Named points over a logarithmic axis as an SVG picture of stacked panels."""
 
 import html
 import math
@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 WIDTH, HEIGHT, LEFT, TOP, GAP = 860, 300, 60, 30, 60
-INSET, NAMES = 20, 150  # pixels left free of points at the left, and at the right for their names
+INSET, NAMES = 20, 150  # pixels without points: at the left, and at the right for their names
 MARGIN = 0.05  # of the range of the values, above and below
 _PLAIN, _STRONG = "#4c78a8", "#c44e52"
 _TEXT = 'font-family="sans-serif" font-size="11" fill="#1a1a1a"'
@@ -14,7 +14,7 @@ _TEXT = 'font-family="sans-serif" font-size="11" fill="#1a1a1a"'
 
 @dataclass(frozen=True)
 class Point:
-    """``x`` above 0; a ``strong`` point stands out by its colour."""
+    """A named point with ``x`` above 0; a ``strong`` one has another colour."""
 
     x: float
     y: float
@@ -23,7 +23,7 @@ class Point:
 
 
 def scatter(panels: Sequence[tuple[str, Sequence[Point]]]) -> str:
-    """An SVG document of (title, points); all panels share the range of x."""
+    """Return an SVG document with a panel for each (title, points); all panels share the range of x."""
     places = [math.log10(point.x) for _, points in panels for point in points] or [0.0]
     span = (min(places), max(places))
     height = TOP + len(panels) * (HEIGHT + GAP)

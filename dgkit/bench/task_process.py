@@ -6,6 +6,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -120,6 +121,14 @@ def _outcome(result: dict[str, Any], ended: str, log: IO[bytes], start: int) -> 
 def reason(error: BaseException) -> str:
     """Return an error in one line: the message of dgkit's own, class and first line of others."""
     return error.message if isinstance(error, DgkitError) else f"{type(error).__name__}: {first_line(error)}"
+
+
+def attempt(measure: Callable[..., dict[str, Any]], *arguments: Any) -> dict[str, Any]:
+    """Return the cells that ``measure`` finds, or ``error`` with whatever it raises: a result about a backend too."""
+    try:
+        return measure(*arguments)
+    except Exception as error:
+        return {"error": reason(error)}
 
 
 def _variables(task: BenchTask) -> dict[str, str]:

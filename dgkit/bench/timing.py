@@ -1,4 +1,4 @@
-"""Calls timed after a warm-up: with CUDA events on a GPU, with the clock elsewhere."""
+"""Time calls after a warm-up: with CUDA events on a GPU, by the clock elsewhere."""
 
 import itertools
 import time
@@ -8,8 +8,8 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-LEAST = 3  # timed calls, whatever the time they take
-WARM_UP = 3
+LEAST = 3  # minimum number of timed calls
+WARM_UP = 3  # calls
 
 
 @dataclass(frozen=True)
@@ -20,19 +20,21 @@ class Times:
 
     @property
     def median(self) -> float:
+        """Median."""
         return float(np.median(self.milliseconds))
 
     @property
     def p95(self) -> float:
-        """95th percentile, between neighbours where it falls between two calls."""
+        """95th percentile, interpolated between neighbouring calls."""
         return float(np.percentile(self.milliseconds, 95))
 
     @property
     def least(self) -> float:
+        """Fastest call."""
         return min(self.milliseconds)
 
     def row(self, samples: int) -> dict[str, float | int]:
-        """Cells of a row whose calls hold ``samples`` samples."""
+        """Return the cells of a row whose calls have ``samples`` samples each."""
         median = self.median
         return {
             "calls": len(self.milliseconds),
@@ -43,11 +45,10 @@ class Times:
 
 
 def time_calls(call: Callable[[], object], device: torch.device, repeats: int, seconds: float) -> Times:
-    """As many calls as fit into ``seconds``, at least three and at most ``repeats``, after three that do not count.
+    """Time as many calls as fit into ``seconds``, between three and ``repeats``, after three warm-up calls.
 
-    Of calls that take more than a quarter of ``seconds`` only one is made to warm up. On a GPU the calls follow each
-    other without waiting, as they do in use, so that a call is bounded by the GPU or by what feeds it, whichever is
-    slower.
+    The warm-up ends early once it has taken a quarter of ``seconds``. On a GPU calls are queued without waiting for
+    each other, as in use, so the time of a call is that of the GPU or of the CPU that feeds it, whichever is slower.
     """
     started = time.perf_counter()
     lasted = _once(call, device)
@@ -85,15 +86,15 @@ def _between(marks: Sequence[torch.cuda.Event]) -> tuple[float, ...]:
 
 
 def synchronize(device: torch.device) -> None:
-    """Wait for a GPU; nothing on a CPU."""
+    """Wait until a GPU is idle; do nothing for a CPU."""
     if device.type == "cuda":
         torch.cuda.synchronize(device)
 
 
 def clock_calls(call: Callable[[], object], repeats: int, seconds: float) -> Times:
-    """Calls that end with their result in main memory, and need no warm-up: by the clock, until ``seconds`` are spent.
+    """Time calls by the clock until ``seconds`` are spent, without a warm-up; results must end in main memory.
 
-    At least three, at most ``repeats``, which counts where it is less than three.
+    At least three calls are made, but never more than ``repeats``.
     """
     spent: list[float] = []
     while len(spent) < min(LEAST, repeats) or (len(spent) < repeats and sum(spent) < seconds):

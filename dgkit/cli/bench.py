@@ -117,7 +117,7 @@ def bench(
     with shown.status("") as status:
         rows = run(
             config,
-            report=lambda text, done, total: status.update(f"{done + 1}/{total} {text}"),
+            progress=lambda stage, done, total, note="": status.update(f"{done + 1:.0f}/{total:.0f} {note}"),
             show=lambda row: shown.print(_line(row), markup=False),
         )
     if as_json:

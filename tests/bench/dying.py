@@ -1,4 +1,4 @@
-"""A worker that ends as its task says, for the tests of the process that waits for it."""
+"""A worker whose task says how it ends."""
 
 import json
 import os
@@ -13,8 +13,8 @@ def main() -> None:
     if sys.argv[1] != "--keep":
         end(json.load(sys.stdin)["subject"], Path(sys.argv[1]))
     for line in sys.stdin:
-        asked = json.loads(line)
-        end(asked["task"]["subject"], Path(asked["result"]))
+        request = json.loads(line)
+        end(request["task"]["subject"], Path(request["result"]))
 
 
 def end(subject: str, result: Path) -> None:

@@ -1,4 +1,4 @@
-"""The picture and the table: every row in them, and nothing that breaks their formats."""
+"""The picture and the table contain every row, and nothing that breaks their formats."""
 
 from __future__ import annotations
 
@@ -9,17 +9,31 @@ from dgkit.bench.rows import BenchRow
 
 SVG = "{http://www.w3.org/2000/svg}"
 ROWS = [
-    BenchRow("r", "denoiser", engine="official", dtype="fp32", batch=2, model="a <b> & c", ms_sample=40.0, cpu="some CPU"),
-    BenchRow("r", "denoiser", engine="torch", dtype="bf16", batch=2, ms_sample=10.0, x_official=4.0, share=0.5, parity=0.01),
+    BenchRow(
+        "r", "denoiser", engine="official", dtype="fp32", batch=2, model="a <b> & c", ms_sample=40.0, cpu="some CPU"
+    ),
+    BenchRow(
+        "r", "denoiser", engine="torch", dtype="bf16", batch=2, ms_sample=10.0, x_official=4.0, share=0.5, parity=0.01
+    ),
     BenchRow("r", "denoiser", engine="ort", dtype="bf16", batch=2, error="build: this | that"),
-    BenchRow("r", "generate", engine="torch", dtype="bf16", batch=8, preset="exact", ms_sample=1e3, images_per_hour=3600.0,
-        method="extrapolated: 5 x 2", rss_mib=1536.0),
-]  # fmt: skip
+    BenchRow(
+        "r",
+        "generate",
+        engine="torch",
+        dtype="bf16",
+        batch=8,
+        preset="exact",
+        ms_sample=1e3,
+        images_per_hour=3600.0,
+        method="extrapolated: 5 x 2",
+        rss_mib=1536.0,
+    ),
+]
 
 
-def test_bars_are_as_long_as_configurations_are_fast() -> None:
+def test_lengths_of_bars_are_proportional_to_speed() -> None:
     root = ElementTree.fromstring(draw(ROWS))
-    bars = [float(item.get("width", 0)) for item in root.iter(f"{SVG}rect")][1:]  # the first is the ground
+    bars = [float(item.get("width", 0)) for item in root.iter(f"{SVG}rect")][1:]  # the first is the background
     assert len(bars) == 3 and bars[1] == bars[2] == 4 * bars[0]
     texts = [item.text or "" for item in root.iter(f"{SVG}text")]
     assert "denoiser, a <b> & c: samples a second, some CPU" in texts
@@ -28,7 +42,7 @@ def test_bars_are_as_long_as_configurations_are_fast() -> None:
     assert max(float(item.get("y", 0)) for item in root.iter(f"{SVG}rect")) < float(root.get("height", 0))
 
 
-def test_a_picture_of_nothing_is_a_picture() -> None:
+def test_no_rows_give_a_valid_picture() -> None:
     assert ElementTree.fromstring(draw([])).tag.endswith("svg")
 
 

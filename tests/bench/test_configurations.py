@@ -1,4 +1,4 @@
-"""Which configurations run, in which order, and what their rows are compared with."""
+"""The configurations of a run, their order, and what their rows are compared with."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ from dgkit.errors import EngineError, UsageError
 ENVIRONMENT = {"run": "2026-01-01T00:00:00+00:00", "device": "cpu", "cpu": "a CPU", "threads": 2}
 
 
-def made(**settings: Any) -> list[str]:
+def describe_tasks(**settings: Any) -> list[str]:
     return [run.describe(task) for task in tasks(load_config(BenchConfig, **settings), "cpu", Path("references"))]
 
 
-def test_what_others_are_compared_with_comes_first() -> None:
-    assert made(engines=["ort", "torch"], dtypes=["bf16", "fp32"], batches=[4, 1], against="official") == [
+def test_baselines_come_first() -> None:
+    assert describe_tasks(engines=["ort", "torch"], dtypes=["bf16", "fp32"], batches=[4, 1], against="official") == [
         "ceilings bf16", "ceilings fp32", "denoiser reference", "denoiser official",
         "denoiser torch:fp32 batch 1", "denoiser torch:fp32 batch 4",
         "denoiser ort:bf16 build", "denoiser ort:bf16 batch 1", "denoiser ort:bf16 batch 4",
@@ -32,15 +32,15 @@ def test_what_others_are_compared_with_comes_first() -> None:
     ]  # fmt: skip
 
 
-def test_batches_together_and_no_ceilings() -> None:
-    assert made(subjects=["vae"], batches=[4, 1, 4], together=True, ceilings=False) == [
+def test_batches_in_one_process_without_ceilings() -> None:
+    assert describe_tasks(subjects=["vae"], batches=[4, 1, 4], together=True, ceilings=False) == [
         "vae_decoder reference",
         "vae_decoder torch:fp32 batch 1, 4",
     ]
 
 
-def test_int8_is_asked_of_engines_that_have_it_and_has_no_ceiling() -> None:
-    assert made(engines=["torch", "openvino"], dtypes=["int8", "bf16"]) == [
+def test_int8_runs_on_engines_that_support_it_and_has_no_ceiling() -> None:
+    assert describe_tasks(engines=["torch", "openvino"], dtypes=["int8", "bf16"]) == [
         "ceilings bf16", "denoiser reference", "denoiser torch:bf16 batch 2",
         "denoiser openvino:int8 build", "denoiser openvino:int8 batch 2",
         "denoiser openvino:bf16 build", "denoiser openvino:bf16 batch 2",
@@ -54,28 +54,28 @@ def test_int8_is_asked_of_engines_that_have_it_and_has_no_ceiling() -> None:
         ({"engines": ["tvm"]}, "unknown engine 'tvm'"),
         ({"dtypes": ["fp8"]}, "unknown dtype 'fp8'"),
         ({"engines": ["torch", "ort"], "dtypes": ["int8"]}, "no engine of torch, ort computes in int8; openvino does"),
-        ({"batches": [0]}, "batch 0; allowed are 1 and more"),
+        ({"batches": [0]}, "--batches 0; allowed are 1 and more"),
         ({"preset": "best"}, "unknown preset 'best'"),
-        ({"subjects": ["vae"], "against": "official"}, "no figure for vae"),
-        ({"plot": Path("bars.png")}, "is no .svg file"),
+        ({"subjects": ["vae"], "against": "official"}, "--against official does not apply to vae"),
+        ({"plot": Path("bars.png")}, "bars.png is not an .svg file"),
         ({"subjects": ["eval"], "on": "cityscapes=DIR"}, "eval needs a segmenter and a data set"),
         ({"subjects": ["eval"], "on": "gta=DIR", "segmenter": Path("s.onnx"), "rebuild": "never"}, "--rebuild never"),
     ],
 )
-def test_what_is_not_known_is_named(settings: dict[str, Any], words: str) -> None:
+def test_invalid_settings_are_refused(settings: dict[str, Any], words: str) -> None:
     with pytest.raises(UsageError, match=words):
         check(load_config(BenchConfig, **settings))
 
 
-class Workers:
-    """Stands for the processes: figures that follow from the task, failures where the test wants them."""
+class FakeWorker:
+    """Replaces the processes: returns figures that depend on the task, and the failures that a test sets."""
 
     def __init__(self, failing: dict[str, TaskOutcome]) -> None:
-        self.failing, self.asked = failing, []  # type: dict[str, TaskOutcome], list[str]
+        self.failing, self.ran = failing, []  # type: dict[str, TaskOutcome], list[str]
 
     def __call__(self, task: BenchTask, timeout: float) -> TaskOutcome:
         name = run.describe(task) if task.kind != "environment" else "environment"
-        self.asked.append(name)
+        self.ran.append(name)
         if name in self.failing:
             return self.failing[name]
         if task.kind == "environment":
@@ -96,15 +96,15 @@ class Workers:
         return TaskOutcome(tuple(cells), "")
 
 
-def measure(monkeypatch: pytest.MonkeyPatch, workers: Workers, **settings: Any) -> list[BenchRow]:
-    monkeypatch.setattr(run, "run_task", workers)
+def measure(monkeypatch: pytest.MonkeyPatch, worker: FakeWorker, **settings: Any) -> list[BenchRow]:
+    monkeypatch.setattr(run, "run_task", worker)
     return run.bench(load_config(BenchConfig, **settings))
 
 
 def test_rows_are_compared_within_the_run(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     path = tmp_path / "rows.csv"
-    workers = Workers({})
-    rows = measure(monkeypatch, workers, engines=["torch", "ort"], batches=[1, 2], against="official", csv=path,
+    worker = FakeWorker({})
+    rows = measure(monkeypatch, worker, engines=["torch", "ort"], batches=[1, 2], against="official", csv=path,
                    model="random:tiny", note="quiet", plot=tmp_path / "bars.svg")  # fmt: skip
     by_label = {row.label: row for row in rows if row.subject != "ceiling"}
     assert list(by_label) == [
@@ -119,39 +119,39 @@ def test_rows_are_compared_within_the_run(monkeypatch: pytest.MonkeyPatch, tmp_p
     assert (tmp_path / "bars.svg").read_text().count("<rect") == 1 + 5
 
 
-def test_failures_stay_as_rows(monkeypatch: pytest.MonkeyPatch) -> None:
-    workers = Workers({
+def test_failures_are_rows(monkeypatch: pytest.MonkeyPatch) -> None:
+    worker = FakeWorker({
         "denoiser ort:fp32 build": TaskOutcome((), "no disk"),
         "denoiser torch:bf16 batch 1, 2": TaskOutcome(({"batch": 1, "ms_median": 1.0, "ms_sample": 1.0},), "killed"),
         "denoiser reference": TaskOutcome((), "too large"),
     })  # fmt: skip
-    rows = measure(monkeypatch, workers, engines=["torch", "ort"], dtypes=["fp32", "bf16"], batches=[1, 2],
+    rows = measure(monkeypatch, worker, engines=["torch", "ort"], dtypes=["fp32", "bf16"], batches=[1, 2],
                    together=True, ceilings=False)  # fmt: skip
     errors = {row.label.removeprefix("denoiser "): row.error for row in rows}
-    lost = "no parity, for the reference failed: too large"
+    lost = "no parity, since the reference failed: too large"
     assert errors["torch:fp32, batch 1"] == lost and errors["torch:bf16, batch 1"] == lost
     assert errors["torch:bf16, batch 2"] == f"killed; {lost}"
     assert errors["ort:fp32, batch 1"] == errors["ort:fp32, batch 2"] == f"build: no disk; {lost}"
-    assert "denoiser ort:fp32 batch 1, 2" not in workers.asked
+    assert "denoiser ort:fp32 batch 1, 2" not in worker.ran
 
 
-def test_no_configuration_and_no_device(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    dead = Workers({"denoiser torch:fp32 batch 2": TaskOutcome((), "was terminated by SIGSEGV")})
+def test_no_working_configuration_and_no_device(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    dead = FakeWorker({"denoiser torch:fp32 batch 2": TaskOutcome((), "was terminated by SIGSEGV")})
     with pytest.raises(EngineError, match="no configuration worked; the first: was terminated by SIGSEGV"):
         measure(monkeypatch, dead, csv=tmp_path / "rows.csv")
     assert [row.error for row in read(tmp_path / "rows.csv")] == ["", "", "", "was terminated by SIGSEGV"]
     with pytest.raises(EngineError, match="device cuda:9: there is none"):
-        measure(monkeypatch, Workers({"environment": TaskOutcome((), "there is none")}), device="cuda:9")
+        measure(monkeypatch, FakeWorker({"environment": TaskOutcome((), "there is none")}), device="cuda:9")
 
 
-def test_a_worker_of_ones_own_and_rows_of_earlier_runs() -> None:
-    """Without parity nothing is compared with torch in fp32, so there is no reference to make."""
-    workers = Workers({})
+def test_custom_worker_and_rows_of_earlier_runs() -> None:
+    """Without parity there is no reference to make."""
+    worker = FakeWorker({})
     config = load_config(BenchConfig, engines=["torch"], dtypes=["bf16"], ceilings=False, parity=False)
-    before = run.bench(load_config(BenchConfig, against="official"), worker=Workers({}))
-    (row,) = run.bench(config, worker=workers, earlier=before)
-    assert workers.asked == ["environment", "denoiser torch:bf16 batch 2"]
+    before = run.bench(load_config(BenchConfig, against="official"), worker=FakeWorker({}))
+    (row,) = run.bench(config, worker=worker, earlier=before)
+    assert worker.ran == ["environment", "denoiser torch:bf16 batch 2"]
     assert (row.x_official, row.x_fp32, row.share) == (8.0, 2.0, None)
-    other = config.model_copy(update={"model": "random:tiny"})  # another model's times say nothing about it
-    (row,) = run.bench(other, worker=Workers({}), earlier=before)
+    other = config.model_copy(update={"model": "random:tiny"})  # times of another model are no baseline
+    (row,) = run.bench(other, worker=FakeWorker({}), earlier=before)
     assert (row.x_official, row.x_fp32) == (None, None)

@@ -35,30 +35,40 @@ def task(tmp_path_factory: pytest.TempPathFactory) -> BenchTask:
             Image.fromarray(values).save(folder / "set" / name / f"{number}{end}")
     (folder / "references").mkdir()
     segmenter = save_narrow_segformer(folder / "segmenter")
-    return BenchTask(kind="measure", subject="eval", segmenter=segmenter, on=f"dgkit={folder / 'set'}", protocol="whole",
-                device="cpu", batches=(1, 2), largest=2, repeats=3, seconds=0.01,
-                references=folder / "references")  # fmt: skip
+    return BenchTask(
+        kind="measure",
+        subject="eval",
+        segmenter=segmenter,
+        on=f"dgkit={folder / 'set'}",
+        protocol="whole",
+        device="cpu",
+        batches=(1, 2),
+        largest=2,
+        repeats=3,
+        seconds=0.01,
+        references=folder / "references",
+    )
 
 
 @pytest.fixture()
 def runs(monkeypatch: pytest.MonkeyPatch) -> list[list[str]]:
-    """The commands that are run; each is run in this process."""
-    made: list[list[str]] = []
+    """Commands that were run, each in this process."""
+    ran: list[list[str]] = []
 
     def run(words: Sequence[str], device: str, variables: Mapping[str, str] | None = None) -> Finished:
-        made.append(list(words))
+        ran.append(list(words))
         done = CliRunner().invoke(app, list(words))
         if done.exception is not None:
             raise done.exception
         return Finished(done.stdout, {"rss_mib": 7.0})
 
     monkeypatch.setattr(evaluation, "run_dgkit", run)
-    return made
+    return ran
 
 
-def test_pictures_an_hour_and_the_difference_in_miou(task: BenchTask, runs: list[list[str]]) -> None:
+def test_pictures_per_hour_and_difference_in_miou(task: BenchTask, runs: list[list[str]]) -> None:
     assert list(work(task.model_copy(update={"kind": "reference"}))) == [{}]
-    assert list(work(task.model_copy(update={"kind": "reference"}))) == [{}] and len(runs) == 1  # kept
+    assert list(work(task.model_copy(update={"kind": "reference"}))) == [{}] and len(runs) == 1  # the first run is kept
     one, two = work(task)
     assert len(runs) == 1 + 3 + 3 and [words[words.index("--batch") + 1] for words in runs[1:]] == ["1"] * 3 + ["2"] * 3
     for cells in (one, two):
@@ -77,7 +87,7 @@ def test_each_batch_is_built_before_it_is_timed(task: BenchTask, runs: list[list
     assert [words[words.index("--batch") + 1] for words in runs] == ["1", "2"]
 
 
-def test_what_fails_is_a_row_and_the_next_batch_is_measured(
+def test_a_failing_batch_is_a_row_and_the_next_is_measured(
     task: BenchTask, runs: list[list[str]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     real = evaluation.run_dgkit
@@ -92,7 +102,7 @@ def test_what_fails_is_a_row_and_the_next_batch_is_measured(
     assert one["error"] == "no room" and "ms_median" not in one and two["calls"] == 3
 
 
-def test_a_command_in_a_process_of_its_own(tmp_path: Path) -> None:
+def test_command_in_its_own_process(tmp_path: Path) -> None:
     with pytest.raises(EngineError, match=f"dgkit eval: .*{tmp_path.name}"):
         run_dgkit(
             ["eval", str(tmp_path / "none.onnx"), "--on", f"dgkit={tmp_path}", "--out", str(tmp_path / "o")], "cpu"

@@ -1,4 +1,4 @@
-"""The work of a process, done in this one on the smallest networks, and once in processes of its own."""
+"""Tasks run in this process on the smallest networks, and a few in their own processes."""
 
 from __future__ import annotations
 
@@ -33,11 +33,11 @@ TINY = "random:tiny"
 def references(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("references")
     for subject, kind in (("denoiser", "reference"), ("sampler", "reference")):
-        assert do(kind, subject, folder) == [{}]
+        assert run_task(kind, subject, folder) == [{}]
     return folder
 
 
-def do(kind: str, subject: str, references: Path | None, **settings: Any) -> list[dict[str, Any]]:
+def run_task(kind: str, subject: str, references: Path | None, **settings: Any) -> list[dict[str, Any]]:
     settings = {"model": TINY, "repeats": 3, "seconds": 0.01, "steps": 1, **settings}
     task = BenchTask(kind=kind, subject=subject, references=references, **settings)
     cells = list(work(task))
@@ -46,7 +46,7 @@ def do(kind: str, subject: str, references: Path | None, **settings: Any) -> lis
 
 
 def test_a_network_against_the_reference(references: Path) -> None:
-    one, two = do("measure", "denoiser", references, batches=(1, 2))
+    one, two = run_task("measure", "denoiser", references, batches=(1, 2))
     assert (one["batch"], two["batch"]) == (1, 2) and one["parity"] < 1e-5 and two["parity"] < 1e-5
     assert one["calls"] == 3 and one["ms_p95"] >= one["ms_median"] == one["ms_sample"] == 1 * one["ms_median"]
     assert two["ms_sample"] == two["ms_median"] / 2 and one["rss_mib"] > 100
@@ -56,8 +56,8 @@ def test_a_network_against_the_reference(references: Path) -> None:
     assert per_sample[0] == pytest.approx(per_sample[1], rel=1e-6)
 
 
-def test_half_precision_is_off_by_its_rounding(references: Path) -> None:
-    (cell,) = do("measure", "denoiser", references, dtype="bf16", batches=(2,))
+def test_error_of_half_precision_is_that_of_its_rounding(references: Path) -> None:
+    (cell,) = run_task("measure", "denoiser", references, dtype="bf16", batches=(2,))
     assert 1e-4 < cell["parity"] < 5e-2
 
 
@@ -65,7 +65,7 @@ def test_a_reference_is_made_once(references: Path, monkeypatch: pytest.MonkeyPa
     before = sorted(references.iterdir())
     assert len(before) == 2
     monkeypatch.setattr(networks, "count_flops", lambda *_: pytest.fail("made again"))
-    assert do("reference", "denoiser", references) == [{}] and sorted(references.iterdir()) == before
+    assert run_task("reference", "denoiser", references) == [{}] and sorted(references.iterdir()) == before
 
 
 def test_a_batch_that_fails_does_not_stop_the_next(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -76,13 +76,13 @@ def test_a_batch_that_fails_does_not_stop_the_next(monkeypatch: pytest.MonkeyPat
             return super()._run(tensors)
 
     monkeypatch.setattr(networks, "runner_class", lambda engine: Picky)
-    one, two, three = do("measure", "condition", None, batches=(1, 2, 3))
+    one, two, three = run_task("measure", "condition", None, batches=(1, 2, 3))
     assert two == {"batch": 2, "error": "MemoryError: no room for two", "threads": two["threads"],
                    "load_average": two["load_average"]}  # fmt: skip
     assert one["ms_median"] > 0 and three["ms_median"] > 0 and "parity" not in one
 
 
-def test_values_that_are_not_finite_are_an_error(references: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_non_finite_values_are_an_error(references: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     class Broken(TorchRunner):
         def _run(self, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
             outputs = {name: value.clone() for name, value in super()._run(tensors).items()}
@@ -90,7 +90,7 @@ def test_values_that_are_not_finite_are_an_error(references: Path, monkeypatch: 
             return outputs
 
     monkeypatch.setattr(networks, "runner_class", lambda engine: Broken)
-    (cell,) = do("measure", "denoiser", references)
+    (cell,) = run_task("measure", "denoiser", references)
     assert "1 of 256 values" in cell["error"] and "parity" not in cell and cell["ms_median"] > 0
 
 
@@ -116,7 +116,7 @@ def test_operations_of_convolutions_and_attention_are_counted() -> None:
 
 
 def test_the_sampler(references: Path) -> None:
-    (cell,) = do("measure", "sampler", references, batches=(4,), count=2)
+    (cell,) = run_task("measure", "sampler", references, batches=(4,), count=2)
     assert cell["images"] == 2 and cell["ms_sample"] == cell["ms_median"] / 2
     assert cell["images_per_hour"] == pytest.approx(3.6e6 / cell["ms_sample"])
     assert 0 < cell["outside"] < 1 and cell["parity"] < 5e-3 and cell.get("psnr", 99.0) > 45
@@ -129,7 +129,7 @@ def request_() -> SceneRequest:
     return SceneRequest(label, "building car", 3)
 
 
-def test_the_published_schedule_makes_the_images_of_its_preset(request_: SceneRequest) -> None:
+def test_published_schedule_makes_the_images_of_its_preset(request_: SceneRequest) -> None:
     preset = dataclasses.replace(PRESETS["official"], steps=2, large_area=4000)
     with load_pipeline(TINY) as pipeline:
         (expected,) = sample(pipeline, [request_], preset, batch=16)
@@ -141,27 +141,27 @@ def test_the_published_schedule_makes_the_images_of_its_preset(request_: SceneRe
     assert np.abs(image.astype(int) - expected.image).max() <= 1
 
 
-def test_what_takes_too_long_is_extrapolated_and_says_so(references: Path) -> None:
-    (whole,) = do("official", "sampler", references, batches=(2,))
+def test_slow_images_are_extrapolated(references: Path) -> None:
+    (whole,) = run_task("official", "sampler", references, batches=(2,))
     assert whole["images"] == 1 and "method" not in whole and whole["calls"] == 3
-    (guess,) = do("official", "sampler", references, batches=(2,), official_seconds=0)
+    (guess,) = run_task("official", "sampler", references, batches=(2,), official_seconds=0)
     count, _, _, each, _, _, rest, _ = guess["method"].removeprefix("extrapolated: ").split()
     assert int(count) * float(each) + float(rest) == pytest.approx(guess["ms_median"], rel=1e-2)
     assert int(count) == 26 and guess["ms_p95"] is None
-    (one,) = do("official", "denoiser", references, batches=(2,))
+    (one,) = run_task("official", "denoiser", references, batches=(2,))
     assert one["ms_sample"] == one["ms_median"] / 2
 
 
 @pytest.mark.parametrize(("steps", "evaluations"), [(None, 20 * 26), (2, 2 * 26)])
-def test_the_published_schedule_takes_its_own_steps(references: Path, steps: int | None, evaluations: int) -> None:
-    """Whatever preset it is compared with; unless the steps of all are given."""
+def test_published_schedule_uses_its_own_steps(references: Path, steps: int | None, evaluations: int) -> None:
+    """Its steps do not depend on the preset, unless ``steps`` is set."""
     given = {"batches": (2,), "preset": "turbo", "steps": steps, "official_seconds": 0}
-    (cell,) = do("official", "sampler", references, **given)
+    (cell,) = run_task("official", "sampler", references, **given)
     assert cell["method"].startswith(f"extrapolated: {evaluations} evaluations ")
 
 
 def test_ceilings() -> None:
-    cells = do("ceiling", "", None, dtype="fp32", edge=64)
+    cells = run_task("ceiling", "", None, dtype="fp32", edge=64)
     assert [cell["network"] for cell in cells] == ["matmul", "conv3x3", "copy"]
     assert cells[0]["tflops"] > 0 and cells[1]["tflops"] > 0 and cells[2]["gbytes"] > 0
 
@@ -169,15 +169,15 @@ def test_ceilings() -> None:
 def test_engines_are_described(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     pytest.importorskip("onnxruntime")
     monkeypatch.setenv("DGKIT_CACHE", str(tmp_path))
-    (first,) = do("build", "condition", None, engine="ort")
-    (again,) = do("build", "condition", None, engine="ort")
+    (first,) = run_task("build", "condition", None, engine="ort")
+    (again,) = run_task("build", "condition", None, engine="ort")
     assert first["build_s"] == again["build_s"] > 0 and first["file_mib"] == again["file_mib"] > 0
     assert "build_rss_mib" in first and "build_rss_mib" not in again
-    (cell,) = do("measure", "condition", None, engine="ort")
+    (cell,) = run_task("measure", "condition", None, engine="ort")
     assert cell["ms_median"] > 0
 
 
-def test_a_run_in_processes_of_its_own(tmp_path: Path) -> None:
+def test_run_in_its_own_processes(tmp_path: Path) -> None:
     config = BenchConfig(subjects=("condition",), batches=(1,), model=TINY, device="cpu", seconds=0.01, repeats=3,
                          ceilings=False, csv=tmp_path / "rows.csv", threads=1)  # fmt: skip
     (row,) = bench(config)
@@ -198,28 +198,28 @@ def test_runs_that_share_a_process(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("cuda_graph", [True, False])
-def test_the_command_is_told_what_is_measured(cuda_graph: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_generate_gets_the_settings_of_the_task(cuda_graph: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     class Started(Exception):
         pass
 
     def start(words: list[str], **options: Any) -> None:
-        said.extend(words)
+        command.extend(words)
         raise Started
 
-    said: list[str] = []
+    command: list[str] = []
     monkeypatch.setattr("dgkit.bench.command.subprocess.Popen", start)
     with pytest.raises(Started):
-        do("reference", "generate", Path("absent"), cuda_graph=cuda_graph)
-    assert ("--no-cuda-graph" in said) is not cuda_graph
-    assert "--engine torch --dtype fp32 --device cpu --preset exact --batch 1" in " ".join(said)
+        run_task("reference", "generate", Path("absent"), cuda_graph=cuda_graph)
+    assert ("--no-cuda-graph" in command) is not cuda_graph
+    assert "--engine torch --dtype fp32 --device cpu --preset exact --batch 1" in " ".join(command)
 
 
-def test_files_tell_no_times_where_the_clock_was_set(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_file_times_are_not_used_if_the_clock_was_set(monkeypatch: pytest.MonkeyPatch) -> None:
     real = time.time
     monkeypatch.setattr("dgkit.bench.image_speed._run_command", lambda *given: monkeypatch.setattr(
         time, "time", lambda: real() - 3600))  # fmt: skip
-    (row,) = do("measure", "generate", None)
-    assert "clock was put -3600 s meanwhile" in row["error"]
+    (row,) = run_task("measure", "generate", None)
+    assert "clock was set by -3600 s" in row["error"]
 
 
 @pytest.mark.slow

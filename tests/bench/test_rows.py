@@ -1,4 +1,4 @@
-"""The CSV file: what is written is what is read, and other files are refused."""
+"""Rows survive the CSV file, and other files are refused."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ ROW = BenchRow(
 )  # fmt: skip
 
 
-def test_rows_come_back_as_they_were(tmp_path: Path) -> None:
+def test_rows_are_read_as_they_were_written(tmp_path: Path) -> None:
     path = tmp_path / "new" / "rows.csv"
     append(path, [ROW])
     append(path, [BenchRow("2026-01-02T00:00:00+00:00", "vae", steps=3)])
@@ -29,23 +29,23 @@ def test_rows_come_back_as_they_were(tmp_path: Path) -> None:
     assert lines[1][COLUMNS.index("ms_sample")] == "0.625"
 
 
-def test_columns_of_others_are_left_out(tmp_path: Path) -> None:
+def test_further_columns_are_ignored(tmp_path: Path) -> None:
     append(tmp_path / "rows.csv", [ROW])
     head, line = (tmp_path / "rows.csv").read_text().splitlines()
     (tmp_path / "more.csv").write_text(f"step,{head}\neager,{line}\n")
     assert read(tmp_path / "more.csv") == read(tmp_path / "rows.csv")
 
 
-def test_the_last_of_each_configuration() -> None:
+def test_latest_row_of_each_configuration() -> None:
     again = BenchRow(**{**ROW.__dict__, "run": "2026-01-03T00:00:00+00:00", "ms_sample": 0.5})
     other = BenchRow(**{**ROW.__dict__, "note": "busy"})
     assert latest([ROW, other, again]) == [again, other] == latest([again, other, ROW])
 
 
-def test_a_file_of_other_columns_is_left_alone(tmp_path: Path) -> None:
+def test_file_with_other_columns_is_not_changed(tmp_path: Path) -> None:
     path = tmp_path / "other.csv"
     path.write_text("a,b\n1,2\n")
-    with pytest.raises(OutputError, match="other columns"):
+    with pytest.raises(OutputError, match="does not have the columns of this version"):
         append(path, [ROW])
     with pytest.raises(InputError, match="lacks the columns run, subject, network"):
         read(path)

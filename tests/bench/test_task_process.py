@@ -1,4 +1,4 @@
-"""What becomes of a worker that does not come to its end."""
+"""Workers that die, hang or are restarted."""
 
 from __future__ import annotations
 
@@ -25,25 +25,25 @@ def _dying(monkeypatch: pytest.MonkeyPatch) -> None:
         ("exit", "exited with code 1: a library said goodbye"),
     ],
 )
-def test_the_reason_is_told(how: str, words: str) -> None:
+def test_error_says_how_the_worker_ended(how: str, words: str) -> None:
     found = run_task(BenchTask(kind="measure", subject=how), 60)
     assert found.error == words and found.cells == ()
 
 
-def test_what_was_measured_before_the_end_is_kept() -> None:
+def test_cells_from_before_the_end_are_kept() -> None:
     found = run_task(BenchTask(kind="measure", subject="half"), 60)
     (cells,) = found.cells
     assert (cells["batch"], cells["ms_sample"]) == (1, 2.0) and "killed" in found.error
 
 
-def test_a_worker_that_hangs_is_killed_with_its_children() -> None:
+def test_hanging_worker_is_killed_with_its_children() -> None:
     found = run_task(BenchTask(kind="measure", subject="hang"), 3.0)
     state, _, child = found.error.partition(": child ")
     assert state == "not done after 3 s"
     until_dead(int(child))
 
 
-def test_a_kept_worker_does_one_task_after_the_other() -> None:
+def test_persistent_worker_runs_several_tasks() -> None:
     with PersistentWorker() as worker:
         first, second = (worker(task("fine"), 60) for _ in range(2))
         assert first == second and first.error == "" and len(first.cells) == 1
@@ -58,7 +58,7 @@ def test_a_kept_worker_does_one_task_after_the_other() -> None:
         ("exit", "exited with code 1: a library said goodbye"),
     ],
 )
-def test_another_follows_a_worker_that_ended(how: str, words: str) -> None:
+def test_ended_worker_is_replaced(how: str, words: str) -> None:
     with PersistentWorker() as worker:
         before = worker(task("fine"), 60)
         assert worker(task(how), 60).error == words
@@ -67,7 +67,7 @@ def test_another_follows_a_worker_that_ended(how: str, words: str) -> None:
     assert after.error == "" and len({found.cells[0]["pid"] for found in (before, half, after)}) == 3
 
 
-def test_another_follows_a_worker_that_died_with_nothing_to_do() -> None:
+def test_worker_that_died_between_tasks_is_replaced() -> None:
     with PersistentWorker() as worker:
         (before,) = worker(task("last"), 60).cells
         until_dead(before["pid"])
@@ -75,7 +75,7 @@ def test_another_follows_a_worker_that_died_with_nothing_to_do() -> None:
     assert after.error == "" and after.cells[0]["pid"] != before["pid"]
 
 
-def test_a_kept_worker_that_hangs_is_killed_with_its_children() -> None:
+def test_hanging_persistent_worker_is_killed_with_its_children() -> None:
     with PersistentWorker() as worker:
         found = worker(task("hang"), 3.0)
         state, _, child = found.error.partition(": child ")
@@ -84,7 +84,7 @@ def test_a_kept_worker_that_hangs_is_killed_with_its_children() -> None:
 
 
 def until_dead(pid: int) -> None:
-    """A kill takes effect when the process is scheduled."""
+    """Wait for the process to end: a kill takes effect once it is scheduled."""
     deadline = time.monotonic() + 60
     while alive(pid) and time.monotonic() < deadline:
         time.sleep(0.02)

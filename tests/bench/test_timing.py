@@ -1,4 +1,4 @@
-"""How often a call is timed, and what is made of the times."""
+"""Number of timed calls, their statistics, and peak memory."""
 
 from __future__ import annotations
 
@@ -31,20 +31,20 @@ class Counter:
         time.sleep(self.seconds)
 
 
-def test_repeats_bound_quick_calls() -> None:
+def test_repeats_limit_fast_calls() -> None:
     call = Counter()
     assert len(time_calls(call, CPU, 7, 60.0).milliseconds) == 7
     assert call.calls == 3 + 7
 
 
-def test_slow_calls_are_timed_three_times_after_one() -> None:
+def test_slow_calls_are_timed_three_times_after_one_warm_up() -> None:
     call = Counter(0.02)
     times = time_calls(call, CPU, 50, 0.001)
     assert len(times.milliseconds) == 3 and call.calls == 4
     assert min(times.milliseconds) >= 20.0
 
 
-def test_calls_by_the_clock() -> None:
+def test_number_of_calls_by_the_clock() -> None:
     call = Counter()
     assert len(clock_calls(call, 5, 60.0).milliseconds) == 5
     assert len(clock_calls(call, 50, 0.0).milliseconds) == 3
@@ -52,8 +52,8 @@ def test_calls_by_the_clock() -> None:
     assert call.calls == 5 + 3 + 1
 
 
-def test_peak_memory_is_of_the_process_alone() -> None:
-    # In a process of its own: a peak of this one may lie far above what it holds now.
+def test_peak_memory_is_that_of_one_process() -> None:
+    # In another process: the peak of this one may be far above its present memory.
     program = """if True:
         import numpy as np
         from dgkit.bench.memory import peak_rss
@@ -71,7 +71,7 @@ def test_peak_memory_is_of_the_process_alone() -> None:
         assert small is not None and 0 < small < before / 2
 
 
-def test_a_cpu_has_no_device_memory() -> None:
+def test_cpu_has_no_device_memory() -> None:
     memory = DeviceMemory(CPU)
     memory.forget(), memory.look()
     assert memory.row() == {}

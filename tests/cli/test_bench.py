@@ -24,9 +24,9 @@ ROWS = [
 def asked(monkeypatch: pytest.MonkeyPatch) -> list[BenchConfig]:
     seen: list[BenchConfig] = []
 
-    def bench(config: BenchConfig, *, report: Any, show: Any) -> list[BenchRow]:
+    def bench(config: BenchConfig, *, progress: Any, show: Any) -> list[BenchRow]:
         seen.append(config)
-        report("something", 0, 1)
+        progress("bench", 0, 1, "something")
         for row in ROWS:
             show(row)
         return ROWS
@@ -63,7 +63,7 @@ def test_table(asked: list[BenchConfig], capsys: pytest.CaptureFixture[str]) -> 
         ("--batches two", "batches.0='two' is not allowed"),
         ("--repeats 1", "repeats=1 is not allowed"),
         ("nonsense", "unknown subject 'nonsense'"),
-        ("vae --against official", "no figure for vae"),
+        ("vae --against official", "--against official does not apply to vae"),
     ],
 )
 def test_wrong_options(words: str, said: str, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
