@@ -15,6 +15,7 @@ from typing import Any
 
 from dgkit import provenance
 from dgkit.optional import first_line, install_command, openvino_core
+from dgkit.resources import available_memory, total_memory, usable_cores
 
 # Instruction sets that the CPU back ends turn into speed: name shown -> flag in /proc/cpuinfo (x86, then ARM).
 CPU_FEATURES = {
@@ -70,15 +71,15 @@ class Extra:
 
 @dataclass(frozen=True)
 class Diagnosis:
-    """All findings; memory in bytes, None where the system does not tell."""
+    """All findings about this machine and installation; memory in bytes."""
 
     python: str
     platform: str
     commit: str | None
     versions: dict[str, str]
     cpu: Cpu
-    memory_total: int | None
-    memory_available: int | None
+    memory_total: int
+    memory_available: int
     devices: tuple[Device, ...]
     libraries: tuple[Library, ...]
     extras: tuple[Extra, ...]
@@ -92,15 +93,14 @@ class Diagnosis:
 
 def diagnose() -> Diagnosis:
     """Look at this machine. Imports the inference libraries that are installed, so it takes seconds."""
-    total, available = memory()
     return Diagnosis(
         python=platform.python_version(),
         platform=platform.platform(),
         commit=provenance.git_commit(),
         versions=provenance.versions(),
         cpu=cpu(),
-        memory_total=total,
-        memory_available=available,
+        memory_total=total_memory(),
+        memory_available=available_memory(),
         devices=devices(),
         libraries=libraries(),
         extras=extras(),
@@ -111,20 +111,11 @@ def diagnose() -> Diagnosis:
 
 def cpu(cpuinfo: Path = Path("/proc/cpuinfo")) -> Cpu:
     """Name, cores and instruction sets; a system without ``cpuinfo`` gives an empty list of features."""
-    total = os.cpu_count() or 1
-    usable = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else total
     text = cpuinfo.read_text(encoding="utf-8", errors="replace") if cpuinfo.is_file() else ""
     line = re.search(r"^(?:flags|Features)\s*:(.*)$", text, re.MULTILINE)
     flags = set(line.group(1).split()) if line else set()
     features = tuple(name for name, flag in CPU_FEATURES.items() if flag in flags)
-    return Cpu(provenance.cpu_name(), usable, total, features)
-
-
-def memory(meminfo: Path = Path("/proc/meminfo")) -> tuple[int | None, int | None]:
-    """(total, available) main memory in bytes."""
-    text = meminfo.read_text(encoding="utf-8") if meminfo.is_file() else ""
-    found = {key: int(kib) * 1024 for key, kib in re.findall(r"^(\w+):\s+(\d+) kB$", text, re.MULTILINE)}
-    return found.get("MemTotal"), found.get("MemAvailable")
+    return Cpu(provenance.cpu_name(), len(usable_cores()), os.cpu_count() or 1, features)
 
 
 def devices() -> tuple[Device, ...]:

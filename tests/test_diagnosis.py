@@ -38,13 +38,6 @@ def test_cpu_features(tmp_path: Path, text: str, features: tuple[str, ...]) -> N
     assert diagnosis.cpu(tmp_path / "absent").features == ()
 
 
-def test_memory(tmp_path: Path) -> None:
-    path = tmp_path / "meminfo"
-    path.write_text("MemTotal:       24684084 kB\nMemFree: 1 kB\nMemAvailable:   20000000 kB\n")
-    assert diagnosis.memory(path) == (24684084 * 1024, 20000000 * 1024)
-    assert diagnosis.memory(tmp_path / "absent") == (None, None)
-
-
 def test_library_that_is_absent_or_broken_says_why(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "openvino", None)
     (tmp_path / "tensorrt.py").write_text("raise OSError('libnvinfer.so.11: cannot open')")

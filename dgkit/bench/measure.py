@@ -12,7 +12,6 @@ libraries is ignored.
 import gc
 import importlib
 import json
-import os
 import sys
 import traceback
 from collections.abc import Iterator
@@ -22,6 +21,7 @@ from typing import Any
 from dgkit.bench.bench_config import EVAL, IMAGE_SUBJECTS, BenchTask
 from dgkit.bench.task_process import KEEP, reason
 from dgkit.files import atomic_write
+from dgkit.resources import load_average
 
 # Kind -> module and function of dgkit.bench, for networks, whole images and the evaluation.
 _NETWORK = {
@@ -45,7 +45,7 @@ _WORK = {EVAL: _EVAL, **dict.fromkeys(IMAGE_SUBJECTS, _IMAGES)}
 def work(task: BenchTask) -> Iterator[dict[str, Any]]:
     """Yield the cells of a task, one configuration after the other. Raises what the engine raises."""
     module, _, function = _WORK.get(task.subject, _NETWORK)[task.kind].partition(":")
-    load = os.getloadavg()[0] if hasattr(os, "getloadavg") else None
+    load = load_average()
     import torch
 
     if task.threads is not None:

@@ -1,32 +1,16 @@
 """Peak memory of a process and of a GPU, in MiB."""
 
-import re
-import resource
-import sys
-from pathlib import Path
-
 import torch
+
+from dgkit.resources import peak_memory
 
 MIB = 2**20
 
 
 def peak_rss(pid: int | None = None) -> float | None:
-    """Return the peak resident memory of a process, by default this one, since its program was started.
-
-    It is the kernel's high-water mark in ``/proc``, since ``getrusage`` may report the memory of the process that
-    started this one. Without ``/proc``, ``getrusage`` is used for this process, and None returned for others.
-    """
-    status = Path("/proc", "self" if pid is None else str(pid), "status")
-    try:
-        found = re.search(r"^VmHWM:\s+(\d+) kB", status.read_text(), re.MULTILINE)
-    except OSError:
-        found = None
-    if found:
-        return int(found[1]) / 1024
-    if pid is not None:
-        return None
-    unit = 1 if sys.platform == "darwin" else 1024
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / MIB
+    """Return the peak resident memory of a process, by default this one; None if it has ended."""
+    peak = peak_memory(pid)
+    return None if peak is None else peak / MIB
 
 
 class DeviceMemory:

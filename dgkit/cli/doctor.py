@@ -37,9 +37,8 @@ def _machine(console: Console, found: Diagnosis) -> None:
     console.print(f"  python      {found.python} on {found.platform}")
     console.print(f"  processor   {found.cpu.name}, {found.cpu.cores} of {found.cpu.cores_total} cores")
     console.print(f"  features    {', '.join(found.cpu.features) or 'not known on this system'}")
-    if found.memory_total is not None and found.memory_available is not None:
-        total, free = found.memory_total / 2**30, found.memory_available / 2**30
-        console.print(f"  memory      {total:.1f} GiB, {free:.1f} GiB available")
+    total, free = found.memory_total / 2**30, found.memory_available / 2**30
+    console.print(f"  memory      {total:.1f} GiB, {free:.1f} GiB available")
     for device in found.devices:
         console.print(f"  {_mark(device.usable)} {device.name:<9} {escape(device.detail)}")
 

@@ -9,8 +9,6 @@ import contextlib
 import gc
 import io
 import logging
-import os
-import resource
 import tempfile
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
@@ -30,6 +28,7 @@ from dgkit.engines.typed import typed_copy, write_fp32_graph
 from dgkit.errors import EngineError, UsageError
 from dgkit.optional import first_line, require
 from dgkit.progress import Notify
+from dgkit.resources import peak_memory, usable_cores
 
 OPSET = 18
 OPSETS = range(18, 24)  # what torch's exporter writes
@@ -77,7 +76,7 @@ def export_engine(
             _export(network, typed_copy(module, find_dtype(dtype)), folder / MODEL, opset)
             gc.collect()  # what the exporter made refers to itself and holds the copy
             errors = _verify(network, folder / MODEL, dtype, inputs, expected)
-        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20  # KiB on Linux
+        peak = (peak_memory() or 0) / 2**30
         return {"error": errors, "checked": "fp32 copy" if dtype == "bf16" else dtype, "peak_gib": round(peak, 2)}
 
     key = graph_key(network, dtype, opset)
@@ -200,7 +199,7 @@ def run_graph(path: Path, inputs: Mapping[str, Tensor], dtype: str = "fp32") -> 
     """
     runtime: Any = require("onnxruntime", "cpu")
     options = runtime.SessionOptions()
-    options.intra_op_num_threads = min(torch.get_num_threads(), len(os.sched_getaffinity(0)))
+    options.intra_op_num_threads = min(torch.get_num_threads(), len(usable_cores()))
     options.log_severity_level = 3
     # One run only, so no copies of the weights in other layouts and types: 7 instead of 11 GiB for the denoiser of
     # Stable Diffusion 1.5 in fp16.

@@ -4,7 +4,6 @@ A GPU needs the package ``onnxruntime-gpu``. See the documentation of ONNX Runti
 "TensorRT Execution Provider" and "I/O Binding".
 """
 
-import os
 from collections.abc import Mapping
 from typing import Any
 
@@ -18,6 +17,7 @@ from dgkit.engines.store import Engine, Policy, rebuild_command
 from dgkit.errors import EngineError, MissingDependency, UsageError
 from dgkit.optional import first_line, install_command, require
 from dgkit.progress import Notify
+from dgkit.resources import usable_cores
 
 _DTYPES = {"cpu": ("fp32",), "cuda": ("fp32", "fp16")}
 _NUMPY = {torch.float32: np.float32, torch.float16: np.float16, torch.int64: np.int64}
@@ -61,9 +61,7 @@ class OrtRunner(Runner):
         (engine,) = self.prepare()
         path = engine.file(MODEL)
         options = runtime.SessionOptions()
-        options.intra_op_num_threads = self.options.threads or min(
-            torch.get_num_threads(), len(os.sched_getaffinity(0))
-        )
+        options.intra_op_num_threads = self.options.threads or min(torch.get_num_threads(), len(usable_cores()))
         options.log_severity_level = 3
         try:
             session = runtime.InferenceSession(str(path), options, providers=providers)

@@ -5,7 +5,6 @@ fp32 means fp32.
 """
 
 import contextlib
-import resource
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -22,6 +21,7 @@ from dgkit.engines.trt_library import TrtLibrary, is_portable, make_monitor, on_
 from dgkit.errors import EngineError
 from dgkit.files import atomic_write
 from dgkit.progress import Notify
+from dgkit.resources import peak_memory
 
 ENGINE = "model.engine"
 # Pixels of one call of the VAE. Its widest tensors have 256 channels at full resolution, and a tensor of TensorRT may
@@ -176,7 +176,7 @@ def build_engine(
     target.write_bytes(memoryview(plan))
     if timings is not None:
         atomic_write(timings, bytes(config.get_timing_cache().serialize()))
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20  # KiB on Linux
+    peak = (peak_memory() or 0) / 2**30
     return {"layers": definition.num_layers, "peak_gib": round(peak, 2)}
 
 

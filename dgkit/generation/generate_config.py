@@ -1,6 +1,5 @@
 """Settings of ``dgkit generate``. A default is stated here and nowhere else."""
 
-import os
 import re
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -10,6 +9,7 @@ from pydantic import BeforeValidator, Field, model_validator
 from dgkit.config import Config, Metavar
 from dgkit.errors import UsageError
 from dgkit.generation.filter_config import MAX_BOUNDARY
+from dgkit.resources import usable_cores
 
 DEFAULT_WORLD = 64  # scenes of the procedural city if no source of label maps is given
 MAX_SHARDS = 100_000
@@ -155,7 +155,7 @@ class GenerateConfig(Config):
     @property
     def readers(self) -> int:
         """Number of processes that read or draw the label maps."""
-        return self.workers if isinstance(self.workers, int) else len(os.sched_getaffinity(0))
+        return self.workers if isinstance(self.workers, int) else len(usable_cores())
 
     @model_validator(mode="after")
     def _one_engine(self) -> "GenerateConfig":

@@ -18,6 +18,7 @@ from dgkit.generation.worker import Failed, Measure, Ready, Setup, Speed
 from dgkit.generation.workers import raise_failure, start, stop
 from dgkit.processes import describe_exit
 from dgkit.provenance import cpu_name, version
+from dgkit.resources import available_memory, usable_cores
 
 if TYPE_CHECKING:
     from dgkit.diffusion.pipeline import Pipeline
@@ -69,10 +70,8 @@ def machine_workers(config: GenerateConfig, pipeline: "Pipeline", notify: Notify
 
 def core_groups(count: int) -> list[tuple[int, ...]]:
     """The cores of this process in ``count`` groups, neighbours together; empty ones where there are too few cores."""
-    if not hasattr(os, "sched_getaffinity"):
-        return [()] * count
-    cores = sorted(os.sched_getaffinity(0), key=_place)
-    if len(cores) < count:
+    cores = sorted(usable_cores(), key=_place)
+    if len(cores) < count or not hasattr(os, "sched_setaffinity"):  # no system call to keep a worker on its cores
         return [()] * count
     borders = [number * len(cores) // count for number in range(count + 1)]
     return [tuple(cores[low:high]) for low, high in pairwise(borders)]
@@ -99,7 +98,7 @@ def _measure_all(config: GenerateConfig, pipeline: "Pipeline", threads: int, not
     """Denoiser samples a second of 1, 2, 4, ... workers, until it falls or the memory would not do."""
     rates: dict[int, float] = {}
     workers, memory = 1, 0
-    while workers <= threads and workers * memory <= MEMORY_SHARE * _free_memory():
+    while workers <= threads and workers * memory <= MEMORY_SHARE * available_memory():
         speeds = measure_split(setups(config, pipeline, workers))
         rates[workers] = sum(speed.rate for speed in speeds)
         memory = max(speed.memory for speed in speeds)
@@ -138,17 +137,7 @@ def measure_split(split: Sequence[Setup], seconds: float = MEASURED) -> list[Spe
         return [hear(number) for number in range(len(workers))]
 
 
-def _free_memory() -> float:
-    """Bytes that new processes can take; no limit where the system does not tell."""
-    try:
-        lines = Path("/proc/meminfo").read_text().splitlines()
-        return next(int(line.split()[1]) * 1024.0 for line in lines if line.startswith("MemAvailable"))
-    except (OSError, ValueError, StopIteration):
-        return float("inf")
-
-
 def _key(config: GenerateConfig, threads: int) -> str:
-    cores = sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else []
-    machine = [__version__, version("torch"), cpu_name(), cores, threads]
+    machine = [__version__, version("torch"), cpu_name(), usable_cores(), threads]
     facts = [machine, config.model_digest, config.batch, config.engine, config.dtype, config.engine_recipe]
     return hashlib.sha256(json.dumps(facts, default=str).encode()).hexdigest()[:24]

@@ -8,7 +8,6 @@ the run, so it may be killed at any moment, and it ends by itself when the other
 import os
 import pickle
 import queue
-import resource
 import sys
 import threading
 import time
@@ -21,6 +20,7 @@ from typing import Any
 
 from dgkit.generation.blocks import Block, Maker, Scene, encode_all
 from dgkit.generation.generate_config import GenerateConfig
+from dgkit.resources import peak_memory
 
 SMALLEST_SHARE = 0.01  # of a block that is worth a message
 LAST_WORDS = 10  # seconds a failing worker waits to be heard
@@ -167,12 +167,7 @@ def measure(maker: Maker, seconds: float) -> Speed:
             calls += 1
             if calls == 0:
                 started = time.perf_counter()
-        return Speed(calls * batch / (time.perf_counter() - started), _peak_memory())
-
-
-def _peak_memory() -> int:
-    unit = 1 if sys.platform == "darwin" else 1024
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
+        return Speed(calls * batch / (time.perf_counter() - started), peak_memory() or 0)
 
 
 def _failure(error: BaseException) -> Failed:

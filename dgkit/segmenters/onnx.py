@@ -12,8 +12,9 @@ from torch.nn import functional
 from dgkit.errors import InputError, UsageError
 from dgkit.files import digest_file
 from dgkit.labels import CLASSES
+from dgkit.resources import usable_cores
 from dgkit.segmenters.base import Segmenter, train_ids
-from dgkit.segmenters.onnx_session import ONNX_ENGINES, available_cores, open_session
+from dgkit.segmenters.onnx_session import ONNX_ENGINES, open_session
 from dgkit.segmenters.segmenter_sidecar import read_segmenter_sidecar, sidecar_path
 
 DEFAULT_MULTIPLE = 32  # of height and width, where the side-car does not state one
@@ -236,7 +237,7 @@ def open_onnx_segmenter(path: Path | str) -> OnnxSegmenter:
 
     Raises what :class:`OnnxSegmenter` raises, and InputError if the side-car names an output that is absent.
     """
-    segmenter = OnnxSegmenter(Path(path), threads=available_cores(), tf32=True)
+    segmenter = OnnxSegmenter(Path(path), threads=len(usable_cores()), tf32=True)
     segmenter.check_features()
     return segmenter
 

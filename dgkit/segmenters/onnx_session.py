@@ -1,6 +1,5 @@
 """Open an ONNX file of one image input in ONNX Runtime or OpenVINO and run it on arrays."""
 
-import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -47,11 +46,6 @@ class OnnxSession:
                 f"set 'multiple_of' or 'size' in {sidecar_path(self.path)}",
             ) from error
         return dict(zip(self.outputs, values, strict=True))
-
-
-def available_cores() -> int:
-    """Return the number of CPU cores that this process may use."""
-    return len(os.sched_getaffinity(0))
 
 
 def open_session(path: Path, engine: str, device: str, *, threads: int, tf32: bool) -> OnnxSession:

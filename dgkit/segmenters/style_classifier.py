@@ -8,7 +8,8 @@ from dgkit.data.pictures import centre_square
 from dgkit.data.prompts import NO_STYLE, STYLES
 from dgkit.errors import InputError
 from dgkit.files import digest_file
-from dgkit.segmenters.onnx_session import available_cores, open_session
+from dgkit.resources import usable_cores
+from dgkit.segmenters.onnx_session import open_session
 from dgkit.segmenters.segmenter_sidecar import read_segmenter_sidecar, sidecar_path
 
 DEFAULT_SIZE = 128  # pixels, where neither the file nor its side-car states one
@@ -33,7 +34,7 @@ class StyleClassifier:
                 f"{', '.join(known)}",
                 f"correct 'classes' in {sidecar_path(self.path)}",
             )
-        self._session = open_session(self.path, "ort", "auto", threads=available_cores(), tf32=True)
+        self._session = open_session(self.path, "ort", "auto", threads=len(usable_cores()), tf32=True)
         height, width = self._session.shape[2:]
         self._side = height if height and width else self.sidecar.size or DEFAULT_SIZE
         self.digest = digest_file(self.path)

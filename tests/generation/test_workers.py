@@ -289,7 +289,7 @@ def test_the_split_is_the_fastest_that_was_measured_and_remembered(
 def test_no_more_workers_than_the_memory_holds(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("DGKIT_CACHE", str(tmp_path))
     asked = measured(monkeypatch, {1: 5.0, 2: 8.0, 4: 9.0}, memory=30)
-    monkeypatch.setattr(split, "_free_memory", lambda: 100)
+    monkeypatch.setattr(split, "available_memory", lambda: 100)
     assert split.machine_workers(GenerateConfig(model_digest="m"), FakePipeline) == 2  # type: ignore[arg-type]
     assert asked == [1, 2]
 

@@ -1,6 +1,5 @@
 """``dgkit eval``: a segmenter on several data sets, picture by picture, into one folder of reports."""
 
-import os
 import time
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -22,6 +21,7 @@ from dgkit.evaluation.benchmark.sets import BadSample, Item, Problem, find_sets,
 from dgkit.files import output_error
 from dgkit.labels import NUM_CLASSES
 from dgkit.locks import sole_writer
+from dgkit.resources import usable_cores
 from dgkit.segmenters.base import Segmenter
 
 Progress = Callable[[str, int, int], None]  # stage ("check" or "score"), done, total
@@ -96,7 +96,7 @@ def items(
 
 
 def workers(config: EvalConfig) -> int:
-    return config.workers or len(os.sched_getaffinity(0))
+    return config.workers or len(usable_cores())
 
 
 def prediction_path(folder: Path, dataset: str, sample: Sample) -> Path:

@@ -3,7 +3,6 @@
 Every stage resumes where it stopped; a finished stage is read back from its folder ``finished``.
 """
 
-import os
 import shutil
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -20,6 +19,7 @@ from dgkit.config import dump_config
 from dgkit.diffusion.style_swap import swap
 from dgkit.files import atomic_write
 from dgkit.progress import Progress, within
+from dgkit.resources import usable_cores
 from dgkit.training.city.city_recipe import CityRecipe, DiffusionStage, Scenes
 from dgkit.training.city.decoder import train_decoder
 from dgkit.training.city.small_networks import (
@@ -125,7 +125,7 @@ class CityTraining:
                 with timed(self.work, name, self.progress) as progress:
                     height, seed = self.recipe.height * zoom, self.recipe.seed + zoom - 1
                     report = within(progress, name)
-                    folder, workers = self.work / name, self.recipe.workers or len(os.sched_getaffinity(0))
+                    folder, workers = self.work / name, self.recipe.workers or len(usable_cores())
                     caches.append(render_scenes(folder, role, count, seed, height, workers, report))
         return caches
 

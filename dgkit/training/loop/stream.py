@@ -6,7 +6,6 @@ s*batch + (k*P + p)*m on, with m = batch / (P * accumulation). So the samples of
 number of processes, micro-steps and workers.
 """
 
-import os
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -15,6 +14,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler, default_collate
 
 from dgkit.errors import DgkitError, UsageError
+from dgkit.resources import usable_cores
 from dgkit.training.loop.optimisation import Optimisation
 
 Sample = dict[str, Tensor]
@@ -49,7 +49,7 @@ def batches(
     """
     workers = settings.workers
     if workers is None:
-        workers = min(MOST_WORKERS, len(os.sched_getaffinity(0)) - 1) if pinned else 0
+        workers = min(MOST_WORKERS, len(usable_cores()) - 1) if pinned else 0
     loader: DataLoader[Any] = DataLoader(
         _Samples(sample),
         batch_sampler=_Order(settings, start, process, processes),
