@@ -29,7 +29,7 @@ _JPEG_QUALITY = 92
 
 
 @dataclass(frozen=True)
-class SceneFiles:
+class ScenePaths:
     """Paths of one scene below the root; ``labels`` are (path, encoding of :func:`encode_label`), possibly none."""
 
     image: PurePosixPath
@@ -47,58 +47,58 @@ class DiskLayout:
     dataset: str
     splits: tuple[str | None, ...]
     aspect: float
-    files: Callable[[str | None, int, int], SceneFiles]
+    files: Callable[[str | None, int, int], ScenePaths]
 
 
-def _gta(split: str | None, seed: int, number: int) -> SceneFiles:
+def _gta(split: str | None, seed: int, number: int) -> ScenePaths:
     below = f"{split}/" if split else ""
     name = f"{below}{number + 1:05d}.png"
-    return SceneFiles(PurePosixPath(f"images/{name}"), ((PurePosixPath(f"labels/{name}"), "gta"),))
+    return ScenePaths(PurePosixPath(f"images/{name}"), ((PurePosixPath(f"labels/{name}"), "gta"),))
 
 
-def _image_folder(split: str | None, seed: int, number: int) -> SceneFiles:
-    return SceneFiles(PurePosixPath(f"images/{number + 1:05d}.png"), ())
+def _image_folder(split: str | None, seed: int, number: int) -> ScenePaths:
+    return ScenePaths(PurePosixPath(f"images/{number + 1:05d}.png"), ())
 
 
-def _cityscapes(split: str | None, seed: int, number: int) -> SceneFiles:
+def _cityscapes(split: str | None, seed: int, number: int) -> ScenePaths:
     cities = _CITIES[str(split)]
     city = cities[number // _SEQUENCE % len(cities)]
     stem = f"{split}/{city}/{city}_{number:06d}_000019"
     return _files(f"leftImg8bit/{stem}_leftImg8bit.png", f"gtFine/{stem}_gtFine")
 
 
-def _bdd(split: str | None, seed: int, number: int) -> SceneFiles:
+def _bdd(split: str | None, seed: int, number: int) -> ScenePaths:
     stem = f"{split}/{number:08x}-{_digest(split, seed, number).hex()[:8]}"
     label = PurePosixPath(f"labels/sem_seg/masks/{stem}.png")
-    return SceneFiles(PurePosixPath(f"images/10k/{stem}.jpg"), ((label, "train_ids"),))
+    return ScenePaths(PurePosixPath(f"images/10k/{stem}.jpg"), ((label, "train_ids"),))
 
 
-def _mapillary(split: str | None, seed: int, number: int) -> SceneFiles:
+def _mapillary(split: str | None, seed: int, number: int) -> ScenePaths:
     folder = FOLDERS[str(split)]
     key = base64.urlsafe_b64encode(_digest(split, seed, number)).decode()
     stem = f"{number:06d}{key}"[:22]
     label = PurePosixPath(f"{folder}/labels/{stem}.png")
-    return SceneFiles(PurePosixPath(f"{folder}/images/{stem}.jpg"), ((label, "mapillary"),))
+    return ScenePaths(PurePosixPath(f"{folder}/images/{stem}.jpg"), ((label, "mapillary"),))
 
 
-def _acdc(split: str | None, seed: int, number: int) -> SceneFiles:
+def _acdc(split: str | None, seed: int, number: int) -> ScenePaths:
     condition = CONDITIONS[style_of("acdc", seed, scene_index(split, number))]
     return _dashcam(f"{condition}/{split}", 400, number)
 
 
-def _dark_zurich(split: str | None, seed: int, number: int) -> SceneFiles:
+def _dark_zurich(split: str | None, seed: int, number: int) -> ScenePaths:
     return _dashcam(f"{split}/night", 356, number)
 
 
-def _dashcam(folder: str, first: int, number: int) -> SceneFiles:
+def _dashcam(folder: str, first: int, number: int) -> ScenePaths:
     drive = f"GOPR{first + number // _SEQUENCE:04d}"
     stem = f"{folder}/{drive}/{drive}_frame_{number:06d}"
     return _files(f"rgb_anon/{stem}_rgb_anon.png", f"gt/{stem}_gt")
 
 
-def _files(image: str, label: str) -> SceneFiles:
+def _files(image: str, label: str) -> ScenePaths:
     ids, train_ids = PurePosixPath(f"{label}_labelIds.png"), PurePosixPath(f"{label}_labelTrainIds.png")
-    return SceneFiles(PurePosixPath(image), ((ids, "cityscapes_ids"), (train_ids, "train_ids")))
+    return ScenePaths(PurePosixPath(image), ((ids, "cityscapes_ids"), (train_ids, "train_ids")))
 
 
 def _digest(split: str | None, seed: int, number: int) -> bytes:

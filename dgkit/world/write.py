@@ -35,7 +35,7 @@ class _SceneJob:
     index: int
     height: int
     width: int
-    files: disk.SceneFiles
+    files: disk.ScenePaths
 
 
 def write_role(

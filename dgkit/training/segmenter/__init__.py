@@ -1,1 +1,1 @@
-"""Segmentation networks and their training, on mmsegmentation (extra ``seg``), the only package that imports it."""
+"""Segmentation networks and their training with mmsegmentation (extra ``seg``)."""

@@ -1,4 +1,4 @@
-"""Encoder weights that others trained: mmsegmentation's files, and SegFormer encoders of transformers."""
+"""Loads pretrained encoder weights: files of mmsegmentation, and SegFormer encoders of transformers."""
 
 import re
 from collections.abc import Mapping
@@ -13,16 +13,16 @@ from torch import Tensor, nn
 from dgkit.errors import ModelError
 from dgkit.optional import first_line, require
 
-_HINT = "give a .pth or .safetensors file of the encoder, or a transformers folder such as nvidia/mit-b5"
+_HINT = "use a .pth or .safetensors file of the encoder, or a transformers model such as nvidia/mit-b5"
 _PREFIXES = ("backbone.", "segformer.", "encoder.")
 
 
 def load_encoder(backbone: nn.Module, pretrained: str) -> int:
     """Copy the weights ``pretrained`` into ``backbone`` (mmsegmentation's MixVisionTransformer or ResNetV1c).
 
-    A file holds mmsegmentation's names, with or without "backbone."; a folder or hub id is a transformers SegFormer.
-    Classifiers and heads are left out. Returns how many tensors were copied. Raises ModelError where weights are
-    missing, do not fit or cannot be read.
+    A file has mmsegmentation's names, with or without "backbone."; a folder or hub id is a transformers SegFormer.
+    Weights of classifiers and heads are skipped. Returns the number of tensors copied. Raises ModelError if weights are
+    missing, have other shapes or cannot be read.
     """
     state = _without_prefix(_read(pretrained))
     if any(f".{query}." in name for name in state for query in _QUERY):
@@ -30,19 +30,21 @@ def load_encoder(backbone: nn.Module, pretrained: str) -> int:
     wanted = backbone.state_dict()
     missing = [name for name in wanted if name not in state and not name.endswith("num_batches_tracked")]
     if missing:
-        raise ModelError(f"{pretrained} lacks {len(missing)} of {len(wanted)} tensors, first {missing[0]}", _HINT)
+        raise ModelError(
+            f"{pretrained} lacks {len(missing)} of {len(wanted)} tensors, the first is {missing[0]}", _HINT
+        )
     chosen = {name: state[name] for name in wanted if name in state}
     for name, value in chosen.items():
         if value.shape != wanted[name].shape:
             raise ModelError(
-                f"{pretrained}: {name} is {list(value.shape)}, the encoder's is {list(wanted[name].shape)}",
-                "choose the backbone that the weights belong to",
+                f"{pretrained}: {name} has shape {list(value.shape)}, the encoder needs {list(wanted[name].shape)}",
+                "choose the backbone that these weights belong to",
             )
     backbone.load_state_dict(chosen, strict=False)
     return len(chosen)
 
 
-# Names within a block; transformers renamed them in 5.x, files keep the older ones.
+# Names within a block; transformers 5 renamed them, existing files keep the older ones.
 _BLOCK = {
     "layer_norm_1": "norm1",
     "layernorm_before": "norm1",
@@ -71,7 +73,7 @@ _LAYER = re.compile(r"((?:stages\.(\d+)\.blocks|block\.(\d+))\.(\d+)\.)(.+)\.(we
 
 
 def from_transformers(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Names and shapes of transformers' SegFormer encoder as those of mmsegmentation's MixVisionTransformer.
+    """Convert a SegFormer encoder of transformers to names and shapes of mmsegmentation's MixVisionTransformer.
 
     Query, key and value become one matrix; the linear layers of the feed-forward part become 1x1 convolutions.
     """
@@ -108,10 +110,10 @@ def _read(pretrained: str) -> dict[str, Tensor]:
         return dict(model.from_pretrained(pretrained).state_dict())
     except (OSError, ValueError, RuntimeError, SafetensorError, EOFError) as error:
         raise ModelError(f"{pretrained} cannot be read: {first_line(error)}", _HINT) from error
-    except Exception as error:  # pickle's own class, which torch does not export by name
+    except Exception as error:  # pickle's UnpicklingError, which torch raises but does not export
         if isinstance(error, ModelError):
             raise
-        raise ModelError(f"{pretrained} is no file of weights alone: {first_line(error)}", _HINT) from error
+        raise ModelError(f"{pretrained} is not a plain file of weights: {first_line(error)}", _HINT) from error
 
 
 def _without_prefix(state: Mapping[str, Tensor]) -> dict[str, Tensor]:

@@ -1,4 +1,4 @@
-"""ImageNet feature distance: an encoder that learns streets keeps what ImageNet taught it of things.
+"""ImageNet feature distance: keeps the encoder's features of things close to those of ImageNet pretraining.
 
 Source: Hoyer et al., DAFormer (CVPR 2022), section 3.3, and the released code's mmseg/models/uda/dacs.py.
 """
@@ -11,10 +11,10 @@ from torch.nn import functional
 
 
 def agreeing_cells(label: Tensor, size: tuple[int, int], classes: Sequence[int], min_ratio: float) -> Tensor:
-    """Where one of ``classes`` fills at least ``min_ratio`` (more than half) of a cell: bool [N,h,w], ``size`` (h, w).
+    """Return bool [N,h,w], ``size`` (h, w): whether one of ``classes`` fills at least ``min_ratio`` (> 0.5) of a cell.
 
     ``label`` is an integer [N,H,W] of train ids; ignored pixels count as another class. Cells are those of adaptive
-    pooling, that is squares of H / h pixels where h divides H.
+    pooling: squares of H / h pixels if h divides H.
     """
     wanted = torch.tensor(classes, device=label.device).view(1, -1, 1, 1)
     share = functional.adaptive_avg_pool2d((label[:, None] == wanted).float(), size)
@@ -22,9 +22,9 @@ def agreeing_cells(label: Tensor, size: tuple[int, int], classes: Sequence[int],
 
 
 def feature_distance(features: Tensor, targets: Tensor, mask: Tensor) -> Tensor:
-    """Mean over the positions in ``mask`` [N,h,w] of the L2 norm of ``features`` - ``targets``, both [N,C,h,w].
+    """Return the L2 norm of ``features`` - ``targets``, both [N,C,h,w], averaged over ``mask`` [N,h,w].
 
-    0 where the mask is empty.
+    An empty mask gives 0.
     """
     apart = torch.linalg.vector_norm(features.float() - targets.float(), dim=1)
     return (apart * mask).sum() / mask.sum().clamp(min=1)

@@ -27,12 +27,13 @@ class SeparableAspp(nn.Module):
         self.fuse = ConvModule(len(dilations) * channels, channels, 3, padding=1, norm_cfg=norm)
 
     def forward(self, features: Tensor) -> Tensor:
+        """Return the fused features."""
         return self.fuse(torch.cat([branch(features) for branch in self.branches], dim=1))
 
 
 @MODELS.register_module(force=True)
 class DAFormerHead(BaseDecodeHead):
-    """DAFormer's decoder: a linear embedding of each level, resized to the first one's size, concatenated and fused.
+    """DAFormer's decoder: a linear embedding of each level, resized to the size of the first, concatenated and fused.
 
     ``fusion`` is "aspp" (:class:`SeparableAspp`) or "conv" (one 1x1 convolution, as in HRDA's scale attention). Inputs
     are the levels [N,C_i,h_i,w_i], finest first; the output is logits [N,classes,h_0,w_0]. Source: as SeparableAspp.
@@ -55,6 +56,7 @@ class DAFormerHead(BaseDecodeHead):
         )
 
     def forward(self, inputs: Sequence[Tensor]) -> Tensor:
+        """Return the logits."""
         levels = self._transform_inputs(inputs)
         size = levels[0].shape[2:]
         embedded = []
@@ -66,7 +68,7 @@ class DAFormerHead(BaseDecodeHead):
 
 @MODELS.register_module(force=True)
 class DeepLabV2Head(BaseDecodeHead):
-    """Sum of dilated 3x3 convolutions straight to the classes, with bias, without norm and dropout.
+    """Sum of dilated 3x3 convolutions directly to the classes, with bias, without norm and dropout.
 
     Input: the last level [N,C,h,w]; output: logits [N,classes,h,w]. Source: Chen et al., DeepLab (TPAMI 2017); the two
     dilations 6 and 12 as in the code of DAFormer and HRDA (configs/_base_/models/deeplabv2_r50-d8.py).
@@ -74,13 +76,14 @@ class DeepLabV2Head(BaseDecodeHead):
 
     def __init__(self, dilations: Sequence[int] = (6, 12), **head: Any) -> None:
         super().__init__(dropout_ratio=0, **head)
-        del self.conv_seg  # the branches end in the classes themselves
+        del self.conv_seg  # the branches already end in the classes
         self.branches = nn.ModuleList(
             nn.Conv2d(self.in_channels, self.out_channels, 3, padding=dilation, dilation=dilation)
             for dilation in dilations
         )
 
     def init_weights(self) -> None:
+        """Initialise weights from N(0, 0.01^2) and biases with 0."""
         for name, parameter in self.branches.named_parameters():
             if name.endswith("bias"):
                 nn.init.zeros_(parameter)
@@ -88,5 +91,6 @@ class DeepLabV2Head(BaseDecodeHead):
                 nn.init.normal_(parameter, std=0.01)
 
     def forward(self, inputs: Sequence[Tensor]) -> Tensor:
+        """Return the logits."""
         features = self._transform_inputs(inputs)
         return torch.stack([branch(features) for branch in self.branches]).sum(0)

@@ -1,4 +1,4 @@
-"""Hooks of mmengine's Runner: reproducible randomness, encoder weights, and progress for the command line."""
+"""Hooks of mmengine's Runner: reproducible randomness, encoder weights, and progress of the command line."""
 
 import copy
 import hashlib
@@ -19,8 +19,8 @@ from dgkit.training.segmenter.mm import HOOKS, Hook
 class SeededIterations(Hook):
     """Seed torch before each iteration from (seed, iteration, process).
 
-    Dropout, stochastic depth and HRDA's crops of an iteration are then the same whether or not the run was stopped
-    before it, which mmengine's checkpoints alone, without a generator's state, cannot give.
+    Dropout, stochastic depth and HRDA's crops are then the same in a run that was stopped and resumed. mmengine's
+    checkpoints do not hold the state of the generator.
     """
 
     priority = "VERY_HIGH"
@@ -29,25 +29,28 @@ class SeededIterations(Hook):
         self.seed = seed
 
     def before_train_iter(self, runner: Any, batch_idx: int, data_batch: object = None) -> None:
+        """Seed torch's global generator."""
         words = np.random.SeedSequence([self.seed, runner.iter, runner.rank]).generate_state(2, np.uint32)
         torch.manual_seed(int(words[0]) << 31 | int(words[1]) >> 1)
 
 
 class LoadEncoder(Hook):
-    """Load the encoder's weights where a training starts; mmengine has initialised all of them by then."""
+    """Load pretrained encoder weights at the start of a training, after mmengine has initialised the network."""
 
     def __init__(self, pretrained: str) -> None:
         self.pretrained = pretrained
 
     def before_train(self, runner: Any) -> None:
+        """Load the weights, unless the run resumes from a checkpoint."""
         if runner.iter == 0:
-            load_encoder(plain(runner.model).backbone, self.pretrained)
+            load_encoder(unwrap(runner.model).backbone, self.pretrained)
 
 
 class FrozenEncoder(Hook):
-    """Set a network's frozen encoder, of the feature distance, where a training starts or goes on.
+    """Set the frozen encoder for the feature distance when a training starts or resumes.
 
-    It is in no checkpoint, but its digest is: a training goes on with the same weights or raises UsageError.
+    Checkpoints hold the digest of its weights instead of the weights. Raises UsageError if a training resumes with
+    other weights.
     """
 
     KEY = "frozen_encoder"
@@ -57,34 +60,37 @@ class FrozenEncoder(Hook):
         self.digest: str | None = None
 
     def after_load_checkpoint(self, runner: Any, checkpoint: Mapping[str, Any]) -> None:
+        """Remember the digest that the checkpoint holds."""
         self.digest = checkpoint.get(self.KEY)
 
     def before_train(self, runner: Any) -> None:
-        network = plain(runner.model)
+        """Load the frozen encoder and compare its digest with the checkpoint's."""
+        network = unwrap(runner.model)
         encoder = copy.deepcopy(network.backbone)
         load_encoder(encoder, self.pretrained)
         encoder.requires_grad_(False)
-        encoder.eval()  # ResNet's returns nothing
+        encoder.eval()  # separate call: ResNet's eval() returns None
         found = digest_weights(encoder)
         if self.digest not in (None, found):
             raise UsageError(
-                f"{self.pretrained} holds other weights than those that this training's feature distance is to",
-                "state the same ones as pretrained, or choose another folder with --out",
+                f"{self.pretrained}: weights differ from those that this training started its feature distance with",
+                "set pretrained to the original weights, or choose another folder with --out",
             )
         self.digest = found
-        network.beside.encoder = encoder
+        network.auxiliary.frozen_encoder = encoder
 
     def before_save_checkpoint(self, runner: Any, checkpoint: dict[str, Any]) -> None:
+        """Add the digest to the checkpoint."""
         checkpoint[self.KEY] = self.digest
 
 
-def plain(model: nn.Module) -> Any:
-    """The network itself, taken out of what spreads it over several processes."""
+def unwrap(model: nn.Module) -> Any:
+    """Return the network itself without the wrapper for distributed training."""
     return getattr(model, "module", model)
 
 
 def digest_weights(network: nn.Module) -> str:
-    """SHA-256 of a network's tensors and their names, but for the counters of batch norms, which weight files lack."""
+    """Return the SHA-256 of a network's tensors and names; batch norm counters are skipped, weight files lack them."""
     digest = hashlib.sha256()
     for name, tensor in sorted(network.state_dict().items()):
         if not name.endswith("num_batches_tracked"):
@@ -93,8 +99,8 @@ def digest_weights(network: nn.Module) -> str:
     return digest.hexdigest()
 
 
-class Report(Hook):
-    """Tell ``progress`` of each iteration, and keep the last loss and the validations' mean IoU."""
+class ProgressHook(Hook):
+    """Reports iterations to ``progress``; keeps the last loss and the mean IoU of each validation, in percent."""
 
     priority = "VERY_LOW"
 
@@ -105,11 +111,13 @@ class Report(Hook):
     def after_train_iter(
         self, runner: Any, batch_idx: int, data_batch: object = None, outputs: Mapping[str, Any] | None = None
     ) -> None:
+        """Report an iteration and keep its loss."""
         if outputs:
             self.loss = float(outputs["loss"].detach())
         if self.progress and runner.rank == 0:
             self.progress("segmenter", runner.iter + 1, runner.max_iters, f"loss {self.loss:.4f}")
 
     def after_val_epoch(self, runner: Any, metrics: Mapping[str, float] | None = None) -> None:
+        """Keep the mean IoU of a validation with its iteration."""
         if metrics and "mIoU" in metrics:
             self.miou.append((runner.iter, float(metrics["mIoU"])))

@@ -1,6 +1,6 @@
-"""The names of mmsegmentation, mmcv and mmengine that dgkit uses, imported here and nowhere else.
+"""The names of mmsegmentation, mmcv and mmengine that the training of segmenters uses.
 
-Importing this module needs the extra ``seg`` and takes some seconds. Raises MissingDependency without the extra.
+Importing this module takes some seconds and raises MissingDependency without the extra ``seg``.
 """
 
 import warnings
@@ -13,7 +13,7 @@ EXTRA = "seg"
 
 def _load(module: str) -> Any:
     with warnings.catch_warnings():
-        # mmcv says that its compiled operators are absent; no network of dgkit needs them.
+        # mmcv warns that its compiled operators are missing; no network of dgkit needs them.
         warnings.simplefilter("ignore")
         return require(module, EXTRA)
 

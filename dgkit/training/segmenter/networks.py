@@ -1,4 +1,4 @@
-"""The segmenters by name, as model configs of mmsegmentation."""
+"""Model configs of mmsegmentation for all pairs of head and backbone."""
 
 import contextlib
 import logging
@@ -11,10 +11,10 @@ from dgkit.labels import IGNORE, NUM_CLASSES
 from dgkit.training.segmenter import heads, hrda, regularised  # noqa: F401  (registers the classes)
 from dgkit.training.segmenter.mm import MODELS, MMLogger, init_default_scope
 
-MEAN = (123.675, 116.28, 103.53)  # of ImageNet, RGB 0..255, as all published MiT and ResNet encoders have it
+MEAN = (123.675, 116.28, 103.53)  # of ImageNet, RGB 0..255, as for all published MiT and ResNet encoders
 STD = (58.395, 57.12, 57.375)
 
-# Embedding width and blocks a stage. Source: Xie et al., SegFormer (NeurIPS 2021), table 6.
+# Embedding width and blocks per stage. Source: Xie et al., SegFormer (NeurIPS 2021), table 6.
 MIT: dict[str, tuple[int, tuple[int, int, int, int]]] = {
     "mit_b0": (32, (2, 2, 2, 2)),
     "mit_b1": (64, (2, 2, 2, 2)),
@@ -25,9 +25,9 @@ MIT: dict[str, tuple[int, tuple[int, int, int, int]]] = {
 }
 HEADS_PER_STAGE = (1, 2, 5, 8)
 RESNET = {"resnet101": 101}
-UNET_CHANNELS = 64  # of the highest level. Source: Ronneberger et al., U-Net (MICCAI 2015), figure 1
-UNET_LEVELS = 5  # each of half the side and twice the channels of the one above
-STRIDES = {"segformer": 4, "daformer": 4, "deeplabv2": 8, "unet": 1}  # of the logits, pixels
+UNET_CHANNELS = 64  # at the highest resolution. Source: Ronneberger et al., U-Net (MICCAI 2015), figure 1
+UNET_LEVELS = 5  # each with half the side and twice the channels of the previous one
+STRIDES = {"segformer": 4, "daformer": 4, "deeplabv2": 8, "unet": 1}  # of the logits, in pixels
 BACKBONES = {"segformer": tuple(MIT), "daformer": tuple(MIT), "deeplabv2": tuple(RESNET), "unet": ("unet",)}
 PAIRS = "segformer and daformer on mit_*, deeplabv2 on resnet101, unet on unet"
 
@@ -41,16 +41,17 @@ def model_config(
     channels: int | None = None,
     terms: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
-    """Config of the network with ``head`` and ``backbone``, a pair of :data:`BACKBONES`.
+    """Return the config of the network with ``head`` and ``backbone``, a pair of :data:`BACKBONES`.
 
-    ``crop`` is the side of the training crop, pixels; ``two_scales`` makes it HRDA, whose detail crop is half of that.
-    ``channels`` of the head; left out: the published width. ``terms``: settings of the loss by name, see
-    :class:`~dgkit.training.segmenter.regularised.RegularisedSegmentor`; they change nothing but training. Raises
-    UsageError for names that do not go together.
+    ``crop`` is the side of the training crop in pixels; ``two_scales`` makes it HRDA, whose detail crop is half of
+    that. ``channels`` is the width of the head, by default the published one. ``terms``: settings of extra loss terms
+    by name, see :class:`~dgkit.training.segmenter.regularised.RegularisedSegmentor`; they affect only training. Raises
+    UsageError for a pair that does not exist.
     """
     if backbone not in BACKBONES.get(head, ()):
         raise UsageError(
-            f"head {head!r} on backbone {backbone!r} is not allowed: {PAIRS}", "use for example daformer on mit_b5"
+            f"head {head!r} cannot be combined with backbone {backbone!r}; available: {PAIRS}",
+            "use for example daformer on mit_b5",
         )
     config: dict[str, Any] = {
         "type": "RegularisedSegmentor" if terms else "EncoderDecoder",
@@ -84,7 +85,7 @@ def model_config(
 
 
 def backbone_config(name: str, channels: int | None = None) -> dict[str, Any]:
-    """Config of mmsegmentation's MixVisionTransformer, ResNet v1c of output stride 8, or U-Net of ``channels``."""
+    """Return the config of MixVisionTransformer, ResNet v1c with output stride 8, or U-Net with ``channels``."""
     if name == "unet":
         return {
             "type": "UNet",
@@ -120,7 +121,7 @@ def backbone_config(name: str, channels: int | None = None) -> dict[str, Any]:
 
 
 def head_config(head: str, backbone: str, channels: int | None = None, *, attention: bool = False) -> dict[str, Any]:
-    """Config of a decode head; ``attention``: its light form that weighs HRDA's two scales, class by class."""
+    """Return the config of a decode head; ``attention``: its light form that weights HRDA's two scales per class."""
     common: dict[str, Any] = {"num_classes": NUM_CLASSES, "align_corners": False, "ignore_index": IGNORE}
     if head == "deeplabv2":
         return common | {"type": "DeepLabV2Head", "in_channels": 2048, "in_index": 3, "channels": 2048}
@@ -146,10 +147,10 @@ def head_config(head: str, backbone: str, channels: int | None = None, *, attent
 
 
 def build_network(config: dict[str, Any]) -> Any:
-    """The network of a config of :func:`model_config`, with freshly initialised weights: a ``torch.nn.Module``."""
+    """Build the network of a config of :func:`model_config`, a ``torch.nn.Module`` with freshly initialised weights."""
     with known_warnings():
         init_default_scope("mmseg")
-        keep_from_console(MMLogger.get_current_instance())  # it would list the origin of every weight
+        keep_from_console(MMLogger.get_current_instance())  # otherwise it lists the origin of every weight
         network = MODELS.build(config)
         network.init_weights()
     return network
@@ -157,9 +158,9 @@ def build_network(config: dict[str, Any]) -> Any:
 
 @contextlib.contextmanager
 def known_warnings() -> Iterator[None]:
-    """Silence what mmsegmentation says about its own default, that ignored pixels count in the mean of the loss.
+    """Silence mmsegmentation's warning about its own default: ignored pixels count in the mean of the loss.
 
-    It is the published one: DGInStyle's code averages over all pixels.
+    This default is the published setting: DGInStyle's code averages over all pixels.
     """
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="Default ``avg_non_ignore``")
@@ -167,7 +168,7 @@ def known_warnings() -> Iterator[None]:
 
 
 def keep_from_console(logger: logging.Logger) -> None:
-    """Let mmengine's logger write to its file; the console belongs to the command line's own progress."""
+    """Restrict mmengine's logger to its file and errors; the console shows the progress of the command line."""
     logger.setLevel(logging.INFO)
     for handler in logger.handlers:
         handler.setLevel(logging.INFO if isinstance(handler, logging.FileHandler) else logging.ERROR)

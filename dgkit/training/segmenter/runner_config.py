@@ -1,4 +1,4 @@
-"""The config of mmengine's Runner for a recipe; mmsegmentation's own tools read it, too."""
+"""The config of mmengine's Runner for a recipe, also readable by mmsegmentation's own tools."""
 
 from pathlib import Path
 from typing import Any
@@ -8,12 +8,13 @@ from dgkit.training.segmenter.networks import model_config
 from dgkit.training.segmenter.segmenter_recipe import SegmenterRecipe, SegmenterSchedule
 
 WARMUP_RATIO = 1e-6  # of the learning rate at the first iteration
-# Importing these registers dgkit's networks, data sets and hooks, also for mmsegmentation's own tools.
+# Importing these registers dgkit's networks, data sets and hooks, also for mmsegmentation's own tools. Configs next to
+# existing checkpoints name them: do not rename these modules.
 IMPORTS = [f"dgkit.training.segmenter.{name}" for name in ("networks", "mixture", "hooks", "precision", "style_hook")]
 
 
 def runner_config(recipe: SegmenterRecipe, out: Path) -> dict[str, Any]:
-    """Config for ``Runner.from_cfg``: AdamW, warm-up and linear decay, checkpoints, TensorBoard."""
+    """Return the config for ``Runner.from_cfg``: AdamW, warm-up and linear decay, checkpoints, TensorBoard."""
     train, data = recipe.train, recipe.data
     config: dict[str, Any] = {
         "default_scope": "mmseg",
@@ -31,7 +32,7 @@ def runner_config(recipe: SegmenterRecipe, out: Path) -> dict[str, Any]:
             "batch_size": train.batch,
             "num_workers": data.workers,
             "persistent_workers": data.workers > 0,
-            # Not shuffled: a sample is a function of its index, and a resumed run starts at the right one.
+            # Not shuffled: a sample is a function of its index, so a resumed run continues with the right one.
             "sampler": {"type": "InfiniteSampler", "shuffle": False},
             "dataset": {
                 "type": "SourceAndGenerated",
@@ -49,16 +50,16 @@ def runner_config(recipe: SegmenterRecipe, out: Path) -> dict[str, Any]:
         "env_cfg": {"cudnn_benchmark": True, "mp_cfg": {"mp_start_method": "fork", "opencv_num_threads": 0}},
         "visualizer": {
             "type": "SegLocalVisualizer",
-            "name": f"visualizer of {out}",  # mmengine keeps one of each name in a process
+            "name": f"visualizer of {out}",  # mmengine keeps one per name and process
             "vis_backends": [{"type": "TensorboardVisBackend"}],
         },
-        "log_level": "ERROR",  # of the console; the log file gets more, see keep_from_console
+        "log_level": "ERROR",  # of the console; keep_from_console sets that of the log file
     }
     return config | validation(recipe)
 
 
 def optimiser(train: SegmenterSchedule) -> dict[str, Any]:
-    """AdamW with the heads' own rate and no weight decay of the encoder's norms."""
+    """Return AdamW with a separate learning rate for heads and no weight decay for norms."""
     keys = {
         "decode_head": {"lr_mult": train.head_lr},
         "scale_head": {"lr_mult": train.head_lr},
@@ -77,7 +78,7 @@ def optimiser(train: SegmenterSchedule) -> dict[str, Any]:
 
 
 def schedule(train: SegmenterSchedule) -> list[dict[str, Any]]:
-    """Linear warm-up, then linear decay to 0 at the last iteration."""
+    """Return linear warm-up, then linear decay to 0 at the last iteration."""
     warmup = min(train.warmup, train.steps - 1)
     decay = {"type": "PolyLR", "power": 1.0, "eta_min": 0.0, "begin": warmup, "end": train.steps, "by_epoch": False}
     if not warmup:
@@ -86,7 +87,7 @@ def schedule(train: SegmenterSchedule) -> list[dict[str, Any]]:
 
 
 def default_hooks(recipe: SegmenterRecipe) -> dict[str, Any]:
-    """Log lines, checkpoints: the last ``keep``, the very last, and the best by mean IoU where there is validation."""
+    """Return the hooks for log lines and checkpoints: the last ``keep``, the final one, the best by validation mIoU."""
     checkpoint: dict[str, Any] = {
         "type": "CheckpointHook",
         "by_epoch": False,
@@ -100,7 +101,7 @@ def default_hooks(recipe: SegmenterRecipe) -> dict[str, Any]:
 
 
 def custom_hooks(recipe: SegmenterRecipe) -> list[dict[str, Any]]:
-    """Reproducible randomness, and with SHADE the choice of its base styles."""
+    """Return the hooks for reproducible randomness and, with SHADE, the choice of base styles."""
     chosen: list[dict[str, Any]] = [{"type": "SeededIterations", "seed": recipe.seed}]
     if shade := recipe.shade:
         chosen.append({"type": "BaseStyles", "count": shade.styles, "refresh": shade.refresh, "images": shade.images})
@@ -108,7 +109,7 @@ def custom_hooks(recipe: SegmenterRecipe) -> list[dict[str, Any]]:
 
 
 def validation(recipe: SegmenterRecipe) -> dict[str, Any]:
-    """Whole validation images through mmsegmentation's loop and IoUMetric; nothing without a validation set."""
+    """Return the validation of whole images with IoUMetric; empty without a validation set."""
     if recipe.data.val is None:
         return {}
     return {

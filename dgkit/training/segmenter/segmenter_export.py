@@ -1,4 +1,4 @@
-"""A trained segmenter as an ONNX file, with the side-car YAML that says how to feed it."""
+"""Export of a trained segmenter to an ONNX file with a side-car YAML that describes its input."""
 
 from pathlib import Path
 from typing import Any
@@ -14,26 +14,30 @@ from dgkit.training.segmenter.hrda import HRDASegmentor
 from dgkit.training.segmenter.networks import MEAN, STD
 
 
-class Logits(nn.Module):
-    """Images float32 [N,3,H,W], RGB, (value / 255 - mean) / std -> logits [N,19,H/stride,W/stride]."""
+class SegmenterLogits(nn.Module):
+    """The exported part of a network.
+
+    Images float32 [N,3,H,W], RGB, (value / 255 - mean) / std -> logits [N,19,H/stride,W/stride].
+    """
 
     def __init__(self, network: Any) -> None:
         super().__init__()
         self.network = network
 
     def forward(self, image: Tensor) -> Tensor:
+        """Return the logits."""
         return self.network._forward(image)
 
 
 def export_segmenter(network: Any, path: Path, crop: int) -> float:
     """Write ``path`` and ``path.with_suffix(".yaml")``, and compare the file with ``network`` in eval mode.
 
-    Height and width are free (multiples of 32); HRDA slides its detail crop over the image, so its size is fixed to
-    ``crop``, the training crop. Returns the relative L2 error of the logits. Raises what
+    Height and width are free (multiples of 32), except for HRDA: its detail crop slides over the image, so the size is
+    fixed to ``crop``, the training crop. Returns the relative L2 error of the logits. Raises what
     :func:`dgkit.segmenters.onnx_writer.write_segmenter` raises.
     """
     return write_segmenter(
-        Logits(network),
+        SegmenterLogits(network),
         path,
         classes=CLASSES,
         mean=[value / 255 for value in MEAN],
@@ -44,9 +48,11 @@ def export_segmenter(network: Any, path: Path, crop: int) -> float:
 
 
 def load_checkpoint(network: nn.Module, path: Path) -> None:
-    """Copy the weights of a checkpoint of ``dgkit train segmenter``. Raises ModelError."""
+    """Load the weights of a checkpoint of ``dgkit train segmenter`` into ``network``. Raises ModelError."""
     state = read_checkpoint(path)["state_dict"]
     try:
         network.load_state_dict(state)
     except RuntimeError as error:  # other names or shapes
-        raise ModelError(f"{path} is no checkpoint of this network: {first_line(error)}", "choose another") from error
+        raise ModelError(
+            f"{path} is not a checkpoint of this network: {first_line(error)}", "choose another file"
+        ) from error

@@ -1,7 +1,7 @@
-"""The recipe of ``dgkit train segmenter``: every number of the training, with units, and nowhere else.
+"""The recipe of ``dgkit train segmenter``: all settings of the training with their units and defaults.
 
-A recipe is an mmengine config file (``.py``, with ``_base_``) or YAML; both hold the keys of :class:`SegmenterRecipe`.
-Constants: DGInStyle's segmentation code, which trains with those of DAFormer and HRDA.
+A recipe is an mmengine config file (``.py``, with ``_base_``) or YAML, with the keys of :class:`SegmenterRecipe`.
+Constants: DGInStyle's segmentation code, which uses those of DAFormer and HRDA.
 """
 
 import warnings
@@ -22,25 +22,25 @@ FOLDER = "labels"
 
 
 class LabelledSet(Config):
-    """Photographs with label maps."""
+    """Images with label maps."""
 
     dataset: str = FOLDER
-    """a data set of dgkit (gta, cityscapes, ...); "labels": a folder with labels/ and images/"""
+    """name of a data set (gta, cityscapes, ...), or "labels" for a folder with labels/ and images/"""
     root: Path
     """folder of the data set"""
     split: str | None = None
-    """train, val, test or all; left out: the data set's own default"""
+    """train, val, test or all; default: that of the data set"""
     scale: tuple[int, int] | None = None
-    """width and height, pixels, that each picture is resized to fit into, keeping its shape; left out: as it is"""
+    """width and height in pixels to fit each image into, keeping its aspect ratio; default: original size"""
 
     @model_validator(mode="after")
     def _known(self) -> Self:
         if self.dataset != FOLDER and self.dataset not in LAYOUTS:
-            raise ValueError(f"unknown data set {self.dataset!r}, allowed: {', '.join((FOLDER, *LAYOUTS))}")
+            raise ValueError(f"unknown data set {self.dataset!r}; known: {', '.join((FOLDER, *LAYOUTS))}")
         return self
 
     def open(self) -> Dataset:
-        """Its samples. Raises UsageError, InputError."""
+        """List its samples. Raises UsageError, InputError."""
         if self.dataset == FOLDER:
             return labels_folder(self.root)
         return open_dataset(self.dataset, self.root, self.split)
@@ -50,49 +50,49 @@ class RareClasses(Config):
     """Rare class sampling of the source set. Source: Hoyer et al., DAFormer (CVPR 2022), section 3.3."""
 
     temperature: float = Field(0.01, gt=0)
-    """of the class probabilities"""
+    """temperature of the class probabilities"""
     min_pixels: int = Field(3000, ge=0)
-    """a label map serves a class if it has more pixels of it"""
+    """a label map is used for a class if it has more pixels of it than this"""
     min_crop_ratio: float = Field(0.5, ge=0)
-    """a crop is drawn again, up to 10 times, until more than min_pixels times this are of the class; HRDA: 2.0"""
+    """a crop is redrawn, up to 10 times, until more than min_pixels times this are of the class; HRDA: 2.0"""
 
 
 class SegmenterData(Config):
-    """What is trained on and validated on."""
+    """Training and validation data."""
 
     source: LabelledSet
-    """the labelled source set"""
+    """labelled source set"""
     generated: tuple[Path, ...] = ()
     """folders of generated images: images/ and labels/ of train ids, with or without a manifest.jsonl"""
     filtered: bool = False
-    """train on labels_filtered/ of the generated folders, which dgkit filter wrote, instead of labels/"""
+    """train on labels_filtered/ of the generated folders, written by dgkit filter, instead of labels/"""
     share: float = Field(0.5, ge=0, le=1)
-    """share of generated images among the samples, whatever the sizes of the sets"""
+    """share of generated images among the samples, independent of the sizes of the sets"""
     crop: int = Field(512, ge=16)
-    """side of the training crop, pixels; generated images of another size are resized to it"""
+    """side of the training crop in pixels; generated images of another size are resized to it"""
     cat_max_ratio: float = Field(0.75, gt=0, le=1)
-    """a crop of the source is drawn again, up to 10 times, while one class fills more of it; 1: never"""
+    """a source crop is redrawn, up to 10 times, while one class fills more of it than this; 1: never"""
     rare_classes: RareClasses | None = None
-    """rare class sampling of the source; left out: uniform"""
+    """rare class sampling of the source; default: uniform sampling"""
     colour: bool = True
-    """disturb brightness, contrast, saturation and hue of source images; generated images always are"""
+    """colour augmentation of source images: brightness, contrast, saturation, hue; generated images always get it"""
     verify: bool = True
-    """compare every generated file with the digest in its manifest before training"""
+    """compare every generated file with its digest in the manifest before training"""
     val: LabelledSet | None = None
-    """validated on; left out: no validation, and no best checkpoint"""
+    """validation set; default: none, and no best checkpoint"""
     workers: int = Field(2, ge=0)
-    """processes that read images; 0: none"""
+    """worker processes that read images; 0: the training process reads them"""
     cache: bool = False
-    """decode all pictures into memory before training, for sets that fit; the processes share it"""
+    """decode all images into memory before training, for sets that fit; workers share the memory"""
 
     @model_validator(mode="after")
     def _mixed(self) -> Self:
         if not self.generated and "share" in self.model_fields_set and self.share > 0:
-            raise ValueError(f"share={self.share} of generated images, but no generated folder is stated")
+            raise ValueError(f"share={self.share} of generated images needs a folder of them: set generated")
         if not self.generated and self.filtered:
-            raise ValueError("filtered labels are asked for, but no generated folder is stated")
+            raise ValueError("filtered=true needs a folder of generated images: set generated")
         if self.share == 1 and self.rare_classes:
-            raise ValueError("rare_classes concern the source, of which share=1 leaves nothing")
+            raise ValueError("rare_classes apply to source images, which share=1 excludes")
         return self
 
     @property
@@ -102,47 +102,49 @@ class SegmenterData(Config):
 
 
 class FeatureDistance(Config):
-    """ImageNet feature distance: keeps the encoder near a frozen one of ImageNet where a label map shows things.
+    """ImageNet feature distance: keeps features of things close to those of a frozen ImageNet encoder.
 
     Source: Hoyer et al., DAFormer (CVPR 2022), section 3.3; constants of its released code.
     """
 
     weight: float = Field(0.005, gt=0)
-    """of the distance in the loss"""
+    """weight of the distance in the loss"""
     classes: tuple[int, ...] = Field((6, 7, *range(11, NUM_CLASSES)), min_length=1)
-    """train ids of the things"""
+    """train ids of the thing classes"""
     min_ratio: float = Field(0.75, gt=0.5, le=1)
-    """a position counts if a thing fills this share of its pixels"""
+    """a cell counts if a thing fills this share of its pixels"""
 
     @model_validator(mode="after")
     def _known(self) -> Self:
         unknown = [number for number in self.classes if not 0 <= number < NUM_CLASSES]
         if unknown:
-            raise ValueError(f"classes {unknown} are no train ids, allowed are 0 to {NUM_CLASSES - 1}")
+            raise ValueError(f"classes {unknown} are not train ids; use 0 to {NUM_CLASSES - 1}")
         return self
 
 
 class Shade(Config):
-    """SHADE: a restyled copy of each picture's features, and the same prediction asked of both.
+    """SHADE: each image also passes with restyled features, and both predictions should agree.
 
     Source: Zhao et al., Style-Hallucinated Dual Consistency Learning (ECCV 2022); constants of its released code.
     """
 
     styles: int = Field(64, ge=1)
-    """base styles, of which a restyled copy gets a mixture"""
+    """number of base styles that restyled copies mix"""
     refresh: int = Field(4000, ge=1)
-    """iterations between two choices of base styles"""
+    """iterations between two choices of the base styles"""
     images: int | None = Field(None, ge=1)
-    """crops of the source that they are chosen from; left out: one of each source picture"""
+    """source crops that the base styles are chosen from; default: one of each source image"""
     concentration: float = Field(1 / 64, gt=0)
-    """of the Dirichlet distribution of the mixtures; small: mostly one base style"""
+    """concentration of the Dirichlet distribution of the mixing weights; small: mostly one base style"""
     weight: float = Field(10.0, gt=0)
-    """of the consistency in the loss"""
+    """weight of the consistency in the loss"""
 
     @model_validator(mode="after")
     def _enough(self) -> Self:
         if self.images is not None and self.images < self.styles:
-            raise ValueError(f"styles={self.styles} cannot be chosen from images={self.images}")
+            raise ValueError(
+                f"styles={self.styles} cannot be chosen from images={self.images}; images must not be fewer"
+            )
         return self
 
 
@@ -150,90 +152,90 @@ class SegmenterSchedule(Config):
     """Optimiser and schedule: AdamW, linear warm-up, then linear decay to 0."""
 
     steps: int = Field(40_000, ge=1)
-    """iterations"""
+    """number of iterations"""
     batch: int = Field(2, ge=1)
     """images per iteration and process"""
     lr: float = Field(6e-5, gt=0)
     """learning rate of the encoder"""
     head_lr: float = Field(10.0, gt=0)
-    """learning rate of the heads, times lr"""
+    """learning rate of the heads as a multiple of lr"""
     weight_decay: float = Field(0.01, ge=0)
-    """of AdamW; 0 for norms"""
+    """weight decay of AdamW; norms have none"""
     warmup: int = Field(1500, ge=0)
-    """iterations of linear warm-up from a millionth of lr"""
+    """iterations of linear warm-up, from a millionth of lr"""
     precision: Literal["fp32", "bf16", "fp16"] = "fp32"
-    """of activations; fp16 needs a GPU, bf16 pays on a CPU that multiplies in it (avx512_bf16, amx_bf16), too"""
+    """precision of activations; fp16 needs a GPU; bf16 also speeds up CPUs with avx512_bf16 or amx_bf16"""
     checkpoint_every: int = Field(4000, ge=1)
     """iterations between checkpoints"""
     keep: int = Field(2, ge=1)
-    """checkpoints kept beside the best"""
+    """number of checkpoints kept in addition to the best"""
     validate_every: int = Field(4000, ge=1)
     """iterations between validations"""
 
 
 class SegmenterRecipe(Config):
-    """``dgkit train segmenter``."""
+    """Settings of ``dgkit train segmenter``."""
 
     head: Literal["segformer", "daformer", "deeplabv2", "unet"] = "daformer"
-    """decode head; unet: a plain classifier on the U-Net's highest level"""
+    """decode head; unet: a plain classifier on the highest resolution of the U-Net"""
     backbone: Literal["mit_b0", "mit_b1", "mit_b2", "mit_b3", "mit_b4", "mit_b5", "resnet101", "unet"] = "mit_b5"
-    """encoder; deeplabv2 goes with resnet101, unet with unet, the others with mit_*"""
+    """encoder: resnet101 for deeplabv2, unet for unet, mit_* for the others"""
     two_scales: bool = False
-    """HRDA: context at half resolution and a detail crop of half the side, joined by attention"""
+    """HRDA: context at half resolution and a detail crop of half the side, fused by attention"""
     channels: int | None = Field(None, ge=8)
-    """width of the head, of unet the whole network's; left out: the published one"""
+    """width of the head, for unet of the whole network; default: the published width"""
     pretrained: str | None = None
     """encoder weights: a .pth or .safetensors of mmsegmentation, or a transformers folder or hub id of a SegFormer
-    encoder (nvidia/mit-b5); left out: random weights"""
+    encoder (nvidia/mit-b5); default: random weights"""
     feature_distance: FeatureDistance | None = None
-    """ImageNet feature distance in the loss; needs pretrained. Left out: none"""
+    """ImageNet feature distance in the loss, needs pretrained; default: none"""
     shade: Shade | None = None
-    """SHADE: restyled features, and their consistency in the loss. Left out: none"""
+    """SHADE: restyled features and their consistency in the loss; default: none"""
     seed: int = Field(0, ge=0)
-    """of weights, crops, mixing and disturbances"""
+    """seed of weights, crops, mixing and augmentation"""
     data: SegmenterData
     train: SegmenterSchedule = SegmenterSchedule()
     export: bool = True
     """write segmenter.onnx with its side-car at the end"""
     out: Path | None = None
-    """folder of the result; --out"""
+    """output folder, also --out"""
 
     @model_validator(mode="after")
     def _fits(self) -> Self:
         expected = {"deeplabv2": "resnet101", "unet": "unet"}.get(self.head, "mit_")
         if not self.backbone.startswith(expected):
-            raise ValueError("head deeplabv2 goes with backbone resnet101, unet with unet, the others with mit_*")
+            raise ValueError("head deeplabv2 needs backbone resnet101, unet needs unet, the others need mit_*")
         if self.head == "unet" and (self.two_scales or self.pretrained or self.terms):
-            raise ValueError("unet trains from random weights: without two_scales, pretrained, feature_distance, shade")
+            raise ValueError("head unet cannot be combined with two_scales, pretrained, feature_distance or shade")
         if self.head == "unet" and self.data.crop % 16:
-            raise ValueError(f"data.crop={self.data.crop}: with unet a multiple of 16")
-        # The detail crop, half of it, slides by half of itself on the grid of the context's logits.
+            raise ValueError(f"data.crop={self.data.crop} must be a multiple of 16 for head unet")
+        # The detail crop is half of the crop and slides by half of itself on the grid of the context's logits.
         grid = (64 if self.head == "deeplabv2" else 32) if self.two_scales else 1
         if self.data.crop % grid:
-            raise ValueError(f"data.crop={self.data.crop}: with two_scales a multiple of {grid}")
+            raise ValueError(f"data.crop={self.data.crop} must be a multiple of {grid} with two_scales")
         if self.feature_distance and not self.pretrained:
             raise UsageError(
-                "feature_distance is a distance to ImageNet's weights, and none are stated",
-                "add --set pretrained=WEIGHTS, or --set feature_distance=null",
+                "feature_distance needs ImageNet weights, but pretrained is not set",
+                "add --set pretrained=WEIGHTS or --set feature_distance=null",
             )
         return self
 
     @property
     def terms(self) -> dict[str, Any]:
-        """Further terms of the loss by name, as plain values."""
+        """Settings of the extra loss terms by name, as plain values."""
         chosen = {"feature_distance": self.feature_distance, "shade": self.shade}
         return {name: settings.model_dump(mode="json") for name, settings in chosen.items() if settings}
 
 
 def load_segmenter(recipe: Path, sets: Sequence[str] = (), out: Path | None = None) -> SegmenterRecipe:
-    """Read a ``.py`` or YAML recipe; ``sets`` ("a.b=value") and ``out`` win over it.
+    """Read a ``.py`` or YAML recipe; ``sets`` ("a.b=value") and ``out`` override it.
 
     A ``.py`` recipe is Python and is executed. Raises InputError, UsageError, MissingDependency.
     """
     values: Path | dict[str, Any] = _read_python(recipe) if recipe.suffix == ".py" else recipe
     loaded = load_config(SegmenterRecipe, values, sets, out=out)
     if loaded.out is None:
-        raise UsageError(f"{recipe} states no output folder", "add --out FOLDER")
+        raise UsageError(f"{recipe} has no output folder", "add --out FOLDER")
     return loaded
 
 
@@ -241,10 +243,10 @@ def _read_python(recipe: Path) -> dict[str, Any]:
     if not recipe.is_file():
         raise InputError(f"cannot read the recipe {recipe}: no such file", "check the path")
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # of its own imports
+        warnings.simplefilter("ignore")  # from mmengine's own imports
         reader: Any = require("mmengine.config", "seg").Config
     try:
         return reader.fromfile(str(recipe)).to_dict()
-    except Exception as error:  # whatever the file raises when it is executed
+    except Exception as error:  # the file is executed and may raise anything
         reason = f"{type(error).__name__}: {first_line(error)}"
-        raise InputError(f"cannot read the recipe {recipe}: {reason}", "correct the file") from error
+        raise InputError(f"cannot read the recipe {recipe}: {reason}", "fix the file") from error

@@ -1,10 +1,10 @@
-"""``dgkit train segmenter``: a segmenter from source and generated images."""
+"""``dgkit train segmenter``: trains a segmenter on source and generated images."""
 
 import contextlib
 import json
 import os
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -12,19 +12,17 @@ import torch
 
 from dgkit.errors import UsageError
 from dgkit.files import atomic_write
-from dgkit.progress import Progress
+from dgkit.progress import Notify, Progress
 from dgkit.training.loop.training_folder import main_process, open_training_folder
-from dgkit.training.segmenter.hooks import FrozenEncoder, LoadEncoder, Report
+from dgkit.training.segmenter.hooks import FrozenEncoder, LoadEncoder, ProgressHook
 from dgkit.training.segmenter.mm import MMConfig, Runner
 from dgkit.training.segmenter.networks import build_network, keep_from_console, known_warnings
 from dgkit.training.segmenter.runner_config import runner_config
 from dgkit.training.segmenter.segmenter_export import export_segmenter, load_checkpoint
 from dgkit.training.segmenter.segmenter_recipe import SegmenterRecipe
 
-Say = Callable[[str], None]
-
-# May change between two runs of one training: nothing of it reaches the weights. Where pretrained does, with the
-# feature distance, the weights that it names are compared.
+# Keys that may change when a training resumes, because they do not affect the weights. With the feature distance,
+# pretrained does: the hook compares the weights themselves.
 _FREE = frozenset(
     [
         *("out", "export", "pretrained"),
@@ -35,34 +33,36 @@ _FREE = frozenset(
 
 
 def train_segmenter(
-    recipe: SegmenterRecipe, progress: Progress | None = None, say: Say | None = None
+    recipe: SegmenterRecipe, progress: Progress | None = None, notify: Notify | None = None
 ) -> Mapping[str, Any]:
-    """Train what ``recipe`` describes, or go on where a run of it in ``recipe.out`` stopped.
+    """Train the segmenter of ``recipe``, or resume its training in ``recipe.out``.
 
     Writes to ``out``: ``config.yaml`` (the recipe), ``config.py`` (for mmsegmentation), checkpoints, TensorBoard files,
-    ``metrics.json``, and ``segmenter.onnx`` with its side-car. Returns what was made. ``say`` is told what a user
-    should know, such as random weights. Raises UsageError where ``out`` holds a run of another recipe, OutputError,
+    ``metrics.json``, and ``segmenter.onnx`` with its side-car. Returns a summary of the result. ``notify`` gets
+    warnings such as random initial weights. Raises UsageError if ``out`` holds a run of another recipe, OutputError,
     InputError, ModelError, EngineError, MissingDependency.
     """
     if recipe.train.precision == "fp16" and not torch.cuda.is_available():
-        raise UsageError("train.precision=fp16 needs a GPU", "use train.precision=bf16 or fp32")
+        raise UsageError("train.precision=fp16 needs a GPU", "use --set train.precision=bf16, or fp32")
     out = open_training_folder(recipe.out, recipe, _FREE)
     resumed = find_checkpoint(out)
-    report = Report(progress)
-    with contextlib.redirect_stdout(sys.stderr):  # mmengine prints here and there; stdout is for results
+    hook = ProgressHook(progress)
+    with contextlib.redirect_stdout(sys.stderr):  # mmengine prints to stdout, which is for results
         runner = _build_runner(recipe, out, resumed)
-        _tell(say, recipe, resumed)
+        if notify and main_process():
+            for line in _notices(recipe, resumed):
+                notify(line)
         if recipe.pretrained:
             runner.register_hook(LoadEncoder(recipe.pretrained))
         if recipe.pretrained and recipe.feature_distance:
             runner.register_hook(FrozenEncoder(recipe.pretrained))
-        runner.register_hook(report)
+        runner.register_hook(hook)
         runner.train()
-    return _finish(recipe, out, report)
+    return _finish(recipe, out, hook)
 
 
 def find_checkpoint(out: Path) -> Path | None:
-    """The last complete checkpoint of a training in ``out``; mmengine names it in a file when it is written."""
+    """Return the last complete checkpoint in ``out``, named in a file that mmengine writes after it."""
     named = out / "last_checkpoint"
     path = out / Path(named.read_text(encoding="utf-8").strip()).name if named.exists() else None
     return path if path and path.exists() else None
@@ -80,24 +80,22 @@ def _build_runner(recipe: SegmenterRecipe, out: Path, resumed: Path | None) -> A
     return runner
 
 
-def _tell(say: Say | None, recipe: SegmenterRecipe, resumed: Path | None) -> None:
-    if say is None or not main_process():
-        return
+def _notices(recipe: SegmenterRecipe, resumed: Path | None) -> Iterator[str]:
     if resumed:
-        say(f"goes on from {resumed}")
+        yield f"resuming from {resumed}"
     elif not recipe.pretrained:
-        say(f"no pretrained weights are stated: {recipe.backbone} starts from random ones; see 'pretrained'")
+        yield f"{recipe.backbone} starts from random weights; set 'pretrained' to use pretrained ones"
     if not recipe.data.generated:
-        say("no generated images are stated: training on the source set alone")
+        yield "no generated images: training on the source set alone"
 
 
-def _finish(recipe: SegmenterRecipe, out: Path, report: Report) -> Mapping[str, Any]:
+def _finish(recipe: SegmenterRecipe, out: Path, hook: ProgressHook) -> Mapping[str, Any]:
     checkpoint = find_checkpoint(out)
-    assert checkpoint  # the last iteration leaves one
+    assert checkpoint  # written by the last iteration
     metrics = out / "metrics.json"
     figures = json.loads(metrics.read_text(encoding="utf-8")) if metrics.exists() else {"miou": []}
-    known = {step: value for step, value in figures["miou"]} | dict(report.miou)
-    loss = report.loss if report.loss == report.loss else figures.get("loss")
+    known = dict(figures["miou"]) | dict(hook.miou)
+    loss = hook.loss if hook.loss == hook.loss else figures.get("loss")
     if main_process():
         figures = {"loss": loss, "miou": sorted(known.items())}
         atomic_write(metrics, (json.dumps(figures, indent=2) + "\n").encode())

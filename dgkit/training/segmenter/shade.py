@@ -1,4 +1,4 @@
-"""SHADE: features in other styles of the source beside those of the pictures, and one prediction asked of both.
+"""SHADE: each image also passes with restyled features, and both predictions should agree.
 
 A style is the mean and the standard deviation of each channel of an encoder's first features. Source: Zhao et al.,
 Style-Hallucinated Dual Consistency Learning (ECCV 2022), style hallucination and style consistency.
@@ -13,38 +13,38 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-EPSILON = 1e-7  # added to a standard deviation before dividing by it. Source: the released code
+EPSILON = 1e-7  # added to standard deviations before division. Source: the released code
 
 
 class Styles(NamedTuple):
-    """``mean`` and ``std`` of each channel, both float32 [K,C]."""
+    """Styles by ``mean`` and ``std`` of each channel, both float32 [K,C]."""
 
     mean: Tensor
     std: Tensor
 
 
 def style_of(features: Tensor) -> Styles:
-    """The styles [N,C] of features [N,C,P]; the deviation is that of a sample (divided by P - 1)."""
+    """Return the styles [N,C] of features [N,C,P]; the deviation is that of a sample (divided by P - 1)."""
     return Styles(features.mean(2), features.std(2))
 
 
 def restyle(features: Tensor, styles: Styles) -> Tensor:
-    """Features [N,C,P] with ``styles`` [N,C] in place of their own, which count as constants in the gradient."""
+    """Return features [N,C,P] with ``styles`` [N,C]; their own statistics are constants in the gradient."""
     mean, std = (value.detach()[..., None] for value in style_of(features))
     return (features - mean) / (std + EPSILON) * styles.std[..., None] + styles.mean[..., None]
 
 
-def mixtures(bases: Styles, count: int, concentration: float) -> Styles:
-    """``count`` convex combinations [count,C] of ``bases`` [K,C], weights from a symmetric Dirichlet distribution."""
+def mix_styles(bases: Styles, count: int, concentration: float) -> Styles:
+    """Return ``count`` convex combinations [count,C] of ``bases`` [K,C], weights from a symmetric Dirichlet."""
     parameters = torch.full((len(bases.mean),), concentration, device=bases.mean.device)
     weights = torch.distributions.Dirichlet(parameters).sample((count,))
     return Styles(weights @ bases.mean, weights @ bases.std)
 
 
 def farthest_points(points: Tensor, count: int, first: int) -> Tensor:
-    """Indices [count] of ``points`` [N,D]: ``first``, then ever the one farthest from all that are chosen already.
+    """Return indices [count] of ``points`` [N,D]: ``first``, then repeatedly the one farthest from all chosen ones.
 
-    Distances are Euclidean; the lowest index wins a tie. Source: Qi et al., PointNet++ (NeurIPS 2017).
+    Distances are Euclidean; ties go to the lowest index. Source: Qi et al., PointNet++ (NeurIPS 2017).
     """
     chosen = [first]
     distance = torch.full((len(points),), math.inf, device=points.device)
@@ -55,13 +55,13 @@ def farthest_points(points: Tensor, count: int, first: int) -> Tensor:
 
 
 def base_styles(styles: Styles, count: int, first: int) -> Styles:
-    """``count`` of ``styles`` [N,C], mean and deviation joined as one point each, by :func:`farthest_points`."""
+    """Return ``count`` of ``styles`` [N,C] by :func:`farthest_points`, with mean and deviation joined to one point."""
     chosen = farthest_points(torch.cat(styles, dim=1), count, first)
     return Styles(styles.mean[chosen], styles.std[chosen])
 
 
 def style_consistency(logits: Tensor) -> Tensor:
-    """Jensen-Shannon divergence, in nats, of the two halves of a batch of logits [2N,C,h,w], averaged over positions.
+    """Return the Jensen-Shannon divergence, in nats, of the two halves of logits [2N,C,h,w], averaged over positions.
 
     That is the mean of the two Kullback-Leibler divergences to the mixture of both distributions; 0 to log 2.
     """
@@ -72,7 +72,7 @@ def style_consistency(logits: Tensor) -> Tensor:
 
 
 def first_features(backbone: Any, images: Tensor) -> Tensor:
-    """Features [N,C,P] whose style counts: of MixVisionTransformer's first stage, or of ResNet's stem with its pooling.
+    """Return the features [N,C,P] that define the style: MixVisionTransformer's first stage, or ResNet's pooled stem.
 
     ``images`` are normalised, [N,3,H,W]. Source for MiT: the code of DAFormer's and HRDA's generalisation; for ResNet:
     SHADE's own.
@@ -88,18 +88,18 @@ def first_features(backbone: Any, images: Tensor) -> Tensor:
 
 
 @contextlib.contextmanager
-def hallucinating(backbone: Any, bases: Styles, concentration: float) -> Iterator[None]:
-    """Within, the backbone's features of N pictures are [2N,...]: their own, then copies restyled by ``mixtures``."""
+def style_hallucination(backbone: Any, bases: Styles, concentration: float) -> Iterator[None]:
+    """Make the backbone return features [2N,...] for N images: the original ones, then copies with mixed styles."""
 
-    def doubled(_module: nn.Module, _inputs: object, output: Tensor) -> Tensor:
+    def append_restyled(_module: nn.Module, _inputs: object, output: Tensor) -> Tensor:
         flat = output.flatten(2) if output.ndim == 4 else output.transpose(1, 2)  # ResNet: NCHW; MiT: N,P,C
-        with torch.autocast(output.device.type, enabled=False):  # statistics in fp32 whatever the precision
-            copy = restyle(flat.float(), mixtures(bases, len(flat), concentration))
+        with torch.autocast(output.device.type, enabled=False):  # statistics are always fp32
+            copy = restyle(flat.float(), mix_styles(bases, len(flat), concentration))
         copy = copy.view_as(output) if output.ndim == 4 else copy.transpose(1, 2)
         return torch.cat([output, copy.to(output.dtype)])
 
     last = backbone.layers[0][2] if _is_mit(backbone) else backbone.maxpool
-    handle = last.register_forward_hook(doubled)
+    handle = last.register_forward_hook(append_restyled)
     try:
         yield
     finally:

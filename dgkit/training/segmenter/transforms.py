@@ -1,4 +1,4 @@
-"""Steps of mmsegmentation's pipelines that read dgkit's data sets and crop for a class."""
+"""Transforms for mmsegmentation's pipelines: they read dgkit's data sets and crop for a class."""
 
 from typing import Any
 
@@ -13,19 +13,20 @@ META_KEYS = (
     "img_path", "seg_map_path", "ori_shape", "img_shape", "pad_shape", "scale_factor", "flip", "flip_direction",
     "reduce_zero_label", "origin",
 )  # fmt: skip
-ATTEMPTS = 10  # crops drawn for a rare class. Source: DAFormer, mmseg/datasets/uda_dataset.py
+ATTEMPTS = 10  # greatest number of crops drawn for a rare class. Source: DAFormer, mmseg/datasets/uda_dataset.py
 
 
 def read_bgr(sample: Sample) -> np.ndarray:
-    """The photograph as uint8 [H,W,3] BGR, mmsegmentation's order of channels. Raises InputError."""
+    """Read the image as uint8 [H,W,3] BGR, the channel order of mmsegmentation. Raises InputError."""
     return np.ascontiguousarray(read_picture(str(sample.image))[:, :, ::-1])
 
 
 @TRANSFORMS.register_module(force=True)
 class ReadImage(BaseTransform):
-    """The photograph of ``results["sample"]`` as :func:`read_bgr` gives it, or the copy in ``results["decoded"]``."""
+    """Reads the image of ``results["sample"]`` with :func:`read_bgr`, or copies it from ``results["decoded"]``."""
 
     def transform(self, results: dict[str, Any]) -> dict[str, Any]:
+        """Add the image, its path and its shape to ``results``."""
         sample = results["sample"]
         decoded = results.get("decoded")
         image = read_bgr(sample) if decoded is None else decoded[0].copy()
@@ -36,12 +37,13 @@ class ReadImage(BaseTransform):
 
 @TRANSFORMS.register_module(force=True)
 class ReadLabel(BaseTransform):
-    """The label map of ``results["sample"]`` by dgkit's own tables, or the copy in ``results["decoded"]``.
+    """Reads the label map of ``results["sample"]`` with dgkit's tables, or copies it from ``results["decoded"]``.
 
-    uint8 [H,W] train ids, 255 ignore.
+    It is uint8 [H,W], train ids, 255 = ignore.
     """
 
     def transform(self, results: dict[str, Any]) -> dict[str, Any]:
+        """Add the label map and its path to ``results``."""
         sample = results["sample"]
         decoded = results.get("decoded")
         label = read_label(sample.label, sample.encoding) if decoded is None else decoded[1]
@@ -53,9 +55,9 @@ class ReadLabel(BaseTransform):
 
 @TRANSFORMS.register_module(force=True)
 class ClassCrop(RandomCrop):
-    """A random crop, drawn again until it has more than ``min_pixels`` of ``results["rare_class"]``, if that is stated.
+    """Random crop, redrawn until it has more than ``min_pixels`` of ``results["rare_class"]``, if there is one.
 
-    After :data:`ATTEMPTS` crops the last one is taken. Source: DAFormer, mmseg/datasets/uda_dataset.py.
+    After :data:`ATTEMPTS` crops the last one is used. Source: DAFormer, mmseg/datasets/uda_dataset.py.
     """
 
     def __init__(self, min_pixels: float = 0, **crop: Any) -> None:
@@ -63,7 +65,7 @@ class ClassCrop(RandomCrop):
         self.min_pixels = min_pixels
 
     def crop_bbox(self, results: dict[str, Any]) -> tuple[int, int, int, int]:
-        """First and end row, first and end column of the crop."""
+        """Return first and end row, first and end column of the crop."""
         box = super().crop_bbox(results)
         wanted = results.get("rare_class")
         if wanted is None:

@@ -8,11 +8,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
-GENERATED_CLASS = 18  # of every pixel of a generated label map, and of no source map
+GENERATED_CLASS = 18  # fills every generated label map and occurs in no source map
 
 
 def write_pair(folder: Path, name: str, label: np.ndarray) -> tuple[Path, Path]:
-    """``images/name.png`` and ``labels/name_labelTrainIds.png``; the picture is a function of the label map."""
+    """Write ``images/name.png`` and ``labels/name_labelTrainIds.png``; the image is a function of the label map."""
     image, ids = folder / "images" / f"{name}.png", folder / "labels" / f"{name}_labelTrainIds.png"
     for path in (image, ids):
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -23,7 +23,7 @@ def write_pair(folder: Path, name: str, label: np.ndarray) -> tuple[Path, Path]:
 
 @pytest.fixture
 def source(tmp_path: Path) -> Path:
-    """Four labelled pictures of 96x80: class 0 above, class 2 below, some ignore, and 5 columns of a rare class 5."""
+    """Four labelled images of 96x80: class 0 above, class 2 below, some ignore, and 5 columns of a rare class 5."""
     for number in range(4):
         label = np.zeros((80, 96), np.uint8)
         label[40:] = 2
@@ -36,7 +36,7 @@ def source(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def generated(tmp_path: Path) -> Path:
-    """Three generated pictures with a manifest; their label maps hold class 18, and 19 where ignore is meant."""
+    """Three generated images with a manifest; their label maps hold class 18, and 19 for ignore."""
     folder = tmp_path / "generated"
     lines = []
     for number in range(3):

@@ -1,4 +1,4 @@
-"""Segmenters as ONNX files, read by the reader of ``dgkit quality`` and ``dgkit eval``'s kind of files."""
+"""Exported segmenters, opened as ``dgkit quality`` and ``dgkit eval`` open ONNX files."""
 
 import importlib.util
 
@@ -18,7 +18,7 @@ from dgkit.training.segmenter.segmenter_export import export_segmenter
 
 
 def predicted(net, image: np.ndarray) -> np.ndarray:
-    """Train ids by PyTorch, of a picture whose sides are multiples of 32."""
+    """Return train ids predicted by PyTorch for an image whose sides are multiples of 32."""
     mean, std = np.array([0.485, 0.456, 0.406]), np.array([0.229, 0.224, 0.225])
     batch = torch.from_numpy(((image / 255 - mean) / std).astype(np.float32)).permute(2, 0, 1)[None]
     with torch.no_grad():
@@ -36,7 +36,7 @@ def predicted(net, image: np.ndarray) -> np.ndarray:
         pytest.param("deeplabv2", "resnet101", False, marks=pytest.mark.slow),
     ],
 )
-def test_the_file_computes_what_the_network_does(tmp_path, head, backbone, two_scales):
+def test_file_and_network_agree(tmp_path, head, backbone, two_scales):
     torch.manual_seed(0)
     net = build_network(model_config(head, backbone, 64, two_scales=two_scales, channels=16))
     path = tmp_path / "segmenter.onnx"

@@ -1,4 +1,4 @@
-"""Source and generated samples: shares, what is done to each, digests, labels."""
+"""Source and generated samples: ratio, preprocessing, digests, labels."""
 
 import importlib.util
 import json
@@ -25,7 +25,7 @@ def label_of(sample: dict) -> np.ndarray:
     return sample["data_samples"].gt_sem_seg.data[0].numpy()
 
 
-def test_the_share_of_generated_samples_is_the_stated_one(micro):
+def test_samples_have_the_given_share_of_generated_images(micro):
     mixed = dataset(micro, share=0.3)
     origins = [mixed[index]["data_samples"].origin for index in range(200)]
     assert 40 <= origins.count("generated") <= 80  # 60 expected, 3 standard deviations are 20
@@ -42,15 +42,15 @@ def test_a_sample_is_a_function_of_seed_and_index(micro):
     assert any((one[i]["inputs"] != other[i]["inputs"]).any() for i in range(5))
 
 
-def test_decoded_pictures_give_the_same_samples(micro):
+def test_cached_images_give_the_same_samples(micro):
     read, held = dataset(micro), dataset(micro, cache=True)
-    for _ in range(2):  # what is held must not change by being used
+    for _ in range(2):  # use must not change the cache
         for index in range(8):
             assert (read[index]["inputs"] == held[index]["inputs"]).all()
             assert (label_of(read[index]) == label_of(held[index])).all()
 
 
-def test_crops_for_styles_show_each_source_picture_once_before_any_twice(micro):
+def test_style_crops_show_each_source_image_once_before_any_repeats(micro):
     mixed = dataset(micro, share=1.0)
     crops = SourceCrops(mixed, 4000, 8)
     assert len(crops) == 8
@@ -63,7 +63,7 @@ def test_crops_for_styles_show_each_source_picture_once_before_any_twice(micro):
     assert any((crops[index]["inputs"] != later[index]["inputs"]).any() for index in range(8))
 
 
-def test_generated_images_are_flipped_and_disturbed_but_not_cut(micro, generated):
+def test_generated_images_are_augmented_but_not_cropped(micro, generated):
     mixed = dataset(micro, share=1.0)
     for index in range(6):
         sample = mixed[index]
@@ -72,20 +72,20 @@ def test_generated_images_are_flipped_and_disturbed_but_not_cut(micro, generated
         assert (label_of(sample)[:2] == 255).all() and (label_of(sample)[2:] == 18).all()
 
 
-def test_source_images_are_cut_to_the_crop(micro):
+def test_source_images_are_cropped(micro):
     sample = dataset(micro, share=0.0)[0]
     assert sample["inputs"].shape == (3, 64, 64) and label_of(sample).shape == (64, 64)
     assert set(np.unique(label_of(sample))) <= {0, 2, 5, 255}
 
 
-def test_the_colours_of_the_source_stay_where_that_is_asked_for(micro, source):
+def test_colour_augmentation_of_the_source_can_be_disabled(micro, source):
     sample = dataset(micro, share=0.0, colour=False)[0]
     seen = {tuple(pixel) for pixel in sample["inputs"].permute(1, 2, 0).reshape(-1, 3).tolist()}
     picture = np.asarray(Image.open(next((source / "images").glob("0.png"))))
     assert seen <= {tuple(pixel[::-1]) for pixel in picture.reshape(-1, 3).tolist()}  # mmsegmentation reads B, G, R
 
 
-def test_rare_classes_are_sought(micro):
+def test_rare_classes_are_oversampled(micro):
     rare = dataset(micro, share=0.0, rare_classes={"min_pixels": 50, "min_crop_ratio": 0.5, "temperature": 0.1})
     uniform = dataset(micro, share=0.0)
     with_rare, without = ([(label_of(d[i]) == 5).any() for i in range(30)] for d in (rare, uniform))
@@ -103,7 +103,7 @@ def test_files_that_differ_from_the_manifest_are_refused(micro, generated):
         find_generated(generated, verify=False)
 
 
-def test_a_folder_without_a_manifest_is_taken_as_it_is(generated):
+def test_a_folder_without_a_manifest_is_used_unchecked(generated):
     (generated / "manifest.jsonl").unlink()
     assert len(find_generated(generated)) == 3
 
@@ -114,7 +114,7 @@ def test_a_manifest_without_digests_is_refused(generated):
         find_generated(generated)
 
 
-def test_filtered_labels_take_the_place_of_the_first(micro: dict, generated: Path, tmp_path: Path) -> None:
+def test_filtered_labels_replace_the_original_ones(micro: dict, generated: Path, tmp_path: Path) -> None:
     with pytest.raises(InputError, match="no complete filtered labels") as caught:
         find_generated(generated, filtered=True)
     assert "dgkit filter" in caught.value.hint
@@ -122,7 +122,9 @@ def test_filtered_labels_take_the_place_of_the_first(micro: dict, generated: Pat
     samples = find_generated(generated, filtered=True)
     assert [sample.label.parent.name for sample in samples] == ["labels_filtered"] * 3
     sample = dataset(micro, share=1.0, filtered=True)[0]
-    assert (label_of(sample) == 255).all()  # one colour everywhere: every pixel has the mean loss, and that is too much
+    assert (
+        label_of(sample) == 255
+    ).all()  # with one colour, every pixel has the mean loss, which is above the threshold
     samples[1].label.write_bytes(samples[1].label.read_bytes() + b"x")
     with pytest.raises(InputError, match="1 generated files differ"):
         find_generated(generated, filtered=True)

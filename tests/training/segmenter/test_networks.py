@@ -1,4 +1,4 @@
-"""The networks: shapes, formulas, sizes, gradients."""
+"""Networks: shapes, formulas, sizes, gradients."""
 
 import importlib.util
 from typing import Any
@@ -13,7 +13,7 @@ if importlib.util.find_spec("mmseg") is None:
 
 from dgkit.errors import UsageError
 from dgkit.training.segmenter.heads import DAFormerHead, DeepLabV2Head
-from dgkit.training.segmenter.hrda import Box, double, fuse, half, slides
+from dgkit.training.segmenter.hrda import Box, double, fuse, half, window_starts
 from dgkit.training.segmenter.networks import build_network, model_config
 
 pytestmark = pytest.mark.filterwarnings("ignore:Default ``avg_non_ignore``")
@@ -44,7 +44,7 @@ def millions(module: torch.nn.Module) -> float:
 
 
 @pytest.mark.parametrize(("head", "backbone", "two_scales", "side"), SMALL)
-def test_logits_have_their_stride_and_gradients_reach_every_parameter(head, backbone, two_scales, side):
+def test_logits_have_the_expected_stride_and_gradients_reach_every_parameter(head, backbone, two_scales, side):
     net = network(head, backbone, two_scales).train()
     for module in net.modules():  # a dropped path has no gradient
         if type(module).__name__ == "DropPath":
@@ -54,7 +54,7 @@ def test_logits_have_their_stride_and_gradients_reach_every_parameter(head, back
     losses = net.loss(image, samples(label))
     sum(value for name, value in losses.items() if "loss" in name).backward()
     without = [name for name, p in net.named_parameters() if p.grad is None or not p.grad.abs().sum() > 0]
-    # A bias before a norm or a softmax over keys changes nothing; all else must learn.
+    # A bias before a norm or a softmax over keys has no effect; all other parameters must learn.
     assert all(name.endswith("bias") for name in without), without
     with torch.no_grad():
         assert net.eval()._forward(image).shape == (2, 19, side, side)
@@ -89,7 +89,7 @@ def test_daformers_head_has_the_published_size():
     assert millions(head) == pytest.approx(3.7, rel=0.01)
 
 
-def test_fusion_takes_the_context_where_attention_is_0_and_the_detail_where_it_is_1():
+def test_fusion_uses_the_context_at_attention_0_and_the_detail_at_1():
     context, detail = torch.randn(1, 19, 8, 8), torch.randn(1, 19, 8, 8)
     box = Box(2, 4, 4, 4)
     none = fuse(context, detail, torch.zeros_like(context), box)
@@ -102,7 +102,7 @@ def test_fusion_takes_the_context_where_attention_is_0_and_the_detail_where_it_i
     torch.testing.assert_close(full[..., outside], double(context)[..., outside])
 
 
-def test_hrda_weighs_the_two_losses_nine_to_one():
+def test_hrda_weights_the_two_losses_nine_to_one():
     net = network("daformer", "mit_b0", True).eval()
     image, label = torch.randn(1, 3, 64, 64), torch.randint(0, 19, (1, 64, 64))
     torch.manual_seed(5)
@@ -120,7 +120,7 @@ def test_hrda_weighs_the_two_losses_nine_to_one():
     assert box.y % 8 == box.x % 8 == 0 and (box.height, box.width) == (32, 32)
 
 
-def test_hrda_sees_a_window_of_the_crops_size_as_it_is():
+def test_hrda_runs_a_window_of_crop_size_once():
     net = network("daformer", "mit_b0", True, crop=128).eval()
     image = torch.randn(1, 3, 64, 64)
     with torch.no_grad():
@@ -128,15 +128,15 @@ def test_hrda_sees_a_window_of_the_crops_size_as_it_is():
         assert net.context(image)[1].min() >= 0 and net.context(image)[1].shape == (1, 19, 8, 8)
 
 
-def test_half_averages_and_slides_end_at_the_border():
+def test_half_averages_and_windows_end_at_the_border():
     image = torch.randn(1, 3, 8, 8)
     torch.testing.assert_close(half(image), functional.avg_pool2d(image, 2))
-    assert slides(1024, 512, 256) == [0, 256, 512]
-    assert slides(704, 512, 256) == [0, 192]
-    assert slides(512, 512, 256) == [0]
+    assert window_starts(1024, 512, 256) == [0, 256, 512]
+    assert window_starts(704, 512, 256) == [0, 192]
+    assert window_starts(512, 512, 256) == [0]
 
 
-def test_hrda_names_the_sizes_that_it_takes():
+def test_hrda_names_the_sizes_that_it_supports():
     net = network("daformer", "mit_b0", True).eval()
     with pytest.raises(UsageError, match="multiples of 8"):
         net._forward(torch.randn(1, 3, 60, 60))
@@ -160,7 +160,7 @@ def test_transformers_weights_give_the_same_features(tmp_path):
             torch.testing.assert_close(mine, other, atol=1e-3, rtol=1e-3)
 
 
-# Whole networks: Xie et al. (2021), table 1. Its 3.8 for B0 is not what its own description gives, 3.72.
+# Whole networks: Xie et al. (2021), table 1. B0 is left out: the table has 3.8, its description gives 3.72.
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("backbone", "published"),
@@ -172,7 +172,7 @@ def test_segformers_have_the_published_sizes(backbone, published):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("two_scales", [False, True])
-def test_gradients_reach_all_of_daformer_in_its_published_size(two_scales):
+def test_gradients_reach_every_part_of_daformer_in_its_published_size(two_scales):
     torch.manual_seed(0)
     net = build_network(model_config("daformer", "mit_b5", 128, two_scales=two_scales)).train()
     assert millions(net.backbone) == pytest.approx(82.0, rel=0.01)

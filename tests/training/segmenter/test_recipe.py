@@ -1,4 +1,4 @@
-"""The recipe of a segmenter: what is refused, and Python recipes."""
+"""Recipes of segmenters: Python recipes and refused settings."""
 
 import importlib.util
 from pathlib import Path
@@ -20,7 +20,7 @@ def written(folder: Path, text: str) -> Path:
     return path
 
 
-def test_a_python_recipe_may_build_on_another(tmp_path):
+def test_a_python_recipe_can_extend_another(tmp_path):
     (tmp_path / "base.py").write_text("data = dict(source=dict(root='a'), crop=64)\nseed = 3\n")
     recipe = written(tmp_path, "_base_ = ['base.py']\nhead = 'segformer'\ndata = dict(crop=128)\n")
     loaded = load_segmenter(recipe, ["train.steps=7"], tmp_path / "out")
@@ -33,7 +33,7 @@ def test_unknown_keys_are_refused(tmp_path):
         load_segmenter(written(tmp_path, "data = dict(sorce=1, source=dict(root='a'))"), out=tmp_path)
 
 
-def test_a_recipe_that_fails_is_named(tmp_path):
+def test_an_unreadable_recipe_is_named(tmp_path):
     with pytest.raises(InputError, match=r"recipe.py"):
         load_segmenter(written(tmp_path, "data = 1 / 0"), out=tmp_path)
     with pytest.raises(InputError, match="no such file"):
@@ -43,26 +43,26 @@ def test_a_recipe_that_fails_is_named(tmp_path):
 @pytest.mark.parametrize(
     ("sets", "reason"),
     [
-        (["head=deeplabv2"], "goes with backbone resnet101"),
-        (["head=unet"], "unet with unet"),
-        (["backbone=unet"], "unet with unet"),
-        (["head=unet", "backbone=unet", "pretrained=a.pth"], "trains from random weights"),
+        (["head=deeplabv2"], "needs backbone resnet101"),
+        (["head=unet"], "unet needs unet"),
+        (["backbone=unet"], "unet needs unet"),
+        (["head=unet", "backbone=unet", "pretrained=a.pth"], "cannot be combined with two_scales, pretrained"),
         (["head=unet", "backbone=unet", "data.crop=100"], "multiple of 16"),
-        (["data.share=0.3"], "no generated folder"),
+        (["data.share=0.3"], "needs a folder of them"),
         (["two_scales=true", "data.crop=100"], "multiple of"),
         (["data.source.dataset=gtav"], "unknown data set"),
-        (["feature_distance={}"], "distance to ImageNet's weights"),
-        (["pretrained=a.pth", "feature_distance={classes: [6, 19]}"], r"classes \[19\] are no train ids"),
+        (["feature_distance={}"], "needs ImageNet weights"),
+        (["pretrained=a.pth", "feature_distance={classes: [6, 19]}"], r"classes \[19\] are not train ids"),
         (["pretrained=a.pth", "feature_distance.min_ratio=0.5"], "greater than 0.5"),
         (["shade.images=10"], "styles=64 cannot be chosen from images=10"),
     ],
 )
-def test_what_does_not_go_together_is_refused(tmp_path, sets, reason):
+def test_incompatible_settings_are_refused(tmp_path, sets, reason):
     with pytest.raises(UsageError, match=reason):
         load_segmenter(written(tmp_path, "data = dict(source=dict(root='a'))"), sets, tmp_path)
 
 
-def test_a_folder_must_be_stated(tmp_path):
+def test_an_output_folder_is_required(tmp_path):
     with pytest.raises(UsageError, match="output folder"):
         load_segmenter(written(tmp_path, "data = dict(source=dict(root='a'))"))
 
@@ -72,7 +72,7 @@ def test_the_shipped_recipes_are_valid(path, tmp_path):
     assert load_segmenter(path, out=tmp_path).train.steps == 40_000
 
 
-def test_the_shipped_recipes_have_the_terms_of_the_published_runs(tmp_path):
+def test_the_shipped_recipes_have_the_loss_terms_of_the_published_runs(tmp_path):
     loaded = {path.stem: load_segmenter(path, out=tmp_path) for path in RECIPES.glob("*mit*.py")}
     assert [name for name, recipe in loaded.items() if recipe.shade] == ["hrda_daformer_mitb5"]
     with_distance = sorted(name for name, recipe in loaded.items() if recipe.feature_distance)

@@ -1,4 +1,4 @@
-"""``dgkit train segmenter``: what reaches the loss, checkpoints, resuming, refusals."""
+"""``dgkit train segmenter``: samples in the loss, checkpoints, resuming, refusals."""
 
 import importlib.util
 import json
@@ -20,7 +20,7 @@ from dgkit.training.segmenter.networks import MEAN, STD, build_network, model_co
 from dgkit.training.segmenter.segmenter_recipe import SegmenterRecipe
 from dgkit.training.segmenter.segmenter_training import train_segmenter
 
-pytestmark = pytest.mark.filterwarnings("default")  # mmengine's own, of torch's schedulers and of TensorBoard
+pytestmark = pytest.mark.filterwarnings("default")  # mmengine, its use of torch's schedulers and TensorBoard warn
 
 
 def recipe(micro: dict, **changes: object) -> SegmenterRecipe:
@@ -50,10 +50,10 @@ def test_generated_samples_reach_the_loss(micro, monkeypatch):
         assert (18 in labels) == (origin == "generated") and loss > 0
 
 
-def test_a_stopped_run_goes_on_to_the_same_weights(micro, tmp_path, capsys):
-    told: list[str] = []
-    whole = train_segmenter(recipe(micro, out=tmp_path / "whole"), say=told.append)
-    assert "starts from random" in told[0]
+def test_a_resumed_run_reaches_the_same_weights(micro, tmp_path, capsys):
+    notices: list[str] = []
+    whole = train_segmenter(recipe(micro, out=tmp_path / "whole"), notify=notices.append)
+    assert "starts from random" in notices[0]
 
     def stop(stage, done, total, note=""):
         if done == 1:  # its checkpoint is written
@@ -61,9 +61,9 @@ def test_a_stopped_run_goes_on_to_the_same_weights(micro, tmp_path, capsys):
 
     with pytest.raises(KeyboardInterrupt):
         train_segmenter(recipe(micro, out=tmp_path / "stopped"), stop)
-    told.clear()
-    again = train_segmenter(recipe(micro, out=tmp_path / "stopped"), say=told.append)
-    assert "goes on from" in told[0] and "iter_1.pth" in told[0]
+    notices.clear()
+    again = train_segmenter(recipe(micro, out=tmp_path / "stopped"), notify=notices.append)
+    assert "resuming from" in notices[0] and "iter_1.pth" in notices[0]
     assert capsys.readouterr().out == ""
     one, two = weights(whole["checkpoint"]), weights(again["checkpoint"])
     assert one.keys() == two.keys() and all(torch.equal(one[name], two[name]) for name in one)
@@ -77,7 +77,7 @@ def write_encoder(path: Path, seed: int) -> Path:
     return path
 
 
-def test_a_stopped_run_with_shade_and_feature_distance_goes_on_to_the_same_weights(micro, tmp_path):
+def test_a_resumed_run_with_shade_and_feature_distance_reaches_the_same_weights(micro, tmp_path):
     """In bf16. Base styles are chosen before iterations 0 and 2; the run is stopped between them."""
     terms = {
         "pretrained": str(write_encoder(tmp_path / "mit.pth", 1)),
@@ -94,7 +94,7 @@ def test_a_stopped_run_with_shade_and_feature_distance_goes_on_to_the_same_weigh
     with pytest.raises(KeyboardInterrupt):
         train_segmenter(recipe(micro, **terms, out=tmp_path / "stopped"), stop)
     other = {**terms, "pretrained": str(write_encoder(tmp_path / "other.pth", 2))}
-    with pytest.raises(UsageError, match="other weights"):
+    with pytest.raises(UsageError, match="weights differ from those"):
         train_segmenter(recipe(micro, **other, out=tmp_path / "stopped"))
     moved = {**terms, "pretrained": str((tmp_path / "mit.pth").rename(tmp_path / "moved.pth"))}
     again = train_segmenter(recipe(micro, **moved, out=tmp_path / "stopped"))
@@ -114,7 +114,7 @@ def test_a_stopped_run_with_shade_and_feature_distance_goes_on_to_the_same_weigh
     ("head", "backbone", "two_scales", "channels"),
     [("daformer", "mit_b0", True, 32), ("deeplabv2", "resnet101", False, 64)],
 )
-def test_the_terms_train_other_networks(micro, tmp_path, head, backbone, two_scales, channels):
+def test_the_extra_terms_work_with_other_networks(micro, tmp_path, head, backbone, two_scales, channels):
     network = build_network(model_config(head, backbone, 64, two_scales=two_scales, channels=16))
     torch.save(network.backbone.state_dict(), tmp_path / "encoder.pth")
     changes = {
@@ -131,7 +131,7 @@ def test_the_terms_train_other_networks(micro, tmp_path, head, backbone, two_sca
 
 
 def check_reading(checkpoint: Path, plain: torch.nn.Module) -> None:
-    """dgkit eval and mmsegmentation's own reader get from it what a network without the terms does."""
+    """Check that dgkit eval and mmsegmentation read the checkpoint as a network without the extra terms."""
     from mmseg.apis import init_model
 
     plain.load_state_dict(weights(str(checkpoint)))
@@ -161,12 +161,12 @@ def test_the_command_writes_checkpoints_figures_and_onnx(micro, tmp_path, source
     assert list(out.rglob("events.out.tfevents*"))
     ((step, miou),) = json.loads((out / "metrics.json").read_text())["miou"]
     assert step == 2 and 0 <= miou <= 100
-    for name in ("checkpoint", "best"):  # with what a validation adds to them
+    for name in ("checkpoint", "best"):  # validation adds entries to both
         check_same(Path(result[name]), out / "segmenter.onnx")
 
 
 def check_same(checkpoint: Path, onnx: Path) -> None:
-    """dgkit eval finds the config beside a checkpoint, reads it as data, and has the logits of the exported file."""
+    """Check that dgkit eval reads the config next to a checkpoint as data and gets the logits of the exported file."""
     images = torch.randint(0, 256, (1, 3, 64, 96), dtype=torch.uint8)
     with open_segmenter(checkpoint, device="cpu") as one, open_segmenter(onnx, device="cpu") as two:
         assert torch.allclose(one.logits(images), two.logits(images), atol=1e-3)

@@ -1,4 +1,4 @@
-"""SHADE: style statistics, base styles, mixtures, consistency, and what the networks do with them."""
+"""SHADE: style statistics, base styles, mixtures, consistency, and their use in the networks."""
 
 import importlib.util
 import math
@@ -17,10 +17,10 @@ from dgkit.training.segmenter.shade import (
     base_styles,
     farthest_points,
     first_features,
-    hallucinating,
-    mixtures,
+    mix_styles,
     restyle,
     style_consistency,
+    style_hallucination,
     style_of,
 )
 from tests.training.segmenter.test_networks import samples
@@ -42,7 +42,7 @@ def network(two_scales: bool = False, terms: dict | None = None):
         )
     )
     if terms:
-        net.beside.styles = some_styles(4, 32)
+        net.auxiliary.base_styles = some_styles(4, 32)
     return net
 
 
@@ -65,11 +65,11 @@ def test_the_features_own_statistics_are_constants_in_the_gradient():
     torch.testing.assert_close(features.grad, torch.full((1, 1, 8), slope.item()), rtol=1e-5, atol=0)
 
 
-def test_mixtures_are_convex_and_nearer_to_one_base_style_the_smaller_the_concentration():
+def test_mixtures_are_convex_and_concentrate_on_one_base_style_for_small_concentrations():
     bases = Styles(torch.eye(4), 2 * torch.eye(4))
     torch.manual_seed(0)
     for concentration in (1 / 64, 100.0):
-        mean, std = mixtures(bases, 400, concentration)
+        mean, std = mix_styles(bases, 400, concentration)
         torch.testing.assert_close(mean.sum(1), torch.ones(400))
         assert (mean >= 0).all() and mean.shape == (400, 4)
         torch.testing.assert_close(std, 2 * mean)  # the same weights for both
@@ -78,7 +78,7 @@ def test_mixtures_are_convex_and_nearer_to_one_base_style_the_smaller_the_concen
         assert mean.square().sum(1).mean().item() == pytest.approx(expected, abs=0.03)
 
 
-def test_farthest_points_go_round_a_small_set():
+def test_farthest_points_of_a_small_set():
     points = torch.tensor([[0.0, 0.0], [1.0, 0.0], [10.0, 0.0], [0.0, 4.0], [9.0, 0.0]])
     # From (0,0): (10,0) is farthest; then (0,4), 4 from (0,0); then (1,0) and (9,0) are both 1 away, the first wins.
     assert farthest_points(points, 4, first=0).tolist() == [0, 2, 3, 1]
@@ -106,14 +106,14 @@ def test_consistency_is_the_mean_divergence_to_the_mixture():
     assert style_consistency(apart).item() == pytest.approx(math.log(2))
 
 
-def test_consistency_pulls_both_branches():
+def test_consistency_has_a_gradient_in_both_branches():
     logits = torch.randn(4, 19, 3, 3, requires_grad=True)
     style_consistency(logits).backward()
     assert all(half.abs().sum() > 0 for half in logits.grad.chunk(2))
 
 
 @pytest.mark.parametrize(("name", "channels"), [("mit_b0", 32), ("resnet101", 64)])
-def test_within_the_batch_is_followed_by_restyled_copies(name, channels):
+def test_style_hallucination_appends_restyled_copies_to_the_batch(name, channels):
     torch.manual_seed(0)
     deep = name == "resnet101"
     backbone = MODELS.build({**backbone_config(name), **({"depth": 18} if deep else {})})
@@ -125,7 +125,7 @@ def test_within_the_batch_is_followed_by_restyled_copies(name, channels):
     seen = []
     with torch.no_grad():
         before = backbone(images)
-        with hallucinating(backbone, styles, 1.0):
+        with style_hallucination(backbone, styles, 1.0):
             capture = first.register_forward_hook(lambda module, passed, output: seen.append(output))
             levels = backbone(images)
         capture.remove()
@@ -141,7 +141,7 @@ def test_within_the_batch_is_followed_by_restyled_copies(name, channels):
 
 
 @pytest.mark.parametrize("two_scales", [False, True])
-def test_the_loss_sees_each_label_twice(two_scales, monkeypatch):
+def test_the_loss_uses_each_label_twice(two_scales, monkeypatch):
     net = network(two_scales, SHADE).train()
     seen = []
     original = net.decode_head.loss_by_feat
@@ -164,20 +164,24 @@ def test_the_loss_sees_each_label_twice(two_scales, monkeypatch):
     assert net.backbone.layers[0][0].projection.weight.grad.abs().sum() > 0
 
 
-def test_a_network_with_shade_is_the_plain_one_outside_training():
+def test_shade_does_not_change_the_network_outside_training():
     plain, with_shade = network(), network(terms=SHADE)
     assert plain.state_dict().keys() == with_shade.state_dict().keys()
     with_shade.load_state_dict(plain.state_dict())
     image = torch.randn(1, 3, 64, 64)
     with torch.no_grad():
         torch.testing.assert_close(with_shade.eval()._forward(image), plain.eval()._forward(image))
-    with_shade.beside.styles = None
+    with_shade.auxiliary.base_styles = None
     with pytest.raises(UsageError, match="no base styles"):
         with_shade.loss(image, samples(torch.zeros(1, 64, 64, dtype=torch.long)))
 
 
-def test_statistics_are_those_of_fp32_in_bf16_too():
+def test_statistics_are_fp32_in_bf16_training():
     net = network(terms=SHADE).train()
-    with torch.autocast("cpu", torch.bfloat16), torch.no_grad(), hallucinating(net.backbone, some_styles(4, 32), 0.5):
+    with (
+        torch.autocast("cpu", torch.bfloat16),
+        torch.no_grad(),
+        style_hallucination(net.backbone, some_styles(4, 32), 0.5),
+    ):
         levels = net.backbone(torch.randn(1, 3, 64, 64))
     assert all(len(level) == 2 and level.isfinite().all() for level in levels)
