@@ -69,13 +69,13 @@ class BenchConfig(Config):
 
     repeats: Annotated[int, Metavar("N")] = Field(50, ge=3, le=100_000, description="Maximum number of timed calls")
     seconds: Annotated[float, Metavar("S")] = Field(
-        20.0, gt=0, description="Time limit of all timed calls, at least three [s]"
+        20.0, gt=0, description="Seconds for all timed calls; at least three are made"
     )
     official_seconds: Annotated[float, Metavar("S")] = Field(
-        600.0, ge=0, description="Extrapolate published-schedule images slower than this [s]"
+        600.0, ge=0, description="Extrapolate published-schedule images slower than this, in seconds"
     )
     together: bool = Field(False, description="Run all batches in one process: faster, more memory")
-    timeout: Annotated[float, Metavar("S")] = Field(3600.0, gt=0, description="Time limit of each process [s]")
+    timeout: Annotated[float, Metavar("S")] = Field(3600.0, gt=0, description="Time limit of each process in seconds")
     threads: Annotated[int | None, Metavar("N")] = Field(
         None, ge=1, le=1024, description="CPU threads; default: torch's choice"
     )

@@ -1,4 +1,4 @@
-"""The ``dgkit`` command: which commands there are, and what an error looks like.
+"""The ``dgkit`` command: its subcommands, and how errors are printed.
 
 Every command is a plain function in its own light module; torch is imported when a command runs, not for ``--help``.
 """
@@ -23,6 +23,7 @@ from dgkit.cli.filter import filter_labels
 from dgkit.cli.generate import generate
 from dgkit.cli.judge import judge
 from dgkit.cli.merge import merge
+from dgkit.cli.options import ConfigCommand
 from dgkit.cli.pack import pack
 from dgkit.cli.quality import quality
 from dgkit.cli.report import report
@@ -33,7 +34,7 @@ from dgkit.cli.verify import verify
 from dgkit.cli.world import world
 from dgkit.errors import DgkitError
 
-# Typer brings click or, in newer versions, its own copy of it: only what Typer exports is the same class in both.
+# Typer uses click or, in newer versions, its own copy of click; only what Typer exports works with both.
 _WrongCommand: type[BaseException] = next(base for base in typer.BadParameter.__mro__ if base.__name__ == "UsageError")
 
 app = typer.Typer(
@@ -44,24 +45,24 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-app.command("generate")(generate)
+app.command("generate", cls=ConfigCommand)(generate)
 app.command("verify")(verify)
 app.command("merge")(merge)
 app.command("swap")(swap)
 train.command("judge")(judge)
 app.add_typer(train, name="train")
-app.command("filter")(filter_labels)
+app.command("filter", cls=ConfigCommand)(filter_labels)
 app.command("report")(report)
 app.command("pack")(pack)
 app.command("quality")(quality)
-app.command("eval")(evaluate)
+app.command("eval", cls=ConfigCommand)(evaluate)
 app.command("stats")(stats)
 app.command("world")(world)
 app.add_typer(export, name="export")
 app.command("build-engines")(build_engines)
 engines.command("check")(check)
 app.add_typer(engines, name="engines")
-app.command("bench")(bench)
+app.command("bench", cls=ConfigCommand)(bench)
 app.command("doctor")(doctor)
 
 
@@ -73,7 +74,7 @@ def _show_version(wanted: bool) -> None:
 
 @app.callback()
 def _root(
-    version: bool = typer.Option(False, "--version", callback=_show_version, is_eager=True, help="Show the version."),
+    version: bool = typer.Option(False, "--version", callback=_show_version, is_eager=True, help="Show the version"),
 ) -> None:
     """Label maps in, labelled street scenes in any weather out."""
 
@@ -81,8 +82,8 @@ def _root(
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run a command line (by default the program's own) and return its exit code.
 
-    0 success, 1 a failure, 2 a wrong command, 130 stopped by Ctrl-C. What a user can mend is told in two lines on
-    stderr, ``error:`` and ``hint:``; a traceback is a defect of dgkit.
+    0 success, 1 failure, 2 wrong command, 130 stopped by Ctrl-C. User-fixable errors print two lines on stderr,
+    ``error:`` and ``hint:``; a traceback is a bug in dgkit.
     """
     try:
         given = None if arguments is None else list(arguments)
@@ -96,7 +97,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print_error("stopped")
         return INTERRUPTED
     except BrokenPipeError:
-        # Whoever read our output has gone; without this the interpreter complains once more at exit.
+        # The reader of stdout has closed it; without this the interpreter reports that once more at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return BROKEN_PIPE
     return code if isinstance(code, int) else 0
@@ -104,7 +105,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _explain(error: Any) -> int:
     message = error.format_message()
-    if message:  # empty where no command was given: the help is on the screen already
+    if message:  # empty if no command was given: the help is on the screen already
         path = error.ctx.command_path if error.ctx else "dgkit"
-        print_error(message, f"{path} --help lists what is allowed")
+        print_error(message, f"{path} --help shows what is allowed")
     return 2

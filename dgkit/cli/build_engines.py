@@ -1,4 +1,4 @@
-"""``dgkit build-engines``: what each network of a model needs to run on a backend, built ahead of time."""
+"""``dgkit build-engines``: build ahead of time what each network of a model needs to run on a backend."""
 
 from __future__ import annotations
 
@@ -8,54 +8,39 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from dgkit.cli.common import chosen_model, console, print_json, print_table, say, size_text
+from dgkit.cli.options import ControlNet, Json, Networks, Random, Rebuild, recipe_file, settings
 
 if TYPE_CHECKING:
     from dgkit.diffusion.model_folder import ModelSource
     from dgkit.engines.build_plan import EngineStatus
     from dgkit.engines.engine_recipe import EngineRecipe
 
-WHAT, HOW, RUN = "Model", "Engines", "Run"
-
-
-def _option(names: str, text: str, panel: str, metavar: str | None = None) -> Any:
-    return typer.Option(*names.split(), help=text, rich_help_panel=panel, metavar=metavar, show_default=False)
-
 
 def build_engines(
     model: Annotated[
-        str | None, typer.Argument(metavar="MODEL", help="Model folder or hub id; by default the embedded model.")
+        str | None, typer.Argument(metavar="MODEL", help="Model folder or hub id; default: embedded model")
     ] = None,
-    controlnet: Annotated[
-        str | None, _option("--controlnet", "ControlNet folder or hub id; by default that of the model.", WHAT, "C")
-    ] = None,
-    random: Annotated[
-        str | None, _option("--random", "Random weights instead: sd15, city or tiny.", WHAT, "NAME")
-    ] = None,
-    networks: Annotated[
-        str, _option("--networks", "Networks, separated by commas (default: all).", WHAT, "N,N")
-    ] = "all",
+    controlnet: ControlNet = None,
+    random: Random = None,
+    networks: Networks = "all",
     engine: Annotated[
-        str | None, _option("--engine", "ort (default), openvino, compile or trt.", HOW, "ENGINE")
+        str | None, typer.Option(metavar="ENGINE", help="ort (default), openvino, compile or trt")
     ] = None,
-    dtype: Annotated[str | None, _option("--dtype", "fp32 (default), bf16, fp16 or int8.", HOW, "D")] = None,
+    dtype: Annotated[str | None, typer.Option(metavar="D", help="fp32 (default), bf16, fp16 or int8")] = None,
     batch: Annotated[
-        str | None, _option("--batch", "Samples a call: fewest, usual, most (default: 1,8,64).", HOW, "MIN,OPT,MAX")
+        str | None,
+        typer.Option(metavar="MIN,OPT,MAX", help="Samples per call: fewest, usual, most; default: 1,8,64"),
     ] = None,
-    device: Annotated[str | None, _option("--device", "auto, cpu, cuda or cuda:N.", HOW, "D")] = None,
-    recipe: Annotated[Path | None, _option("--recipe", "YAML file such as engines/cpu.yaml.", HOW, "FILE")] = None,
-    assignments: Annotated[
-        list[str] | None,
-        _option("--set", "Any other setting, such as options.workspace_gib=4; repeatable.", HOW, "KEY=VALUE"),
-    ] = None,
-    rebuild: Annotated[
-        str, _option("--rebuild", "never, auto (default: what is missing or stale) or always.", RUN, "POLICY")
-    ] = "auto",
-    dry_run: Annotated[bool, _option("--dry-run", "Only say what would be built, and why.", RUN)] = False,
-    as_json: Annotated[bool, _option("--json", "Print the outcome as JSON on stdout.", RUN)] = False,
+    device: Annotated[str | None, typer.Option(metavar="D", help="auto (default), cpu, cuda or cuda:N")] = None,
+    recipe: Annotated[Path | None, recipe_file("engines/cpu.yaml")] = None,
+    sets: Annotated[list[str] | None, settings("options.workspace_gib=4")] = None,
+    rebuild: Rebuild = "auto",
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only show what would be built, and why")] = False,
+    as_json: Json = False,
 ) -> None:
-    """Build the engines that generate runs with the same engine, dtype and device.
+    """Build the engines that dgkit generate uses with the same engine, dtype and device.
 
-    Settings: RECIPE < --set < flags. What is there and fits is kept.
+    Valid engines are kept. Settings: RECIPE < --set < flags.
     """
     from dgkit.config import load_config
     from dgkit.diffusion.loading import open_model
@@ -64,7 +49,7 @@ def build_engines(
 
     options = None if batch is None else {"batch": parse_batch(batch)}
     flags: dict[str, Any] = {"engine": engine, "dtype": dtype, "device": device, "options": options}
-    settings = load_config(EngineRecipe, recipe, assignments or (), **flags)
+    settings = load_config(EngineRecipe, recipe, sets or (), **flags)
     chosen = choose_networks(networks)
     found = open_model(chosen_model(model, random), controlnet)
     outcomes = _build(found, settings, chosen, rebuild, dry_run)
@@ -91,7 +76,7 @@ def _build(
         engine = recipe.choice(name)[0]
         with console().status(f"{name} for {engine} in {runner.dtype_name}, {number} of {len(runners)}"):
             outcomes.append((inspect if dry_run else build)(name, engine, runner))
-        model.release()  # a build may have rounded the parts, and the next network needs the memory
+        model.release()  # a build may have rounded the weights, and the next network needs the memory
     return outcomes
 
 

@@ -1,4 +1,4 @@
-"""``dgkit engines check``: do two engines compute the same?"""
+"""``dgkit engines check``: compare the outputs of two engines."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from dgkit.cli.common import chosen_model, print_json, print_table, say
+from dgkit.cli.options import ControlNet, Json, Model, Networks, Random, Rebuild
 
 if TYPE_CHECKING:
     from dgkit.engines.compare import OutputCheck
@@ -16,27 +17,23 @@ if TYPE_CHECKING:
 
 
 def check(
-    first: Annotated[str, typer.Argument(metavar="A", help="The reference: an engine, or engine:dtype (torch:bf16).")],
-    second: Annotated[str, typer.Argument(metavar="B", help="The engine to compare with it.")],
-    model: Annotated[str | None, typer.Option(help="Model folder or hub id; default: the shipped one.")] = None,
-    controlnet: Annotated[str | None, typer.Option(help="ControlNet folder or hub id; default: the model's.")] = None,
-    random: Annotated[
-        str | None, typer.Option(metavar="NAME", help="Random weights instead: sd15, city or tiny.")
-    ] = None,
-    networks: Annotated[str, typer.Option(metavar="N,N", help="Networks, separated by commas.")] = "all",
-    batch: Annotated[int, typer.Option(help="Samples a call.")] = 2,
-    device: Annotated[str, typer.Option(help="cpu, cuda or cuda:N.")] = "cpu",
-    rebuild: Annotated[
-        str, typer.Option(metavar="POLICY", help="never, auto or always: engines that are missing or stale.")
-    ] = "auto",
+    first: Annotated[str, typer.Argument(metavar="A", help="Reference: an engine, or engine:dtype (torch:bf16)")],
+    second: Annotated[str, typer.Argument(metavar="B", help="Engine to compare with it")],
+    model: Model = None,
+    controlnet: ControlNet = None,
+    random: Random = None,
+    networks: Networks = "all",
+    batch: Annotated[int, typer.Option(metavar="N", help="Samples per call")] = 2,
+    device: Annotated[str, typer.Option(metavar="D", help="cpu, cuda or cuda:N")] = "cpu",
+    rebuild: Rebuild = "auto",
     worst_layer: Annotated[
-        bool, typer.Option("--worst-layer", help="Compare every layer, too, where the engines show them.")
+        bool, typer.Option("--worst-layer", help="Also compare every layer, where the engines expose them")
     ] = False,
-    as_json: Annotated[bool, typer.Option("--json", help="Print the errors as JSON.")] = False,
+    as_json: Json = False,
 ) -> None:
     """Run the networks of a model on two engines with the same inputs and compare the outputs.
 
-    An output further apart than the tolerance of the less precise side, or not finite, is an error.
+    It is an error if outputs differ by more than the tolerance of the less precise engine, or are not finite.
     """
     from dgkit.diffusion.loading import model_networks, open_model
     from dgkit.engines.compare import EngineSpec, check_network
@@ -71,7 +68,7 @@ def check(
     failed = [item for item in checks if not item.passed]
     if failed:
         worst = failed[0]
-        reason = worst.not_finite or f"off by {worst.relative:.1e}, allowed are {worst.tolerance:.0e}"
+        reason = worst.not_finite or f"off by {worst.relative:.1e}, tolerance {worst.tolerance:.0e}"
         raise EngineError(f"{worst.output} of {worst.network}: {reason}", "use --engine torch, or a more precise dtype")
 
 
@@ -100,7 +97,9 @@ def _report_dict(report: LayerReport) -> dict[str, Any]:
 
 def _print_first(reports: list[LayerReport]) -> None:
     for report in reports:
-        where = f"the first past the tolerance is {report.first.output}" if report.first else "none past the tolerance"
+        where = (
+            f"the first beyond the tolerance is {report.first.output}" if report.first else "none beyond the tolerance"
+        )
         say(f"{report.network}: {len(report.checks)} layers compared, {where}")
 
 

@@ -4,79 +4,104 @@ import contextlib
 import json
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any
+
+import typer
 
 if TYPE_CHECKING:
     from rich.console import Console
     from rich.table import Table
 
+    from dgkit.progress import Progress
+
 INTERRUPTED = 130  # 128 + SIGINT, as shells report it
 BROKEN_PIPE = 141  # 128 + SIGPIPE
-
-Report = Callable[[str, float, float], None]
+LINE_SECONDS = 60.0  # between two lines of a stage without a terminal
 
 
 def console() -> "Console":
-    """Where people read: stderr, so that stdout carries data only."""
+    """Return the console for people: stderr, so that stdout carries data only."""
     from rich.console import Console
 
     return Console(stderr=True, highlight=False, soft_wrap=True)
 
 
 def print_json(value: Mapping[str, Any]) -> None:
-    """Data for other programs: one JSON object on stdout."""
+    """Print data for other programs: one JSON object on stdout."""
     sys.stdout.write(json.dumps(value, indent=2, ensure_ascii=False) + "\n")
     sys.stdout.flush()
 
 
 def print_error(message: str, hint: str = "") -> None:
-    """``error: ...`` and ``hint: ...``, one line each, whatever line breaks the texts hold."""
+    """Print ``error: ...`` and ``hint: ...``, one line each; line breaks in the texts become spaces."""
     sys.stderr.write(f"error: {' '.join(message.split())}\n")
     if hint:
         sys.stderr.write(f"hint: {' '.join(hint.split())}\n")
 
 
 @contextlib.contextmanager
-def progress_bars(stages: Mapping[str, tuple[str, str]]) -> Iterator[Report]:
-    """Bars with count, rate per hour and time left on stderr; yields ``report(stage, done, total)``.
+def progress_bars(stages: Mapping[str, tuple[str, str]] | None = None, *, lines: bool = False) -> "Iterator[Progress]":
+    """Show one bar per stage on stderr: count, rate per hour, time left and note; yield the callback that moves them.
 
-    ``stages`` maps names to (description, unit). A bar appears with its first report, whose ``done`` does not count for
-    the rate. Without a terminal nothing is drawn.
+    ``stages`` maps names to (description, unit); any other stage is shown by its name. A bar appears with its first
+    report, whose ``done`` does not count for the rate. Without a terminal nothing is drawn; ``lines`` then prints one
+    line per stage and minute, and one at the end.
     """
-    from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
+    from rich import progress
 
     columns = (
-        TextColumn("{task.description}"),
-        BarColumn(),
-        TextColumn("{task.fields[figures]}"),
-        TimeElapsedColumn(),
+        progress.TextColumn("{task.description}"),
+        progress.BarColumn(),
+        progress.TextColumn("{task.fields[figures]}"),
+        progress.TimeElapsedColumn(),
     )
     shown = console()
-    with Progress(*columns, console=shown, disable=not shown.is_terminal) as progress:
-        tasks: dict[str, tuple[TaskID, float, float]] = {}
+    with progress.Progress(*columns, console=shown, disable=not shown.is_terminal) as bars:
+        tasks: dict[str, tuple[progress.TaskID, float, float]] = {}
+        printed: dict[str, float] = {}
 
-        def report(stage: str, done: float, total: float) -> None:
-            description, unit = stages[stage]
+        def report(stage: str, done: float, total: float, note: str = "") -> None:
+            description, unit = (stages or {}).get(stage, (stage, ""))
+            now = time.monotonic()
             if stage not in tasks:
-                tasks[stage] = progress.add_task(description, total=total, figures=""), done, time.monotonic()
+                tasks[stage] = bars.add_task(description, total=total, figures=""), done, now
             task, before, started = tasks[stage]
-            rate = rate_text(done - before, total - done, time.monotonic() - started, unit)
-            progress.update(task, completed=done, total=total, figures=f"{int(done)}/{int(total)} {unit}{rate}")
+            rate = rate_text(done - before, total - done, now - started, unit)
+            count = f"{int(done)}/{int(total)}"
+            figures = f"{count} {unit}".strip() + rate + (f", {note}" if note else "")
+            bars.update(task, completed=done, total=total, figures=figures)
+            if lines and not shown.is_terminal and (done == total or now - printed.get(stage, 0.0) > LINE_SECONDS):
+                printed[stage] = now
+                shown.print(f"{stage} {count} {note}", markup=False)
 
         yield report
 
 
 def rate_text(done: float, left: float, seconds: float, unit: str) -> str:
-    """``, 120 images/hour, 0:04:30 left`` for ``done`` in ``seconds``; empty before anything is done."""
+    """Return ``, 120 images/hour, 0:04:30 left`` for ``done`` in ``seconds``; empty before anything is done.
+
+    Without a unit only the time left is given.
+    """
     if done <= 0 or seconds <= 0:
         return ""
     minutes, rest = divmod(round(left * seconds / done), 60)
-    return f", {3600 * done / seconds:,.0f} {unit}/hour, {minutes // 60}:{minutes % 60:02d}:{rest:02d} left"
+    rate = f", {3600 * done / seconds:,.0f} {unit}/hour" if unit else ""
+    return f"{rate}, {minutes // 60}:{minutes % 60:02d}:{rest:02d} left"
+
+
+@contextlib.contextmanager
+def interruptible(message: str = "run the same command again to resume") -> Iterator[None]:
+    """On Ctrl-C print "stopped" with ``message`` and exit with code 130."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        console().print(f"\nstopped; {message}", markup=False)
+        raise typer.Exit(INTERRUPTED) from None
 
 
 def size_text(count: int) -> str:
-    """``100 MiB`` for a number of bytes."""
+    """Return ``100 MiB`` for a number of bytes."""
     size, units = float(count), ["B", "KiB", "MiB", "GiB"]
     while size >= 1024 and len(units) > 1:
         size, units = size / 1024, units[1:]
@@ -84,23 +109,23 @@ def size_text(count: int) -> str:
 
 
 def chosen_model(model: str | None, random: str | None) -> str | None:
-    """The model that MODEL and ``--random`` stand for together; UsageError where both are given."""
+    """Return the model that MODEL and ``--random`` select; UsageError if both are given."""
     from dgkit.errors import UsageError
 
     if random is None:
         return model
     if model is not None:
-        raise UsageError(f"the model {model} and --random {random} are given, allowed is one", "drop one of the two")
+        raise UsageError(f"the model {model} and --random {random} cannot be combined", "drop one of the two")
     return f"random:{random}"
 
 
 def say(message: str) -> None:
-    """Tell people on stderr what is being done."""
+    """Print a line for people on stderr."""
     console().print(message, markup=False)
 
 
 def print_table(table: "Table") -> None:
-    """A table on stdout, folded for the terminal only: a file or another program gets whole lines."""
+    """Print a table on stdout; lines are folded on a terminal only, so that files and programs get whole lines."""
     from rich.console import Console
 
     shown = Console(highlight=False)

@@ -1,11 +1,11 @@
-"""``dgkit doctor``: what is installed, what this machine can run, and the command that brings what is missing."""
+"""``dgkit doctor``: show what is installed, what this machine can run, and how to install what is missing."""
 
 from __future__ import annotations
 
-import json
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING
 
-import typer
+from dgkit.cli.common import print_json
+from dgkit.cli.options import Json
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -13,13 +13,13 @@ if TYPE_CHECKING:
     from dgkit.diagnosis import Diagnosis
 
 
-def doctor(as_json: Annotated[bool, typer.Option("--json", help="Print the findings as JSON.")] = False) -> None:
-    """Show versions, devices, engines and CPU features of this machine, and what is missing for the rest."""
+def doctor(as_json: Json = False) -> None:
+    """Show versions, devices, engines and CPU features of this machine, and how to install what is missing."""
     from dgkit.diagnosis import diagnose
 
     found = diagnose()
     if as_json:
-        typer.echo(json.dumps(found.as_dict(), indent=2))
+        print_json(found.as_dict())
         return
     from rich.console import Console
 
@@ -36,7 +36,7 @@ def _machine(console: Console, found: Diagnosis) -> None:
     console.print("[bold]Machine[/bold]")
     console.print(f"  python      {found.python} on {found.platform}")
     console.print(f"  processor   {found.cpu.name}, {found.cpu.cores} of {found.cpu.cores_total} cores")
-    console.print(f"  features    {', '.join(found.cpu.features) or 'not known on this system'}")
+    console.print(f"  features    {', '.join(found.cpu.features) or 'unknown on this system'}")
     total, free = found.memory_total / 2**30, found.memory_available / 2**30
     console.print(f"  memory      {total:.1f} GiB, {free:.1f} GiB available")
     for device in found.devices:

@@ -1,25 +1,25 @@
-"""``dgkit engines``: what the cache of exported and built engines holds, whether it is still good, and its removal."""
+"""``dgkit engines``: list, inspect and prune the cache of exported and built engines."""
 
 from __future__ import annotations
 
 import time
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Annotated, Any, TypeAlias
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from dgkit.cli.common import console, print_json, print_table, size_text
+from dgkit.cli.options import Json
 
 if TYPE_CHECKING:
     from dgkit.engines.inventory import StoredEngine
 
-engines = typer.Typer(help="The cache of exported and built engines.", no_args_is_help=True)
-Json: TypeAlias = Annotated[bool, typer.Option("--json", help="Print the findings as JSON.")]
+engines = typer.Typer(help="Manage the cache of exported and built engines.", no_args_is_help=True)
 
 
 @engines.command("list")
 def list_engines(as_json: Json = False) -> None:
-    """List the engines; each is compared with its side-car and with this machine.
+    """List the engines and check each against its side-car and this machine.
 
     The state is `ok`, or `stale` with the first field that differs.
     """
@@ -40,10 +40,10 @@ def list_engines(as_json: Json = False) -> None:
 
 @engines.command("inspect")
 def inspect(
-    identity: Annotated[str, typer.Argument(metavar="ID", help="Name of an engine, or the start of it or its digest.")],
+    identity: Annotated[str, typer.Argument(metavar="ID", help="Name of an engine, or start of its name or digest")],
     as_json: Json = False,
 ) -> None:
-    """Show all that one engine depends on, its files, how it was built, and in what it differs from this machine."""
+    """Show what one engine depends on, its files, how it was built, and how it differs from this machine."""
     from dgkit.engines.inventory import find
     from dgkit.engines.store import EngineStore, rebuild_command
 
@@ -65,22 +65,22 @@ def inspect(
 @engines.command("prune")
 def prune(
     older_than: Annotated[
-        float | None, typer.Option(metavar="DAYS", min=0, help="Those not used for this many days.")
+        float | None, typer.Option(metavar="DAYS", min=0, help="Remove engines unused for this many days")
     ] = None,
-    stale: Annotated[bool, typer.Option("--stale", help="Those that list calls stale.")] = False,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say what would be removed.")] = False,
+    stale: Annotated[bool, typer.Option("--stale", help="Remove engines that dgkit engines list calls stale")] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only show what would be removed")] = False,
     as_json: Json = False,
 ) -> None:
-    """Remove engines, and what killed builds left. What is needed again is built again.
+    """Remove engines, and leftovers of killed builds. Engines are rebuilt when needed.
 
-    With both options, engines to which either applies.
+    With both options, an engine is removed if either applies.
     """
     from dgkit.engines.inventory import prune as remove
     from dgkit.engines.store import EngineStore
     from dgkit.errors import UsageError
 
     if older_than is None and not stale:
-        raise UsageError("prune was not told what to remove", "add --stale, --older-than DAYS, or both")
+        raise UsageError("nothing to remove was selected", "add --stale, --older-than DAYS, or both")
     removed = remove(EngineStore(), unused_days=older_than, stale=stale, dry_run=dry_run)
     freed = sum(entry.size for entry in removed)
     if as_json:
@@ -144,7 +144,7 @@ def _print_tree(values: dict[str, Any], indent: str) -> None:
 
 
 def _shapes(shapes: dict[str, int | str]) -> str:
-    """Without the sizes that the network itself fixes."""
+    """Return the sizes that the network itself does not fix."""
     from dgkit.engines.spec import FIXED_SYMBOLS
 
     return ", ".join(f"{symbol} {size}" for symbol, size in shapes.items() if symbol not in FIXED_SYMBOLS)

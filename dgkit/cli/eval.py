@@ -8,65 +8,33 @@ from typing import Annotated, Any
 import typer
 
 from dgkit.cli.common import print_json, print_table, progress_bars, say
+from dgkit.cli.options import Json, MmsegConfig, options_of, settings
 
 STAGES = {"check": ("Checking files", "sets"), "score": ("Scoring", "images")}
+OPTIONS = "on out network protocol split engine dtype device batch tta skip_bad save_predictions worst sets as_json"
 
 
+@options_of("dgkit.evaluation.benchmark.eval_config:EvalConfig", {"": OPTIONS})
 def evaluate(
     segmenter: Annotated[
-        Path,
-        typer.Argument(
-            metavar="SEGMENTER",
-            help="An .onnx file, a checkpoint of mmsegmentation, or a transformers SegFormer folder.",
-        ),
+        Path, typer.Argument(metavar="SEGMENTER", help="ONNX file, mmsegmentation checkpoint or SegFormer folder")
     ],
-    on: Annotated[
-        list[str],
-        typer.Option(metavar="NAME=DIR", help="Data set: cityscapes, bdd, mapillary, acdc, darkzurich; repeatable."),
-    ],
+    flags: dict[str, Any],
     out: Annotated[
-        Path, typer.Option(metavar="DIR", help="Folder for the reports; the same command again continues it.")
+        Path, typer.Option(metavar="DIR", help="Folder for the reports; the same command resumes it")
     ] = Path("eval"),
-    network: Annotated[
-        Path | None,
-        typer.Option("--config", metavar="FILE.py", help="mmsegmentation's config of a checkpoint; it is executed."),
-    ] = None,
-    protocol: Annotated[
-        str | None, typer.Option(help="dginstyle (default), hrda, half or whole.", show_default=False)
-    ] = None,
-    split: Annotated[str | None, typer.Option(help="train, val (default), test or all.", show_default=False)] = None,
-    engine: Annotated[
-        str | None, typer.Option(help="torch, compile, ort, openvino or trt; ONNX files: ort or openvino.")
-    ] = None,
-    dtype: Annotated[
-        str | None, typer.Option(help="Number format: fp32 (default), bf16 or fp16.", show_default=False)
-    ] = None,
-    device: Annotated[str | None, typer.Option(help="auto, cpu, cuda or cuda:N.", show_default=False)] = None,
-    batch: Annotated[int | None, typer.Option(help="Windows of one call.", show_default=False)] = None,
-    tta: Annotated[bool, typer.Option("--tta", help="Average with the mirrored picture.")] = False,
+    network: MmsegConfig = None,
     skip_bad: Annotated[
-        bool, typer.Option("--skip-bad/--strict", help="Leave bad files out and say so, or refuse them.")
+        bool, typer.Option("--skip-bad/--strict", help="Skip and report bad files, or refuse them")
     ] = False,
-    save_predictions: Annotated[
-        Path | None, typer.Option(metavar="DIR", help="Write the predicted label maps (train ids) there.")
-    ] = None,
-    worst: Annotated[
-        int | None, typer.Option(help="Pictures of each set in the gallery: the worst.", show_default=False)
-    ] = None,
-    sets: Annotated[
-        list[str] | None, typer.Option("--set", help="One value, e.g. crop=768 or workers=8; repeatable.")
-    ] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print the report as JSON.")] = False,
+    sets: Annotated[list[str] | None, settings("crop=768")] = None,
+    as_json: Json = False,
 ) -> None:
     """Score a segmenter on labelled data sets: mIoU by set, condition and class, with a gallery of the worst."""
     from dgkit.config import load_config
     from dgkit.evaluation.benchmark.eval_config import EvalConfig
 
-    config = load_config(
-        EvalConfig, None, sets or (), on=tuple(on), split=split, protocol=protocol, engine=engine, dtype=dtype,
-        device=device, tta=tta or None, batch=batch, strict=False if skip_bad else None,
-        save_predictions=save_predictions, worst=worst,
-    )  # fmt: skip
+    config = load_config(EvalConfig, None, sets or (), strict=False if skip_bad else None, **flags)
     config.resolved_protocol()
     from dgkit.evaluation.benchmark.score_report import evaluate as run
     from dgkit.segmenters.opening import open_segmenter

@@ -9,8 +9,9 @@ import typer
 from typer.core import TyperGroup
 
 from dgkit.cli.common import chosen_model, console, print_json, print_table, say, size_text
+from dgkit.cli.options import ControlNet, Json, MmsegConfig, Networks, Random, Rebuild
 
-EXAMPLE = 128  # side in pixels of the picture that the export of a segmenter follows where sizes are free
+EXAMPLE = 128  # side in pixels of the example picture that a segmenter with free sizes is traced with
 
 if TYPE_CHECKING:
     from dgkit.engines.runner import Network
@@ -41,21 +42,21 @@ def _export() -> None:
 def networks(
     places: Annotated[
         list[str],
-        typer.Argument(metavar="[MODEL] OUT", help="Model folder or hub id, by default the embedded one; output."),
+        typer.Argument(metavar="[MODEL] OUT", help="Model folder or hub id (default: embedded model); output folder"),
     ],
-    controlnet: Annotated[str | None, typer.Option(help="ControlNet folder or hub id; default: the model's.")] = None,
-    random: Annotated[
-        str | None, typer.Option(metavar="NAME", help="Random weights instead: sd15, city or tiny.")
-    ] = None,
-    names: Annotated[str, typer.Option("--networks", metavar="N,N", help="Networks, separated by commas.")] = "all",
-    dtype: Annotated[str, typer.Option(help="fp32, fp16 or bf16, of weights, inputs and outputs.")] = "fp32",
-    opset: Annotated[int | None, typer.Option(help="ONNX operator set; default: 18.", show_default=False)] = None,
-    rebuild: Annotated[str, typer.Option(metavar="POLICY", help="never, auto or always: export anew.")] = "auto",
-    as_json: Annotated[bool, typer.Option("--json", help="Print what was written as JSON.")] = False,
+    controlnet: ControlNet = None,
+    random: Random = None,
+    names: Networks = "all",
+    dtype: Annotated[
+        str, typer.Option(metavar="D", help="Number format of weights, inputs, outputs: fp32, fp16 or bf16")
+    ] = "fp32",
+    opset: Annotated[int | None, typer.Option(metavar="N", help="ONNX operator set; default: 18")] = None,
+    rebuild: Rebuild = "auto",
+    as_json: Json = False,
 ) -> None:
-    """Write the networks as ONNX files, each run in ONNX Runtime and compared with PyTorch.
+    """Write the networks as ONNX files; each is run in ONNX Runtime and compared with PyTorch.
 
-    OUT gets a folder for each network with model.onnx, its weights and engine.json.
+    Each network gets a folder in OUT with model.onnx, its weights and engine.json.
     """
     from dgkit.diffusion.loading import model_networks, open_model
     from dgkit.engines.copies import copy_out
@@ -65,13 +66,13 @@ def networks(
     from dgkit.errors import UsageError
 
     if len(places) > 2:
-        raise UsageError(f"{len(places)} arguments, allowed are [MODEL] OUT", "quote a path that holds spaces")
+        raise UsageError(f"expected [MODEL] OUT, got {len(places)} arguments", "quote a path that contains spaces")
     out, policy = Path(places[-1]), check_policy(rebuild)
     model = open_model(chosen_model(places[0] if len(places) == 2 else None, random), controlnet)
     found = model_networks(model)
     chosen = {name: found[name] for name in choose_networks(names)}
     for network in chosen.values():
-        graph_key(network, dtype, opset or OPSET)  # refuses before the first export what it cannot do
+        graph_key(network, dtype, opset or OPSET)  # fails before the first export if one is not possible
     rows = []
     for number, (name, network) in enumerate(chosen.items(), 1):
         with console().status(f"{name} in {dtype}, {number} of {len(chosen)}"):
@@ -87,24 +88,21 @@ def networks(
 @export.command("segmenter")
 def segmenter(
     checkpoint: Annotated[
-        Path, typer.Argument(metavar="CHECKPOINT", help="Of mmsegmentation (.pth), or a transformers SegFormer folder.")
+        Path, typer.Argument(metavar="CHECKPOINT", help="mmsegmentation checkpoint (.pth) or SegFormer folder")
     ],
-    out: Annotated[Path, typer.Argument(metavar="OUT", help="An .onnx file, or a folder for segmenter.onnx.")],
-    config: Annotated[
-        Path | None, typer.Option(metavar="FILE.py", help="mmsegmentation's config of the checkpoint; it is executed.")
-    ] = None,
+    out: Annotated[Path, typer.Argument(metavar="OUT", help="ONNX file, or folder for segmenter.onnx")],
+    config: MmsegConfig = None,
     size: Annotated[
-        int | None,
-        typer.Option(min=32, help="Fix height and width to this many pixels; default: free.", show_default=False),
+        int | None, typer.Option(metavar="PX", min=32, help="Fixed height and width in pixels; default: free")
     ] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print what was written as JSON.")] = False,
+    as_json: Json = False,
 ) -> None:
-    """Write a segmenter as ONNX with the side-car that dgkit eval reads, compared with PyTorch in ONNX Runtime.
+    """Write a segmenter as ONNX with the side-car that dgkit eval reads.
 
-    Nothing is written where the two differ.
+    It is run in ONNX Runtime and compared with PyTorch; nothing is written if the two differ.
     """
-    from dgkit.segmenters.opening import find_source
     from dgkit.segmenters.onnx_writer import write_segmenter
+    from dgkit.segmenters.opening import find_source
 
     source = find_source(checkpoint, config)
     fixed, path = size or source.side, out if out.suffix == ".onnx" else out / "segmenter.onnx"

@@ -1,4 +1,4 @@
-"""``dgkit quality``: does a folder of generated pictures show what its labels and prompts say?"""
+"""``dgkit quality``: measure how well generated pictures show their labels and prompts."""
 
 from __future__ import annotations
 
@@ -8,30 +8,27 @@ from typing import Annotated, Any
 import typer
 
 from dgkit.cli.common import print_json, progress_bars
+from dgkit.cli.options import Json, Scenes
 
 STAGES = {"measure": ("Measuring", "pictures"), "reference": ("Measuring the reference", "pictures")}
 
 
 def quality(
-    out: Annotated[Path, typer.Argument(metavar="OUT", help="Folder with images/ and labels/, as generate writes.")],
-    judge: Annotated[Path | None, typer.Option(metavar="DIR", help="Folder that dgkit train judge wrote.")] = None,
+    out: Scenes,
+    judge: Annotated[Path | None, typer.Option(metavar="DIR", help="Folder written by dgkit train judge")] = None,
     segmenter: Annotated[
-        Path | None, typer.Option(metavar="ONNX", help="Any segmenter instead of the judge's.")
+        Path | None, typer.Option(metavar="ONNX", help="Segmenter to use instead of the judge's")
     ] = None,
     styles: Annotated[
-        Path | None, typer.Option(metavar="ONNX", help="Any style classifier instead of the judge's.")
+        Path | None, typer.Option(metavar="ONNX", help="Style classifier to use instead of the judge's")
     ] = None,
     reference: Annotated[
         str | None,
-        typer.Option(
-            metavar="REF",
-            help="Compare with a folder, with renders of a role of the city (prior), or with `twins`: the same scenes, "
-            "rendered in the styles asked for.",
-        ),
+        typer.Option(metavar="REF", help="Compare with a folder, a role's renders (prior), or paired renders (twins)"),
     ] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print the figures as JSON.")] = False,
+    as_json: Json = False,
 ) -> None:
-    """Measure label agreement, styles, distances and diversity of a folder; writes OUT/quality.json."""
+    """Measure label agreement, styles, distances and diversity of a folder; write OUT/quality.json."""
     from dgkit.evaluation.quality.measures import find_judge, measure_quality
 
     found = find_judge(judge, segmenter, styles)

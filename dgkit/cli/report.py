@@ -1,4 +1,4 @@
-"""``dgkit report``: one page to look at a generated folder."""
+"""``dgkit report``: write an HTML page about a generated folder."""
 
 from __future__ import annotations
 
@@ -8,25 +8,25 @@ from typing import Annotated
 import typer
 
 from dgkit.cli.common import print_json, progress_bars, say
+from dgkit.cli.options import Generated, Json
 
 STAGES = {"count": ("Counting classes", "labels"), "embed": ("Embedding", "scenes")}
 
 
 def report(
-    out: Annotated[Path, typer.Argument(metavar="OUT", help="Folder that dgkit generate wrote.")],
+    out: Generated,
     embed: Annotated[
-        int | None,
-        typer.Option(metavar="N", help="Put N scenes into the page itself, small, so that it may be sent away."),
+        int | None, typer.Option(metavar="N", help="Embed N downscaled scenes, for a page that stands alone")
     ] = None,
     to: Annotated[
-        Path | None, typer.Option(metavar="FILE", help="Another file than OUT/report.html; only with --embed.")
+        Path | None, typer.Option(metavar="FILE", help="Page to write instead of OUT/report.html; needs --embed")
     ] = None,
-    workers: Annotated[int, typer.Option(metavar="N", help="Processes that count the classes of the labels.")] = 0,
-    as_json: Annotated[bool, typer.Option("--json", help="Print where the page lies as JSON.")] = False,
+    workers: Annotated[int, typer.Option(metavar="N", help="Worker processes that count classes; 0: none")] = 0,
+    as_json: Json = False,
 ) -> None:
     """Write OUT/report.html: gallery with labels, filters, classes against the source, agreement, throughput.
 
-    The dataset card and the files beside it are written anew as well. Open the page in any browser; no server.
+    The dataset card and the files next to it are rewritten as well. The page opens in any browser, without a server.
     """
     from dgkit.outputs.report_page import report as run
 

@@ -1,4 +1,4 @@
-"""``dgkit stats``: how much of each class a set of label maps holds, and how often rare class sampling draws it."""
+"""``dgkit stats``: count the classes in label maps, and show how often rare class sampling selects them."""
 
 from __future__ import annotations
 
@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from dgkit.cli.common import print_json, progress_bars
+from dgkit.cli.common import print_json, print_table, progress_bars
+from dgkit.cli.options import Json
 
 if TYPE_CHECKING:
     from dgkit.data.crops import CropRules
@@ -16,17 +17,27 @@ if TYPE_CHECKING:
 
 
 def stats(
-    labels: Annotated[Path | None, typer.Option(help="Folder of label maps (PNG of train ids).")] = None,
-    dataset: Annotated[str | None, typer.Option(metavar="NAME=DIR", help="Data set, e.g. gta=DIR.")] = None,
-    split: Annotated[str | None, typer.Option(help="train, val, test or all; only with --dataset.")] = None,
-    encoding: Annotated[str | None, typer.Option(help="Ids in the files of --labels, e.g. cityscapes_ids.")] = None,
-    label_scale: Annotated[float, typer.Option(help="Resize the maps by this factor first.")] = 1.0,
+    labels: Annotated[
+        Path | None, typer.Option(metavar="DIR", help="Folder of label maps: PNG files of train ids")
+    ] = None,
+    dataset: Annotated[
+        str | None, typer.Option(metavar="NAME=DIR", help="Labelled data set, such as gta=DIR or cityscapes=DIR")
+    ] = None,
+    split: Annotated[
+        str | None, typer.Option(metavar="S", help="Split of the data set: train, val, test or all")
+    ] = None,
+    encoding: Annotated[
+        str | None, typer.Option(metavar="E", help="Id system of the label maps, such as cityscapes_ids")
+    ] = None,
+    label_scale: Annotated[float, typer.Option(metavar="F", help="Scale factor of the label maps")] = 1.0,
     size: Annotated[
-        int, typer.Option(help="Side of the crop in pixels; sets how many pixels make a file eligible.")
+        int, typer.Option(metavar="PX", help="Side of the crop in pixels; decides which files are eligible")
     ] = 512,
-    workers: Annotated[int, typer.Option(help="Processes that read; 0 reads in this one.")] = 0,
-    cache: Annotated[Path | None, typer.Option(help="File that keeps the counts; default: the user's cache.")] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print the counts as JSON.")] = False,
+    workers: Annotated[int, typer.Option(metavar="N", help="Processes that read label maps; 0: this one")] = 0,
+    cache: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="File that keeps the counts; default: the user's cache")
+    ] = None,
+    as_json: Json = False,
 ) -> None:
     """Count the pixels of each class in a set of label maps."""
     from dgkit.data.crops import CropRules
@@ -43,7 +54,7 @@ def stats(
 
 
 def summary(index: ClassIndex, rules: CropRules) -> dict[str, Any]:
-    """Totals of an index and one row per class; ``share`` is of the pixels that are not ignore."""
+    """Return the totals of an index and one row per class; ``share`` is of the pixels that are not ignored."""
     from dgkit.data.crops import drawable_classes
     from dgkit.labels import CLASSES
 
@@ -77,20 +88,20 @@ def summary(index: ClassIndex, rules: CropRules) -> dict[str, Any]:
 
 def _index(source: Dataset, scale: float, workers: int, cache: Path | None) -> ClassIndex:
     from dgkit.data.index import build_index, default_cache
+    from dgkit.progress import within
 
     cache = cache or default_cache(source, scale)
-    with progress_bars({"index": ("Reading label maps", "maps")}) as report:
-        return build_index(source, scale, workers, cache, lambda done, total: report("index", done, total))
+    with progress_bars({"index": ("Reading label maps", "maps")}) as progress:
+        return build_index(source, scale, workers, cache, within(progress, "index"))
 
 
 def _print_table(found: dict[str, Any]) -> None:
-    from rich.console import Console
     from rich.table import Table
 
     table = Table(title=f"{found['dataset']} ({found['split']}): {found['files']} label maps", title_justify="left")
     table.add_column("id", justify="right")
     table.add_column("class")
-    for heading in ("pixels", "share", "files", f"files > {found['eligible_above']:g} px", "drawn"):
+    for heading in ("pixels", "share", "files", f"files > {found['eligible_above']:g} px", "sampled"):
         table.add_column(heading, justify="right")
     for row in found["classes"]:
         table.add_row(
@@ -102,6 +113,5 @@ def _print_table(found: dict[str, Any]) -> None:
             f"{row['eligible_files']:,}",
             f"{row['probability']:.3%}",
         )
-    console = Console()
-    console.print(table)
-    console.print(f"{found['pixels']:,} pixels, {found['ignored_share']:.2%} of them ignored", highlight=False)
+    print_table(table)
+    typer.echo(f"{found['pixels']:,} pixels, {found['ignored_share']:.2%} of them ignored")

@@ -6,17 +6,18 @@ from typing import Annotated
 
 import typer
 
-from dgkit.cli.common import console, print_json
+from dgkit.cli.common import print_json, say
+from dgkit.cli.options import Json
 
 
 def swap(
-    prior: Annotated[str, typer.Argument(metavar="PRIOR", help="Pipeline folder or hub id (owner/name).")],
+    prior: Annotated[str, typer.Argument(metavar="PRIOR", help="Pipeline folder or hub id (owner/name)")],
     controlnet: Annotated[
         str,
-        typer.Argument(metavar="CONTROLNET", help="ControlNet folder or hub id (owner/name or owner/name/subfolder)."),
+        typer.Argument(metavar="CONTROLNET", help="ControlNet folder or hub id (owner/name or owner/name/subfolder)"),
     ],
-    out: Annotated[str, typer.Argument(metavar="OUT", help="New model folder, for dgkit and diffusers.")],
-    as_json: Annotated[bool, typer.Option("--json", help="Print what was done as JSON.")] = False,
+    out: Annotated[str, typer.Argument(metavar="OUT", help="New model folder, for dgkit and diffusers")],
+    as_json: Json = False,
 ) -> None:
     """Join a prior and a ControlNet in one model folder, checking every key and shape both ways.
 
@@ -32,7 +33,6 @@ def swap(
         print_json({key: value if isinstance(value, (int, dict)) else str(value) for key, value in facts.items()})
         return
     weights = ", ".join(f"{name} {count / 1e6:.1f} M" for name, count in report.parameters.items())
-    shown = console()
-    shown.print(f"{report.out}: {'already there' if report.existed else 'written'}")
-    shown.print(f"weights: {weights}; {report.residuals} residuals fit; images of {report.size} px")
-    shown.print(f"next: dgkit generate scenes --model {report.out}")
+    say(f"{report.out}: {'already there' if report.existed else 'written'}")
+    say(f"weights: {weights}; {report.residuals} residuals fit; images of {report.size} px")
+    say(f"next: dgkit generate scenes --model {report.out}")

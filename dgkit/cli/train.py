@@ -1,7 +1,7 @@
-"""``dgkit train``: training from recipes."""
+"""``dgkit train``: train the networks from recipes."""
 
-import os
-import time
+from __future__ import annotations
+
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -9,32 +9,32 @@ from typing import TYPE_CHECKING, Annotated, Any, TypeAlias
 
 import typer
 
-from dgkit.cli.common import console, print_json, say
+from dgkit.cli.common import print_json, progress_bars, say
+from dgkit.cli.options import Json, Threads, settings
 
 if TYPE_CHECKING:
     from dgkit.progress import Progress
 
 train = typer.Typer(help="Train the networks from recipes.", no_args_is_help=True)
 
-LINE_SECONDS = 60.0  # between two lines of progress where there is no terminal
-Recipe: TypeAlias = Annotated[Path, typer.Argument(help="YAML recipe with a section for this command.")]
-Out: TypeAlias = Annotated[Path | None, typer.Option(help="Folder of the result; default: the recipe's.")]
-Sets: TypeAlias = Annotated[
-    list[str] | None, typer.Option("--set", help="One value, e.g. train.steps=100; repeatable.")
+Recipe: TypeAlias = Annotated[
+    Path, typer.Argument(metavar="RECIPE", help="YAML recipe with a section for this command")
 ]
-Threads: TypeAlias = Annotated[int | None, typer.Option(min=1, help="CPU threads; default: all cores.")]
-Json: TypeAlias = Annotated[bool, typer.Option("--json", help="Print what was made as JSON.")]
+Out: TypeAlias = Annotated[
+    Path | None, typer.Option("--out", metavar="DIR", help="Output folder; default: the recipe's")
+]
+Sets: TypeAlias = Annotated[list[str] | None, settings("train.steps=100")]
 
 
 @train.command("vae")
 def vae(recipe: Recipe, out: Out = None, sets: Sets = None, threads: Threads = None, as_json: Json = False) -> None:
-    """Train an autoencoder on pictures; the same command again continues."""
+    """Train an autoencoder on pictures; the same command resumes."""
     _run("vae", recipe, out, sets, threads, as_json)
 
 
 @train.command("ldm")
 def ldm(recipe: Recipe, out: Out = None, sets: Sets = None, threads: Threads = None, as_json: Json = False) -> None:
-    """Fine-tune the UNet of a latent diffusion model, e.g. on the labelled source; the same command again continues.
+    """Fine-tune the UNet of a latent diffusion model, e.g. on the labelled source; the same command resumes.
 
     Several GPUs: accelerate launch -m dgkit train ldm RECIPE
     """
@@ -45,56 +45,59 @@ def ldm(recipe: Recipe, out: Out = None, sets: Sets = None, threads: Threads = N
 def controlnet(
     recipe: Recipe, out: Out = None, sets: Sets = None, threads: Threads = None, as_json: Json = False
 ) -> None:
-    """Train a ControlNet for label maps on a frozen UNet; the same command again continues.
+    """Train a ControlNet for label maps on a frozen UNet; the same command resumes.
 
-    Then: dgkit swap PRIOR OUT MODEL
+    Next: dgkit swap PRIOR OUT MODEL
     """
     _run("controlnet", recipe, out, sets, threads, as_json)
 
 
 @train.command("city")
 def city(
-    work: Annotated[Path, typer.Argument(help="Folder for scenes, checkpoints and the finished model.")],
-    recipe: Annotated[Path | None, typer.Option(help="YAML recipe; without it the shipped model's recipe.")] = None,
-    sets: Annotated[list[str] | None, typer.Option("--set", help="One value, e.g. unet.steps=100; repeatable.")] = None,
+    work: Annotated[Path, typer.Argument(metavar="WORK", help="Folder for scenes, checkpoints and the model")],
+    recipe: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="YAML recipe; default: that of the embedded model")
+    ] = None,
+    sets: Annotated[list[str] | None, settings("unet.steps=100")] = None,
     threads: Threads = None,
     as_json: Json = False,
 ) -> None:
-    """Train the embedded city model from nothing; the same command again continues.
+    """Train the embedded city model from scratch; the same command resumes.
 
-    The finished model folder is WORK/model, for `dgkit generate --model WORK/model`.
+    The finished model folder is WORK/model, for `dgkit generate OUT --model WORK/model`.
     """
     from dgkit.config import load_config
     from dgkit.training.city.city_recipe import CityRecipe
 
     config = load_config(CityRecipe, recipe, sets or ())
-    with _training(threads) as report:
+    with _training(threads) as progress:
         from dgkit.training.city.stages import CityTraining
 
-        model = CityTraining(work, config, report).run()
+        model = CityTraining(work, config, progress).run()
     _show({"kind": "city", "out": str(model), "next": f"dgkit generate OUT --model {model}"}, as_json)
 
 
 @train.command("segmenter")
 def segmenter(
-    recipe: Annotated[Path, typer.Argument(help="Recipe, .py (mmengine config) or YAML.")],
+    recipe: Annotated[Path, typer.Argument(metavar="RECIPE", help="YAML recipe or mmengine config (.py)")],
     out: Out = None,
     sets: Sets = None,
     threads: Threads = None,
     as_json: Json = False,
 ) -> None:
-    """Train a segmenter on labelled source and generated images; the same command again continues.
+    """Train a segmenter on labelled source and generated images; the same command resumes.
 
-    Writes checkpoints for mmsegmentation and segmenter.onnx. Needs the extra seg.
+    Writes checkpoints for mmsegmentation, and segmenter.onnx. Needs the extra seg.
     """
+    from dgkit.training.loop.training_folder import main_process
     from dgkit.training.segmenter.segmenter_recipe import load_segmenter
 
     config = load_segmenter(recipe, sets or (), out)
-    with _training(threads) as report:
+    with _training(threads) as progress:
         from dgkit.training.segmenter.segmenter_training import train_segmenter
 
-        result = train_segmenter(config, report, say)
-    if int(os.environ.get("RANK", "0")) == 0:
+        result = train_segmenter(config, progress, say)
+    if main_process():
         _show(result, as_json)
 
 
@@ -102,13 +105,15 @@ def _run(kind: str, recipe: Path, out: Path | None, sets: list[str] | None, thre
     from dgkit.training.diffusion.diffusion_recipes import load_training
 
     config = load_training(kind, recipe, sets or (), out)
-    with _training(threads) as report:
+    with _training(threads) as progress:
         from dgkit.training.diffusion import commands
         from dgkit.training.loop.training_folder import main_process
 
-        result = getattr(commands, f"train_{kind}")(config, report)
-        shown = main_process()
-    if shown:
+        trainings: dict[str, Any] = {
+            "vae": commands.train_vae, "ldm": commands.train_ldm, "controlnet": commands.train_controlnet,
+        }  # fmt: skip
+        result = trainings[kind](config, progress)
+    if main_process():
         _show(result, as_json)
 
 
@@ -116,13 +121,13 @@ def _show(result: Mapping[str, Any], as_json: bool) -> None:
     if as_json:
         print_json(result)
         return
-    console().print(f"{result['out']}: written", markup=False)
-    console().print(f"next: {result['next']}", markup=False)
+    say(f"{result['out']}: written")
+    say(f"next: {result['next']}")
 
 
 @contextmanager
-def _training(threads: int | None) -> Iterator["Progress"]:
-    """Progress, the number of threads, and what to do after Ctrl-C."""
+def _training(threads: int | None) -> Iterator[Progress]:
+    """Set the number of threads, show progress, and explain after Ctrl-C how to resume."""
     import diffusers
     import torch
     import transformers
@@ -132,38 +137,8 @@ def _training(threads: int | None) -> Iterator["Progress"]:
     if threads:
         torch.set_num_threads(threads)
     try:
-        with _bars() as report:
-            yield report
+        with progress_bars(lines=True) as progress:
+            yield progress
     except KeyboardInterrupt:
-        console().print("the same command continues from the last checkpoint", markup=False)
+        say("run the same command again to resume from the last checkpoint")
         raise
-
-
-@contextmanager
-def _bars() -> Iterator["Progress"]:
-    """One bar a stage on a terminal, else a line a minute and stage; yields ``report(stage, done, total, note)``."""
-    from rich import progress
-
-    shown = console()
-    columns = (
-        progress.TextColumn("{task.description}"),
-        progress.BarColumn(),
-        progress.MofNCompleteColumn(),
-        progress.TextColumn("{task.fields[note]}"),
-        progress.TimeElapsedColumn(),
-        progress.TimeRemainingColumn(),
-    )
-    with progress.Progress(*columns, console=shown, disable=not shown.is_terminal) as bars:
-        tasks: dict[str, progress.TaskID] = {}
-        printed: dict[str, float] = {}
-
-        def report(stage: str, done: float, total: float, note: str = "") -> None:
-            if stage not in tasks:
-                tasks[stage] = bars.add_task(stage, total=total, note=note)
-            bars.update(tasks[stage], completed=done, total=total, note=note)
-            now = time.monotonic()
-            if not shown.is_terminal and (done == total or now - printed.get(stage, 0.0) > LINE_SECONDS):
-                printed[stage] = now
-                shown.print(f"{stage} {done}/{total} {note}", markup=False)
-
-        yield report

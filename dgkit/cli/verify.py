@@ -1,41 +1,35 @@
-"""``dgkit verify``: is every image of a folder there and whole?"""
+"""``dgkit verify``: check that every image of a folder is present and intact."""
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from dgkit.cli.common import INTERRUPTED, console, print_json, progress_bars, say
+from dgkit.cli.common import interruptible, print_json, progress_bars, say
 from dgkit.cli.generate import STAGES as GENERATE_STAGES
+from dgkit.cli.options import Generated, Json
 
 if TYPE_CHECKING:
     from dgkit.generation.verification import VerifyResult
 
 STAGES = {"verify": ("Verifying", "images"), **GENERATE_STAGES}
-SHOWN = 20  # problems that are listed; --json has all
+SHOWN = 20  # problems listed for people; --json has all
 
 
 def verify(
-    out: Annotated[Path, typer.Argument(metavar="OUT", help="Folder that dgkit generate or dgkit merge wrote.")],
-    repair: Annotated[
-        bool, typer.Option("--repair", help="Make the images that are missing or damaged again, as they were.")
-    ] = False,
-    as_json: Annotated[bool, typer.Option("--json", help="Print all that was found as JSON on stdout.")] = False,
+    out: Generated,
+    repair: Annotated[bool, typer.Option("--repair", help="Remake missing or damaged images, as they were")] = False,
+    as_json: Json = False,
 ) -> None:
-    """Check that every image is there, readable, of the right size and with its label, and that nothing else is.
+    """Check that every image is present, readable, of the right size and labelled, and that nothing else is there.
 
-    Exit code 1 where something is wrong. Without --repair nothing is written.
+    Exits with code 1 if there is a problem. Nothing is written without --repair.
     """
     from dgkit.generation.verification import verify as run
 
-    try:
-        with progress_bars(STAGES) as progress:
-            result = run(out, repair=repair, progress=progress, notify=say)
-    except KeyboardInterrupt:
-        console().print("\nstopped; the same command begins again", markup=False)
-        raise typer.Exit(INTERRUPTED) from None
+    with interruptible("run the same command again to restart"), progress_bars(STAGES) as progress:
+        result = run(out, repair=repair, progress=progress, notify=say)
     if as_json:
         print_json(result.to_json())
     else:
@@ -55,9 +49,9 @@ def _report(result: VerifyResult, repair: bool) -> None:
     for kind, count in result.counts.items():
         say(f"{count} {KINDS[kind]}")
     if repair and result.repaired:
-        changed = f", {result.changed} of them with other bytes than before" if result.changed else ""
-        say(f"{result.repaired} problems repaired, {result.redrawn} images made again{changed}")
+        changed = f", {result.changed} of them with different bytes than before" if result.changed else ""
+        say(f"{result.repaired} problems repaired, {result.redrawn} images remade{changed}")
     if not result.problems:
         say(f"{result.images} images and their labels are in order")
     elif not repair:
-        say(f"to mend it: dgkit verify {result.out} --repair")
+        say(f"to fix: dgkit verify {result.out} --repair")

@@ -7,34 +7,35 @@ from typing import Annotated
 
 import typer
 
-from dgkit.cli.common import console, print_json, progress_bars
+from dgkit.cli.common import print_json, progress_bars, say
+from dgkit.cli.options import Json
 
-_ROLES = (
-    "source (labelled, laid out like GTA5), prior (captioned, no labels), or a labelled target in the layout of its "
-    "set: cityscapes, bdd, mapillary, acdc, darkzurich."
-)
+_ROLES = "source (GTA5 layout), prior (captions), or cityscapes, bdd, mapillary, acdc, darkzurich (targets)"
 
 
 def world(
-    out: Annotated[Path, typer.Argument(help="Folder to write; a folder of the same settings is continued.")],
-    role: Annotated[str, typer.Option(help=_ROLES)] = "source",
-    count: Annotated[int, typer.Option(help="Number of scenes.")] = 1000,
+    out: Annotated[Path, typer.Argument(metavar="OUT", help="Output folder; the same command resumes it")],
+    role: Annotated[str, typer.Option(metavar="ROLE", help=_ROLES)] = "source",
+    count: Annotated[int, typer.Option(metavar="N", help="Number of scenes")] = 1000,
     split: Annotated[
-        str | None, typer.Option(help="train, val or test: splits share no scene.", show_default="the set's usual one")
+        str | None,
+        typer.Option(metavar="S", help="train, val or test; no shared scenes", show_default="the set's usual one"),
     ] = None,
-    seed: Annotated[int, typer.Option(help="Seed of the set.")] = 0,
-    height: Annotated[int, typer.Option(help="Picture height in pixels.")] = 256,
+    seed: Annotated[int, typer.Option(metavar="S", help="Random seed of the set")] = 0,
+    height: Annotated[int, typer.Option(metavar="PX", help="Picture height in pixels")] = 256,
     width: Annotated[
         int | None,
-        typer.Option(help="Picture width in pixels.", show_default="the set's proportions; mapillary mixes sizes"),
+        typer.Option(
+            metavar="PX", help="Picture width in pixels", show_default="the set's proportions; mapillary mixes sizes"
+        ),
     ] = None,
-    workers: Annotated[int, typer.Option(help="Processes that draw; the files do not depend on it.")] = 2,
-    as_json: Annotated[bool, typer.Option("--json", help="Print what was written as JSON.")] = False,
+    workers: Annotated[int, typer.Option(metavar="N", help="Worker processes; do not affect the files")] = 2,
+    as_json: Json = False,
 ) -> None:
-    """Draw labelled or captioned street scenes from nothing but a seed."""
+    """Draw labelled or captioned street scenes from a seed."""
     from dgkit.world import write_role
 
-    with progress_bars({"draw": (f"drawing {role}", "scenes")}) as report:
+    with progress_bars({"draw": (f"Drawing {role}", "scenes")}) as report:
         write_role(
             out, role, count, seed, height=height, width=width, split=split, workers=workers,
             progress=lambda done, total: report("draw", done, total),
@@ -45,4 +46,4 @@ def world(
              "width": width}
         )  # fmt: skip
     else:
-        console().print(f"{count} scenes of role {role} in {out}")
+        say(f"{count} scenes of role {role} in {out}")

@@ -59,7 +59,7 @@ def test_table(asked: list[BenchConfig], capsys: pytest.CaptureFixture[str]) -> 
 @pytest.mark.parametrize(
     ("words", "said"),
     [
-        ("--model here --random tiny", "allowed is one"),
+        ("--model here --random tiny", "the model here and --random tiny cannot be combined"),
         ("--batches two", "batches.0='two' is not allowed"),
         ("--repeats 1", "repeats=1 is not allowed"),
         ("nonsense", "unknown subject 'nonsense'"),

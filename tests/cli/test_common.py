@@ -36,6 +36,13 @@ def test_bars_stay_silent_without_a_terminal(capsys: pytest.CaptureFixture[str])
     assert captured.out == "" and captured.err.strip() == ""
 
 
+def test_lines_instead_of_bars_without_a_terminal(capsys: pytest.CaptureFixture[str]) -> None:
+    with progress_bars(lines=True) as report:
+        for done in (0, 1, 2, 3):
+            report("ldm", done, 3, f"loss 0.{done}")
+    assert capsys.readouterr().err.splitlines() == ["ldm 0/3 loss 0.0", "ldm 3/3 loss 0.3"]
+
+
 def test_bars_show_count_and_rate_on_a_terminal(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -45,6 +52,8 @@ def test_bars_show_count_and_rate_on_a_terminal(
         report("a", 2, 4)
         report("a", 4, 4)
         report("b", 0, 1)
+        report("unnamed", 1, 2, "loss 0.5")
     captured = capsys.readouterr()
     assert captured.out == ""
     assert "4/4 things" in captured.err and "things/hour" in captured.err and "0/1 bits" in captured.err
+    assert "1/2, loss 0.5" in captured.err

@@ -156,5 +156,5 @@ def test_check_layers(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.Mo
     assert main(["engines", *command]) == 0
     captured = capsys.readouterr()
     assert "worst layer" in captured.out and report["worst"]["output"] in captured.out
-    assert captured.err == f"vae_decoder: {report['compared']} layers compared, none past the tolerance\n"
+    assert captured.err == f"vae_decoder: {report['compared']} layers compared, none beyond the tolerance\n"
     assert main(["engines", "check", "torch", "compile", "--random", "tiny", "--networks", "unet"]) == 2

@@ -55,7 +55,7 @@ def test_figures_for_people(
     assert main(["train", "judge", str(tmp_path)]) == 0
     text = capsys.readouterr().err
     assert "unseen source: mIoU 50.0%, small classes 25.0%" in text and "unseen night: mIoU 12.5%\n" in text
-    assert "styles of unseen scenes: 100.0% right" in text and f"dgkit quality OUT --judge {tmp_path}" in text
+    assert "styles of unseen scenes: 100.0% correct" in text and f"dgkit quality OUT --judge {tmp_path}" in text
 
 
 def test_a_wrong_value_is_a_usage_error(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -84,7 +84,7 @@ def test_a_training_without_a_folder_is_refused(recipe, capsys):
     assert "--out" in capsys.readouterr().err
 
 
-def test_ctrl_c_tells_that_the_same_command_continues(recipe, tmp_path, monkeypatch, capsys):
+def test_ctrl_c_explains_how_to_resume(recipe, tmp_path, monkeypatch, capsys):
     from dgkit.training.diffusion import commands
 
     def stop(*_):
@@ -92,4 +92,4 @@ def test_ctrl_c_tells_that_the_same_command_continues(recipe, tmp_path, monkeypa
 
     monkeypatch.setattr(commands, "train_ldm", stop)
     assert main(["train", "ldm", str(recipe), "--out", str(tmp_path / "unet")]) == 130
-    assert "the same command continues" in capsys.readouterr().err
+    assert "run the same command again to resume" in capsys.readouterr().err

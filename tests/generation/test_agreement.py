@@ -181,7 +181,7 @@ def test_command_line(settings: dict, tmp_path: Path, capsys: pytest.CaptureFixt
     flags += ["--judge", str(settings["judge"]), "--min-agreement", "0.99", "--redraws", "1", "--boundary", "1"]
     assert main(["generate", str(tmp_path / "out"), *flags, "--balance-classes", "--balance-styles"]) == 0
     text = capsys.readouterr().err
-    assert "2 drawn more than once" in text and "2 below the agreement asked for" in text
+    assert "2 redrawn at least once" in text and "2 below the requested label agreement" in text
     config = load_config(GenerateConfig, tmp_path / "out" / "config.yaml")
     assert (config.min_agreement, config.redraws, config.boundary) == (0.99, 1, 1)
     assert config.balance_classes and config.balance_styles

@@ -177,7 +177,7 @@ def test_the_command_lists_counts_and_exits_with_1(out: Path, capsys: pytest.Cap
     told = capsys.readouterr().err
     assert f"missing: {name(out, 'image', 2)} image 2" in told and "--repair" in told
     assert main(["verify", str(out), "--repair"]) == 0
-    assert "1 problems repaired, 1 images made again" in capsys.readouterr().err
+    assert "1 problems repaired, 1 images remade" in capsys.readouterr().err
 
 
 def test_a_folder_of_no_run_and_one_in_use_are_refused(out: Path, tmp_path: Path) -> None:

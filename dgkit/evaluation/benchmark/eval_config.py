@@ -25,11 +25,11 @@ class EvalConfig(Config):
     split: Literal["train", "val", "test", "all"] = Field("val", description="Split: train, val, test or all")
     protocol: str = Field("dginstyle", description="Protocol: dginstyle, hrda, half or whole")
     scale: tuple[int, int] | None = Field(
-        None, description="Long and short edge that pictures fit into [pixels]; default: the protocol's"
+        None, description="Long and short edge that pictures fit into in pixels; default: the protocol's"
     )
-    crop: int | None = Field(None, ge=1, description="Side of the windows [pixels]; default: the protocol's")
+    crop: int | None = Field(None, ge=1, description="Side of the windows in pixels; default: the protocol's")
     stride: int | None = Field(
-        None, ge=1, description="Distance between windows [pixels]; default: the protocol's, or half of crop if given"
+        None, ge=1, description="Distance between windows in pixels; default: the protocol's, or half of crop if given"
     )
     engine: str | None = Field(None, description="Backend: torch, compile, ort, openvino or trt; ONNX: ort or openvino")
     dtype: Literal["fp32", "bf16", "fp16"] = Field("fp32", description="Number format: fp32, bf16 or fp16")
