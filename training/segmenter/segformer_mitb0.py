@@ -1,5 +1,5 @@
 # dgkit train segmenter training/segmenter/segformer_mitb0.py --out runs/segformer_b0
-# The smallest network, for small GPUs and trials. Time and accuracy: not measured with dgkit yet.
+# The smallest network, for small GPUs and tests. Time and accuracy: not yet measured with dgkit.
 _base_ = ["base.py"]
 head = "segformer"
 backbone = "mit_b0"

@@ -1,5 +1,5 @@
 # dgkit train segmenter training/segmenter/segformer_mitb5.py --out runs/segformer
-# Hardware: one GPU (DGInStyle: RTX 2080 Ti). Time and accuracy: not measured with dgkit yet.
+# Hardware: one GPU (DGInStyle: RTX 2080 Ti). Time and accuracy: not yet measured with dgkit.
 _base_ = ["base.py"]
 head = "segformer"
 backbone = "mit_b5"
