@@ -22,6 +22,7 @@ FLOORS = {
             "processes",
             "diagnosis",
             "progress",
+            "prompts",
             "resources",
         ),
         0,

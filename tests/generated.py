@@ -5,10 +5,10 @@ from pathlib import Path
 import numpy as np
 
 from dgkit.data.crops import CropBox
-from dgkit.data.prompts import STYLES
 from dgkit.generation.generate_config import GenerateConfig
 from dgkit.generation.jobs import Job
 from dgkit.generation.writer import OutputFolder
+from dgkit.prompts import STYLES
 from tests.scenes import make_label
 
 HEIGHT, WIDTH = 96, 128

@@ -38,7 +38,8 @@ def test_encodings_are_all_documented() -> None:
 
 
 def test_method_page_lists_presets_and_style_mixes() -> None:
-    from dgkit.data.prompts import STYLES, load_style_mix
+    from dgkit.data.style_mixes import load_style_mix
+    from dgkit.prompts import STYLES
 
     text = page("method.md")
     assert all(f"| `{name}`" in text for name in PRESETS)

@@ -19,10 +19,10 @@ from statistics import fmean
 import numpy as np
 
 from dgkit import GenerateConfig, generate, load_pipeline
-from dgkit.data.prompts import STYLES
 from dgkit.generation.jobs import Job, make_job
 from dgkit.generation.settings import chosen_style_mix, make_plan
 from dgkit.labels import NUM_CLASSES
+from dgkit.prompts import STYLES
 from dgkit.provenance import cpu_name, git_commit
 
 RESULTS = Path(__file__).resolve().parents[1] / "results" / "good_scenes.csv"

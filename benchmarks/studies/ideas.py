@@ -24,8 +24,8 @@ import numpy as np
 import dgkit
 from dgkit.data.crops import CropRules
 from dgkit.data.generated import SceneFiles, list_scenes
-from dgkit.data.prompts import STYLE_MIXES
 from dgkit.data.scores import summary
+from dgkit.data.style_mixes import STYLE_MIXES
 from dgkit.evaluation.quality.measures import Judge, Measurement, compare, find_judge, measure
 from dgkit.evaluation.quality.renders import render_reference
 from dgkit.files import atomic_write, digest_file

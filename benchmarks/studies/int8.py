@@ -71,7 +71,7 @@ class Replaced:
 def scenes(count: int) -> list[Any]:
     """Jobs as ``dgkit generate`` makes them of the city."""
     from dgkit.data.crops import CropRules
-    from dgkit.data.prompts import STYLE_MIXES
+    from dgkit.data.style_mixes import STYLE_MIXES
     from dgkit.generation.generate_config import GenerateConfig
     from dgkit.generation.jobs import JobPlan, make_job
     from dgkit.generation.sources import index_world

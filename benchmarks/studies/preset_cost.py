@@ -19,7 +19,7 @@ from torch import nn
 
 from dgkit.bench.network_speed import count_flops
 from dgkit.data.crops import CropRules
-from dgkit.data.prompts import STYLE_MIXES
+from dgkit.data.style_mixes import STYLE_MIXES
 from dgkit.diffusion.components import model_networks
 from dgkit.diffusion.loading import open_model
 from dgkit.diffusion.model_folder import ModelInfo

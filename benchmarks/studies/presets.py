@@ -35,8 +35,8 @@ from preset_cells import add_options, chosen
 from dgkit.bench.scatter import Point, scatter
 from dgkit.data.crops import CropRules
 from dgkit.data.generated import LabelledImage, SceneFiles
-from dgkit.data.prompts import STYLE_MIXES
 from dgkit.data.scores import SMALL_CLASSES, mean_iou, summary
+from dgkit.data.style_mixes import STYLE_MIXES
 from dgkit.diffusion.loading import load_pipeline
 from dgkit.diffusion.pipeline import Pipeline
 from dgkit.diffusion.presets import PRESETS, find_preset

@@ -14,10 +14,10 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
 from dgkit.data.labelmap import colorize
-from dgkit.data.prompts import STYLES, caption, compose
 from dgkit.diffusion.loading import load_pipeline
 from dgkit.diffusion.presets import find_preset
 from dgkit.diffusion.sampler import SceneRequest, sample
+from dgkit.prompts import STYLES, caption, compose
 from dgkit.world import render
 
 SEED = 6_000  # of the scenes; training, judge and ideas use others

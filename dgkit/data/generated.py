@@ -18,10 +18,10 @@ from dgkit.config import read_recipe
 from dgkit.data import manifest
 from dgkit.data.datasets import Sample, labels_folder, read_pair
 from dgkit.data.layouts import IMAGE_SUFFIXES
-from dgkit.data.prompts import NO_STYLE
 from dgkit.data.records import names_own_files
 from dgkit.errors import InputError
 from dgkit.files import digest_file
+from dgkit.prompts import NO_STYLE
 
 MANIFEST, SETTINGS = "manifest.jsonl", "config.yaml"
 FILTERED = "labels_filtered"  # subfolder of `dgkit filter`, with a manifest of the scenes that it kept

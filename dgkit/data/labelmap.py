@@ -18,7 +18,6 @@ from PIL import Image
 from dgkit.errors import InputError, LabelError, UsageError
 from dgkit.files import atomic_write
 from dgkit.labels import (
-    CONDITION_CHANNELS,
     ENCODINGS,
     FORBIDDEN,
     IGNORE,
@@ -84,17 +83,6 @@ def encode(raw: np.ndarray, encoding: str = "train_ids", source: Path | str = "l
     if mapped.min() == FORBIDDEN:
         raise _unknown_ids(np.unique(raw).tolist(), system, source)
     return _frozen(mapped.astype(np.uint8))
-
-
-def condition(label: np.ndarray) -> np.ndarray:
-    """One-hot condition of the ControlNet: float32 [20, H, W] of 0 and 1, channel 19 is ignore; channels sum to 1.
-
-    ``label`` is uint8 [H, W] of train ids, 255 (or 19) is ignore; it is not changed.
-    Source: DGInStyle, tools/training_classes.py, without its writing 19 into the caller's array.
-    """
-    _check_train_ids(label)
-    channel = np.minimum(label, NUM_CLASSES)
-    return (np.arange(CONDITION_CHANNELS, dtype=label.dtype)[:, None, None] == channel).astype(np.float32)
 
 
 def resize_label(label: np.ndarray, height: int, width: int) -> np.ndarray:

@@ -13,7 +13,6 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from dgkit.data.prompts import STYLES, caption, compose
 from dgkit.diffusion.model_folder import ModelInfo, ModelSource
 from dgkit.diffusion.noise import seeded_noise
 from dgkit.diffusion.passes import Run, SceneRequest, SceneState
@@ -22,6 +21,7 @@ from dgkit.diffusion.presets import PRESETS
 from dgkit.engines.runner import Calibration, Call, Network
 from dgkit.engines.torch_runner import TorchRunner
 from dgkit.errors import EngineError
+from dgkit.prompts import STYLES, caption, compose
 
 FORMAT = 1  # raise it whenever a change in dgkit makes other calls of the same model and settings
 SEED = 77

@@ -149,7 +149,7 @@ class Pipeline:
 def one_hot(labels: Tensor) -> Tensor:
     """float32 [N, 20, H, W] of labels uint8 [N, H, W]; 255 (and 19) is channel 19. The input is unchanged.
 
-    As :func:`dgkit.data.labelmap.condition`, on the device of the labels.
+    Source: DGInStyle, tools/training_classes.py, which writes 19 into the caller's array.
     """
     channels = torch.arange(CONDITION_CHANNELS, device=labels.device, dtype=torch.uint8)
     clipped = labels.clamp(max=CONDITION_CHANNELS - 1)

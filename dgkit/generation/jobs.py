@@ -12,9 +12,10 @@ import numpy as np
 
 from dgkit.data.crops import CropBox, CropRules, Draw, draw_crop
 from dgkit.data.index import ClassIndex
-from dgkit.data.prompts import NO_STYLE, STYLES, StyleMix, caption, compose
+from dgkit.data.style_mixes import StyleMix
 from dgkit.generation.balance import SHARPER, Balance, Seen
 from dgkit.labels import CLASSES
+from dgkit.prompts import STYLE_NAMES, caption, compose
 
 # One generator per (run seed, job, purpose), so that another number of draws for one purpose moves no other.
 CROP, NOISE, STYLE = range(3)
@@ -112,7 +113,7 @@ def spread_style(mix: StyleMix, seed: int, job_index: int, class_id: int | None 
     position = (offset + job_index * GOLDEN) % 1.0
     chosen = int(np.searchsorted(np.cumsum(shares), position, side="right"))
     # The last edge may round below 1, and a style of weight 0 must never be reached through it.
-    return (*STYLES, NO_STYLE)[min(chosen, int(np.flatnonzero(shares)[-1]))]
+    return STYLE_NAMES[min(chosen, int(np.flatnonzero(shares)[-1]))]
 
 
 def _job_id(job_index: int, source: str, class_name: str | None) -> str:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from dgkit.config import load_config, read_recipe
 from dgkit.data.crops import CropRules
-from dgkit.data.prompts import STYLE_MIXES, StyleMix, load_style_mix
+from dgkit.data.style_mixes import STYLE_MIXES, StyleMix, load_style_mix
 from dgkit.errors import InputError, UsageError
 from dgkit.generation.agreement import judge_digest
 from dgkit.generation.balance import Balance

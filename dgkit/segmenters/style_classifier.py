@@ -5,9 +5,9 @@ from pathlib import Path
 import numpy as np
 
 from dgkit.data.pictures import centre_square
-from dgkit.data.prompts import NO_STYLE, STYLES
 from dgkit.errors import InputError
 from dgkit.files import digest_file
+from dgkit.prompts import STYLE_NAMES
 from dgkit.resources import usable_cores
 from dgkit.segmenters.onnx_session import open_session
 from dgkit.segmenters.segmenter_sidecar import read_segmenter_sidecar, sidecar_path
@@ -25,13 +25,12 @@ class StyleClassifier:
         """
         self.path = Path(path)
         self.sidecar = read_segmenter_sidecar(self.path)
-        known = (*STYLES, NO_STYLE)
-        self.styles = self.sidecar.classes or known
-        unknown = [name for name in self.styles if name not in known]
+        self.styles = self.sidecar.classes or STYLE_NAMES
+        unknown = [name for name in self.styles if name not in STYLE_NAMES]
         if unknown:
             raise InputError(
                 f"{sidecar_path(self.path)} names unknown styles: {', '.join(unknown)}. Known styles: "
-                f"{', '.join(known)}",
+                f"{', '.join(STYLE_NAMES)}",
                 f"correct 'classes' in {sidecar_path(self.path)}",
             )
         self._session = open_session(self.path, "ort", "auto", threads=len(usable_cores()), tf32=True)

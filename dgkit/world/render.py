@@ -9,12 +9,12 @@ from dataclasses import dataclass
 import numpy as np
 
 from dgkit.errors import UsageError
-from dgkit.labels import CLASSES
+from dgkit.prompts import NO_STYLE, STYLE_NAMES, caption, compose
 from dgkit.world.canvas import Canvas
 from dgkit.world.gbuffer import GBuffer
 from dgkit.world.light import climate, shading
 from dgkit.world.light.appearance import Appearance, prior_appearance, source_appearance
-from dgkit.world.roles import PLAIN_STYLE, ROLES, STYLES
+from dgkit.world.roles import ROLES
 from dgkit.world.town import layout
 
 _LAYOUT, _APPEARANCE, _STYLE = 0, 1, 2  # generator streams
@@ -49,22 +49,16 @@ def render(role: str, seed: int, index: int, *, height: int = 256, width: int = 
     style = style or style_of(role, seed, index)
     rng = np.random.default_rng([seed, index, _APPEARANCE, key])
     appearance = _draw_appearance(role, rng, style)
-    return Scene(shading.shade(buffers, appearance), buffers.label, caption(buffers.label, style), style)
+    return Scene(shading.shade(buffers, appearance), buffers.label, compose(caption(buffers.label), style), style)
 
 
 def _draw_appearance(role: str, rng: np.random.Generator, style: str) -> Appearance:
     target = ROLES[role].climate
     if target is not None:
         return climate.draw_appearance(rng, target, style)
-    if role == "source" and style == PLAIN_STYLE:
+    if role == "source" and style == NO_STYLE:
         return source_appearance(rng)
     return prior_appearance(rng, style)
-
-
-def caption(label: np.ndarray, style: str) -> str:
-    """Return the prompt of a picture: the classes present by ascending train id (DGInStyle, gen_datasets.py)."""
-    base = " ".join(CLASSES[i] for i in np.unique(label) if i < len(CLASSES))
-    return base if style == PLAIN_STYLE else f"A city street scene with {base}, in {style} weather."
 
 
 def style_of(role: str, seed: int, index: int) -> str:
@@ -81,10 +75,10 @@ def check_arguments(role: str, seed: int, index: int, height: int, width: int, s
     """Raise UsageError for arguments that :func:`render` does not accept."""
     if role not in ROLES:
         raise UsageError(f"unknown role {role!r}; known roles: {', '.join(ROLES)}", "use for example --role source")
-    if style is not None and style not in (*STYLES, PLAIN_STYLE):
-        allowed = ", ".join((*STYLES, PLAIN_STYLE))
+    if style is not None and style not in STYLE_NAMES:
         raise UsageError(
-            f"unknown style {style!r}; known styles: {allowed}", "omit the style to let the seed choose one"
+            f"unknown style {style!r}; known styles: {', '.join(STYLE_NAMES)}",
+            "omit the style to let the seed choose one",
         )
     if seed < 0 or index < 0:
         raise UsageError(f"seed {seed} and index {index} must not be negative", "use for example --seed 0")

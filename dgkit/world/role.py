@@ -9,9 +9,6 @@ from dgkit.world.colour import RGB
 from dgkit.world.light.climate import Climate
 from dgkit.world.ranges import Range
 
-STYLES = ("sunny", "snowy", "rainy", "foggy", "night")
-PLAIN_STYLE = "none"  # ordinary daylight, no weather word in the caption
-
 
 @dataclass(frozen=True)
 class Palette:

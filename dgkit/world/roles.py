@@ -1,9 +1,10 @@
 """All roles by name; the settings of ``source`` and ``prior``, which models are trained on."""
 
-from dgkit.world.role import PLAIN_STYLE, STYLES, Palette, Role
+from dgkit.prompts import NO_STYLE, STYLES
+from dgkit.world.role import Palette, Role
 from dgkit.world.target_roles import TARGETS
 
-__all__ = ["PLAIN_STYLE", "ROLES", "STYLES", "Palette", "Role"]
+__all__ = ["ROLES", "Palette", "Role"]
 
 _WARM_TOWN = Palette(
     houses=((206, 168, 122), (186, 128, 92), (222, 196, 152), (168, 110, 82), (198, 182, 158), (214, 150, 110),
@@ -39,9 +40,7 @@ _PASTEL_TOWN = Palette(
 _EVEN = tuple((style, 0.15) for style in STYLES)
 
 ROLES: dict[str, Role] = {
-    "source": Role((_WARM_TOWN,), ((PLAIN_STYLE, 1.0),), 0.5, True, True),
-    "prior": Role(
-        (_COOL_TOWN, _BRICK_TOWN, _PASTEL_TOWN, _WARM_TOWN), ((PLAIN_STYLE, 0.25), *_EVEN), 0.12, False, False
-    ),
+    "source": Role((_WARM_TOWN,), ((NO_STYLE, 1.0),), 0.5, True, True),
+    "prior": Role((_COOL_TOWN, _BRICK_TOWN, _PASTEL_TOWN, _WARM_TOWN), ((NO_STYLE, 0.25), *_EVEN), 0.12, False, False),
     **TARGETS,
 }

@@ -1,7 +1,8 @@
 """The five target roles: towns in other countries, seen by other cameras. None shares a setting with ``prior``."""
 
+from dgkit.prompts import NO_STYLE
 from dgkit.world.light import target_climates
-from dgkit.world.role import CHANCES, PLAIN_STYLE, Furniture, Palette, Plan, Role, Traffic, View
+from dgkit.world.role import CHANCES, Furniture, Palette, Plan, Role, Traffic, View
 
 # -- Cityscapes: grey-beige German towns, high camera behind a bonnet, slim posts, many bicycles ----------------------
 
@@ -22,7 +23,7 @@ _SANDSTONE = Palette(
 )  # fmt: skip
 CITYSCAPES = Role(
     palettes=(_GREY_BEIGE, _SANDSTONE),
-    styles=((PLAIN_STYLE, 0.68), ("sunny", 0.32)),
+    styles=((NO_STYLE, 0.68), ("sunny", 0.32)),
     bonnet=1.0,
     labelled=True,
     centre_paint=True,
@@ -64,7 +65,7 @@ _DOWNTOWN = Palette(
 )  # fmt: skip
 BDD = Role(
     palettes=(_STUCCO, _DOWNTOWN),
-    styles=((PLAIN_STYLE, 0.42), ("sunny", 0.2), ("night", 0.2), ("rainy", 0.1), ("snowy", 0.05), ("foggy", 0.03)),
+    styles=((NO_STYLE, 0.42), ("sunny", 0.2), ("night", 0.2), ("rainy", 0.1), ("snowy", 0.05), ("foggy", 0.03)),
     bonnet=0.35,
     labelled=True,
     centre_paint=True,
@@ -119,7 +120,7 @@ _TILED = Palette(
 )  # fmt: skip
 MAPILLARY = Role(
     palettes=(_TROPICAL, _WHITEWASH, _TIMBER, _TILED),
-    styles=((PLAIN_STYLE, 0.62), ("sunny", 0.26), ("rainy", 0.05), ("foggy", 0.03), ("snowy", 0.02), ("night", 0.02)),
+    styles=((NO_STYLE, 0.62), ("sunny", 0.26), ("rainy", 0.05), ("foggy", 0.03), ("snowy", 0.02), ("night", 0.02)),
     bonnet=0.15,
     labelled=True,
     centre_paint=False,

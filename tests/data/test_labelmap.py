@@ -12,7 +12,6 @@ from PIL import Image
 
 from dgkit.data.labelmap import (
     colorize,
-    condition,
     encode,
     find_encoding,
     label_size,
@@ -242,22 +241,6 @@ def test_ranges() -> None:
 
 
 # --- what networks take -----------------------------------------------------------------------------------------------
-
-
-def test_condition_is_one_hot_with_ignore_as_channel_19() -> None:
-    label = IDS.copy()
-    result = condition(label)
-    assert result.shape == (20, 2, 3) and result.dtype == np.float32
-    assert (result.sum(axis=0) == 1).all() and set(np.unique(result)) == {0, 1}
-    assert result.argmax(axis=0).tolist() == [[0, 2, 6], [13, 19, 18]]
-    assert np.array_equal(label, IDS)
-
-
-def test_condition_takes_read_only_maps_and_refuses_other_ids() -> None:
-    label = encode(IDS)
-    assert condition(label)[19].sum() == 1
-    with pytest.raises(LabelError, match="unknown ids 20"):
-        condition(np.array([[20]], np.uint8))
 
 
 def test_resize_takes_the_pixel_under_each_cell_centre() -> None:

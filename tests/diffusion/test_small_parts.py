@@ -6,7 +6,6 @@ import numpy as np
 import pytest
 import torch
 
-from dgkit.data.labelmap import condition
 from dgkit.diffusion.fusion import downscale, large_components
 from dgkit.diffusion.noise import noise_seed, seeded_noise
 from dgkit.diffusion.pipeline import one_hot
@@ -61,11 +60,14 @@ def test_images_survive_the_way_through_floats() -> None:
     assert resize(pixels, 10, 14).shape == (10, 14, 3) and resize(pixels, 5, 7) is pixels
 
 
-def test_one_hot_is_the_condition_of_the_label() -> None:
+def test_one_hot_has_ignore_as_channel_19() -> None:
     label = np.random.default_rng(0).choice([*range(19), 255], (9, 11)).astype(np.uint8)
-    found = one_hot(torch.from_numpy(label)[None])[0]
-    assert np.array_equal(found.numpy(), condition(label))
+    given = torch.from_numpy(label.copy())
+    found = one_hot(given[None])[0]
+    assert found.dtype == torch.float32 and set(found.unique().tolist()) == {0, 1}
     assert torch.equal(found.sum(0), torch.ones(9, 11))
+    assert np.array_equal(found.argmax(0).numpy(), np.where(label == 255, 19, label))  # channel 19 is ignore
+    assert np.array_equal(given.numpy(), label)
 
 
 @pytest.mark.parametrize(

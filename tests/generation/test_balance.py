@@ -12,7 +12,7 @@ from dgkit.data.crops import CropRules
 from dgkit.data.datasets import labels_folder
 from dgkit.data.index import ClassIndex, build_index
 from dgkit.data.manifest import Manifest
-from dgkit.data.prompts import load_style_mix
+from dgkit.data.style_mixes import load_style_mix
 from dgkit.errors import UsageError
 from dgkit.generation.balance import Balance
 from dgkit.generation.generate_config import GenerateConfig

@@ -10,7 +10,7 @@ import pytest
 from dgkit.data.crops import CropRules, crop
 from dgkit.data.datasets import labels_folder
 from dgkit.data.index import build_index
-from dgkit.data.prompts import STYLE_MIXES, StyleMix
+from dgkit.data.style_mixes import STYLE_MIXES, StyleMix
 from dgkit.generation.jobs import JobPlan, _job_id, make_job, spread_style
 
 
@@ -67,6 +67,22 @@ def test_styles_follow_the_mix_closely_even_in_short_runs(name: str, seed: int) 
 def test_a_style_of_weight_zero_never_comes() -> None:
     mix = StyleMix("custom", {"sunny": 1, "night": 1, "none": 0})
     assert {spread_style(mix, 3, index) for index in range(500)} == {"sunny", "night"}
+
+
+class _Edge(np.random.Generator):
+    """A generator whose next number is the largest below 1."""
+
+    def __init__(self) -> None:
+        super().__init__(np.random.PCG64(0))
+
+    def random(self, *_: object, **__: object) -> float:  # type: ignore[override]
+        return float(np.nextafter(1.0, 0.0))
+
+
+def test_rounding_never_reaches_a_style_of_weight_zero(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(np.random, "default_rng", lambda *_: _Edge())
+    for mix in (*STYLE_MIXES.values(), StyleMix("thirds", {"sunny": 0.1, "snowy": 0.2, "rainy": 0.4})):
+        assert mix.weights.get(spread_style(mix, 0, 0), 0) > 0
 
 
 @pytest.mark.parametrize(

@@ -307,7 +307,7 @@ def test_what_a_worker_sends_is_what_is_written_here(one_thread: None, settings:
     from dgkit.data.crops import CropRules
     from dgkit.data.datasets import open_source
     from dgkit.data.index import build_index
-    from dgkit.data.prompts import load_style_mix
+    from dgkit.data.style_mixes import load_style_mix
     from dgkit.generation.blocks import make_block
     from dgkit.generation.jobs import JobPlan
 

@@ -13,7 +13,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from dgkit.world import STYLES, Scene, render
+from dgkit.prompts import STYLES
+from dgkit.world import Scene, render
 
 HEIGHT, WIDTH, CELL = 64, 128, 8
 PICTURES = Path(__file__).with_name("frozen.json")

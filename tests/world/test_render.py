@@ -9,7 +9,8 @@ import pytest
 
 from dgkit.errors import UsageError
 from dgkit.labels import CLASSES, PALETTE
-from dgkit.world import ROLES, STYLES, Scene, render
+from dgkit.prompts import STYLES
+from dgkit.world import ROLES, Scene, render
 from dgkit.world.canvas import Canvas
 from dgkit.world.gbuffer import GBuffer, average
 from dgkit.world.town import layout

@@ -9,13 +9,13 @@ from typing import Any
 import numpy as np
 
 from dgkit.data.generated import LabelledImage, SceneFiles, list_scenes
-from dgkit.data.prompts import NO_STYLE, STYLES
 from dgkit.data.scores import class_iou, confusion, pixel_accuracy, summary
 from dgkit.errors import InputError
 from dgkit.evaluation.quality.distances import diversity, frechet_distance, kernel_distance
 from dgkit.evaluation.quality.renders import render_reference
 from dgkit.files import atomic_write
 from dgkit.labels import IGNORE, NUM_CLASSES
+from dgkit.prompts import STYLE_NAMES, STYLES
 from dgkit.provenance import record
 from dgkit.segmenters.onnx import OnnxSegmenter, open_onnx_segmenter
 from dgkit.segmenters.style_classifier import StyleClassifier
@@ -83,16 +83,15 @@ class Measurement:
         asked = [(wanted, found) for wanted, found in self.seen if wanted in STYLES]
         if not asked:
             return None
-        names = (*STYLES, NO_STYLE)
-        matrix = np.zeros((len(STYLES), len(names)), int)
+        matrix = np.zeros((len(STYLES), len(STYLE_NAMES)), int)
         for wanted, found in asked:
-            matrix[STYLES.index(wanted), names.index(found)] += 1
+            matrix[STYLES.index(wanted), STYLE_NAMES.index(found)] += 1
         rows = matrix.sum(1)
         return {
             "images": len(asked),
             "accuracy": float(np.trace(matrix) / len(asked)),
             "by_style": {s: float(matrix[i, i] / rows[i]) for i, s in enumerate(STYLES) if rows[i]},
-            "recognised_as": list(names),
+            "recognised_as": list(STYLE_NAMES),
             "confusion": {s: matrix[i].tolist() for i, s in enumerate(STYLES) if rows[i]},
         }
 

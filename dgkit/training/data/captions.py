@@ -8,8 +8,8 @@ from pathlib import Path
 
 import numpy as np
 
-from dgkit.data.prompts import NO_STYLE, STYLES, compose
 from dgkit.files import atomic_write
+from dgkit.prompts import NO_STYLE, STYLES, compose
 
 _STYLE = re.compile(rf", in ({'|'.join(STYLES)}) weather\.$")
 _MARKS = re.compile(r"([,.])")
@@ -18,7 +18,7 @@ _FRAME = {word.lower() for style in STYLES for word in _MARKS.sub(r" \1", compos
 
 
 def style_of(prompt: str) -> str:
-    """The style word of a prompt that ``dgkit.data.prompts.compose`` wrote, or "none"."""
+    """The style word of a prompt that ``dgkit.prompts.compose`` wrote, or "none"."""
     found = _STYLE.search(prompt)
     return found[1] if found else NO_STYLE
 

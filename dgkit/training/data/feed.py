@@ -26,7 +26,7 @@ class Example:
     ``image`` is uint8 [S, S, 3] RGB. ``latents`` are mean and standard deviation of the autoencoder's posterior,
     float32 [C, s, s] each, s = S / factor, before the scaling factor; a cache without deviations gives zeros.
     ``label`` is uint8 [S, S], train ids 0..18 or 255. What a feed does not have is ``None``. ``style`` is a word of
-    ``dgkit.data.prompts.STYLES`` or "none"; ``source`` names the file or scene for error messages.
+    ``dgkit.prompts.STYLES`` or "none"; ``source`` names the file or scene for error messages.
     """
 
     image: np.ndarray | None

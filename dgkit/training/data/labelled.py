@@ -14,8 +14,8 @@ from dgkit.data.crops import CropRules, crop, drawable_classes
 from dgkit.data.datasets import Dataset, Sample, check_pairs, mismatched_pairs
 from dgkit.data.index import ClassIndex, build_index
 from dgkit.data.labelmap import read_label, resize_label
-from dgkit.data.prompts import NO_STYLE, caption, compose
 from dgkit.errors import InputError, LabelError
+from dgkit.prompts import NO_STYLE, caption, compose
 from dgkit.training.data.feed import Example, Latents, Picture, place
 from dgkit.training.data.image_files import ImageFiles, scaled
 

@@ -22,12 +22,12 @@ import numpy as np
 from numpy.lib.format import open_memmap
 
 from dgkit.data.crops import CropBox, CropRules, class_probabilities
-from dgkit.data.prompts import caption, compose
 from dgkit.errors import UsageError
 from dgkit.files import atomic_write, output_error
 from dgkit.labels import NUM_CLASSES
 from dgkit.locks import locked
 from dgkit.progress import Advance
+from dgkit.prompts import caption, compose
 from dgkit.training.data.captions import style_of
 from dgkit.training.data.feed import Example, Latents, Moments, Picture, check_grid, place
 from dgkit.world import render

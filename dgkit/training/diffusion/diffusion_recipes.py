@@ -10,8 +10,8 @@ from typing import Self
 from pydantic import Field, model_validator
 
 from dgkit.config import Config, load_config, read_recipe
-from dgkit.data.prompts import STYLES
 from dgkit.errors import UsageError
+from dgkit.prompts import STYLES
 from dgkit.training.data.data_rows import FeedConfig
 from dgkit.training.loop.optimisation import Optimisation
 

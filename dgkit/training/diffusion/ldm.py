@@ -10,6 +10,7 @@ import torch
 from diffusers import UNet2DConditionModel
 from torch import Tensor, nn
 
+from dgkit.prompts import compose
 from dgkit.training.diffusion.diffusion_recipes import Lora
 from dgkit.training.diffusion.lora import add_lora, merge_lora
 from dgkit.training.diffusion.losses import diffusion_loss
@@ -108,7 +109,7 @@ def text_effect(unet: Any, noising: Noising) -> float:
     device = next(unet.parameters()).device
     tile = unet.config.sample_size
     noise = torch.randn(4, unet.config.in_channels, tile, tile, generator=torch.Generator().manual_seed(0)).to(device)
-    prompts = [f"A city street scene with road building sky, in {style} weather." for style in ("snowy", "night")]
+    prompts = [compose("road building sky", style) for style in ("snowy", "night")]
     time = int(0.9 * noising.schedule.config.num_train_timesteps)
     with torch.autocast(device.type, noising.dtype, enabled=noising.dtype != torch.float32):
         snowy, night = (unet(noise, time, noising.text([prompt] * 4).float()).sample.float() for prompt in prompts)

@@ -21,8 +21,8 @@ from torch.utils.data import default_collate
 
 from dgkit.data.crops import anchor_box, crop
 from dgkit.data.labelmap import colorize, read_label
-from dgkit.data.prompts import caption, compose
 from dgkit.diffusion.pipeline import one_hot
+from dgkit.prompts import caption, compose
 from dgkit.training.diffusion.noising import Noising
 
 FIXED = 1 << 40  # first index of the samples that validation uses; no training gets there

@@ -5,14 +5,13 @@ from collections.abc import Sequence
 import cv2
 import numpy as np
 
-from dgkit.data.prompts import NO_STYLE, STYLES
 from dgkit.labels import IGNORE, NUM_CLASSES
+from dgkit.prompts import STYLE_NAMES
 from dgkit.training.data.captions import style_of
 from dgkit.training.data.rendered_scenes import SceneCache
 from dgkit.training.judge.judge_networks import STYLE_SIZE
 from dgkit.training.judge.judge_recipe import SegmenterStage
 
-STYLE_NAMES = (*STYLES, NO_STYLE)
 MEAN = (0.485, 0.456, 0.406)  # of ImageNet, as most published segmenters have it; of RGB / 255
 STD = (0.229, 0.224, 0.225)
 HOLDER_PIXELS = 30  # a scene can be drawn for a class of which it has this many pixels

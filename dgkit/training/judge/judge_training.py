@@ -21,9 +21,10 @@ from dgkit.data.scores import confusion, summary
 from dgkit.files import atomic_write
 from dgkit.labels import IGNORE
 from dgkit.progress import Progress, within
+from dgkit.prompts import STYLE_NAMES
 from dgkit.training.data.captions import style_of
 from dgkit.training.data.rendered_scenes import SceneCache, render_scenes
-from dgkit.training.judge.disturbed_crops import MEAN, STD, STYLE_NAMES, CropSampler, StyleSampler
+from dgkit.training.judge.disturbed_crops import MEAN, STD, CropSampler, StyleSampler
 from dgkit.training.judge.judge_files import export
 from dgkit.training.judge.judge_networks import STYLE_SIZE, Segmenter, StyleClassifier
 from dgkit.training.judge.judge_recipe import JudgeRecipe, JudgeScenes

@@ -3,8 +3,8 @@
 import torch
 from transformers import CLIPTextModel, CLIPTokenizer
 
-from dgkit.data.prompts import compose
 from dgkit.labels import CLASSES, CONDITION_CHANNELS
+from dgkit.prompts import compose
 from dgkit.training.city import small_networks as networks
 from dgkit.training.data.text import Text
 

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from dgkit.data.prompts import STYLES, compose
+from dgkit.prompts import STYLES, compose
 from dgkit.training.data.captions import TextCache, style_of, thin
 
 

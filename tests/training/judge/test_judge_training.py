@@ -9,11 +9,12 @@ import pytest
 import torch
 
 from dgkit.labels import CLASSES, IGNORE, NUM_CLASSES, PALETTE
+from dgkit.prompts import STYLE_NAMES
 from dgkit.segmenters.onnx import open_onnx_segmenter
 from dgkit.segmenters.style_classifier import StyleClassifier
 from dgkit.training.data.rendered_scenes import SceneCache
 from dgkit.training.judge import judge_training as judge
-from dgkit.training.judge.disturbed_crops import STYLE_NAMES, CropSampler, StyleSampler, disturb
+from dgkit.training.judge.disturbed_crops import CropSampler, StyleSampler, disturb
 from dgkit.training.judge.judge_networks import Segmenter as Network
 from dgkit.training.judge.judge_recipe import JudgeRecipe, JudgeScenes, SegmenterStage, StyleStage
 from dgkit.world import render
