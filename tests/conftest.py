@@ -24,6 +24,22 @@ def _own_home(tmp_path_factory: pytest.TempPathFactory) -> None:
 
 
 @pytest.fixture(scope="session")
+def micro(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A complete model folder with random weights, below 1 MB."""
+    from tests.models import make_micro_model
+
+    return make_micro_model(tmp_path_factory.mktemp("models") / "micro")
+
+
+@pytest.fixture(scope="session")
+def labels(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder of four label maps, 96 x 160 pixels."""
+    from tests.scenes import make_labels
+
+    return make_labels(tmp_path_factory.mktemp("source") / "labels")
+
+
+@pytest.fixture(scope="session")
 def shared_folder() -> Path:
     """Return ``../shared``: data too large for the repository, such as real label maps."""
     folder = ROOT.parent / "shared"

@@ -5,6 +5,8 @@ from pathlib import Path
 import numpy as np
 
 from dgkit.data.crops import CropBox
+from dgkit.diffusion.sampler import SceneResult
+from dgkit.generation.encoding import GeneratedImage, encode
 from dgkit.generation.generate_config import GenerateConfig
 from dgkit.generation.jobs import Job
 from dgkit.generation.writer import OutputFolder
@@ -45,6 +47,6 @@ def make_generated(out: Path, count: int = 7, written: int | None = None) -> Pat
     with folder.opened(config):
         for index in range(count if written is None else written):
             job = make_job(index)
-            folder.write(job, make_image(index), job.prompt, False)
+            folder.add(encode(GeneratedImage(job, SceneResult(make_image(index), None, job.prompt))))
         folder.finish("title", "note")
     return out

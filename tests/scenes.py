@@ -31,6 +31,8 @@ def make_labels(folder: Path, count: int = 4) -> Path:
     return folder
 
 
-def snapshot(folder: Path) -> dict[str, bytes]:
-    """Every file below ``folder`` with its content, hidden ones included."""
-    return {str(p.relative_to(folder)): p.read_bytes() for p in sorted(folder.rglob("*")) if p.is_file()}
+def snapshot(folder: Path, skip: str = "") -> dict[str, bytes]:
+    """Return the content of every file below ``folder`` by its path, hidden ones included, except the path ``skip``."""
+    files = {str(p.relative_to(folder)): p.read_bytes() for p in sorted(folder.rglob("*")) if p.is_file()}
+    files.pop(skip, None)
+    return files

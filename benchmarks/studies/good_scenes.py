@@ -22,6 +22,7 @@ from dgkit import GenerateConfig, generate, load_pipeline
 from dgkit.generation.jobs import Job, make_job
 from dgkit.generation.settings import chosen_style_mix, make_plan
 from dgkit.labels import NUM_CLASSES
+from dgkit.progress import ignore
 from dgkit.prompts import STYLES
 from dgkit.provenance import cpu_name, git_commit
 
@@ -80,7 +81,7 @@ def hashes(out: Path) -> Figures:
 
 def jobs(config: GenerateConfig, count: int) -> list[Job]:
     """The first jobs of a run."""
-    plan, _ = make_plan(config, None, load_pipeline(), chosen_style_mix(config), lambda *_: None)
+    plan, _ = make_plan(config, None, load_pipeline(), chosen_style_mix(config), ignore)
     return [make_job(plan, number) for number in range(count)]
 
 

@@ -20,11 +20,13 @@ from dgkit.diffusion.loading import load_pipeline
 from dgkit.diffusion.pipeline import Pipeline
 from dgkit.diffusion.presets import find_preset
 from dgkit.diffusion.sampler import SceneRequest, sample
-from dgkit.generation.blocks import Maker, tasks
-from dgkit.generation.flow import Alone, fill
+from dgkit.generation.blocks import missing_blocks
+from dgkit.generation.flow import InProcessPool, fill
 from dgkit.generation.generate_config import GenerateConfig
-from dgkit.generation.settings import chosen_style_mix, make_plan, resolve_places
+from dgkit.generation.scene_generator import SceneGenerator
+from dgkit.generation.settings import chosen_style_mix, make_plan, resolve_paths
 from dgkit.generation.writer import OutputFolder
+from dgkit.progress import ignore
 
 
 def main() -> None:
@@ -66,17 +68,17 @@ def run(pipeline: Pipeline, given: argparse.Namespace) -> tuple[float, dict[str,
     """As :func:`sampling`, with jobs from the city's label maps, and files in a folder that is removed."""
     count = given.count + max(1, given.batch // 2)  # the first block warms up
     values = {"model": given.model, "preset": given.preset, "batch": given.batch, "count": count}
-    config = resolve_places(GenerateConfig.model_validate(values))
-    plan, config = make_plan(config, None, pipeline, chosen_style_mix(config), lambda stage, done, of: None)
-    maker = Maker(config, pipeline)
-    blocks = list(tasks(config, ()))
+    config = resolve_paths(GenerateConfig.model_validate(values))
+    plan, config = make_plan(config, None, pipeline, chosen_style_mix(config), ignore)
+    pool = InProcessPool(SceneGenerator(config, pipeline), lambda block, share: None)
+    blocks = list(missing_blocks(config, ()))
     with tempfile.TemporaryDirectory(prefix="dgkit-overhead-") as place:
         folder = OutputFolder(Path(place, "out"))
         with folder.opened(config):
-            fill(folder.add, plan, blocks[:1], Alone(maker, lambda block, share: None), lambda block: None)  # warm up
+            fill(folder.add, plan, blocks[:1], pool, lambda block: None)  # warm up
             before, images = spent(pipeline), len(folder.records)
             started = time.perf_counter()
-            fill(folder.add, plan, blocks[1:], Alone(maker, lambda block, share: None), lambda block: None)
+            fill(folder.add, plan, blocks[1:], pool, lambda block: None)
             total = time.perf_counter() - started
             given.count = len(folder.records) - images
     return total, {name: seconds - before[name] for name, seconds in spent(pipeline).items()}

@@ -35,7 +35,7 @@ def main() -> None:
     rows: list[dict[str, object]] = []
     started = time.perf_counter()
 
-    def note(stage: str, done: float, total: float) -> None:
+    def measure(stage: str, done: float, total: float, note: str = "") -> None:
         if stage == "generate" and done >= len(rows) * total / given.rows:
             row = {"images": int(done), "seconds": round(time.perf_counter() - started, 1), "rss_mib": round(rss(), 1)}
             rows.append(row | fixed)
@@ -43,7 +43,7 @@ def main() -> None:
 
     settings = {"model": given.model, "steps": given.steps, "preset": "one-pass", "workers": given.workers}
     with tempfile.TemporaryDirectory(prefix="dgkit-soak-") as folder:
-        result = dgkit.generate(Path(folder, "out"), count=given.count, progress=note, **settings)
+        result = dgkit.generate(Path(folder, "out"), count=given.count, progress=measure, **settings)
         found = verify(result.out)
         print(
             f"{len(result.records)} images, {result.images_per_hour:,.0f} an hour, problems: {found.counts or 'none'}"

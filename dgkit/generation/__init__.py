@@ -1,1 +1,1 @@
-"""From label maps to a folder of labelled street scenes: jobs, the run, the output folder, the contact sheet."""
+"""From label maps to a folder of labelled street scenes: jobs, the run, the output folder and its checks."""

@@ -1,10 +1,10 @@
-"""Images that do not show their label are drawn again: with the next seed, at most so many times."""
+"""The judge of a run: images that do not show their label are sampled again with the next seed."""
 
 import dataclasses
 import hashlib
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -12,6 +12,7 @@ from dgkit.data.filtering import judge
 from dgkit.data.records import Attempt
 from dgkit.errors import InputError
 from dgkit.files import digest_file
+from dgkit.generation.encoding import GeneratedImage
 from dgkit.generation.generate_config import GenerateConfig
 from dgkit.generation.jobs import Job, attempt_seed
 from dgkit.segmenters.onnx import open_onnx_segmenter
@@ -19,47 +20,40 @@ from dgkit.segmenters.onnx import open_onnx_segmenter
 if TYPE_CHECKING:
     from dgkit.diffusion.sampler import SceneResult
 
-Draw = Callable[[Sequence[Job]], "list[SceneResult]"]
 
-
-class Drawn(NamedTuple):
-    """An image of a job, whose seed is that of the drawing. ``attempts`` are all drawings, none without a judge."""
-
-    job: Job
-    result: "SceneResult"
-    attempts: tuple[Attempt, ...] = ()
-    accepted: bool = True
-
-
-class Referee:
-    """The judge of a run. An image whose agreement is at least ``min_agreement``, or not known, is accepted."""
+class AgreementCheck:
+    """Accepts an image if its agreement with its label is at least ``min_agreement``, or undefined."""
 
     def __init__(self, config: GenerateConfig) -> None:
-        """``config`` names a judge. Raises InputError for another file than the run's, EngineError,
-        MissingDependency.
+        """Open the judge that ``config`` names.
+
+        Raises InputError if its digest is not the one in ``config``, EngineError or MissingDependency if it cannot run.
         """
         assert config.judge is not None
         self._segmenter = open_onnx_segmenter(config.judge)
-        self._least, self._redraws, self._seed = config.min_agreement, config.redraws, config.seed
+        self._required, self._redraws, self._seed = config.min_agreement, config.redraws, config.seed
         found = judge_digest(config.judge)
         if config.judge_digest not in (None, found):
             raise InputError(
-                f"the judge {config.judge} has digest {found[:16]}..., the run's is {str(config.judge_digest)[:16]}...",
-                "give the judge that the run began with",
+                f"the judge {config.judge} has digest {found[:16]}..., "
+                f"this run uses the judge with digest {str(config.judge_digest)[:16]}...",
+                "pass the judge that the run started with",
             )
 
-    def draw(self, jobs: Sequence[Job], draw: Draw) -> list[Drawn]:
-        """Draw ``jobs``, and those that are not accepted again, together; of each the best drawing is kept.
+    def generate(
+        self, jobs: Sequence[Job], sample: "Callable[[Sequence[Job]], list[SceneResult]]"
+    ) -> list[GeneratedImage]:
+        """Return the best attempt of each job; jobs that are not accepted are sampled again, together.
 
-        What is drawn together follows from the jobs alone, so the same jobs end with the same bytes.
+        Which jobs share a batch depends on ``jobs`` alone, so the same jobs give the same bytes.
         """
-        best: dict[int, Drawn] = {}
+        best: dict[int, GeneratedImage] = {}
         for attempt in range(1 + self._redraws):
             left = [job for job in jobs if job.index not in best or not best[job.index].accepted]
             if not left:
                 break
-            again = [self._reseeded(job, attempt) for job in left]
-            for job, result in zip(again, draw(again), strict=True):
+            reseeded = [self._reseeded(job, attempt) for job in left]
+            for job, result in zip(reseeded, sample(reseeded), strict=True):
                 best[job.index] = self._better(best.get(job.index), job, result)
         return [best[job.index] for job in jobs]
 
@@ -68,28 +62,28 @@ class Referee:
             return job
         return dataclasses.replace(job, seed=attempt_seed(self._seed, job.index, attempt))
 
-    def _better(self, before: Drawn | None, job: Job, result: "SceneResult") -> Drawn:
+    def _better(self, before: GeneratedImage | None, job: Job, result: "SceneResult") -> GeneratedImage:
         agreement = self.agreement(result.image, job.label)
-        tried = (*(before.attempts if before else ()), Attempt(job.seed, agreement))
-        if before is not None and _known(agreement) <= max(_known(earlier.agreement) for earlier in before.attempts):
-            return before._replace(attempts=tried)
-        accepted = self._least is None or agreement is None or agreement >= self._least
-        return Drawn(job, result, tried, accepted)
+        attempts = (*(before.attempts if before else ()), Attempt(job.seed, agreement))
+        if before is not None and _rank(agreement) <= max(_rank(earlier.agreement) for earlier in before.attempts):
+            return dataclasses.replace(before, attempts=attempts)
+        accepted = self._required is None or agreement is None or agreement >= self._required
+        return GeneratedImage(job, result, attempts, accepted)
 
     def agreement(self, image: np.ndarray, label: np.ndarray) -> float | None:
-        """Share of the pixels of uint8 [H,W,3] RGB that are called as uint8 [H,W] labels them; None without any."""
+        """Return the share of pixels of uint8 [H,W,3] RGB classified as in uint8 [H,W]; None if no pixel counts."""
         return judge(self._segmenter.image_logits(image), self._segmenter.classes, label).agreement
 
 
 def judge_digest(path: Path) -> str:
-    """SHA-256 over an ONNX file and its side-car. Raises InputError for a missing file."""
+    """Return the SHA-256 over an ONNX file and its sidecar. Raises InputError if the file is missing."""
     try:
         digests = [digest_file(path)]
     except OSError as error:
         raise InputError(f"{path}: {error.strerror}", "dgkit train judge DIR writes DIR/segmenter.onnx") from error
-    beside = path.with_suffix(".yaml")
-    return hashlib.sha256(" ".join([*digests, digest_file(beside) if beside.is_file() else ""]).encode()).hexdigest()
+    sidecar = path.with_suffix(".yaml")
+    return hashlib.sha256(" ".join([*digests, digest_file(sidecar) if sidecar.is_file() else ""]).encode()).hexdigest()
 
 
-def _known(agreement: float | None) -> float:
+def _rank(agreement: float | None) -> float:
     return 1.0 if agreement is None else agreement

@@ -1,4 +1,4 @@
-"""The contact sheet: images beside their labels, at a glance."""
+"""The contact sheet: thumbnails of images next to their labels."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -27,7 +27,7 @@ STYLE_INKS = {
 
 @dataclass(frozen=True)
 class Cell:
-    """One pair of the sheet; ``label`` is an 8-bit PNG of train ids."""
+    """One image and label of the sheet; ``label`` is an 8-bit PNG of train ids."""
 
     image: Path
     label: Path
@@ -36,7 +36,7 @@ class Cell:
 
 
 def choose(styles: Sequence[str], limit: int = MAX_CELLS) -> list[int]:
-    """Indices of at most ``limit`` pictures, in order: as many of each style as possible, first come first."""
+    """Return the indices of at most ``limit`` images, in order, with the styles as balanced as possible."""
     if len(styles) <= limit:
         return list(range(len(styles)))
     rank: dict[str, int] = {}
@@ -48,9 +48,9 @@ def choose(styles: Sequence[str], limit: int = MAX_CELLS) -> list[int]:
 
 
 def contact_sheet(cells: Sequence[Cell], title: str, footnote: str = "") -> Image.Image:
-    """Draw the sheet: a function of the files and texts alone. Raises ValueError without cells."""
+    """Return the sheet, which depends on the files and texts alone. Raises ValueError without cells."""
     if not cells:
-        raise ValueError("a contact sheet needs at least one picture")
+        raise ValueError("a contact sheet needs at least one image")
     pairs = [_pair(cell) for cell in cells]
     cell_width = max(pair.width for pair in pairs)
     columns = max(1, min(len(pairs), (TARGET_WIDTH - GAP) // (cell_width + GAP)))
@@ -96,20 +96,20 @@ def _write_caption(draw: ImageDraw.ImageDraw, cell: Cell, x: int, y: int, width:
 
 
 def _legend(width: int) -> Image.Image:
-    """Colour and name of every class, in lines of at most ``width`` pixels."""
+    """Return the colour and name of every class, in lines of at most ``width`` pixels."""
     font = ImageFont.load_default(size=12)
     probe = ImageDraw.Draw(Image.new("RGB", (1, 1)))
-    places, x, y = [], 0, 0
+    entries, x, y = [], 0, 0
     for name in (*CLASSES, "ignored"):
         step = 18 + int(probe.textlength(name, font=font)) + 14
         if x + step > width:
             x, y = 0, y + 20
-        places.append((x, y, name))
+        entries.append((x, y, name))
         x += step
     legend = Image.new("RGB", (width, y + 20), BACKGROUND)
     draw = ImageDraw.Draw(legend)
     colours = [*(tuple(int(value) for value in row) for row in PALETTE), (0, 0, 0)]
-    for (x, y, name), colour in zip(places, colours, strict=True):
+    for (x, y, name), colour in zip(entries, colours, strict=True):
         draw.rectangle((x, y + 3, x + 12, y + 15), fill=colour, outline=FAINT)
         draw.text((x + 18, y + 2), name, FAINT, font=font)
     return legend

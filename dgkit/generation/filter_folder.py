@@ -62,7 +62,7 @@ def filter_folder(
     return summary
 
 
-def write_second_labels(out: Path, config: GenerateConfig, progress: Progress) -> None:
+def write_filtered_labels(out: Path, config: GenerateConfig, progress: Progress) -> None:
     """Second labels of a run, where its settings ask for them; raises as :func:`filter_folder`.
 
     A shard gets none, since mean losses and duplicates are those of all scenes.

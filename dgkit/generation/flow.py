@@ -1,7 +1,7 @@
-"""The way of the images through a run: jobs are read ahead, blocks are drawn by a pool, files are written behind.
+"""How images move through a run: threads prepare jobs ahead, a pool generates blocks, a thread writes the files.
 
-Every queue is bounded, so that memory does not grow with the number of images, and the networks wait neither for a PNG
-file to be read nor for one to be packed or written.
+Every queue is bounded, so memory does not grow with the number of images. The networks never wait for a PNG file to be
+decoded, encoded or written.
 """
 
 from collections import deque
@@ -11,119 +11,132 @@ from contextlib import closing, contextmanager
 from itertools import islice
 from typing import Protocol
 
-from dgkit.generation.blocks import Block, Maker, Scene, Task, encode_all, make_block
+from dgkit.generation.blocks import Block, make_block
+from dgkit.generation.encoding import EncodedImage, encode
 from dgkit.generation.guards import uninterrupted
 from dgkit.generation.jobs import JobPlan
+from dgkit.generation.scene_generator import SceneGenerator
+from dgkit.progress import Advance
 
-READERS = 4  # threads that make jobs; most of a job is unpacking one PNG file
-
-# (block, share of it that is drawn, 0 to 1)
-Tell = Callable[[Block, float], None]
-Packed = Callable[[], list[Scene]]
+READERS = 4  # threads that prepare jobs; most of the work is decoding one PNG file per job
 
 
 class Pool(Protocol):
-    """Whatever draws blocks. ``capacity``: blocks it holds before one has to be fetched."""
+    """Anything that generates blocks. ``capacity`` is the number of blocks it takes before one must be fetched."""
 
     capacity: int
 
     def submit(self, block: Block) -> None:
         """Take a block."""
 
-    def fetch(self) -> tuple[Block, Packed]:
-        """Wait for the next block that is done, in any order, and how to come by its files."""
+    def fetch(self) -> tuple[Block, Iterable[EncodedImage]]:
+        """Wait for the next finished block, in any order. Its files may be encoded while they are iterated."""
 
 
-class Tally:
-    """Images done, in fractions, over all blocks under way; ``report(done, total)`` never hears a smaller number."""
+class ImageProgress:
+    """Progress in images, in fractions, over all blocks in flight; ``advance(done, total)`` never gets less."""
 
-    def __init__(self, done: int, total: int, report: Callable[[float, float], None]) -> None:
-        self.done, self.total, self.report = done, total, report
-        self._shares: dict[int, float] = {}
-        self._told = float(done)
+    def __init__(self, done: int, total: int, advance: Advance) -> None:
+        self._done, self._total, self._advance = done, total, advance
+        self._partial: dict[int, float] = {}
+        self._reported = float(done)
 
-    def tell(self, block: Block, share: float) -> None:
-        self._shares[block.start] = len(block.wanted) * min(share, 1.0)
-        self._say()
+    def update(self, block: Block, share: float) -> None:
+        """Report that ``share``, 0 to 1, of a block is generated; a restarted block may report less than before."""
+        self._partial[block.start] = len(block.wanted) * min(share, 1.0)
+        self._report()
 
     def finish(self, block: Block) -> None:
-        self._shares.pop(block.start, None)
-        self.done += len(block.wanted)
-        self._say()
+        """Report that all images of a block are generated."""
+        self._partial.pop(block.start, None)
+        self._done += len(block.wanted)
+        self._report()
 
-    def _say(self) -> None:
-        self._told = max(self._told, self.done + sum(self._shares.values()))
-        self.report(min(self._told, self.total), self.total)
+    def _report(self) -> None:
+        self._reported = max(self._reported, self._done + sum(self._partial.values()))
+        self._advance(min(self._reported, self._total), self._total)
 
 
-class Alone:
-    """The pool of one: this process draws, and its writing thread packs the files."""
+class InProcessPool:
+    """A pool without other processes: the caller's thread generates, the writing thread encodes.
+
+    ``update(block, share)`` reports the finished share of a block.
+    """
 
     capacity = 1
 
-    def __init__(self, maker: Maker, tell: Tell) -> None:
-        self._maker, self._tell = maker, tell
-        self._done: deque[tuple[Block, Packed]] = deque()
+    def __init__(self, generator: SceneGenerator, update: Callable[[Block, float], None]) -> None:
+        self._generator, self._update = generator, update
+        self._done: deque[tuple[Block, Iterable[EncodedImage]]] = deque()
 
     def submit(self, block: Block) -> None:
-        drawn = self._maker.draw(block, lambda share: self._tell(block, share))
-        self._done.append((block, lambda: encode_all(drawn)))
+        """Generate the images of a block."""
+        images = self._generator.generate(block, lambda share: self._update(block, share))
+        self._done.append((block, map(encode, images)))
 
-    def fetch(self) -> tuple[Block, Packed]:
+    def fetch(self) -> tuple[Block, Iterable[EncodedImage]]:
+        """Return the block that was submitted last; its files are encoded while they are iterated."""
         return self._done.popleft()
 
 
 def fill(
-    add: Callable[[Scene], object], plan: JobPlan, todo: Iterable[Task], pool: Pool, finish: Callable[[Block], None]
+    add: Callable[[EncodedImage], object],
+    plan: JobPlan,
+    missing: Iterable[tuple[range, tuple[int, ...]]],
+    pool: Pool,
+    finish: Callable[[Block], None],
 ) -> None:
-    """Draw every block of ``todo`` and ``add`` its images to the folder; ``finish`` is called once a block is drawn.
+    """Generate the ``missing`` blocks, pairs of (job numbers, wanted numbers), and ``add`` their images to the folder.
 
-    What was fetched is added even where the run ends early. Raises what making a job, drawing or adding raises.
+    ``finish`` is called once for each generated block. Blocks fetched from ``pool`` are added even if the run ends
+    early. Raises what preparing a job, generating or adding raises.
     """
-    under_way = 0
-    with closing(_ahead(plan, todo, pool.capacity + 1)) as ahead, _behind(add, pool.capacity + 1) as write:
+    in_flight = 0
+    with closing(_prepare(plan, missing, pool.capacity + 1)) as blocks, _writer(add, pool.capacity + 1) as write:
         more = True
-        while more or under_way:
-            while more and under_way < pool.capacity:
-                block = next(ahead, None)
+        while more or in_flight:
+            while more and in_flight < pool.capacity:
+                block = next(blocks, None)
                 more = block is not None
                 if block is not None:
                     pool.submit(block)
-                    under_way += 1
-            if under_way:
-                block, packed = pool.fetch()
-                under_way -= 1
+                    in_flight += 1
+            if in_flight:
+                block, images = pool.fetch()
+                in_flight -= 1
                 finish(block)
-                write(packed)
+                write(images)
 
 
-def _ahead(plan: JobPlan, todo: Iterable[Task], depth: int) -> Generator[Block, None, None]:
-    """The blocks of ``todo`` in order, up to ``depth`` of them made before they are asked for, in several threads."""
-    source = iter(todo)
+def _prepare(
+    plan: JobPlan, missing: Iterable[tuple[range, tuple[int, ...]]], depth: int
+) -> Generator[Block, None, None]:
+    """Yield the blocks in order, up to ``depth`` of them prepared ahead in several threads."""
+    source = iter(missing)
     with ThreadPoolExecutor(READERS, "dgkit-jobs") as threads:
-        waiting = deque(threads.submit(make_block, plan, task) for task in islice(source, depth))
+        waiting = deque(threads.submit(make_block, plan, *numbers) for numbers in islice(source, depth))
         try:
             while waiting:
                 block = waiting.popleft().result()
-                waiting.extend(threads.submit(make_block, plan, task) for task in islice(source, 1))
+                waiting.extend(threads.submit(make_block, plan, *numbers) for numbers in islice(source, 1))
                 yield block
         finally:
             threads.shutdown(cancel_futures=True)
 
 
 @contextmanager
-def _behind(add: Callable[[Scene], object], depth: int) -> Iterator[Callable[[Packed], None]]:
-    """A function that hands the files of a block to a thread, and waits while ``depth`` blocks are in its queue."""
+def _writer(add: Callable[[EncodedImage], object], depth: int) -> Iterator[Callable[[Iterable[EncodedImage]], None]]:
+    """Yield a function that hands a block's files to a thread and waits while ``depth`` blocks are in its queue."""
     queue: deque[Future[None]] = deque()
 
-    def add_all(packed: Packed) -> None:
-        for scene in packed():
-            add(scene)
+    def add_all(images: Iterable[EncodedImage]) -> None:
+        for image in images:
+            add(image)
 
     with ThreadPoolExecutor(1, "dgkit-write") as thread:
 
-        def write(packed: Packed) -> None:
-            queue.append(thread.submit(add_all, packed))
+        def write(images: Iterable[EncodedImage]) -> None:
+            queue.append(thread.submit(add_all, images))
             while len(queue) > depth or (queue and queue[0].done()):
                 queue.popleft().result()
 

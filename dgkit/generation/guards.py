@@ -1,4 +1,4 @@
-"""Steps that Ctrl-C does not cut in two, and errors of a device or machine that is out of memory."""
+"""Context managers for steps that Ctrl-C must not interrupt, and for out-of-memory errors."""
 
 import contextlib
 import signal
@@ -10,9 +10,9 @@ from dgkit.errors import DgkitError, EngineError
 
 @contextlib.contextmanager
 def uninterrupted() -> Iterator[None]:
-    """Hold Ctrl-C back until the end of the block, so that no image is left without its label and its line."""
+    """Delay Ctrl-C until the end of the block, so that no image is left without its label and manifest line."""
     if threading.current_thread() is not threading.main_thread():
-        yield  # only the main thread hears signals
+        yield  # only the main thread receives signals
         return
     held: list[int] = []
     before = signal.signal(signal.SIGINT, lambda number, frame: held.append(number))
@@ -26,7 +26,7 @@ def uninterrupted() -> Iterator[None]:
 
 @contextlib.contextmanager
 def memory_errors(batch: int) -> Iterator[None]:
-    """Raise EngineError with a hint at ``--batch`` where the block runs out of memory."""
+    """Raise EngineError that suggests a smaller ``--batch`` if the block runs out of memory."""
     try:
         yield
     except DgkitError:
@@ -36,6 +36,6 @@ def memory_errors(batch: int) -> Iterator[None]:
         if not isinstance(error, MemoryError) and "out of memory" not in text and "allocate memory" not in text:
             raise
         raise EngineError(
-            f"not enough memory for --batch {batch}: {text.splitlines()[0] if text else 'allocation failed'}",
+            f"out of memory with --batch {batch}: {text.splitlines()[0] if text else 'allocation failed'}",
             f"use a smaller batch: --batch {max(1, batch // 2)}",
         ) from error

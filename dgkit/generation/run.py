@@ -1,29 +1,30 @@
-"""``generate``: label maps in, a folder of labelled scenes out; the same call again goes on where the last ended."""
+"""``generate``: label maps in, a folder of labelled scenes out; the same call again resumes an interrupted run."""
 
 import contextlib
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from dgkit.generation.blocks import Maker, Notify, refuse_empty_shard, tasks, total
-from dgkit.generation.filter_folder import write_second_labels
-from dgkit.generation.flow import Alone, Pool, Tally, Tell, fill
+from dgkit.generation.blocks import Block, missing_blocks, refuse_empty_shard, total_images
+from dgkit.generation.filter_folder import write_filtered_labels
+from dgkit.generation.flow import ImageProgress, InProcessPool, Pool, fill
 from dgkit.generation.generate_config import GenerateConfig
 from dgkit.generation.jobs import JobPlan
 from dgkit.generation.result import GenerateResult
+from dgkit.generation.scene_generator import SceneGenerator
 from dgkit.generation.settings import (
-    Progress,
     chosen_engines,
     chosen_preset,
     chosen_style_mix,
     footnote,
-    given_settings,
+    make_config,
     make_plan,
-    resolve_places,
+    resolve_paths,
 )
 from dgkit.generation.sources import open_files
 from dgkit.generation.writer import OutputFolder
+from dgkit.progress import Notify, Progress, ignore, within
 
 if TYPE_CHECKING:
     from dgkit.diffusion.pipeline import Pipeline
@@ -37,86 +38,93 @@ def generate(
     notify: Notify | None = None,
     **settings: Any,
 ) -> GenerateResult:
-    """Make ``count`` images, each with its label map, in the folder ``out``.
+    """Generate ``count`` images, each with its label map, in the folder ``out``.
 
-    Pass a whole ``config``, or single settings of :class:`GenerateConfig` as keywords. What is in the folder already is
-    kept, so the call continues a run that was cut off. ``out`` then holds ``images/<id>.png`` (8-bit RGB),
+    Pass a whole ``config``, or single settings of :class:`GenerateConfig` as keywords. Existing images are kept, so the
+    call resumes an interrupted run. Afterwards ``out`` holds ``images/<id>.png`` (8-bit RGB),
     ``labels/<id>_labelTrainIds.png`` (8-bit, train ids 0..18 or 255), ``vis/``, ``manifest.jsonl``, ``config.yaml`` and
-    ``contact_sheet.png``; nothing in it depends on how often the run was cut off. With a judge or a boundary it also
-    holds second labels, see :func:`~dgkit.generation.filter_folder.filter_folder`. ``notify`` is told of engines that
-    are built, and why, and of workers that died. With ``shard`` the folder is one part of the run, for
-    :func:`~dgkit.generation.merging.merge`.
+    ``contact_sheet.png``; their content does not depend on interruptions. With a judge or a boundary it also holds
+    filtered labels, see :func:`~dgkit.generation.filter_folder.filter_folder`. With ``shard`` the folder is one part of
+    the run, for :func:`~dgkit.generation.merging.merge`.
+
+    ``progress`` reports the stages "index", in label maps, "generate", in images and fractions of them, and those of
+    ``filter_folder``. ``notify`` gets a line for each engine that is built, and why, and for each worker that died.
 
     Raises UsageError for settings that are not allowed, InputError for label maps or a model that cannot be used,
-    OutputError for a folder that is in use, was made with other settings or cannot be written, EngineError where the
+    OutputError for a folder that is in use, was made with other settings or cannot be written, EngineError if the
     device fails.
     """
     started = time.perf_counter()
-    config = resolve_places(given_settings(config, settings))
+    config = resolve_paths(make_config(config, settings))
     refuse_empty_shard(config)
-    report = progress or (lambda stage, done, total: None)
+    progress = progress or ignore
     folder = OutputFolder(Path(out))
     folder.check()
     mix, dataset = chosen_style_mix(config), open_files(config)
-    chosen_preset(config)  # a wrong preset is an error before the model is loaded
+    chosen_preset(config)  # an unknown preset fails before the model is loaded
     from dgkit.diffusion.loading import load_pipeline
 
     pipeline = load_pipeline(
         config.model, config.controlnet, recipe=chosen_engines(config), rebuild=config.rebuild, notify=notify
     )
-    plan, config = make_plan(config, dataset, pipeline, mix, report)
+    plan, config = make_plan(config, dataset, pipeline, mix, progress)
     if config.workers == "auto" and config.ray is None:
-        from dgkit.generation.split import machine_workers
+        from dgkit.generation.worker_setup import best_worker_count
 
-        config = config.model_copy(update={"workers": machine_workers(config, pipeline, notify)})
+        config = config.model_copy(update={"workers": best_worker_count(config, pipeline, notify)})
     model = str(pipeline.identity()["name"])
     with folder.opened(config):
         before = len(folder.records)
-        report("generate", before, total(config))
-        if before < total(config):
-            _make_missing(folder, plan, pipeline, config, report, notify)
+        progress("generate", before, total_images(config))
+        if before < total_images(config):
+            _generate_missing(folder, plan, pipeline, config, progress, notify)
         folder.finish(f"{len(folder.records)} labelled scenes", footnote(config, model))
-        write_second_labels(folder.path, config, report)
+        write_filtered_labels(folder.path, config, progress)
     records = folder.in_order()
     seconds = time.perf_counter() - started
     pixels = tuple(int(count) for count in plan.index.counts.sum(axis=0))
     return GenerateResult(folder.path, records, len(records) - before, before, seconds, model, pixels)
 
 
-def _make_missing(
+def _generate_missing(
     folder: OutputFolder,
     plan: JobPlan,
     pipeline: "Pipeline",
     config: GenerateConfig,
-    report: Progress,
+    progress: Progress,
     notify: Notify | None,
 ) -> None:
-    tally = Tally(len(folder.records), total(config), lambda done, of: report("generate", done, of))
-    there = set(folder.records)
-    with _pool(config, pipeline, sum(1 for _ in tasks(config, there)), tally.tell, notify) as pool:
-        fill(folder.add, plan, tasks(config, there), pool, tally.finish)
+    images = ImageProgress(len(folder.records), total_images(config), within(progress, "generate"))
+    existing = set(folder.records)
+    blocks = sum(1 for _ in missing_blocks(config, existing))
+    with _pool(config, pipeline, blocks, images.update, notify) as pool:
+        fill(folder.add, plan, missing_blocks(config, existing), pool, images.finish)
 
 
 @contextlib.contextmanager
 def _pool(
-    config: GenerateConfig, pipeline: "Pipeline", blocks: int, tell: Tell, notify: Notify | None
+    config: GenerateConfig,
+    pipeline: "Pipeline",
+    blocks: int,
+    update: Callable[[Block, float], None],
+    notify: Notify | None,
 ) -> Iterator[Pool]:
-    """Whoever draws the images: this process, others on this machine, or a cluster."""
+    """Yield what generates the images: this process, worker processes, or a cluster."""
     if config.ray is not None:
         from dgkit.generation.cluster import RayPool
 
         with RayPool(config, blocks, notify) as actors:
             yield actors
     elif config.workers == 0:
-        with Maker(config, pipeline) as maker:
-            yield Alone(maker, tell)
+        with SceneGenerator(config, pipeline) as generator:
+            yield InProcessPool(generator, update)
     else:
-        from dgkit.generation.split import setups
+        from dgkit.generation.worker_setup import worker_setups
         from dgkit.generation.workers import WorkerPool
 
         if config.engine != "torch" or config.engine_recipe:
             with pipeline:
-                pass  # engines that are missing are built once, where ``notify`` hears of it
-        assert isinstance(config.workers, int)  # chosen by now
-        with WorkerPool(setups(config, pipeline, config.workers)[:blocks], tell, notify) as pool:
+                pass  # builds missing engines once, before several workers would
+        assert isinstance(config.workers, int)  # "auto" is resolved by now
+        with WorkerPool(worker_setups(config, pipeline, config.workers)[:blocks], update, notify) as pool:
             yield pool

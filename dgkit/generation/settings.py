@@ -1,7 +1,6 @@
-"""From the settings of a run to what it is made of: places, style mix, preset, engines, and the plan of the jobs."""
+"""From the settings of a run to its parts: absolute paths, style mix, preset, engines and the plan of the jobs."""
 
 import dataclasses
-from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,6 +13,7 @@ from dgkit.generation.balance import Balance
 from dgkit.generation.generate_config import DEFAULT_WORLD, GenerateConfig
 from dgkit.generation.jobs import JobPlan
 from dgkit.generation.sources import index_files, index_world
+from dgkit.progress import Progress, within
 
 if TYPE_CHECKING:
     from dgkit.data.datasets import Dataset
@@ -21,24 +21,21 @@ if TYPE_CHECKING:
     from dgkit.diffusion.presets import Preset
     from dgkit.engines.engine_recipe import EngineRecipe
 
-# (stage, done, total): stage "index" counts label maps, "generate" counts images, in fractions while they are drawn.
-Progress = Callable[[str, float, float], None]
 
-
-def given_settings(config: GenerateConfig | None, settings: dict[str, Any]) -> GenerateConfig:
-    """The config, or one of single settings. Raises UsageError where both are given."""
+def make_config(config: GenerateConfig | None, settings: dict[str, Any]) -> GenerateConfig:
+    """Return ``config``, or a config of single ``settings``. Raises UsageError for both."""
     if config is None:
         return load_config(GenerateConfig, **settings)
     if settings:
         raise UsageError(
-            f"a config and the settings {', '.join(settings)} were given, allowed is one of the two",
+            f"a config cannot be combined with single settings ({', '.join(settings)})",
             "put the settings into the config",
         )
     return config
 
 
-def resolve_places(config: GenerateConfig) -> GenerateConfig:
-    """Make the settings mean the same from any directory: they are written beside the images."""
+def resolve_paths(config: GenerateConfig) -> GenerateConfig:
+    """Return the settings with absolute paths, so that the config.yaml in the output folder works from anywhere."""
     changes: dict[str, Any] = {}
     if config.labels is None and config.dataset is None:
         changes["world"] = config.world or DEFAULT_WORLD
@@ -50,9 +47,9 @@ def resolve_places(config: GenerateConfig) -> GenerateConfig:
     if config.judge is not None:
         changes["judge"] = config.judge.expanduser().absolute()
     for key in ("model", "controlnet"):
-        place = getattr(config, key)
-        if place is not None and Path(place).expanduser().exists():
-            changes[key] = str(Path(place).expanduser().absolute())
+        path = getattr(config, key)
+        if path is not None and Path(path).expanduser().exists():
+            changes[key] = str(Path(path).expanduser().absolute())
     if isinstance(config.style_mix, str) and config.style_mix not in STYLE_MIXES:
         changes["style_mix"] = dict(load_style_mix(config.style_mix).weights)
     if config.engine_recipe is not None:
@@ -63,14 +60,14 @@ def resolve_places(config: GenerateConfig) -> GenerateConfig:
 
 
 def chosen_style_mix(config: GenerateConfig) -> StyleMix:
-    """Raises UsageError for styles that do not exist, InputError for a file that cannot be read."""
+    """Return the style mix. Raises UsageError for unknown styles, InputError for a file that cannot be read."""
     if isinstance(config.style_mix, str):
         return load_style_mix(config.style_mix)
     return StyleMix("custom", config.style_mix)
 
 
 def chosen_preset(config: GenerateConfig) -> "Preset":
-    """The sampler preset with the changes of the settings. Raises UsageError for one that does not exist."""
+    """Return the sampler preset with the changes of the settings. Raises UsageError for an unknown preset."""
     from dgkit.diffusion.presets import find_preset
 
     changes = {key: getattr(config, key) for key in ("steps", "guidance_scale") if getattr(config, key) is not None}
@@ -78,7 +75,7 @@ def chosen_preset(config: GenerateConfig) -> "Preset":
 
 
 def chosen_engines(config: GenerateConfig) -> "EngineRecipe":
-    """Engine, number format and device of each network."""
+    """Return engine, number format and device of each network."""
     from dgkit.engines.engine_recipe import EngineRecipe
 
     flags: dict[str, Any] = {"engine": config.engine, "dtype": config.dtype, "device": config.device}
@@ -94,33 +91,34 @@ def _recipe_values(recipe: Path | dict[str, Any] | None) -> dict[str, Any]:
 
 
 def make_plan(
-    config: GenerateConfig, dataset: "Dataset | None", pipeline: "Pipeline", mix: StyleMix, report: Progress
+    config: GenerateConfig, dataset: "Dataset | None", pipeline: "Pipeline", mix: StyleMix, progress: Progress
 ) -> tuple[JobPlan, GenerateConfig]:
-    """What the jobs depend on, and the settings with everything filled in that the model and the label maps decide."""
+    """Return the plan of the jobs, and the settings with the values that model and label maps determine filled in.
+
+    ``dataset`` None: the procedural city. ``progress`` reports the stage "index", in label maps. Raises LabelError for
+    label maps that cannot be read, InputError for a source, model or judge with another digest than the settings state.
+    """
     size = config.size or (pipeline.size, pipeline.size)
     pipeline.check_size(*size)
     height = pipeline.defaults.label_height
 
-    def count(done: int, total: int) -> None:
-        report("index", done, total)
-
     if dataset is None:
-        index = index_world(config, height, size, count)
+        index = index_world(config, height, size, within(progress, "index"))
         scale = config.label_scale
     else:
-        index = index_files(dataset, config, height, count)
+        index = index_files(dataset, config, height, within(progress, "index"))
         scale = index.scale
     rules = CropRules(size, config.min_pixels, config.min_share, config.attempts, config.temperature)
     found = {"source_digest": index.digest, "model_digest": str(pipeline.identity()["digest"])}
     if config.judge is not None:
         found["judge_digest"] = judge_digest(config.judge)
     for key, digest in found.items():
-        wanted = getattr(config, key)
-        if wanted is not None and wanted != digest:
-            what = key.removesuffix("_digest")
+        required = getattr(config, key)
+        if required is not None and required != digest:
+            name = key.removesuffix("_digest")
             raise InputError(
-                f"the {what} has digest {digest[:16]}..., the settings insist on {wanted[:16]}...",
-                f"give the {what} that the settings were written for, or remove {key} from them",
+                f"the {name} has digest {digest[:16]}..., the settings require {required[:16]}...",
+                f"use the {name} that the settings were written for, or remove {key} from them",
             )
     guidance = chosen_preset(config).guidance(pipeline.defaults.guidance_scale)
     resolved = config.model_copy(update={"size": size, "label_scale": scale, "guidance_scale": guidance, **found})
@@ -130,6 +128,6 @@ def make_plan(
 
 
 def footnote(config: GenerateConfig, model: str) -> str:
-    """What the contact sheet says about a run."""
+    """Return the description of a run on its contact sheet."""
     mix = config.style_mix if isinstance(config.style_mix, str) else "custom"
     return f"model {model} · preset {config.preset} · style mix {mix} · seed {config.seed}"

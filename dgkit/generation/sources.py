@@ -1,10 +1,9 @@
-"""Where label maps come from: a folder, a data set, or the procedural city."""
+"""Sources of label maps: a folder, a data set, or the procedural city."""
 
 import dataclasses
 import hashlib
 import os
 import tempfile
-from collections.abc import Callable
 from pathlib import Path
 from statistics import median
 
@@ -14,33 +13,34 @@ from dgkit.data.labelmap import label_size
 from dgkit.errors import UsageError
 from dgkit.files import cache_folder
 from dgkit.generation.generate_config import DEFAULT_WORLD, GenerateConfig
+from dgkit.progress import Advance
 
 WORLD_HEIGHT = 256  # pixels of a city scene at label scale 1; it is twice as wide
-_PROBED = 32  # label maps whose size is looked up to learn how high the maps of a set are
-
-Progress = Callable[[int, int], None]
+_PROBED = 32  # label maps whose size is read to find the usual height of a set
 
 
 def open_files(config: GenerateConfig) -> Dataset | None:
-    """The label maps that the settings name, None where the city is the source. Files are listed, not read.
+    """Return the label maps that the settings name, None for the city. Files are listed, not read.
 
-    Raises UsageError for a data set, split or encoding that does not exist, InputError for a folder without label maps.
+    Raises UsageError for an unknown data set, split or encoding, InputError for a folder without label maps.
     """
     if config.labels is not None or config.dataset is not None:
         return open_source(config.labels, config.dataset, config.split, config.encoding)
     for name in ("encoding", "split"):
         if getattr(config, name) is not None:
-            raise UsageError(f"--{name} without label maps: the city has none", f"drop --{name}, or add --labels DIR")
+            raise UsageError(
+                f"--{name} needs label maps: the procedural city has no {name}", f"drop --{name}, or add --labels DIR"
+            )
     return None
 
 
 def index_files(
-    dataset: Dataset, config: GenerateConfig, label_height: int | None, progress: Progress | None = None
+    dataset: Dataset, config: GenerateConfig, label_height: int | None, progress: Advance | None = None
 ) -> ClassIndex:
-    """Count the classes of every label map at the scale of the settings, else at the one that makes the maps
-    ``label_height`` pixels high, else at 1.
+    """Return the class counts of every label map.
 
-    Raises LabelError naming the files that are no label maps.
+    The maps are scaled by the ``label_scale`` of the settings, else to ``label_height`` pixels, else not at all.
+    Raises LabelError that names the files that are not label maps.
     """
     scale = config.label_scale
     if scale is None:
@@ -50,44 +50,42 @@ def index_files(
 
 
 def index_world(
-    config: GenerateConfig, label_height: int | None, size: tuple[int, int], progress: Progress | None = None
+    config: GenerateConfig, label_height: int | None, size: tuple[int, int], progress: Advance | None = None
 ) -> ClassIndex:
-    """Draw the scenes of the city at the height that the model was made for, and count their classes.
+    """Render the scenes of the city at the ``label_height`` of the model, and return their class counts.
 
-    A model that states no height gets scenes that hold a crop of ``size`` (height, width). The drawn scenes are kept in
-    the cache folder; scene n of a seed is the same whatever the number of scenes.
+    Without a ``label_height``, scenes are large enough for a crop of ``size`` (height, width). Rendered scenes stay in
+    the cache folder. Scene n of a seed does not depend on the number of scenes.
     """
-    wanted = max(size[0], size[1] / 2, WORLD_HEIGHT) if label_height is None else label_height
-    height = max(8, round(wanted if config.label_scale is None else WORLD_HEIGHT * config.label_scale))
+    natural = max(size[0], size[1] / 2, WORLD_HEIGHT) if label_height is None else label_height
+    height = max(8, round(natural if config.label_scale is None else WORLD_HEIGHT * config.label_scale))
     count = config.world or DEFAULT_WORLD
     dataset = _world_dataset(count, config.seed, height, config.readers, progress)
     return build_index(dataset, cache=default_cache(dataset), workers=config.readers)
 
 
 def _usual_height(dataset: Dataset) -> float:
-    """Median over maps spread through the set: a few sets mix sizes, and their headers are cheap to read."""
+    """Return the median height of maps spread over the set: some sets mix sizes, and headers are cheap to read."""
     step = max(1, len(dataset.samples) // _PROBED)
     return median(label_size(sample.label)[0] for sample in dataset.samples[::step])
 
 
-def _world_dataset(count: int, seed: int, height: int, workers: int, progress: Progress | None) -> Dataset:
+def _world_dataset(count: int, seed: int, height: int, workers: int, progress: Advance | None) -> Dataset:
     from dgkit.world import write_role
-
-    def report(done: float, total: float) -> None:
-        if progress is not None:
-            progress(int(done), int(total))
 
     folder = _world_folder(seed, height)
     folder.parent.mkdir(parents=True, exist_ok=True)
-    write_role(folder, "source", count, seed, height=height, width=2 * height, workers=max(1, workers), progress=report)
+    write_role(
+        folder, "source", count, seed, height=height, width=2 * height, workers=max(1, workers), progress=progress
+    )
     dataset = open_dataset("gta", folder)
-    found = dataset.samples[:count]  # an earlier run may have drawn more
+    found = dataset.samples[:count]  # an earlier run may have rendered more
     samples = tuple(Sample(f"city{seed}-{i:06d}", s.label, None, s.encoding) for i, s in enumerate(found))
     return dataclasses.replace(dataset, name="world", samples=samples)
 
 
 def _world_folder(seed: int, height: int) -> Path:
-    """A folder name that changes with everything the scenes depend on, the painter's code included."""
+    """Return a folder whose name changes with everything the scenes depend on, including the rendering code."""
     import cv2
 
     import dgkit.world

@@ -1,4 +1,4 @@
-"""``verify``: is every image of a folder there and whole, with its label, and nothing else?"""
+"""``verify``: check that a folder holds every image, intact and with its label, and nothing else."""
 
 import dataclasses
 import json
@@ -17,33 +17,33 @@ from dgkit.data.generated import MANIFEST
 from dgkit.data.records import Record, parse_record
 from dgkit.errors import InputError, OutputError
 from dgkit.files import atomic_write, digest_file, output_error
-from dgkit.generation.blocks import Notify, blocks
+from dgkit.generation.blocks import block_numbers
 from dgkit.generation.generate_config import GenerateConfig
-from dgkit.generation.settings import Progress
 from dgkit.generation.writer import SUBFOLDERS, OutputFolder
 from dgkit.labels import IGNORE, NUM_CLASSES
 from dgkit.locks import has_writer
+from dgkit.progress import Notify, Progress, ignore
 
-THREADS = 4  # decoding and digests leave the interpreter's lock
+THREADS = 4  # decoding and hashing release the GIL
 KINDS = {
-    "line": "manifest lines that are no record of an image of this run",
+    "line": "manifest lines that do not describe an image of this run",
     "twice": "images with more than one manifest line",
-    "job": "images that are not made yet",
-    "missing": "listed files that are missing",
-    "unreadable": "files that are no readable picture",
-    "size": "pictures of another size or type",
-    "digest": "files that are not those that were written",
+    "job": "images that are not generated yet",
+    "missing": "files named in the manifest that are missing",
+    "unreadable": "files that cannot be read as an image",
+    "size": "images of another size or type",
+    "digest": "files that changed after they were written",
     "ids": "labels with ids other than 0 to 18 and 255",
     "orphan": "files that no manifest line names",
-    "temporary": "files that a killed run left half-written",
+    "temporary": "incomplete files of a killed run",
 }
 _TEMPORARY = re.compile(r"^\..+\.\d+\.tmp$")
-_OWN = re.compile(r"^\d{6,}(_[A-Za-z0-9.-]+)*(_labelTrainIds)?\.png$")  # as a run names its files
+_GENERATED = re.compile(r"^\d{6,}(_[A-Za-z0-9.-]+)*(_labelTrainIds)?\.png$")  # file names that a run uses
 
 
 @dataclass(frozen=True)
-class Problem:
-    """``kind`` is one of :data:`KINDS`, ``path`` relative to the folder, ``index`` the job where there is one."""
+class FolderProblem:
+    """A problem of a kind in :data:`KINDS`; ``path`` is relative to the folder, ``index`` the job number if any."""
 
     kind: str
     path: str
@@ -52,27 +52,28 @@ class Problem:
 
 @dataclass(frozen=True)
 class VerifyResult:
-    """``images`` were looked at, ``expected`` should be there; ``repaired`` problems are gone, ``problems`` are left.
+    """The result of a check: ``images`` were checked of ``expected``, with the remaining ``problems``.
 
-    ``redrawn`` images were made again, ``changed`` of them with other bytes than before: pixels computed on another
-    machine or with other threads may differ in their last bits.
+    ``repaired`` problems were fixed. ``redrawn`` images were generated again, ``changed`` of them with other bytes than
+    before: pixels computed on another machine or with other threads may differ in their last bits.
     """
 
     out: Path
     images: int
     expected: int
-    problems: tuple[Problem, ...]
+    problems: tuple[FolderProblem, ...]
     repaired: int = 0
     redrawn: int = 0
     changed: int = 0
 
     @property
     def counts(self) -> dict[str, int]:
-        """Number of problems of each kind that there is."""
+        """Number of problems by kind, in the order of :data:`KINDS`."""
         found = Counter(problem.kind for problem in self.problems)
         return {kind: found[kind] for kind in KINDS if kind in found}
 
     def to_json(self) -> dict[str, Any]:
+        """Return what ``dgkit verify --json`` prints."""
         problems = [{"kind": p.kind, "path": p.path, "index": p.index} for p in self.problems]
         return {
             "out": str(self.out),
@@ -89,49 +90,50 @@ class VerifyResult:
 def verify(
     out: str | Path, *, repair: bool = False, progress: Progress | None = None, notify: Notify | None = None
 ) -> VerifyResult:
-    """Check every image of a folder that ``generate`` or ``merge`` filled; nothing is written without ``repair``.
+    """Check every image of a folder that ``generate`` or ``merge`` filled; without ``repair`` nothing is written.
 
-    Every file that the manifest names must be there, readable, of the size of the settings and with the digest of its
-    line; labels hold train ids only; every job of the settings has its image; no file is there that no line names.
-    With ``repair`` the images that are missing or damaged are made again, the same as before, and files that a run left
-    over are removed; files that no run named stay, and stay reported.
+    Every file in the manifest must exist, be readable, and have the configured size and the digest of its manifest
+    line. Labels must hold train ids only. Every job must have its image, and every file its manifest line. ``repair``
+    generates missing and damaged images again, identical to before, and removes files that a run left behind. Files
+    with other names are kept and still reported.
 
-    ``progress`` hears of stage ``verify`` and, with ``repair``, of those of ``generate``. Raises InputError for a
-    folder that no run made, OutputError for one in use, and with ``repair`` what ``generate`` raises.
+    ``progress`` reports the stage "verify", in images, and with ``repair`` those of ``generate``.
+
+    Raises InputError for a folder that was not generated, OutputError for a folder in use, and with ``repair`` what
+    ``generate`` raises.
     """
     path = Path(out)
-    report = progress or (lambda stage, done, total: None)
-    config, before, old = inspect(path, report)
+    config, before, old = inspect_folder(path, progress or ignore)
     if not repair or not before.problems:
         return before
-    _clear(path, before.problems)
+    _remove_damaged(path, before.problems)
     from dgkit.generation.run import generate
 
-    alone = config.model_copy(update={"ray": None})
-    made = generate(path, alone, progress=progress, notify=notify)
-    _clear_orphans(path, {record.index: record for record in made.records})
-    _, after, new = inspect(path, report)
+    without_ray = config.model_copy(update={"ray": None})
+    result = generate(path, without_ray, progress=progress, notify=notify)
+    _remove_orphans(path, {record.index: record for record in result.records})
+    _, after, new = inspect_folder(path, progress or ignore)
     left = set(after.problems)
-    gone = sum(problem not in left for problem in before.problems)
+    repaired = sum(problem not in left for problem in before.problems)
     changed = sum(new[index].image_sha256 != record.image_sha256 for index, record in old.items() if index in new)
-    return dataclasses.replace(after, repaired=gone, redrawn=made.written, changed=changed)
+    return dataclasses.replace(after, repaired=repaired, redrawn=result.written, changed=changed)
 
 
-def inspect(path: Path, report: Progress) -> tuple[GenerateConfig, VerifyResult, dict[int, Record]]:
-    """The settings of a folder, what is wrong with it, and the records by job. Raises as :func:`verify`."""
+def inspect_folder(path: Path, progress: Progress) -> tuple[GenerateConfig, VerifyResult, dict[int, Record]]:
+    """Return the settings of a folder, its problems, and its records by job number. Raises as :func:`verify`."""
     config = _config(path)
     if has_writer(path):
         raise OutputError(f"another run is writing to {path}", "wait for it to end")
     problems, records = _read_lines(path)
-    expected = {number for numbers in blocks(config) for number in numbers}
-    problems += [Problem("job", "", number) for number in sorted(expected - set(records))]
-    problems += [Problem("line", MANIFEST, number) for number in sorted(set(records) - expected)]
+    expected = {number for numbers in block_numbers(config) for number in numbers}
+    problems += [FolderProblem("job", "", number) for number in sorted(expected - set(records))]
+    problems += [FolderProblem("line", MANIFEST, number) for number in sorted(set(records) - expected)]
     with ThreadPoolExecutor(THREADS) as threads:
         found = threads.map(lambda record: list(_check(path, record, config)), records.values())
         for done, some in enumerate(found, 1):
             problems += some
-            report("verify", done, len(records))
-    problems += _others(path, records)
+            progress("verify", done, len(records))
+    problems += _unnamed_files(path, records)
     if expected <= set(records):
         problems += _readable(path, "contact_sheet.png", None)
     return config, VerifyResult(path, len(records), len(expected), tuple(problems)), records
@@ -140,26 +142,26 @@ def inspect(path: Path, report: Progress) -> tuple[GenerateConfig, VerifyResult,
 def _config(path: Path) -> GenerateConfig:
     config = OutputFolder(path).check() if path.is_dir() else None
     if config is None:
-        raise InputError(f"{path} holds no config.yaml of a run", "give the folder of a run of dgkit generate")
+        raise InputError(f"{path} has no config.yaml of a run", "pass a folder that dgkit generate wrote")
     return config
 
 
-def _read_lines(path: Path) -> tuple[list[Problem], dict[int, Record]]:
-    """Problems of the manifest, and the record of each job, the last line of several."""
+def _read_lines(path: Path) -> tuple[list[FolderProblem], dict[int, Record]]:
+    """Return the problems of the manifest and the record of each job; of several lines for a job, the last."""
     problems, records = [], {}
     for number, line in enumerate(_manifest_lines(path), 1):
         record = parse_record(line)
         if record is None:
-            problems.append(Problem("line", f"{MANIFEST}:{number}"))
+            problems.append(FolderProblem("line", f"{MANIFEST}:{number}"))
             continue
         if record.index in records:
-            problems.append(Problem("twice", f"{MANIFEST}:{number}", record.index))
+            problems.append(FolderProblem("twice", f"{MANIFEST}:{number}", record.index))
         records[record.index] = record
     return problems, records
 
 
 def _manifest_lines(path: Path) -> list[dict[str, Any]]:
-    """The objects of the manifest's lines, an empty one for a line that holds none."""
+    """Return the object of each manifest line; an empty one for a line that is not a JSON object."""
     try:
         lines = (path / MANIFEST).read_bytes().split(b"\n")
     except FileNotFoundError:
@@ -175,35 +177,35 @@ def _parse_json(line: bytes) -> dict[str, Any]:
     return value if isinstance(value, dict) else {}
 
 
-def _check(path: Path, record: Record, config: GenerateConfig) -> Iterator[Problem]:
-    """What is wrong with the files of one image."""
-    assert config.size is not None  # of a config.yaml
+def _check(path: Path, record: Record, config: GenerateConfig) -> Iterator[FolderProblem]:
+    """Yield the problems of the files of one image."""
+    assert config.size is not None  # config.yaml always states it
     height, width = config.size
-    wanted = {
+    expected = {
         record.image: ((height, width, 3), record.image_sha256),
         record.label: ((height, width), record.label_sha256),
         record.vis: ((height, 3 * width, 3), None),
     }
-    for name, (shape, digest) in wanted.items():
+    for name, (shape, digest) in expected.items():
         array = _decode(path / name)
         if array is None:
             kind = "unreadable" if (path / name).exists() else "missing"
-            yield Problem(kind, name, record.index)
+            yield FolderProblem(kind, name, record.index)
         elif array.shape != shape or array.dtype != np.uint8:
-            yield Problem("size", name, record.index)
+            yield FolderProblem("size", name, record.index)
         elif digest is not None and digest_file(path / name) != digest:
-            yield Problem("digest", name, record.index)
+            yield FolderProblem("digest", name, record.index)
         elif name == record.label and ((array >= NUM_CLASSES) & (array != IGNORE)).any():
-            yield Problem("ids", name, record.index)
+            yield FolderProblem("ids", name, record.index)
 
 
-def _readable(path: Path, name: str, index: int | None) -> Iterator[Problem]:
+def _readable(path: Path, name: str, index: int | None) -> Iterator[FolderProblem]:
     if _decode(path / name) is None:
-        yield Problem("unreadable" if (path / name).exists() else "missing", name, index)
+        yield FolderProblem("unreadable" if (path / name).exists() else "missing", name, index)
 
 
 def _decode(path: Path) -> np.ndarray | None:
-    """The pixels of a picture, None where it has none or is cut short."""
+    """Return the pixels of an image, None if it cannot be decoded completely."""
     try:
         with Image.open(path) as opened:
             return np.asarray(opened)
@@ -211,20 +213,20 @@ def _decode(path: Path) -> np.ndarray | None:
         return None
 
 
-def _others(path: Path, records: Mapping[int, Record]) -> Iterator[Problem]:
-    """Files below the folder that no line names, and what a killed run left half-written."""
+def _unnamed_files(path: Path, records: Mapping[int, Record]) -> Iterator[FolderProblem]:
+    """Yield files that no manifest line names, and incomplete files of a killed run."""
     named = {name for record in records.values() for name in (record.image, record.label, record.vis)}
-    places = [path, *(path / name for name in SUBFOLDERS)]
-    for entry in sorted(entry for place in places if place.is_dir() for entry in place.iterdir()):
+    folders = [path, *(path / name for name in SUBFOLDERS)]
+    for entry in sorted(entry for folder in folders if folder.is_dir() for entry in folder.iterdir()):
         name = str(entry.relative_to(path))
         if _TEMPORARY.match(entry.name):
-            yield Problem("temporary", name)
+            yield FolderProblem("temporary", name)
         elif entry.parent != path and name not in named:
-            yield Problem("orphan", name)
+            yield FolderProblem("orphan", name)
 
 
-def _clear(path: Path, problems: Sequence[Problem]) -> None:
-    """Take away what is damaged, so that the run sees work left."""
+def _remove_damaged(path: Path, problems: Sequence[FolderProblem]) -> None:
+    """Remove damaged files and manifest lines, so that the run generates their images again."""
     try:
         for problem in problems:
             if problem.kind in ("unreadable", "size", "digest", "ids", "temporary"):
@@ -237,8 +239,8 @@ def _clear(path: Path, problems: Sequence[Problem]) -> None:
         atomic_write(path / MANIFEST, "".join(lines).encode())
 
 
-def _clear_orphans(path: Path, records: Mapping[int, Record]) -> None:
-    """Remove pictures named as a run names them which are of no image; files of other people stay."""
-    for problem in _others(path, records):
-        if problem.kind == "orphan" and _OWN.match(Path(problem.path).name):
+def _remove_orphans(path: Path, records: Mapping[int, Record]) -> None:
+    """Remove unnamed files whose names are those of a run; other files stay."""
+    for problem in _unnamed_files(path, records):
+        if problem.kind == "orphan" and _GENERATED.match(Path(problem.path).name):
             (path / problem.path).unlink(missing_ok=True)

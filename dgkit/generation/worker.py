@@ -1,8 +1,9 @@
-"""A process that draws blocks for another one: ``python -m dgkit.generation.worker DESCRIPTOR``.
+"""A worker process, which generates blocks for its parent: ``python -m dgkit.generation.worker DESCRIPTOR``.
 
-It is started by :mod:`dgkit.generation.workers` and talks over an inherited socket: first comes a :class:`Setup`, then
-blocks; back go :class:`Ready`, :class:`Share`, :class:`Made` and, once and last, :class:`Failed`. It owns no file of
-the run, so it may be killed at any moment, and it ends by itself when the other side is gone.
+:mod:`dgkit.generation.workers` starts it and talks to it over an inherited socket. The worker receives one
+:class:`WorkerSetup`, then blocks. It sends :class:`Ready`, :class:`BlockProgress` and :class:`BlockDone`, and
+:class:`Failed` as its last message. It owns no file of the run, so it can be killed at any moment. It exits when the
+parent is gone.
 """
 
 import os
@@ -18,17 +19,19 @@ from dataclasses import dataclass
 from multiprocessing.connection import Connection
 from typing import Any
 
-from dgkit.generation.blocks import Block, Maker, Scene, encode_all
+from dgkit.generation.blocks import Block
+from dgkit.generation.encoding import EncodedImage, GeneratedImage, encode
 from dgkit.generation.generate_config import GenerateConfig
+from dgkit.generation.scene_generator import SceneGenerator
 from dgkit.resources import peak_memory
 
-SMALLEST_SHARE = 0.01  # of a block that is worth a message
-LAST_WORDS = 10  # seconds a failing worker waits to be heard
+PROGRESS_STEP = 0.01  # smallest share of a block worth a message
+EXIT_DELAY = 10  # seconds a failed worker waits, so that its parent reads the last message
 
 
 @dataclass(frozen=True)
-class Setup:
-    """``cores``: numbers of the CPU cores to stay on, empty for any; ``threads``: of torch on them."""
+class WorkerSetup:
+    """How a worker computes: ``threads`` of torch on the CPU cores with the numbers ``cores``, empty for any core."""
 
     config: GenerateConfig
     threads: int
@@ -36,36 +39,36 @@ class Setup:
 
 
 @dataclass(frozen=True)
-class Measure:
-    """Asks for :class:`Speed`, measured for about so many seconds."""
+class MeasureSpeed:
+    """A request for a :class:`Speed`, measured for about ``seconds``."""
 
     seconds: float
 
 
 @dataclass(frozen=True)
 class Ready:
-    """The model is loaded."""
+    """The message that the model is loaded."""
 
 
 @dataclass(frozen=True)
-class Share:
-    """So much of the block that begins with job ``start`` is drawn, 0 to 1."""
+class BlockProgress:
+    """The finished ``share``, 0 to 1, of the block that begins with job ``start``."""
 
     start: int
     share: float
 
 
 @dataclass(frozen=True)
-class Made:
+class BlockDone:
     """The wanted images of the block that begins with job ``start``."""
 
     start: int
-    scenes: list[Scene]
+    images: list[EncodedImage]
 
 
 @dataclass(frozen=True)
 class Speed:
-    """Denoiser samples a second, and the peak memory of the process in bytes."""
+    """Denoiser samples per second, and the peak memory of the process in bytes."""
 
     rate: float
     memory: int
@@ -73,52 +76,52 @@ class Speed:
 
 @dataclass(frozen=True)
 class Failed:
-    """``error`` ended the worker; ``trace`` tells where."""
+    """The error that ended the worker, and its traceback as text."""
 
     error: BaseException
     trace: str
 
 
 def main(descriptor: int) -> None:
-    """Serve until the other side closes the connection. Does not raise: errors are sent."""
+    """Serve until the parent closes the connection. Errors are sent, not raised."""
     connection = Connection(descriptor)
-    sending = threading.Lock()  # images are sent by a thread, progress by the one that draws
+    sending = threading.Lock()  # one thread sends images, another progress
 
     def send(message: object) -> None:
         try:
             with sending:
                 connection.send(message)
         except OSError:
-            os._exit(0)  # nobody listens any more
+            os._exit(0)  # the parent is gone
 
     try:
         _serve(connection, send)
     except BaseException as error:
         send(_failure(error))
-        time.sleep(LAST_WORDS)  # the listener ends this process; leaving first could lose the message
+        time.sleep(EXIT_DELAY)  # the parent ends this process; exiting first could lose the message
 
 
 def _serve(connection: Connection, send: Callable[[object], None]) -> None:
-    setup: Setup = connection.recv()
-    inbox: queue.SimpleQueue[Block | Measure] = queue.SimpleQueue()
+    setup: WorkerSetup = connection.recv()
+    inbox: queue.SimpleQueue[Block | MeasureSpeed] = queue.SimpleQueue()
     threading.Thread(target=_listen, args=(connection, inbox), daemon=True).start()
     if setup.cores and hasattr(os, "sched_setaffinity"):
         os.sched_setaffinity(0, setup.cores)  # before torch starts its threads, which inherit it
     import torch
 
     torch.set_num_threads(setup.threads)
-    with Maker(setup.config) as maker, ThreadPoolExecutor(1, "dgkit-encode") as encoder:
+    with SceneGenerator(setup.config) as generator, ThreadPoolExecutor(1, "dgkit-encode") as encoder:
         send(Ready())
         before: Future[None] | None = None
         while True:
-            task = inbox.get()
-            if isinstance(task, Measure):
-                send(measure(maker, task.seconds))
+            request = inbox.get()
+            if isinstance(request, MeasureSpeed):
+                send(measure(generator, request.seconds))
                 continue
-            drawn = maker.draw(task, _teller(task, send))
+            images = generator.generate(request, _block_progress(request, send))
             if before is not None:
-                before.result()  # one block is packed while the next is drawn, no more
-            before = encoder.submit(_pack, task.start, drawn, send)
+                before.result()  # encode one block while the next is generated, and no more than one
+            before = encoder.submit(_encode_block, request.start, images, send)
 
 
 def _listen(connection: Connection, inbox: "queue.SimpleQueue[Any]") -> None:
@@ -126,34 +129,35 @@ def _listen(connection: Connection, inbox: "queue.SimpleQueue[Any]") -> None:
         while True:
             inbox.put(connection.recv())
     except (EOFError, OSError):
-        os._exit(0)  # whoever asked is gone, killed perhaps: what is being drawn is for nobody
+        os._exit(0)  # the parent is gone, so nobody waits for the current block
     except BaseException:
         traceback.print_exc()
-        os._exit(1)  # a worker that hears nothing would be waited for forever
+        os._exit(1)  # the parent would wait forever for a worker that no longer receives
 
 
-def _pack(start: int, drawn: list[Any], send: Callable[[object], None]) -> None:
-    send(Made(start, encode_all(drawn)))
+def _encode_block(start: int, images: list[GeneratedImage], send: Callable[[object], None]) -> None:
+    send(BlockDone(start, [encode(image) for image in images]))
 
 
-def _teller(block: Block, send: Callable[[object], None]) -> Callable[[float], None]:
-    told = [0.0]
+def _block_progress(block: Block, send: Callable[[object], None]) -> Callable[[float], None]:
+    reported = 0.0
 
-    def tell(share: float) -> None:
-        if share - told[0] >= SMALLEST_SHARE:
-            told[0] = share
-            send(Share(block.start, share))
+    def advance(share: float) -> None:
+        nonlocal reported
+        if share - reported >= PROGRESS_STEP:
+            reported = share
+            send(BlockProgress(block.start, share))
 
-    return tell
+    return advance
 
 
-def measure(maker: Maker, seconds: float) -> Speed:
-    """Speed of the denoiser at the batch of the settings: one call to warm up, then for ``seconds``, one at least."""
+def measure(generator: SceneGenerator, seconds: float) -> Speed:
+    """Return the speed of the denoiser at the configured batch: one warm-up call, then calls for ``seconds``."""
     import torch
 
     from dgkit.diffusion.pipeline import one_hot
 
-    pipeline, batch = maker.pipeline, maker.config.batch
+    pipeline, batch = generator.pipeline, generator.config.batch
     pixels, tile = pipeline.tile * pipeline.vae_factor, pipeline.tile
     with torch.inference_mode():
         text = pipeline.encode_text([""]).expand(batch, -1, -1)
@@ -180,7 +184,7 @@ def _failure(error: BaseException) -> Failed:
 
 
 if __name__ == "__main__":
-    # Under the name that the other side knows: classes of __main__ could not be read there.
+    # Imported by name: the parent could not unpickle classes of __main__.
     from dgkit.generation.worker import main as serve
 
     serve(int(sys.argv[1]))

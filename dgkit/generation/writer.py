@@ -1,7 +1,7 @@
-"""The output folder of a run: one lock, files that are complete or absent, and a manifest that can be trusted.
+"""The output folder of a run: one lock, files that are complete or absent, and a consistent manifest.
 
-The order on disk is label, image, picture for people, manifest line: an image is never without its label, and a line is
-never without its files. A folder therefore tells by itself what is still to do, whatever ended the last run.
+Files are written in the order label, image, vis, manifest line: an image is never without its label, and a line never
+without its files. The folder alone therefore shows which images are missing, however the last run ended.
 """
 
 import contextlib
@@ -16,21 +16,21 @@ from PIL import Image
 from dgkit.config import dump_config, load_config
 from dgkit.data.generated import MANIFEST, SETTINGS
 from dgkit.data.manifest import Manifest
-from dgkit.data.records import Record, file_names, parse_record
+from dgkit.data.records import Record, parse_record
 from dgkit.errors import DgkitError, OutputError
 from dgkit.files import atomic_write, digest_file, output_error, remove_stale_temporaries
-from dgkit.generation.blocks import Scene, belongs, encode, picture, png
+from dgkit.generation.blocks import belongs
 from dgkit.generation.contact_sheet import MAX_CELLS, Cell, choose, contact_sheet
+from dgkit.generation.encoding import EncodedImage, png, side_by_side
 from dgkit.generation.generate_config import GenerateConfig
 from dgkit.generation.guards import uninterrupted
-from dgkit.generation.jobs import Job
 from dgkit.locks import sole_writer
 
 SUBFOLDERS = ("images", "labels", "vis")
-# A change of these leaves every label, prompt and noise as it is, and pixels within rounding.
-FREE = frozenset({"batch", "workers", "ray", "device", "cuda_graph", "rebuild", "boundary", "duplicates"})
-# Where things lie may change as long as what lies there does not.
-LOCATIONS = {
+# Settings that change neither labels nor prompts nor noise, and pixels only within rounding.
+FREE_SETTINGS = frozenset({"batch", "workers", "ray", "device", "cuda_graph", "rebuild", "boundary", "duplicates"})
+# These paths may change as long as the digest of their content does not.
+PATHS_BY_DIGEST = {
     "source_digest": ("labels", "dataset", "encoding", "split"),
     "model_digest": ("model", "controlnet"),
     "judge_digest": ("judge",),
@@ -38,7 +38,10 @@ LOCATIONS = {
 
 
 class OutputFolder:
-    """The folder at ``path``; nothing is written outside ``with folder.opened(...)``."""
+    """The output folder at ``path``; it is written inside ``with folder.opened(...)`` only.
+
+    ``records`` are the complete images in it, by job number.
+    """
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -47,56 +50,57 @@ class OutputFolder:
         self.records: dict[int, Record] = {}
 
     def check(self) -> GenerateConfig | None:
-        """The settings of the run that made this folder, None for a new one.
+        """Return the settings of the run that made this folder, None for a new one.
 
-        Raises OutputError where something else is in the way.
+        Raises OutputError for a file or a folder with other content.
         """
         if self.path.exists() and not self.path.is_dir():
-            raise OutputError(f"{self.path} is a file, an output folder is needed", "choose another name")
+            raise OutputError(f"{self.path} is a file; the output is a folder", "choose another name")
         try:
             names = sorted(entry.name for entry in self.path.iterdir()) if self.path.exists() else []
         except OSError as error:
             raise output_error(self.path, error) from error
-        foreign = [name for name in names if name not in SUBFOLDERS and not name.startswith(".")]
-        if self.config_path.name not in foreign:
-            if foreign or any(any((self.path / name).iterdir()) for name in SUBFOLDERS if name in names):
-                shown = ", ".join((foreign or names)[:3])
+        others = [name for name in names if name not in SUBFOLDERS and not name.startswith(".")]
+        if self.config_path.name not in others:
+            if others or any(any((self.path / name).iterdir()) for name in SUBFOLDERS if name in names):
+                shown = ", ".join((others or names)[:3])
                 raise OutputError(
                     f"{self.path} holds other files ({shown}) and no config.yaml of a run",
-                    "choose a new or empty folder",
+                    "choose a new or an empty folder",
                 )
             return None
         try:
             return load_config(GenerateConfig, self.config_path)
         except DgkitError as error:
             raise OutputError(
-                f"{self.config_path} is not the settings of a run of this version: {error.message}",
+                f"{self.config_path} does not hold settings of this version of dgkit: {error.message}",
                 "choose another output folder",
             ) from error
 
     @contextlib.contextmanager
     def opened(self, config: GenerateConfig) -> Iterator["OutputFolder"]:
-        """Lock the folder, refuse other settings than it was made with, and find out which images are there.
+        """Lock the folder, refuse settings other than it was made with, and read the records of the complete images.
 
-        A folder without settings and images is left as it was found when an error ends the run before the first image.
+        If an error occurs before the first image of a new folder, everything created here is removed again.
+        Raises OutputError for a folder in use, with other settings or content, or that cannot be written.
         """
-        made = not self.path.exists()
-        with _explained(self.path):
+        created = not self.path.exists()
+        with _disk_errors(self.path):
             self.path.mkdir(parents=True, exist_ok=True)
         try:
             with sole_writer(self.path):
-                yield from self._begun(config)
+                yield from self._locked(config)
         finally:
-            if made and not self.records:
+            if created and not self.records:
                 with contextlib.suppress(OSError):
-                    self.path.rmdir()  # only if nothing is in it
+                    self.path.rmdir()  # fails unless the folder is empty
 
-    def _begun(self, config: GenerateConfig) -> Iterator["OutputFolder"]:
+    def _locked(self, config: GenerateConfig) -> Iterator["OutputFolder"]:
         old = self.check()
         if old is not None:
             refuse_changes(self.path, old, config)
         try:
-            with _explained(self.path):
+            with _disk_errors(self.path):
                 self._prepare(config)
             yield self
         finally:
@@ -113,7 +117,7 @@ class OutputFolder:
         self._read_manifest(config)
 
     def _read_manifest(self, config: GenerateConfig) -> None:
-        """Keep the lines whose files are there and unchanged; the manifest is put in order where it is not."""
+        """Read the records whose files exist and are unchanged; rewrite the manifest if it lists others."""
         self.manifest.repair()
         lines = self.manifest.read()
         for line in lines:
@@ -123,9 +127,9 @@ class OutputFolder:
         self._sort_manifest(lines)
 
     def _sort_manifest(self, lines: Sequence[dict[str, Any]]) -> None:
-        wanted = [record.to_json() for record in self.in_order()]
-        if list(lines) != wanted:
-            text = "".join(json.dumps(line, ensure_ascii=False, allow_nan=False) + "\n" for line in wanted)
+        expected = [record.to_json() for record in self.in_order()]
+        if list(lines) != expected:
+            text = "".join(json.dumps(line, ensure_ascii=False, allow_nan=False) + "\n" for line in expected)
             atomic_write(self.manifest.path, text.encode())
 
     def _is_complete(self, record: Record) -> bool:
@@ -136,29 +140,22 @@ class OutputFolder:
             return False
 
     def in_order(self) -> tuple[Record, ...]:
+        """Return the records in job order."""
         return tuple(self.records[index] for index in sorted(self.records))
 
-    def write(self, job: Job, image: np.ndarray, prompt_used: str, retried: bool) -> Record:
-        """Write one image (uint8 [H,W,3] RGB) with its label and its manifest line, all or nothing.
-
-        ``prompt_used`` is what the text encoder was given. Raises OutputError where the disk is full or refuses.
-        """
-        return self.add(encode(job, image, prompt_used, retried))
-
-    def add(self, scene: Scene) -> Record:
+    def add(self, encoded: EncodedImage) -> Record:
         """Write the files of one image and its manifest line, all or nothing; one thread at a time.
 
-        Raises OutputError where the disk is full or refuses.
+        Raises OutputError if the disk is full or read-only.
         """
-        record = scene.record
-        names = file_names(record.id)
+        record, files = encoded
         with uninterrupted():
             try:
-                for kind, data in scene.contents.items():
-                    atomic_write(self.path / names[kind], data)
+                for name, data in files.items():
+                    atomic_write(self.path / name, data)
                 self.manifest.append(record.to_json())
             except BaseException:
-                for name in names.values():
+                for name in files:
                     (self.path / name).unlink(missing_ok=True)
                 with contextlib.suppress(DgkitError):
                     self.manifest.repair()
@@ -167,11 +164,11 @@ class OutputFolder:
         return record
 
     def finish(self, title: str, footnote: str) -> None:
-        """Complete what is made from the images: pictures for people that are missing, order, contact sheet."""
+        """Write what is derived from the images: missing vis files, the manifest in job order, the contact sheet."""
         for record in self.in_order():
             if not (self.path / record.vis).is_file():
                 with Image.open(self.path / record.image) as image, Image.open(self.path / record.label) as label:
-                    atomic_write(self.path / record.vis, png(picture(np.asarray(image), np.asarray(label))))
+                    atomic_write(self.path / record.vis, png(side_by_side(np.asarray(image), np.asarray(label))))
         self._sort_manifest(self.manifest.read())
         records = self.in_order()
         chosen = [records[i] for i in choose([record.style for record in records], MAX_CELLS)]
@@ -182,7 +179,7 @@ class OutputFolder:
             atomic_write(sheet, data)
 
     def _discard(self) -> None:
-        """Remove what :meth:`_prepare` made; anything else stays."""
+        """Remove what :meth:`_prepare` created; anything else stays."""
         self.config_path.unlink(missing_ok=True)
         self.manifest.path.unlink(missing_ok=True)
         for name in SUBFOLDERS:
@@ -191,30 +188,30 @@ class OutputFolder:
 
 
 def refuse_changes(path: Path, old: GenerateConfig, new: GenerateConfig) -> None:
-    """Raise OutputError with each difference where the images of ``new`` would not be those of ``old``."""
-    # A shard is every N-th block of jobs, and the batch says how long a block is.
-    free = FREE - {"batch"} if new.shard else FREE
+    """Raise OutputError that lists the differences if ``new`` gives other images than ``old``."""
+    # A shard is every N-th block of jobs, and the batch determines the length of a block.
+    free = FREE_SETTINGS - {"batch"} if new.shard else FREE_SETTINGS
     changes = differences(old, new, free | {"count"} if new.count >= old.count else free)
     if changes:
         raise OutputError(
             f"{path} was made with other settings ({'; '.join(changes)})",
-            f"choose another folder, or repeat its settings: dgkit generate {path} --recipe {path / 'config.yaml'}",
+            f"choose another folder, or use its settings: dgkit generate {path} --recipe {path / 'config.yaml'}",
         )
 
 
-def differences(old: GenerateConfig, new: GenerateConfig, free: Set[str] = FREE) -> list[str]:
-    """``key: old -> new`` of each setting that differs; those of ``free`` may, and places with the same content."""
+def differences(old: GenerateConfig, new: GenerateConfig, free: Set[str] = FREE_SETTINGS) -> list[str]:
+    """Return ``key: old -> new`` for each setting that differs, except ``free`` ones and paths with equal content."""
     before, after = old.model_dump(mode="json"), new.model_dump(mode="json")
     skipped = set(free)
-    for digest, places in LOCATIONS.items():
+    for digest, paths in PATHS_BY_DIGEST.items():
         if before[digest] is not None and before[digest] == after[digest]:
-            skipped.update(places)
+            skipped.update(paths)
     keys = [key for key in after if key not in skipped and before[key] != after[key]]
     return [f"{key}: {_short(key, before[key])} -> {_short(key, after[key])}" for key in keys]
 
 
 def _short(key: str, value: Any) -> Any:
-    return value[:12] if key in LOCATIONS and isinstance(value, str) else value
+    return value[:12] if key in PATHS_BY_DIGEST and isinstance(value, str) else value
 
 
 def _note(record: Record) -> str:
@@ -222,7 +219,7 @@ def _note(record: Record) -> str:
 
 
 @contextlib.contextmanager
-def _explained(path: Path) -> Iterator[None]:
+def _disk_errors(path: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:

@@ -22,11 +22,6 @@ LIKE_EMBEDDED = {
 
 
 @pytest.fixture(scope="session")
-def micro(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return make_micro_model(tmp_path_factory.mktemp("micro") / "model")
-
-
-@pytest.fixture(scope="session")
 def like_embedded(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return make_micro_model(tmp_path_factory.mktemp("micro") / "like-embedded", **LIKE_EMBEDDED)
 

@@ -1,28 +1,19 @@
-"""A tiny model and label maps, made once."""
+"""Settings of short runs on a tiny model, and what such a run makes without disturbance."""
 
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+import dgkit
 from dgkit.cli.app import main
-from tests.models import make_micro_model
-from tests.scenes import FAST_FLAGS, make_labels, snapshot
-
-
-@pytest.fixture(scope="session")
-def micro(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return make_micro_model(tmp_path_factory.mktemp("models") / "micro")
-
-
-@pytest.fixture(scope="session")
-def labels(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return make_labels(tmp_path_factory.mktemp("source") / "labels")
+from tests.scenes import FAST, FAST_FLAGS, snapshot
 
 
 @pytest.fixture(scope="module")
 def one_thread() -> Iterator[None]:
-    """Two workers on two cores have one thread each: what they are compared with must have no more."""
+    """Compute with one thread, as each of two workers on two cores does: bytes depend on the number of threads."""
     import torch
 
     before = torch.get_num_threads()
@@ -32,15 +23,29 @@ def one_thread() -> Iterator[None]:
 
 
 @pytest.fixture(scope="module")
+def settings(request: pytest.FixtureRequest, micro: Path, labels: Path) -> dict[str, Any]:
+    """Settings of ``dgkit.generate`` for the ``COUNT`` images of a test module."""
+    return {"labels": labels, "model": str(micro), "count": request.module.COUNT, "style_mix": "uniform", **FAST}
+
+
+@pytest.fixture(scope="module")
+def whole(one_thread: None, settings: dict[str, Any], tmp_path_factory: pytest.TempPathFactory) -> dict[str, bytes]:
+    """The files that one process makes with ``settings``, except config.yaml, which states the number of workers."""
+    out = tmp_path_factory.mktemp("whole") / "out"
+    dgkit.generate(out, **settings)
+    return snapshot(out, skip="config.yaml")
+
+
+@pytest.fixture(scope="module")
 def command(request: pytest.FixtureRequest, micro: Path, labels: Path) -> list[str]:
-    """Options of ``dgkit generate`` for the ``COUNT`` images of a module of tests."""
+    """Options of ``dgkit generate`` for the ``COUNT`` images of a test module."""
     given = ["--labels", str(labels), "--model", str(micro)]
     return [*given, "--count", str(request.module.COUNT), "--style-mix", "uniform", *FAST_FLAGS]
 
 
 @pytest.fixture(scope="module")
 def whole_run(one_thread: None, command: list[str], tmp_path_factory: pytest.TempPathFactory) -> dict[str, bytes]:
-    """The files that ``command`` makes where nothing disturbs it."""
+    """The files that ``command`` makes without interruption."""
     out = tmp_path_factory.mktemp("whole") / "out"
     assert main(["generate", str(out), *command]) == 0
     return snapshot(out)

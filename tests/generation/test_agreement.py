@@ -1,4 +1,4 @@
-"""Images that a judge does not accept are drawn again, the same way whatever happens to the run."""
+"""Images that a judge rejects are generated again, with the same result however the run is interrupted."""
 
 import dataclasses
 import json
@@ -18,7 +18,7 @@ from dgkit.data.filtering import judge
 from dgkit.data.labelmap import read_label
 from dgkit.diffusion.sampler import SceneResult
 from dgkit.errors import InputError, OutputError, UsageError
-from dgkit.generation.agreement import Referee
+from dgkit.generation.agreement import AgreementCheck
 from dgkit.generation.generate_config import GenerateConfig
 from dgkit.generation.jobs import Job, attempt_seed
 from dgkit.generation.merging import merge
@@ -40,28 +40,28 @@ def segmenter(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def scored(
     micro: Path, labels: Path, segmenter: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> dgkit.GenerateResult:
-    """A run whose images are scored and not drawn again."""
+    """A run whose images are scored, without redraws."""
     out = tmp_path_factory.mktemp("scored") / "out"
     return dgkit.generate(out, labels=labels, model=str(micro), count=COUNT, judge=segmenter, **FAST)
 
 
 @pytest.fixture(scope="module")
-def least(scored: dgkit.GenerateResult) -> float:
-    """A demand that some of the images do not meet."""
+def required(scored: dgkit.GenerateResult) -> float:
+    """An agreement that some of the images do not reach."""
     found = sorted(record.agreement or 0.0 for record in scored.records)
     assert found[0] < found[-1]
     return found[-1]
 
 
 @pytest.fixture(scope="module")
-def settings(micro: Path, labels: Path, segmenter: Path, least: float) -> dict:
+def settings(micro: Path, labels: Path, segmenter: Path, required: float) -> dict:
     common = {"labels": labels, "model": str(micro), "count": COUNT, "judge": segmenter}
-    return {**common, "min_agreement": least, "redraws": 2, **FAST}
+    return {**common, "min_agreement": required, "redraws": 2, **FAST}
 
 
 @pytest.fixture(scope="module")
-def demanding(settings: dict, tmp_path_factory: pytest.TempPathFactory) -> dgkit.GenerateResult:
-    return dgkit.generate(tmp_path_factory.mktemp("demanding") / "out", **settings)
+def strict_run(settings: dict, tmp_path_factory: pytest.TempPathFactory) -> dgkit.GenerateResult:
+    return dgkit.generate(tmp_path_factory.mktemp("strict_run") / "out", **settings)
 
 
 def test_a_judge_alone_changes_no_image(
@@ -72,19 +72,22 @@ def test_a_judge_alone_changes_no_image(
     for mine, theirs in zip(scored.records, plain.records, strict=True):
         assert dataclasses.replace(mine, attempts=()) == theirs
         image = np.asarray(Image.open(scored.out / mine.image))
-        assert mine.agreement == judge(network.image_logits(image), network.classes, read_label(scored.out / mine.label)).agreement
+        assert (
+            mine.agreement
+            == judge(network.image_logits(image), network.classes, read_label(scored.out / mine.label)).agreement
+        )
         assert mine.accepted and [attempt.seed for attempt in mine.attempts] == [mine.seed]
     assert "attempts" not in plain.manifest.read_text()
 
 
-def test_the_best_drawing_is_kept_and_every_one_is_in_the_manifest(
-    scored: dgkit.GenerateResult, demanding: dgkit.GenerateResult, least: float, segmenter: Path
+def test_the_best_attempt_is_kept_and_every_one_is_in_the_manifest(
+    scored: dgkit.GenerateResult, strict_run: dgkit.GenerateResult, required: float, segmenter: Path
 ) -> None:
     network = open_onnx_segmenter(segmenter)
-    lines = [json.loads(line) for line in demanding.manifest.read_text().splitlines()]
-    assert lines == [record.to_json() for record in demanding.records]
-    assert max(len(record.attempts) for record in demanding.records) > 1
-    for first, record in zip(scored.records, demanding.records, strict=True):
+    lines = [json.loads(line) for line in strict_run.manifest.read_text().splitlines()]
+    assert lines == [record.to_json() for record in strict_run.records]
+    assert max(len(record.attempts) for record in strict_run.records) > 1
+    for first, record in zip(scored.records, strict_run.records, strict=True):
         agreements = [attempt.agreement for attempt in record.attempts]
         assert record.attempts[0] == first.attempts[0] and (record.label_sha256, record.prompt) == (
             first.label_sha256,
@@ -92,14 +95,17 @@ def test_the_best_drawing_is_kept_and_every_one_is_in_the_manifest(
         )
         seeds = [first.seed, *(attempt_seed(0, record.index, number) for number in (1, 2))]
         assert [attempt.seed for attempt in record.attempts] == seeds[: len(agreements)]
-        assert record.agreement == max(agreements) and record.accepted == (max(agreements) >= least)
-        assert len(agreements) == 3 or (agreements[-1] >= least and max([0, *agreements[:-1]]) < least)
-        image = np.asarray(Image.open(demanding.out / record.image))
-        assert record.agreement == judge(network.image_logits(image), network.classes, read_label(demanding.out / record.label)).agreement
+        assert record.agreement == max(agreements) and record.accepted == (max(agreements) >= required)
+        assert len(agreements) == 3 or (agreements[-1] >= required and max([0, *agreements[:-1]]) < required)
+        image = np.asarray(Image.open(strict_run.out / record.image))
+        assert (
+            record.agreement
+            == judge(network.image_logits(image), network.classes, read_label(strict_run.out / record.label)).agreement
+        )
 
 
-def test_a_stopped_run_ends_with_the_same_bytes(
-    demanding: dgkit.GenerateResult, settings: dict, tmp_path: Path
+def test_an_interrupted_run_ends_with_the_same_bytes(
+    strict_run: dgkit.GenerateResult, settings: dict, tmp_path: Path
 ) -> None:
     def interrupt(stage: str, done: float, total: float) -> None:
         if stage == "generate" and done >= 2:
@@ -108,37 +114,37 @@ def test_a_stopped_run_ends_with_the_same_bytes(
     with pytest.raises(KeyboardInterrupt):
         dgkit.generate(tmp_path / "out", **settings, progress=interrupt)
     dgkit.generate(tmp_path / "out", **settings)
-    assert snapshot(tmp_path / "out") == snapshot(demanding.out)
-    lost = next(record for record in demanding.records if len(record.attempts) > 1)
+    assert snapshot(tmp_path / "out") == snapshot(strict_run.out)
+    lost = next(record for record in strict_run.records if len(record.attempts) > 1)
     (tmp_path / "out" / lost.image).unlink()
     assert dgkit.generate(tmp_path / "out", **settings).written == 1
-    assert snapshot(tmp_path / "out") == snapshot(demanding.out)
+    assert snapshot(tmp_path / "out") == snapshot(strict_run.out)
 
 
 @pytest.mark.slow
-def test_workers_draw_the_same(demanding: dgkit.GenerateResult, settings: dict, tmp_path: Path) -> None:
+def test_workers_make_the_same_attempts(strict_run: dgkit.GenerateResult, settings: dict, tmp_path: Path) -> None:
     made = dgkit.generate(tmp_path / "out", **settings, workers=2)
     ids = [(record.id, len(record.attempts)) for record in made.records]
-    assert ids == [(record.id, len(record.attempts)) for record in demanding.records]
+    assert ids == [(record.id, len(record.attempts)) for record in strict_run.records]
 
 
 @pytest.mark.slow
-def test_merged_shards_are_the_run_second_labels_included(
-    demanding: dgkit.GenerateResult, settings: dict, tmp_path: Path
+def test_merged_shards_are_the_run_filtered_labels_included(
+    strict_run: dgkit.GenerateResult, settings: dict, tmp_path: Path
 ) -> None:
     parts = [dgkit.generate(tmp_path / f"{n}", **settings, shard=f"{n}/2").out for n in (1, 2)]
     assert not (parts[0] / "labels_filtered").exists()
-    assert snapshot(merge(tmp_path / "merged", parts).out) == snapshot(demanding.out)
+    assert snapshot(merge(tmp_path / "merged", parts).out) == snapshot(strict_run.out)
 
 
-def test_second_labels_leave_out_what_was_not_accepted(demanding: dgkit.GenerateResult) -> None:
-    lines = [json.loads(line) for line in (demanding.out / "labels_filtered/manifest.jsonl").read_text().splitlines()]
-    accepted = [record for record in demanding.records if record.accepted]
+def test_filtered_labels_exclude_rejected_images(strict_run: dgkit.GenerateResult) -> None:
+    lines = [json.loads(line) for line in (strict_run.out / "labels_filtered/manifest.jsonl").read_text().splitlines()]
+    accepted = [record for record in strict_run.records if record.accepted]
     assert [line["id"] for line in lines] == [record.id for record in accepted]
     assert [line["agreement"] for line in lines] == [record.agreement for record in accepted]
 
 
-def test_near_duplicates_are_left_out_of_second_labels(scored: dgkit.GenerateResult, tmp_path: Path) -> None:
+def test_near_duplicates_are_excluded_from_filtered_labels(scored: dgkit.GenerateResult, tmp_path: Path) -> None:
     shutil.copytree(scored.out, tmp_path / "out")
     config = load_config(GenerateConfig, scored.out / "config.yaml")
     dgkit.generate(tmp_path / "out", config.model_copy(update={"duplicates": 32}))  # random pictures differ in about 32
@@ -146,30 +152,30 @@ def test_near_duplicates_are_left_out_of_second_labels(scored: dgkit.GenerateRes
     assert left_out and all("near-duplicate of" in reason for reason in left_out.values())
 
 
-def test_a_boundary_alone_writes_second_labels(micro: Path, labels: Path, tmp_path: Path) -> None:
+def test_a_boundary_alone_writes_filtered_labels(micro: Path, labels: Path, tmp_path: Path) -> None:
     run = {"labels": labels, "model": str(micro), "count": 2, **FAST}
     plain = dgkit.generate(tmp_path / "out", **run)
     assert not (plain.out / "labels_filtered").exists()
-    result = dgkit.generate(tmp_path / "out", **run, boundary=2)  # it changes no image, so it may be asked for later
+    result = dgkit.generate(tmp_path / "out", **run, boundary=2)  # it changes no image, so it may be added later
     first, second = (
         read_label(result.out / f / Path(result.records[0].label).name) for f in ("labels", "labels_filtered")
     )
     assert ((second != first) & (second == 255)).any() and (second[second != 255] == first[second != 255]).all()
 
 
-def test_another_judge_or_demand_is_refused(
-    demanding: dgkit.GenerateResult, settings: dict, segmenter: Path, tmp_path: Path
+def test_another_judge_or_agreement_is_refused(
+    strict_run: dgkit.GenerateResult, settings: dict, segmenter: Path, tmp_path: Path
 ) -> None:
     other = palette_model(tmp_path / "other.onnx", sharpness=31)
     with pytest.raises(OutputError, match="judge_digest"):
-        dgkit.generate(demanding.out, **settings | {"judge": other})
+        dgkit.generate(strict_run.out, **settings | {"judge": other})
     with pytest.raises(OutputError, match="min_agreement"):
-        dgkit.generate(demanding.out, **settings | {"min_agreement": 0.0})
+        dgkit.generate(strict_run.out, **settings | {"min_agreement": 0.0})
     shutil.copy(segmenter, tmp_path / "same.onnx")
     shutil.copy(segmenter.with_suffix(".yaml"), tmp_path / "same.yaml")
-    config = load_config(GenerateConfig, demanding.out / "config.yaml")
+    config = load_config(GenerateConfig, strict_run.out / "config.yaml")
     moved = config.model_copy(update={"judge": tmp_path / "same.onnx"})
-    assert dgkit.generate(demanding.out, moved).written == 0
+    assert dgkit.generate(strict_run.out, moved).written == 0
     with pytest.raises(InputError, match="the judge has digest"):
         dgkit.generate(tmp_path / "new", config.model_copy(update={"judge": other}))
     with pytest.raises(InputError, match="No such file"):
@@ -189,7 +195,7 @@ def test_command_line(settings: dict, tmp_path: Path, capsys: pytest.CaptureFixt
     assert "hint: add --judge FILE.onnx" in capsys.readouterr().err
 
 
-def test_settings_that_do_not_go_together_are_refused(segmenter: Path) -> None:
+def test_settings_that_exclude_each_other_are_refused(segmenter: Path) -> None:
     with pytest.raises(UsageError, match="--min-agreement needs a judge"):
         load_config(GenerateConfig, min_agreement=0.5)
     with pytest.raises(UsageError, match="redraws"):
@@ -200,15 +206,15 @@ def job(index: int, label: np.ndarray) -> Job:
     return Job(index, f"{index}", "s", None, CropBox(0, 0, 32, 32), 1.0, True, "p", "none", index, label)
 
 
-def test_only_what_is_not_accepted_is_drawn_again_and_together(segmenter: Path) -> None:
+def test_only_rejected_images_are_sampled_again_and_together(segmenter: Path) -> None:
     label = np.kron(np.array([[0, 10], [0, 10]]), np.ones((16, 16), int)).astype(np.uint8)
     jobs = [job(index, label) for index in range(4)]
     jobs[3] = job(3, np.full((32, 32), 255, np.uint8))
-    # Share of each job's pixels that its 1st, 2nd and 3rd drawing show rightly, in rows of 32.
+    # Rows of 32 that the 1st, 2nd and 3rd attempt of each job show correctly.
     rows = {0: (32,), 1: (10, 32), 2: (12, 20, 16), 3: (0,)}
     calls: list[list[int]] = []
 
-    def draw(again: Sequence[Job]) -> list[SceneResult]:
+    def sample(again: Sequence[Job]) -> list[SceneResult]:
         calls.append([one.index for one in again])
         results = []
         for one in again:
@@ -218,11 +224,11 @@ def test_only_what_is_not_accepted_is_drawn_again_and_together(segmenter: Path) 
         return results
 
     config = GenerateConfig(judge=segmenter, min_agreement=0.9, redraws=2, seed=7)
-    drawn = Referee(config).draw(jobs, draw)
+    images = AgreementCheck(config).generate(jobs, sample)
     assert calls == [[0, 1, 2, 3], [1, 2], [2]]
-    assert [one.accepted for one in drawn] == [True, True, False, True]
-    assert [a.agreement for a in drawn[2].attempts] == [12 / 32, 20 / 32, 16 / 32]
-    assert drawn[2].job.seed == drawn[2].attempts[1].seed == attempt_seed(7, 2, 1)
-    assert (drawn[2].result.image == np.concatenate([PALETTE[label[:20]], PALETTE[np.full((12, 32), 8)]])).all()
-    assert drawn[3].attempts[0].agreement is None
-    assert [one.job.index for one in drawn] == [0, 1, 2, 3]
+    assert [one.accepted for one in images] == [True, True, False, True]
+    assert [a.agreement for a in images[2].attempts] == [12 / 32, 20 / 32, 16 / 32]
+    assert images[2].job.seed == images[2].attempts[1].seed == attempt_seed(7, 2, 1)
+    assert (images[2].result.image == np.concatenate([PALETTE[label[:20]], PALETTE[np.full((12, 32), 8)]])).all()
+    assert images[3].attempts[0].agreement is None
+    assert [one.job.index for one in images] == [0, 1, 2, 3]

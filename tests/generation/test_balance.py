@@ -1,4 +1,4 @@
-"""Class and style balance: what they even out, and that a job stays the same however it is come by."""
+"""Class and style balance: its effect, and that a job does not depend on the order of computation."""
 
 from collections import Counter, defaultdict
 from pathlib import Path
@@ -25,7 +25,7 @@ CAR, POLE, RIDER = 13, 5, 12
 
 @pytest.fixture(scope="module")
 def index(tmp_path_factory: pytest.TempPathFactory) -> ClassIndex:
-    """Road everywhere; cars, fewer poles, a rider: drawn by the maps' frequencies, the rider comes every time."""
+    """Road everywhere; cars, fewer poles, a rider: without balance, the rider is drawn every time."""
     folder = tmp_path_factory.mktemp("maps")
     for number, (class_id, size) in enumerate([(CAR, 24), (CAR, 24), (POLE, 12), (RIDER, 6)]):
         label = np.zeros((96, 160), np.uint8)
@@ -39,12 +39,12 @@ def plan(index: ClassIndex, classes: bool, styles: bool, mix: str = "uniform") -
     return JobPlan(index, CropRules((32, 32), 10, 0.0, 10, 0.005), load_style_mix(mix), 3, True, balance)
 
 
-def drawn(given: JobPlan, count: int) -> Counter[str | None]:
+def class_counts(given: JobPlan, count: int) -> Counter[str | None]:
     return Counter(make_job(given, number).class_name for number in range(count))
 
 
-def test_the_class_that_the_scenes_lack_is_drawn(index: ClassIndex) -> None:
-    plain, balanced = (drawn(plan(index, classes, False), 60) for classes in (False, True))
+def test_classes_rare_in_the_scenes_are_drawn(index: ClassIndex) -> None:
+    plain, balanced = (class_counts(plan(index, classes, False), 60) for classes in (False, True))
     assert plain["car"] < balanced["car"]
     shares = []
     for classes in (False, True):
@@ -52,7 +52,7 @@ def test_the_class_that_the_scenes_lack_is_drawn(index: ClassIndex) -> None:
         pixels = sum(np.bincount(make_job(given, n).label.ravel(), minlength=256)[:19] for n in range(60))
         shares.append(pixels[[CAR, POLE, RIDER]] / pixels.sum())
     even = [share.min() / share.max() for share in shares]
-    print(f"rarest over commonest of three classes: {even[0]:.2f} drawn by the maps, {even[1]:.2f} balanced")
+    print(f"rarest over most frequent of three classes: {even[0]:.2f} without balance, {even[1]:.2f} with")
     assert even[1] > 2 * even[0]
 
 
@@ -74,17 +74,17 @@ def test_balance_that_is_off_changes_nothing(index: ClassIndex) -> None:
 
 def test_each_class_has_its_share_of_the_styles(index: ClassIndex) -> None:
     given = plan(index, True, True)
-    seen: dict[str | None, Counter[str]] = defaultdict(Counter)
+    styles_of: dict[str | None, Counter[str]] = defaultdict(Counter)
     for number in range(100):
         job = make_job(given, number)
-        seen[job.class_name][job.style] += 1
-    assert len(seen) > 1
-    for styles in seen.values():
+        styles_of[job.class_name][job.style] += 1
+    assert len(styles_of) > 1
+    for styles in styles_of.values():
         expected = styles.total() / 5
         assert all(abs(styles[style] - expected) <= 2 for style in ("sunny", "snowy", "rainy", "foggy", "night"))
 
 
-def test_a_stopped_run_and_shards_have_the_same_jobs(micro: Path, labels: Path, tmp_path: Path) -> None:
+def test_an_interrupted_run_and_shards_have_the_same_jobs(micro: Path, labels: Path, tmp_path: Path) -> None:
     settings = {"labels": labels, "model": str(micro), "balance_classes": True, "balance_styles": True, **FAST}
     dgkit.generate(tmp_path / "a", count=4, **settings)
     dgkit.generate(tmp_path / "b", count=2, **settings)

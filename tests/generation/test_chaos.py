@@ -1,4 +1,4 @@
-"""Kills, full and read-only disks, two runs at once: in the end the folder is that of a run that nothing disturbed."""
+"""After kills, full and read-only disks and concurrent runs, the folder is that of an undisturbed run."""
 
 import multiprocessing
 import os
@@ -15,7 +15,7 @@ import pytest
 from dgkit.cli.app import main
 from dgkit.generation.generate_config import GenerateConfig
 from dgkit.generation.verification import verify
-from dgkit.generation.worker import Setup
+from dgkit.generation.worker import WorkerSetup
 from dgkit.generation.workers import start
 from dgkit.locks import has_writer
 from tests import crash
@@ -27,7 +27,7 @@ if not sys.platform.startswith("linux"):
 COUNT = 12
 KILLS = 30
 TIMEOUT = 300
-PATIENCE = 30  # seconds for orphans to end; they notice at once
+PATIENCE = 30  # seconds for orphaned workers to exit
 
 
 @pytest.fixture(scope="module")
@@ -35,15 +35,9 @@ def whole(whole_run: dict[str, bytes]) -> dict[str, bytes]:
     return {name: data for name, data in whole_run.items() if name != "config.yaml"}
 
 
-def pictures(out: Path) -> dict[str, bytes]:
-    files = snapshot(out)
-    del files["config.yaml"]  # says how many workers there were
-    return files
-
-
 @pytest.fixture
 def disk(tmp_path: Path) -> Iterator[Callable[[str], Path]]:
-    """A file system of its own: ``disk(options)`` mounts it, or changes the options of what is mounted."""
+    """A separate file system: ``disk(options)`` mounts it, or remounts it with other options."""
     place = tmp_path / "disk"
     place.mkdir()
     mounted = False
@@ -64,23 +58,23 @@ def disk(tmp_path: Path) -> Iterator[Callable[[str], Path]]:
         subprocess.run(["umount", str(place)], check=True)
 
 
-def test_a_full_disk_is_told_and_the_rest_made_once_there_is_room(
+def test_a_full_disk_is_reported_and_the_run_resumes_once_there_is_space(
     command: list[str], whole: dict[str, bytes], disk: Callable[[str], Path], capsys: pytest.CaptureFixture[str]
 ) -> None:
     pages = sum(-(-len(data) // 4096) for name, data in whole.items() if name.startswith(("images", "labels", "vis")))
     out = disk(f"nr_blocks={pages // 2}") / "out"
     assert main(["generate", str(out), *command]) == 1
-    told = capsys.readouterr().err
-    assert "the disk is full" in told and "run the same command again" in told
+    error = capsys.readouterr().err
+    assert "the disk is full" in error and "run the same command again" in error
     found = verify(out)
     assert 0 < found.images < COUNT
-    assert set(found.counts) == {"job"}  # what is there is whole
+    assert set(found.counts) == {"job"}  # existing images are intact
     disk("size=64m")
     assert main(["generate", str(out), *command]) == 0
-    assert pictures(out) == whole
+    assert snapshot(out, skip="config.yaml") == whole
 
 
-def test_a_disk_that_turned_read_only_is_told(
+def test_a_disk_that_became_read_only_is_reported(
     command: list[str], whole: dict[str, bytes], disk: Callable[[str], Path], capsys: pytest.CaptureFixture[str]
 ) -> None:
     out = disk("size=64m") / "out"
@@ -90,14 +84,14 @@ def test_a_disk_that_turned_read_only_is_told(
     capsys.readouterr()
     assert main(["generate", str(out), *command]) == 1
     assert "permission denied" in capsys.readouterr().err
-    assert main(["verify", str(out)]) == 1  # looking needs no right to write
+    assert main(["verify", str(out)]) == 1  # a check needs no write permission
     disk("rw")
     assert main(["verify", str(out), "--repair"]) == 0
-    assert pictures(out) == whole
+    assert snapshot(out, skip="config.yaml") == whole
 
 
-def test_workers_end_when_whoever_started_them_is_gone() -> None:
-    connection, process = start(Setup(GenerateConfig(model="nowhere"), 1, ()))
+def test_workers_exit_when_their_parent_is_gone() -> None:
+    connection, process = start(WorkerSetup(GenerateConfig(model="nowhere"), 1, ()))
     connection.close()
     assert process.wait(PATIENCE) == 0
 
@@ -116,7 +110,7 @@ def begin(server: multiprocessing.context.ForkServerContext, out: Path, command:
 
 
 def children(pid: int) -> list[int]:
-    """Processes that a process started and that run."""
+    """Return the running child processes."""
     found = []
     for thread in Path(f"/proc/{pid}/task").glob("*/children"):
         found += [int(child) for child in thread.read_text().split()]
@@ -141,7 +135,7 @@ def wait_for(what: Callable[[], bool], seconds: float) -> bool:
 def test_thirty_kills_at_random_moments(
     server, command: list[str], whole: dict[str, bytes], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Of the whole run or of one of its workers, which the run survives; and a second run is refused meanwhile."""
+    """Kill the run, or a worker, which the run survives; a second run is refused in the meantime."""
     out = tmp_path / "out"
     dice = random.Random(6)
     killed = {"run": 0, "worker": 0}
@@ -158,7 +152,7 @@ def test_thirty_kills_at_random_moments(
             for worker in children(process.pid)[:1]:
                 os.kill(worker, signal.SIGKILL)
                 killed["worker"] += 1
-        if dice.random() < 0.7:  # in the middle of writing
+        if dice.random() < 0.7:  # while it writes
             wait_for(lambda p=process, n=before: len(images(out)) > n or p.exitcode is not None, TIMEOUT)
         time.sleep(dice.uniform(0, 0.3))
         workers = children(process.pid)
@@ -167,11 +161,11 @@ def test_thirty_kills_at_random_moments(
         killed["run"] += process.exitcode == -signal.SIGKILL
         assert wait_for(lambda left=workers: not any(map(alive, left)), PATIENCE), "workers outlive their run"
         for picture in dice.sample(images(out), max(0, len(images(out)) - COUNT // 2)):
-            picture.unlink()  # so that there is always something left to do
+            picture.unlink()  # so that images are always missing
     print(f"{killed}, a second run refused {refused} times")
     assert min(killed.values()) >= 5 and refused >= 1
     assert main(["generate", str(out), *command]) == 0
-    assert pictures(out) == whole
+    assert snapshot(out, skip="config.yaml") == whole
     assert verify(out).problems == ()
 
 
@@ -180,9 +174,9 @@ def images(out: Path) -> list[Path]:
 
 
 def is_refused(out: Path, command: list[str], capsys: pytest.CaptureFixture[str]) -> bool:
-    """Start a second run in the folder; where the first has just ended or not begun, it does the work instead."""
+    """Start a second run in the folder; if the first has just ended or not yet begun, it does the work instead."""
     capsys.readouterr()
     code = main(["generate", str(out), *command])
-    told = capsys.readouterr().err
-    assert code == 0 or "another run is writing" in told
+    error = capsys.readouterr().err
+    assert code == 0 or "another run is writing" in error
     return code != 0

@@ -20,7 +20,7 @@ def make_cells(folder: Path, count: int, shape: tuple[int, int] = (64, 64)) -> l
     return cells
 
 
-def test_every_picture_stands_beside_its_label(tmp_path: Path) -> None:
+def test_every_image_is_next_to_its_label(tmp_path: Path) -> None:
     cells = make_cells(tmp_path, 5)
     pixels = np.asarray(contact_sheet(cells, "5 scenes", "model x"))
     for number in range(5):
@@ -49,7 +49,7 @@ def test_a_long_note_is_cut_at_the_border_of_its_picture(tmp_path: Path) -> None
     assert narrow.width == 640  # room for the legend, not for the note
 
 
-def test_choose_gives_each_style_its_turn() -> None:
+def test_choose_balances_the_styles() -> None:
     styles = ["none"] * 50 + ["night"] * 2 + ["foggy"]
     chosen = choose(styles, 6)
     assert chosen == sorted(chosen)

@@ -79,11 +79,11 @@ def test_the_same_scenes_on_every_engine(
     quality = psnr(found, reference)
     print(f"{engine} {dtype}: {quality:.1f} dB")
     assert len(found) == 2 and quality >= least
-    said: list[str] = []
+    notes: list[str] = []
     again = generate(
-        tmp_path / "more", engine=engine, dtype=dtype, device="cpu", rebuild="never", notify=said.append, **demo
+        tmp_path / "more", engine=engine, dtype=dtype, device="cpu", rebuild="never", notify=notes.append, **demo
     )
-    assert said == [] and all(np.array_equal(a, b) for a, b in zip(images(again.out), found, strict=True))
+    assert notes == [] and all(np.array_equal(a, b) for a, b in zip(images(again.out), found, strict=True))
 
 
 def test_a_recipe_of_engines(
@@ -94,9 +94,9 @@ def test_a_recipe_of_engines(
     monkeypatch.setenv("DGKIT_CACHE", str(graphs))
     recipe = tmp_path / "recipe.yaml"
     recipe.write_text("{engine: torch, dtype: bf16, networks: {vae_decoder: {engine: ort, dtype: fp32}}}")
-    said: list[str] = []
-    generate(tmp_path / "out", engine_recipe=recipe, notify=said.append, **demo)
-    assert not [line for line in said if "building" in line and "vae_decoder" not in line]
+    notes: list[str] = []
+    generate(tmp_path / "out", engine_recipe=recipe, notify=notes.append, **demo)
+    assert not [line for line in notes if "building" in line and "vae_decoder" not in line]
     config = load_config(GenerateConfig, tmp_path / "out" / "config.yaml")
     assert (config.engine, config.dtype) == ("torch", "bf16")
     assert config.engine_recipe == {
@@ -104,11 +104,11 @@ def test_a_recipe_of_engines(
     }  # fmt: skip
     recipe.unlink()
     assert generate(tmp_path / "out", config).continued == 2  # the settings stand alone
-    with pytest.raises(UsageError, match="--engine-recipe and --engine are given"):
+    with pytest.raises(UsageError, match="--engine-recipe and --engine cannot be combined"):
         generate(tmp_path / "other", engine_recipe=recipe, engine="ort", **demo)
 
 
-def test_graphs_are_left_out_whatever_states_the_engines() -> None:
+def test_cuda_graphs_can_be_disabled_with_flags_and_recipes() -> None:
     assert chosen_engines(GenerateConfig()).options.cuda_graph
     plain = chosen_engines(GenerateConfig(cuda_graph=False))
     assert not plain.options.cuda_graph and plain.engine == "torch"
@@ -140,8 +140,8 @@ def test_tensorrt_without_a_gpu(
     monkeypatch.setattr("torch.cuda.device_count", lambda: 0)
     command = ["generate", str(tmp_path / "out"), "--model", "random:tiny", "--world", "2", "--count", "1"]
     assert main([*command, "--engine", "trt"]) == 1
-    *said, error, hint = capsys.readouterr().err.splitlines()
-    assert any(line.startswith("building text_encoder-rtx-fp32-") for line in said)
+    *notes, error, hint = capsys.readouterr().err.splitlines()
+    assert any(line.startswith("building text_encoder-rtx-fp32-") for line in notes)
     assert error.startswith("error: engine text_encoder-rtx-fp32-") and "needs" not in hint
     assert error.endswith("TensorRT runs on an NVIDIA GPU; torch sees no CUDA device here")
     (engine,) = EngineStore().root.glob("text_encoder-rtx-*")

@@ -84,7 +84,10 @@ def test_pixels_above_the_mean_of_their_class_are_ignored(out: Path, segmenter: 
     network = open_onnx_segmenter(segmenter)
     labels = [label_of(seed) for seed in range(4)]
     images = [np.asarray(Image.open(out / f"images/s{seed}.png")) for seed in range(4)]
-    losses = [judge(network.image_logits(image), network.classes, label).loss for image, label in zip(images, labels, strict=True)]
+    losses = [
+        judge(network.image_logits(image), network.classes, label).loss
+        for image, label in zip(images, labels, strict=True)
+    ]
     ignored = 0
     for seed in range(4):
         expected = labels[seed].copy()

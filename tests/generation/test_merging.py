@@ -1,4 +1,4 @@
-"""Shards, made one after the other or elsewhere, join to the folder of one run."""
+"""Shards join to the folder of one run."""
 
 import os
 import shutil
@@ -13,14 +13,9 @@ from dgkit.errors import InputError, OutputError, UsageError
 from dgkit.generation import merging as module
 from dgkit.generation.generate_config import GenerateConfig
 from dgkit.generation.merging import merge
-from tests.scenes import FAST, snapshot
+from tests.scenes import snapshot
 
 COUNT = 7  # four blocks: two for the first shard of three, one for each of the others
-
-
-@pytest.fixture(scope="module")
-def settings(micro: Path, labels: Path) -> dict[str, Any]:
-    return {"labels": labels, "model": str(micro), "count": COUNT, "style_mix": "uniform", **FAST}
 
 
 @pytest.fixture(scope="module")
@@ -40,20 +35,20 @@ def shards(settings: dict[str, Any], tmp_path_factory: pytest.TempPathFactory) -
 @pytest.mark.parametrize("copy", [False, True])
 def test_shards_join_to_the_folder_of_one_run(whole: Path, shards: list[Path], tmp_path: Path, copy: bool) -> None:
     before = [snapshot(part) for part in shards]
-    heard: list[tuple[str, float, float]] = []
-    result = merge(tmp_path / "out", shards[::-1], copy=copy, progress=lambda *report: heard.append(report))
+    reported: list[tuple[str, float, float]] = []
+    result = merge(tmp_path / "out", shards[::-1], copy=copy, progress=lambda *report: reported.append(report))
     assert [record.index for record in result.records] == list(range(COUNT))
     assert snapshot(tmp_path / "out") == snapshot(whole)
     assert [snapshot(part) for part in shards] == before
     image = result.records[0].image
     assert os.path.samefile(tmp_path / "out" / image, shards[0] / image) is not copy
-    assert heard[-1] == ("merge", COUNT, COUNT)
+    assert reported[-1] == ("merge", COUNT, COUNT)
     again = merge(tmp_path / "out", shards)
     assert again.records == result.records
     assert snapshot(tmp_path / "out") == snapshot(whole)
 
 
-def test_a_merge_that_was_cut_off_continues(
+def test_an_interrupted_merge_resumes(
     whole: Path, shards: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     real, left = module._place, [10]
@@ -86,27 +81,27 @@ def test_parts_that_do_not_make_up_a_run_are_refused(
     shards: list[Path], whole: Path, settings: dict[str, Any], tmp_path: Path
 ) -> None:
     out = tmp_path / "out"
-    with pytest.raises(InputError, match="2 of 7 images are in no part, the first is number 2"):
+    with pytest.raises(InputError, match="2 of 7 images are in no part; the first is number 2"):
         merge(out, [shards[0], shards[2]])
-    with pytest.raises(InputError, match="image 0 is in"):
+    with pytest.raises(InputError, match="image 0 is both in"):
         merge(out, [*shards, shards[0]])
-    with pytest.raises(InputError, match="image 0 is in"):
+    with pytest.raises(InputError, match="image 0 is both in"):
         merge(out, [whole, *shards])
     other = dgkit.generate(tmp_path / "other", **(settings | {"shard": "2/3", "seed": 1})).out
-    with pytest.raises(InputError, match=r"other settings .*seed: 0 -> 1"):
+    with pytest.raises(InputError, match=r"different settings .*seed: 0 -> 1"):
         merge(out, [shards[0], other, shards[2]])
-    with pytest.raises(UsageError, match="both a part and the folder"):
+    with pytest.raises(UsageError, match="both a part and the output folder"):
         merge(shards[0], shards)
     assert not out.exists()
 
 
-def test_a_damaged_or_unfinished_part_is_refused_with_the_command_that_helps(
+def test_a_damaged_or_unfinished_part_is_refused_with_the_command_that_fixes_it(
     shards: list[Path], tmp_path: Path, settings: dict[str, Any], whole: Path
 ) -> None:
     part = Path(shutil.copytree(shards[1], tmp_path / "part"))
     image = next((part / "images").iterdir())
     image.write_bytes(b"no picture")
-    with pytest.raises(InputError, match=r"not complete \(1 unreadable\)") as caught:
+    with pytest.raises(InputError, match=r"incomplete or damaged \(1 unreadable\)") as caught:
         merge(tmp_path / "out", [shards[0], part, shards[2]])
     assert f"dgkit verify {part} --repair" in caught.value.hint
     assert main(["verify", str(part), "--repair"]) == 0  # a part is repaired as a part
@@ -128,8 +123,8 @@ def test_a_shard_is_one_of_several(shard: str, capsys: pytest.CaptureFixture[str
 
 def test_a_shard_without_an_image_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["generate", str(tmp_path / "out"), "--count", "7", "--batch", "4", "--shard", "5/6"]) == 2
-    told = capsys.readouterr().err
-    assert "shard 5/6 has no image" in told and "at most 4 shards" in told
+    error = capsys.readouterr().err
+    assert "shard 5/6 has no image" in error and "at most 4 shards" in error
     assert not (tmp_path / "out").exists()
 
 

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from tests import crash
-from tests.scenes import FAST_FLAGS, snapshot
+from tests.scenes import snapshot
 
 COUNT = 6
 TIMEOUT = 300
@@ -38,12 +38,6 @@ def server() -> multiprocessing.context.ForkServerContext:
         ]
     )
     return context
-
-
-@pytest.fixture(scope="module")
-def command(micro: Path, labels: Path) -> list[str]:
-    given = ["--labels", str(labels), "--model", str(micro)]
-    return [*given, "--count", str(COUNT), "--style-mix", "uniform", *FAST_FLAGS]
 
 
 @pytest.fixture(scope="module")

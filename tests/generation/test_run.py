@@ -21,7 +21,7 @@ from tests.models import make_micro_model
 from tests.scenes import FAST, make_label, snapshot
 
 # A batch of another size computes the same sums in another order. Measured on CPU in fp32: at most 1 of 255 levels,
-# where a value lies next to a rounding border.
+# for values close to a rounding boundary.
 PIXEL_BOUND = 1
 
 
@@ -43,7 +43,7 @@ def test_labels_are_the_crops_bit_for_bit(result: dgkit.GenerateResult, labels: 
     assert ignored > 0
 
 
-def test_records_tell_what_was_made(result: dgkit.GenerateResult) -> None:
+def test_records_describe_the_images(result: dgkit.GenerateResult) -> None:
     lines = [json.loads(line) for line in result.manifest.read_text().splitlines()]
     assert [line["index"] for line in lines] == list(range(5))
     assert lines == [record.to_json() for record in result.records]
@@ -58,21 +58,19 @@ def test_a_finished_folder_is_left_alone(
     result: dgkit.GenerateResult, labels: Path, micro: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     before = snapshot(result.out)
-    monkeypatch.setattr(run, "_make_missing", None)  # would fail if it were called
+    monkeypatch.setattr(run, "_generate_missing", None)  # would fail if it were called
     again = dgkit.generate(result.out, labels=labels, model=str(micro), count=5, style_mix="uniform", **FAST)
     assert (again.written, again.continued, again.records) == (0, 5, result.records)
     assert snapshot(result.out) == before
 
 
-def test_its_config_is_a_recipe_for_the_same_folder(result: dgkit.GenerateResult, tmp_path: Path) -> None:
+def test_its_config_reproduces_the_folder(result: dgkit.GenerateResult, tmp_path: Path) -> None:
     config = load_config(GenerateConfig, result.out / "config.yaml")
     assert dgkit.generate(tmp_path / "out", config).written == 5
     assert snapshot(tmp_path / "out") == snapshot(result.out)
 
 
-def test_a_recipe_insists_on_its_model_and_label_maps(
-    result: dgkit.GenerateResult, tmp_path: Path, labels: Path
-) -> None:
+def test_a_recipe_requires_its_model_and_label_maps(result: dgkit.GenerateResult, tmp_path: Path, labels: Path) -> None:
     config = load_config(GenerateConfig, result.out / "config.yaml")
     other = make_micro_model(tmp_path / "other", seed=1)
     with pytest.raises(InputError, match="the model has digest"):
@@ -113,7 +111,7 @@ def test_a_growing_count_keeps_the_images_that_are_there(labels: Path, micro: Pa
         dgkit.generate(tmp_path / "out", count=3, **settings)
 
 
-def test_the_city_is_the_source_where_none_is_given(micro: Path, tmp_path: Path) -> None:
+def test_the_city_is_the_default_source(micro: Path, tmp_path: Path) -> None:
     first = dgkit.generate(tmp_path / "a", world=2, count=2, model=str(micro), **FAST)
     assert {record.source for record in first.records} <= {"city0-000000", "city0-000001"}
     config = load_config(GenerateConfig, first.out / "config.yaml")
@@ -148,20 +146,22 @@ def test_size_need_not_be_square(tmp_path: Path, micro: Path, labels: Path) -> N
 
 
 def test_progress_counts_up_to_the_end(tmp_path: Path, micro: Path, labels: Path) -> None:
-    heard: list[tuple[str, float, float]] = []
+    reported: list[tuple[str, float, float]] = []
     dgkit.generate(
         tmp_path / "out",
         labels=labels,
         model=str(micro),
         count=3,
-        progress=lambda *report: heard.append(report),
+        progress=lambda *report: reported.append(report),
         **FAST,
     )
     for stage, total in (("index", 4), ("generate", 3)):
-        done = [report[1] for report in heard if report[0] == stage]
+        done = [report[1] for report in reported if report[0] == stage]
         assert done == sorted(done) and done[-1] == total
-        assert {report[2] for report in heard if report[0] == stage} == {total}
-    assert len([report for report in heard if report[0] == "generate"]) > 8  # not once an image: it would look hung
+        assert {report[2] for report in reported if report[0] == stage} == {total}
+    assert (
+        len([report for report in reported if report[0] == "generate"]) > 8
+    )  # within an image, too: a run must not look stuck
 
 
 def test_a_config_and_settings_together_are_refused(tmp_path: Path) -> None:
@@ -177,13 +177,13 @@ def test_a_config_and_settings_together_are_refused(tmp_path: Path) -> None:
         RuntimeError("DefaultCPUAllocator: can't allocate memory"),
     ],
 )
-def test_too_little_memory_asks_for_a_smaller_batch(error: Exception) -> None:
-    with pytest.raises(EngineError, match="not enough memory for --batch 8") as caught, memory_errors(8):
+def test_out_of_memory_suggests_a_smaller_batch(error: Exception) -> None:
+    with pytest.raises(EngineError, match="out of memory with --batch 8") as caught, memory_errors(8):
         raise error
     assert "--batch 4" in caught.value.hint
 
 
-def test_other_runtime_errors_stay_what_they_are() -> None:
+def test_other_runtime_errors_are_not_translated() -> None:
     with pytest.raises(RuntimeError, match="a defect"), memory_errors(8):
         raise RuntimeError("a defect")
 
@@ -197,23 +197,23 @@ def test_other_runtime_errors_stay_what_they_are() -> None:
         ((64, 64), 128, 0.75, 192),
     ],
 )
-def test_city_scenes_are_drawn_at_the_height_that_is_needed(
+def test_city_scenes_are_rendered_at_the_required_height(
     monkeypatch: pytest.MonkeyPatch,
     size: tuple[int, int],
     label_height: int | None,
     label_scale: float | None,
     expected: int,
 ) -> None:
-    drawn: list[int] = []
+    heights: list[int] = []
 
     def note(count: int, seed: int, height: int, workers: int, progress: Callable[..., None] | None) -> None:
-        drawn.append(height)
+        heights.append(height)
         raise InterruptedError
 
     monkeypatch.setattr(sources, "_world_dataset", note)
     with pytest.raises(InterruptedError):
         sources.index_world(GenerateConfig(label_scale=label_scale), label_height, size)
-    assert drawn == [expected]
+    assert heights == [expected]
 
 
 def test_real_maps_give_real_crops(tmp_path: Path, micro: Path, shared_folder: Path) -> None:

@@ -121,7 +121,7 @@ def test_damage_is_found(out: Path, what: str, damage: Callable[[Path], object],
     found = verify(out)
     assert found.counts == counts
     assert set(found.counts) <= set(KINDS)
-    assert snapshot(out) == damaged  # looking changes nothing
+    assert snapshot(out) == damaged  # a check changes nothing
 
 
 # Each damages another image than the others of its row; one repair costs a run.

@@ -12,11 +12,13 @@ from PIL import Image
 
 from dgkit.data.crops import CropBox
 from dgkit.data.records import Record
+from dgkit.diffusion.sampler import SceneResult
 from dgkit.errors import OutputError
 from dgkit.generation import writer
+from dgkit.generation.encoding import EncodedImage, GeneratedImage, encode, side_by_side
 from dgkit.generation.generate_config import GenerateConfig
 from dgkit.generation.jobs import Job
-from dgkit.generation.writer import OutputFolder, picture, refuse_changes
+from dgkit.generation.writer import OutputFolder, refuse_changes
 from dgkit.locks import LOCK
 from tests.scenes import make_label, snapshot
 
@@ -32,11 +34,15 @@ def image(index: int) -> np.ndarray:
     return np.random.default_rng(index).integers(0, 256, (32, 48, 3), dtype=np.uint8)
 
 
+def encoded(index: int, retried: bool = False) -> EncodedImage:
+    return encode(GeneratedImage(make_one(index), SceneResult(image(index), None, "p", retried=retried)))
+
+
 def fill(out: Path, *numbers: int, config: GenerateConfig = CONFIG) -> OutputFolder:
     folder = OutputFolder(out)
     with folder.opened(config):
         for number in numbers:
-            folder.write(make_one(number), image(number), "p", False)
+            folder.add(encoded(number))
         folder.finish("title", "note")
     return folder
 
@@ -48,14 +54,14 @@ def test_files_hold_what_was_written(tmp_path: Path) -> None:
     assert np.array_equal(np.asarray(Image.open(tmp_path / "out/images/000000_x_car.png")), image(0))
     vis = np.asarray(Image.open(tmp_path / "out/vis/000000_x_car.png"))
     assert vis.shape == (32, 3 * 48, 3)
-    assert np.array_equal(vis, picture(image(0), label))
+    assert np.array_equal(vis, side_by_side(image(0), label))
     line = json.loads((tmp_path / "out/manifest.jsonl").read_text())
     assert Record.from_json(line).to_json() == line
     assert (line["crop"], line["class"], line["seed"]) == ([1, 2, 48, 32], "car", 7)
     assert not (tmp_path / "out" / LOCK).exists()
 
 
-def test_the_order_of_writing_does_not_show(tmp_path: Path) -> None:
+def test_the_order_of_writing_does_not_matter(tmp_path: Path) -> None:
     fill(tmp_path / "a", 0, 1, 2)
     fill(tmp_path / "b", 2, 0, 1)
     fill(tmp_path / "c", 1)
@@ -65,7 +71,7 @@ def test_the_order_of_writing_does_not_show(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("name", ["images/000001_x_car.png", "labels/000001_x_car_labelTrainIds.png"])
 @pytest.mark.parametrize("damage", ["remove", "change"])
-def test_a_missing_or_changed_file_is_work_left(tmp_path: Path, name: str, damage: str) -> None:
+def test_an_image_with_a_missing_or_changed_file_is_not_complete(tmp_path: Path, name: str, damage: str) -> None:
     fill(tmp_path / "out", 0, 1, 2)
     whole = snapshot(tmp_path / "out")
     if damage == "remove":
@@ -75,12 +81,12 @@ def test_a_missing_or_changed_file_is_work_left(tmp_path: Path, name: str, damag
     folder = OutputFolder(tmp_path / "out")
     with folder.opened(CONFIG):
         assert sorted(folder.records) == [0, 2]
-        folder.write(make_one(1), image(1), "p", False)
+        folder.add(encoded(1))
         folder.finish("title", "note")
     assert snapshot(tmp_path / "out") == whole
 
 
-def test_a_missing_picture_for_people_is_made_from_image_and_label(tmp_path: Path) -> None:
+def test_a_missing_vis_file_is_made_from_image_and_label(tmp_path: Path) -> None:
     fill(tmp_path / "out", 0, 1)
     whole = snapshot(tmp_path / "out")
     (tmp_path / "out/vis/000001_x_car.png").unlink()
@@ -99,7 +105,7 @@ def test_a_damaged_last_line_is_dropped(tmp_path: Path, tail: bytes) -> None:
     assert snapshot(tmp_path / "out") == whole
 
 
-def test_what_a_killed_run_left_behind_goes(tmp_path: Path) -> None:
+def test_leftovers_of_a_killed_run_are_removed(tmp_path: Path) -> None:
     fill(tmp_path / "out", 0)
     whole = snapshot(tmp_path / "out")
     (tmp_path / "out/images/.000001_x_car.png.999999999.tmp").write_bytes(b"half")
@@ -128,7 +134,7 @@ def test_a_full_disk_leaves_no_half_image(tmp_path: Path, monkeypatch: pytest.Mo
     with folder.opened(CONFIG), pytest.raises(OutputError, match="disk is full") as caught:
         monkeypatch.setattr(Path, "write_bytes", full_write)
         monkeypatch.setattr("dgkit.data.manifest.os.write", full_append)
-        folder.write(make_one(1), image(1), "p", False)
+        folder.add(encoded(1))
     assert "run the same command again" in caught.value.hint
     assert snapshot(tmp_path / "out") == whole
 
@@ -143,7 +149,7 @@ def test_ctrl_c_waits_for_the_manifest_line(tmp_path: Path, monkeypatch: pytest.
 
     with pytest.raises(KeyboardInterrupt), folder.opened(CONFIG):
         monkeypatch.setattr(writer, "atomic_write", interrupted)
-        folder.write(make_one(0), image(0), "p", False)
+        folder.add(encoded(0))
     assert len((tmp_path / "out/manifest.jsonl").read_text().splitlines()) == 1
     again = OutputFolder(tmp_path / "out")
     with again.opened(CONFIG):
@@ -154,7 +160,7 @@ def test_two_runs_in_one_folder_are_refused(tmp_path: Path) -> None:
     with OutputFolder(tmp_path / "out").opened(CONFIG):
         with pytest.raises(OutputError, match="another run is writing"), OutputFolder(tmp_path / "out").opened(CONFIG):
             pass
-        assert (tmp_path / "out/config.yaml").exists()  # the loser removes nothing
+        assert (tmp_path / "out/config.yaml").exists()  # the refused run removes nothing
 
 
 @pytest.mark.parametrize("there", [False, True])
@@ -168,7 +174,7 @@ def test_an_error_before_the_first_image_leaves_nothing(tmp_path: Path, there: b
     assert not there or not list(out.iterdir())
 
 
-def test_other_peoples_files_are_not_touched(tmp_path: Path) -> None:
+def test_other_files_are_not_touched(tmp_path: Path) -> None:
     (tmp_path / "thesis.tex").write_text("all of it")
     with pytest.raises(OutputError, match=r"thesis\.tex"):
         OutputFolder(tmp_path).check()
@@ -185,7 +191,7 @@ CHANGES: list[tuple[dict[str, Any], str | None]] = [
     ({"workers": 2}, None),
     ({"device": "cuda"}, None),
     ({"count": 30}, None),
-    ({"labels": Path("/elsewhere")}, None),  # the digest says that the same maps lie there
+    ({"labels": Path("/elsewhere")}, None),  # the digest shows that the label maps are the same
     ({"model": "/elsewhere"}, None),
     ({"count": 2}, "count: 3 -> 2"),
     ({"seed": 4}, "seed: 0 -> 4"),
@@ -208,7 +214,7 @@ def test_settings_that_change_images_are_refused(tmp_path: Path, change: dict[st
     assert "--recipe" in caught.value.hint
 
 
-def test_a_grown_count_keeps_what_is_there(tmp_path: Path) -> None:
+def test_a_larger_count_keeps_the_existing_images(tmp_path: Path) -> None:
     fill(tmp_path / "out", 0, 1, 2)
     folder = fill(tmp_path / "out", 3, config=CONFIG.model_copy(update={"count": 4}))
     assert sorted(folder.records) == [0, 1, 2, 3]

@@ -1,0 +1,66 @@
+"""The model and preset of a run, applied to blocks of jobs: what each process that generates images does."""
+
+import contextlib
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING
+
+from dgkit.generation.agreement import AgreementCheck
+from dgkit.generation.blocks import Block
+from dgkit.generation.encoding import GeneratedImage
+from dgkit.generation.generate_config import GenerateConfig
+from dgkit.generation.guards import memory_errors
+from dgkit.generation.jobs import Job
+from dgkit.generation.settings import chosen_engines, chosen_preset
+from dgkit.progress import Notify
+
+if TYPE_CHECKING:
+    from dgkit.diffusion.pipeline import Pipeline
+    from dgkit.diffusion.presets import Preset
+    from dgkit.diffusion.sampler import SceneResult
+
+
+class SceneGenerator:
+    """Generates the images of blocks with one loaded model; use inside ``with``, which loads the weights."""
+
+    def __init__(
+        self, config: GenerateConfig, pipeline: "Pipeline | None" = None, notify: Notify | None = None
+    ) -> None:
+        """Open the model of ``config``, or use ``pipeline`` if the process has opened it already.
+
+        Raises InputError, ModelError, UsageError or EngineError for a model, preset or judge that cannot be used.
+        """
+        from dgkit.diffusion.loading import load_pipeline
+
+        self.config = config
+        self.preset: Preset = chosen_preset(config)
+        self.pipeline: Pipeline = pipeline or load_pipeline(
+            config.model, config.controlnet, recipe=chosen_engines(config), rebuild=config.rebuild, notify=notify
+        )
+        self._stack = contextlib.ExitStack()
+        self._check = AgreementCheck(config) if config.judge is not None else None
+
+    def __enter__(self) -> "SceneGenerator":
+        with memory_errors(self.config.batch):
+            self._stack.enter_context(self.pipeline)
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._stack.close()
+
+    def generate(self, block: Block, advance: Callable[[float], None]) -> list[GeneratedImage]:
+        """Return the wanted images of a block; ``advance(share)`` reports the finished share of the block, 0 to 1."""
+        from dgkit.diffusion.sampler import SceneRequest, sample
+
+        def progress(step: int, steps: int) -> None:
+            advance(step / max(steps, 1))
+
+        def sample_jobs(jobs: Sequence[Job]) -> "list[SceneResult]":
+            requests = [SceneRequest(job.label, job.prompt, job.seed) for job in jobs]
+            return sample(self.pipeline, requests, self.preset, batch=self.config.batch, progress=progress)
+
+        with memory_errors(self.config.batch):
+            if self._check is None:
+                images = [GeneratedImage(*pair) for pair in zip(block.jobs, sample_jobs(block.jobs), strict=True)]
+            else:
+                images = self._check.generate(block.jobs, sample_jobs)
+        return [image for image in images if image.job.index in block.wanted]
