@@ -21,7 +21,7 @@ ROWS = [
 
 
 @pytest.fixture()
-def asked(monkeypatch: pytest.MonkeyPatch) -> list[BenchConfig]:
+def configs(monkeypatch: pytest.MonkeyPatch) -> list[BenchConfig]:
     seen: list[BenchConfig] = []
 
     def bench(config: BenchConfig, *, progress: Any, show: Any) -> list[BenchRow]:
@@ -35,10 +35,10 @@ def asked(monkeypatch: pytest.MonkeyPatch) -> list[BenchConfig]:
     return seen
 
 
-def test_options_reach_the_settings(asked: list[BenchConfig], capsys: pytest.CaptureFixture[str]) -> None:
+def test_options_reach_the_settings(configs: list[BenchConfig], capsys: pytest.CaptureFixture[str]) -> None:
     words = "bench denoiser vae --engines torch,ort --dtypes fp32,bf16 --batches 1,8 --random tiny --against official"
     assert main([*words.split(), "--seconds", "2.5", "--no-ceilings", "--no-parity", "--together", "--json"]) == 0
-    (config,) = asked
+    (config,) = configs
     assert config.subjects == ("denoiser", "vae") and config.engines == ("torch", "ort")
     assert config.dtypes == ("fp32", "bf16") and config.batches == (1, 8) and config.model == "random:tiny"
     assert (config.against, config.seconds, config.ceilings, config.together) == ("official", 2.5, False, True)
@@ -49,9 +49,9 @@ def test_options_reach_the_settings(asked: list[BenchConfig], capsys: pytest.Cap
     assert "ceiling matmul fp32: 1.5 TFLOP/s" in found.err and "denoiser ort:fp32, batch 2: failed; killed" in found.err
 
 
-def test_table(asked: list[BenchConfig], capsys: pytest.CaptureFixture[str]) -> None:
+def test_table(configs: list[BenchConfig], capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["bench"]) == 0
-    assert asked == [BenchConfig()]
+    assert configs == [BenchConfig()]
     text = capsys.readouterr().out
     assert "denoiser" in text and "ceiling matmul" in text and "x published" in text
 

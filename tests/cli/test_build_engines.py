@@ -1,4 +1,4 @@
-"""``dgkit build-engines`` and ``dgkit export``: what is built, what is refused and why, through the command line."""
+"""``dgkit build-engines`` through the real command line: what is built, what is refused and why."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ TINY = ("--random", "tiny", "--networks", "condition")
 
 
 class QuickRunner(TorchRunner):
-    """Its engines are a few bytes, kept by the real store under a key that has all that the real ones have."""
+    """A runner with engines of a few bytes, kept by the real store under a complete key."""
 
     failure: EngineError | None = None
     full = False
@@ -62,7 +62,7 @@ def store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> EngineStore:
 
 
 def build(capsys: Capture, *arguments: str, code: int = 0) -> tuple[list[dict], str]:
-    """Rows of the outcome, and what was said."""
+    """Return the rows of the outcome and the text on stderr."""
     capsys.readouterr()
     assert main(["build-engines", "--engine", "openvino", *arguments, "--json"]) == code
     captured = capsys.readouterr()
@@ -155,7 +155,7 @@ def test_refusals(store: EngineStore, capsys: Capture, arguments: tuple[str, ...
 
 
 # ---------------------------------------------------------------------------------------------------------------------
-# Ways in which an engine is no longer the one that is wanted: refused on never, built on auto, the field named.
+# Ways an engine can become stale: refused with never, rebuilt with auto, and the field that differs is named.
 
 
 def truncate(folder: Path) -> None:
@@ -173,7 +173,7 @@ def edit(folder: Path) -> None:
     path.write_text(path.read_text().replace('"dtype": "fp32"', '"dtype": "bf16"'))
 
 
-def take_from_elsewhere(folder: Path) -> None:
+def swap_in_another(folder: Path) -> None:
     """Another engine under this one's name."""
     assert main(["build-engines", *TINY, "--engine", "openvino", "--dtype", "bf16"]) == 0
     other = next(path for path in folder.parent.iterdir() if path != folder)
@@ -188,7 +188,7 @@ DAMAGES: dict[str, tuple[Callable[[Path], object], str]] = {
     "foreign file": (lambda folder: (folder / "x.bin").write_bytes(b""), "file x.bin: wanted absent, have present"),
     "side-car missing": (lambda folder: (folder / SIDECAR).unlink(), "side-car: wanted engine.json, have missing"),
     "side-car edited": (edit, "side-car checksum: wanted "),
-    "foreign engine": (take_from_elsewhere, "dtype: wanted fp32, have bf16"),
+    "foreign engine": (swap_in_another, "dtype: wanted fp32, have bf16"),
 }
 
 
@@ -273,48 +273,3 @@ def test_two_commands_at_once_build_once(tmp_path: Path) -> None:
     assert sum(line.startswith(b"building condition-onnx-fp32-") for line in lines) == 1
     assert len({json.loads(out)["networks"][0]["ids"][0] for out, _ in results}) == 1
     assert len(list((tmp_path / "engines").iterdir())) == 1
-
-
-# ---------------------------------------------------------------------------------------------------------------------
-# Export
-
-
-def test_export(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Capture) -> None:
-    onnx = pytest.importorskip("onnx", reason="needs onnx: pip install 'dgkit[cpu]'")
-    pytest.importorskip("onnxscript", reason="needs onnxscript: pip install 'dgkit[cpu]'")
-    monkeypatch.setenv("DGKIT_CACHE", str(tmp_path / "cache"))
-    command = ["export", str(tmp_path / "out"), *TINY]
-    assert main([*command, "--json"]) == 0
-    found = json.loads(capsys.readouterr().out)
-    (row,) = found["networks"]
-    assert (found["dtype"], found["opset"]) == ("fp32", 18) and row["error"]["condition"] < 1e-5
-    assert row["inputs"] == [{"name": "label", "shape": ["batch", 20, 64, 64], "dtype": "fp32"}]
-    graph = onnx.load(row["file"])
-    shape = [dim.dim_param or dim.dim_value for dim in graph.graph.input[0].type.tensor_type.shape.dim]
-    assert [item.name for item in graph.graph.input] == ["label"] and shape[1:] == [20, 64, 64] and shape[0]
-    names = {path.name for path in (tmp_path / "out" / "condition").iterdir()}
-    assert {"model.onnx", SIDECAR} <= names and not list((tmp_path / "out").glob(".*"))
-    assert main([*command, "--rebuild", "never"]) == 0  # once more over the first
-    assert "label [batch, 20, 64, 64]" in " ".join(capsys.readouterr().out.split())
-
-    (tmp_path / "mine" / "condition").mkdir(parents=True)
-    assert main(["export", str(tmp_path / "mine"), *TINY]) == 1
-    assert "was not made by an export" in capsys.readouterr().err
-
-
-@pytest.mark.parametrize(
-    ("arguments", "code", "words"),
-    [
-        (("--dtype", "int8"), 2, "unknown dtype 'int8'"),
-        (("--opset", "7"), 2, "opset 7; allowed are 18 to "),
-        (("--networks", "unet"), 2, "unknown network 'unet'"),
-        (("a", "b"), 2, "expected [MODEL] OUT, got 3 arguments"),
-        (("--rebuild", "never"), 1, "no engine of text_encoder for onnx in fp32 is built"),
-    ],
-)
-def test_export_refuses(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Capture, arguments: tuple[str, ...], code: int, words: str
-) -> None:
-    monkeypatch.setenv("DGKIT_CACHE", str(tmp_path / "cache"))
-    assert main(["export", *arguments, str(tmp_path / "out"), "--random", "tiny"]) == code
-    assert words in capsys.readouterr().err and not (tmp_path / "out").exists()

@@ -1,4 +1,4 @@
-"""``dgkit export segmenter``: the file and its side-car, as ``dgkit eval`` reads them."""
+"""``dgkit export segmenter`` through the real command line: the ONNX file and its side-car."""
 
 import importlib.util
 import json
@@ -32,7 +32,7 @@ def check_same(checkpoint: Path, file: Path, sizes: list[tuple[int, int]]) -> No
             assert torch.allclose(one.logits(images), two.logits(images), atol=1e-3)
 
 
-def test_a_transformers_folder(folder: Path, tmp_path: Path, capsys: Capture) -> None:
+def test_transformers_folder(folder: Path, tmp_path: Path, capsys: Capture) -> None:
     assert main(["export", "segmenter", str(folder), str(tmp_path / "out"), "--json"]) == 0
     found = json.loads(capsys.readouterr().out)
     assert found["file"] == str(tmp_path / "out" / "segmenter.onnx") and found["error"] < 1e-4
@@ -43,7 +43,7 @@ def test_a_transformers_folder(folder: Path, tmp_path: Path, capsys: Capture) ->
 
 
 @pytest.mark.slow
-def test_a_fixed_size(folder: Path, tmp_path: Path, capsys: Capture) -> None:
+def test_fixed_size(folder: Path, tmp_path: Path, capsys: Capture) -> None:
     path = tmp_path / "net.onnx"
     assert main(["export", "segmenter", str(folder), str(path), "--size", "64"]) == 0
     assert "64x64" in capsys.readouterr().err
@@ -54,7 +54,7 @@ def test_a_fixed_size(folder: Path, tmp_path: Path, capsys: Capture) -> None:
     check_same(folder, path, [(64, 64)])
 
 
-def test_what_is_refused(folder: Path, tmp_path: Path, capsys: Capture) -> None:
+def test_refusals(folder: Path, tmp_path: Path, capsys: Capture) -> None:
     assert main(["export", "segmenter", str(tmp_path), str(tmp_path / "out")]) == 2
     assert "is not a segmenter" in capsys.readouterr().err
     assert main(["export", "segmenter", str(folder), str(tmp_path / "out"), "--config", "a.py"]) == 2
@@ -63,7 +63,7 @@ def test_what_is_refused(folder: Path, tmp_path: Path, capsys: Capture) -> None:
     assert "OUT" in capsys.readouterr().err and not (tmp_path / "out").exists()
 
 
-def test_a_checkpoint_of_mmsegmentation(tmp_path: Path, capsys: Capture) -> None:
+def test_mmsegmentation_checkpoint(tmp_path: Path, capsys: Capture) -> None:
     if importlib.util.find_spec("mmseg") is None:
         pytest.skip("needs mmsegmentation: pip install 'dgkit[seg]'")
     from tests.segmenters.mmseg_files import model_config, save

@@ -1,4 +1,4 @@
-"""``dgkit generate`` as a command: what it prints, and how it refuses what it cannot use."""
+"""``dgkit generate`` through the real command line: what it prints, and what it refuses."""
 
 import json
 import os
@@ -87,7 +87,7 @@ def test_ctrl_c_explains_how_to_resume(
 
 
 # ---------------------------------------------------------------------------------------------------------------------
-# What cannot be used. Each case prepares it in a folder of its own and returns arguments that replace the usual ones.
+# Unusable input. Each case prepares it in its own folder and returns arguments that replace the usual ones.
 
 
 def labels_of(root: Path, data: bytes | Image.Image, name: str = "a.png") -> Arguments:
@@ -281,7 +281,7 @@ def two_lines(text: str) -> tuple[str, str]:
 def test_bad_input(
     name: str, micro: Path, labels: Path, usual: Arguments, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    """One line that says what came, one that says what to type, the right exit code, and no trace of an output."""
+    """One line that says what came, one that says what to type, the right exit code, and no output."""
     build, code, message, hint = BAD[name]
     changed = build(tmp_path, micro, labels)
     arguments = [*usual, *changed]

@@ -18,8 +18,8 @@ FIGURES: dict[str, Any] = {
 
 
 @pytest.fixture
-def asked(monkeypatch: pytest.MonkeyPatch) -> list[tuple[Path, JudgeRecipe]]:
-    """What the command wants trained."""
+def calls(monkeypatch: pytest.MonkeyPatch) -> list[tuple[Path, JudgeRecipe]]:
+    """Record the trainings that the command starts, without running them."""
     from dgkit.training.judge import judge_training as judge
 
     calls: list[tuple[Path, JudgeRecipe]] = []
@@ -39,18 +39,18 @@ def asked(monkeypatch: pytest.MonkeyPatch) -> list[tuple[Path, JudgeRecipe]]:
 
 
 def test_recipe_and_single_values(
-    tmp_path: Path, asked: list[tuple[Path, JudgeRecipe]], capsys: pytest.CaptureFixture[str]
+    tmp_path: Path, calls: list[tuple[Path, JudgeRecipe]], capsys: pytest.CaptureFixture[str]
 ) -> None:
     (tmp_path / "r.yaml").write_text("unseen: 7\nsegmenter: {steps: 5}\n")
     command = ["train", "judge", str(tmp_path / "j"), "--recipe", str(tmp_path / "r.yaml"), "--set", "styles.batch=3"]
     assert main([*command, "--json"]) == 0
     assert json.loads(capsys.readouterr().out) == FIGURES
-    work, recipe = asked[0]
+    work, recipe = calls[0]
     assert work == tmp_path / "j" and (recipe.unseen, recipe.segmenter.steps, recipe.styles.batch) == (7, 5, 3)
 
 
 def test_figures_for_people(
-    tmp_path: Path, asked: list[tuple[Path, JudgeRecipe]], capsys: pytest.CaptureFixture[str]
+    tmp_path: Path, calls: list[tuple[Path, JudgeRecipe]], capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert main(["train", "judge", str(tmp_path)]) == 0
     text = capsys.readouterr().err

@@ -1,3 +1,5 @@
+"""``dgkit swap`` through the real command line."""
+
 from __future__ import annotations
 
 import json
@@ -21,8 +23,8 @@ def test_swap(pair: tuple[str, str], tmp_path: Path, capsys: pytest.CaptureFixtu
     found = json.loads(capsys.readouterr().out)
     assert found["out"] == str(out) and found["existed"] is False and found["parameters"]["unet"] > 0
     assert main(["swap", *pair, str(out)]) == 0
-    told = capsys.readouterr()
-    assert told.out == "" and "already there" in told.err and f"--model {out}" in told.err.replace("\n", "")
+    printed = capsys.readouterr()
+    assert printed.out == "" and "already there" in printed.err and f"--model {out}" in printed.err.replace("\n", "")
 
 
 def test_errors(pair: tuple[str, str], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -79,7 +79,7 @@ def test_a_recipe_without_the_section_is_refused(recipe, tmp_path, capsys):
     assert not (tmp_path / "vae").exists()
 
 
-def test_a_training_without_a_folder_is_refused(recipe, capsys):
+def test_a_training_without_an_output_folder_is_refused(recipe, capsys):
     assert main(["train", "ldm", str(recipe)]) == 2
     assert "--out" in capsys.readouterr().err
 

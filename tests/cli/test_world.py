@@ -1,4 +1,4 @@
-"""``dgkit world``: writes a set, tells it as JSON, refuses another one in two lines."""
+"""``dgkit world`` through the real command line."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ def test_world_writes_and_refuses(tmp_path: Path, capsys: pytest.CaptureFixture[
     assert json.loads(capsys.readouterr().out)["count"] == 2
     assert len(list((out / "images").iterdir())) == len(list((out / "labels").iterdir())) == 2
     assert main([*command, "--seed", "4"]) == 1
-    told = capsys.readouterr().err
-    assert "seed 0, not 4" in told and "hint:" in told and "Traceback" not in told
+    message = capsys.readouterr().err
+    assert "seed 0, not 4" in message and "hint:" in message and "Traceback" not in message
 
 
 def test_world_explains_a_wrong_role(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -1,4 +1,4 @@
-"""``dgkit report``, ``dgkit pack`` and ``dgkit generate --format`` as commands."""
+"""``dgkit pack`` and ``dgkit generate --format`` through the real command line."""
 
 import json
 import tarfile
@@ -7,9 +7,8 @@ from pathlib import Path
 import pytest
 
 from dgkit.cli.app import main
-from dgkit.labels import CLASSES
 from tests.generated import make_generated
-from tests.scenes import FAST_FLAGS, snapshot
+from tests.scenes import FAST_FLAGS
 
 
 @pytest.fixture
@@ -28,31 +27,21 @@ def test_generate_describes_and_packs(
         assert len(shard.getnames()) == 6
     found = json.loads((out / "dataset.json").read_text())
     assert found["images"] == 2 and sum(entry["source_pixels"] for entry in found["classes"]) > 0
-    # The same command again keeps everything, the shards among it.
+    # The same command again changes no image, label or shard.
     times = {path: path.stat().st_mtime_ns for path in out.rglob("*") if path.is_file()}
     assert main([*command, "--format", "webdataset"]) == 0
     changed = [path.name for path, time in times.items() if path.stat().st_mtime_ns != time]
     assert set(changed) <= {"pack.json", "SHA256SUMS"}
 
 
-def test_a_merged_folder_has_the_card_of_one_run(micro: Path, labels: Path, tmp_path: Path) -> None:
-    settings = ["--labels", str(labels), "--model", str(micro), "--count", "3", *FAST_FLAGS]
-    assert main(["generate", str(tmp_path / "whole"), *settings]) == 0
-    parts = [str(tmp_path / f"part{number}") for number in (1, 2)]
-    for number, part in enumerate(parts, 1):
-        assert main(["generate", part, *settings, "--shard", f"{number}/2"]) == 0
-    assert main(["merge", str(tmp_path / "merged"), *parts]) == 0
-    assert snapshot(tmp_path / "merged") == snapshot(tmp_path / "whole")
-
-
-def test_an_unknown_format_is_refused_before_anything_is_made(
+def test_unknown_format_is_refused_before_any_image_is_made(
     labels: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert main(["generate", str(tmp_path / "out"), "--labels", str(labels), "--format", "zip"]) == 2
     assert "unknown format 'zip'" in capsys.readouterr().err and not (tmp_path / "out").exists()
 
 
-def test_pack_tells_what_it_wrote(out: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_pack_reports_what_it_wrote(out: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     command = ["pack", str(out), str(tmp_path / "dest"), "--format", "webdataset", "--shard-size", "0.015", "--json"]
     assert main(command) == 0
     captured = capsys.readouterr()
@@ -63,17 +52,7 @@ def test_pack_tells_what_it_wrote(out: Path, tmp_path: Path, capsys: pytest.Capt
     assert json.loads(capsys.readouterr().out)["continued"] == 3
 
 
-def test_pack_refuses_what_is_no_generated_folder(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_pack_refuses_other_folders(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["pack", str(tmp_path), str(tmp_path / "dest")]) == 1
     error, hint = capsys.readouterr().err.splitlines()
     assert "is not a folder of dgkit generate" in error and hint.startswith("hint: dgkit generate")
-
-
-def test_report_says_where_the_page_lies(out: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["report", str(out)]) == 0
-    assert f"3 of 3 scenes: {out / 'report.html'}" in capsys.readouterr().err
-    assert all(name in (out / "report.html").read_text() for name in CLASSES)
-    assert main(["report", str(out), "--embed", "2", "--to", str(tmp_path / "page.html"), "--json"]) == 0
-    assert json.loads(capsys.readouterr().out)["shown"] == 2
-    assert main(["report", str(out), "--to", str(tmp_path / "other.html")]) == 2
-    assert "--embed" in capsys.readouterr().err
