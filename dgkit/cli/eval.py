@@ -69,5 +69,5 @@ def _print(result: dict[str, Any], out: Path) -> None:
         if name.startswith("mapillary"):
             say(f"{name}: {'; '.join(scores['labels'])}{', halved' if scores['halved'] else ''}")
     for part in result["bad_files"]["skipped"]:
-        say(f"left out of {part['set']}: {part['count']} of kind '{part['kind']}'")
+        say(f"skipped in {part['set']}: {part['count']} of kind '{part['kind']}'")
     say(f"reports: {out / 'report.json'}, {out / 'report.csv'}, {out / 'index.html'}")
