@@ -26,7 +26,7 @@ class Metavar:
 
 
 class Config(BaseModel):
-    """Base of all configurations: frozen, unknown keys rejected, a string under each field is its documentation."""
+    """Base of all config classes: frozen; unknown keys are errors; a string below a field is its description."""
 
     model_config = ConfigDict(
         frozen=True,
@@ -40,11 +40,11 @@ class Config(BaseModel):
 def load_config(
     cls: type[C], recipe: Path | str | Mapping[str, Any] | None = None, sets: Sequence[str] = (), **flags: Any
 ) -> C:
-    """Build a ``cls`` from a YAML recipe, then ``sets`` (each ``"a.b=value"``, value in YAML), then ``flags``.
+    """Return a ``cls`` built from a YAML recipe, then ``sets`` (each ``"a.b=value"``, value in YAML), then ``flags``.
 
-    ``recipe`` is a file or what one holds. A flag that is ``None`` was not given and leaves the lower sources alone.
-    Raises :class:`InputError` if the recipe cannot be read and :class:`UsageError` for an unknown key or a value that
-    is not allowed, naming what is.
+    ``recipe`` is a file or its content. A flag that is ``None`` was not given and changes nothing. Raises
+    :class:`InputError` if the recipe cannot be read, and :class:`UsageError` for an unknown key (with the known ones)
+    or a value that is not allowed.
     """
     values = dict(recipe) if isinstance(recipe, Mapping) else read_recipe(recipe) if recipe is not None else {}
     for text in sets:
@@ -60,14 +60,14 @@ def load_config(
 
 
 def read_recipe(path: Path | str) -> dict[str, Any]:
-    """The mapping in a YAML file; an empty file is an empty mapping. Raises :class:`InputError`."""
+    """Return the mapping in a YAML file, empty for an empty file. Raises :class:`InputError`."""
     path = Path(path)
     try:
         content = yaml.safe_load(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise InputError(f"cannot read the recipe {path}: {error.strerror}", "check the path") from error
     except UnicodeDecodeError as error:
-        raise InputError(f"{path} is no YAML recipe: it is not text in UTF-8", "pass a .yaml file") from error
+        raise InputError(f"{path} is not a YAML recipe: it is not UTF-8 text", "pass a .yaml file") from error
     except yaml.YAMLError as error:
         reason = " ".join(str(error).split())
         raise InputError(f"{path} is not valid YAML: {reason}", "write one 'key: value' per line") from error
@@ -75,14 +75,14 @@ def read_recipe(path: Path | str) -> dict[str, Any]:
         return {}
     if not isinstance(content, dict):
         raise InputError(
-            f"{path} holds a {type(content).__name__}, allowed is a mapping of keys to values",
+            f"{path} contains a {type(content).__name__}, expected a mapping of keys to values",
             "write one 'key: value' per line",
         )
     return content
 
 
 def dump_config(config: Config) -> str:
-    """YAML of every resolved value, in field order; :func:`load_config` reads it back to an equal object."""
+    """Return all resolved values as YAML, in field order; :func:`load_config` reads them back to an equal object."""
     return yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False, allow_unicode=True, width=110)
 
 
@@ -123,14 +123,14 @@ def _usage_error(cls: type[BaseModel], error: ValidationError) -> UsageError:
         hint = f"did you mean {close[0]}?" if close else "remove it"
         return UsageError(f"unknown key {name!r}, allowed: {', '.join(keys)}{more}", hint)
     if first["type"] == "missing":
-        return UsageError(f"{name} is required and was not given{more}", f"add --set {name}=VALUE or its flag")
+        return UsageError(f"{name} is required{more}", f"add --set {name}=VALUE or its flag")
     reason = first["msg"].removeprefix("Value error, ").removeprefix("Assertion failed, ")
     reason = reason[:1].lower() + reason[1:]
-    return UsageError(f"{name}={first['input']!r} is not allowed: {reason}{more}", f"give another value for {name}")
+    return UsageError(f"{name}={first['input']!r} is not allowed: {reason}{more}", f"choose another value for {name}")
 
 
 def _fields_at(cls: type[BaseModel], location: tuple[Any, ...]) -> list[str]:
-    """Field names of the model found by walking ``location`` (keys of nested models; list indices are skipped)."""
+    """Return the field names of the model at ``location`` (keys of nested models; list indices are skipped)."""
     model = cls
     for part in location:
         if isinstance(part, str) and part in model.model_fields:

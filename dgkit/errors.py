@@ -9,8 +9,8 @@
     ├── EngineError               exit 1   a runner cannot be built, opened or run
     └── MissingDependency         exit 1   an optional package is absent
 
-A message says what came and what is allowed; ``hint`` says what to type next. The command line prints both on
-one line each and no traceback.
+A message says what came and what is allowed; ``hint`` says what to type next. The command line prints each on one
+line, without a traceback.
 """
 
 

@@ -132,9 +132,9 @@ def test_a_required_value() -> None:
 @pytest.mark.parametrize(
     ("content", "words"),
     [
-        (b"- 1\n", "holds a list"),
+        (b"- 1\n", "contains a list"),
         (b"a: [", "not valid YAML"),
-        (b"\xff\xfe\x00", "not text in UTF-8"),
+        (b"\xff\xfe\x00", "not UTF-8 text"),
         (None, "No such file"),
     ],
 )
