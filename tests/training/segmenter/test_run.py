@@ -13,8 +13,8 @@ if importlib.util.find_spec("mmseg") is None:
 
 from dgkit.cli.app import main
 from dgkit.errors import UsageError
-from dgkit.segmenters.opening import open_segmenter
 from dgkit.segmenters.mm_checkpoint import read_checkpoint
+from dgkit.segmenters.opening import open_segmenter
 from dgkit.training.segmenter.mm import BaseDecodeHead
 from dgkit.training.segmenter.networks import MEAN, STD, build_network, model_config
 from dgkit.training.segmenter.segmenter_recipe import SegmenterRecipe
