@@ -13,16 +13,16 @@ from torch import Tensor, nn
 from dgkit.errors import DgkitError, InputError
 from dgkit.training.loop import checkpoint
 from dgkit.training.loop.optimisation import Optimisation
+from dgkit.training.loop.task import Tensors, TrainingTask
 from dgkit.training.loop.trainer import fit
 
 SETTINGS: dict[str, Any] = {"steps": 8, "batch": 4, "lr": 1e-2, "warmup": 2, "checkpoint_every": 3, "log_every": 1}
 
 
-class Toy:
+class Toy(TrainingTask):
     """Learns the sum of three numbers; ``dropout`` makes it depend on torch's generator too."""
 
     name = "toy"
-    parameter_scale = ("", 1.0)
 
     def __init__(self, dropout: float = 0.0, nan_at: int | None = None, fail_at: int | None = None) -> None:
         torch.manual_seed(0)
@@ -31,13 +31,13 @@ class Toy:
         self.nan_at, self.fail_at = nan_at, fail_at
         self.seen: list[dict[str, Tensor]] = []
 
-    def sample(self, index: int) -> dict[str, Tensor]:
+    def sample(self, index: int) -> Tensors:
         if index == self.fail_at:
             raise InputError(f"picture {index} is damaged", "remove it")
         x = torch.from_numpy(np.random.default_rng([0, index]).normal(size=3).astype(np.float32))
         return {"x": x * float("nan") if index == self.nan_at else x, "y": x.sum(0, keepdim=True)}
 
-    def loss(self, module: nn.Module, batch: dict[str, Tensor]) -> Tensor:
+    def loss(self, module: nn.Module, batch: Tensors) -> Tensor:
         return (module(batch["x"]).float() - batch["y"]).square().mean()
 
     def describe(self, index: int) -> str:
@@ -52,7 +52,7 @@ class Toy:
 
 
 def toy_fit(folder: Path, toy: Toy | None = None, **settings: Any) -> Toy:
-    """Train a toy in ``folder``; the toy, trained."""
+    """Train a toy in ``folder`` and return it."""
     toy = toy or Toy()
     fit(toy, Optimisation(**SETTINGS | settings), folder)
     return toy
@@ -61,9 +61,9 @@ def toy_fit(folder: Path, toy: Toy | None = None, **settings: Any) -> Toy:
 def in_process(
     folder: Path, environment: Mapping[str, str], settings: Mapping[str, Any], nan_at: int | None = None
 ) -> None:
-    """The training as the life of a process; several make a group if the environment says so.
+    """Train as the whole of a process; several form a group if the environment says so.
 
-    An error goes to ``error_RANK.txt`` in ``folder``.
+    An error is written to ``error_RANK.txt`` in ``folder``.
     """
     os.environ.update(environment)
     torch.set_num_threads(1)
@@ -74,7 +74,7 @@ def in_process(
 
 
 def killed_after(folder: Path, step: int, settings: Mapping[str, Any]) -> None:
-    """The training, killed when it has done ``step`` steps."""
+    """Train, and kill the process after ``step`` steps."""
     torch.set_num_threads(1)
 
     def progress(stage: str, done: float, total: float, note: str = "") -> None:
@@ -85,10 +85,9 @@ def killed_after(folder: Path, step: int, settings: Mapping[str, Any]) -> None:
 
 
 def killed_at(folder: Path, operation: int, settings: Mapping[str, Any]) -> None:
-    """The training, killed at its file operation number ``operation`` (0, 1, ...).
+    """Train, and kill the process at its file operation number ``operation`` (0, 1, ...).
 
-    Operations are both sides of every rename, removal and forcing to the disk, and the writing of weights, which is
-    cut in half: what a kill can leave behind.
+    An operation is the moment before or after a rename, a removal or an fsync, or the middle of writing the weights.
     """
     torch.set_num_threads(1)
     left = [operation]

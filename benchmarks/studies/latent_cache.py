@@ -13,17 +13,16 @@ from pathlib import Path
 from statistics import median
 
 import torch
-from diffusers import ControlNetModel
 from torch.utils.data import default_collate
 
 import dgkit
-from dgkit.training.data.data_rows import CITY, FeedConfig, Row, build_feed
+from dgkit.training.data.data_rows import CITY, DataRow, FeedConfig, build_feed
 from dgkit.training.data.feed import Feed
 from dgkit.training.data.latents import with_cached_latents
-from dgkit.training.diffusion.controlnet import ControlNetTask, condition_widths
+from dgkit.training.diffusion.controlnet import ControlNetTask, build_controlnet, condition_widths
 from dgkit.training.diffusion.diffusion_recipes import Objective
 from dgkit.training.diffusion.noising import Noising
-from dgkit.training.diffusion.starting_model import Model, find_training_model
+from dgkit.training.diffusion.starting_model import StartingModel, find_training_model
 
 SCENES, SEED = 16, 0
 EMBEDDED = Path(dgkit.__file__).parent / "models" / "city"
@@ -42,7 +41,7 @@ def main() -> None:
     steps = []
     with tempfile.TemporaryDirectory() as cache:
         pixels = build_feed(
-            FeedConfig(rows=(Row(dataset=CITY, count=SCENES, height=given.size),)), given.size, SEED, Path(cache)
+            FeedConfig(rows=(DataRow(dataset=CITY, count=SCENES, height=given.size),)), given.size, SEED, Path(cache)
         )
         cached = with_cached_latents(pixels, model.vae().to(given.device), Path(cache))
         steps = [Step(model, feed, given) for feed in (pixels, cached)]
@@ -59,12 +58,10 @@ def main() -> None:
 class Step:
     """One training step after the other, and what each took."""
 
-    def __init__(self, model: Model, feed: Feed, given: argparse.Namespace) -> None:
+    def __init__(self, model: StartingModel, feed: Feed, given: argparse.Namespace) -> None:
         unet = model.unet()
         factor = 2 ** (len(model.vae().config.block_out_channels) - 1)
-        controlnet = ControlNetModel.from_unet(
-            unet, conditioning_channels=20, conditioning_embedding_out_channels=condition_widths(factor)
-        )
+        controlnet = build_controlnet(unet, condition_widths(factor))
         noising = Noising(model, feed, Objective(), seed=SEED, precision=given.precision, labels=True)
         self.task = ControlNetTask(controlnet, unet, noising)
         self.task.module.to(given.device)

@@ -106,13 +106,10 @@ def _run(kind: str, recipe: Path, out: Path | None, sets: list[str] | None, thre
 
     config = load_training(kind, recipe, sets or (), out)
     with _training(threads) as progress:
-        from dgkit.training.diffusion import commands
+        from dgkit.training.diffusion.commands import COMMANDS
         from dgkit.training.loop.training_folder import main_process
 
-        trainings: dict[str, Any] = {
-            "vae": commands.train_vae, "ldm": commands.train_ldm, "controlnet": commands.train_controlnet,
-        }  # fmt: skip
-        result = trainings[kind](config, progress)
+        result = COMMANDS[kind](config, progress)
     if main_process():
         _show(result, as_json)
 

@@ -90,6 +90,6 @@ def test_ctrl_c_explains_how_to_resume(recipe, tmp_path, monkeypatch, capsys):
     def stop(*_):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(commands, "train_ldm", stop)
+    monkeypatch.setitem(commands.COMMANDS, "ldm", stop)
     assert main(["train", "ldm", str(recipe), "--out", str(tmp_path / "unet")]) == 130
     assert "run the same command again to resume" in capsys.readouterr().err

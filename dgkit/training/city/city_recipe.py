@@ -1,62 +1,66 @@
-"""The recipe of the embedded city model: every number of its training, with units, and nowhere else."""
+"""The recipe of the embedded city model: all values of its training, with units."""
+
+from typing import Annotated
 
 from pydantic import Field
 
 from dgkit.config import Config
+from dgkit.training.data.rendered_scenes import SceneCounts, Zoom1, Zoom2
+from dgkit.training.diffusion.diffusion_recipes import ChromaWeight, GradientWeight, KlWeight
 from dgkit.training.loop.optimisation import Optimisation, Precision
 
-
-class Scenes(Config):
-    """How many procedural scenes of one role are rendered, at which zoom.
-
-    Zoom 1 is a scene of ``height`` x 2 ``height`` pixels; zoom 2 renders at twice that size, so that a crop of the
-    model's size shows what one tile of the sampler's second pass shows.
-    """
-
-    zoom1: int = Field(4000, ge=1, description="scenes at zoom 1")
-    zoom2: int = Field(1000, ge=0, description="scenes at zoom 2")
+Crop = Annotated[int, Field(ge=32, description="side of the training crops, pixels")]
+EmptyPrompt = Annotated[float, Field(ge=0, le=1, description="share of captions to empty")]
+Zoom2Share = Annotated[float, Field(ge=0, le=1, description="share of samples from zoom-2 scenes")]
 
 
-class SourceScenes(Scenes):
-    """The labelled source needs fewer: it has one look."""
+class PriorScenes(SceneCounts):
+    """Captioned scenes of the prior, with many looks."""
 
-    zoom1: int = 3200
-    zoom2: int = 900
+    zoom1: Zoom1 = 4000
+    zoom2: Zoom2 = 1000
+
+
+class SourceScenes(SceneCounts):
+    """Labelled scenes of the source; fewer, as it has a single look."""
+
+    zoom1: Zoom1 = 3200
+    zoom2: Zoom2 = 900
 
 
 class CityStage(Optimisation):
-    """A stage of the city: computed in bf16, and constant until its last quarter, so that it can be made longer."""
+    """A stage of the city: in bf16, with a constant learning rate until the last quarter, so it can be extended."""
 
     precision: Precision = "bf16"
-    validate_every: int = Field(1000, ge=0, description="steps between validations, and one at the end; 0 = off")
-    cuda_graph: bool = Field(True, description="on a GPU, replay a step's kernels as one CUDA graph")
+    validate_every: int = Field(1000, ge=0, description="steps between validations, plus one at the end; 0 = off")
+    cuda_graph: bool = Field(True, description="on a GPU, replay each step as one CUDA graph")
 
 
 class VaeStage(CityStage):
-    """Autoencoder: L1 + gradient + chroma + KL on square crops (weights of the terms below)."""
+    """Autoencoder on square crops, with a weighted sum of L1, gradient, chroma and KL losses."""
 
     steps: int = 2500
     batch: int = 32
     ema: float = 0.995
-    crop: int = Field(128, ge=32, description="side of the training crops, pixels")
-    gradient: float = Field(0.5, ge=0, description="weight of the L1 of horizontal and vertical differences")
-    chroma: float = Field(0.5, ge=0, description="weight of |d(R-G)| + |d(B-G)|")
-    kl: float = Field(1e-4, ge=0, description="weight of the KL divergence per latent value")
+    crop: Crop = 128
+    gradient: GradientWeight = 0.5
+    chroma: ChromaWeight = 0.5
+    kl: KlWeight = 1e-4
     whitening: float = Field(
         0.5, ge=0, le=1, description="1 gives all principal axes of the latents one variance, 0 keeps their ratios"
     )
 
 
 class DiffusionStage(CityStage):
-    """UNet on cached latents: v-prediction mean squared error."""
+    """UNet on cached latents, with the mean squared error of its v-prediction."""
 
     steps: int = 6000
     batch: int = 128
     lr: float = 1.2e-3
     warmup: int = 200
-    zoom2_share: float = Field(0.35, ge=0, le=1, description="share of samples cut from zoom-2 scenes")
-    empty_prompt: float = Field(0.1, ge=0, le=1, description="share of samples whose caption is emptied")
-    high_noise: float = Field(0.2, ge=0, le=1, description="share of timesteps redrawn above 600")
+    zoom2_share: Zoom2Share = 0.35
+    empty_prompt: EmptyPrompt = 0.1
+    high_noise: float = Field(0.2, ge=0, le=1, description="share of timesteps redrawn from 600 up")
 
 
 class FinetuneStage(DiffusionStage):
@@ -67,7 +71,7 @@ class FinetuneStage(DiffusionStage):
     lr: float = 8e-4
     warmup: int = 50
     ema: float = 0.995
-    empty_prompt: float = Field(1.0, ge=0, le=1, description="share of samples whose caption is emptied")
+    empty_prompt: EmptyPrompt = 1.0
 
 
 class ControlNetStage(DiffusionStage):
@@ -75,35 +79,35 @@ class ControlNetStage(DiffusionStage):
 
     steps: int = 4000
     lr: float = 1e-3
-    zero_conv_lr: float = Field(4.0, gt=0, description="learning rate of the zero convolutions, times lr")
+    zero_conv_lr: float = Field(4.0, gt=0, description="learning rate of the zero convolutions relative to lr")
     rare_class: float = Field(0.5, ge=0, le=1, description="share of crops drawn by rare class sampling")
 
 
 class DecoderStage(CityStage):
-    """The decoder once more, on latents with noise, as a sampler leaves some; weights of the loss as in VaeStage."""
+    """The decoder only, on latents with noise, such as a sampler leaves."""
 
-    steps: int = Field(1500, ge=0, description="optimizer steps; 0 leaves this stage out")
+    steps: int = Field(1500, ge=0, description="optimizer steps; 0 skips this stage")
     batch: int = 32
     lr: float = 5e-4
     ema: float = 0.995
-    crop: int = Field(128, ge=32, description="side of the training crops, pixels")
-    noise: float = Field(0.3, ge=0, description="highest standard deviation of the noise on the (whitened) latents")
-    gradient: float = Field(0.5, ge=0, description="weight of the L1 of horizontal and vertical differences")
-    chroma: float = Field(0.5, ge=0, description="weight of |d(R-G)| + |d(B-G)|")
-    zoom2_share: float = Field(0.35, ge=0, le=1, description="share of samples cut from zoom-2 scenes")
+    crop: Crop = 128
+    noise: float = Field(0.3, ge=0, description="maximum standard deviation of the noise on the whitened latents")
+    gradient: GradientWeight = 0.5
+    chroma: ChromaWeight = 0.5
+    zoom2_share: Zoom2Share = 0.35
 
 
 class CityRecipe(Config):
-    """The whole training: scenes, autoencoder, prior, source fine-tune, ControlNet, decoder, swap."""
+    """The whole training: scenes, autoencoder, prior, source fine-tuning, ControlNet, decoder, swap."""
 
     seed: int = 0
     height: int = Field(256, description="height of a zoom-1 scene and side of the model's images, pixels")
-    workers: int | None = Field(None, ge=1, description="processes that render; null: one per core")
-    prior: Scenes = Scenes()
+    workers: int | None = Field(None, ge=1, description="rendering processes; null: one per core")
+    prior: PriorScenes = PriorScenes()
     source: SourceScenes = SourceScenes()
     vae: VaeStage = VaeStage()
     unet: DiffusionStage = DiffusionStage()
     finetune: FinetuneStage = FinetuneStage()
     controlnet: ControlNetStage = ControlNetStage()
     decoder: DecoderStage = DecoderStage()
-    guidance_scale: float = Field(1.2, gt=0, description="guidance scale written into the model folder as its default")
+    guidance_scale: float = Field(1.2, gt=0, description="default guidance scale written to the model folder")

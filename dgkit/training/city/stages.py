@@ -1,6 +1,6 @@
-"""The embedded model from nothing: scenes, autoencoder, prior UNet, source UNet, ControlNet, decoder, style swap.
+"""The embedded model from scratch: scenes, autoencoder, prior UNet, source UNet, ControlNet, decoder, style swap.
 
-Every stage resumes where it stopped; a finished stage is read back from its folder ``finished``.
+Every stage can be resumed; a finished stage is loaded from its folder ``finished``.
 """
 
 import shutil
@@ -9,7 +9,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeAlias, TypeVar
 
-import numpy as np
 import torch
 from diffusers import AutoencoderKL, ControlNetModel, UNet2DConditionModel
 from diffusers.models.attention_processor import AttnProcessor
@@ -20,85 +19,65 @@ from dgkit.diffusion.style_swap import swap
 from dgkit.files import atomic_write
 from dgkit.progress import Progress, within
 from dgkit.resources import usable_cores
-from dgkit.training.city.city_recipe import CityRecipe, DiffusionStage, Scenes
+from dgkit.training.city.city_recipe import CityRecipe, DiffusionStage
 from dgkit.training.city.decoder import train_decoder
-from dgkit.training.city.small_networks import (
-    SCHEDULER,
-    VAE_FACTOR,
-    build_controlnet,
-    build_unet,
-    build_vae,
-    write_text_model,
-)
-from dgkit.training.data.feed import Feed, PromptDropout
-from dgkit.training.data.rendered_scenes import SceneCache, SceneFeed, render_scenes
-from dgkit.training.data.text import Text
-from dgkit.training.diffusion.controlnet import ControlNetTask
+from dgkit.training.city.scene_latents import SceneLatents, cache_latents
+from dgkit.training.city.small_networks import CONTROLNET_WIDTHS, SCHEDULER, VAE_FACTOR, build_unet, build_vae
+from dgkit.training.city.text_model import write_text_model
+from dgkit.training.city.whitening import whiten
+from dgkit.training.data.caption_encoder import CaptionEncoder
+from dgkit.training.data.feed import PromptDropout
+from dgkit.training.data.rendered_scenes import SceneCache, SceneCounts, render_scenes
+from dgkit.training.data.scene_feed import SceneFeed
+from dgkit.training.diffusion.controlnet import ControlNetTask, build_controlnet
 from dgkit.training.diffusion.diffusion_recipes import Objective
 from dgkit.training.diffusion.ldm import LdmTask
+from dgkit.training.diffusion.model_files import PIPELINE_INDEX, replace_folder, save_network, write_json
 from dgkit.training.diffusion.noising import Noising
-from dgkit.training.diffusion.starting_model import PIPELINE_INDEX, replace_folder, save_network, write_json
-from dgkit.training.diffusion.vae import VaeTask, cache_latents, whiten
-from dgkit.training.diffusion.validation import Painter
+from dgkit.training.diffusion.vae import VaeTask
+from dgkit.training.diffusion.validation_images import ImagePainter
 from dgkit.training.loop.times import timed
 from dgkit.training.loop.trainer import fit
 
-THIN_SHARE = 0.5  # share of captions that lose some of their class words
+THINNED_PROMPTS = 0.5  # share of captions that lose some of their class words
 STAGE_SEEDS = {"vae": 2, "unet": 10, "finetune": 20, "controlnet": 30, "decoder": 40}
-CHECKED = 16  # fixed samples behind the validation loss
-SHOWN_LABELS, SHOWN_STYLES, SHOWN_STEPS = 1, ("snowy", "night"), 10  # pictures of a ControlNet validation
+VALIDATION_SAMPLES = 16  # fixed samples for the validation loss
+SHOWN_LABELS, SHOWN_STYLES, SHOWN_STEPS = 1, ("snowy", "night"), 10  # validation images of the ControlNet
 
 Network: TypeAlias = AutoencoderKL | UNet2DConditionModel | ControlNetModel
 N = TypeVar("N", AutoencoderKL, UNet2DConditionModel, ControlNetModel)
 
 
 @dataclass(frozen=True)
-class SceneLatents:
-    """Scenes of one role, zoom 1 and perhaps 2, and their latents, float16 [N,C,h,w] each."""
-
-    caches: list[SceneCache]
-    latents: list[np.ndarray]
-
-    def feed(self, size: int, zoom2_share: float, rare_share: float = 0.0, pixels: bool = False) -> SceneFeed:
-        """Crops of ``size`` pixels on the latents' grid."""
-        feed = SceneFeed(
-            self.caches, size, shares=self.shares(zoom2_share), rare_share=rare_share, latents=self.latents
-        )
-        feed.pixels = pixels
-        return feed
-
-    def shares(self, zoom2_share: float) -> list[float]:
-        return [1.0] if len(self.caches) == 1 else [1 - zoom2_share, zoom2_share]
-
-
-@dataclass(frozen=True)
-class CityModel:
-    """The finished autoencoder and text encoder of a training, with the methods of a starting model."""
+class CityNetworks:
+    """The finished autoencoder and text encoder of a training, as the frozen networks of a diffusion training."""
 
     work: Path
     scheduler = SCHEDULER
 
     def vae(self) -> AutoencoderKL:
+        """Return a new copy of the autoencoder."""
         vae = AutoencoderKL.from_pretrained(self.work / "vae" / "finished")
         return vae.to(memory_format=torch.channels_last).eval().requires_grad_(False)
 
-    def text(self) -> Text:
+    def text(self) -> CaptionEncoder:
+        """Return the tokenizer and a new copy of the text encoder."""
         text = self.work / "text"
-        return Text(
+        return CaptionEncoder(
             CLIPTokenizer.from_pretrained(text / "tokenizer"), CLIPTextModel.from_pretrained(text / "text_encoder")
         )
 
 
 @dataclass(frozen=True)
 class CityTraining:
-    """One training in the folder ``work``; ``work/times.json`` holds the seconds each stage took, over all its runs."""
+    """A training in the folder ``work``; ``work/times.json`` holds the seconds of each stage, summed over all runs."""
 
     work: Path
     recipe: CityRecipe
     progress: Progress | None = None
 
     def run(self) -> Path:
-        """Run every stage that is not finished; returns the swapped model folder, ``work/model``."""
+        """Run every stage that is not finished and return the swapped model folder, ``work/model``."""
         self.work.mkdir(parents=True, exist_ok=True)
         atomic_write(self.work / "config.yaml", dump_config(self.recipe).encode())
         prior_scenes = self._scenes("prior", self.recipe.prior)
@@ -117,27 +96,24 @@ class CityTraining:
     def _tile(self) -> int:
         return self.recipe.height // VAE_FACTOR
 
-    def _scenes(self, role: str, scenes: Scenes) -> list[SceneCache]:
+    def _scenes(self, role: str, counts: SceneCounts) -> list[SceneCache]:
         caches = []
-        for zoom, count in ((1, scenes.zoom1), (2, scenes.zoom2)):
-            if count:
-                name = f"scenes/{role}{zoom}"
-                with timed(self.work, name, self.progress) as progress:
-                    height, seed = self.recipe.height * zoom, self.recipe.seed + zoom - 1
-                    report = within(progress, name)
-                    folder, workers = self.work / name, self.recipe.workers or len(usable_cores())
-                    caches.append(render_scenes(folder, role, count, seed, height, workers, report))
+        for zoom, scenes in enumerate(counts.sets(role, self.recipe.seed, self.recipe.height), 1):
+            name = f"scenes/{role}{zoom}"
+            with timed(self.work, name, self.progress) as progress:
+                workers = self.recipe.workers or len(usable_cores())
+                caches.append(render_scenes(self.work / name, scenes, workers, within(progress, name)))
         return caches
 
     def _latents(self, role: str, caches: list[SceneCache]) -> SceneLatents:
         paths = [self.work / "scenes" / f"{role}{zoom}" / "latents.npy" for zoom in (1, 2)]
         with timed(self.work, f"latents/{role}", self.progress):
-            vae = CityModel(self.work).vae().to("cuda" if torch.cuda.is_available() else "cpu")
+            vae = CityNetworks(self.work).vae().to("cuda" if torch.cuda.is_available() else "cpu")
             return SceneLatents(caches, [cache_latents(vae, *pair) for pair in zip(caches, paths, strict=False)])
 
     def _vae(self, caches: list[SceneCache]) -> None:
         def train(folder: Path, seed: int, progress: Progress) -> AutoencoderKL:
-            for stale in self.work.glob("scenes/*/latents.npy"):  # of an autoencoder that is trained anew
+            for stale in self.work.glob("scenes/*/latents.npy"):  # of a previous autoencoder
                 stale.unlink()
             stage = self.recipe.vae
             feed = SceneFeed(caches, stage.crop, flip=0.5)
@@ -150,12 +126,12 @@ class CityTraining:
         self._stage("vae", train)
 
     def _unet(self, name: str, start: Callable[[], UNet2DConditionModel], scenes: SceneLatents) -> UNet2DConditionModel:
-        """Train the network that ``start`` returns, or read it back."""
+        """Train the network that ``start`` returns, or load it if the stage is finished."""
 
         def train(folder: Path, seed: int, progress: Progress) -> UNet2DConditionModel:
             stage: DiffusionStage = getattr(self.recipe, name)
             unet = _plain_attention(start())
-            task = LdmTask(unet, self._noising(scenes, stage, seed), checked=CHECKED)
+            task = LdmTask(unet, self._noising(scenes, stage, seed), validation_samples=VALIDATION_SAMPLES)
             task.name = name
             fit(task, stage, folder, progress=progress)
             return unet
@@ -165,16 +141,11 @@ class CityTraining:
 
     def _controlnet(self, unet: UNet2DConditionModel, prior: UNet2DConditionModel, scenes: SceneLatents) -> None:
         def train(folder: Path, seed: int, progress: Progress) -> ControlNetModel:
-            stage = self.recipe.controlnet
+            stage, height = self.recipe.controlnet, self.recipe.height
             noising = self._noising(scenes, stage, seed, stage.rare_class, labels=True)
-            painter = Painter(
-                noising,
-                size=self.recipe.height,
-                steps=SHOWN_STEPS,
-                guidance_scale=self.recipe.guidance_scale,
-                seed=seed,
-            )
-            controlnet = _plain_attention(build_controlnet(_plain_attention(unet)))
+            scale = self.recipe.guidance_scale
+            painter = ImagePainter(noising, size=height, steps=SHOWN_STEPS, guidance_scale=scale, seed=seed)
+            controlnet = _plain_attention(build_controlnet(_plain_attention(unet), CONTROLNET_WIDTHS))
             task = ControlNetTask(
                 controlnet,
                 unet,
@@ -182,9 +153,9 @@ class CityTraining:
                 zero_conv_lr=stage.zero_conv_lr,
                 painter=painter,
                 prior=prior,
-                labels=[label[:, : self.recipe.height] for label in scenes.caches[0].labels[:SHOWN_LABELS]],
+                labels=[label[:, :height] for label in scenes.caches[0].labels[:SHOWN_LABELS]],
                 styles=SHOWN_STYLES,
-                checked=CHECKED,
+                validation_samples=VALIDATION_SAMPLES,
             )
             fit(task, stage, folder, progress=progress)
             return controlnet
@@ -195,21 +166,21 @@ class CityTraining:
         def train(folder: Path, seed: int, progress: Progress) -> AutoencoderKL:
             stage = self.recipe.decoder
             roles = (prior, source)
-            # Each role counts by its scenes, as it did when the autoencoder was trained.
+            # Roles are weighted by their numbers of scenes, as in the training of the autoencoder.
             shares = [s * sum(map(len, r.caches)) for r in roles for s in r.shares(stage.zoom2_share)]
             caches, latents = [c for r in roles for c in r.caches], [a for r in roles for a in r.latents]
             feed = SceneFeed(caches, stage.crop, shares=shares, latents=latents)
-            return train_decoder(CityModel(self.work).vae(), feed, stage, folder, seed, progress)
+            return train_decoder(CityNetworks(self.work).vae(), feed, stage, folder, seed, progress)
 
         self._stage("decoder", train)
 
     def _noising(
         self, scenes: SceneLatents, stage: DiffusionStage, seed: int, rare_share: float = 0.0, labels: bool = False
     ) -> Noising:
-        crops: Feed = scenes.feed(self.recipe.height, stage.zoom2_share, rare_share)
-        feed = PromptDropout(crops, stage.empty_prompt, THIN_SHARE)
+        crops = scenes.feed(self.recipe.height, stage.zoom2_share, rare_share)
+        feed = PromptDropout(crops, stage.empty_prompt, THINNED_PROMPTS)
         objective = Objective(high_noise=stage.high_noise)
-        return Noising(CityModel(self.work), feed, objective, seed=seed, precision=stage.precision, labels=labels)
+        return Noising(CityNetworks(self.work), feed, objective, seed=seed, precision=stage.precision, labels=labels)
 
     def _stage(self, name: str, train: Callable[[Path, int, Progress], Network]) -> None:
         """Train and save a stage unless it is finished."""
@@ -230,11 +201,9 @@ class CityTraining:
         out = self.work / "model"
         shutil.rmtree(out, ignore_errors=True)
         replace_folder(self.work / "prior", self._write_prior)
-        controlnet = self.work / "controlnet"
-        replace_folder(
-            controlnet / "fp16", lambda folder: save_network(self._half("controlnet", ControlNetModel), folder)
-        )
-        swap(self.work / "prior", controlnet / "fp16", out)
+        controlnet = self.work / "controlnet" / "fp16"
+        replace_folder(controlnet, lambda folder: save_network(self._half("controlnet", ControlNetModel), folder))
+        swap(self.work / "prior", controlnet, out)
         return out
 
     def _write_prior(self, prior: Path) -> None:
@@ -244,18 +213,14 @@ class CityTraining:
         encoder.half().save_pretrained(prior / "text_encoder")
         write_json(prior / "scheduler" / "scheduler_config.json", SCHEDULER)
         write_json(prior / "model_index.json", PIPELINE_INDEX)
-        defaults = {
-            "name": "city",
-            "label_height": self.recipe.height,
-            "guidance_scale": self.recipe.guidance_scale,
-        }
-        write_json(prior / "dgkit.json", defaults)
+        height, scale = self.recipe.height, self.recipe.guidance_scale
+        write_json(prior / "dgkit.json", {"name": "city", "label_height": height, "guidance_scale": scale})
 
     def _half(self, name: str, kind: type[N]) -> N:
         return self._finished(name, kind).half()
 
 
 def _plain_attention(network: N) -> N:
-    """Attention as two matrix products: over 64 tokens the fused kernel's backward pass is slow on a CPU."""
+    """Compute attention as two matrix products: for 64 tokens the fused kernel's backward pass is slow on a CPU."""
     network.set_attn_processor(AttnProcessor())
     return network

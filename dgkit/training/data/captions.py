@@ -1,4 +1,4 @@
-"""Captions of training crops: fewer words, the style in a prompt, and text embeddings kept on disk."""
+"""Captions of training crops: dropped words, the style of a prompt, and text embeddings cached on disk."""
 
 import hashlib
 import io
@@ -12,34 +12,34 @@ from dgkit.files import atomic_write
 from dgkit.prompts import NO_STYLE, STYLES, compose
 
 _STYLE = re.compile(rf", in ({'|'.join(STYLES)}) weather\.$")
-_MARKS = re.compile(r"([,.])")
-# The words around the class names: every style prompt has them.
-_FRAME = {word.lower() for style in STYLES for word in _MARKS.sub(r" \1", compose("with", style)).split()}
+_PUNCTUATION = re.compile(r"([,.])")
+# Words around the class names, common to all style prompts.
+_FRAME = {word.lower() for style in STYLES for word in _PUNCTUATION.sub(r" \1", compose("with", style)).split()}
 
 
 def style_of(prompt: str) -> str:
-    """The style word of a prompt that ``dgkit.prompts.compose`` wrote, or "none"."""
+    """Return the style word of a prompt written by ``dgkit.prompts.compose``, or "none"."""
     found = _STYLE.search(prompt)
     return found[1] if found else NO_STYLE
 
 
-def thin(caption: str, rng: np.random.Generator) -> str:
-    """Keep each class word with odds drawn anew for this caption; frame and style words stay.
+def drop_words(caption: str, rng: np.random.Generator) -> str:
+    """Keep each class word with a probability drawn for this caption; frame and style words stay.
 
-    Prompts name any number of classes, and a style must work beside all of them.
+    Prompts name any number of classes, and a style must work with all of them.
     """
-    odds = rng.random()
-    words = _MARKS.sub(r" \1", caption).split()
-    return " ".join(word for word in words if word.lower() in _FRAME or rng.random() < odds)
+    probability = rng.random()
+    words = _PUNCTUATION.sub(r" \1", caption).split()
+    return " ".join(word for word in words if word.lower() in _FRAME or rng.random() < probability)
 
 
 class TextCache:
-    """Text embeddings, each distinct caption encoded once and kept in a folder, float16.
+    """Text embeddings in float16; each distinct caption is encoded once and kept in a folder.
 
-    ``encode`` maps B captions to a float array [B, L, D]; it is called with one caption that is not there yet, so that
-    an embedding never depends on its neighbours. ``digest`` names the encoder (see ``latents.digest_network``): another
-    one has its own folder. Each caption is one file that is complete or absent, so any number of processes may share
-    the folder and be killed at any time; a damaged file is encoded again. ``keep`` embeddings stay in memory.
+    ``encode`` maps B captions to a float array [B, L, D]. It is called with one caption at a time, so that an embedding
+    does not depend on the others in a batch. ``digest`` identifies the encoder (see ``latents.digest_network``); each
+    encoder has its own folder. A caption is one file that is complete or absent, so processes may share the folder
+    and be killed at any time; a damaged file is encoded again. ``keep`` embeddings stay in memory.
     """
 
     def __init__(
@@ -50,7 +50,7 @@ class TextCache:
         self._recent: dict[str, np.ndarray] = {}
 
     def __call__(self, captions: Sequence[str]) -> np.ndarray:
-        """float16 [B, L, D]. Raises :class:`OutputError` if the folder cannot be written."""
+        """Return the embeddings, float16 [B, L, D]. Raises :class:`OutputError` if the folder cannot be written."""
         return np.stack([self._one(text) for text in captions])
 
     def _one(self, text: str) -> np.ndarray:
@@ -64,7 +64,7 @@ class TextCache:
             atomic_write(self._path(text), buffer.getvalue())
         self._recent[text] = embedding
         if len(self._recent) > self.keep:
-            del self._recent[next(iter(self._recent))]  # the one not asked for the longest
+            del self._recent[next(iter(self._recent))]  # the least recently used one
         return embedding
 
     def _path(self, text: str) -> Path:

@@ -1,10 +1,10 @@
-"""Which data a training reads: rows of data sets and how crops are drawn from them."""
+"""The data of a training: rows of data sets, and how crops are drawn from them."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, Self
+from typing import Self
 
 from pydantic import Field, model_validator
 
@@ -17,80 +17,84 @@ from dgkit.files import cache_folder
 from dgkit.progress import Notify, Progress, within
 from dgkit.training.data.feed import Feed, MixedFeed, PromptDropout
 from dgkit.training.data.image_files import CaptionedFeed, ImageFeed, ImageFiles, list_images, read_captions
-from dgkit.training.data.labelled import LabelledFeed, paired
-from dgkit.training.data.rendered_scenes import SceneFeed, render_scenes
+from dgkit.training.data.labelled import Captions, LabelledFeed, Sampling, select_pairs
+from dgkit.training.data.rendered_scenes import SceneSet, render_scenes
+from dgkit.training.data.scene_feed import SceneFeed
 
 CITY, FOLDER, IMAGES, CAPTIONED = "city", "labels", "images", "captioned"
 KINDS = (CITY, FOLDER, IMAGES, CAPTIONED, *LAYOUTS)
 
 
-class Row(Config):
+class DataRow(Config):
     """One data set of a training."""
 
     dataset: str
-    """a data set of dgkit (gta, cityscapes, ...); "labels": a folder with labels/ and images/; "images": every .png and
-    .jpg below a folder, without labels; "captioned": a Hugging Face ImageFolder with metadata.jsonl; "city": drawn"""
+    """a data set of dgkit (gta, cityscapes, ...); "labels": a folder with labels/ and images/; "images": all .png and
+    .jpg files below a folder, without labels; "captioned": a Hugging Face ImageFolder with metadata.jsonl; "city":
+    rendered scenes"""
     root: Path | None = None
-    """folder of the data set; required for all but "city" """
+    """folder of the data set; required except for "city" """
     split: str | None = None
-    """train, val, test or all; left out: the split that the data set is trained on"""
+    """train, val, test or all; default: the training split of the data set"""
     rescale: tuple[float, ...] = (1.0,)
-    """factors of which each sample draws one; image and label map are resized by it before the crop"""
+    """scale factors; each sample is resized by a random one before it is cropped"""
     weight: float | None = Field(None, ge=0)
-    """how often the row is drawn, relative to the others; left out: its number of images"""
+    """sampling weight relative to the other rows; default: the number of images"""
     role: str = "source"
-    """city only: role that is rendered"""
+    """city only: role to render"""
     count: int = Field(500, ge=1)
     """city only: number of scenes"""
     height: int = Field(256, ge=32)
-    """city only: height of a scene, pixels; it is twice as wide"""
+    """city only: height of a scene in pixels; its width is twice that"""
 
     @model_validator(mode="after")
     def _complete(self) -> Self:
         if self.dataset not in KINDS:
             raise ValueError(f"unknown data set {self.dataset!r}, allowed: {', '.join(KINDS)}")
         if self.root is None and self.dataset != CITY:
-            raise ValueError(f"data set {self.dataset!r} needs root, the folder it is in")
+            raise ValueError(f"data set {self.dataset!r} needs root, its folder")
         if not self.rescale or min(self.rescale) <= 0 or max(self.rescale) > 16:
-            raise ValueError(f"rescale factors {self.rescale}: at least one, each above 0 and at most 16")
+            raise ValueError(
+                f"rescale={list(self.rescale)}: at least one factor is needed, each above 0 and at most 16"
+            )
         return self
 
     @property
     def labelled(self) -> bool:
-        """Whether its samples have label maps; those of the city always have."""
+        """Whether the samples have label maps."""
         return self.dataset not in (IMAGES, CAPTIONED)
 
 
 class FeedConfig(Config):
     """The data of one training."""
 
-    rows: tuple[Row, ...] = Field(min_length=1)
-    """data sets, drawn by weight"""
-    sampling: Literal["rare", "uniform", "centre"] = "rare"
+    rows: tuple[DataRow, ...] = Field(min_length=1)
+    """data sets, sampled by weight"""
+    sampling: Sampling = "rare"
     """labelled rows: crops around rare classes, uniform random crops, or centre crops"""
     rare_share: float = Field(1.0, ge=0, le=1)
-    """share of crops drawn by rare class sampling where sampling is rare; the rest is uniform"""
+    """share of crops drawn by rare class sampling; the others are uniform"""
     temperature: float = Field(0.01, gt=0)
-    """of the class probabilities"""
+    """temperature of the class probabilities in rare class sampling"""
     min_pixels: float | None = Field(None, ge=0)
-    """a label map serves a class if it has more pixels of it; left out: 3000, scaled from 512 x 512 to the crop"""
-    captions: Literal["crop", "style", "none"] = "crop"
-    """labelled rows: class names of the crop; the same in a style prompt where the sample's weather is known (scenes of
-    the city: always); empty"""
+    """pixels of a class that a label map must exceed; default: 3000, scaled from 512 x 512 to the crop"""
+    captions: Captions = "crop"
+    """labelled rows: "crop": class names of the crop; "style": the same in a style prompt if the weather of the sample
+    is known; "none": empty. Scenes of the city get a style prompt with "crop" too"""
     empty_prompt: float = Field(0.0, ge=0, le=1)
-    """share of captions that are emptied"""
+    """share of captions to empty"""
     thin_prompt: float = Field(0.0, ge=0, le=1)
-    """share of the other captions that lose some of their words"""
+    """share of the other captions that lose some of their class words"""
     skip_mismatched: bool = False
-    """leave out labelled pairs whose sizes differ or whose photograph is absent, instead of an error"""
+    """skip labelled pairs of different sizes or without an image, instead of an error"""
     cache_latents: bool = False
-    """encode every whole image once and cut crops from the latents"""
+    """encode every whole image once and cut crops from its latents"""
     workers: int = Field(0, ge=0)
-    """processes that count classes and render scenes"""
+    """worker processes that count classes and render scenes"""
 
     @property
     def labelled(self) -> bool:
-        """Whether every sample has a label map."""
+        """Whether all samples have label maps."""
         return all(row.labelled for row in self.rows)
 
 
@@ -103,11 +107,11 @@ def build_feed(
     progress: Progress | None = None,
     notify: Notify | None = None,
 ) -> Feed:
-    """The feed of crops of ``size`` pixels that ``config`` describes; what is made on the way is kept in ``cache_dir``.
+    """Return the feed of crops of ``size`` pixels that ``config`` describes; rendered scenes are kept in ``cache_dir``.
 
-    ``seed`` chooses the scenes that rows of the city render; draws depend on their own generator only. ``progress`` is
-    called with (what, done, total) while classes are counted and scenes rendered; ``notify`` with a line about samples
-    left out. Raises :class:`UsageError`, :class:`InputError` and :class:`LabelError` for rows that cannot be used.
+    ``seed`` selects the scenes of city rows; draws depend on their own generator only. ``progress`` reports the
+    counting of classes and the rendering of scenes; ``notify`` gets a line about skipped samples. Raises
+    :class:`UsageError`, :class:`InputError` and :class:`LabelError` for rows that cannot be used.
     """
     folder = cache_folder() / "training" if cache_dir is None else Path(cache_dir)
     build = _Builder(config, size, seed, folder, progress, notify)
@@ -128,8 +132,8 @@ class _Builder:
     progress: Progress | None
     notify: Notify | None
 
-    def row(self, row: Row) -> tuple[Feed, int]:
-        """The feed of a row and its number of images."""
+    def row(self, row: DataRow) -> tuple[Feed, int]:
+        """Return the feed of a row and its number of images."""
         if row.dataset == CITY:
             return self._city(row)
         assert row.root is not None
@@ -142,11 +146,13 @@ class _Builder:
             return CaptionedFeed(ImageFiles(paths, self.size, row.rescale), captions), len(paths)
         return self._labelled(row, root)
 
-    def _labelled(self, row: Row, root: Path) -> tuple[Feed, int]:
+    def _labelled(self, row: DataRow, root: Path) -> tuple[Feed, int]:
         found = labels_folder(root) if row.dataset == FOLDER else open_dataset(row.dataset, root, row.split)
-        dataset, skipped = paired(found, self.config.skip_mismatched)
+        dataset, skipped = select_pairs(found, self.config.skip_mismatched)
         if skipped and self.notify:
-            self.notify(f"{skipped} of {len(found.samples)} pairs of {row.dataset} left out: absent or of another size")
+            self.notify(
+                f"skipped {skipped} of {len(found.samples)} pairs of {row.dataset}: image missing or of another size"
+            )
         index = None
         if self.config.sampling == "rare" and self.config.rare_share:
             report = within(self.progress, f"classes of {row.dataset}")
@@ -164,12 +170,14 @@ class _Builder:
         )
         return feed, len(dataset.samples)
 
-    def _city(self, row: Row) -> tuple[Feed, int]:
+    def _city(self, row: DataRow) -> tuple[Feed, int]:
         if row.rescale != (1.0,):
-            raise UsageError("scenes of the city are not rescaled", "add a row of another height instead")
+            raise UsageError("rows of the city cannot be rescaled", "add a row with another height instead")
         folder = self.folder / "scenes" / f"{row.role}-{self.seed}-{row.height}-{row.count}"
         report = within(self.progress, f"scenes of {row.role}")
-        scenes = render_scenes(folder, row.role, row.count, self.seed, row.height, self.config.workers, report)
+        scenes = render_scenes(
+            folder, SceneSet(row.role, row.count, self.seed, row.height), self.config.workers, report
+        )
         rare = self.config.rare_share if self.config.sampling == "rare" else 0.0
         feed: Feed = SceneFeed([scenes], self.size, rare_share=rare, captions="crop")
         return (PromptDropout(feed, 1.0) if self.config.captions == "none" else feed), row.count

@@ -1,4 +1,4 @@
-"""Image files as feeds see them: rescaled by one of several factors, cropped from pixels or from cached latents."""
+"""Feeds of image files: rescaled by one of several factors, cropped from pixels or from cached latents."""
 
 from __future__ import annotations
 
@@ -15,50 +15,51 @@ from PIL import Image
 from dgkit.data.crops import CropBox
 from dgkit.errors import InputError
 from dgkit.training.data.captions import style_of
-from dgkit.training.data.feed import Example, Latents, Moments, Picture, check_grid, place
+from dgkit.training.data.feed import Example, LatentSource, Moments, WholeImage, check_grid, place_crop
 
 SUFFIXES = (".png", ".jpg", ".jpeg")
 TEXT_KEYS = ("text", "caption", "prompt")
-_PICTURE_ERRORS = (OSError, SyntaxError, ValueError, Image.DecompressionBombError)
+_IMAGE_ERRORS = (OSError, SyntaxError, ValueError, Image.DecompressionBombError)
 
 
 @dataclass(frozen=True)
 class ImageFiles:
-    """Images on disk, cropped to ``size`` pixels after one of the factors ``rescale``.
+    """Images on disk, resized by one of the factors ``rescale`` and cropped to ``size`` pixels.
 
-    With ``latents`` crops come from them, on their grid, and pixels only if ``pixels``.
+    With ``latents`` the crops are cut from them on their grid, and from the pixels only if ``pixels``.
     """
 
     paths: tuple[Path, ...]
     size: int
     rescale: tuple[float, ...] = (1.0,)
-    latents: Latents | None = None
+    latents: LatentSource | None = None
     pixels: bool = True
 
     @property
     def grid(self) -> int:
-        """Corners of crops are multiples of this, pixels."""
+        """Corners of crops are multiples of this many pixels."""
         return 1 if self.latents is None else self.latents.factor
 
-    def with_latents(self, latents: Latents, pixels: bool) -> ImageFiles:
+    def with_latents(self, latents: LatentSource, pixels: bool) -> ImageFiles:
+        """Return the same files with crops cut from ``latents``."""
         check_grid(self.size, latents)
         return replace(self, latents=latents, pixels=pixels)
 
     def draw_factor(self, rng: np.random.Generator) -> float:
-        """One of the factors; takes nothing from ``rng`` if there is only one."""
+        """Return a random factor; ``rng`` is not used if there is only one."""
         return self.rescale[int(rng.integers(len(self.rescale))) if len(self.rescale) > 1 else 0]
 
     def shape(self, index: int, factor: float) -> tuple[int, int]:
-        """(height, width) after rescaling, from the header alone."""
+        """Return (height, width) after rescaling; reads only the header."""
         try:
-            with Image.open(self.paths[index]) as picture:
-                width, height = picture.size
-        except _PICTURE_ERRORS as error:
+            with Image.open(self.paths[index]) as image:
+                width, height = image.size
+        except _IMAGE_ERRORS as error:
             raise _unreadable(self.paths[index], error) from error
         return scaled((height, width), factor)
 
     def cut(self, index: int, factor: float, box: CropBox) -> tuple[np.ndarray | None, Moments | None]:
-        """The window ``box`` of an image: uint8 [S, S, 3] and its latents, each ``None`` where not wanted."""
+        """Return the pixels uint8 [S, S, 3] and latents in ``box``, each ``None`` if not used."""
         image, moments = None, None
         if self.pixels:
             whole = read_image(self.paths[index], factor)
@@ -67,10 +68,10 @@ class ImageFiles:
             moments = self.latents.window(self._key(index, factor), box.y, box.x, self.size)
         return image, moments
 
-    def pictures(self) -> Sequence[Picture]:
-        """Every image at every factor, padded to at least one crop."""
+    def whole_images(self) -> Sequence[WholeImage]:
+        """Return every image at every factor, padded to at least one crop."""
         return [
-            Picture(self._key(i, factor), partial(_read_padded, path, factor, self.size))
+            WholeImage(self._key(i, factor), partial(_read_padded, path, factor, self.size))
             for i, path in enumerate(self.paths)
             for factor in self.rescale
         ]
@@ -85,9 +86,9 @@ class ImageFiles:
 
 
 class ImageFeed:
-    """Random crops of unlabelled images after a random rescaling, all with the same ``caption``.
+    """Random crops of unlabelled, randomly rescaled images, all with the same ``caption``.
 
-    With an empty caption and factors 0.5, 0.75, 1, 1.25, 1.5, 2 this is the data of DGInStyle's source fine-tune
+    With an empty caption and factors 0.5, 0.75, 1, 1.25, 1.5, 2 this is the data of DGInStyle's source fine-tuning
     (dreambooth/train_dreambooth.py). An image smaller than the crop is padded by reflection.
     """
 
@@ -95,17 +96,20 @@ class ImageFeed:
         self.files, self.caption = files, caption
 
     def draw(self, rng: np.random.Generator) -> Example:
+        """Return a random crop of a random image."""
         index = int(rng.integers(len(self.files.paths)))
         factor = self.files.draw_factor(rng)
-        box = place(self.files.shape(index, factor), self.files.size, self.files.grid, rng)
+        box = place_crop(self.files.shape(index, factor), self.files.size, self.files.grid, rng)
         image, moments = self.files.cut(index, factor, box)
         text, style = self._describe(index)
         return Example(image, moments, None, text, style, str(self.files.paths[index]))
 
-    def pictures(self) -> Sequence[Picture]:
-        return self.files.pictures()
+    def whole_images(self) -> Sequence[WholeImage]:
+        """Return every image at every factor."""
+        return self.files.whole_images()
 
-    def with_latents(self, latents: Latents, pixels: bool = False) -> ImageFeed:
+    def with_latents(self, latents: LatentSource, pixels: bool = False) -> ImageFeed:
+        """Return the same feed with crops cut from ``latents``."""
         return ImageFeed(self.files.with_latents(latents, pixels), self.caption)
 
     def _describe(self, index: int) -> tuple[str, str]:
@@ -113,13 +117,14 @@ class ImageFeed:
 
 
 class CaptionedFeed(ImageFeed):
-    """Random crops of images with a caption each, as :func:`read_captions` finds them."""
+    """Random crops of images with one caption each, as :func:`read_captions` returns them."""
 
     def __init__(self, files: ImageFiles, captions: Sequence[tuple[str, str]]) -> None:
         super().__init__(files)
         self.captions = tuple(captions)
 
-    def with_latents(self, latents: Latents, pixels: bool = False) -> CaptionedFeed:
+    def with_latents(self, latents: LatentSource, pixels: bool = False) -> CaptionedFeed:
+        """Return the same feed with crops cut from ``latents``."""
         return CaptionedFeed(self.files.with_latents(latents, pixels), self.captions)
 
     def _describe(self, index: int) -> tuple[str, str]:
@@ -127,7 +132,7 @@ class CaptionedFeed(ImageFeed):
 
 
 def list_images(root: Path) -> tuple[Path, ...]:
-    """Every .png and .jpg below ``root``, ordered by path. Raises :class:`InputError` if there are none."""
+    """Return all .png and .jpg files below ``root``, sorted by path. Raises :class:`InputError` if there are none."""
     found = [
         Path(folder, name)
         for folder, _, names in os.walk(root, followlinks=True)
@@ -135,21 +140,21 @@ def list_images(root: Path) -> tuple[Path, ...]:
         if name.lower().endswith(SUFFIXES) and not name.startswith(".")
     ]
     if not found:
-        raise InputError(f"no images ({', '.join(SUFFIXES)}) below {root}", "give a folder of images")
+        raise InputError(f"no images ({', '.join(SUFFIXES)}) below {root}", "use a folder with images")
     return tuple(sorted(found))
 
 
 def read_captions(root: Path) -> tuple[tuple[Path, ...], tuple[tuple[str, str], ...]]:
-    """Images and (caption, style) of a Hugging Face ImageFolder: ``metadata.jsonl`` with file_name and text.
+    """Return images and (caption, style) of a Hugging Face ImageFolder: ``metadata.jsonl`` with file_name and text.
 
-    A key "style" is taken as it stands, else the style word of a prompt is looked for. Raises :class:`InputError`
-    naming the line that cannot be used.
+    The style is the value of the key "style", or else the style word of the caption. Raises :class:`InputError` with
+    the line that cannot be used.
     """
     table = root / "metadata.jsonl"
     try:
         lines = table.read_text(encoding="utf-8").splitlines()
     except (OSError, UnicodeDecodeError) as error:
-        raise InputError(f"cannot read {table}: {error}", "give a folder with images and metadata.jsonl") from error
+        raise InputError(f"cannot read {table}: {error}", "use a folder with images and metadata.jsonl") from error
     rows = [_caption_row(table, number, line) for number, line in enumerate(lines, 1) if line.strip()]
     if not rows:
         raise InputError(f"{table} is empty", 'write lines such as {"file_name": "a.png", "text": "a street"}')
@@ -158,28 +163,28 @@ def read_captions(root: Path) -> tuple[tuple[Path, ...], tuple[tuple[str, str], 
 
 def _caption_row(table: Path, number: int, line: str) -> tuple[Path, tuple[str, str]]:
     try:
-        facts = json.loads(line)
-        path = table.parent / str(facts["file_name"])
-        text = str(next(facts[key] for key in TEXT_KEYS if key in facts))
+        values = json.loads(line)
+        path = table.parent / str(values["file_name"])
+        text = str(next(values[key] for key in TEXT_KEYS if key in values))
     except (ValueError, KeyError, TypeError, StopIteration) as error:
         raise InputError(
-            f"{table}, line {number}: allowed are JSON objects with file_name and one of {', '.join(TEXT_KEYS)}",
+            f"{table}, line {number} is not a JSON object with file_name and one of {', '.join(TEXT_KEYS)}",
             'write lines such as {"file_name": "a.png", "text": "a street"}',
         ) from error
     if not path.is_file():
-        raise InputError(f"{table}, line {number}: {path} does not exist", "complete the images or drop the line")
-    return path, (text, str(facts.get("style") or style_of(text)))
+        raise InputError(f"{table}, line {number}: {path} does not exist", "add the image or remove the line")
+    return path, (text, str(values.get("style") or style_of(text)))
 
 
 def read_image(path: Path, factor: float = 1.0) -> np.ndarray:
-    """uint8 [H, W, 3] RGB of an image file, both sides times ``factor`` (rounded down, bilinear, antialiased).
+    """Read an image file as uint8 [H, W, 3] RGB, both sides times ``factor`` (rounded down, bilinear, antialiased).
 
-    Raises :class:`InputError` naming the file.
+    Raises :class:`InputError` with the name of the file.
     """
     try:
-        with Image.open(path) as picture:
-            image = picture.convert("RGB")
-    except _PICTURE_ERRORS as error:
+        with Image.open(path) as file:
+            image = file.convert("RGB")
+    except _IMAGE_ERRORS as error:
         raise _unreadable(path, error) from error
     height, width = scaled((image.height, image.width), factor)
     if (height, width) != (image.height, image.width):
@@ -188,14 +193,14 @@ def read_image(path: Path, factor: float = 1.0) -> np.ndarray:
 
 
 def scaled(shape: tuple[int, ...], factor: float) -> tuple[int, int]:
-    """(height, width) times ``factor``, rounded down as DGInStyle does (dreambooth/train_dreambooth.py); at least 1."""
+    """Return (height, width) times ``factor``, at least 1; rounded down, as in dreambooth/train_dreambooth.py."""
     return max(1, int(shape[0] * factor)), max(1, int(shape[1] * factor))
 
 
 def padded(image: np.ndarray, size: int) -> np.ndarray:
-    """``image`` [H, W, 3] continued by reflection at its right and lower border until both sides are at least ``size``.
+    """Pad ``image`` [H, W, 3] by reflection on the right and at the bottom to at least ``size`` pixels per side.
 
-    Reflection keeps the statistics of a photograph; the label map says ignore there.
+    Reflection keeps the statistics of a photograph; the label map is 255 (ignore) there.
     """
     missing = [max(0, size - side) for side in image.shape[:2]]
     if any(missing):
@@ -208,4 +213,4 @@ def _read_padded(path: Path, factor: float, size: int) -> np.ndarray:
 
 
 def _unreadable(path: Path, error: Exception) -> InputError:
-    return InputError(f"{path}: cannot be read as a picture ({error})", "copy it again, or remove it from the data")
+    return InputError(f"{path} cannot be read as an image: {error}", "copy it again, or remove it from the data")

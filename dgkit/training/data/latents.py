@@ -1,12 +1,12 @@
-"""Posterior moments of whole images, encoded once and kept on disk, so that a training step costs no encoding.
+"""Posterior moments of whole images, encoded once and cached on disk, so that a training step needs no encoding.
 
 A cache folder, ``latents-<digest of the autoencoder>/``, holds ``moments.f16`` (mean, then standard deviation, float16
 [C, h, w] each, one image after the other) and ``index.jsonl`` (a header, then one line per group of images with their
-keys, shapes and offsets). Both only grow: the moments of a group are on disk before its line is, so whatever kills the
-writer costs the last group, and images added to the data later are encoded alone.
+keys, shapes and offsets). Both only grow. The moments of a group are on disk before its line, so a killed writer loses
+the last group at most, and only images added to the data later are encoded.
 
-A crop of cached latents differs from the latents of a crop: near the border the encoder saw what lies beyond, and its
-group norms and middle attention saw the whole image. Rescale factors multiply the size on disk.
+A crop of cached latents differs from the latents of a crop: near the border the encoder has seen what lies beyond, and
+its group norms and middle attention have seen the whole image. Rescale factors multiply the size on disk.
 """
 
 from __future__ import annotations
@@ -23,13 +23,13 @@ from typing import Any, BinaryIO, TypeVar
 import numpy as np
 import torch
 from diffusers import AutoencoderKL
-from torch import nn
+from torch import Tensor, nn
 
 from dgkit.errors import InputError, UsageError
 from dgkit.files import output_error
 from dgkit.locks import locked
 from dgkit.progress import Advance
-from dgkit.training.data.feed import CacheableFeed, Feed, Moments, Picture, cacheable
+from dgkit.training.data.feed import CacheableFeed, Feed, Moments, WholeImage, cacheable
 
 VERSION = 1
 GROUP = 32  # images between two commits to disk, and the largest batch
@@ -39,16 +39,16 @@ _BYTES = 2  # of a float16
 
 
 class LatentCache:
-    """The moments in a finished cache folder, mapped read-only; a worker process maps them anew.
+    """The moments in a cache folder, memory-mapped read-only; each worker process maps them itself.
 
-    Raises :class:`InputError` for a folder that holds no cache.
+    Raises :class:`InputError` for a folder without a cache.
     """
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         header, self.rows, _ = _read_index(folder / "index.jsonl")
         if header is None:
-            raise InputError(f"{folder} holds no cache of latents", "remove it; it is made again")
+            raise InputError(f"{folder} is not a cache of latents", "remove it and run the command again")
         self.factor = int(header["factor"])
         self._map: np.ndarray | None = None
 
@@ -59,9 +59,9 @@ class LatentCache:
         return len(self.rows)
 
     def window(self, key: str, y: int, x: int, size: int) -> Moments:
-        """Mean and standard deviation, float32 [C, s, s], of a square of ``size`` pixels at (y, x); see ``Latents``.
+        """Return mean and standard deviation, float32 [C, s, s], of a square of ``size`` pixels at (y, x).
 
-        Raises :class:`InputError` if the image was not encoded, or changed since.
+        Raises :class:`InputError` if the image was not encoded or has changed since.
         """
         if key not in self.rows:
             raise InputError(f"no latents of {key} in {self.folder}", "run the command again to encode it")
@@ -84,42 +84,42 @@ def with_cached_latents(
     precision: torch.dtype | None = None,
     progress: Advance | None = None,
 ) -> CacheableFeed:
-    """``feed`` cutting its crops from cached latents of ``vae``; images that are not in the cache are encoded first.
+    """Return ``feed`` with crops cut from cached latents of ``vae``; images missing from the cache are encoded first.
 
-    ``vae`` encodes where and in the type it is; ``precision`` is that of autocast, ``None`` for none. Up to ``batch``
-    images of one size (1, 2, 4, ... 32) go through it together, which may change the last bits of their latents.
-    Examples have images too if ``pixels``. Several processes may call this at once: one encodes, the others wait.
-    ``progress`` is called with (images encoded, all).
+    ``vae`` is used on its device and in its dtype, with autocast to ``precision`` unless ``None``. It encodes up to
+    ``batch`` images of one size (1, 2, 4, ... 32) at once, which may change the last bits of their latents. Examples
+    have images too if ``pixels``. Several processes may call this at once: one encodes, the others wait. ``progress``
+    is called with (images encoded, total).
 
-    Raises :class:`UsageError` if the feed's images cannot be encoded beforehand, :class:`OutputError` if the disk is
-    full (what is encoded stays), :class:`InputError` for an image whose latents are not finite.
+    Raises :class:`UsageError` if the feed has no whole images, :class:`OutputError` if the disk is full (encoded images
+    are kept), :class:`InputError` for an image whose latents are not finite.
     """
     if batch < 1 or GROUP % batch:
-        raise UsageError(f"a batch of {batch} images is not allowed: a divisor of {GROUP}", "use for example 4")
+        raise UsageError(f"a batch of {batch} images is not allowed; use a divisor of {GROUP}", "use for example 4")
     source = cacheable(feed)
-    pictures = {picture.key: picture for picture in source.pictures()}
+    images = {image.key: image for image in source.whole_images()}
     digest = hashlib.sha256(f"{digest_network(vae)} {precision} {VERSION}".encode()).hexdigest()
     folder = Path(cache_dir) / f"latents-{digest[:16]}"
     factor = 2 ** (len(vae.config.block_out_channels) - 1)
     try:
         folder.mkdir(parents=True, exist_ok=True)
         with locked(folder), _Writer(folder, digest, factor) as writer:
-            missing = [picture for key, picture in pictures.items() if key not in writer.rows]
-            done = len(pictures) - len(missing)
+            missing = [image for key, image in images.items() if key not in writer.rows]
+            done = len(images) - len(missing)
             for group in _groups(missing, GROUP):
                 writer.add(_encode_group(group, vae, factor, batch, precision))
                 done += len(group)
                 if progress:
-                    progress(done, len(pictures))
+                    progress(done, len(images))
     except OSError as error:
         raise output_error(folder, error) from error
     return source.with_latents(LatentCache(folder), pixels)
 
 
 def digest_network(network: nn.Module) -> str:
-    """SHA-256 of a network's weights and, where it has one, its configuration (not of where it was read from)."""
-    stated = getattr(network, "config", {})
-    values = stated.to_dict() if hasattr(stated, "to_dict") else dict(stated)  # transformers; diffusers
+    """Return the SHA-256 of a network's weights and its configuration, if it has one; paths in it do not count."""
+    found = getattr(network, "config", {})
+    values = found.to_dict() if hasattr(found, "to_dict") else dict(found)  # transformers; diffusers
     config = {key: value for key, value in values.items() if not key.startswith("_")}
     digest = hashlib.sha256(json.dumps(config, sort_keys=True, default=str).encode())
     for name, tensor in sorted(network.state_dict().items()):
@@ -128,11 +128,16 @@ def digest_network(network: nn.Module) -> str:
     return digest.hexdigest()
 
 
+def autoencoder_input(images: np.ndarray) -> Tensor:
+    """Return uint8 [B,H,W,3] RGB as float32 [B,3,H,W] in [-1, 1], channels last in memory."""
+    return torch.from_numpy(np.array(images)).permute(0, 3, 1, 2).float().div_(127.5).sub_(1)
+
+
 @torch.no_grad()
 def encode(vae: AutoencoderKL, images: np.ndarray, precision: torch.dtype | None = None) -> np.ndarray:
-    """Posterior mean and standard deviation, float16 [B, 2, C, H/factor, W/factor], of uint8 [B, H, W, 3] RGB."""
+    """Return posterior mean and deviation, float16 [B, 2, C, H/factor, W/factor], of uint8 [B, H, W, 3] RGB."""
     weight = next(vae.parameters())
-    pixels = torch.from_numpy(np.array(images)).permute(0, 3, 1, 2).float().div_(127.5).sub_(1)
+    pixels = autoencoder_input(images)
     with torch.autocast(weight.device.type, precision, enabled=precision is not None):
         posterior = vae.encode(pixels.to(weight.device, weight.dtype)).latent_dist
     moments: np.ndarray = torch.stack([posterior.mean, posterior.std], dim=1).float().cpu().numpy()
@@ -140,7 +145,7 @@ def encode(vae: AutoencoderKL, images: np.ndarray, precision: torch.dtype | None
 
 
 def _encode_group(
-    group: Sequence[Picture], vae: AutoencoderKL, factor: int, batch: int, precision: torch.dtype | None
+    group: Sequence[WholeImage], vae: AutoencoderKL, factor: int, batch: int, precision: torch.dtype | None
 ) -> list[tuple[str, np.ndarray]]:
     results = []
     for part in _batches(group, factor, batch):
@@ -151,31 +156,31 @@ def _encode_group(
     return results
 
 
-def _batches(group: Sequence[Picture], factor: int, batch: int) -> Iterator[list[tuple[str, np.ndarray]]]:
-    """Up to ``batch`` consecutive images of one size with their keys, cut to whole latent cells."""
+def _batches(group: Sequence[WholeImage], factor: int, batch: int) -> Iterator[list[tuple[str, np.ndarray]]]:
+    """Yield up to ``batch`` consecutive images of one size with their keys, cut to whole latent cells."""
     part: list[tuple[str, np.ndarray]] = []
-    for picture in group:
-        image = picture.read()
+    for whole in group:
+        image = whole.read()
         image = image[: image.shape[0] // factor * factor, : image.shape[1] // factor * factor]
         if part and (len(part) == batch or part[0][1].shape != image.shape):
             yield part
             part = []
-        part.append((picture.key, image))
+        part.append((whole.key, image))
     if part:
         yield part
 
 
 class _Writer:
-    """Appends to a cache folder; what a killed writer left half done is cut off, another format starts anew."""
+    """Appends to a cache folder; incomplete entries of a killed writer are cut off, another format is overwritten."""
 
     def __init__(self, folder: Path, digest: str, factor: int) -> None:
         header = {"version": VERSION, "digest": digest, "factor": factor}
         found, self.rows, kept = _read_index(folder / "index.jsonl")
         self.end = max((offset + math.prod(shape) for shape, offset in self.rows.values()), default=0)
         self.files = ExitStack()
-        self.index = self.files.enter_context(open(folder / "index.jsonl", "ab"))
-        self.moments = self.files.enter_context(open(folder / "moments.f16", "ab"))
-        if found != header or os.path.getsize(self.moments.name) < _BYTES * self.end:
+        self.index = self.files.enter_context((folder / "index.jsonl").open("ab"))
+        self.moments = self.files.enter_context((folder / "moments.f16").open("ab"))
+        if found != header or (folder / "moments.f16").stat().st_size < _BYTES * self.end:
             self.rows, self.end, kept = {}, 0, 0
         self.index.truncate(kept)
         self.moments.truncate(_BYTES * self.end)
@@ -189,7 +194,7 @@ class _Writer:
         self.files.close()
 
     def add(self, entries: list[tuple[str, np.ndarray]]) -> None:
-        """Write float16 arrays [2, C, h, w] under their keys: all of them or, after a crash, none."""
+        """Write float16 arrays [2, C, h, w] under their keys; after a crash all of them are there or none."""
         rows, end = {}, self.end
         for key, moments in entries:
             rows[key] = (moments.shape, end)
@@ -201,7 +206,7 @@ class _Writer:
 
 
 def _read_index(path: Path) -> tuple[dict[str, Any] | None, Rows, int]:
-    """Header (``None`` without one), shape and offset (in numbers) of each key, and the bytes of all complete lines."""
+    """Return the header (or ``None``), shape and offset (in values) of each key, and the bytes of complete lines."""
     rows: Rows = {}
     header, end = None, 0
     for line in path.read_bytes().splitlines(keepends=True) if path.exists() else ():
@@ -213,7 +218,7 @@ def _read_index(path: Path) -> tuple[dict[str, Any] | None, Rows, int]:
                 header = dict(content)
             else:
                 rows.update({key: (tuple(shape), offset) for key, shape, offset in content})
-        except (ValueError, TypeError):  # cut off or damaged: nothing after it counts
+        except (ValueError, TypeError):  # truncated or damaged: the lines after it are ignored
             break
         end += len(line)
     return header, rows, end

@@ -1,1 +1,1 @@
-"""Tasks, losses and recipes for VAE, UNet and ControlNet."""
+"""Tasks, losses, recipes and commands for the VAE, the UNet and the ControlNet."""

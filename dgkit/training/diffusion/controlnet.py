@@ -8,25 +8,37 @@ import torch
 from diffusers import ControlNetModel, UNet2DConditionModel
 from torch import Tensor, nn
 
+from dgkit.labels import CONDITION_CHANNELS
+from dgkit.training.diffusion.diffusion_task import DiffusionTask
 from dgkit.training.diffusion.losses import diffusion_loss
-from dgkit.training.diffusion.noising import CHANNELS_LAST, Noising
-from dgkit.training.diffusion.starting_model import place
-from dgkit.training.diffusion.validation import Painter, fixed_loss
+from dgkit.training.diffusion.noising import CHANNELS_LAST, Noising, move_module
+from dgkit.training.diffusion.validation_images import ImagePainter
+from dgkit.training.loop.task import Tensors
 
 WIDTHS = (16, 32, 96, 256)  # of the condition encoder in Stable Diffusion's ControlNets
 
 
 def condition_widths(factor: int) -> tuple[int, ...]:
-    """Widths of the condition encoder for an autoencoder that shrinks images ``factor`` times (a power of two)."""
+    """Return the widths of the condition encoder for an autoencoder of ``factor``, a power of two."""
     levels = factor.bit_length()
     return (*WIDTHS[:1] * (levels - len(WIDTHS)), *WIDTHS[-levels:])
 
 
-class ControlNetTask:
+def build_controlnet(unet: UNet2DConditionModel, widths: tuple[int, ...]) -> ControlNetModel:
+    """Return a ControlNet with 20 condition channels, its encoder copied from ``unet`` (DGInStyle: the source UNet).
+
+    ``widths`` of the condition encoder: it shrinks a label map 2^(len - 1) times, as the autoencoder does images.
+    """
+    return ControlNetModel.from_unet(
+        unet, conditioning_channels=CONDITION_CHANNELS, conditioning_embedding_out_channels=widths
+    )
+
+
+class ControlNetTask(DiffusionTask):
     """Trains ``controlnet`` in place on the frozen ``unet`` (DGInStyle: U^S) and the label maps of ``noising``'s feed.
 
-    At each validation every label map of ``labels``, uint8 [S,S], is painted in every style on ``prior``, the UNet that
-    the ControlNet will be swapped onto. ``zero_conv_lr``: learning rate of the zero convolutions, times the rest's.
+    Each validation paints every label map of ``labels``, uint8 [S,S], in every style on ``prior``, the UNet that the
+    ControlNet will be swapped onto. ``zero_conv_lr`` is the relative learning rate of the zero convolutions.
     """
 
     name = "controlnet"
@@ -39,43 +51,30 @@ class ControlNetTask:
         *,
         zero_conv_lr: float = 1.0,
         gradient_checkpointing: bool = False,
-        painter: Painter | None = None,
+        painter: ImagePainter | None = None,
         prior: UNet2DConditionModel | None = None,
         labels: Sequence[np.ndarray] = (),
         styles: Sequence[str] = (),
-        checked: int = 0,
+        validation_samples: int = 0,
     ) -> None:
-        self.noising, self.painter, self.labels, self.styles = noising, painter, labels, styles
-        self.checked = checked
+        super().__init__(controlnet, noising, validation_samples)
+        self.painter, self.labels, self.styles = painter, labels, styles
         self.identity = {**noising.identity, "zero_conv_lr": zero_conv_lr}
         self.parameter_scale = ("controlnet_down_blocks", zero_conv_lr)
-        self.module: nn.Module = controlnet.to(memory_format=CHANNELS_LAST).train().requires_grad_(True)
         self.unet = unet.eval().requires_grad_(False).to(memory_format=CHANNELS_LAST)
-        place(unet, torch.device("cpu"), noising.dtype)
+        move_module(unet, torch.device("cpu"), noising.dtype)
         self.prior = unet if prior is None else prior
         if gradient_checkpointing:
             controlnet.enable_gradient_checkpointing()
             unet.enable_gradient_checkpointing()
 
     def place(self, device: torch.device) -> None:
-        """Move the frozen networks; a UNet for validation alone stays where it is until it paints."""
-        self.noising.place(device)
+        """Move the frozen networks; a separate ``prior`` is moved when it paints."""
+        super().place(device)
         self.unet.to(device)
 
-    def describe(self, index: int) -> str:
-        """See :meth:`Noising.describe`."""
-        return self.noising.describe(index)
-
-    def sample(self, index: int) -> dict[str, Tensor]:
-        """See :meth:`Noising.sample`."""
-        return self.noising.sample(index)
-
-    def encode(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
-        """See :meth:`Noising.encode`."""
-        return self.noising.encode(batch)
-
-    def loss(self, module: nn.Module, batch: dict[str, Tensor]) -> Tensor:
-        """Mean squared error of what the UNet predicts with the ControlNet's residuals; scalar."""
+    def loss(self, module: nn.Module, batch: Tensors) -> Tensor:
+        """Return the mean squared error of the UNet's prediction with the ControlNet's residuals, a scalar."""
         noised = self.noising.batch(batch)
         inputs = (noised.latents, noised.timesteps, noised.text)
         down, middle = module(*inputs, noised.condition, return_dict=False)
@@ -88,9 +87,9 @@ class ControlNetTask:
         return diffusion_loss(prediction, noised.target, noised.weights)
 
     def validate(self, module: nn.Module, step: int, folder: Path) -> Mapping[str, float | np.ndarray]:
-        """The loss on fixed samples, and a row of pictures a label map: its colours, then the styles, on the prior."""
-        figures: dict[str, float | np.ndarray] = dict(fixed_loss(self, module, self.checked, self.noising.dtype))
+        """Return the loss on fixed samples, and per label map a row of its colours and one image per style."""
+        results: dict[str, float | np.ndarray] = dict(self.validation_loss(module))
         if self.painter:
             rows = self.painter.rows(self.prior, module, self.labels, self.styles)
-            figures.update({f"swapped_{i}": row for i, row in enumerate(rows)})
-        return figures
+            results.update({f"swapped_{i}": row for i, row in enumerate(rows)})
+        return results

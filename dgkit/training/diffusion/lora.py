@@ -1,4 +1,4 @@
-"""LoRA for the UNet: adapters are trained in place of the weights, and merged into them at the end (package peft)."""
+"""LoRA for the UNet: adapters are trained instead of the weights and merged into them at the end (package peft)."""
 
 from pathlib import Path
 
@@ -9,22 +9,24 @@ from dgkit.optional import require
 
 
 def add_lora(unet: UNet2DConditionModel, rank: int, alpha: float, targets: tuple[str, ...]) -> None:
-    """Freeze ``unet``; give its layers whose names end in one of ``targets`` adapters, which alone require gradients.
+    """Freeze ``unet`` and add trainable adapters to the layers whose names end in one of ``targets``.
 
-    An adapter starts at zero effect. Raises UsageError if no layer fits, MissingDependency without peft.
+    Initially an adapter has no effect. Raises UsageError if no layer matches, MissingDependency without peft.
     Source: Hu et al. 2021 (arXiv 2106.09685).
     """
     peft = require("peft", "train")
     names = [name for name, _ in unet.named_modules()]
     if not any(name == end or name.endswith(f".{end}") for name in names for end in targets):
-        raise UsageError(f"lora.targets {', '.join(targets)} name no layer of the UNet", "use for example to_q, to_v")
+        raise UsageError(
+            f"no layer of the UNet matches lora.targets {', '.join(targets)}", "use for example to_q, to_v"
+        )
     unet.requires_grad_(False)
     settings = peft.LoraConfig(r=rank, lora_alpha=alpha, target_modules=list(targets), init_lora_weights="gaussian")
     unet.add_adapter(settings)
 
 
 def merge_lora(unet: UNet2DConditionModel, folder: Path) -> None:
-    """Save the adapters to ``folder``, add them to the weights, and leave ``unet`` as plain as it came.
+    """Save the adapters to ``folder``, merge them into the weights and remove them from ``unet``.
 
     ``pipeline.load_lora_weights`` of diffusers reads the folder.
     """

@@ -1,4 +1,4 @@
-"""What the networks are trained towards: targets and weights of the diffusion loss, and the autoencoder's loss."""
+"""Losses: targets and weights of the diffusion loss, and the terms of the autoencoder's loss."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -14,27 +14,27 @@ from dgkit.errors import ModelError
 
 
 def noise_schedule(config: Mapping[str, Any]) -> DDIMScheduler:
-    """The noise levels of ``scheduler_config.json``; ModelError for a prediction type that cannot be trained."""
+    """Return the schedule of a ``scheduler_config.json``. Raises ModelError for an unsupported prediction type."""
     kind = config.get("prediction_type", "epsilon")
     if kind not in PREDICTIONS:
         raise ModelError(
-            f"the scheduler predicts {kind!r}; training allows {', '.join(PREDICTIONS)}",
+            f"the scheduler has prediction_type={kind!r}; training supports {', '.join(PREDICTIONS)}",
             "change prediction_type in scheduler/scheduler_config.json",
         )
     return DDIMScheduler.from_config({key: value for key, value in config.items() if not key.startswith("_")})
 
 
 def draw_timestep(rng: np.random.Generator, high_noise: float, floor: int, count: int) -> int:
-    """A timestep in 0..``count - 1``: uniform, or with odds ``high_noise`` uniform from ``floor`` up.
+    """Return a timestep in 0..``count - 1``: uniform, or with probability ``high_noise`` uniform from ``floor`` up.
 
-    Layout and weather are decided at high noise, and a short training sees too little of it.
+    Layout and weather are decided at high noise, which a short training samples too rarely.
     """
     uniform, high = rng.integers(count), rng.integers(min(floor, count - 1), count)
     return int(high if rng.random() < high_noise else uniform)
 
 
 def diffusion_target(schedule: DDIMScheduler, latents: Tensor, noise: Tensor, timesteps: Tensor) -> Tensor:
-    """What the network predicts, shape of ``latents`` [B,C,h,w]: the noise, or v = signal * noise - sigma * latents.
+    """Return the target, shape of ``latents`` [B,C,h,w]: the noise, or v = signal * noise - sigma * latents.
 
     Sources: Ho et al. 2020, equation 14; Salimans and Ho 2022, section 4.
     """
@@ -44,7 +44,7 @@ def diffusion_target(schedule: DDIMScheduler, latents: Tensor, noise: Tensor, ti
 
 
 def snr_weights(schedule: DDIMScheduler, timesteps: Tensor, gamma: float | None) -> Tensor:
-    """Weight of each sample, float32 [B]: min(SNR, gamma) / SNR, for v / (SNR + 1); ones where ``gamma`` is None.
+    """Return sample weights, float32 [B]: min(SNR, gamma) / SNR, for v / (SNR + 1); ones if ``gamma`` is None.
 
     Source: Hang et al. 2023 (Min-SNR), section 3.4. At zero terminal SNR the noise prediction keeps weight 1.
     """
@@ -58,15 +58,15 @@ def snr_weights(schedule: DDIMScheduler, timesteps: Tensor, gamma: float | None)
 
 
 def diffusion_loss(prediction: Tensor, target: Tensor, weights: Tensor) -> Tensor:
-    """Scalar: mean over the batch of the weighted mean squared error of [B,C,h,w], computed in float32."""
+    """Return the mean over the batch of the weighted mean squared error of [B,C,h,w], in float32; scalar."""
     error = (prediction.float() - target.float()).square().flatten(1).mean(1)
     return (error * weights.to(error.device)).mean()
 
 
 def reconstruction_loss(output: Tensor, target: Tensor, gradient: float, chroma: float) -> Tensor:
-    """L1 + ``gradient`` * L1 of differences + ``chroma`` * chroma L1 of float32 [B,3,H,W] in [-1, 1]; scalar.
+    """Return L1 + ``gradient`` * L1 of differences + ``chroma`` * chroma L1 of float32 [B,3,H,W] in [-1, 1]; scalar.
 
-    The chroma term, |d(R-G)| + |d(B-G)|, keeps small reds and greens that L1 alone greys out.
+    The chroma term, |d(R-G)| + |d(B-G)|, keeps small red and green objects, which turn grey with L1 alone.
     """
     error = output - target
     horizontal = (error[..., :, 1:] - error[..., :, :-1]).abs().mean()
@@ -77,7 +77,7 @@ def reconstruction_loss(output: Tensor, target: Tensor, gradient: float, chroma:
 
 
 def kl_loss(mean: Tensor, logvar: Tensor) -> Tensor:
-    """KL divergence of a diagonal Gaussian to the standard one, mean over all latent values; scalar.
+    """Return the KL divergence of a diagonal Gaussian to the standard one, mean over all latent values; scalar.
 
     Source: Kingma and Welling 2014, appendix B.
     """
@@ -85,6 +85,6 @@ def kl_loss(mean: Tensor, logvar: Tensor) -> Tensor:
 
 
 def psnr(output: Tensor, target: Tensor) -> float:
-    """Peak signal-to-noise ratio in dB of [B,3,H,W] in [-1, 1]; the output is clamped."""
+    """Return the peak signal-to-noise ratio in dB of [B,3,H,W] in [-1, 1]; the output is clamped."""
     error = (output.float().clamp(-1, 1) - target.float()).square().mean()
     return float(10 * torch.log10(4 / error.clamp(min=1e-12)))

@@ -1,8 +1,7 @@
-"""From drawn examples to what a denoiser is trained on: noised latents, timesteps, text and the target.
+"""The samples of a denoiser's training: noised latents, timesteps, text and targets from the examples of a feed.
 
-Everything random of sample ``index`` comes from one generator over (seed, index), on the CPU, in float32: crop,
-caption, timestep, noise. What needs a network, encoding pictures and text, happens on the batch, where the trained
-network is.
+All randomness of sample ``index`` (crop, caption, timestep, noise) comes from one generator seeded with (seed, index),
+on the CPU, in float32. Frozen networks encode images and text per batch, on the device of the trained network.
 """
 
 from collections.abc import Sequence
@@ -13,16 +12,17 @@ from typing import Any
 import numpy as np
 import torch
 from diffusers import AutoencoderKL
-from torch import Tensor
+from torch import Tensor, nn
 
 from dgkit.diffusion.pipeline import one_hot
 from dgkit.errors import InputError
 from dgkit.training.data.captions import TextCache
-from dgkit.training.data.feed import Example, Feed
+from dgkit.training.data.feed import Example, Feed, describe_sample
 from dgkit.training.data.latents import digest_network
 from dgkit.training.diffusion.diffusion_recipes import Objective
 from dgkit.training.diffusion.losses import diffusion_target, draw_timestep, noise_schedule, snr_weights
-from dgkit.training.diffusion.starting_model import Encoders, place
+from dgkit.training.diffusion.starting_model import FrozenNetworks
+from dgkit.training.loop.task import Tensors
 
 CHANNELS_LAST = torch.channels_last
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
@@ -30,7 +30,7 @@ DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 @dataclass(frozen=True)
 class Noised:
-    """Input and target of a denoiser, float [B,...] in the precision of the frozen networks, target float32.
+    """Inputs and targets of a denoiser, float [B,...] in the precision of the frozen networks; the target is float32.
 
     ``condition`` is the one-hot label [B,20,S,S], or None without labels. ``weights`` float32 [B].
     """
@@ -44,15 +44,15 @@ class Noised:
 
 
 class Noising:
-    """Samples and batches of one diffusion training on ``model``'s autoencoder, text encoder and noise schedule.
+    """Samples and batches of a diffusion training with ``model``'s autoencoder, text encoder and noise schedule.
 
-    ``labels``: each sample must have a label map, which becomes the condition. ``text_cache``: folder that keeps the
-    text of every distinct caption, float16, so that each is encoded once, with its sample, and not in every batch.
+    With ``labels`` each sample must have a label map, which becomes the condition. ``text_cache`` is a folder for text
+    embeddings in float16: each distinct caption is encoded once, with its sample, and not in every batch.
     """
 
     def __init__(
         self,
-        model: Encoders,
+        model: FrozenNetworks,
         feed: Feed,
         objective: Objective,
         *,
@@ -74,10 +74,12 @@ class Noising:
         self.factor = 2 ** (len(self.vae.config.block_out_channels) - 1)
         self.place(torch.device("cpu"))
 
-    def sample(self, index: int) -> dict[str, Tensor]:
-        """``latents`` float32 [C,s,s] (scaled), or ``image`` uint8 [3,S,S] and ``posterior`` noise [C,s,s]; ``noise``
-        float32 [C,s,s]; ``timestep`` int64 []; ``tokens`` int64 [L], or ``text`` float32 [L,D] from the cache;
-        ``label`` uint8 [S,S] where labels are wanted.
+    def sample(self, index: int) -> Tensors:
+        """Return sample ``index``.
+
+        It has ``latents`` float32 [C,s,s] (scaled), or ``image`` uint8 [3,S,S] and ``posterior`` noise [C,s,s];
+        ``noise`` float32 [C,s,s]; ``timestep`` int64 []; ``tokens`` int64 [L], or ``text`` float32 [L,D] from the
+        cache; and with labels ``label`` uint8 [S,S]. Raises InputError for an example without what it needs.
         """
         rng = np.random.default_rng([self.seed, index])
         example = self.feed.draw(rng)
@@ -93,11 +95,13 @@ class Noising:
             sample["tokens"] = self.text.tokens([example.caption])[0]
         if self.labels:
             if example.label is None:
-                raise InputError(f"{example.source} has no label map; a ControlNet needs one", "use labelled data rows")
+                raise InputError(
+                    f"{example.source} has no label map, which a ControlNet needs", "use labelled data rows"
+                )
             sample["label"] = torch.from_numpy(np.array(example.label))
         return sample
 
-    def _latents(self, example: Example, rng: np.random.Generator) -> dict[str, Tensor]:
+    def _latents(self, example: Example, rng: np.random.Generator) -> Tensors:
         if example.latents is not None:
             mean, deviation = example.latents
             if deviation.any():
@@ -111,10 +115,10 @@ class Noising:
         return {"image": image, "posterior": torch.from_numpy(posterior)}
 
     @torch.no_grad()
-    def encode(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
-        """A stacked batch of :meth:`sample` with ``latents`` and ``text`` in place of pictures and tokens."""
+    def encode(self, batch: Tensors) -> Tensors:
+        """Return a stacked batch of :meth:`sample` with ``latents`` and ``text`` in place of images and tokens."""
         batch = dict(batch)
-        with torch.autocast(batch["noise"].device.type, enabled=False):  # frozen networks have their own precision
+        with torch.autocast(batch["noise"].device.type, enabled=False):  # frozen networks keep their own precision
             if "latents" not in batch:
                 batch["latents"] = self._encode(batch.pop("image"), batch.pop("posterior"))
             if "text" not in batch:
@@ -122,8 +126,8 @@ class Noising:
         return batch
 
     @torch.no_grad()
-    def batch(self, batch: dict[str, Tensor]) -> Noised:
-        """A stacked batch of :meth:`sample`, encoded or not, as the denoiser takes it, on the device it is on."""
+    def batch(self, batch: Tensors) -> Noised:
+        """Return inputs and targets for a stacked batch of :meth:`sample`, encoded or not, on its device."""
         batch = self.encode(batch)
         noise, timesteps, latents, text = batch["noise"], batch["timestep"], batch["latents"], batch["text"]
         noisy = self.schedule.add_noise(latents, noise, timesteps)
@@ -137,24 +141,32 @@ class Noising:
         )
 
     def _encode(self, image: Tensor, posterior: Tensor) -> Tensor:
-        """Scaled latents float32 [B,C,s,s], drawn from the posterior of uint8 [B,3,S,S]."""
+        """Return scaled latents float32 [B,C,s,s], drawn from the posterior of uint8 [B,3,S,S]."""
         distribution = self.vae.encode(image.to(self.vae.dtype).div(127.5).sub(1)).latent_dist
         latents = distribution.mean.float() + distribution.std.float() * posterior
         return latents * self.vae.config.scaling_factor
 
     def place(self, device: torch.device) -> None:
-        """Move the frozen networks to where the batches will be, in the training's precision.
+        """Move the frozen networks to ``device``, in the precision of the training.
 
-        An autoencoder that says it overflows in fp16 (``force_upcast``) stays fp32 there.
+        In fp16 an autoencoder with ``force_upcast`` in its config stays fp32, as it would overflow.
         """
         if self.captions is None:
-            place(self.text.encoder, device, self.dtype)
+            move_module(self.text.encoder, device, self.dtype)
         upcast = self.dtype == torch.float16 and self.vae.config.force_upcast
-        place(self.vae, device, torch.float32 if upcast else self.dtype)
+        move_module(self.vae, device, torch.float32 if upcast else self.dtype)
 
     def _embed(self, captions: Sequence[str]) -> np.ndarray:
         return self.text(captions).float().cpu().numpy()
 
     def describe(self, index: int) -> str:
-        """The file or scene that sample ``index`` is cut from."""
-        return self.feed.draw(np.random.default_rng([self.seed, index])).source
+        """Return the file or scene that sample ``index`` is cut from."""
+        return describe_sample(self.feed, self.seed, index)
+
+
+def move_module(module: nn.Module, device: torch.device, dtype: torch.dtype) -> None:
+    """Move and cast ``module`` in place, with torch's own method.
+
+    The method of diffusers warns about modules to keep in fp32 even if there are none.
+    """
+    nn.Module.to(module, device=device, dtype=dtype)

@@ -1,1 +1,1 @@
-"""The judge of ``dgkit quality``: its networks, data, training and export."""
+"""The judge of ``dgkit quality``: networks, data, training and export."""

@@ -1,44 +1,44 @@
-"""What the judge learns from: disturbed crops of rendered scenes, each a function of a generator alone."""
+"""Training data of the judge: disturbed crops of rendered scenes, drawn from a random generator."""
 
 from collections.abc import Sequence
 
 import cv2
 import numpy as np
 
-from dgkit.labels import IGNORE, NUM_CLASSES
+from dgkit.labels import NUM_CLASSES
 from dgkit.prompts import STYLE_NAMES
 from dgkit.training.data.captions import style_of
 from dgkit.training.data.rendered_scenes import SceneCache
 from dgkit.training.judge.judge_networks import STYLE_SIZE
 from dgkit.training.judge.judge_recipe import SegmenterStage
 
-MEAN = (0.485, 0.456, 0.406)  # of ImageNet, as most published segmenters have it; of RGB / 255
+MEAN = (0.485, 0.456, 0.406)  # of ImageNet, as in most published segmenters; of RGB / 255
 STD = (0.229, 0.224, 0.225)
-HOLDER_PIXELS = 30  # a scene can be drawn for a class of which it has this many pixels
+MIN_CLASS_PIXELS = 30  # pixels of a class that a scene needs to be drawn for it
 
 
-def disturb(image: np.ndarray, odds: float, rng: np.random.Generator) -> np.ndarray:
-    """Colour, blur, noise and JPEG, each with ``odds``; uint8 [H,W,3] to the same.
+def disturb(image: np.ndarray, probability: float, rng: np.random.Generator) -> np.ndarray:
+    """Change colour, blur, noise and JPEG quality of uint8 [H,W,3], each with ``probability`` (JPEG: half of it).
 
-    A picture that is to be judged may be softer and noisier than a render: the judge should not mind.
+    Generated images may be softer and noisier than renders, and the judge should not depend on that.
     """
     out = image.astype(np.float32)
-    if rng.random() < odds:
+    if rng.random() < probability:
         gain = rng.uniform(0.8, 1.2) * rng.uniform(0.95, 1.05, 3)
         out = (out - 128) * rng.uniform(0.85, 1.15) + 128
         out = out * gain.astype(np.float32) + np.float32(rng.uniform(-12, 12))
-    if rng.random() < odds:
+    if rng.random() < probability:
         out = _soften(out, rng)
-    if rng.random() < odds:
+    if rng.random() < probability:
         out += rng.normal(0, rng.uniform(1, 9), out.shape).astype(np.float32)
     disturbed = np.clip(np.rint(out), 0, 255).astype(np.uint8)
-    return _as_jpeg(disturbed, int(rng.integers(40, 95))) if rng.random() < odds / 2 else disturbed
+    return _as_jpeg(disturbed, int(rng.integers(40, 95))) if rng.random() < probability / 2 else disturbed
 
 
 def _as_jpeg(image: np.ndarray, quality: int) -> np.ndarray:
     _, data = cv2.imencode(".jpg", image[:, :, ::-1], [cv2.IMWRITE_JPEG_QUALITY, quality])
     decoded = cv2.imdecode(data, cv2.IMREAD_COLOR)
-    assert decoded is not None  # it was encoded a line above
+    assert decoded is not None  # encoded above
     return np.ascontiguousarray(decoded[:, :, ::-1])
 
 
@@ -52,33 +52,32 @@ def _soften(image: np.ndarray, rng: np.random.Generator) -> np.ndarray:
 
 
 def _resized(image: np.ndarray, size: int) -> np.ndarray:
-    way = cv2.INTER_AREA if image.shape[0] > size else cv2.INTER_LINEAR
-    return cv2.resize(image, (size, size), interpolation=way)
+    method = cv2.INTER_AREA if image.shape[0] > size else cv2.INTER_LINEAR
+    return cv2.resize(image, (size, size), interpolation=method)
 
 
 class CropSampler:
-    """Square crops for the segmenter from caches of any size."""
+    """Draws square crops for the segmenter from scene caches of any size."""
 
     def __init__(self, caches: Sequence[SceneCache], stage: SegmenterStage) -> None:
         self.caches, self.stage = caches, stage
-        counts = [np.stack([_class_counts(label) for label in cache.labels]) for cache in caches]
         self.scenes = [(c, i) for c, cache in enumerate(caches) for i in range(len(cache))]
-        flat = np.concatenate(counts)
-        self.pixels = flat.sum(0)
-        held = [np.flatnonzero(flat[:, k] >= HOLDER_PIXELS) for k in range(NUM_CLASSES)]
-        self.holders = {k: scenes for k, scenes in enumerate(held) if len(scenes)}
+        counts = np.concatenate([cache.class_counts() for cache in caches])
+        self.pixels = counts.sum(0)
+        found = [np.flatnonzero(counts[:, k] >= MIN_CLASS_PIXELS) for k in range(NUM_CLASSES)]
+        self.scenes_by_class = {k: scenes for k, scenes in enumerate(found) if len(scenes)}
 
     def class_weights(self) -> np.ndarray:
-        """float32 [19]: pixel shares to the power -balance, with a mean over pixels of 1; 1 for absent classes."""
+        """Return float32 [19]: pixel shares to the power -balance, mean 1 over all pixels; 1 for absent classes."""
         share = self.pixels / self.pixels.sum()
         weights = np.where(share > 0, np.maximum(share, 1e-5) ** -self.stage.balance, 0)
         return np.where(share > 0, weights / (weights * share).sum(), 1).astype(np.float32)
 
     def draw(self, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
-        """Image uint8 [crop,crop,3] and label uint8 [crop,crop] of train ids and 255."""
+        """Return an image uint8 [crop,crop,3] and its label uint8 [crop,crop], train ids and 255."""
         centred = rng.random() < self.stage.rare_class
-        class_id = int(rng.choice(list(self.holders))) if centred else -1
-        number = int(rng.choice(self.holders[class_id])) if centred else int(rng.integers(len(self.scenes)))
+        class_id = int(rng.choice(list(self.scenes_by_class))) if centred else -1
+        number = int(rng.choice(self.scenes_by_class[class_id])) if centred else int(rng.integers(len(self.scenes)))
         cache, index = self.scenes[number]
         image, label = self.caches[cache].images[index], self.caches[cache].labels[index]
         y, x, side = self._window(label, class_id, rng)
@@ -96,30 +95,25 @@ class CropSampler:
             return int(rng.integers(height - side + 1)), int(rng.integers(width - side + 1)), side
         ys, xs = np.nonzero(label == class_id)
         anchor = int(rng.integers(len(ys)))
-        # Anywhere in the crop, not in its middle: the network must not learn where rare things are.
+        # At a random position in the crop: the network must not learn that rare classes are in the middle.
         y, x = int(ys[anchor]) - int(rng.integers(side)), int(xs[anchor]) - int(rng.integers(side))
         return int(np.clip(y, 0, height - side)), int(np.clip(x, 0, width - side)), side
 
 
 class StyleSampler:
-    """Square pictures and the number of their style, all styles equally often."""
+    """Draws square images with the index of their style, all styles equally often."""
 
-    def __init__(self, cache: SceneCache, odds: float) -> None:
-        self.cache, self.odds = cache, odds
-        numbers = np.array([STYLE_NAMES.index(style_of(caption)) for caption in cache.captions])
-        self.holders = {k: np.flatnonzero(numbers == k) for k in np.unique(numbers).tolist()}
+    def __init__(self, cache: SceneCache, probability: float) -> None:
+        self.cache, self.probability = cache, probability
+        styles = np.array([STYLE_NAMES.index(style_of(caption)) for caption in cache.captions])
+        self.scenes_by_style = {k: np.flatnonzero(styles == k) for k in np.unique(styles).tolist()}
 
     def draw(self, rng: np.random.Generator) -> tuple[np.ndarray, int]:
-        """Image uint8 [128,128,3] and the index into :data:`STYLE_NAMES`."""
-        style = int(rng.choice(list(self.holders)))
-        image = self.cache.images[int(rng.choice(self.holders[style]))]
+        """Return an image uint8 [128,128,3] and the index of its style in :data:`STYLE_NAMES`."""
+        style = int(rng.choice(list(self.scenes_by_style)))
+        image = self.cache.images[int(rng.choice(self.scenes_by_style[style]))]
         height, width = image.shape[:2]
         side = round(min(height, width) * rng.uniform(0.75, 1))
         y, x = rng.integers(height - side + 1), rng.integers(width - side + 1)
         view = _resized(image[y : y + side, x : x + side], STYLE_SIZE)
-        return disturb(view[:, ::-1] if rng.random() < 0.5 else view, self.odds, rng), style
-
-
-def _class_counts(label: np.ndarray) -> np.ndarray:
-    counts = np.bincount(label.ravel(), minlength=IGNORE + 1)
-    return counts[:NUM_CLASSES].astype(np.int64)
+        return disturb(view[:, ::-1] if rng.random() < 0.5 else view, self.probability, rng), style

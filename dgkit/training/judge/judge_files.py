@@ -1,4 +1,4 @@
-"""The judge's networks as ONNX files, each with a side-car YAML that says how to feed it."""
+"""The judge's networks as ONNX files, each with a side-car YAML that describes its input."""
 
 from pathlib import Path
 
@@ -15,7 +15,7 @@ from dgkit.training.judge.disturbed_crops import MEAN, STD
 from dgkit.training.judge.judge_networks import FACTOR, STYLE_SIZE
 
 OPSET = 18
-TOLERANCE = 1e-3  # largest difference between the ONNX file and PyTorch, of logits whose spread is about 10
+TOLERANCE = 1e-3  # maximum difference of logits, which range over about 10, between ONNX Runtime and PyTorch
 
 
 def export(
@@ -25,16 +25,16 @@ def export(
     classes: tuple[str, ...] = CLASSES,
     size: int | None = None,
 ) -> None:
-    """Write ``path`` and ``path.with_suffix(".yaml")`` and check the file against ``module`` (in eval mode).
+    """Write ``path`` and ``path.with_suffix(".yaml")`` and compare the file with ``module`` (in eval mode).
 
-    With ``size`` height and width are free (multiples of :data:`FACTOR`) and ``size`` is the example; without it the
+    With ``size`` height and width are dynamic (multiples of :data:`FACTOR`) and traced at ``size``; without it the
     network takes squares of :data:`STYLE_SIZE`. Raises MissingDependency without onnx, EngineError if the export fails
-    or computes something else.
+    or its results differ.
     """
     require("onnx", "cpu")
     require("onnxscript", "cpu")
     example = torch.randn(2, 3, size or STYLE_SIZE, size or STYLE_SIZE, generator=torch.Generator().manual_seed(0))
-    free = {0: "batch", 2: "height", 3: "width"} if size else {0: "batch"}
+    dynamic = {0: "batch", 2: "height", 3: "width"} if size else {0: "batch"}
     try:
         with atomic_path(path) as temporary, quiet_exporter():
             torch.onnx.export(
@@ -43,7 +43,7 @@ def export(
                 str(temporary),
                 input_names=["image"],
                 output_names=list(outputs),
-                dynamic_axes={"image": free, **{name: {0: "batch"} for name in outputs}},
+                dynamic_axes={"image": dynamic, **{name: {0: "batch"} for name in outputs}},
                 opset_version=OPSET,
                 dynamo=False,
             )
@@ -64,13 +64,16 @@ def export(
 
 @torch.no_grad()
 def _verify(module: nn.Module, path: Path, example: torch.Tensor) -> None:
-    """At another batch, and at the example's size."""
+    """Compare the file with PyTorch at another batch size than the traced one."""
     runtime = require("onnxruntime", "cpu")
     session = runtime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
     found = session.run(None, {"image": example[:1].numpy()})[0]
     error = float((torch.from_numpy(found) - _first(module(example[:1]))).abs().max())
     if not error <= TOLERANCE:
-        raise EngineError(f"{path.name}: the ONNX file is off by {error:.1e} from PyTorch", "report this")
+        raise EngineError(
+            f"{path.name} differs from PyTorch by {error:.1e}; allowed is {TOLERANCE:.1e}",
+            "update torch and onnxruntime",
+        )
 
 
 def _first(result: torch.Tensor | tuple[torch.Tensor, ...]) -> torch.Tensor:

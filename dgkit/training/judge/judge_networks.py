@@ -1,7 +1,6 @@
-"""The judge's two networks: a segmenter that sees thin objects, and a classifier of weather.
+"""The judge's two networks: a segmenter that resolves thin objects, and a style classifier.
 
-Both are small enough to train on two CPU cores in minutes and hold nothing but convolutions and batch norms, which
-ONNX Runtime folds into one another.
+Both train on two CPU cores in minutes and consist of convolutions and batch norms, which ONNX Runtime fuses.
 """
 
 from itertools import pairwise
@@ -13,7 +12,7 @@ from torch.nn import functional
 from dgkit.labels import NUM_CLASSES
 
 CHANNELS = (32, 64, 96, 128)  # of the segmenter, at strides 2, 4, 8, 16
-FACTOR = 16  # height and width of the segmenter's images are multiples of this
+FACTOR = 16  # height and width of the segmenter's images must be multiples of this
 STYLE_SIZE = 128  # side of the classifier's images, pixels
 
 
@@ -24,7 +23,7 @@ def _conv(inputs: int, outputs: int, kernel: int = 3, stride: int = 1, dilation:
 
 
 class Residual(nn.Module):
-    """Two 3x3 convolutions beside the identity (He et al. 2016, arXiv 1512.03385, figure 5 left)."""
+    """Two 3x3 convolutions with a skip connection (He et al. 2016, arXiv 1512.03385, figure 5 left)."""
 
     def __init__(self, channels: int, dilation: int = 1) -> None:
         super().__init__()
@@ -32,19 +31,16 @@ class Residual(nn.Module):
         self.second = _conv(channels, channels, dilation=dilation)
 
     def forward(self, x: Tensor) -> Tensor:
+        """Return features of the shape of ``x``, float32 [B,C,H,W]."""
         return functional.relu(x + self.second(functional.relu(self.first(x))))
 
 
-class Segmenter(nn.Module):
-    """U-Net (Ronneberger et al. 2015, arXiv 1505.04597) on a pixel-unshuffled image.
-
-    Input float32 [B,3,H,W], H and W multiples of :data:`FACTOR`, normalised as the side-car says. Outputs: ``logits``
-    [B,19,H,W] and ``features`` [B,128], the mean of the deepest level over the image.
-    """
+class SegmenterNetwork(nn.Module):
+    """U-Net (Ronneberger et al. 2015, arXiv 1505.04597) on a pixel-unshuffled image."""
 
     def __init__(self, channels: tuple[int, ...] = CHANNELS, classes: int = NUM_CLASSES) -> None:
         super().__init__()
-        # Full resolution is moved into channels: nothing is lost of a pole one pixel wide, at a quarter of the cost.
+        # Pixels move into channels: a pole one pixel wide keeps its full resolution, at a quarter of the cost.
         self.stem = nn.Sequential(nn.PixelUnshuffle(2), _conv(12, channels[0]), nn.ReLU())
         self.levels = nn.ModuleList(Residual(c) for c in channels[:-1])
         self.deepest = nn.Sequential(*(Residual(channels[-1], dilation) for dilation in (1, 2, 4)))
@@ -55,6 +51,10 @@ class Segmenter(nn.Module):
         self.head = nn.Sequential(nn.Conv2d(channels[0], 4 * classes, 1), nn.PixelShuffle(2))
 
     def forward(self, image: Tensor) -> tuple[Tensor, Tensor]:
+        """Return ``logits`` [B,19,H,W] and ``features`` [B,128], the mean of the deepest level over the image.
+
+        ``image`` is float32 [B,3,H,W], H and W multiples of :data:`FACTOR`, normalised as in the side-car.
+        """
         x = self.stem(image)
         skips = []
         for level, down in zip(self.levels, self.down, strict=True):
@@ -69,17 +69,18 @@ class Segmenter(nn.Module):
         return self.head(x), features
 
 
-class StyleClassifier(nn.Module):
-    """Weather of a picture: float32 [B,3,128,128], normalised as the side-car says -> logits [B,styles]."""
+class StyleNetwork(nn.Module):
+    """Classifier of the style (weather or time of day) of an image."""
 
     def __init__(self, styles: int) -> None:
         super().__init__()
         widths = (3, 16, 32, 48, 64)
         stages = (nn.Sequential(_conv(a, b, stride=2), nn.ReLU(), Residual(b)) for a, b in pairwise(widths))
         self.body = nn.Sequential(*stages)
-        # Snow and rain are small marks all over, night is the mean: both statistics are needed.
+        # Mean and maximum: night changes the mean of an image, snow and rain are small marks all over it.
         self.head = nn.Linear(2 * widths[-1], styles)
 
     def forward(self, image: Tensor) -> Tensor:
+        """Return logits [B,styles] of float32 [B,3,128,128], normalised as in the side-car."""
         x = self.body(image)
         return self.head(torch.cat([x.mean((2, 3)), x.amax((2, 3))], dim=1))

@@ -1,16 +1,21 @@
-"""The recipe of the judge: every number of its training, with units, and nowhere else."""
+"""The recipe of the judge: all values of its training, with units."""
+
+from typing import Annotated
 
 from pydantic import Field
 
 from dgkit.config import Config
+from dgkit.training.data.rendered_scenes import SceneCounts, Zoom1, Zoom2
 from dgkit.training.loop.optimisation import Optimisation, Precision
 
+Disturb = Annotated[float, Field(ge=0, le=1, description="probability of each disturbance: colour, blur, noise, JPEG")]
 
-class JudgeScenes(Config):
-    """Scenes of one role: ``zoom1`` of ``height`` x 2 ``height`` pixels, ``zoom2`` of twice that size."""
 
-    zoom1: int = Field(200, ge=1, description="scenes at zoom 1")
-    zoom2: int = Field(40, ge=0, description="scenes at zoom 2")
+class JudgeScenes(SceneCounts):
+    """Scenes of one role for the judge."""
+
+    zoom1: Zoom1 = 200
+    zoom2: Zoom2 = 40
 
 
 class SegmenterStage(Optimisation):
@@ -25,14 +30,14 @@ class SegmenterStage(Optimisation):
     ema: float = 0.995
     precision: Precision = "bf16"
     crop: int = Field(192, ge=32, multiple_of=16, description="side of the training crops, pixels")
-    zoom: float = Field(1.4, ge=1, description="a crop shows the scene at 1/zoom to zoom times its size")
-    rare_class: float = Field(0.5, ge=0, le=1, description="share of crops centred on a class drawn evenly")
+    zoom: float = Field(1.4, ge=1, description="crops are scaled by a random factor from 1/zoom to zoom")
+    rare_class: float = Field(0.5, ge=0, le=1, description="share of crops around a class drawn uniformly")
     balance: float = Field(0.25, ge=0, le=1, description="class weights are the pixel shares to the power -balance")
-    disturb: float = Field(0.35, ge=0, le=1, description="odds of each disturbance: colour, blur, noise, JPEG")
+    disturb: Disturb = 0.35
 
 
 class StyleStage(Optimisation):
-    """The classifier of weather: cross entropy on whole pictures."""
+    """The style classifier: cross entropy on whole images."""
 
     steps: int = 500
     batch: int = 16
@@ -42,20 +47,20 @@ class StyleStage(Optimisation):
     final_lr: float = 0.01
     ema: float = 0.98
     precision: Precision = "fp32"
-    disturb: float = Field(0.4, ge=0, le=1, description="odds of each disturbance: colour, blur, noise, JPEG")
+    disturb: Disturb = 0.4
 
 
 class JudgeRecipe(Config):
-    """Both networks of the judge and the scenes they are trained on and tried with."""
+    """Both networks of the judge, and the scenes for training and testing them."""
 
-    seed: int = Field(700, ge=0, description="scenes, crops and weights; the shipped generator was trained on 0 and 1")
-    unseen_seed: int = Field(750, ge=0, description="seed of the scenes that the figures are measured on")
+    seed: int = Field(700, ge=0, description="seed of scenes, crops and weights; the shipped generator used 0 and 1")
+    unseen_seed: int = Field(750, ge=0, description="seed of the unseen scenes for the scores")
     unseen: int = Field(60, ge=1, description="unseen scenes per role")
     height: int = Field(256, ge=32, multiple_of=16, description="height of a zoom-1 scene, pixels")
-    workers: int = Field(2, ge=1, description="processes that render")
-    roles: tuple[str, ...] | None = Field(None, description="roles of the city to learn from; null: all")
+    workers: int = Field(2, ge=1, description="rendering processes")
+    roles: tuple[str, ...] | None = Field(None, description="roles of the city to train on; null: all")
     prior: JudgeScenes = JudgeScenes(zoom1=800, zoom2=160)
     source: JudgeScenes = JudgeScenes()
-    other: JudgeScenes = Field(JudgeScenes(zoom1=120, zoom2=24), description="each role that is none of the above")
+    other: JudgeScenes = Field(JudgeScenes(zoom1=120, zoom2=24), description="scenes of every other role")
     segmenter: SegmenterStage = SegmenterStage()
     styles: StyleStage = StyleStage()

@@ -1,11 +1,10 @@
-"""The judge of generated pictures: trained on rendered scenes alone, written as ONNX files with their figures.
+"""The judge of generated images: trained on rendered scenes only, exported to ONNX with its scores.
 
-A judge folder holds ``segmenter.onnx`` and ``styles.onnx``, each with a side-car YAML that says how to feed it, and
-``judge.json``: the recipe and the figures on unseen scenes.
+A judge folder holds ``segmenter.onnx`` and ``styles.onnx``, each with a side-car YAML that describes its input,
+``config.yaml`` with the recipe, and ``judge.json`` with the scores on unseen scenes.
 """
 
 import json
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -23,119 +22,116 @@ from dgkit.labels import IGNORE
 from dgkit.progress import Progress, within
 from dgkit.prompts import STYLE_NAMES
 from dgkit.training.data.captions import style_of
-from dgkit.training.data.rendered_scenes import SceneCache, render_scenes
+from dgkit.training.data.rendered_scenes import SceneCache, SceneSet, render_scenes
 from dgkit.training.judge.disturbed_crops import MEAN, STD, CropSampler, StyleSampler
 from dgkit.training.judge.judge_files import export
-from dgkit.training.judge.judge_networks import STYLE_SIZE, Segmenter, StyleClassifier
+from dgkit.training.judge.judge_networks import STYLE_SIZE, SegmenterNetwork, StyleNetwork
 from dgkit.training.judge.judge_recipe import JudgeRecipe, JudgeScenes
 from dgkit.training.loop.optimisation import Optimisation
+from dgkit.training.loop.task import Tensors, TrainingTask
 from dgkit.training.loop.trainer import fit
 from dgkit.world import ROLES
 
-NORM_BATCHES = 16  # that the batch norms' statistics are taken from after training
+NORM_BATCHES = 16  # for the statistics of the batch norms after training
 
 
 def to_input(images: Tensor) -> Tensor:
-    """uint8 [B,H,W,3] RGB -> float32 [B,3,H,W], (x / 255 - mean) / std, channels last in memory."""
+    """Return uint8 [B,H,W,3] RGB as float32 [B,3,H,W], (x / 255 - mean) / std, channels last in memory."""
     mean, std = (torch.tensor(values, device=images.device) for values in (MEAN, STD))
     return ((images.float() / 255 - mean) / std).permute(0, 3, 1, 2)
 
 
-class SegmenterTask:
-    """Weighted cross entropy of :class:`Segmenter` on crops."""
+class SegmenterTask(TrainingTask):
+    """Trains a :class:`SegmenterNetwork` on crops with weighted cross entropy."""
 
     name = "segmenter"
-    parameter_scale = ("", 1.0)
 
     def __init__(self, sampler: CropSampler, seed: int) -> None:
         torch.manual_seed(seed)
-        self.module: nn.Module = Segmenter()
+        self.module = SegmenterNetwork()
         self.sampler, self.seed = sampler, seed
         self.identity = {"seed": seed}
         self.weights = torch.from_numpy(sampler.class_weights())
 
-    def sample(self, index: int) -> dict[str, Tensor]:
+    def sample(self, index: int) -> Tensors:
+        """Return ``image`` uint8 [crop,crop,3] and ``label`` uint8 [crop,crop]."""
         image, label = self.sampler.draw(np.random.default_rng([self.seed, index]))
         return {"image": torch.from_numpy(image), "label": torch.from_numpy(label)}
 
-    def loss(self, module: nn.Module, batch: dict[str, Tensor]) -> Tensor:
+    def loss(self, module: nn.Module, batch: Tensors) -> Tensor:
+        """Return the weighted cross entropy per labelled pixel, a scalar."""
         logits, _ = module(to_input(batch["image"]))
         label = batch["label"].long()
         return functional.cross_entropy(
             logits.float(), label, self.weights.to(label.device), ignore_index=IGNORE, reduction="sum"
         ) / max(1, int((label != IGNORE).sum()))
 
-    def validate(self, module: nn.Module, step: int, folder: Path) -> Mapping[str, float | np.ndarray]:
-        return {}
 
-
-class StyleTask:
-    """Cross entropy of :class:`StyleClassifier` on whole pictures."""
+class StyleTask(TrainingTask):
+    """Trains a :class:`StyleNetwork` on whole images with cross entropy."""
 
     name = "styles"
-    parameter_scale = ("", 1.0)
 
     def __init__(self, sampler: StyleSampler, seed: int) -> None:
         torch.manual_seed(seed)
-        self.module: nn.Module = StyleClassifier(len(STYLE_NAMES))
+        self.module = StyleNetwork(len(STYLE_NAMES))
         self.sampler, self.seed = sampler, seed
         self.identity = {"seed": seed}
 
-    def sample(self, index: int) -> dict[str, Tensor]:
+    def sample(self, index: int) -> Tensors:
+        """Return ``image`` uint8 [128,128,3] and ``style`` int64 []."""
         image, style = self.sampler.draw(np.random.default_rng([self.seed, index]))
         return {"image": torch.from_numpy(image), "style": torch.tensor(style)}
 
-    def loss(self, module: nn.Module, batch: dict[str, Tensor]) -> Tensor:
+    def loss(self, module: nn.Module, batch: Tensors) -> Tensor:
+        """Return the mean cross entropy, a scalar."""
         return functional.cross_entropy(module(to_input(batch["image"])).float(), batch["style"])
-
-    def validate(self, module: nn.Module, step: int, folder: Path) -> Mapping[str, float | np.ndarray]:
-        return {}
 
 
 @dataclass(frozen=True)
 class JudgeTraining:
-    """One training in the folder ``work``; a second call goes on where the first stopped."""
+    """A training in the folder ``work``; an interrupted one is resumed by running it again."""
 
     work: Path
     recipe: JudgeRecipe
     progress: Progress | None = None
 
     def run(self) -> dict[str, object]:
-        """Train what is not finished, measure, write ``judge.json`` and return what it holds."""
+        """Train what is not finished, score it on unseen scenes, write ``judge.json`` and return its contents."""
         finished, config = self.work / "judge.json", dump_config(self.recipe).encode()
         if finished.exists() and (self.work / "config.yaml").read_bytes() == config:
             return json.loads(finished.read_text(encoding="utf-8"))
         atomic_write(self.work / "config.yaml", config)
-        figures: dict[str, object] = {"segmenter": self._segmenter()}
+        scores: dict[str, object] = {"segmenter": self._segmenter()}
         if "prior" in self.roles:
-            figures["styles"] = self._styles()
-        atomic_write(finished, (json.dumps(figures, indent=2) + "\n").encode())
-        return figures
+            scores["styles"] = self._styles()
+        atomic_write(finished, (json.dumps(scores, indent=2) + "\n").encode())
+        return scores
 
     @property
     def roles(self) -> tuple[str, ...]:
-        """The roles that the judge learns from."""
+        """Roles that the judge is trained on."""
         return self.recipe.roles or tuple(ROLES)
 
     def _segmenter(self) -> dict[str, object]:
         caches = [cache for role in self.roles for cache in self._scenes(role)]
         task = SegmenterTask(CropSampler(caches, self.recipe.segmenter), self.recipe.seed)
-        module = self._fitted(task, self.recipe.segmenter)
+        module = self._train(task, self.recipe.segmenter)
         export(module, self.work / "segmenter.onnx", ("logits", "features"), size=self.recipe.height)
         return {role: score_segmenter(module, self._unseen(role)) for role in ROLES}
 
     def _styles(self) -> dict[str, object]:
         stage = self.recipe.styles
         task = StyleTask(StyleSampler(self._scenes("prior")[0], stage.disturb), self.recipe.seed + 1)
-        module = self._fitted(task, stage)
+        module = self._train(task, stage)
         export(module, self.work / "styles.onnx", ("logits",), classes=STYLE_NAMES)
         return score_styles(module, self._unseen("prior"))
 
-    def _fitted(self, task: SegmenterTask | StyleTask, stage: Optimisation) -> nn.Module:
-        """The trained network, on the CPU and in eval mode."""
+    def _train(self, task: TrainingTask, stage: Optimisation) -> nn.Module:
+        """Return the trained network, on the CPU and in eval mode."""
         fit(task, stage, self.work / task.name, progress=self.progress)
         module = task.module.cpu()
-        # The averaged weights never saw a batch: their norms' statistics belong to the weights before averaging.
+        # The batch norms' statistics belong to the weights before averaging, so they are measured again.
         first = stage.steps * stage.batch
         starts = range(first, first + NORM_BATCHES * stage.batch, stage.batch)
         batches = (torch.stack([task.sample(i)["image"] for i in range(n, n + stage.batch)]) for n in starts)
@@ -144,24 +140,21 @@ class JudgeTraining:
 
     def _scenes(self, role: str) -> list[SceneCache]:
         counts: JudgeScenes = getattr(self.recipe, role if role in ("prior", "source") else "other")
-        return [
-            self._render(f"{role}{zoom}", role, count, self.recipe.seed + zoom - 1, zoom)
-            for zoom, count in ((1, counts.zoom1), (2, counts.zoom2))
-            if count
-        ]
+        sets = counts.sets(role, self.recipe.seed, self.recipe.height)
+        return [self._render(f"{role}{zoom}", scenes) for zoom, scenes in enumerate(sets, 1)]
 
     def _unseen(self, role: str) -> SceneCache:
-        return self._render(f"{role}-unseen", role, self.recipe.unseen, self.recipe.unseen_seed, 1)
+        scenes = SceneSet(role, self.recipe.unseen, self.recipe.unseen_seed, self.recipe.height)
+        return self._render(f"{role}-unseen", scenes)
 
-    def _render(self, name: str, role: str, count: int, seed: int, zoom: int) -> SceneCache:
-        report = within(self.progress, f"scenes/{name}")
-        folder = self.work / "scenes" / name
-        return render_scenes(folder, role, count, seed, self.recipe.height * zoom, self.recipe.workers, report)
+    def _render(self, name: str, scenes: SceneSet) -> SceneCache:
+        progress = within(self.progress, f"scenes/{name}")
+        return render_scenes(self.work / "scenes" / name, scenes, self.recipe.workers, progress)
 
 
 @torch.no_grad()
 def score_segmenter(module: nn.Module, cache: SceneCache) -> dict[str, object]:
-    """Scores (:func:`dgkit.data.scores.summary`) of a network in eval mode on whole scenes."""
+    """Return the scores (:func:`dgkit.data.scores.summary`) of a network in eval mode on whole scenes."""
     total: np.ndarray | int = 0
     for image, label in zip(cache.images, cache.labels, strict=True):
         logits, _ = module(to_input(torch.from_numpy(image[None].copy())))
@@ -171,7 +164,7 @@ def score_segmenter(module: nn.Module, cache: SceneCache) -> dict[str, object]:
 
 @torch.no_grad()
 def score_styles(module: nn.Module, cache: SceneCache) -> dict[str, object]:
-    """Accuracy and confusion (rows: true) of a network in eval mode on the middle square of each scene."""
+    """Return accuracy and confusion matrix (rows: true) of a network in eval mode on the centre of each scene."""
     matrix = np.zeros((len(STYLE_NAMES), len(STYLE_NAMES)), int)
     for image, caption in zip(cache.images, cache.captions, strict=True):
         logits = module(to_input(torch.from_numpy(centre_square(image, STYLE_SIZE)[None])))

@@ -1,1 +1,1 @@
-"""The training loop that every task shares: steps, checkpoints, logs, optimizers."""
+"""The training loop that all tasks share: steps, checkpoints, logs, optimizers."""

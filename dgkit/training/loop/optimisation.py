@@ -1,4 +1,4 @@
-"""Settings of one optimisation, the same for every stage and every model; see trainer.py for what they do."""
+"""Settings of the optimizer and the training loop, the same for every stage and model."""
 
 from typing import Literal
 
@@ -10,41 +10,43 @@ Schedule = Literal["constant", "cosine", "linear", "wsd"]
 Optimizer = Literal["adamw", "adamw8bit"]
 Precision = Literal["fp32", "bf16", "fp16"]
 
-# A run may be resumed with other values of these: none changes what a step computes, save that the decay of the
-# learning rate moves with ``steps`` (the constant part of "wsd" does not).
+# These may change when a run is resumed: none changes what a step computes, except that the decay of the learning rate
+# moves with ``steps`` (the constant part of "wsd" does not).
 FREE_ON_RESUME = frozenset(
     {"steps", "accumulation", "checkpoint_every", "keep", "validate_every", "workers", "log_every", "cuda_graph"}
 )
 
 
 class Optimisation(Config):
-    """One stage of AdamW: warm-up, a schedule of the learning rate, a moving average of the weights, checkpoints."""
+    """One stage of training with AdamW."""
 
     steps: int = Field(ge=1, description="optimizer steps")
-    batch: int = Field(16, ge=1, description="samples per optimizer step, over all processes and micro-steps together")
-    accumulation: int = Field(1, ge=1, description="micro-steps that one optimizer step is split into, to save memory")
+    batch: int = Field(16, ge=1, description="samples per optimizer step, summed over processes and micro-steps")
+    accumulation: int = Field(1, ge=1, description="micro-steps per optimizer step; more save memory")
     lr: float = Field(1e-3, gt=0, description="peak learning rate")
     schedule: Schedule = Field(
-        "wsd", description="constant, cosine, linear, or wsd: constant, then a cosine over the last decay share"
+        "wsd", description="constant, cosine, linear, or wsd: constant, then a cosine decay at the end"
     )
     warmup: int = Field(100, ge=0, description="steps of linear warm-up")
-    decay: float = Field(0.25, ge=0, le=1, description="wsd: share of the steps, at the end, over which the rate falls")
-    final_lr: float = Field(0.05, ge=0, lt=1, description="last learning rate as a share of the peak; not for constant")
-    ema: float = Field(0.998, ge=0, lt=1, description="decay of the moving average of the weights, per step; 0 = off")
+    decay: float = Field(0.25, ge=0, le=1, description="wsd: share of the steps in which the learning rate decays")
+    final_lr: float = Field(
+        0.05, ge=0, lt=1, description="final learning rate as a share of the peak; unused by constant"
+    )
+    ema: float = Field(0.998, ge=0, lt=1, description="decay per step of the moving average of the weights; 0 = off")
     weight_decay: float = Field(1e-2, ge=0, description="decoupled weight decay of AdamW")
     beta1: float = Field(0.9, ge=0, lt=1, description="decay of AdamW's first moment")
     beta2: float = Field(0.999, ge=0, lt=1, description="decay of AdamW's second moment")
     eps: float = Field(1e-8, gt=0, description="added to the root of AdamW's second moment")
-    clip: float = Field(1.0, ge=0, description="largest gradient norm; 0 = no limit")
-    optimizer: Optimizer = Field("adamw", description="adamw, or adamw8bit (package bitsandbytes) to save memory")
-    precision: Precision = Field("fp32", description="of the forward pass; the weights stay fp32")
-    checkpoint_every: int = Field(250, ge=1, description="steps between checkpoints; the last step always has one")
-    keep: int = Field(2, ge=1, description="checkpoints kept, the newest ones")
-    validate_every: int = Field(0, ge=0, description="steps between validations, and one at the end; 0 = off")
+    clip: float = Field(1.0, ge=0, description="maximum gradient norm; 0 = no clipping")
+    optimizer: Optimizer = Field("adamw", description="adamw, or adamw8bit (package bitsandbytes), which saves memory")
+    precision: Precision = Field("fp32", description="precision of the forward pass; weights stay fp32")
+    checkpoint_every: int = Field(250, ge=1, description="steps between checkpoints; the last step is always saved")
+    keep: int = Field(2, ge=1, description="number of newest checkpoints to keep")
+    validate_every: int = Field(0, ge=0, description="steps between validations, plus one at the end; 0 = off")
     workers: int | None = Field(
-        None, ge=0, description="processes that prepare samples, per training process; null: none on a CPU, else 12"
+        None, ge=0, description="sample workers per training process; null: 0 on a CPU, up to 12 with a GPU"
     )
     cuda_graph: bool = Field(
-        False, description="replay a step's kernels as one CUDA graph, with one process, without fp16 or accumulation"
+        False, description="replay each step as one CUDA graph; one process, no fp16, no accumulation"
     )
     log_every: int = Field(10, ge=1, description="steps between lines of log.csv")

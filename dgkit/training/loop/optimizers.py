@@ -1,7 +1,7 @@
-"""AdamW in its variants and the schedules of the learning rate, from the settings of a stage.
+"""AdamW and the learning rate schedules, from the settings of a stage.
 
-The schedules are those of transformers (transformers/optimization.py), read as a function of the step: nothing about
-the rate is stored, so a resumed run cannot take it from the past.
+The schedules are those of transformers (transformers/optimization.py), used as pure functions of the step: they have no
+state to save or restore.
 """
 
 import importlib
@@ -21,11 +21,11 @@ from dgkit.training.loop.optimisation import Optimisation
 def build_optimizer(
     module: nn.Module, settings: Optimisation, parameter_scale: tuple[str, float] = ("", 1.0)
 ) -> torch.optim.Optimizer:
-    """AdamW over the parameters of ``module`` that require gradients; fused where torch has it for their device.
+    """Return AdamW over the parameters of ``module`` that require gradients; fused where torch supports it.
 
-    ``parameter_scale`` = (substring of parameter names, factor on the learning rate), for the zero convolutions of a
-    ControlNet for example; each group carries its factor as ``scale``. Raises UsageError if nothing requires gradients
-    and MissingDependency if ``adamw8bit`` is asked for and bitsandbytes does not load.
+    ``parameter_scale`` = (substring of parameter names, factor on the learning rate), such as for the zero convolutions
+    of a ControlNet; each group carries its factor as ``scale``. Raises UsageError if no parameter requires gradients
+    and MissingDependency for ``adamw8bit`` if bitsandbytes cannot be loaded.
     """
     groups = _groups(module, settings.lr, *parameter_scale)
     shared: dict[str, Any] = {
@@ -40,34 +40,34 @@ def build_optimizer(
 
 
 def rate_at(settings: Optimisation) -> Callable[[int], float]:
-    """The learning rate as a share of the peak, as a function of the step (0-based).
+    """Return a function of the 0-based step that gives the learning rate as a share of the peak.
 
-    The constant part of ``wsd`` does not depend on ``steps``: a run may be made longer or shorter while it lasts, and
-    equals a run that was planned so (Zhai et al. 2022, arXiv 2106.04560; Hu et al. 2024, arXiv 2404.06395).
+    The constant part of ``wsd`` does not depend on ``steps``: a run whose ``steps`` change during that part equals one
+    planned with the new number (Zhai et al. 2022, arXiv 2106.04560; Hu et al. 2024, arXiv 2404.06395).
     """
-    # The functions of transformers hang a schedule on an optimizer; only the lambda inside is wanted.
-    carrier = torch.optim.SGD([nn.Parameter(torch.zeros(1))], lr=settings.lr)
+    # transformers attaches a schedule to an optimizer; only the function inside it is used.
+    optimizer = torch.optim.SGD([nn.Parameter(torch.zeros(1))], lr=settings.lr)
     warmup, steps = settings.warmup, settings.steps
     if settings.schedule == "constant":
-        built = optimization.get_constant_schedule_with_warmup(carrier, warmup)
+        built = optimization.get_constant_schedule_with_warmup(optimizer, warmup)
     elif settings.schedule == "linear":
         end = settings.lr * settings.final_lr
-        built = optimization.get_polynomial_decay_schedule_with_warmup(carrier, warmup, steps, lr_end=end)
+        built = optimization.get_polynomial_decay_schedule_with_warmup(optimizer, warmup, steps, lr_end=end)
     elif settings.schedule == "cosine":
         share = settings.final_lr
-        built = optimization.get_cosine_with_min_lr_schedule_with_warmup(carrier, warmup, steps, min_lr_rate=share)
+        built = optimization.get_cosine_with_min_lr_schedule_with_warmup(optimizer, warmup, steps, min_lr_rate=share)
     else:
         decay = round(settings.decay * steps)
         stable = max(0, steps - warmup - decay)
         built = optimization.get_wsd_schedule(
-            carrier, warmup, decay, num_stable_steps=stable, min_lr_ratio=settings.final_lr
+            optimizer, warmup, decay, num_stable_steps=stable, min_lr_ratio=settings.final_lr
         )
     function = built.lr_lambdas[0]
     return lambda step: float(function(step))
 
 
 def set_rate(optimizer: torch.optim.Optimizer, rate: float) -> None:
-    """Give every group the learning rate ``rate`` times its ``scale``."""
+    """Set the learning rate of every group to ``rate`` times its ``scale``."""
     for group in optimizer.param_groups:
         group["lr"] = rate * group["scale"]
 
@@ -79,7 +79,7 @@ def _groups(module: nn.Module, lr: float, substring: str, factor: float) -> list
             scale = factor if substring and substring in name else 1.0
             groups.setdefault(scale, []).append(parameter)
     if not groups:
-        raise UsageError("no parameter of the module requires gradients", "unfreeze what is to be trained")
+        raise UsageError("no parameter of the module requires gradients", "unfreeze the parameters to train")
     return [{"params": params, "lr": lr * scale, "scale": scale} for scale, params in sorted(groups.items())]
 
 
@@ -93,6 +93,6 @@ def _bitsandbytes() -> ModuleType:
         return importlib.import_module("bitsandbytes")
     except (ImportError, RuntimeError) as error:
         raise MissingDependency(
-            f"optimizer=adamw8bit needs the package bitsandbytes, which does not load: {first_line(error)}",
+            f"optimizer=adamw8bit needs the package bitsandbytes, which cannot be loaded: {first_line(error)}",
             "pip install bitsandbytes, or use optimizer=adamw",
         ) from error

@@ -1,62 +1,62 @@
-"""The samples of one process, in the order of training, as batches of tensors.
+"""The samples of one process, in training order, as batches of tensors.
 
-Step s of a run trains on the samples s*batch ... (s+1)*batch - 1. They are split into ``accumulation`` micro-steps,
-and each of those among the processes, in order: of P processes, process p takes in micro-step k the m samples from
-s*batch + (k*P + p)*m on, with m = batch / (P * accumulation). So the samples of a step are the same, whatever the
-number of processes, micro-steps and workers.
+Step s of a run trains on the samples s*batch ... (s+1)*batch - 1. They are split into ``accumulation`` micro-steps and
+each micro-step among the processes: of P processes, process p takes in micro-step k the m samples from
+s*batch + (k*P + p)*m, with m = batch / (P * accumulation). The samples of a step therefore do not depend on the number
+of processes, micro-steps and workers.
 """
 
 from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
-from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler, default_collate
 
 from dgkit.errors import DgkitError, UsageError
 from dgkit.resources import usable_cores
 from dgkit.training.loop.optimisation import Optimisation
+from dgkit.training.loop.task import Tensors
 
-Sample = dict[str, Tensor]
-MOST_WORKERS = 12
+MAX_WORKERS = 12
 
 
 def samples_per_micro_step(settings: Optimisation, processes: int) -> int:
-    """Samples of one process in one micro-step. Raises UsageError if the batch does not divide."""
+    """Return the samples per process and micro-step. Raises UsageError if the batch does not divide."""
     parts = processes * settings.accumulation
     if settings.batch % parts:
         raise UsageError(
-            f"batch={settings.batch} does not divide into {processes} process(es) x accumulation="
+            f"batch={settings.batch} cannot be split into {processes} process(es) x accumulation="
             f"{settings.accumulation}; allowed are multiples of {parts}",
-            f"--set batch={-(-settings.batch // parts) * parts}, or another accumulation or number of processes",
+            f"use batch={-(-settings.batch // parts) * parts}, or another accumulation or number of processes",
         )
     return settings.batch // parts
 
 
 def micro_batch(settings: Optimisation, step: int, micro: int, process: int, processes: int) -> range:
-    """Indices of the samples that ``process`` takes in micro-step ``micro`` of ``step`` (both 0-based)."""
+    """Return the indices of the samples of ``process`` in micro-step ``micro`` of ``step``, all 0-based."""
     size = samples_per_micro_step(settings, processes)
     first = step * settings.batch + (micro * processes + process) * size
     return range(first, first + size)
 
 
 def batches(
-    sample: Callable[[int], Sample], settings: Optimisation, start: int, process: int, processes: int, *, pinned: bool
-) -> Iterator[Sample]:
-    """Stacked samples of one process for each micro-step from step ``start`` on; CPU tensors, pinned if wanted.
+    sample: Callable[[int], Tensors], settings: Optimisation, start: int, process: int, processes: int, *, pinned: bool
+) -> Iterator[Tensors]:
+    """Yield the stacked samples of one process for each micro-step from step ``start``; CPU tensors.
 
-    Errors of dgkit that ``sample`` raises keep their message and hint, from a worker process too.
+    ``pinned`` batches are in page-locked memory. A DgkitError that ``sample`` raises keeps its message and hint, also
+    from a worker process.
     """
     workers = settings.workers
     if workers is None:
-        workers = min(MOST_WORKERS, len(usable_cores()) - 1) if pinned else 0
+        workers = min(MAX_WORKERS, len(usable_cores()) - 1) if pinned else 0
     loader: DataLoader[Any] = DataLoader(
         _Samples(sample),
         batch_sampler=_Order(settings, start, process, processes),
         num_workers=workers,
         collate_fn=_collate,
         pin_memory=pinned,
-        # Without its own generator the loader would draw from the global one.
+        # Without its own generator the loader would advance torch's global one.
         generator=torch.Generator().manual_seed(0),
     )
     for batch in loader:
@@ -66,14 +66,14 @@ def batches(
 
 
 class _Samples(Dataset[Any]):
-    def __init__(self, sample: Callable[[int], Sample]) -> None:
+    def __init__(self, sample: Callable[[int], Tensors]) -> None:
         self.sample = sample
 
-    def __getitem__(self, index: int) -> Sample | DgkitError:
+    def __getitem__(self, index: int) -> Tensors | DgkitError:
         try:
             return self.sample(index)
         except DgkitError as error:
-            # Raised here, it would lose its hint on the way out of a worker process.
+            # Returned, not raised: an exception loses its hint on the way out of a worker process.
             return error
 
 
@@ -90,7 +90,7 @@ class _Order(Sampler[list[int]]):
         return (self.settings.steps - self.start) * self.settings.accumulation
 
 
-def _collate(samples: list[Sample | DgkitError]) -> Sample | DgkitError:
+def _collate(samples: list[Tensors | DgkitError]) -> Tensors | DgkitError:
     for sample in samples:
         if isinstance(sample, DgkitError):
             return sample

@@ -1,4 +1,4 @@
-"""How long each stage of a training took, over all the runs that it was made in: ``times.json``."""
+"""Seconds that each stage of a training took, summed over all its runs: ``times.json``."""
 
 import json
 import time
@@ -9,33 +9,33 @@ from pathlib import Path
 from dgkit.files import atomic_write
 from dgkit.progress import Progress
 
-NOTE_SECONDS = 20.0  # between two notes: what a kill may lose
+SAVE_SECONDS = 20.0  # between two writes; a kill loses at most this much
 
 
 @contextmanager
 def timed(work: Path, name: str, progress: Progress | None) -> Iterator[Progress]:
-    """Add the seconds that the block takes to ``name`` in ``work/times.json``, also where it fails.
+    """Add the duration of the block to ``name`` in ``work/times.json``, also if the block fails.
 
-    Yields a progress that calls ``progress``, if there is one, and notes the time now and then.
+    Yields a progress callback that calls ``progress``, if given, and saves the time every :data:`SAVE_SECONDS`.
     """
     path = work / "times.json"
     times: dict[str, float] = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
     before, start = times.get(name, 0.0), time.monotonic()
-    noted = start
+    saved = start
 
-    def write() -> None:
+    def save() -> None:
         times[name] = round(before + time.monotonic() - start, 2)
         atomic_write(path, (json.dumps(times, indent=2) + "\n").encode())
 
     def report(stage: str, done: float, total: float, note: str = "") -> None:
-        nonlocal noted
+        nonlocal saved
         if progress:
             progress(stage, done, total, note)
-        if time.monotonic() - noted > NOTE_SECONDS:
-            noted = time.monotonic()
-            write()
+        if time.monotonic() - saved > SAVE_SECONDS:
+            saved = time.monotonic()
+            save()
 
     try:
         yield report
     finally:
-        write()
+        save()

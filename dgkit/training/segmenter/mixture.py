@@ -12,7 +12,7 @@ from dgkit.data.datasets import Sample, labels_folder
 from dgkit.data.generated import MANIFEST, check_files, list_scenes
 from dgkit.data.labelmap import read_label
 from dgkit.labels import CLASSES, PALETTE
-from dgkit.training.data.labelled import paired
+from dgkit.training.data.labelled import select_pairs
 from dgkit.training.segmenter.mm import DATASETS
 from dgkit.training.segmenter.pipelines import generated_pipeline, run_seeded, source_pipeline, validation_pipeline
 from dgkit.training.segmenter.segmenter_recipe import LabelledSet, SegmenterData
@@ -31,7 +31,7 @@ def find_generated(folder: Path, verify: bool = True, filtered: bool = False) ->
     """
     folder = folder.expanduser()
     if not filtered and not (folder / MANIFEST).exists():
-        return paired(labels_folder(folder))[0].samples
+        return select_pairs(labels_folder(folder))[0].samples
     scenes = list_scenes(folder, filtered=filtered)
     check_files(folder, scenes, digests=verify)
     return tuple(scene.sample for scene in scenes)
@@ -110,7 +110,7 @@ class WholeImages(TorchDataset[dict[str, Any]]):
 
     def __init__(self, labelled: dict[str, Any]) -> None:
         chosen = LabelledSet.model_validate(labelled)
-        self.samples = paired(chosen.open())[0].samples
+        self.samples = select_pairs(chosen.open())[0].samples
         self._pipeline = validation_pipeline(chosen.scale)
 
     def __len__(self) -> int:

@@ -7,7 +7,7 @@ import numpy as np
 from dgkit.data.crops import CropRules, drawable_classes
 from dgkit.data.datasets import Sample
 from dgkit.data.index import build_index, default_cache
-from dgkit.training.data.labelled import paired
+from dgkit.training.data.labelled import select_pairs
 from dgkit.training.segmenter.segmenter_recipe import SegmenterData
 
 
@@ -32,7 +32,7 @@ class SourceSampler:
 
 def open_source(data: SegmenterData) -> SourceSampler:
     """Open the source set of a training. Raises UsageError, InputError, LabelError."""
-    dataset, _ = paired(data.source.open())
+    dataset, _ = select_pairs(data.source.open())
     if data.rare_classes is None:
         return SourceSampler(dataset.samples)
     index = build_index(dataset, cache=default_cache(dataset))

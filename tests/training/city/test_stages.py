@@ -1,4 +1,4 @@
-"""The whole training in 200 steps: from nothing to a model folder that dgkit and diffusers load."""
+"""The whole training in 200 steps, from scratch to a model folder that dgkit and diffusers load."""
 
 import json
 
@@ -32,7 +32,7 @@ RECIPE = CityRecipe.model_validate(
 
 @pytest.fixture(scope="module")
 def work(tmp_path_factory):
-    """A training folder that a full disk, or a kill, cut short in the UNet stage and that the same call finished."""
+    """A training that was interrupted in the UNet stage and finished by the same call."""
     work = tmp_path_factory.mktemp("city")
 
     def stop(stage: str, done: float, total: float, note: str = "") -> None:
@@ -75,7 +75,7 @@ def test_the_prior_unet_is_shipped_and_the_fine_tuned_one_is_not(work):
     assert not torch.equal(shipped, weights(work / "finetune" / "finished").half().float())
 
 
-def test_the_model_does_not_tell_where_it_was_trained(work):
+def test_the_model_does_not_contain_the_path_of_its_training(work):
     texts = [path.read_text() for path in (work / "model").rglob("*.json")]
     assert len(texts) >= 7
     assert not [text for text in texts if str(work) in text]
@@ -95,13 +95,13 @@ def test_every_stage_keeps_its_log(work):
     assert (work / "controlnet" / "validation" / "step_00000030_swapped_0.png").exists()
 
 
-def test_the_time_of_every_stage_is_kept_over_interruptions(work):
+def test_the_time_of_every_stage_is_summed_over_interruptions(work):
     times = json.loads((work / "times.json").read_text())
     assert set(times) >= {"scenes/prior1", "latents/source", "vae", "unet", "finetune", "controlnet", "decoder"}
     assert all(seconds > 0 for stage, seconds in times.items() if "/" not in stage)
 
 
-def test_the_decoder_is_the_last_stage_and_leaves_the_latents_alone(work):
+def test_the_decoder_is_the_last_stage_and_keeps_the_latents(work):
     def weights(folder):
         return diffusers.AutoencoderKL.from_pretrained(folder).state_dict()
 

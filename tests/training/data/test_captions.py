@@ -1,15 +1,15 @@
-"""Thinned captions keep their frame, styles are found in prompts, text embeddings are made once and survive damage."""
+"""Captions lose class words only, styles are found in prompts, text embeddings are cached and survive damage."""
 
 import numpy as np
 import pytest
 
 from dgkit.prompts import STYLES, compose
-from dgkit.training.data.captions import TextCache, style_of, thin
+from dgkit.training.data.captions import TextCache, drop_words, style_of
 
 
-def test_thinning_keeps_frame_and_style_words():
+def test_dropping_words_keeps_frame_and_style_words():
     caption = "A city street scene with road building traffic light car, in snowy weather."
-    thinned = [thin(caption, np.random.default_rng(i)) for i in range(30)]
+    thinned = [drop_words(caption, np.random.default_rng(i)) for i in range(30)]
     assert all(t.startswith("A city street scene with") and t.endswith(", in snowy weather .") for t in thinned)
     assert len({len(t.split()) for t in thinned}) > 3
 
@@ -20,13 +20,13 @@ def test_the_style_of_a_prompt_is_found(style):
 
 
 class _Encoder:
-    """Embeds a caption as its length; remembers what it was asked."""
+    """Embeds a caption as its length and records the captions."""
 
     def __init__(self) -> None:
-        self.asked: list[str] = []
+        self.encoded: list[str] = []
 
     def __call__(self, captions):
-        self.asked += captions
+        self.encoded += captions
         return np.array([np.full((2, 3), len(text), np.float32) for text in captions])
 
 
@@ -36,16 +36,16 @@ def test_each_caption_is_encoded_once_and_kept(tmp_path):
     embeddings = cache(["car", "", "car", "road"])
     assert embeddings.shape == (4, 2, 3) and embeddings.dtype == np.float16
     assert embeddings[:, 0, 0].tolist() == [3, 0, 3, 4]
-    assert first.asked == ["car", "", "road"]
+    assert first.encoded == ["car", "", "road"]
     assert np.array_equal(TextCache(tmp_path, "a" * 64, second)(["road", "car"]), embeddings[[3, 0]])
-    assert second.asked == []
+    assert second.encoded == []
 
 
 def test_another_encoder_has_its_own_embeddings(tmp_path):
     TextCache(tmp_path, "a" * 64, _Encoder())(["car"])
     other = _Encoder()
     TextCache(tmp_path, "b" * 64, other)(["car"])
-    assert other.asked == ["car"]
+    assert other.encoded == ["car"]
 
 
 @pytest.mark.parametrize("keep", [0, 10, 100])
@@ -55,7 +55,7 @@ def test_a_damaged_file_is_encoded_again(tmp_path, keep):
     path.write_bytes(path.read_bytes()[:keep])
     encoder = _Encoder()
     assert TextCache(tmp_path, "a" * 64, encoder)(["car"])[0, 0, 0] == 3
-    assert encoder.asked == ["car"]
+    assert encoder.encoded == ["car"]
     assert np.load(path).shape == (2, 3)
 
 
@@ -65,4 +65,4 @@ def test_memory_is_bounded(tmp_path):
     for text in ("a", "b", "a", "c", "b"):
         cache([text])
     assert list(cache._recent) == ["c", "b"]
-    assert encoder.asked == ["a", "b", "c"]
+    assert encoder.encoded == ["a", "b", "c"]

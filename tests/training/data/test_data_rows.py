@@ -1,4 +1,4 @@
-"""Rows of data become feeds: each kind, their weights, what is left out, and what is refused."""
+"""Rows of data become feeds: each kind, their weights, skipped samples, and refused settings."""
 
 import json
 from pathlib import Path
@@ -10,11 +10,11 @@ from PIL import Image
 from dgkit.config import dump_config, load_config
 from dgkit.data.layouts import LAYOUTS
 from dgkit.errors import InputError, UsageError
-from dgkit.training.data.data_rows import CITY, FeedConfig, Row, build_feed
+from dgkit.training.data.data_rows import CITY, DataRow, FeedConfig, build_feed
 from dgkit.training.data.feed import Example, Feed, MixedFeed, PromptDropout
 from dgkit.training.data.image_files import CaptionedFeed, ImageFeed
 from dgkit.training.data.labelled import LabelledFeed
-from dgkit.training.data.rendered_scenes import SceneFeed
+from dgkit.training.data.scene_feed import SceneFeed
 
 SIZE = 16
 
@@ -60,15 +60,15 @@ def test_public_layouts_are_read_by_their_loader(root, tmp_path):
     assert {example.caption for example in _draws(feed)} == {"road"}
 
 
-def test_left_out_pairs_are_counted_aloud(root):
+def test_skipped_pairs_are_reported(root):
     lines: list[str] = []
     build_feed(_config({"dataset": "labels", "root": str(root)}, skip_mismatched=True), SIZE, 0, notify=lines.append)
-    assert lines == ["1 of 3 pairs of labels left out: absent or of another size"]
+    assert lines == ["skipped 1 of 3 pairs of labels: image missing or of another size"]
     with pytest.raises(InputError, match=r"2\.png is 30x20 but .*2\.png is 31x20"):
         build_feed(_config({"dataset": "labels", "root": str(root)}), SIZE, 0)
 
 
-def test_rows_weigh_by_their_images_unless_told_otherwise(root):
+def test_rows_are_weighted_by_their_images_by_default(root):
     images, captioned = {"dataset": "images", "root": f"{root}/images"}, {"dataset": "captioned", "root": str(root)}
     feed = build_feed(_config(images, captioned), SIZE, 0)
     assert isinstance(feed, MixedFeed)
@@ -117,7 +117,7 @@ def test_settings_reach_the_labelled_feed(root):
         ({"dataset": "images", "path": "."}, "unknown key"),
     ],
 )
-def test_rows_that_cannot_be_are_refused_with_what_is_allowed(row, words):
+def test_invalid_rows_are_refused_with_what_is_allowed(row, words):
     with pytest.raises(UsageError, match=words):
         _config(row)
 
@@ -128,7 +128,7 @@ def test_no_rows_are_refused():
 
 
 def test_a_city_row_is_not_rescaled(tmp_path):
-    with pytest.raises(UsageError, match="not rescaled"):
+    with pytest.raises(UsageError, match="cannot be rescaled"):
         build_feed(_config({"dataset": CITY, "count": 1, "height": 32, "rescale": [0.5]}), SIZE, 0, tmp_path)
 
 
@@ -137,4 +137,4 @@ def test_a_configuration_survives_its_yaml(tmp_path):
     (tmp_path / "feed.yaml").write_text(dump_config(config))
     assert load_config(FeedConfig, tmp_path / "feed.yaml") == config
     assert config.labelled and not _config({"dataset": "images", "root": "."}).labelled
-    assert all(Row(dataset=name, root=Path(".")).labelled for name in LAYOUTS)
+    assert all(DataRow(dataset=name, root=Path(".")).labelled for name in LAYOUTS)

@@ -1,14 +1,14 @@
-"""Samples depend on the generator alone, weights and caption dropout do what they say, crops are placed in bounds."""
+"""Samples depend on the generator only, weights and caption dropout are kept, crops lie within bounds."""
 
 import numpy as np
 import pytest
 
 from dgkit.errors import UsageError
-from dgkit.training.data.feed import Example, Feed, MixedFeed, PromptDropout, cacheable, place
+from dgkit.training.data.feed import Example, Feed, MixedFeed, PromptDropout, cacheable, place_crop
 
 
 class _Constant:
-    """A feed whose examples say which number was drawn."""
+    """A feed whose examples contain the number that was drawn."""
 
     def __init__(self, name: str) -> None:
         self.name = name
@@ -29,7 +29,7 @@ def test_weights_are_shares_of_the_draws():
 
 
 @pytest.mark.parametrize("weights", [[1], [1, -1], [0, 0], [1, float("nan")]])
-def test_weights_that_are_no_shares_are_refused(weights):
+def test_invalid_weights_are_refused(weights):
     with pytest.raises(UsageError):
         MixedFeed([_Constant("a"), _Constant("b")], weights)
 
@@ -43,9 +43,9 @@ def test_dropout_empties_a_share_of_the_captions_and_leaves_the_crops_alone():
     assert {example.caption for example in after} == {"", "road car x"}
 
 
-def test_thinning_touches_its_share_of_the_other_captions():
+def test_thinning_changes_its_share_of_the_other_captions():
     captions = [example.caption for example in _draws(PromptDropout(_Constant("x"), empty=0.0, thinned=0.5), 2000)]
-    # Three words, each kept with odds u uniform in [0, 1]: all three survive with probability 1/4.
+    # Three words, each kept with a probability u uniform in [0, 1]: all three survive with probability 1/4.
     assert np.mean([caption == "road car x" for caption in captions]) == pytest.approx(0.5 + 0.5 / 4, abs=0.04)
 
 
@@ -61,7 +61,7 @@ def test_only_feeds_of_whole_images_can_be_cached():
 
 @pytest.mark.parametrize("grid", [1, 8])
 def test_crops_lie_in_the_map_on_the_grid_and_reach_every_corner(grid):
-    boxes = [place((60, 83), 32, grid, np.random.default_rng([grid, i])) for i in range(4000)]
+    boxes = [place_crop((60, 83), 32, grid, np.random.default_rng([grid, i])) for i in range(4000)]
     rows, columns = {box.y for box in boxes}, {box.x for box in boxes}
     last_row, last_column = (60 // grid * grid - 32) // grid, (83 // grid * grid - 32) // grid
     assert rows == {grid * i for i in range(last_row + 1)}
@@ -70,17 +70,17 @@ def test_crops_lie_in_the_map_on_the_grid_and_reach_every_corner(grid):
 
 def test_a_crop_is_centred_on_its_anchor_as_far_as_border_and_grid_let_it():
     rng = np.random.default_rng(0)
-    assert place((100, 100), 32, 1, rng, (50, 60)) == place((100, 100), 32, 1, rng, (50, 60))
-    box = place((100, 100), 32, 1, rng, (50, 60))
+    assert place_crop((100, 100), 32, 1, rng, (50, 60)) == place_crop((100, 100), 32, 1, rng, (50, 60))
+    box = place_crop((100, 100), 32, 1, rng, (50, 60))
     assert (box.y, box.x) == (34, 44)
     for anchor in ((0, 0), (99, 99), (50, 61)):
-        box = place((100, 100), 32, 8, rng, anchor)
+        box = place_crop((100, 100), 32, 8, rng, anchor)
         assert box.x % 8 == box.y % 8 == 0
         assert 0 <= box.y <= 64
         assert box.y <= anchor[0]
-    assert rng.random() == np.random.default_rng(0).random()  # nothing was taken from it
+    assert rng.random() == np.random.default_rng(0).random()  # the generator was not used
 
 
 def test_a_map_smaller_than_the_crop_is_taken_whole():
-    box = place((20, 20), 32, 8, np.random.default_rng(0))
+    box = place_crop((20, 20), 32, 8, np.random.default_rng(0))
     assert (box.y, box.x, box.width, box.height) == (0, 0, 32, 32)

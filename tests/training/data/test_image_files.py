@@ -1,4 +1,4 @@
-"""Unlabelled and captioned images: what is found, how it is rescaled and cropped, what is refused."""
+"""Unlabelled and captioned images: how they are found, rescaled, cropped and refused."""
 
 import json
 import pickle
@@ -28,7 +28,7 @@ def _picture(path: Path, height: int = 40, width: int = 60) -> Path:
     return path
 
 
-def test_images_are_found_below_the_folder_in_one_order(tmp_path):
+def test_images_below_the_folder_are_found_in_a_fixed_order(tmp_path):
     for name in ("b/2.JPG", "a.png", "b/1.jpeg", "notes.txt", ".hidden.png"):
         path = tmp_path / name
         path.parent.mkdir(exist_ok=True)
@@ -67,7 +67,7 @@ def test_a_draw_is_a_function_of_the_generator(tmp_path):
     assert all(np.array_equal(first[i], again.draw(np.random.default_rng([1, i])).image) for i in reversed(range(9)))
 
 
-def test_small_images_are_continued_by_reflection():
+def test_small_images_are_padded_by_reflection():
     image = np.arange(4, dtype=np.uint8)[:, None, None].repeat(5, 1).repeat(3, 2)
     assert padded(image, 9)[:, 0, 0].tolist() == [0, 1, 2, 3, 2, 1, 0, 1, 2]
     assert padded(image[:1], 3).shape == (3, 5, 3)
@@ -100,5 +100,5 @@ def test_an_unreadable_picture_is_named(tmp_path):
     (tmp_path / "a.png").write_bytes(b"no picture")
     files = ImageFiles((tmp_path / "a.png",), 16)
     for attempt in (lambda: ImageFeed(files).draw(np.random.default_rng(0)), lambda: read_image(tmp_path / "a.png")):
-        with pytest.raises(InputError, match=r"a\.png: cannot be read"):
+        with pytest.raises(InputError, match=r"a\.png cannot be read"):
             attempt()

@@ -14,7 +14,7 @@ from dgkit.data.datasets import Dataset, labels_folder
 from dgkit.data.index import build_index
 from dgkit.errors import InputError, LabelError
 from dgkit.training.data.feed import Example
-from dgkit.training.data.labelled import LabelledFeed, paired
+from dgkit.training.data.labelled import LabelledFeed, select_pairs
 
 HEIGHT, WIDTH, TRAIN, BUS = 48, 96, 16, 15
 
@@ -27,14 +27,14 @@ def _write(root: Path, name: str, label: np.ndarray, image: np.ndarray | None = 
 
 
 def _painted(label: np.ndarray) -> np.ndarray:
-    """A photograph whose red is ten times the class, whose green and blue are row and column."""
+    """Return an image whose red is ten times the class and whose green and blue are row and column."""
     rows, columns = np.mgrid[: label.shape[0], : label.shape[1]]
     return np.stack([np.minimum(label, 20) * 10, rows, columns], axis=-1).astype(np.uint8)
 
 
 @pytest.fixture
 def street(tmp_path: Path) -> Dataset:
-    """Six maps of road under sky; map 2 has a train in a corner, map 4 one lone pixel of bus."""
+    """Six maps of road under sky; map 2 has a train in a corner, map 4 a single pixel of bus."""
     for i in range(6):
         label = np.zeros((HEIGHT, WIDTH), np.uint8)
         label[:20] = 10
@@ -68,7 +68,7 @@ def test_classes_are_drawn_by_their_probability_and_shown(street):
     classes = [feed._pick(np.random.default_rng([0, i]))[1] for i in range(3000)]
     shares = np.bincount(classes, minlength=19) / len(classes)
     assert np.abs(shares - expected).max() < 0.03
-    # A crop is centred on a pixel of its class, so the lone pixel of bus is always the middle of its crop.
+    # A crop is centred on a pixel of its class, so the single pixel of bus is always the middle of its crop.
     lone = [e for e in _draws(feed, 300) if BUS in e.label]
     assert len(lone) > 50
     assert sum(e.label[8, 8] == BUS for e in lone) > 50
@@ -76,7 +76,7 @@ def test_classes_are_drawn_by_their_probability_and_shown(street):
 
 def test_only_files_with_enough_pixels_are_drawn_for_a_class(street):
     feed = LabelledFeed(street, 16, min_pixels=50)
-    assert feed.holders[TRAIN].tolist() == [2]
+    assert feed.files_by_class[TRAIN].tolist() == [2]
     assert feed.probabilities[BUS] == 0  # one pixel is not more than 50
     assert feed.probabilities[TRAIN] > 0.4
 
@@ -86,7 +86,7 @@ def test_the_published_threshold_is_3000_pixels_at_512(street):
     counts[:, 0] = 10**6
     counts[1, TRAIN], counts[2, TRAIN] = 3000, 3001
     feed = LabelledFeed(street, 512, index=replace(build_index(street), counts=counts))
-    assert feed.holders[TRAIN].tolist() == [2]
+    assert feed.files_by_class[TRAIN].tolist() == [2]
 
 
 def test_rare_share_leaves_the_rest_uniform(street):
@@ -114,7 +114,7 @@ def test_image_and_label_are_rescaled_together(street):
     assert spans == {0.5, 2.0}
 
 
-def test_an_anchor_that_vanishes_by_rescaling_still_centres_the_crop(street):
+def test_an_anchor_that_rescaling_removes_still_centres_the_crop(street):
     feed = LabelledFeed(street, 8, rescale=(0.25,), min_pixels=0)
     index = next(i for i in range(500) if feed._pick(np.random.default_rng([5, i]))[1] == BUS)
     example = feed.draw(np.random.default_rng([5, index]))
@@ -123,7 +123,7 @@ def test_an_anchor_that_vanishes_by_rescaling_still_centres_the_crop(street):
     assert int(example.image[4, 4, 2]) == pytest.approx(40, abs=3)
 
 
-def test_a_map_smaller_than_the_crop_continues_as_ignore_and_as_reflection(tmp_path):
+def test_a_map_smaller_than_the_crop_is_padded_with_ignore_and_by_reflection(tmp_path):
     label = np.zeros((20, 40), np.uint8)
     _write(tmp_path, "small", label)
     (example,) = _draws(LabelledFeed(labels_folder(tmp_path), 32), 1)
@@ -155,27 +155,27 @@ def test_a_sample_is_the_same_in_any_order_and_process(street):
         assert all(_same(a, b) for a, b in zip(forward, other, strict=True))
 
 
-def test_pairs_of_different_sizes_are_an_error_that_names_both_or_are_left_out(tmp_path):
+def test_pairs_of_different_sizes_are_an_error_with_both_names_or_are_skipped(tmp_path):
     label = np.zeros((20, 40), np.uint8)
     _write(tmp_path, "good", label)
     _write(tmp_path, "odd", label, np.zeros((20, 41, 3), np.uint8))
     dataset = labels_folder(tmp_path)
     with pytest.raises(LabelError, match=r"odd\.png is 40x20 but .*odd\.png is 41x20"):
-        paired(dataset)
-    usable, skipped = paired(dataset, skip_mismatched=True)
+        select_pairs(dataset)
+    usable, skipped = select_pairs(dataset, skip_mismatched=True)
     assert ([sample.id for sample in usable.samples], skipped) == (["good"], 1)
 
 
-def test_missing_photographs_are_counted(tmp_path):
+def test_missing_images_are_counted(tmp_path):
     for name in ("a", "b"):
         _write(tmp_path, name, np.zeros((20, 40), np.uint8))
     (tmp_path / "images" / "b.png").unlink()
     with pytest.raises(InputError, match=r"1 of 2 .*b\.png"):
-        paired(labels_folder(tmp_path))
-    assert paired(labels_folder(tmp_path), skip_mismatched=True)[1] == 1
+        select_pairs(labels_folder(tmp_path))
+    assert select_pairs(labels_folder(tmp_path), skip_mismatched=True)[1] == 1
     (tmp_path / "images" / "a.png").unlink()
     with pytest.raises(InputError, match="no label map"):
-        paired(labels_folder(tmp_path), skip_mismatched=True)
+        select_pairs(labels_folder(tmp_path), skip_mismatched=True)
 
 
 def test_a_map_that_lost_its_class_since_it_was_counted_is_named(street):

@@ -1,4 +1,4 @@
-"""Cached latents are the encoder's, survive whatever kills the writer, and never pass for those of other data."""
+"""Cached latents equal the encoder's, survive a killed writer, and are never used for other data."""
 
 import json
 import pickle
@@ -18,7 +18,8 @@ from dgkit.training.data.feed import Feed, MixedFeed, PromptDropout
 from dgkit.training.data.image_files import ImageFeed, ImageFiles, list_images
 from dgkit.training.data.labelled import LabelledFeed
 from dgkit.training.data.latents import LatentCache, digest_network, encode, with_cached_latents
-from dgkit.training.data.rendered_scenes import SceneFeed, render_scenes
+from dgkit.training.data.rendered_scenes import SceneSet, render_scenes
+from dgkit.training.data.scene_feed import SceneFeed
 
 FACTOR = 4
 
@@ -68,19 +69,19 @@ def test_windows_are_those_of_the_encoded_picture(images, vae, tmp_path):
     cached = with_cached_latents(images, vae, tmp_path / "cache")
     cache = cached.files.latents
     assert (cache.factor, len(cache)) == (FACTOR, 10)
-    for picture in images.pictures():
-        whole = picture.read()
+    for image in images.whole_images():
+        whole = image.read()
         height, width = (side // FACTOR * FACTOR for side in whole.shape[:2])
         assert min(height, width) >= 16
         expected = encode(vae, whole[None, :height, :width])[0].astype(np.float32)
-        mean, std = cache.window(picture.key, 4, 0, 8)
+        mean, std = cache.window(image.key, 4, 0, 8)
         assert np.array_equal(mean, expected[0, :, 1:3, :2]) and np.array_equal(std, expected[1, :, 1:3, :2])
         assert (std > 0).all() and mean.dtype == np.float32
 
 
 def test_pixels_and_latents_show_the_same_crop_on_the_grid(images, vae, tmp_path):
     cached = with_cached_latents(images, vae, tmp_path / "cache", pixels=True)
-    pictures = [(picture.key, picture.read()) for picture in images.pictures()]
+    pictures = [(image.key, image.read()) for image in images.whole_images()]
     for i in range(10):
         example = cached.draw(np.random.default_rng(i))
         ((key, y, x),) = (
@@ -94,7 +95,7 @@ def test_pixels_and_latents_show_the_same_crop_on_the_grid(images, vae, tmp_path
     assert with_cached_latents(images, vae, tmp_path / "cache").draw(np.random.default_rng(0)).image is None
 
 
-def test_labels_lie_on_the_same_grid_as_latents(vae, tmp_path):
+def test_labels_and_latents_share_a_grid(vae, tmp_path):
     rows, columns = np.mgrid[:24, :40]
     label = ((rows // FACTOR + columns // FACTOR) % 3).astype(np.uint8)
     for folder in ("labels", "images"):
@@ -109,7 +110,7 @@ def test_labels_lie_on_the_same_grid_as_latents(vae, tmp_path):
 
 
 def test_scenes_and_mixtures_are_cached_too(images, vae, tmp_path):
-    scenes = SceneFeed([render_scenes(tmp_path / "scenes", "source", 2, 0, 32, 0)], 16)
+    scenes = SceneFeed([render_scenes(tmp_path / "scenes", SceneSet("source", 2, 0, 32), 0)], 16)
     cached = with_cached_latents(MixedFeed([images, scenes]), vae, tmp_path / "cache", batch=4)
     assert len(LatentCache(next((tmp_path / "cache").iterdir()))) == 12
     examples = [cached.draw(np.random.default_rng(i)) for i in range(10)]
@@ -124,7 +125,7 @@ def test_a_second_call_reads_no_image_and_gives_the_same(images, vae, tmp_path, 
     assert _equal(first, _draws(again)) and _equal(first, _draws(pickle.loads(pickle.dumps(again))))
 
 
-def test_an_interrupted_encoding_goes_on(images, vae, tmp_path, monkeypatch):
+def test_an_interrupted_encoding_is_resumed(images, vae, tmp_path, monkeypatch):
     monkeypatch.setattr(latents, "GROUP", 4)
     whole = _draws(with_cached_latents(images, vae, tmp_path / "whole"))
 
@@ -186,7 +187,7 @@ def test_a_changed_image_is_refused_until_it_is_encoded(images, vae, tmp_path):
     again = with_cached_latents(images, vae, tmp_path / "cache")
     assert len(again.files.latents) == 20
     whole = encode(vae, np.zeros((1, 24, 32, 3), np.uint8))[0, 0].astype(np.float32)
-    black = again.files.latents.window(again.pictures()[1].key, 0, 0, 24)[0]
+    black = again.files.latents.window(again.whole_images()[1].key, 0, 0, 24)[0]
     assert np.array_equal(black, whole[:, :, :6])
 
 
@@ -235,11 +236,11 @@ def test_latents_that_are_not_finite_are_named(images, tmp_path):
         with_cached_latents(images, broken, tmp_path / "cache")
 
 
-def test_crops_that_are_no_whole_cells_and_odd_batches_are_refused(images, vae, tmp_path):
+def test_crops_of_partial_cells_and_uneven_batches_are_refused(images, vae, tmp_path):
     odd = ImageFeed(ImageFiles(images.files.paths, 18))
     with pytest.raises(UsageError, match="18 pixels"):
         with_cached_latents(odd, vae, tmp_path / "cache")
     with pytest.raises(UsageError, match="batch of 3"):
         with_cached_latents(images, vae, tmp_path / "cache", batch=3)
-    with pytest.raises(InputError, match="no cache"):
+    with pytest.raises(InputError, match="is not a cache"):
         LatentCache(tmp_path)

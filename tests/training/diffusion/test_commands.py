@@ -1,4 +1,4 @@
-"""``train_vae|ldm|controlnet`` on a micro model: what they write loads in diffusers and dgkit, and resumes exactly."""
+"""``train_vae|ldm|controlnet`` on a micro model: results load in diffusers and dgkit, and resuming is exact."""
 
 import json
 
@@ -23,7 +23,7 @@ TRAIN |= {"log_every": 1}
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
-    """A micro model with the shape of Stable Diffusion's folders, and four labelled pictures."""
+    """A micro model in Stable Diffusion's folder layout, and four labelled images."""
     folder = tmp_path_factory.mktemp("commands")
     make_micro_model(folder / "base", with_controlnet=False)
     rng = np.random.default_rng(0)
@@ -100,7 +100,7 @@ def test_controlnet_loads_in_diffusers_and_after_a_swap_in_dgkit(folder):
     assert picture.image.shape == (64, 64, 3)
 
 
-def test_the_pictures_of_validation_are_painted_on_the_prior(folder):
+def test_validation_images_are_painted_on_the_prior(folder):
     look = {"labels": [folder / "data" / "labels" / "0.png"], "styles": ("none",), "steps": 2, "samples": 0}
     pictures = []
     for name, prior in (("own", None), ("other", make_micro_model(folder / "another", with_controlnet=False, seed=9))):
@@ -148,7 +148,7 @@ def test_lora_trains_adapters_and_merges_them(folder):
     assert all(torch.allclose(fused[name], after[name], atol=1e-6) for name in after)
 
 
-def test_lora_names_targets_that_are_not_there(folder):
+def test_lora_targets_without_a_layer_are_named(folder):
     with pytest.raises(UsageError, match="to_nothing"):
         train_ldm(_ldm(folder, "lora-wrong", lora={"targets": ("to_nothing",)}))
 
@@ -174,12 +174,12 @@ def test_a_folder_with_other_files_is_refused(folder):
         train_controlnet(_controlnet(folder, "data"))
 
 
-def test_a_size_that_is_no_whole_latent_is_refused(folder):
+def test_a_size_of_partial_latent_cells_is_refused(folder):
     with pytest.raises(UsageError, match="size=60"):
         train_ldm(_ldm(folder, "size", size=60))
 
 
-def test_the_resolved_recipe_and_the_time_are_beside_the_result(folder):
+def test_the_resolved_recipe_and_the_time_are_in_the_output_folder(folder):
     train_ldm(_ldm(folder, "noted", validation={"samples": 0}))
     assert "steps: 3" in (folder / "noted" / "config.yaml").read_text()
     assert json.loads((folder / "noted" / "training" / "times.json").read_text())["ldm"] > 0

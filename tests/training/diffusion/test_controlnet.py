@@ -1,18 +1,17 @@
-"""The ControlNet's condition encoder, its config at Stable Diffusion's size, and who gets a gradient."""
+"""The ControlNet's condition encoder, its config at Stable Diffusion's size, and which networks get gradients."""
 
 import diffusers
 import pytest
 import torch
 
-from dgkit.training.city.small_networks import build_controlnet
-from dgkit.training.diffusion.controlnet import ControlNetTask, condition_widths
+from dgkit.training.diffusion.controlnet import ControlNetTask, build_controlnet, condition_widths
 from dgkit.training.diffusion.diffusion_recipes import Objective
 from dgkit.training.diffusion.noising import Noising
 from dgkit.training.diffusion.starting_model import find_training_model
 from tests.models import make_micro_model
 from tests.training.diffusion.test_noising import OneFeed
 
-# config.json as ControlNets of Stable Diffusion 1.5 carry it, with 20 channels for DGInStyle.
+# config.json of ControlNets for Stable Diffusion 1.5, with 20 channels for DGInStyle.
 PUBLISHED = {
     "act_fn": "silu",
     "attention_head_dim": 8,
@@ -43,7 +42,7 @@ PUBLISHED = {
 def test_at_the_size_of_stable_diffusion_the_config_is_the_published_one_with_20_channels():
     with torch.device("meta"):
         unet = diffusers.UNet2DConditionModel(sample_size=64, cross_attention_dim=768)
-        # from_unet copies weights, which do not exist here; its config is what counts.
+        # On the meta device weights do not exist; only the config is tested.
         controlnet = build_controlnet(unet, condition_widths(8))
     config = {key: list(value) if isinstance(value, tuple) else value for key, value in controlnet.config.items()}
     assert {key: config[key] for key in PUBLISHED} == PUBLISHED

@@ -1,4 +1,4 @@
-"""Recipes: every YAML in training/ is valid, sections are read apart, and the published constants are in place."""
+"""Recipes: every YAML in training/ is valid, sections are independent, and the published constants are kept."""
 
 import math
 
@@ -59,12 +59,12 @@ def test_the_optimiser_is_the_published_one(recipe, name, section):
     assert (train.weight_decay, train.clip, train.ema, train.schedule) == (1e-2, 1.0, 0, "constant")
 
 
-def test_sets_are_relative_to_the_section_and_out_wins(recipe, tmp_path):
+def test_sets_are_relative_to_the_section_and_out_overrides(recipe, tmp_path):
     loaded = load_training("ldm", recipe(RECIPES[0]), ["train.steps=7", "model=random:sd15"], tmp_path / "out")
     assert (loaded.train.steps, loaded.model, loaded.out) == (7, "random:sd15", tmp_path / "out")
 
 
-def test_a_section_that_is_not_there_is_named(recipe):
+def test_a_missing_section_is_named(recipe):
     with pytest.raises(UsageError, match="no section 'vae'"):
         load_training("vae", recipe(RECIPES[0]))
 

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import torch
 
+from dgkit.diffusion.random_model import SD15_SCHEDULER
 from dgkit.errors import ModelError
 from dgkit.training.city.small_networks import SCHEDULER
 from dgkit.training.diffusion.losses import (
@@ -16,7 +17,6 @@ from dgkit.training.diffusion.losses import (
     reconstruction_loss,
     snr_weights,
 )
-from dgkit.training.diffusion.starting_model import SD15_SCHEDULER
 
 EPSILON, VELOCITY = noise_schedule(SD15_SCHEDULER), noise_schedule(SCHEDULER)
 TIMES = torch.tensor([0, 250, 700, 998])
@@ -54,7 +54,7 @@ def test_min_snr_weights_cap_the_error_of_the_clean_image_at_gamma(schedule):
     assert torch.allclose(weights * of_the_clean_image, snr.clamp(max=5.0), rtol=1e-3)
 
 
-def test_without_gamma_every_sample_counts_one():
+def test_without_gamma_all_weights_are_one():
     assert snr_weights(VELOCITY, TIMES, None).tolist() == [1, 1, 1, 1]
 
 
@@ -86,7 +86,7 @@ def test_timesteps_are_uniform_and_a_share_is_drawn_from_high_noise():
     assert high(1.0) == 1.0
 
 
-def test_reconstruction_counts_a_grey_shift_once_and_a_colour_shift_more():
+def test_reconstruction_penalises_a_colour_shift_more_than_a_grey_one():
     target = torch.zeros(1, 3, 4, 4)
     grey, red = target + 0.3, target.clone()
     red[:, 0] += 0.9
@@ -94,7 +94,7 @@ def test_reconstruction_counts_a_grey_shift_once_and_a_colour_shift_more():
     assert float(reconstruction_loss(red, target, 0.5, 0.5)) == pytest.approx(0.3 + 0.5 * 0.9)
 
 
-def test_reconstruction_counts_edges():
+def test_reconstruction_penalises_edges():
     step = torch.zeros(1, 3, 4, 4)
     step[..., 2:] = 0.6  # one edge in three columns of differences
     assert float(reconstruction_loss(step, torch.zeros_like(step), 0.5, 0.0)) == pytest.approx(0.3 + 0.5 * 0.2)

@@ -1,4 +1,4 @@
-"""Samples are functions of their index; batches reach the denoiser in the frozen networks' precision."""
+"""Samples are functions of their index; batches have the precision of the frozen networks."""
 
 import numpy as np
 import pytest
@@ -15,7 +15,7 @@ SCALE = 0.5  # the micro model's scaling factor
 
 
 class OneFeed:
-    """Always the same pixels, or latents with a deviation; the label says which draw it was."""
+    """Plain images, or constant latents without deviation; the label is the number drawn."""
 
     def __init__(self, latents: bool = False, label: bool = True) -> None:
         self.latents, self.label = latents, label
@@ -62,7 +62,7 @@ def test_cached_latents_are_scaled_and_noised_at_their_timestep(model):
     assert noised.text.shape == (3, 77, 16)
 
 
-def test_pictures_are_encoded_and_drawn_from_their_posterior(model):
+def test_images_are_encoded_and_sampled_from_their_posterior(model):
     noising = _noising(model, OneFeed())
     batch = _batch(noising)
     pixels = batch["image"].float() / 127.5 - 1
@@ -83,7 +83,7 @@ def test_the_condition_is_the_one_hot_label(model):
     assert _noising(model, OneFeed(), labels=False).batch(batch).condition is None
 
 
-def test_frozen_networks_take_the_precision_and_the_target_stays_float32(model):
+def test_frozen_networks_have_the_precision_and_the_target_is_float32(model):
     noising = _noising(model, OneFeed(), precision="bf16")
     noised = noising.batch(_batch(noising))
     assert {noised.latents.dtype, noised.text.dtype, noised.condition.dtype} == {torch.bfloat16}
@@ -96,7 +96,7 @@ def test_a_feed_without_label_maps_is_refused(model):
         _noising(model, OneFeed(label=False)).sample(0)
 
 
-def test_cached_text_is_encoded_once_and_is_the_same_but_for_float16(model, tmp_path, monkeypatch):
+def test_cached_text_is_encoded_once_and_equals_uncached_text_in_float16(model, tmp_path, monkeypatch):
     plain, cached = _noising(model, OneFeed()), _noising(model, OneFeed(), text_cache=tmp_path)
     calls = []
     embed = cached._embed

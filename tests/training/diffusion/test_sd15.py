@@ -1,6 +1,6 @@
 """DGInStyle's recipe at the full size of Stable Diffusion 1.5, with random weights: two steps of both trainings.
 
-Minutes, about 20 GB of memory and 16 GB of disk; run with ``-m slow -s`` to see what it took.
+Takes minutes, about 20 GB of memory and 16 GB of disk; run with ``-m slow -s`` to see the measurements.
 """
 
 import json
@@ -22,7 +22,7 @@ COMMON = ("train.steps=2", "train.precision=bf16", "train.batch=2", "train.accum
 
 
 def _train(command, *sets, cwd):
-    """Run the command line; its result, seconds and the peak of its memory in GB."""
+    """Run the command line and return its result, its seconds and its peak memory in GB."""
     arguments = [sys.executable, "-m", "dgkit", "train", *command, "--json"]
     for text in (*COMMON, *sets):
         arguments += ["--set", text]
@@ -37,7 +37,7 @@ def _train(command, *sets, cwd):
 
 @pytest.fixture
 def data(shared_folder, tmp_path):
-    """Three label maps of GTA5, paired with scenes of the city of their size."""
+    """Three label maps of GTA5, paired with scenes of the city in their size."""
     for i, label in enumerate(sorted((shared_folder / "data" / "gta_labels").glob("*.png"))):
         for name in ("labels", "images"):
             (tmp_path / "gta" / name).mkdir(parents=True, exist_ok=True)
@@ -47,7 +47,7 @@ def data(shared_folder, tmp_path):
         image = label.name.replace("_labelTrainIds", "")
         assert cv2.imwrite(str(tmp_path / "gta" / "images" / image), cv2.cvtColor(scene, cv2.COLOR_RGB2BGR))
     yield tmp_path / "gta"
-    shutil.rmtree(tmp_path)  # many gigabytes, which pytest would keep for three runs
+    shutil.rmtree(tmp_path)  # pytest would keep many gigabytes for three runs
 
 
 @pytest.mark.slow
@@ -65,11 +65,11 @@ def test_two_steps_of_both_trainings_fit_in_memory_and_load_in_diffusers(data, t
     assert diffusers.UNet2DConditionModel.load_config(unet / "unet")["cross_attention_dim"] == 768
 
     label = next((data / "labels").iterdir())
-    look = ("validation.prior=random:sd15", f"validation.labels=[{label}]", "validation.encoding=train_ids")
-    look += ("validation.steps=1", "validation.styles=[night]", "validation.samples=1")
+    validation = ("validation.prior=random:sd15", f"validation.labels=[{label}]", "validation.encoding=train_ids")
+    validation += ("validation.steps=1", "validation.styles=[night]", "validation.samples=1")
     rows = f"data.rows=[{{dataset: gta, root: {data}}}]"
     controlnet = ("controlnet", str(recipe), "--out", str(out))
-    sets = (f"model={unet}", rows, *look, "gradient_checkpointing=true", "data.workers=0")
+    sets = (f"model={unet}", rows, *validation, "gradient_checkpointing=true", "data.workers=0")
     result, seconds, memory = _train(controlnet, *sets, cwd=pytestconfig.rootpath)
     print(f"controlnet: 2 steps, loss {result['loss']:.3f}, {seconds:.0f} s in all, peak {memory:.1f} GB")
     assert memory < LIMIT

@@ -1,4 +1,4 @@
-"""The judge: crops stay aligned, training is repeatable, and what is exported computes what was trained."""
+"""The judge: crops stay aligned, training is reproducible, and the exported networks equal the trained ones."""
 
 import json
 from pathlib import Path
@@ -12,10 +12,10 @@ from dgkit.labels import CLASSES, IGNORE, NUM_CLASSES, PALETTE
 from dgkit.prompts import STYLE_NAMES
 from dgkit.segmenters.onnx import open_onnx_segmenter
 from dgkit.segmenters.style_classifier import StyleClassifier
-from dgkit.training.data.rendered_scenes import SceneCache
+from dgkit.training.data.rendered_scenes import SceneCache, SceneSet
 from dgkit.training.judge import judge_training as judge
 from dgkit.training.judge.disturbed_crops import CropSampler, StyleSampler, disturb
-from dgkit.training.judge.judge_networks import Segmenter as Network
+from dgkit.training.judge.judge_networks import SegmenterNetwork
 from dgkit.training.judge.judge_recipe import JudgeRecipe, JudgeScenes, SegmenterStage, StyleStage
 from dgkit.world import render
 
@@ -26,34 +26,35 @@ pytest.importorskip("onnxscript")
 HEIGHT = 64
 
 
-def render_here(folder: Path, role: str, count: int, seed: int, height: int, *_: Any) -> SceneCache:
-    """As `render_scenes`, without processes and files."""
-    scenes = [render(role, seed, i, height=height, width=2 * height) for i in range(count)]
+def render_here(folder: Path, scenes: SceneSet, *_: Any) -> SceneCache:
+    """Render like `render_scenes`, but without processes and files."""
+    size = {"height": scenes.height, "width": 2 * scenes.height}
+    found = [render(scenes.role, scenes.seed, i, **size) for i in range(scenes.count)]
     return SceneCache(
-        np.stack([s.image for s in scenes]), np.stack([s.label for s in scenes]), tuple(s.caption for s in scenes)
+        np.stack([s.image for s in found]), np.stack([s.label for s in found]), tuple(s.caption for s in found)
     )
 
 
 @pytest.fixture(scope="module")
 def scenes() -> SceneCache:
-    return render_here(Path(), "prior", 12, 0, HEIGHT)
+    return render_here(Path(), SceneSet("prior", 12, 0, HEIGHT))
 
 
 def painted(cache: SceneCache) -> SceneCache:
-    """The scenes with their labels' colours as pictures."""
+    """Return the scenes with the colours of their labels as images."""
     return SceneCache(PALETTE[np.where(cache.labels == IGNORE, 0, cache.labels)], cache.labels, cache.captions)
 
 
-def test_the_segmenter_takes_any_multiple_of_its_factor() -> None:
-    network = Network(channels=(4, 6, 8, 10)).eval()
+def test_the_segmenter_accepts_any_multiple_of_its_factor() -> None:
+    network = SegmenterNetwork(channels=(4, 6, 8, 10)).eval()
     for height, width in ((16, 16), (48, 80)):
         logits, features = network(torch.rand(2, 3, height, width))
         assert logits.shape == (2, NUM_CLASSES, height, width) and features.shape == (2, 10)
 
 
-def test_the_segmenter_sees_single_pixels() -> None:
+def test_the_segmenter_resolves_single_pixels() -> None:
     torch.manual_seed(0)
-    network = Network(channels=(4, 6, 8, 10)).eval()
+    network = SegmenterNetwork(channels=(4, 6, 8, 10)).eval()
     with torch.no_grad():
         image = torch.rand(1, 3, 32, 32)
         before = network(image)[0]
@@ -81,10 +82,10 @@ def test_a_resized_crop_keeps_its_label_in_place(scenes: SceneCache) -> None:
         assert near.mean() > 0.7
 
 
-def test_rare_class_crops_hold_every_class_there_is(scenes: SceneCache) -> None:
+def test_rare_class_crops_contain_every_class_of_the_scenes(scenes: SceneCache) -> None:
     sampler = CropSampler([scenes], SegmenterStage(crop=32, zoom=1.0, rare_class=1.0, disturb=0.0))
     seen = {k for seed in range(150) for k in np.unique(sampler.draw(np.random.default_rng(seed))[1])}
-    assert set(sampler.holders) <= seen and len(sampler.holders) > 10
+    assert set(sampler.scenes_by_class) <= seen and len(sampler.scenes_by_class) > 10
 
 
 def test_class_weights_favour_rare_classes_and_average_to_one(scenes: SceneCache) -> None:
@@ -95,7 +96,7 @@ def test_class_weights_favour_rare_classes_and_average_to_one(scenes: SceneCache
     assert np.allclose(CropSampler([scenes], SegmenterStage(balance=0)).class_weights(), 1)
 
 
-def test_disturbances_change_pictures_within_reason(scenes: SceneCache) -> None:
+def test_disturbances_change_images_moderately(scenes: SceneCache) -> None:
     image = scenes.images[0]
     assert np.array_equal(disturb(image, 0.0, np.random.default_rng(0)), image)
     for seed in range(8):
@@ -104,11 +105,11 @@ def test_disturbances_change_pictures_within_reason(scenes: SceneCache) -> None:
         assert 1 < np.abs(changed.astype(int) - image).mean() < 60
 
 
-def test_style_pictures_come_with_their_own_style(scenes: SceneCache) -> None:
+def test_style_samples_have_the_style_of_their_scene(scenes: SceneCache) -> None:
     sampler = StyleSampler(scenes, 0.0)
     styles = [sampler.draw(np.random.default_rng(seed)) for seed in range(40)]
     assert all(image.shape == (128, 128, 3) for image, _ in styles)
-    assert {number for _, number in styles} == set(sampler.holders) and len(sampler.holders) > 3
+    assert {number for _, number in styles} == set(sampler.scenes_by_style) and len(sampler.scenes_by_style) > 3
     dark = [image.mean() for image, number in styles if STYLE_NAMES[number] == "night"]
     light = [image.mean() for image, number in styles if STYLE_NAMES[number] == "snowy"]
     assert dark and light and max(dark) < min(light)
@@ -139,7 +140,7 @@ def test_the_exported_segmenter_computes_what_was_scored(trained: Path) -> None:
     figures = json.loads((trained / "judge.json").read_text())
     assert set(figures["segmenter"]) == {"source", "prior"} and figures["segmenter"]["prior"]["iou"]["road"] is not None
     model = open_onnx_segmenter(trained / "segmenter.onnx")
-    unseen = render_here(Path(), "prior", 2, RECIPE.unseen_seed, HEIGHT)
+    unseen = render_here(Path(), SceneSet("prior", 2, RECIPE.unseen_seed, HEIGHT))
     right = known = 0
     for image, label in zip(unseen.images, unseen.labels, strict=True):
         found = model.predict(image)
@@ -163,7 +164,7 @@ def test_a_finished_judge_is_not_trained_again(trained: Path, monkeypatch: pytes
     assert json.loads((trained / "judge.json").read_text()) == again
 
 
-def test_training_is_repeatable(scenes: SceneCache, tmp_path: Path) -> None:
+def test_training_is_reproducible(scenes: SceneCache, tmp_path: Path) -> None:
     stage, weights = RECIPE.styles.model_copy(update={"steps": 2}), []
     for name in ("a", "b"):
         task = judge.StyleTask(StyleSampler(scenes, stage.disturb), 5)

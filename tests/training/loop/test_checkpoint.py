@@ -30,13 +30,13 @@ def names(folder: Path) -> list[str]:
 
 
 def log(folder: Path) -> list[str]:
-    """Lines of the log without the seconds."""
+    """Return the lines of the log without the seconds."""
     return [line.rpartition(",")[0] for line in (folder / "log.csv").read_text().splitlines()]
 
 
 def check_newest(folder: Path) -> int:
-    """The step of the newest checkpoint, which must be whole; 0 if there is none."""
-    found = checkpoint.complete(folder / "checkpoints")
+    """Return the step of the newest checkpoint, which must be complete; 0 if there is none."""
+    found = checkpoint.list_checkpoints(folder / "checkpoints")
     if not found:
         return 0
     state = checkpoint.read_state(found[-1])
@@ -65,8 +65,8 @@ def killed(server, target, *arguments) -> bool:
 
 
 def test_kills_between_steps_and_within_checkpoints_lose_nothing(tmp_path, server):
-    """One run, killed again and again; the numbers of file operations fall into the writing of the first checkpoint,
-    its renaming, and the removal of the one before."""
+    """One run, killed repeatedly: while the first checkpoint is written, while it is renamed, and while the one before
+    is removed."""
     torch.set_num_threads(1)
     settings = {"steps": 15, "keep": 1, "validate_every": 4}
     cut = tmp_path / "cut"
@@ -92,7 +92,7 @@ def test_the_newest_are_kept(tmp_path):
     assert names(tmp_path) == ["step_00000008", "step_00000010", "step_00000011"]
 
 
-def test_left_overs_are_removed_and_never_resumed_from(tmp_path):
+def test_half_written_checkpoints_are_removed_and_never_resumed_from(tmp_path):
     toy_fit(tmp_path, steps=3)
     folder = tmp_path / "checkpoints"
     for left in (".step_00000006.new", ".step_00000002.old"):
@@ -132,7 +132,7 @@ def test_free_settings_may_change(tmp_path):
 
 def test_fewer_steps_than_done_are_refused(tmp_path):
     toy_fit(tmp_path, steps=3)
-    with pytest.raises(UsageError, match=r"steps=2 is less than the 3 "):
+    with pytest.raises(UsageError, match=r"steps=2 is less than the 3 steps"):
         toy_fit(tmp_path, steps=2)
 
 
@@ -169,7 +169,7 @@ def test_frozen_weights_are_not_stored(tmp_path):
     "error",
     [OSError(28, "No space left on device"), SafetensorError("I/O error: No space left on device (os error 28)")],
 )
-def test_a_full_disk_is_told_and_loses_nothing(tmp_path, monkeypatch, error):
+def test_a_full_disk_is_an_error_and_loses_nothing(tmp_path, monkeypatch, error):
     toy_fit(tmp_path, steps=3)
 
     def full(*_: object) -> None:
@@ -186,8 +186,8 @@ def test_a_full_disk_is_told_and_loses_nothing(tmp_path, monkeypatch, error):
     assert torch.equal(last.module[0].weight, whole.module[0].weight)
 
 
-def test_a_file_that_cannot_grow_is_told_too(tmp_path):
-    """The limit on a process's files stands for a full disk: torch itself meets it, in the middle of a file."""
+def test_a_write_that_fails_midway_is_an_error_and_loses_nothing(tmp_path):
+    """The file size limit of the process stands for a full disk: torch itself reaches it in the middle of a file."""
     limits = resource.getrlimit(resource.RLIMIT_FSIZE)
 
     def progress(stage: str, done: float, total: float, note: str = "") -> None:

@@ -1,4 +1,4 @@
-"""Training on a CUDA device, with its steps replayed as a CUDA graph and without: ``pytest -m gpu``."""
+"""Training on a CUDA device, with and without replaying its steps as a CUDA graph: ``pytest -m gpu``."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ def losses(folder: Path) -> list[float]:
 
 
 def gap(a: Toy, b: Toy) -> float:
-    """Largest difference of a weight."""
+    """Return the largest difference of a weight."""
     pairs = zip(a.module.parameters(), b.module.parameters(), strict=True)
     return max(float((first.detach().cpu() - second.detach().cpu()).abs().max()) for first, second in pairs)
 
 
-def test_replayed_gradients_are_those_of_each_batch_alone() -> None:
+def test_replayed_gradients_belong_to_their_batch_only() -> None:
     torch.manual_seed(0)
     module = torch.nn.Sequential(torch.nn.Linear(5, 7), torch.nn.GELU(), torch.nn.Linear(7, 1)).cuda()
     parameters = list(module.parameters())
@@ -50,7 +50,7 @@ def test_replayed_gradients_are_those_of_each_batch_alone() -> None:
 
 
 @pytest.mark.parametrize(("precision", "bound"), [("fp32", 1e-4), ("bf16", 2e-3)])
-def test_a_graph_trains_as_single_launches_do(tmp_path: Path, precision: str, bound: float) -> None:
+def test_a_graph_trains_like_single_launches(tmp_path: Path, precision: str, bound: float) -> None:
     plain = toy_fit(tmp_path / "plain", precision=precision, workers=0)
     graph = toy_fit(tmp_path / "graph", precision=precision, workers=0, cuda_graph=True)
     assert next(graph.module.parameters()).device.type == "cuda"
@@ -58,7 +58,7 @@ def test_a_graph_trains_as_single_launches_do(tmp_path: Path, precision: str, bo
     assert losses(tmp_path / "graph") == pytest.approx(losses(tmp_path / "plain"), rel=0.02)
 
 
-def test_a_graph_is_captured_anew_on_resume(tmp_path: Path) -> None:
+def test_a_graph_is_captured_again_on_resume(tmp_path: Path) -> None:
     whole = toy_fit(tmp_path / "whole", workers=0, cuda_graph=True)
     toy_fit(tmp_path / "parts", steps=3, schedule="constant", workers=0, cuda_graph=True)
     constant = toy_fit(tmp_path / "constant", schedule="constant", workers=0, cuda_graph=True)
@@ -72,7 +72,7 @@ def test_half_precision_scales_its_gradients(tmp_path: Path) -> None:
     assert sum(found[-10:]) < 0.5 * sum(found[:10])
 
 
-def test_several_stages_of_other_precision_and_with_workers(tmp_path: Path) -> None:
+def test_stages_of_different_precision_with_workers(tmp_path: Path) -> None:
     for number, precision in enumerate(("fp16", "fp32", "bf16")):
         toy = toy_fit(tmp_path / str(number), precision=precision, workers=2)
         assert all(torch.isfinite(parameter).all() for parameter in toy.module.parameters())

@@ -1,4 +1,4 @@
-"""Schedules and optimizers are what the settings say."""
+"""Schedules and optimizers follow the settings."""
 
 import itertools
 import sys
@@ -18,7 +18,7 @@ def rates(steps: int, **settings) -> list[float]:
 
 
 @pytest.mark.parametrize("schedule", ["constant", "cosine", "linear", "wsd"])
-def test_every_schedule_warms_up_and_ends_at_its_share(schedule):
+def test_every_schedule_warms_up_and_ends_at_its_final_rate(schedule):
     found = rates(100, schedule=schedule, warmup=10, final_lr=0.1, decay=0.3)
     assert found[10] == 1
     assert all(a < b for a, b in itertools.pairwise(found[:11]))
@@ -51,7 +51,7 @@ def net() -> nn.Module:
     return nn.Sequential(nn.Linear(3, 8), nn.Tanh(), nn.Linear(8, 1))
 
 
-def test_the_optimizer_takes_every_setting():
+def test_the_optimizer_uses_every_setting():
     settings = Optimisation(steps=1, lr=0.5, beta1=0.8, beta2=0.9, eps=1e-6, weight_decay=0.125)
     optimizer = build_optimizer(net(), settings)
     (group,) = optimizer.param_groups
@@ -79,7 +79,7 @@ def test_frozen_parameters_are_left_out():
         build_optimizer(module, Optimisation(steps=1))
 
 
-def test_the_eight_bit_optimizer_says_what_it_needs(monkeypatch):
+def test_the_eight_bit_optimizer_names_the_missing_package(monkeypatch):
     monkeypatch.setitem(sys.modules, "bitsandbytes", None)
     with pytest.raises(MissingDependency, match="bitsandbytes") as caught:
         build_optimizer(net(), Optimisation(steps=1, optimizer="adamw8bit"))

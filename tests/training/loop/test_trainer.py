@@ -1,4 +1,4 @@
-"""What a training does, in one process and in several: resume, averages, logs, errors."""
+"""Training in one process and in several: resume, averages, logs, errors."""
 
 import csv
 import importlib.util
@@ -17,7 +17,7 @@ from PIL import Image
 from safetensors.torch import load_file
 
 from dgkit.errors import DgkitError, InputError, MissingDependency, UsageError
-from dgkit.training.loop import record, trainer
+from dgkit.training.loop import trainer, training_log
 from dgkit.training.loop.optimisation import Optimisation
 from dgkit.training.loop.stream import micro_batch
 from dgkit.training.loop.trainer import fit
@@ -80,7 +80,7 @@ def test_the_moving_average_is_left_in_the_module(tmp_path):
     assert equal(load_file(newest / "ema.safetensors"), weights(toy))
 
 
-def test_micro_steps_give_the_step_of_the_whole_batch(tmp_path):
+def test_micro_steps_equal_one_step_of_the_whole_batch(tmp_path):
     whole = toy_fit(tmp_path / "1")
     split = toy_fit(tmp_path / "2", accumulation=2)
     assert close(weights(whole), weights(split)) and not equal(weights(Toy()), weights(whole))
@@ -91,7 +91,7 @@ def test_worker_processes_change_nothing(tmp_path):
     assert equal(weights(toy_fit(tmp_path / "0")), weights(toy_fit(tmp_path / "1", workers=1)))
 
 
-def test_the_processes_share_out_the_samples_of_a_step():
+def test_the_samples_of_a_step_are_split_among_the_processes():
     settings = Optimisation(steps=4, batch=12, accumulation=3)
     parts = [list(micro_batch(settings, 2, k, p, 2)) for k in range(3) for p in range(2)]
     assert parts == [[24, 25], [26, 27], [28, 29], [30, 31], [32, 33], [34, 35]]
@@ -104,7 +104,7 @@ def test_a_batch_that_does_not_divide_is_refused(tmp_path):
 
 
 class Stop(Exception):
-    """Stands for an interruption between two steps."""
+    """An interruption between two steps."""
 
 
 def stopped_after(folder: Path, step: int, toy: Toy, **settings) -> None:
@@ -139,7 +139,7 @@ def test_a_finished_training_is_not_done_again(tmp_path):
     assert [row["step"] for row in log(tmp_path)] == [str(n) for n in range(1, 9)]
 
 
-def test_a_constant_rate_lets_a_run_grow(tmp_path):
+def test_a_run_may_be_extended_while_its_rate_is_constant(tmp_path):
     planned = toy_fit(tmp_path / "planned", steps=40, schedule="wsd")
     stopped_after(tmp_path / "grown", 20, Toy(), steps=30, schedule="wsd")
     grown = toy_fit(tmp_path / "grown", steps=40, schedule="wsd")
@@ -187,7 +187,7 @@ def test_tensorboard_gets_what_the_log_says(tmp_path):
     assert [event.step for event in board.Images("validation/look/day")] == [4, 8]
 
 
-def test_validation_sees_the_average_and_disturbs_nothing(tmp_path):
+def test_validation_uses_the_average_and_changes_nothing(tmp_path):
     settings = {"ema": 0.5, "schedule": "constant"}
     toy = toy_fit(tmp_path / "with", Toy(0.2), **settings, validate_every=3)
     without = toy_fit(tmp_path / "without", Toy(0.2), **settings)
@@ -200,7 +200,7 @@ def test_validation_sees_the_average_and_disturbs_nothing(tmp_path):
         assert picture.size == (6, 4) and picture.getpixel((0, 0)) == (6, 6, 6)
 
 
-def test_a_loss_that_is_not_finite_names_step_samples_and_checkpoint(tmp_path):
+def test_a_loss_that_is_not_finite_is_an_error_with_step_samples_and_checkpoint(tmp_path):
     with pytest.raises(DgkitError) as caught:
         toy_fit(tmp_path, Toy(nan_at=19), accumulation=2)
     message = caught.value.message
@@ -253,7 +253,7 @@ def test_frozen_modules_are_placed(tmp_path):
     assert toy.where == next(toy.module.parameters()).device
 
 
-@pytest.mark.parametrize(("module", "package"), [(trainer, "accelerate"), (record, "tensorboard")])
+@pytest.mark.parametrize(("module", "package"), [(trainer, "accelerate"), (training_log, "tensorboard")])
 def test_the_missing_extra_is_named(monkeypatch, module, package):
     monkeypatch.setitem(sys.modules, package, None)
     spec = importlib.util.spec_from_file_location("fresh", module.__file__)
@@ -310,7 +310,7 @@ def check_two_against_one(tmp_path: Path, settings: dict) -> None:
     assert not equal(weights(Toy()), weights(one))
     for a, b in zip(log(tmp_path / "one"), log(tmp_path / "two"), strict=True):
         assert all(math.isclose(float(a[key]), float(b[key]), rel_tol=1e-4) for key in a)
-    # A checkpoint of two processes goes on in one.
+    # A checkpoint of two processes is resumed in one.
     resumed = toy_fit(tmp_path / "two", **settings | {"steps": 8})
     assert close(weights(resumed), weights(one))
 
@@ -325,7 +325,7 @@ def test_accelerate_launch_with_two_processes_equals_one(tmp_path):
         "state = accelerate.PartialState()\n"
         "(folder / f'rank_{state.process_index}').write_text(str(state.num_processes))\n"
     )
-    # --multi_gpu is what makes accelerate start several processes; without a GPU they are on the CPU.
+    # Only with --multi_gpu does accelerate start several processes; without a GPU they run on the CPU.
     launch = [sys.executable, "-m", "accelerate.commands.launch", "--multi_gpu", "--num_processes", "2"]
     command = [*launch, "--num_machines", "1", "--mixed_precision", "no", "--dynamo_backend", "no"]
     command += ["--main_process_port", str(free_port()), str(script)]

@@ -1,4 +1,4 @@
-"""The frozen text encoder, as training uses it: captions to tokens on the CPU, tokens to text where the batch is."""
+"""The frozen text encoder in training: captions become tokens on the CPU and embeddings on the batch's device."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -7,26 +7,26 @@ import torch
 from torch import Tensor
 
 
-class Text:
-    """Tokenizer and text encoder of a model. Captions are padded and cut to ``length`` tokens."""
+class CaptionEncoder:
+    """Tokenizer and text encoder of a model. Captions are padded and truncated to ``length`` tokens."""
 
     def __init__(self, tokenizer: Any, encoder: Any) -> None:
         self.tokenizer, self.encoder = tokenizer, encoder.eval().requires_grad_(False)
         positions = int(getattr(encoder.config, "max_position_embeddings", 77))
-        # A tokenizer without a limit of its own states an absurdly large one.
+        # A tokenizer without its own limit states an absurdly large one.
         self.length = min(int(tokenizer.model_max_length), positions)
 
     def tokens(self, captions: Sequence[str]) -> Tensor:
-        """int64 [B, L]."""
+        """Return the tokens of B captions, int64 [B, L]."""
         ids = self.tokenizer(list(captions), padding="max_length", max_length=self.length, truncation=True)["input_ids"]
         return torch.tensor(ids, dtype=torch.int64)
 
     @torch.no_grad()
     def encode(self, tokens: Tensor) -> Tensor:
-        """Last hidden state, float [B, L, D], of int64 [B, L]; equal rows are computed once."""
+        """Return the last hidden state, float [B, L, D], of int64 [B, L]; equal rows are computed once."""
         distinct, rows = torch.unique(tokens, dim=0, return_inverse=True)
         return self.encoder(distinct)[0][rows]
 
     def __call__(self, captions: Sequence[str]) -> Tensor:
-        """Float [B, L, D] of B captions, on the encoder's device."""
+        """Return the embeddings of B captions, float [B, L, D], on the encoder's device."""
         return self.encode(self.tokens(captions).to(next(self.encoder.parameters()).device))

@@ -1,7 +1,7 @@
-"""What a training run writes for people: log.csv, validation.csv, pictures, and all of it for TensorBoard.
+"""The logs of a training run: log.csv, validation.csv, validation images, and TensorBoard files with all of them.
 
-A resumed run first drops what came after its checkpoint, so that the files are those of an uninterrupted run (but for
-the seconds).
+A resumed run first drops the lines after its checkpoint, so apart from the seconds its files equal those of an
+uninterrupted run.
 """
 
 import contextlib
@@ -17,7 +17,7 @@ from PIL import Image
 from dgkit.files import atomic_path, atomic_write, output_error
 from dgkit.optional import require
 
-require("tensorboard", "train")  # by its own name: the error of torch's module would blame torch
+require("tensorboard", "train")  # checked first: the error of torch.utils.tensorboard would name torch
 tensorboard: Any = require("torch.utils.tensorboard", "train")
 
 LOG = ("step", "loss", "lr", "grad_norm", "seconds")
@@ -25,7 +25,7 @@ VALIDATION = ("step", "name", "value")
 
 
 class Meter:
-    """Losses since the last line of the log, and the last fifty for display; part of the checkpoint."""
+    """Losses since the last log line, and the last fifty for display; saved in every checkpoint."""
 
     def __init__(self, saved: Mapping[str, Sequence[float]] | None = None) -> None:
         saved = saved or {"pending": [], "recent": []}
@@ -35,32 +35,34 @@ class Meter:
         self.timed = 0
 
     def add(self, loss: float, seconds: float) -> None:
-        """Note the loss of one step and the seconds it took."""
+        """Add the loss of one step and its duration in seconds."""
         self.pending.append(loss)
         self.recent.append(loss)
         self.seconds += seconds
         self.timed += 1
 
     def smoothed(self) -> float:
-        """Mean of the last fifty losses."""
+        """Return the mean of the last fifty losses."""
         return sum(self.recent) / len(self.recent)
 
     def take(self) -> tuple[float, float]:
-        """Mean loss and seconds per step since the last call."""
+        """Return mean loss and seconds per step since the last call, and start a new interval."""
         loss, seconds = sum(self.pending) / len(self.pending), self.seconds / self.timed
         self.pending, self.seconds, self.timed = [], 0.0, 0
         return loss, seconds
 
     def state(self) -> dict[str, list[float]]:
-        """What makes an equal meter, but for the seconds."""
+        """Return the state without the seconds, as ``saved`` of a new meter."""
         return {"pending": self.pending, "recent": list(self.recent)}
 
 
-class Record:
-    """The files of one run under ``folder``; opened by the main process alone. Raises OutputError on a full disk."""
+class TrainingLog:
+    """The log files of one run in ``folder``, opened by the main process only. Raises OutputError on a full disk.
+
+    A run resumed after ``step`` steps drops the lines of later steps.
+    """
 
     def __init__(self, folder: Path, step: int) -> None:
-        """Go on after ``step`` steps, dropping what the files say of later ones."""
         self.folder = folder
         self.log, self.validation = folder / "log.csv", folder / "validation.csv"
         _trim(self.log, LOG, step)
@@ -68,46 +70,47 @@ class Record:
         with _writing(folder / "logs"):
             self.board: Any = tensorboard.SummaryWriter(str(folder / "logs"), purge_step=step + 1)
 
-    def train(self, step: int, loss: float, lr: float, norm: float, seconds: float) -> None:
-        """One line of the log: mean loss and seconds per step since the last line, rate and gradient norm of now."""
+    def add_step(self, step: int, loss: float, lr: float, norm: float, seconds: float) -> None:
+        """Write a log line: mean loss and seconds per step since the last line, current learning rate and norm."""
         _append(self.log, [f"{step},{loss:.9g},{lr:.9g},{norm:.9g},{seconds:.4g}"])
         with _writing(self.folder / "logs"):
             for name, value in (("loss", loss), ("lr", lr), ("grad_norm", norm), ("seconds", seconds)):
                 self.board.add_scalar(f"train/{name}", value, step)
 
-    def validate(self, step: int, figures: Mapping[str, float | np.ndarray]) -> None:
-        """Figures, and pictures (uint8 [H,W,3]) as ``validation/step_XXXXXXXX_name.png``."""
+    def add_validation(self, step: int, results: Mapping[str, float | np.ndarray]) -> None:
+        """Write metrics to validation.csv and images (uint8 [H,W,3]) to ``validation/step_XXXXXXXX_name.png``."""
         lines = []
         with _writing(self.folder / "logs"):
-            for name, value in figures.items():
+            for name, value in results.items():
                 if isinstance(value, np.ndarray):
                     self.board.add_image(f"validation/{name}", value, step, dataformats="HWC")
-                    self._picture(step, name, value)
+                    self._save_image(step, name, value)
                 else:
                     self.board.add_scalar(f"validation/{name}", value, step)
                     lines.append(f"{step},{name},{value:.9g}")
         _append(self.validation, lines)
 
     def sync(self) -> None:
-        """Force all lines to the disk: a checkpoint that follows may then count on them."""
+        """Flush all lines to the disk, before a checkpoint that relies on them is written."""
         for path in (self.log, self.validation):
-            with _writing(path), open(path, "rb") as file:
+            with _writing(path), path.open("rb") as file:
                 os.fsync(file.fileno())
         with _writing(self.folder / "logs"):
             self.board.flush()
 
     def close(self) -> None:
+        """Close the TensorBoard file."""
         with _writing(self.folder / "logs"):
             self.board.close()
 
-    def _picture(self, step: int, name: str, picture: np.ndarray) -> None:
+    def _save_image(self, step: int, name: str, image: np.ndarray) -> None:
         path = self.folder / "validation" / f"step_{step:08d}_{name.replace('/', '_')}.png"
         with atomic_path(path) as temporary:
-            Image.fromarray(picture).save(temporary, format="PNG")
+            Image.fromarray(image).save(temporary, format="PNG")
 
 
 def _trim(path: Path, columns: Sequence[str], step: int) -> None:
-    """Keep the lines up to ``step``; a line that a kill cut short has no end and goes."""
+    """Keep the lines up to ``step``; a last line without an end, cut off by a kill, is dropped too."""
     with _writing(path):
         text = path.read_text(encoding="utf-8") if path.exists() else ""
     lines = [line for line in text.splitlines(keepends=True)[1:] if line.endswith("\n")]
@@ -116,7 +119,7 @@ def _trim(path: Path, columns: Sequence[str], step: int) -> None:
 
 
 def _append(path: Path, lines: Sequence[str]) -> None:
-    with _writing(path), open(path, "a", encoding="utf-8") as file:
+    with _writing(path), path.open("a", encoding="utf-8") as file:
         file.writelines(line + "\n" for line in lines)
 
 

@@ -1,12 +1,12 @@
-"""What validation looks at: the loss on fixed samples, and pictures painted with the weights in training.
+"""Validation images, painted with the weights in training.
 
-A ControlNet is looked at on the *prior* UNet, as it will be used. The published validation loads the UNet it was
-trained on, and so never shows a swap.
+A ControlNet is validated on the *prior* UNet, as it will be used. The published validation loads the UNet the
+ControlNet was trained on and so never shows a swap.
 """
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 import torch
@@ -16,8 +16,6 @@ from diffusers import (
     StableDiffusionPipeline,
     UNet2DConditionModel,
 )
-from torch import Tensor, nn
-from torch.utils.data import default_collate
 
 from dgkit.data.crops import anchor_box, crop
 from dgkit.data.labelmap import colorize, read_label
@@ -25,39 +23,11 @@ from dgkit.diffusion.pipeline import one_hot
 from dgkit.prompts import caption, compose
 from dgkit.training.diffusion.noising import Noising
 
-FIXED = 1 << 40  # first index of the samples that validation uses; no training gets there
 
+class ImagePainter:
+    """Paints images of ``size`` pixels with ``steps`` DDIM steps in diffusers' own pipelines.
 
-class Lossy(Protocol):
-    """The part of a task that validation needs."""
-
-    def sample(self, index: int) -> dict[str, Tensor]:
-        """One sample."""
-        ...
-
-    def loss(self, module: nn.Module, batch: dict[str, Tensor]) -> Tensor:
-        """The mean loss of a batch."""
-        ...
-
-
-@torch.no_grad()
-def fixed_loss(task: Lossy, module: nn.Module, count: int, dtype: torch.dtype) -> dict[str, float]:
-    """Mean loss of ``count`` samples that are the same at each validation and not those of training; none for 0."""
-    if not count:
-        return {}
-    device = next(module.parameters()).device
-    losses = []
-    for i in range(count):
-        batch = {key: value.to(device) for key, value in default_collate([task.sample(FIXED + i)]).items()}
-        with torch.autocast(device.type, dtype, enabled=dtype != torch.float32):
-            losses.append(float(task.loss(module, batch)))
-    return {"loss": sum(losses) / count}
-
-
-class Painter:
-    """Paints pictures with diffusers' own pipelines from ``noising``'s autoencoder, text encoder and noise schedule.
-
-    ``size`` pixels a side, ``steps`` of DDIM.
+    Autoencoder, text encoder and noise schedule are those of ``noising``.
     """
 
     def __init__(self, noising: Noising, *, size: int, steps: int, guidance_scale: float, seed: int) -> None:
@@ -70,9 +40,9 @@ class Painter:
         controlnet: ControlNetModel | None = None,
         label: np.ndarray | None = None,
     ) -> np.ndarray:
-        """uint8 [S,S,3] RGB of ``prompt``; with a ControlNet, of ``label`` uint8 [S,S] train ids too.
+        """Return an image of ``prompt``, uint8 [S,S,3] RGB; with a ControlNet also of ``label`` uint8 [S,S] train ids.
 
-        Computed where the network in training is: the ControlNet, or else the UNet.
+        It is computed on the device of the network in training: the ControlNet, or else the UNet.
         """
         trained = unet if controlnet is None else controlnet
         device = next(trained.parameters()).device
@@ -120,21 +90,16 @@ class Painter:
         labels: Sequence[np.ndarray],
         styles: Sequence[str],
     ) -> list[np.ndarray]:
-        """One picture a label map uint8 [S,S]: its colours, then a picture a style, uint8 [S, S (1 + styles), 3]."""
-        return [
-            np.concatenate(
-                [
-                    colorize(label),
-                    *(self.paint(unet, compose(caption(label), style), controlnet, label) for style in styles),
-                ],
-                axis=1,
-            )
-            for label in labels
-        ]
+        """Return per label map uint8 [S,S] its colours and one image per style, uint8 [S, S (1 + styles), 3]."""
+        rows = []
+        for label in labels:
+            images = [self.paint(unet, compose(caption(label), style), controlnet, label) for style in styles]
+            rows.append(np.concatenate([colorize(label), *images], axis=1))
+        return rows
 
 
-def middle(path: Path, encoding: str, size: int) -> np.ndarray:
-    """The middle of a label map, uint8 [size,size] train ids, 255 where it ends. Raises LabelError."""
+def central_crop(path: Path, encoding: str, size: int) -> np.ndarray:
+    """Read the middle of a label map, uint8 [size,size] train ids, padded with 255. Raises LabelError."""
     label = read_label(path, encoding)
     height, width = label.shape
     return crop(label, anchor_box(height // 2, width // 2, height, width, size))
