@@ -7,7 +7,7 @@ from pathlib import Path
 from dgkit.labels import CLASSES
 
 MAX_TOKENS = 40  # the longest style prompt, with all 19 classes, has 35
-STYLE_WORDS = ("snowy", "rainy", "sunny", "foggy", "night")
+STYLE_WORDS = ("snowy", "rainy", "sunny", "foggy", "night")  # this order fixes the token ids
 # Words that all prompts share: their embeddings are zero, so that they cannot hide the style word.
 FRAME_WORDS = ("a", "city", "street", "scene", "with", "in", "weather", ",", ".")
 START, END = "<|startoftext|>", "<|endoftext|>"
