@@ -6,11 +6,12 @@ cut off before the next append.
 
 import json
 import os
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 from dgkit.errors import InputError
-from dgkit.files import output_error
+from dgkit.files import atomic_write, output_error
 
 
 class Manifest:
@@ -25,7 +26,7 @@ class Manifest:
 
         A torn last line is cut off before the first append of this object.
         """
-        line = (json.dumps(record, ensure_ascii=False, allow_nan=False) + "\n").encode("utf-8")
+        line = _encode(record)
         if not self._checked:
             self.repair()
             self._checked = True
@@ -40,6 +41,10 @@ class Manifest:
         except OSError as error:
             self._checked = False  # the write may have been cut short: look again before the next one
             raise output_error(self.path, error) from error
+
+    def rewrite(self, records: Iterable[dict[str, Any]]) -> None:
+        """Replace the file by one with ``records``, at once. Raises :class:`OutputError` if it cannot be written."""
+        atomic_write(self.path, b"".join(_encode(record) for record in records))
 
     def read(self) -> list[dict[str, Any]]:
         """All complete records, in order; see :func:`read`."""
@@ -73,6 +78,10 @@ def read(path: Path | str) -> list[dict[str, Any]]:
             )
         records.append(record)
     return records
+
+
+def _encode(record: dict[str, Any]) -> bytes:
+    return (json.dumps(record, ensure_ascii=False, allow_nan=False) + "\n").encode("utf-8")
 
 
 def _content(path: Path) -> bytes:

@@ -14,9 +14,10 @@ import numpy as np
 from PIL import Image
 
 from dgkit.data.generated import MANIFEST
+from dgkit.data.manifest import Manifest
 from dgkit.data.records import Record, parse_record
 from dgkit.errors import InputError, OutputError
-from dgkit.files import atomic_write, digest_file, output_error
+from dgkit.files import digest_file, output_error
 from dgkit.generation.blocks import block_numbers
 from dgkit.generation.generate_config import GenerateConfig
 from dgkit.generation.writer import SUBFOLDERS, OutputFolder
@@ -235,8 +236,7 @@ def _remove_damaged(path: Path, problems: Sequence[FolderProblem]) -> None:
         raise output_error(path / problem.path, error) from error
     if any(problem.kind in ("line", "twice") for problem in problems):
         records = _read_lines(path)[1]
-        lines = [json.dumps(records[index].to_json(), ensure_ascii=False) + "\n" for index in sorted(records)]
-        atomic_write(path / MANIFEST, "".join(lines).encode())
+        Manifest(path / MANIFEST).rewrite(records[index].to_json() for index in sorted(records))
 
 
 def _remove_orphans(path: Path, records: Mapping[int, Record]) -> None:

@@ -5,7 +5,6 @@ without its files. The folder alone therefore shows which images are missing, ho
 """
 
 import contextlib
-import json
 from collections.abc import Iterator, Sequence, Set
 from pathlib import Path
 from typing import Any
@@ -129,8 +128,7 @@ class OutputFolder:
     def _sort_manifest(self, lines: Sequence[dict[str, Any]]) -> None:
         expected = [record.to_json() for record in self.in_order()]
         if list(lines) != expected:
-            text = "".join(json.dumps(line, ensure_ascii=False, allow_nan=False) + "\n" for line in expected)
-            atomic_write(self.manifest.path, text.encode())
+            self.manifest.rewrite(expected)
 
     def _is_complete(self, record: Record) -> bool:
         files = ((record.image, record.image_sha256), (record.label, record.label_sha256))

@@ -1,4 +1,4 @@
-"""``dgkit filter`` on folders whose losses are known: an ONNX network that reads the palette's colours."""
+"""``dgkit filter`` with known losses: an ONNX network that reads the colours of the palette."""
 
 import json
 import multiprocessing
@@ -18,7 +18,7 @@ from dgkit.data.labelmap import read_label, write_label
 from dgkit.data.manifest import Manifest
 from dgkit.errors import InputError, OutputError, UsageError
 from dgkit.files import digest_file
-from dgkit.generation import filter_pairs
+from dgkit.generation import filter_measurement
 from dgkit.generation.filter_folder import filter_folder
 from dgkit.labels import CLASSES, PALETTE
 from dgkit.segmenters.onnx import open_onnx_segmenter
@@ -78,7 +78,7 @@ def lines_of(out: Path) -> list[dict[str, Any]]:
 
 
 def test_pixels_above_the_mean_of_their_class_are_ignored(out: Path, segmenter: Path) -> None:
-    """The rule, word for word, over the whole folder, against what is written."""
+    """Apply the rule to the whole folder, literally, and compare with the written labels."""
     before = snapshot(out)
     found = filter_folder(out, segmenter=segmenter)
     network = open_onnx_segmenter(segmenter)
@@ -97,15 +97,15 @@ def test_pixels_above_the_mean_of_their_class_are_ignored(out: Path, segmenter: 
             expected[(labels[seed] == class_id) & (losses[seed] > 1.25 * mean)] = 255
         ignored += int((expected != labels[seed]).sum())
         assert np.array_equal(read_label(out / FILTERED / f"s{seed}_labelTrainIds.png"), expected)
-    second = read_label(out / FILTERED / "s1_labelTrainIds.png")
-    assert (second[label_of(1) == CAR] == 255).all()
+    filtered = read_label(out / FILTERED / "s1_labelTrainIds.png")
+    assert (filtered[label_of(1) == CAR] == 255).all()
     assert found["classes"]["car"]["doubtful"] >= 48 and found["scenes"] == found["kept"] == 4
     assert sum(facts["doubtful"] for facts in found["classes"].values()) == ignored
     assert found["agreement"]["least"] < 0.96 < found["agreement"]["mean"]
     assert {name: data for name, data in snapshot(out).items() if not name.startswith(FILTERED)} == before
 
 
-def test_the_second_manifest_states_files_digests_and_agreement(out: Path, segmenter: Path) -> None:
+def test_the_filtered_manifest_states_files_digests_and_agreement(out: Path, segmenter: Path) -> None:
     filter_folder(out, segmenter=segmenter)
     lines, first = lines_of(out), Manifest(out / "manifest.jsonl").read()
     assert [line["id"] for line in lines] == ["s0", "s1", "s2", "s3"]
@@ -120,7 +120,7 @@ def test_the_second_manifest_states_files_digests_and_agreement(out: Path, segme
     assert summary["settings"]["threshold"] == 1.25 and summary["segmenter_sha256"] == digest_file(segmenter)
 
 
-def test_a_stopped_filter_goes_on_and_ends_alike(out: Path, segmenter: Path, tmp_path: Path) -> None:
+def test_a_stopped_filter_resumes_with_the_same_result(out: Path, segmenter: Path, tmp_path: Path) -> None:
     shutil.copytree(out, tmp_path / "other")
     filter_folder(out, segmenter=segmenter)
     whole = snapshot(out / FILTERED)
@@ -146,7 +146,7 @@ def test_kills_inside_any_file_operation_change_nothing(out: Path, segmenter: Pa
     filter_folder(out, segmenter=segmenter)
     flags = ["--segmenter", str(segmenter)]
     codes = []
-    for operation in (0, 1, 1, 2, 2, 3, 3, 2):  # of a run that goes on where the last was killed
+    for operation in (0, 1, 1, 2, 2, 3, 3, 2):  # each run resumes the one that was killed
         process = server.Process(target=crash.run_until, args=(["filter", str(other), *flags], operation))
         process.start()
         process.join(120)
@@ -158,35 +158,35 @@ def test_kills_inside_any_file_operation_change_nothing(out: Path, segmenter: Pa
     assert snapshot(other / FILTERED) == snapshot(out / FILTERED)
 
 
-def test_what_is_done_is_not_done_again(out: Path, segmenter: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    looks: list[int] = []
-    real = filter_pairs.judge
-    monkeypatch.setattr(filter_pairs, "judge", lambda *given: (looks.append(1), real(*given))[1])
+def test_finished_work_is_not_repeated(out: Path, segmenter: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    judged: list[int] = []
+    real = filter_measurement.judge
+    monkeypatch.setattr(filter_measurement, "judge", lambda *given: (judged.append(1), real(*given))[1])
     filter_folder(out, segmenter=segmenter)
     whole = snapshot(out / FILTERED)
-    assert len(looks) == 4  # the loss of the first look serves the second
+    assert len(judged) == 4  # the loss of measuring serves filtering
     filter_folder(out, segmenter=segmenter)
-    assert len(looks) == 4 and snapshot(out / FILTERED) == whole
+    assert len(judged) == 4 and snapshot(out / FILTERED) == whole
     add(out, "s9", image_of(label_of(2), 9), label_of(2))
     assert filter_folder(out, segmenter=segmenter)["scenes"] == 5
-    assert len(looks) == 5 + 4  # one is new; the means have moved, so the others are looked at again
+    assert len(judged) == 5 + 4  # one is new; it changes the means, so all are judged again
     Image.fromarray(image_of(label_of(3), 77)).save(out / "images" / "s3.png")
     filter_folder(out, segmenter=segmenter)
     assert lines_of(out)[3]["image_sha256"] == digest_file(out / "images" / "s3.png")
-    monkeypatch.setattr(filter_pairs, "HELD_BYTES", 0)
+    monkeypatch.setattr(filter_measurement, "CACHE_BYTES", 0)
     (out / FILTERED / ".measured.jsonl").unlink()
-    (out / FILTERED / "filter.json").rename(out / "filter.json")  # what is left is only pictures
-    with pytest.raises(OutputError, match="holds other files"):
+    (out / FILTERED / "filter.json").rename(
+        out / "filter.json"
+    )  # without its files the folder is not one of dgkit filter
+    with pytest.raises(OutputError, match="files that dgkit filter did not write"):
         filter_folder(out, segmenter=segmenter)
 
 
-def test_labels_written_anew_do_not_depend_on_what_was_held(
-    out: Path, segmenter: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_labels_do_not_depend_on_cached_losses(out: Path, segmenter: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     filter_folder(out, segmenter=segmenter)
     whole = snapshot(out / FILTERED)
     shutil.rmtree(out / FILTERED)
-    monkeypatch.setattr(filter_pairs, "HELD_BYTES", 0)
+    monkeypatch.setattr(filter_measurement, "CACHE_BYTES", 0)
     filter_folder(out, segmenter=segmenter)
     assert snapshot(out / FILTERED) == whole
 
@@ -212,8 +212,8 @@ def test_means_of_a_labelled_set(out: Path, segmenter: Path, tmp_path: Path) -> 
     assert filter_folder(out, segmenter=segmenter, reference=f"gta={tmp_path / 'real'}")["classes"] == real["classes"]
 
 
-def test_scenes_that_agree_too_little_or_repeat_others_are_left_out(out: Path, segmenter: Path) -> None:
-    add(out, "s4", image_of(label_of(0), 0), label_of(0))  # the picture of s0
+def test_scenes_with_low_agreement_and_duplicates_are_left_out(out: Path, segmenter: Path) -> None:
+    add(out, "s4", image_of(label_of(0), 0), label_of(0))  # the image of s0
     filter_folder(out, segmenter=segmenter)
     found = filter_folder(out, segmenter=segmenter, min_agreement=0.97, duplicates=0)
     assert set(found["left_out"]) == {"s1", "s4"} and found["left_out"]["s4"] == "near-duplicate of s0"
@@ -225,10 +225,10 @@ def test_scenes_that_agree_too_little_or_repeat_others_are_left_out(out: Path, s
 
 def test_a_band_needs_no_segmenter(out: Path) -> None:
     found = filter_folder(out, boundary=1)
-    second, label = read_label(out / FILTERED / "s0_labelTrainIds.png"), label_of(0)
-    assert (second[15:17, 0] == 255).all() and second[13, 0] == SKY and second[18, 0] == ROAD
+    filtered, label = read_label(out / FILTERED / "s0_labelTrainIds.png"), label_of(0)
+    assert (filtered[15:17, 0] == 255).all() and filtered[13, 0] == SKY and filtered[18, 0] == ROAD
     assert found["agreement"] is None and found["classes"]["road"]["doubtful"] == 0
-    assert found["ignored_share"] == (second != label).sum() / (label != 255).sum()
+    assert found["ignored_share"] == (filtered != label).sum() / (label != 255).sum()
 
 
 def test_a_folder_without_a_manifest(out: Path, segmenter: Path) -> None:
@@ -243,7 +243,7 @@ def test_a_folder_without_a_manifest(out: Path, segmenter: Path) -> None:
 def test_wrong_settings_and_files_are_refused(out: Path, segmenter: Path, tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="nothing to filter by"):
         filter_folder(out)
-    with pytest.raises(UsageError, match="min_agreement needs a segmenter"):
+    with pytest.raises(UsageError, match="--min-agreement needs a segmenter"):
         filter_folder(out, boundary=1, min_agreement=0.5)
     with pytest.raises(UsageError, match="boundary"):
         filter_folder(out, boundary=9)
@@ -263,7 +263,7 @@ def test_command_line(out: Path, segmenter: Path, capsys: pytest.CaptureFixture[
     assert main(["filter", str(out), "--segmenter", str(segmenter), "--boundary", "1"]) == 0
     captured = capsys.readouterr()
     assert "4 of 4 scenes" in captured.out and "car" in captured.out and "train" not in captured.out
-    assert "agreement of the scenes" in captured.err and "0 scenes left out" in captured.err
+    assert "agreement of the scenes" in captured.err and "0 scenes dropped" in captured.err
     assert main(["filter", str(out), "--segmenter", str(segmenter), "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["kept"] == 4
     assert main(["filter", str(out)]) == 2

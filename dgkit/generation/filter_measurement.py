@@ -1,0 +1,136 @@
+"""What the segmenter of ``dgkit filter`` measures of each scene, kept in a journal so that a stopped run resumes."""
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from dgkit.data.datasets import labels_folder, open_dataset
+from dgkit.data.filtering import Judgement, judge, perceptual_hash
+from dgkit.data.generated import SceneFiles
+from dgkit.data.layouts import LAYOUTS
+from dgkit.data.manifest import Manifest
+from dgkit.errors import InputError
+from dgkit.labels import CLASSES, NUM_CLASSES
+from dgkit.progress import Advance
+from dgkit.segmenters.onnx import open_onnx_segmenter
+
+CACHE_BYTES = 2**29  # of loss maps kept from measuring for filtering
+
+
+@dataclass(frozen=True, eq=False)
+class SceneMeasurement:
+    """Digests, perceptual hash and judgement of a scene.
+
+    ``pixels`` int64 [19] and ``losses`` float64 [19] are those of :class:`~dgkit.data.filtering.Judgement`.
+    """
+
+    digests: dict[str, str]
+    hash: int
+    agreement: float | None
+    mean_loss: float | None
+    pixels: np.ndarray
+    losses: np.ndarray
+
+    def to_json(self, scene_id: str) -> dict[str, Any]:
+        """Return the line of the journal."""
+        present = np.flatnonzero(self.pixels).tolist()
+        return {
+            "id": scene_id,
+            **self.digests,
+            "hash": f"{self.hash:016x}",
+            "agreement": self.agreement,
+            "mean_loss": self.mean_loss,
+            "classes": {CLASSES[i]: [int(self.pixels[i]), float(self.losses[i])] for i in present},
+        }
+
+    @classmethod
+    def from_json(cls, line: dict[str, Any]) -> "SceneMeasurement":
+        """Return the measurement of a line of the journal."""
+        pixels, losses = np.zeros(NUM_CLASSES, np.int64), np.zeros(NUM_CLASSES)
+        for name, (count, loss) in line["classes"].items():
+            pixels[CLASSES.index(name)], losses[CLASSES.index(name)] = count, loss
+        digests = {key: line[key] for key in ("image_sha256", "source_label_sha256")}
+        return cls(digests, int(line["hash"], 16), line["agreement"], line["mean_loss"], pixels, losses)
+
+
+def list_reference(reference: str) -> list[SceneFiles]:
+    """Return the labelled images of a set, a folder or ``NAME=DIR``. Raises InputError."""
+    name, equals, folder = reference.partition("=")
+    dataset = open_dataset(name, folder) if equals and name in LAYOUTS else labels_folder(reference)
+    scenes = [SceneFiles(s.id, s.image, s.label, s.encoding) for s in dataset.samples if s.image is not None]
+    if not scenes:
+        raise InputError(f"{reference} holds no images for its label maps", "pass a data set with images and labels")
+    return scenes
+
+
+class SceneJudge:
+    """The segmenter of a filter run, or none, for filters that need none."""
+
+    def __init__(self, path: Path | None) -> None:
+        """Open the ONNX file at ``path``. Raises InputError, EngineError, MissingDependency."""
+        self._segmenter = None if path is None else open_onnx_segmenter(path)
+        self.digest = None if self._segmenter is None else self._segmenter.digest
+        sidecar = None if self._segmenter is None else self._segmenter.sidecar.model_dump(mode="json")
+        self.identity: dict[str, Any] = {"segmenter_sha256": self.digest, "sidecar": sidecar}
+        self._losses: dict[Path, np.ndarray] = {}
+        self._free_bytes = CACHE_BYTES
+
+    def judge(self, image: np.ndarray, label: np.ndarray) -> Judgement:
+        """Compare uint8 [H,W,3] RGB with uint8 [H,W] train ids; without a segmenter every loss is nan."""
+        if self._segmenter is None:
+            unknown = np.full(label.shape, np.nan, np.float32)
+            return Judgement(unknown, np.zeros(NUM_CLASSES, np.int64), np.zeros(NUM_CLASSES), None)
+        return judge(self._segmenter.image_logits(image), self._segmenter.classes, label)
+
+    def measure(self, scene: SceneFiles, digests: dict[str, str], keep_loss: bool) -> SceneMeasurement:
+        """Read and judge a scene; ``keep_loss`` caches its loss for :meth:`loss`, up to :data:`CACHE_BYTES`."""
+        pixels = scene.read()
+        found = self.judge(pixels.image, pixels.label)
+        if keep_loss and found.loss.nbytes <= self._free_bytes:
+            self._losses[scene.label] = found.loss
+            self._free_bytes -= found.loss.nbytes
+        code = perceptual_hash(pixels.image)
+        return SceneMeasurement(digests, code, found.agreement, found.mean_loss, found.pixels, found.losses)
+
+    def loss(self, scene: SceneFiles) -> tuple[np.ndarray, np.ndarray]:
+        """Return (label uint8 [H,W], loss float32 [H,W]) of a scene."""
+        pixels = scene.read()
+        cached = self._losses.pop(scene.label, None)
+        return pixels.label, self.judge(pixels.image, pixels.label).loss if cached is None else cached
+
+
+def measure_scenes(
+    scenes: Sequence[SceneFiles], judge: SceneJudge, journal: Path, advance: Advance, *, keep_losses: bool = True
+) -> list[SceneMeasurement]:
+    """Return the measurement of each scene; those of unchanged files by the same segmenter come from ``journal``.
+
+    ``advance`` counts scenes. Raises InputError, LabelError, EngineError, OutputError.
+    """
+    manifest = Manifest(journal)
+    manifest.repair()
+    lines = manifest.read()
+    valid = lines[:1] == [judge.identity]
+    if not valid:
+        journal.unlink(missing_ok=True)
+        manifest.append(judge.identity)
+    known = {line["id"]: line for line in lines[1:]} if valid else {}
+    measured: list[SceneMeasurement] = []
+    for scene in scenes:
+        digests = dict(zip(("image_sha256", "source_label_sha256"), scene.digests(), strict=True))
+        line = known.get(scene.id)
+        if line is not None and all(line[key] == value for key, value in digests.items()):
+            measured.append(SceneMeasurement.from_json(line))
+        else:
+            measured.append(judge.measure(scene, digests, keep_losses))
+            manifest.append(measured[-1].to_json(scene.id))
+        advance(len(measured), len(scenes))
+    return measured
+
+
+def canonical(value: Any) -> str:
+    """Return JSON that is the same for equal values."""
+    return json.dumps(value, sort_keys=True, allow_nan=False)
