@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
-from dgkit.cli.common import print_json, progress_bars
+from dgkit.cli.common import print_json, print_table, progress_bars
 from dgkit.cli.options import Json, Scenes
 
 STAGES = {"measure": ("Measuring", "pictures"), "reference": ("Measuring the reference", "pictures")}
@@ -41,11 +41,9 @@ def quality(
 
 
 def _print_tables(result: dict[str, Any]) -> None:
-    from rich.console import Console
     from rich.table import Table
 
     real = result.get("reference")
-    shown = Console()
     table = Table(title=f"{result['out']}: {result['images']} pictures", title_justify="left")
     for heading in ("", "here", *([f"reference: {real['what']}"] if real else [])):
         table.add_column(heading, justify="left" if not heading else "right")
@@ -58,13 +56,12 @@ def _print_tables(result: dict[str, Any]) -> None:
     table.add_row("style accuracy", *(_percent((column["style"] or {}).get("accuracy")) for column in columns))
     table.add_row("diversity of features", *(_number(column["diversity"]) for column in columns))
     table.add_row("ignored pixels", *(_percent(column["ignored_share"]) for column in columns))
-    shown.print(table)
+    print_table(table)
     if real:
-        shown.print(f"agreement relative to the reference: mIoU {_percent(real['relative_miou'])}", highlight=False)
-        shown.print(
-            f"Fréchet distance {_number(real['frechet_distance'])}, kernel distance "
-            f"{_number(real['kernel_distance'])}, in the feature space of {real['feature_space']}",
-            highlight=False,
+        typer.echo(f"agreement relative to the reference: mIoU {_percent(real['relative_miou'])}")
+        frechet, kernel = _number(real["frechet_distance"]), _number(real["kernel_distance"])
+        typer.echo(
+            f"Fréchet distance {frechet}, kernel distance {kernel}, in the feature space of {real['feature_space']}"
         )
 
 
