@@ -180,7 +180,7 @@ def loop_of_dgkit(given: argparse.Namespace) -> dict[str, Any]:
     from dgkit.config import load_config
     from dgkit.data.scores import mean_iou
     from dgkit.evaluation.benchmark.eval_config import EvalConfig
-    from dgkit.evaluation.benchmark.evaluate import score_sets
+    from dgkit.evaluation.benchmark.score_sets import score_sets
     from dgkit.segmenters.opening import open_segmenter
 
     engine, dtype = WAYS[given.only]

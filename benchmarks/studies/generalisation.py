@@ -246,7 +246,7 @@ def train_and_evaluate(training: Training) -> str:
     import torch
 
     from dgkit.evaluation.benchmark.eval_config import EvalConfig
-    from dgkit.evaluation.benchmark.score_report import evaluate
+    from dgkit.evaluation.benchmark.evaluate import evaluate
     from dgkit.segmenters.opening import open_segmenter
     from dgkit.training.segmenter.segmenter_recipe import load_segmenter
     from dgkit.training.segmenter.segmenter_training import train_segmenter

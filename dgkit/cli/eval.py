@@ -36,7 +36,7 @@ def evaluate(
 
     config = load_config(EvalConfig, None, sets or (), strict=False if skip_bad else None, **flags)
     config.resolved_protocol()
-    from dgkit.evaluation.benchmark.score_report import evaluate as run
+    from dgkit.evaluation.benchmark.evaluate import evaluate as run
     from dgkit.segmenters.opening import open_segmenter
 
     opened = open_segmenter(

@@ -55,7 +55,7 @@ def test_json_for_programs(command: list[str], tmp_path: Path, capsys: pytest.Ca
         (["--config", "net.py"], "only checkpoints (*.pth and *.pt) have a config"),
         (["--engine", "torch"], "allowed: ort and openvino"),
         (["--engine", "tvm"], "unknown engine 'tvm'"),
-        (["--set", "stride=40"], "stride 40 with windows of 32"),
+        (["--set", "stride=40"], "stride 40 is not within 1 to 32"),
         (["--set", "colour=red"], "unknown key 'colour'"),
     ],
 )

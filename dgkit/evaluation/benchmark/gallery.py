@@ -1,4 +1,4 @@
-"""Pictures for people: a confusion matrix, and the worst predictions as one HTML file that needs nothing else."""
+"""Reports to look at: confusion matrices as images, and one self-contained HTML page with the worst predictions."""
 
 import base64
 import html
@@ -11,16 +11,17 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
 from dgkit.data.labelmap import colorize
+from dgkit.evaluation.benchmark.score_report import percent
 from dgkit.labels import CLASSES, IGNORE, NUM_CLASSES, PALETTE
 
-HEIGHT = 220  # pixels of the pictures of the gallery
+HEIGHT = 220  # pixels, of the images on the page
 _CELL, _LEFT, _TOP = 34, 110, 130
 _INK, _FAINT, _RIGHT, _WRONG = (30, 32, 36), (140, 144, 150), (236, 240, 244), (204, 38, 38)
 
 
 @dataclass(frozen=True)
 class Card:
-    """One picture of the gallery; ``strip`` from :func:`picture_strip`."""
+    """One image of the gallery; ``strip`` from :func:`picture_strip`, ``score`` as text."""
 
     title: str
     score: str
@@ -28,7 +29,7 @@ class Card:
 
 
 def confusion_picture(matrix: np.ndarray, title: str) -> Image.Image:
-    """The shares, in percent, of the pixels of each class (rows) that were called each class (columns)."""
+    """Draw ``matrix``, int64 [19,19], as percent of each row: rows are labels, columns predictions."""
     side = NUM_CLASSES * _CELL
     picture = Image.new("RGB", (_LEFT + side + 12, _TOP + side + 12), (255, 255, 255))
     draw = ImageDraw.Draw(picture)
@@ -59,16 +60,16 @@ def _upright(text: str, font: Any) -> Image.Image:
 
 def _shade(share: float, right: bool) -> tuple[int, int, int]:
     full = (22, 104, 76) if right else (176, 36, 36)
-    weight = share**0.6  # small shares of errors are to be seen
+    weight = share**0.6  # keeps small shares of errors visible
     red, green, blue = (round(244 + (value - 244) * weight) for value in full)
     return red, green, blue
 
 
 def picture_strip(image: np.ndarray, label: np.ndarray, predicted: np.ndarray) -> tuple[Image.Image, ...]:
-    """(photograph, label, prediction, errors), each :data:`HEIGHT` high.
+    """Return (photograph, label, prediction, errors), each :data:`HEIGHT` pixels high.
 
-    ``image`` uint8 [H,W,3]; ``label`` and ``predicted`` uint8 train ids of one size. Errors are red, ignored pixels
-    black.
+    ``image``: uint8 [H,W,3] RGB; ``label`` and ``predicted``: uint8 train ids of the same size. Errors are red, ignored
+    pixels black.
     """
     errors = np.empty((*label.shape, 3), np.uint8)
     errors[:] = _RIGHT
@@ -98,7 +99,7 @@ figure { margin: 14px 0; }
 
 
 def gallery(result: dict[str, Any], cards: dict[str, list[Card]], out: Path) -> str:
-    """The page: scores, confusion matrices and the worst pictures, all inside one file. ``out`` holds the matrices."""
+    """Return the HTML page: scores, confusion matrices (read from ``out``) and the worst images, all in one file."""
     title = f"{Path(result['segmenter']['path']).name}, protocol {result['protocol']['name']}"
     parts = [f"<h1>{html.escape(title)}</h1>", _facts(result), _table(result), _legend()]
     for name, shown in cards.items():
@@ -121,7 +122,7 @@ def _facts(result: dict[str, Any]) -> str:
         f"Protocol: {result['protocol']['description']}.",
         *(f"Labels of {name}: {'; '.join(scores['labels'])}." for name, scores in result["sets"].items()),
         *([f"Test-time augmentation: {result['test_time_augmentation']}."] if result["test_time_augmentation"] else []),
-        *([f"{skipped} bad files were left out; report.json lists them."] if skipped else []),
+        *([f"{skipped} bad files were skipped; report.json lists them."] if skipped else []),
     ]
     return "<p>" + "<br>".join(html.escape(line) for line in lines) + "</p>"
 
@@ -130,13 +131,13 @@ def _table(result: dict[str, Any]) -> str:
     sets = result["sets"]
     head = "".join(f"<th>{html.escape(name)}</th>" for name in sets)
     rows = [("images", [str(scores["images"]) for scores in sets.values()])]
-    rows.append(("mIoU", [_percent(scores["miou"]) for scores in sets.values()]))
-    rows += [(name, [_percent(scores["iou"][name]) for scores in sets.values()]) for name in CLASSES]
+    rows.append(("mIoU", [percent(scores["miou"]) for scores in sets.values()]))
+    rows += [(name, [percent(scores["iou"][name]) for scores in sets.values()]) for name in CLASSES]
     lines = "".join(
         f"<tr><td>{html.escape(name)}</td>{''.join(f'<td>{cell}</td>' for cell in cells)}</tr>\n"
         for name, cells in rows
     )
-    means = "".join(f"<p>{name}: {_percent(value)}</p>" for name, value in result["averages"].items())
+    means = "".join(f"<p>{name}: {percent(value)}</p>" for name, value in result["averages"].items())
     return f'<div class="scroll"><table><tr><th></th>{head}</tr>\n{lines}</table></div>{means}'
 
 
@@ -164,7 +165,3 @@ def _bytes(picture: Image.Image, kind: str) -> bytes:
 
 def _image(data: bytes, kind: str) -> str:
     return f'<img alt="" src="data:image/{kind};base64,{base64.b64encode(data).decode()}">'
-
-
-def _percent(share: float | None) -> str:
-    return "-" if share is None else f"{100 * share:.2f}"

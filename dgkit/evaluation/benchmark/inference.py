@@ -1,4 +1,4 @@
-"""Pictures to predicted label maps: windows of several pictures fill one call of the network."""
+"""Predict label maps: windows of several images share one call of the network."""
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from dgkit.evaluation.benchmark.eval_sets import EvalSample
 from dgkit.evaluation.benchmark.protocols import Protocol, Window, windows
-from dgkit.evaluation.benchmark.sets import Item
 from dgkit.segmenters.base import Segmenter
 from dgkit.segmenters.upsampled_argmax import upsampled_argmax
 
@@ -18,14 +18,15 @@ S = TypeVar("S")
 T = TypeVar("T")
 
 
-class _Work:
-    """One picture under way. ``views``: the picture and, for test-time augmentation, its mirror image, with the sum of
-    the logits of their windows.
+class _PendingImage:
+    """One image in progress. ``views``: the image and, for test-time augmentation, its mirror image.
+
+    ``sums``: of each view, the sum of the logits of its windows so far.
     """
 
-    def __init__(self, item: Item, protocol: Protocol, tta: bool) -> None:
-        self.item = item
-        image = torch.from_numpy(item.image).permute(2, 0, 1)
+    def __init__(self, sample: EvalSample, protocol: Protocol, tta: bool) -> None:
+        self.sample = sample
+        image = torch.from_numpy(sample.image).permute(2, 0, 1)
         self.views = [image, image.flip(-1)] if tta else [image]
         self.places = windows(image.shape[1], image.shape[2], protocol.crop, protocol.stride)
         self.count = self.left = len(self.views) * len(self.places)
@@ -43,8 +44,8 @@ class _Work:
         total[:, top:bottom, left:right] += logits
 
     def label(self) -> Tensor:
-        """uint8 [H,W]: index of the winning channel at the size of the label map."""
-        size = self.item.label.shape
+        """Return uint8 [H,W]: index of the winning channel at the size of the label map."""
+        size = self.sample.label.shape
         maps = [self._mean(total) for total in self.sums if total is not None]
         if len(maps) == 1:
             return upsampled_argmax(maps[0], size)  # softmax does not change the order
@@ -55,7 +56,7 @@ class _Work:
         return one.softmax(1).add_(two.softmax(1).flip(-1))[0].argmax(0).to(torch.uint8)
 
     def _mean(self, total: Tensor) -> Tensor:
-        """float32 [K,h,w]: the mean over windows of the sums of their logits."""
+        """Return float32 [K,h,w]: the logits, averaged where windows overlap."""
         if len(self.places) > 1:
             count = total.new_zeros(total.shape[1:])
             for top, bottom, left, right in self.places:
@@ -65,69 +66,73 @@ class _Work:
 
 
 @dataclass(frozen=True)
-class _Piece:
-    work: _Work
+class _PendingWindow:
+    image: _PendingImage
     view: int
     place: Window
 
     def pixels(self) -> Tensor:
         top, bottom, left, right = self.place
-        return self.work.views[self.view][:, top:bottom, left:right]
+        return self.image.views[self.view][:, top:bottom, left:right]
 
 
 @torch.inference_mode()
 def predict(
-    items: Iterable[Item], segmenter: Segmenter, protocol: Protocol, *, batch: int = 4, tta: bool = False
-) -> Iterator[tuple[Item, Tensor]]:
-    """(item, uint8 [H,W] tensor of channel indices on the segmenter's device) of every item.
+    samples: Iterable[EvalSample], segmenter: Segmenter, protocol: Protocol, *, batch: int = 4, tta: bool = False
+) -> Iterator[tuple[EvalSample, Tensor]]:
+    """Yield each sample with its prediction, uint8 [H,W] channel indices on the segmenter's device.
 
-    As mmsegmentation does it: logits of overlapping windows are averaged, resized bilinearly to the label map's size,
-    the largest wins. ``tta`` averages the probabilities of the picture and its mirror image. Windows of one size of all
-    pictures under way share calls of ``batch``; items come out when complete, nearly in order. Few are held at once.
+    As in mmsegmentation, logits of overlapping windows are averaged and resized bilinearly to the size of the label map,
+    and the largest wins. ``tta`` averages the probabilities of the image and its mirror image. Windows of equal size
+    share calls of ``batch``, whichever image they belong to; samples are yielded when complete, nearly in order, and
+    only few are held at once.
     """
-    waiting: dict[tuple[int, int], list[_Piece]] = {}
-    under_way: list[_Work] = []
-    for item in items:
-        work = _Work(item, protocol, tta)
-        under_way.append(work)
-        for view in range(len(work.views)):
-            for place in work.places:
-                waiting.setdefault((place[1] - place[0], place[3] - place[2]), []).append(_Piece(work, view, place))
-        for pieces in waiting.values():
-            while len(pieces) >= batch:
-                _run(segmenter, pieces, batch)
-        yield from _done(under_way)
-        while len(under_way) > 2 + batch // work.count:  # rare sizes would stay in memory until the end
-            _run(segmenter, _oldest(waiting, under_way), batch)
-            yield from _done(under_way)
-    for pieces in waiting.values():
-        while pieces:
-            _run(segmenter, pieces, batch)
-    yield from _done(under_way)
+    queues: dict[tuple[int, int], list[_PendingWindow]] = {}
+    pending: list[_PendingImage] = []
+    for sample in samples:
+        image = _PendingImage(sample, protocol, tta)
+        pending.append(image)
+        for view in range(len(image.views)):
+            for place in image.places:
+                size = (place[1] - place[0], place[3] - place[2])
+                queues.setdefault(size, []).append(_PendingWindow(image, view, place))
+        for queue in queues.values():
+            while len(queue) >= batch:
+                _run(segmenter, queue, batch)
+        yield from _done(pending)
+        while len(pending) > 2 + batch // image.count:  # images of rare sizes would stay in memory until the end
+            _run(segmenter, _oldest(queues, pending), batch)
+            yield from _done(pending)
+    for queue in queues.values():
+        while queue:
+            _run(segmenter, queue, batch)
+    yield from _done(pending)
 
 
-def _oldest(waiting: dict[tuple[int, int], list[_Piece]], under_way: Sequence[_Work]) -> list[_Piece]:
-    return next(pieces for pieces in waiting.values() if any(piece.work is under_way[0] for piece in pieces))
+def _oldest(
+    queues: dict[tuple[int, int], list[_PendingWindow]], pending: Sequence[_PendingImage]
+) -> list[_PendingWindow]:
+    return next(queue for queue in queues.values() if any(window.image is pending[0] for window in queue))
 
 
-def _run(segmenter: Segmenter, pieces: list[_Piece], batch: int) -> None:
-    """One call with the first of ``pieces``, which are taken out."""
-    taken = pieces[:batch]
-    del pieces[:batch]
-    found = segmenter.logits(torch.stack([piece.pixels() for piece in taken]))
-    for piece, logits in zip(taken, found, strict=True):
-        piece.work.add(piece.view, piece.place, logits)
+def _run(segmenter: Segmenter, queue: list[_PendingWindow], batch: int) -> None:
+    """Run the first ``batch`` of ``queue`` in one call and remove them."""
+    taken = queue[:batch]
+    del queue[:batch]
+    found = segmenter.logits(torch.stack([window.pixels() for window in taken]))
+    for window, logits in zip(taken, found, strict=True):
+        window.image.add(window.view, window.place, logits)
 
 
-def _done(under_way: list[_Work]) -> Iterator[tuple[Item, Tensor]]:
-    ready = [work for work in under_way if not work.left]
-    under_way[:] = [work for work in under_way if work.left]
-    for work in ready:
-        yield work.item, work.label()
+def _done(pending: list[_PendingImage]) -> Iterator[tuple[EvalSample, Tensor]]:
+    ready = [image for image in pending if not image.left]
+    pending[:] = [image for image in pending if image.left]
+    for image in ready:
+        yield image.sample, image.label()
 
 
-def ahead(function: Callable[[S], T], arguments: Iterable[S], workers: int) -> Iterator[T]:
-    """``map(function, arguments)`` in threads, in order, at most twice as many results ahead as there are threads."""
+def map_ahead(function: Callable[[S], T], arguments: Iterable[S], workers: int) -> Iterator[T]:
+    """Yield ``map(function, arguments)``, in order, computed by threads up to two results per thread ahead."""
     with ThreadPoolExecutor(workers) as pool:
         queue: list[Future[T]] = []
         try:

@@ -1,4 +1,4 @@
-"""How published work evaluates segmenters: input scales, windows and means.
+"""The protocols by which published work evaluates segmenters: input scales, windows and means.
 
 Sources: DGInStyle-SegModel ``tools/test.py`` and ``test.sh`` (scales, windows), mmcv ``image/geometric.py`` (sizes),
 mmsegmentation ``encoder_decoder.py`` (windows) and ``iou_metric.py`` (means), Rein ``configs/_base_`` (``half``).
@@ -14,7 +14,7 @@ from dgkit.errors import UsageError
 Window = tuple[int, int, int, int]  # top, bottom, left, right
 Scale = tuple[int, int]
 
-# Sets whose IoU goes into each mean of the papers.
+# Data sets in each mean of the papers.
 AVERAGES = {
     "Avg3": ("cityscapes", "bdd100k", "mapillary"),
     "Avg5": ("cityscapes", "bdd100k", "mapillary", "acdc", "dark_zurich"),
@@ -24,9 +24,11 @@ _MAPILLARY = ("mapillary", "mapillary_b", "mapillary_v2")
 
 @dataclass(frozen=True)
 class Protocol:
-    """``scale``: pictures are resized, keeping their proportions, to fit inside (long edge, short edge) in pixels;
-    ``scales`` has exceptions by data set. ``crop``: side of the sliding windows in pixels, None: the whole picture at
-    once; ``stride`` between windows. ``halved``: sets whose pictures and labels are halved before anything else.
+    """Constants of one evaluation protocol; sizes are in pixels.
+
+    ``scale``: images are resized, keeping their proportions, to fit inside (long edge, short edge); ``scales`` has
+    exceptions by data set. ``crop``: side of the sliding windows, None for whole images; ``stride``: distance between
+    windows. ``halved``: data sets whose images and labels are halved before anything else.
     """
 
     name: str
@@ -38,10 +40,14 @@ class Protocol:
     halved: tuple[str, ...] = ()
 
     def scale_of(self, dataset: str) -> Scale:
+        """Return (long edge, short edge) for ``dataset``."""
         return self.scales.get(dataset, self.scale)
 
     def changed(self, scale: Scale | None = None, crop: int | None = None, stride: int | None = None) -> "Protocol":
-        """With other constants: ``scale`` for all sets. UsageError for a stride that leaves pixels out."""
+        """Return this protocol with other constants, ``scale`` for all data sets.
+
+        Raises UsageError for a stride larger than the windows.
+        """
         own: dict[str, Any] = {} if scale is None else {"scale": scale, "scales": {}}
         own |= {name: value for name, value in (("crop", crop), ("stride", stride)) if value is not None}
         if not own:
@@ -54,13 +60,14 @@ class Protocol:
         )
         if found.crop is not None and not 1 <= found.stride <= found.crop:
             raise UsageError(
-                f"stride {found.stride} with windows of {found.crop} pixels; allowed is 1 to {found.crop}",
+                f"stride {found.stride} is not within 1 to {found.crop}, the size of the windows",
                 f"use --set stride={max(1, found.crop // 2)}",
             )
         return found
 
     def to_json(self) -> dict[str, Any]:
-        return json.loads(json.dumps(asdict(self)))  # tuples as lists, as a report reads them back
+        """Return all constants as JSON values, with lists for tuples, as a report is read back."""
+        return json.loads(json.dumps(asdict(self)))
 
 
 _NIGHT = {"acdc": (960, 540), "dark_zurich": (960, 540)}
@@ -85,22 +92,24 @@ PROTOCOLS = {
 
 
 def find_protocol(name: str) -> Protocol:
-    """The protocol called ``name``; UsageError lists the known ones."""
+    """Return the protocol ``name``. Raises UsageError, listing the known protocols."""
     if name not in PROTOCOLS:
-        raise UsageError(f"unknown protocol {name!r}, allowed: {', '.join(PROTOCOLS)}", "use --protocol dginstyle")
+        raise UsageError(
+            f"unknown protocol {name!r}; known protocols: {', '.join(PROTOCOLS)}", "use --protocol dginstyle"
+        )
     return PROTOCOLS[name]
 
 
 def fitted_size(height: int, width: int, scale: Scale) -> tuple[int, int]:
-    """(height, width) of a picture resized to fit inside ``scale``, up or down, as mmcv's ``rescale_size`` rounds."""
+    """Return (height, width) of an image resized up or down to fit inside ``scale``, rounded as mmcv's ``rescale_size``."""
     factor = min(max(scale) / max(height, width), min(scale) / min(height, width))
     return max(1, int(height * factor + 0.5)), max(1, int(width * factor + 0.5))
 
 
 def windows(height: int, width: int, crop: int | None, stride: int) -> list[Window]:
-    """Windows that cover a picture, row by row; the last of a row or column is moved inside.
+    """Return windows that cover an image, row by row, as mmsegmentation's ``slide_inference`` places them.
 
-    As mmsegmentation's ``slide_inference``: where the picture is smaller than ``crop``, so are its windows.
+    The last window of a row or column is moved inside; an image smaller than ``crop`` has smaller windows.
     """
     if crop is None:
         return [(0, height, 0, width)]

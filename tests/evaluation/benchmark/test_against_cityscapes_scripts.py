@@ -1,4 +1,4 @@
-"""The figures are those of the evaluator that Cityscapes publishes, run in an environment of its own."""
+"""Scores equal those of cityscapesScripts, which runs in a virtual environment of its own."""
 
 import json
 import subprocess

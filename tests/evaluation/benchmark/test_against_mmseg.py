@@ -1,4 +1,4 @@
-"""The figures are mmsegmentation's: its IoUMetric on the same predictions, its test step on the same checkpoint."""
+"""Scores equal mmsegmentation's: its IoUMetric on the same predictions, its test step on the same checkpoint."""
 
 import importlib.util
 from collections.abc import Iterator
@@ -18,7 +18,7 @@ from dgkit.data.datasets import open_dataset
 from dgkit.data.labelmap import read_label
 from dgkit.data.scores import class_iou, confusion, mean_iou
 from dgkit.evaluation.benchmark.eval_config import EvalConfig
-from dgkit.evaluation.benchmark.score_report import evaluate
+from dgkit.evaluation.benchmark.evaluate import evaluate
 from dgkit.labels import CLASSES, IGNORE, NUM_CLASSES
 from dgkit.segmenters.opening import open_segmenter
 from dgkit.world.write import write_role
@@ -29,7 +29,7 @@ Pair = tuple[np.ndarray, np.ndarray]  # label and prediction, uint8 [H,W]
 
 
 def disturbed(label: np.ndarray, seed: int) -> np.ndarray:
-    """A prediction: most pixels right, some of the neighbours' class, some of any class but 3 and 16."""
+    """A prediction: most pixels correct, some with a neighbour's class, some random, never class 3 or 16."""
     rng = np.random.default_rng(seed)
     guess = np.roll(label, 3, axis=1)
     guess = np.where(guess < NUM_CLASSES, guess, rng.integers(0, 3, label.shape))
@@ -39,7 +39,7 @@ def disturbed(label: np.ndarray, seed: int) -> np.ndarray:
 
 
 def random_pairs() -> list[Pair]:
-    """Pictures of several sizes; no label has class 15, which is predicted, or 16, which is not."""
+    """Label maps of several sizes without class 15, which is predicted, and 16, which is not."""
     rng = np.random.default_rng(1)
     ids = [*range(15), 17, 18, IGNORE]
     labels = [rng.choice(ids, size).astype(np.uint8) for size in ((40, 64), (33, 57), (96, 31), (1, 7))]
@@ -47,7 +47,7 @@ def random_pairs() -> list[Pair]:
 
 
 def mmseg_scores(pairs: list[Pair]) -> tuple[np.ndarray, float]:
-    """(IoU by class, mean IoU) of mmsegmentation's metric, not rounded."""
+    """Return (IoU by class, mean IoU) of mmsegmentation's metric, not rounded."""
     metric = load("mmseg.evaluation").IoUMetric
     found = [
         metric.intersect_and_union(torch.from_numpy(p.copy()), torch.from_numpy(t.copy()), NUM_CLASSES, IGNORE)
@@ -68,7 +68,7 @@ def test_equal_on_random_maps() -> None:
     pairs = random_pairs()
     check_equal(pairs)
     iou, _ = mmseg_scores(pairs)
-    assert iou[15] == 0 and np.isnan(iou[16])  # both cases occur
+    assert iou[15] == 0 and np.isnan(iou[16])  # both cases are covered
     check_equal([(np.full((4, 4), IGNORE, np.uint8), np.zeros((4, 4), np.uint8)), *pairs])
 
 
@@ -78,7 +78,7 @@ def test_equal_on_the_citys_maps(city: Path) -> None:
 
 
 def test_equal_on_real_maps(shared_folder: Path) -> None:
-    """GTA5's, 1914x1052: as large as mmsegmentation's sums in float32 are exact."""
+    """Label maps of GTA5, 1914x1052: the largest for which mmsegmentation's float32 sums are exact."""
     files = sorted((shared_folder / "data" / "gta_labels").glob("*.png"))
     assert files
     labels = [np.asarray(Image.open(file)) for file in files]
@@ -93,7 +93,7 @@ def city(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_equal_to_the_test_loop_of_mmsegmentation(city: Path, tmp_path: Path) -> None:
-    """Windows of a picture that is resized, scored at the size of its label map."""
+    """Windows of a resized image, scored at the size of its label map."""
     path = tmp_path / "iter_1.pth"
     network = save(path, model_config())
     theirs = dict(predictions(network, city))
@@ -104,10 +104,10 @@ def test_equal_to_the_test_loop_of_mmsegmentation(city: Path, tmp_path: Path) ->
     for sample in open_dataset("cityscapes", city, "val").samples:
         (predicted,) = (value for name, value in theirs.items() if name.startswith(sample.image.name))
         with Image.open(tmp_path / "p" / "cityscapes" / f"{sample.id}.png") as mine:
-            assert (np.asarray(mine) == predicted).mean() > 0.999  # of two logits that differ by rounding either wins
+            assert (np.asarray(mine) == predicted).mean() > 0.999  # rounding decides between nearly equal logits
         pairs.append((read_label(sample.label, sample.encoding), predicted))
     iou, mean = mmseg_scores(pairs)
-    assert np.isfinite(iou).sum() > 10  # the random network does not see one class alone
+    assert np.isfinite(iou).sum() > 10  # the random network predicts more than one class
     found = result["sets"]["cityscapes"]
     assert found["miou"] == pytest.approx(mean, abs=1e-4)
     for name, value in zip(CLASSES, iou, strict=True):
@@ -115,7 +115,7 @@ def test_equal_to_the_test_loop_of_mmsegmentation(city: Path, tmp_path: Path) ->
 
 
 def predictions(network: Any, city: Path) -> Iterator[tuple[str, np.ndarray]]:
-    """(name of the photograph, train ids at the size of the label map) by mmsegmentation's data set and test step."""
+    """Yield (file name, train ids at the size of the label map) of mmsegmentation's data set and test step."""
     steps = [
         {"type": "LoadImageFromFile"},
         {"type": "Resize", "scale": (80, 40), "keep_ratio": True},

@@ -1,4 +1,4 @@
-"""``dgkit eval`` on the city's sets in their real layouts: scores, reports, bad files, runs that end badly."""
+"""``dgkit eval`` on the city's data sets in their real layouts: scores, reports, bad files, interrupted runs."""
 
 import csv
 import json
@@ -19,8 +19,8 @@ from dgkit.data.datasets import open_dataset
 from dgkit.data.labelmap import read_label
 from dgkit.errors import InputError, OutputError, UsageError
 from dgkit.evaluation.benchmark.eval_config import EvalConfig
-from dgkit.evaluation.benchmark.journal import NAME
-from dgkit.evaluation.benchmark.score_report import evaluate
+from dgkit.evaluation.benchmark.score_journal import JOURNAL
+from dgkit.evaluation.benchmark.evaluate import evaluate
 from dgkit.labels import CLASSES, NUM_CLASSES, PALETTE
 from dgkit.locks import sole_writer
 from dgkit.segmenters.onnx import OnnxSegmenter
@@ -37,7 +37,7 @@ SETS = ("--set", "scale=[96,48]", "--set", "crop=32", "--set", "stride=24")
 
 @pytest.fixture(scope="module")
 def city(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Three scenes of each role, four of ACDC's: one of each condition."""
+    """Three scenes of each role, four of ACDC: one per condition."""
     root = tmp_path_factory.mktemp("city")
     for role in ROLES:
         write_role(root / role, role, 4 if role == "acdc" else 3, 5, height=48, width=96, split="val", workers=1)
@@ -75,7 +75,7 @@ def whole(city: Path, net: Path, tmp_path_factory: pytest.TempPathFactory) -> tu
 
 
 @pytest.mark.parity
-def test_equal_to_torchmetrics_on_the_predictions_that_were_saved(city: Path, whole) -> None:
+def test_equal_to_torchmetrics_on_the_saved_predictions(city: Path, whole) -> None:
     classification = pytest.importorskip("torchmetrics.classification")
     out, result = whole
     assert list(result["sets"]) == list(DATASETS)
@@ -108,10 +108,10 @@ def test_the_report(whole) -> None:
     assert len(list(csv.DictReader((out / "images.csv").read_text().splitlines()))) == 16
 
 
-def test_the_page_needs_no_other_file(whole) -> None:
+def test_the_gallery_is_self_contained(whole) -> None:
     out, _ = whole
     page = (out / "index.html").read_text()
-    assert page.count("<figure>") == 5  # one picture of each set was asked for
+    assert page.count("<figure>") == 5  # worst=1: one image per data set
     sources = re.findall(r'src="([^"]{5})', page)
     assert len(sources) == 5 + 5 * 4 and set(sources) == {"data:"}
     assert " href=" not in page and "://" not in page and "mapping A" in page
@@ -120,13 +120,13 @@ def test_the_page_needs_no_other_file(whole) -> None:
 
 
 def oracle_set(city: Path, target: Path) -> Path:
-    """The same sets with pictures that show the label's colours."""
+    """The same data sets with images that show the colours of their labels."""
     for role, name in zip(ROLES, DATASETS, strict=True):
         shutil.copytree(city / role, target / role)
         for sample in samples(target, role, name):
             label = read_label(sample.label, sample.encoding)
             colours = np.concatenate([PALETTE, np.zeros((256 - NUM_CLASSES, 3), np.uint8)])[label]
-            Image.fromarray(colours).save(sample.image, "PNG")  # by content, whatever the name says
+            Image.fromarray(colours).save(sample.image, "PNG")  # read by content, not by file ending
     return target
 
 
@@ -144,7 +144,7 @@ def test_an_oracle_scores_100(city: Path, net: Path, tmp_path: Path) -> None:
 
 
 def broken(city: Path, target: Path) -> Path:
-    """One fault of each kind in five of six scenes."""
+    """One defect of each kind in five of six scenes."""
     write_role(target / "cityscapes", "cityscapes", 6, 5, height=48, width=96, split="val", workers=1)
     found = samples(target, "cityscapes", "cityscapes")
     found[0].image.unlink()
@@ -170,10 +170,10 @@ def test_bad_files_are_all_listed_and_refused(city: Path, net: Path, tmp_path: P
     assert "--skip-bad" in caught.value.hint and not out.exists()
 
 
-def test_what_only_reading_shows_is_listed_too(city: Path, net: Path, tmp_path: Path) -> None:
+def test_defects_found_while_reading_are_listed(city: Path, net: Path, tmp_path: Path) -> None:
     root = broken(city, tmp_path / "sets")
     for sample in samples(root, "cityscapes", "cityscapes")[:2]:
-        sample.label.unlink()  # the first two show in names and sizes
+        sample.label.unlink()  # their defects show in names and headers
         (sample.image or sample.label).unlink(missing_ok=True)
     orphan = [
         p
@@ -189,7 +189,7 @@ def test_what_only_reading_shows_is_listed_too(city: Path, net: Path, tmp_path: 
     assert "1 of kind 'damaged file'" in caught.value.message and "1 of kind 'unknown ids'" in caught.value.message
 
 
-def test_bad_files_are_left_out_on_demand(city: Path, net: Path, tmp_path: Path) -> None:
+def test_bad_files_are_skipped_without_strict(city: Path, net: Path, tmp_path: Path) -> None:
     root = broken(city, tmp_path / "sets")
     result = run(net, make_config(root, ("cityscapes",), strict=False), tmp_path / "out")
     assert {part["kind"]: part["count"] for part in result["bad_files"]["skipped"]} == {
@@ -200,10 +200,10 @@ def test_bad_files_are_left_out_on_demand(city: Path, net: Path, tmp_path: Path)
         "damaged file": 1,
     }
     assert result["sets"]["cityscapes"]["images"] == 1 and result["run"]["scored"] == 1
-    assert "5 bad files were left out" in (tmp_path / "out" / "index.html").read_text()
+    assert "5 bad files were skipped" in (tmp_path / "out" / "index.html").read_text()
     good = samples(root, "cityscapes", "cityscapes")[-1]
     good.image.write_bytes(b"no picture")
-    with pytest.raises(InputError, match="no picture of cityscapes can be scored"):
+    with pytest.raises(InputError, match="no image of cityscapes can be scored"):
         run(net, make_config(root, ("cityscapes",), strict=False), tmp_path / "out")
 
 
@@ -211,27 +211,27 @@ def without_run(report: dict[str, Any]) -> dict[str, Any]:
     return {name: report[name] for name in ("segmenter", "protocol", "averages", "sets", "bad_files")}
 
 
-def test_a_killed_run_goes_on_with_the_next_picture(city: Path, net: Path, whole, tmp_path: Path) -> None:
+def test_a_killed_run_resumes_at_the_next_image(city: Path, net: Path, whole, tmp_path: Path) -> None:
     out = tmp_path / "out"
     command = ["eval", str(net), "--out", str(out), "--device", "cpu", *SETS]
     command += [word for role in ROLES for word in ("--on", f"{role}={city / role}")]
-    # The writes of such a run: the settings, then one line for each picture; the sixth is cut in half.
+    # The run writes the settings, then one line per image; the sixth write is cut in half.
     process = multiprocessing.get_context("spawn").Process(target=crash.run_until, args=(command, 5))
     process.start()
     process.join(300)
     assert process.exitcode == -signal.SIGKILL
-    assert not (out / NAME).read_bytes().endswith(b"\n")
+    assert not (out / JOURNAL).read_bytes().endswith(b"\n")
     result = run(net, make_config(city), out)
     assert result["run"]["continued"] == 4 and result["run"]["scored"] == 12
     assert without_run(result) == without_run(whole[1])
 
 
-def test_continued_only_where_nothing_changed(city: Path, net: Path, tmp_path: Path) -> None:
+def test_only_unchanged_images_keep_their_scores(city: Path, net: Path, tmp_path: Path) -> None:
     root, out = copied(city, "darkzurich", tmp_path), tmp_path / "out"
     shutil.copytree(city / "bdd", root / "bdd")
     first = run(net, make_config(root, ("darkzurich",)), out)
     assert first["run"]["continued"] == 0
-    again = run(net, make_config(root, ("darkzurich", "bdd"), batch=2, workers=1), out)  # one set more
+    again = run(net, make_config(root, ("darkzurich", "bdd"), batch=2, workers=1), out)  # one more data set
     assert (again["run"]["continued"], again["run"]["scored"]) == (3, 3)
     image = samples(root, "darkzurich", "dark_zurich")[0].image
     Image.fromarray(np.zeros((48, 96, 3), np.uint8)).save(image)
@@ -245,7 +245,7 @@ def test_continued_only_where_nothing_changed(city: Path, net: Path, tmp_path: P
         run(net, make_config(root, ("darkzurich",)), out)
 
 
-def test_folders_and_sets_that_are_refused(city: Path, net: Path, tmp_path: Path) -> None:
+def test_refused_folders_and_data_sets(city: Path, net: Path, tmp_path: Path) -> None:
     (tmp_path / "thesis.txt").write_text("mine")
     with pytest.raises(OutputError, match="holds other files"):
         run(net, make_config(city, ("bdd",)), tmp_path)
@@ -260,7 +260,7 @@ def test_folders_and_sets_that_are_refused(city: Path, net: Path, tmp_path: Path
         run(net, load_config(EvalConfig, on=(f"cityscapes={city / 'bdd'}",)), tmp_path / "out")
 
 
-def test_half_scores_halved_maps(city: Path, net: Path, tmp_path: Path) -> None:
+def test_protocol_half_scores_halved_label_maps(city: Path, net: Path, tmp_path: Path) -> None:
     found = run(net, make_config(city, ("mapillary",), protocol="half", worst=0), tmp_path / "half")
     full = run(net, make_config(city, ("mapillary",), worst=0), tmp_path / "full")
     pixels = [np.sum(result["sets"]["mapillary"]["confusion"]) for result in (found, full)]

@@ -1,4 +1,4 @@
-"""Scales, windows and means to the constants of the published protocols."""
+"""Scales and windows equal the constants of the published protocols."""
 
 import numpy as np
 import pytest
@@ -24,7 +24,7 @@ from dgkit.evaluation.benchmark.protocols import PROTOCOLS, find_protocol, fitte
         ("whole", "acdc", (1080, 1920), (540, 960)),
     ],
 )
-def test_sizes_at_which_sets_are_seen(protocol, dataset, size, expected) -> None:
+def test_image_sizes_of_the_protocols(protocol, dataset, size, expected) -> None:
     assert fitted_size(*size, find_protocol(protocol).scale_of(dataset)) == expected
 
 
@@ -52,13 +52,13 @@ def test_windows_cover_every_pixel() -> None:
         assert covered.min() > 0
 
 
-def test_other_constants_are_named() -> None:
+def test_changed_constants_are_described() -> None:
     changed = find_protocol("dginstyle").changed((128, 64), 32)
     assert (changed.scale_of("acdc"), changed.crop, changed.stride) == ((128, 64), 32, 16)
     assert changed.name == "dginstyle, changed"
     assert changed.description.endswith("; changed to scale (128, 64), crop 32, stride 16")
     assert find_protocol("hrda").changed() is PROTOCOLS["hrda"]
-    with pytest.raises(UsageError, match="stride 40 with windows of 32 pixels; allowed is 1 to 32"):
+    with pytest.raises(UsageError, match="stride 40 is not within 1 to 32, the size of the windows"):
         find_protocol("dginstyle").changed(None, 32, 40)
-    with pytest.raises(UsageError, match="unknown protocol 'full', allowed: dginstyle, hrda, half, whole"):
+    with pytest.raises(UsageError, match="unknown protocol 'full'; known protocols: dginstyle, hrda, half, whole"):
         find_protocol("full")

@@ -1,4 +1,4 @@
-"""What an evaluation has scored so far: one line for each picture, so that an interrupted run goes on with the next."""
+"""The scores of an evaluation so far, one line per image, from which an interrupted run resumes."""
 
 import json
 from pathlib import Path
@@ -11,19 +11,18 @@ from dgkit.data.manifest import Manifest
 from dgkit.errors import OutputError
 from dgkit.labels import NUM_CLASSES
 
-NAME = "scores.jsonl"
-Key = tuple[str, str]  # data set, id
+JOURNAL = "scores.jsonl"
 
 
-class Journal:
-    """``scores.jsonl`` in an output folder: first the settings, then a confusion matrix for each picture.
+class ScoreJournal:
+    """``scores.jsonl`` in an output folder: first the settings, then a confusion matrix per image.
 
-    A line counts only while both files of its picture have the same place, size and time of change.
+    A line is valid while image and label map keep their path, size and modification time.
     """
 
     def __init__(self, folder: Path, settings: dict[str, Any]) -> None:
-        """Raises OutputError where ``folder`` holds scores of other settings, InputError for a damaged file."""
-        self._manifest = Manifest(folder / NAME)
+        """Open or begin the journal. Raises OutputError for scores of other settings, InputError for a damaged file."""
+        self._manifest = Manifest(folder / JOURNAL)
         self._manifest.repair()
         settings = json.loads(json.dumps(settings))
         lines = self._manifest.read()
@@ -32,12 +31,12 @@ class Journal:
         elif (found := lines[0].get("settings")) != settings:
             raise OutputError(
                 f"{folder} holds scores of other settings: {_differing(found, settings)}",
-                "give another --out, or remove this folder",
+                "choose another --out, or remove this folder",
             )
-        self._lines: dict[Key, dict[str, Any]] = {(line["set"], line["id"]): line for line in lines[1:]}
+        self._lines: dict[tuple[str, str], dict[str, Any]] = {(line["set"], line["id"]): line for line in lines[1:]}
 
     def matrix(self, dataset: str, sample: Sample) -> np.ndarray | None:
-        """int64 [19,19] of a picture, None where it has to be scored."""
+        """Return the matrix, int64 [19,19], of an image, or None if it has to be scored."""
         line = self._lines.get((dataset, sample.id))
         if line is None or line["files"] != _stamp(sample):
             return None
@@ -46,7 +45,7 @@ class Journal:
         return matrix.reshape(NUM_CLASSES, NUM_CLASSES)
 
     def add(self, dataset: str, sample: Sample, matrix: np.ndarray) -> None:
-        """Write the matrix of a picture. Raises OutputError."""
+        """Write the matrix of an image. Raises OutputError."""
         cells = np.flatnonzero(matrix)
         line = {
             "set": dataset,
