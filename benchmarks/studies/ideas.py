@@ -26,7 +26,7 @@ from dgkit.data.crops import CropRules
 from dgkit.data.generated import SceneFiles, list_scenes
 from dgkit.data.scores import summary
 from dgkit.data.style_mixes import STYLE_MIXES
-from dgkit.evaluation.quality.measures import Judge, Measurement, compare, find_judge, measure
+from dgkit.evaluation.quality.measures import Measurement, QualityJudge, compare, find_judge, measure
 from dgkit.evaluation.quality.renders import render_reference
 from dgkit.files import atomic_write, digest_file
 from dgkit.generation.generate_config import GenerateConfig
@@ -46,7 +46,7 @@ class Bench:
     """What all cells share."""
 
     work: Path
-    judge: Judge
+    judge: QualityJudge
     given: argparse.Namespace
 
     def rows(self, seed: int) -> Iterator[Row]:
@@ -75,7 +75,7 @@ class Bench:
         return list_scenes(out)
 
     def measured(self, name: str, entries: list[SceneFiles], seed: int) -> Iterator[Row]:
-        """Figures of a cell beside its twins: the same scenes rendered in the same styles."""
+        """Figures of a cell next to its paired renders: the same scenes in the same styles."""
         kept = self.work / "ideas" / f"{name}-{seed}.json"
         key = {"judge": self.judge.to_json(), "images": [digest_file(entry.image) for entry in entries]}
         found = json.loads(kept.read_text(encoding="utf-8")) if kept.exists() else {}
@@ -86,10 +86,10 @@ class Bench:
             yield row(seed, name, len(entries), metric, value)
 
     def figures(self, entries: list[SceneFiles]) -> dict[str, float]:
-        own = measure((entry.read() for entry in entries), len(entries), self.judge, "measure")
+        own = measure((entry.read() for entry in entries), len(entries), self.judge)
         height, width = entries[0].read().label.shape
-        twins = render_reference("twins", entries, (height, width))
-        real = measure(twins, len(twins), self.judge, "reference")
+        renders = render_reference("paired", entries, (height, width))
+        real = measure(renders, len(renders), self.judge)
         against = compare(own, real)
         return {
             **scores(own),

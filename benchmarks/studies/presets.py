@@ -42,8 +42,8 @@ from dgkit.diffusion.pipeline import Pipeline
 from dgkit.diffusion.presets import PRESETS, find_preset
 from dgkit.diffusion.sampler import SceneRequest, sample
 from dgkit.diffusion.sampling_plan import SamplingPlan
-from dgkit.evaluation.quality.measures import Judge, Measurement, compare, find_judge
-from dgkit.evaluation.quality.renders import Twins
+from dgkit.evaluation.quality.measures import Measurement, QualityJudge, compare, find_judge
+from dgkit.evaluation.quality.renders import PairedRenders
 from dgkit.files import atomic_path, atomic_write
 from dgkit.generation.generate_config import GenerateConfig
 from dgkit.generation.jobs import JobPlan, make_job
@@ -75,13 +75,13 @@ class Scenes:
         numbered = enumerate(zip(images, self.labels, self.styles, strict=True))
         return [LabelledImage(str(number), image, label, style) for number, (image, label, style) in numbered]
 
-    def twins(self, height: int) -> Twins:
+    def paired_renders(self, height: int) -> PairedRenders:
         rows = zip(self.styles, self.sources, self.crops, strict=True)
         entries = [
             SceneFiles(str(n), Path(), Path(), style=style, source=source, crop=crop)
             for n, (style, source, crop) in enumerate(rows)
         ]
-        return Twins(entries, height)
+        return PairedRenders(entries, height)
 
 
 def draw_scenes(kept: Path, given: argparse.Namespace, size: int, height: int) -> Scenes:
@@ -111,7 +111,7 @@ class Bench:
     work: Path
     pipeline: Pipeline
     scenes: Scenes
-    judge: Judge | None
+    judge: QualityJudge | None
     batch: int
     facts: Row
 
@@ -175,7 +175,8 @@ class Bench:
         drawn = hashlib.sha256(self.scenes.labels.tobytes() + json.dumps(self.scenes.styles).encode()).hexdigest()
         kept = self.work / f"renders-{self.judge.segmenter.digest[:10]}-{drawn[:10]}.npz"
         if not kept.exists():
-            real, _ = judged(self.scenes.twins(self.pipeline.defaults.label_height or self.pipeline.size), self.judge)
+            height = self.pipeline.defaults.label_height or self.pipeline.size
+            real, _ = judged(self.scenes.paired_renders(height), self.judge)
             with atomic_path(kept) as temporary, open(temporary, "wb") as file:
                 np.savez(file, matrix=real.matrix, features=np.stack(real.features))
         with np.load(kept) as file:
@@ -190,7 +191,7 @@ class Bench:
 UNKEYED = ("commit", "load_average")  # may differ between cells of one table
 
 
-def judged(pictures: Any, judge: Judge) -> tuple[Measurement, np.ndarray]:
+def judged(pictures: Any, judge: QualityJudge) -> tuple[Measurement, np.ndarray]:
     """What the judge sees, and the confusion matrix of each picture, int64 [N,19,19]."""
     found, matrices = Measurement(), []
     for picture in pictures:

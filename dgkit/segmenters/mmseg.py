@@ -1,4 +1,4 @@
-"""Checkpoints of mmsegmentation, dgkit's own among them, as segmenters."""
+"""Checkpoints of mmsegmentation, including those of ``dgkit train segmenter``, as segmenters."""
 
 import hashlib
 import json
@@ -21,19 +21,19 @@ from dgkit.segmenters.mmseg_config import find_config, find_model, read_config
 
 
 def mmseg_source(checkpoint: Path, config: Path | None = None) -> ModuleSource:
-    """A ``.pth`` file of mmsegmentation. Tensors and plain values are read from it, nothing in it is executed.
+    """Return the checkpoint of mmsegmentation at ``checkpoint``; nothing in it is executed.
 
-    ``config`` is executed, as mmsegmentation does it. Without it the config is the one that :func:`find_config` finds,
-    and is read as data. Classes are those of the checkpoint. Raises UsageError for a config that needs to be executed,
-    InputError, ModelError, MissingDependency.
+    A stated ``config`` is executed, as mmsegmentation does. Otherwise the config is the one that
+    :func:`~dgkit.segmenters.mmseg_config.find_config` finds, read as data. Classes are those of the checkpoint. Raises
+    UsageError for a config that would have to be executed, InputError, ModelError, MissingDependency.
     """
     content = read_checkpoint(checkpoint)
     meta = content.get("meta")
     meta = meta if isinstance(meta, Mapping) else {}
     model = _model_config(checkpoint, config, meta)
     preprocessor = model.get("data_preprocessor") or {}
-    mean, std, reverse = _feeding(preprocessor, checkpoint)
-    software = f"{version('onedl-mmsegmentation')} {version('onedl-mmcv')}"  # the graph is theirs
+    mean, std, reverse = _normalization(preprocessor, checkpoint)
+    software = f"{version('onedl-mmsegmentation')} {version('onedl-mmcv')}"  # their code defines the graph
     facts = json.dumps(model, sort_keys=True, default=str) + software
     return ModuleSource(
         path=checkpoint,
@@ -48,10 +48,10 @@ def mmseg_source(checkpoint: Path, config: Path | None = None) -> ModuleSource:
 
 
 class _Network(nn.Module):
-    """Normalised RGB images float [N,3,H,W] -> logits, as mmsegmentation's ``encode_decode`` has them.
+    """A module that maps normalized RGB images, float [N,3,H,W], to the logits of mmsegmentation's ``encode_decode``.
 
-    Logits of the network's own stride, or of the images' size where the network is of those that align corners or that
-    take multiples of a number only: images are then padded on the right and below.
+    Logits have the stride of the network. If the network aligns corners, or takes only multiples of a number so that
+    images are padded on the right and at the bottom, they have the size of the images.
     """
 
     def __init__(self, network: Any, reverse: bool) -> None:
@@ -69,11 +69,11 @@ class _Network(nn.Module):
         if any(padding):
             image = functional.pad(image, (0, padding[1], 0, padding[0]), value=self.fill)
         with warnings.catch_warnings():
-            warnings.filterwarnings("ignore", message="When align_corners")  # advice on the sizes of pictures
+            warnings.filterwarnings("ignore", message="When align_corners")  # advice on image sizes
             logits = self.network._forward(image)
         if not isinstance(logits, Tensor) or logits.ndim != 4:
             raise ModelError(
-                f"{type(self.network).__name__} gives no map of logits", "allowed are networks of one head"
+                f"{type(self.network).__name__} does not return a map of logits", "use a network with one head"
             )
         if self.align or any(padding):
             logits = functional.interpolate(logits, image.shape[-2:], mode="bilinear", align_corners=self.align)
@@ -91,22 +91,22 @@ def _model_config(checkpoint: Path, config: Path | None, meta: Mapping[str, Any]
 
 def _executed(config: Path) -> dict[str, Any]:
     if not config.is_file():
-        raise InputError(f"{config}: no such file", "check --config")
+        raise InputError(f"{config}: no such file", "check the path of --config")
     _prepare()
     try:
         with quiet():
             found = load_module("mmengine.config").Config.fromfile(str(config)).to_dict()
-    except Exception as error:  # whatever the file raises when it is executed
+    except Exception as error:  # the file may raise anything when it is executed
         raise InputError(
-            f"{config} cannot be read: {type(error).__name__}: {first_line(error)}", "correct it"
+            f"{config} cannot be read: {type(error).__name__}: {first_line(error)}", "correct the file"
         ) from error
     if not isinstance(found.get("model"), dict):
         raise InputError(f"{config} describes no network: it has no 'model'", "choose another with --config")
     return found["model"]
 
 
-def _feeding(preprocessor: Mapping[str, Any], path: Path) -> tuple[Triple, Triple, bool]:
-    """(mean, std, whether the network takes B, G, R). Both are of RGB / 255. mmsegmentation reads pictures as BGR."""
+def _normalization(preprocessor: Mapping[str, Any], path: Path) -> tuple[Triple, Triple, bool]:
+    """Return mean and std of RGB / 255, and whether the network takes BGR; mmsegmentation reads images as BGR."""
     mean, std = preprocessor.get("mean"), preprocessor.get("std")
     if mean is None or std is None or len(mean) != 3 or len(std) != 3:
         raise ModelError(f"{path}: its config states no mean and std of three channels", "choose another with --config")
@@ -125,12 +125,12 @@ def _classes(model: Mapping[str, Any], meta: Mapping[str, Any], path: Path) -> t
     head = model.get("decode_head")
     count = (head[-1] if isinstance(head, Sequence) else head or {}).get("num_classes")
     if count != NUM_CLASSES:
-        raise ModelError(f"{path} names none of its {count} classes", f"allowed without names are the {NUM_CLASSES}")
+        raise ModelError(f"{path} does not name its {count} classes", f"without names, {NUM_CLASSES} classes are allowed")
     return CLASSES  # the usual order
 
 
 def _fixed_side(model: Mapping[str, Any]) -> int | None:
-    """HRDA slides a window over the image itself, so an exported file is for one size: that of its own windows."""
+    """Return the input side of HRDA, None for other networks: HRDA slides windows itself, so its export is of one size."""
     return int(model["test_cfg"]["crop_size"][0]) if model.get("type") == "HRDASegmentor" else None
 
 
@@ -142,13 +142,13 @@ def _build(model: Mapping[str, Any], checkpoint: Path) -> Any:
             network = load_module("mmseg.registry").MODELS.build(settings)
             network = load_module("mmengine.model").revert_sync_batchnorm(network)
         network.load_state_dict(state)
-    except Exception as error:  # registry, key, type and shape errors: the two do not belong together
+    except Exception as error:  # registry, key, type and shape errors have the same cause
         reason = f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"
         raise ModelError(f"{checkpoint} does not fit its config: {reason}", "state the right --config") from error
     return network.eval()
 
 
 def _prepare() -> None:
-    """Make mmsegmentation's classes known to its registry."""
+    """Register the classes of mmsegmentation."""
     load_module("mmseg.models")
     load_module("mmengine.registry").init_default_scope("mmseg")

@@ -1,4 +1,4 @@
-"""Configs of mmsegmentation read as data: a file that somebody sent must not run its code."""
+"""Read configs of mmsegmentation as data, so that a downloaded file cannot run code."""
 
 import ast
 import importlib
@@ -10,18 +10,19 @@ from dgkit.errors import ModelError, UsageError
 from dgkit.optional import first_line
 
 _OWN = "dgkit."
-_HINT = "state the file with --config if you trust it: it is then executed"
+_HINT = "if you trust the file, pass it with --config: it is then executed"
 
 
 def read_config(text: str, name: str) -> dict[str, Any]:
-    """The variables of a config as mmengine dumps it: ``name = value`` of literals, ``dict(...)`` and earlier names.
+    """Return the variables of a config as mmengine dumps it: literals, ``dict(...)`` and earlier names.
 
-    ``name`` is for messages. Raises UsageError for anything that would have to be executed.
+    ``name`` is for messages. Raises UsageError for anything that would have to be executed, ModelError for invalid
+    syntax.
     """
     try:
         statements = ast.parse(text).body
     except (SyntaxError, ValueError) as error:
-        raise ModelError(f"{name} is no Python file: {first_line(error)}", "choose another with --config") from error
+        raise ModelError(f"{name} is not a Python file: {first_line(error)}", "choose another with --config") from error
     found: dict[str, Any] = {}
     for statement in statements:
         match statement:
@@ -32,14 +33,14 @@ def read_config(text: str, name: str) -> dict[str, Any]:
             case _:
                 raise _refused(statement, name)
     if "_base_" in found:
-        raise UsageError(f"{name} is made of other files ({found['_base_']!r})", _HINT)
+        raise UsageError(f"{name} includes other files ({found['_base_']!r})", _HINT)
     return found
 
 
 def find_model(config: Mapping[str, Any], name: str) -> dict[str, Any]:
-    """The network's part of a config read as data, with dgkit's own networks registered where it imports them.
+    """Return the ``model`` of a config that was read as data, and import the modules of dgkit that it names.
 
-    Raises UsageError where it wants other modules to be imported, ModelError without a network.
+    Raises UsageError if it names other modules, ModelError if it has no ``model``.
     """
     model = config.get("model")
     if not isinstance(model, Mapping):
@@ -47,10 +48,10 @@ def find_model(config: Mapping[str, Any], name: str) -> dict[str, Any]:
     imports = config.get("custom_imports") or {}
     listed = imports.get("imports") or () if isinstance(imports, Mapping) else imports
     modules = [listed] if isinstance(listed, str) else list(listed)
-    foreign = [str(module) for module in modules if not str(module).startswith(_OWN)]
-    if foreign:
-        raise UsageError(f"{name} imports {', '.join(foreign)}", _HINT)
-    dotted = [kind for kind in _types(model) if "." in kind]  # the registry would import what is before the dot
+    other_modules = [str(module) for module in modules if not str(module).startswith(_OWN)]
+    if other_modules:
+        raise UsageError(f"{name} imports {', '.join(other_modules)}", _HINT)
+    dotted = [kind for kind in _types(model) if "." in kind]  # the registry would import the part before the dot
     if dotted:
         raise UsageError(f"{name} names the class {dotted[0]!r} by its module", _HINT)
     for module in modules:
@@ -59,15 +60,17 @@ def find_model(config: Mapping[str, Any], name: str) -> dict[str, Any]:
 
 
 def find_config(checkpoint: Path, inside: object) -> tuple[str, str]:
-    """(name for messages, text) of the config of a checkpoint: ``config.py`` beside it, the text ``inside`` it, or the
-    only ``.py`` file beside it, in this order. Raises UsageError where there is none.
+    """Return (name for messages, text) of the config of ``checkpoint``.
+
+    It is ``config.py`` in the same folder, else the text ``inside`` the checkpoint, else the only ``.py`` file in the
+    folder. Raises UsageError if there is none.
     """
     named, others = checkpoint.with_name("config.py"), sorted(checkpoint.parent.glob("*.py"))
     if not named.is_file() and isinstance(inside, str):
         return f"the config in {checkpoint}", inside
     file = named if named.is_file() else others[0] if len(others) == 1 else None
     if file is None:
-        raise UsageError(f"there is no config in or beside {checkpoint}", "state it: --config FILE.py")
+        raise UsageError(f"no config found in {checkpoint} or in its folder", "pass it with --config FILE.py")
     return str(file), file.read_text(encoding="utf-8", errors="replace")
 
 
@@ -92,11 +95,11 @@ def _value(node: ast.expr, known: Mapping[str, Any], name: str) -> Any:
 
 def _refused(node: ast.stmt | ast.expr, name: str) -> UsageError:
     shown = first_line(ValueError(ast.unparse(node)))
-    return UsageError(f"{name}, line {node.lineno}, is more than data: {shown[:80]}", _HINT)
+    return UsageError(f"{name}, line {node.lineno}, is code, not data: {shown[:80]}", _HINT)
 
 
 def _types(value: Any) -> list[str]:
-    """Every ``type`` below ``value`` that is a text."""
+    """Return every ``type`` below ``value`` that is a string."""
     if isinstance(value, Mapping):
         own = [value["type"]] if isinstance(value.get("type"), str) else []
         return own + [kind for inner in value.values() for kind in _types(inner)]

@@ -1,4 +1,4 @@
-"""A segmenter as one ONNX file with the YAML side-car that says how to feed it, compared with PyTorch when written."""
+"""Write a segmenter as one ONNX file with its YAML side-car, compared with PyTorch in ONNX Runtime."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -12,7 +12,7 @@ from dgkit.errors import EngineError
 from dgkit.files import atomic_path, atomic_write
 from dgkit.optional import first_line, require
 
-STEP = 32  # height and width are multiples of it where they are free
+MULTIPLE = 32  # of height and width, where they are free
 _FAILURES = (RuntimeError, ValueError, TypeError, torch.onnx.errors.OnnxExporterError)
 
 
@@ -26,13 +26,13 @@ def write_segmenter(
     side: int,
     fixed: bool = False,
 ) -> float:
-    """Write ``path`` and ``path.with_suffix(".yaml")``, and compare the file with ``module`` in ONNX Runtime.
+    """Write ``path`` and its side-car ``path.with_suffix(".yaml")``; return the relative L2 error of the logits.
 
     ``module`` maps float32 [N,3,H,W], RGB, (value / 255 - ``mean``) / ``std``, to logits [N,C,h,w] of any stride;
-    ``classes`` names the C. The batch is free, and so are height and width (multiples of :data:`STEP`) unless ``fixed``
-    binds them to ``side``, which is also the size of the example that the export follows. Returns the relative L2 error
-    of the logits. Raises MissingDependency without onnx; EngineError if the export fails, computes something else or
-    gives another number of classes, and then leaves no new file; OutputError.
+    ``classes`` names the C channels. The batch is free, and so are height and width (multiples of :data:`MULTIPLE`)
+    unless ``fixed`` binds them to ``side``, the size of the example image of the export. Raises MissingDependency
+    without onnx; EngineError, writing nothing, if the export fails, differs from ``module`` or has another number of
+    classes; OutputError.
     """
     for package in ("onnx", "onnxscript", "onnxruntime"):
         require(package, "cpu")
@@ -57,28 +57,28 @@ def write_segmenter(
     except _FAILURES as failure:
         raise EngineError(
             f"{path.name} cannot be exported to ONNX: {first_line(failure)}",
-            "evaluate the checkpoint itself with --engine torch" if fixed else "fix the size: --size 512",
+            "evaluate the checkpoint with --engine torch" if fixed else "fix the input size with --size 512",
         ) from failure
     sidecar = {
         "layout": "NCHW, RGB, (value / 255 - mean) / std",
         "mean": [round(value, 6) for value in mean],
         "std": [round(value, 6) for value in std],
         "classes": list(classes),
-        "multiple_of": None if fixed else STEP,
+        "multiple_of": None if fixed else MULTIPLE,
     }
     atomic_write(path.with_suffix(".yaml"), yaml.safe_dump(sidecar, sort_keys=False, width=110).encode())
     return error
 
 
 def _verify(module: nn.Module, path: Path, name: str, example: Tensor, classes: int, fixed: bool) -> float:
-    """Relative error at another batch and, where it is free, another size than those of the export."""
+    """Return the relative error at another batch size than the export's and, if it is free, another image size."""
     runtime = require("onnxruntime", "cpu")
     image = example[:1] if fixed else example[:1].repeat(1, 1, 1, 2)
     expected = module(image).numpy()
     if expected.ndim != 4 or expected.shape[1] != classes:
         raise EngineError(
-            f"{name}: the network gives {list(expected.shape)} and {classes} classes are named",
-            "allowed are logits [N,C,h,w] of as many classes as there are names",
+            f"{name}: the network returns {list(expected.shape)}, but {classes} classes are named",
+            "logits must be [N,C,h,w] with one name per class",
         )
     options = runtime.SessionOptions()
     options.intra_op_num_threads = torch.get_num_threads()
@@ -86,5 +86,5 @@ def _verify(module: nn.Module, path: Path, name: str, example: Tensor, classes: 
     session = runtime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
     error = relative_error(session.run(None, {"image": image.numpy()})[0], expected)
     if not error <= TOLERANCES["fp32"]:
-        raise EngineError(f"{name}: the ONNX file is off by {error:.1e} from PyTorch", "evaluate with --engine torch")
+        raise EngineError(f"{name}: the logits of the ONNX file differ from PyTorch by {error:.1e}", "evaluate with --engine torch")
     return error

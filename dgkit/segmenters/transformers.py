@@ -1,4 +1,4 @@
-"""SegFormer folders of transformers as segmenters."""
+"""SegFormer folders of the transformers library as segmenters."""
 
 import contextlib
 import hashlib
@@ -18,23 +18,25 @@ _WEIGHTS = "model.safetensors"
 
 
 def transformers_source(folder: Path) -> ModuleSource:
-    """A folder that transformers' SegformerForSemanticSegmentation wrote; nothing in it is executed.
+    """Return the SegformerForSemanticSegmentation in ``folder``; nothing in it is executed.
 
-    Classes are those of ``id2label``, mean and std those of ``preprocessor_config.json``, by default ImageNet's.
+    Classes are those of ``id2label``; mean and std those of ``preprocessor_config.json``, by default ImageNet's.
     Raises ModelError.
     """
     config = _json(folder / "config.json")
     if config.get("model_type") != "segformer":
-        raise ModelError(f"{folder} holds a {config.get('model_type')!r} model; allowed is 'segformer'", "export it "
-                         "to ONNX: an .onnx file may come from any network")  # fmt: skip
+        raise ModelError(
+            f"{folder} holds a {config.get('model_type')!r} model; allowed: 'segformer'",
+            "export it to ONNX: an .onnx file may hold any network",
+        )
     if not (folder / _WEIGHTS).is_file():
         raise ModelError(f"{folder} has no {_WEIGHTS}", "save it with safe_serialization")
     labels = {int(number): str(name) for number, name in dict(config.get("id2label") or {}).items()}
     names = tuple(labels[number] for number in sorted(labels))
     if len(names) == NUM_CLASSES and names == tuple(f"LABEL_{number}" for number in range(NUM_CLASSES)):
-        names = CLASSES  # not named: the usual order
-    beside = folder / "preprocessor_config.json"
-    values = _json(beside) if beside.is_file() else {}
+        names = CLASSES  # unnamed classes are in the usual order
+    preprocessor = folder / "preprocessor_config.json"
+    values = _json(preprocessor) if preprocessor.is_file() else {}
     return ModuleSource(
         path=folder,
         kind="transformers SegFormer",
@@ -43,8 +45,8 @@ def transformers_source(folder: Path) -> ModuleSource:
             (digest_file(folder / _WEIGHTS) + json.dumps(config, sort_keys=True)).encode()
         ).hexdigest(),
         classes=names,
-        mean=_triple(values.get("image_mean"), IMAGENET_MEAN, beside),
-        std=_triple(values.get("image_std"), IMAGENET_STD, beside),
+        mean=_triple(values.get("image_mean"), IMAGENET_MEAN, preprocessor),
+        std=_triple(values.get("image_std"), IMAGENET_STD, preprocessor),
     )
 
 
@@ -54,17 +56,17 @@ class _Segformer(nn.Module):
         from transformers import SegformerForSemanticSegmentation
 
         try:
-            with _no_progress_bar():
+            with _without_progress_bar():
                 self.model, found = SegformerForSemanticSegmentation.from_pretrained(
                     folder, local_files_only=True, use_safetensors=True, output_loading_info=True
                 )
-        except Exception as error:  # a damaged file surfaces as any of half a dozen library errors
+        except Exception as error:  # a damaged file raises one of many library errors
             raise ModelError(f"{folder} cannot be read: {error}", "save or download it again") from error
         missing = sorted(found["missing_keys"])
-        if missing:  # the library would go on with random ones
+        if missing:  # the library would initialize them at random
             raise ModelError(
                 f"{folder / _WEIGHTS} lacks {len(missing)} weights of the network, the first is {missing[0]}",
-                "give a whole segmenter: a backbone alone has no classes",
+                "use a whole segmenter: a backbone alone has no classes",
             )
 
     def forward(self, image: Tensor) -> Tensor:
@@ -72,7 +74,7 @@ class _Segformer(nn.Module):
 
 
 @contextlib.contextmanager
-def _no_progress_bar() -> Iterator[None]:
+def _without_progress_bar() -> Iterator[None]:
     from transformers.utils import logging
 
     shown = logging.is_progress_bar_enabled()
@@ -90,7 +92,7 @@ def _json(path: Path) -> dict[str, Any]:
     except (OSError, ValueError) as error:
         raise ModelError(f"{path} cannot be read: {error}", "save or download it again") from error
     if not isinstance(found, dict):
-        raise ModelError(f"{path} holds no JSON object", "save or download it again")
+        raise ModelError(f"{path} does not hold a JSON object", "save or download it again")
     return found
 
 
@@ -98,5 +100,5 @@ def _triple(values: Any, default: Triple, path: Path) -> Triple:
     if values is None:
         return default
     if not isinstance(values, list) or len(values) != 3 or not all(isinstance(v, int | float) for v in values):
-        raise ModelError(f"{path}: {values!r} is no list of three numbers", "correct it")
+        raise ModelError(f"{path}: {values!r} is not a list of three numbers", "correct the file")
     return values[0], values[1], values[2]

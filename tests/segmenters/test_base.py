@@ -96,14 +96,14 @@ def test_folders_that_are_none(folder: Path, tmp_path: Path) -> None:
     with pytest.raises(ModelError, match="cannot be read"):
         open_segmenter(tmp_path)
     config.write_text('{"model_type": "vit"}')
-    with pytest.raises(ModelError, match="holds a 'vit' model; allowed is 'segformer'"):
+    with pytest.raises(ModelError, match="holds a 'vit' model; allowed: 'segformer'"):
         open_segmenter(tmp_path)
     config.write_bytes((folder / "config.json").read_bytes())
     with pytest.raises(ModelError, match=r"has no model\.safetensors"):
         open_segmenter(tmp_path)
     (tmp_path / "model.safetensors").write_bytes(b"not weights")
     (tmp_path / "preprocessor_config.json").write_text('{"image_std": [1, 2]}')
-    with pytest.raises(ModelError, match=r"\[1, 2\] is no list of three numbers"):
+    with pytest.raises(ModelError, match=r"\[1, 2\] is not a list of three numbers"):
         open_segmenter(tmp_path)
     (tmp_path / "preprocessor_config.json").unlink()
     with open_segmenter(tmp_path, device="cpu") as found, pytest.raises(ModelError, match="cannot be read"):

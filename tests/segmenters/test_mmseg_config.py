@@ -35,13 +35,13 @@ def test_what_mmengine_dumps_is_read() -> None:
 @pytest.mark.parametrize(
     ("line", "message"),
     [
-        ("import os", "line 1, is more than data: import os"),
-        ("model = open(r'{0}', 'w')", r"line 1, is more than data: open\("),
-        ("model = dict(**dict(a=1))", "is more than data"),
-        ("model = [x for x in (1, 2)]", "is more than data"),
+        ("import os", "line 1, is code, not data: import os"),
+        ("model = open(r'{0}', 'w')", r"line 1, is code, not data: open\("),
+        ("model = dict(**dict(a=1))", "is code, not data"),
+        ("model = [x for x in (1, 2)]", "is code, not data"),
         ("model = dict(type=unknown)", "more than data: unknown"),
         ("print('x')", "more than data"),
-        ("_base_ = ['a.py']", r"is made of other files \(\['a\.py'\]\)"),
+        ("_base_ = ['a.py']", r"includes other files \(\['a\.py'\]\)"),
         ("custom_imports = dict(imports=['mine'])\nmodel = dict()", "imports mine"),
         ("custom_imports = 'dgkit_not'\nmodel = dict()", "imports dgkit_not"),
         ("custom_imports = ['a', 'dgkit.labels', 'b']\nmodel = dict()", "imports a, b"),
@@ -56,7 +56,7 @@ def test_what_is_not_data_is_refused_and_not_executed(tmp_path: Path, line: str,
 
 
 def test_files_that_describe_no_network() -> None:
-    with pytest.raises(ModelError, match="is no Python file"):
+    with pytest.raises(ModelError, match="is not a Python file"):
         read_config("model = (", "config.py")
     with pytest.raises(ModelError, match="describes no network"):
         find_model(read_config("a = 1", "config.py"), "config.py")
@@ -64,7 +64,7 @@ def test_files_that_describe_no_network() -> None:
 
 def test_where_the_config_of_a_checkpoint_is(tmp_path: Path) -> None:
     checkpoint = tmp_path / "iter_1.pth"
-    with pytest.raises(UsageError, match="there is no config in or beside"):
+    with pytest.raises(UsageError, match="no config found in"):
         find_config(checkpoint, None)
     assert find_config(checkpoint, "a = 1") == (f"the config in {checkpoint}", "a = 1")
     only = tmp_path / "segformer.py"
@@ -72,7 +72,7 @@ def test_where_the_config_of_a_checkpoint_is(tmp_path: Path) -> None:
     assert find_config(checkpoint, None) == (str(only), "a = 2")
     assert find_config(checkpoint, "a = 1")[1] == "a = 1"
     (tmp_path / "other.py").touch()
-    with pytest.raises(UsageError, match="there is no config in or beside"):
+    with pytest.raises(UsageError, match="no config found in"):
         find_config(checkpoint, None)
     (tmp_path / "config.py").write_text("a = 3")
     assert find_config(checkpoint, "a = 1") == (str(tmp_path / "config.py"), "a = 3")

@@ -48,8 +48,8 @@ class OneSize(nn.Module):
 @pytest.mark.parametrize(
     ("module", "message"),
     [
-        (OneSize(), "is off by"),
-        (nn.Conv2d(3, 5, 4, 4), r"gives \[1, 5, 8, 16\] and 2 classes are named"),
+        (OneSize(), "differ from PyTorch by"),
+        (nn.Conv2d(3, 5, 4, 4), r"returns \[1, 5, 8, 16\], but 2 classes are named"),
         (nn.Conv2d(4, 2, 4, 4), "cannot be exported to ONNX"),
     ],
 )

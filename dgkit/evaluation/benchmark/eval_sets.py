@@ -37,6 +37,7 @@ class BadFile:
     message: str
 
     def to_json(self) -> dict[str, str]:
+        """Return the entry in ``report.json``."""
         return {"set": self.dataset, "kind": self.kind, "path": self.path, "message": self.message}
 
 
@@ -92,9 +93,10 @@ def check_dataset(dataset: Dataset, workers: int) -> tuple[list[Sample], list[Ba
 
 
 def read_eval_sample(dataset: str, sample: Sample, protocol: Protocol) -> EvalSample:
-    """Read a sample and resize its image to the scale of the protocol, bilinearly as mmcv does; the label keeps its size.
+    """Read a sample and resize its image to the scale of the protocol, bilinearly as mmcv does.
 
-    Both are halved first if the protocol says so. Raises BadSample.
+    Image and label are halved first if the protocol says so; apart from that, the label keeps its size. Raises
+    BadSample.
     """
     import cv2
 

@@ -82,10 +82,10 @@ def predict(
 ) -> Iterator[tuple[EvalSample, Tensor]]:
     """Yield each sample with its prediction, uint8 [H,W] channel indices on the segmenter's device.
 
-    As in mmsegmentation, logits of overlapping windows are averaged and resized bilinearly to the size of the label map,
-    and the largest wins. ``tta`` averages the probabilities of the image and its mirror image. Windows of equal size
-    share calls of ``batch``, whichever image they belong to; samples are yielded when complete, nearly in order, and
-    only few are held at once.
+    As in mmsegmentation, logits of overlapping windows are averaged and resized bilinearly to the size of the label
+    map, and the largest wins. ``tta`` averages the probabilities of the image and its mirror image. Windows of equal
+    size share calls of ``batch``, whichever image they belong to; samples are yielded when complete, nearly in order,
+    and only few are held at once.
     """
     queues: dict[tuple[int, int], list[_PendingWindow]] = {}
     pending: list[_PendingImage] = []

@@ -101,7 +101,7 @@ def find_protocol(name: str) -> Protocol:
 
 
 def fitted_size(height: int, width: int, scale: Scale) -> tuple[int, int]:
-    """Return (height, width) of an image resized up or down to fit inside ``scale``, rounded as mmcv's ``rescale_size``."""
+    """Return (height, width) of an image resized to fit inside ``scale``, rounded as mmcv's ``rescale_size`` does."""
     factor = min(max(scale) / max(height, width), min(scale) / min(height, width))
     return max(1, int(height * factor + 0.5)), max(1, int(width * factor + 0.5))
 

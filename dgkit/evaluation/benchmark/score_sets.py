@@ -62,8 +62,8 @@ def score_sets(segmenter: Segmenter, config: EvalConfig, out: Path, progress: Pr
     """Score every image of ``config.on`` that ``out`` does not hold a score of; ``segmenter`` must be open.
 
     ``progress`` gets the stages "check" (data sets) and "score" (images). Raises UsageError for wrong settings;
-    InputError for sets without label maps, for bad files if ``config.strict``, listing all of them, and if no image of a
-    set is left; OutputError if ``out`` holds other scores, cannot be written or is in use; EngineError.
+    InputError for sets without label maps, for bad files if ``config.strict``, listing all of them, and if no image of
+    a set is left; OutputError if ``out`` holds other scores, cannot be written or is in use; EngineError.
     """
     protocol = config.resolved_protocol()
     found = SetScores(find_sets(config.on, config.split))

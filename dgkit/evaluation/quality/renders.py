@@ -1,4 +1,4 @@
-"""Renders of the city as a reference for generated pictures: what a judge says of real ones is the most to expect."""
+"""Renders of the city as a reference for generated images: a judge's score on them is the upper bound."""
 
 import re
 from collections.abc import Iterator, Sequence
@@ -12,54 +12,60 @@ from dgkit.errors import InputError, UsageError
 from dgkit.labels import CLASSES
 from dgkit.world import ROLES, Scene, render
 
-TWINS = "twins"
-TRIES = 8  # scenes looked through for one that holds the class that a crop was drawn for
-SEED = 9_000  # of the scenes of a reference role: neither the shipped generator nor the judge was trained on it
-_CITY_SOURCE = re.compile(r"^city(\d+)-(\d+)$")  # how dgkit generate names the scenes that it draws itself
+PAIRED = "paired"
+_PAIRED_NAMES = (PAIRED, "twins")  # the second is the name in dgkit 0.1
+TRIES = 8  # scenes searched for one that contains the class of a crop
+SEED = 9_000  # of reference scenes: neither the shipped generator nor the judge was trained on it
+_CITY_SOURCE = re.compile(r"^city(\d+)-(\d+)$")  # how dgkit generate names the scenes that it renders itself
 
 
-def render_reference(name: str, entries: Sequence[SceneFiles], size: tuple[int, int]) -> "Like | Twins":
-    """Renders to compare ``entries`` of ``size`` (height, width) with: of a role, or their :class:`Twins`.
+def is_paired(reference: str) -> bool:
+    """Return whether ``reference`` names the paired renders."""
+    return reference in _PAIRED_NAMES
 
-    Raises UsageError for a name that is neither, InputError where ``entries`` have no twins.
+
+def render_reference(name: str, scenes: Sequence[SceneFiles], size: tuple[int, int]) -> "RoleRenders | PairedRenders":
+    """Return renders of role ``name``, or the paired renders, to compare ``scenes`` of ``size`` (height, width) with.
+
+    Raises UsageError for another name, InputError if ``scenes`` have no paired renders.
     """
-    if name == TWINS:
-        return Twins(entries, _scene_height(entries, size))
+    if is_paired(name):
+        return PairedRenders(scenes, _scene_height(scenes, size))
     if name not in ROLES:
         raise UsageError(
-            f"reference {name!r} is neither a folder nor a role of the city; roles: {', '.join(ROLES)}",
-            f"give --reference prior, --reference {TWINS}, or a folder with images/ and labels/",
+            f"reference {name!r} is neither a folder, nor '{PAIRED}', nor a role of the city: {', '.join(ROLES)}",
+            f"use --reference prior, --reference {PAIRED}, or a folder with images/ and labels/",
         )
-    return Like(name, entries, size, max(size[0], -(-size[1] // 2), 256))
+    return RoleRenders(name, scenes, size, max(size[0], -(-size[1] // 2), 256))
 
 
 @dataclass(frozen=True)
-class Like:
-    """Unseen scenes of ``role``: as many as ``entries``, as large, of the same styles and drawn classes.
+class RoleRenders:
+    """Unseen scenes of ``role``: as many as ``scenes``, of the same size and crop classes.
 
-    The styles are those of the entries for the role ``prior`` alone; the other roles have looks of their own. Scenes
-    are ``height`` pixels high. The same arguments give the same pictures.
+    Role ``prior`` also takes the styles of ``scenes``; the other roles have their own looks. Full scenes are ``height``
+    pixels high. The same arguments give the same images.
     """
 
     role: str
-    entries: Sequence[SceneFiles]
+    scenes: Sequence[SceneFiles]
     size: tuple[int, int]
     height: int
 
     def __len__(self) -> int:
-        return len(self.entries)
+        return len(self.scenes)
 
     def __iter__(self) -> Iterator[LabelledImage]:
-        for number, entry in enumerate(self.entries):
+        for number, files in enumerate(self.scenes):
             rng = np.random.default_rng([SEED, number])
-            class_id = CLASSES.index(entry.class_name) if entry.class_name in CLASSES else None
-            scene = self._scene(number, class_id, entry.style if self.role == "prior" else None)
+            class_id = CLASSES.index(files.class_name) if files.class_name in CLASSES else None
+            scene = self._scene(number, class_id, files.style if self.role == "prior" else None)
             y, x = _anchor(scene.label, class_id, rng)
             box = anchor_box(y, x, scene.label.shape[0], scene.label.shape[1], self.size)
             yield _cut(f"{self.role}-{number}", scene, box, scene.style)
 
     def _scene(self, number: int, class_id: int | None, style: str | None) -> Scene:
-        """The first of some scenes that holds the class, else the last of them."""
+        """Return the first of :data:`TRIES` scenes that contains the class, else the last of them."""
         for attempt in range(TRIES):
             index = number * TRIES + attempt
             scene = render(self.role, SEED, index, height=self.height, width=2 * self.height, style=style)
@@ -69,50 +75,50 @@ class Like:
 
 
 @dataclass(frozen=True)
-class Twins:
-    """For each entry the very scene that its label map was cut from, drawn in the style that was asked for.
+class PairedRenders:
+    """For each of ``scenes``, a render of the scene that its label map was cut from, in the requested style.
 
-    Labels and styles are those of the entries, so that nothing but the picture differs.
+    Labels and styles are equal, so only the images differ. Full scenes are ``height`` pixels high.
     """
 
-    entries: Sequence[SceneFiles]
+    scenes: Sequence[SceneFiles]
     height: int
 
     def __len__(self) -> int:
-        return len(self.entries)
+        return len(self.scenes)
 
     def __iter__(self) -> Iterator[LabelledImage]:
-        for entry in self.entries:
-            scene, box = _twin(entry, self.height)
-            yield _cut(f"twin-{entry.id}", scene, box, entry.style)
+        for files in self.scenes:
+            scene, box = _source_scene(files, self.height)
+            yield _cut(f"{PAIRED}-{files.id}", scene, box, files.style)
 
 
-def _twin(entry: SceneFiles, height: int) -> tuple[Scene, CropBox]:
-    found = _CITY_SOURCE.match(entry.source)
-    if found is None or entry.crop is None:
+def _source_scene(files: SceneFiles, height: int) -> tuple[Scene, CropBox]:
+    found = _CITY_SOURCE.match(files.source)
+    if found is None or files.crop is None:
         raise InputError(
-            f"{entry.image} was not made from a scene of the city (source {entry.source!r}): it has no twin",
+            f"{files.image} was not made from a scene of the city (source {files.source!r}): it has no paired render",
             "use --reference prior",
         )
     seed, index = int(found[1]), int(found[2])
-    return render("source", seed, index, height=height, width=2 * height, style=entry.style), CropBox(*entry.crop)
+    return render("source", seed, index, height=height, width=2 * height, style=files.style), CropBox(*files.crop)
 
 
-def _scene_height(entries: Sequence[SceneFiles], size: tuple[int, int]) -> int:
-    """The height at which the scenes were drawn: the one that gives the first entry's own label map."""
-    label = entries[0].read().label
+def _scene_height(scenes: Sequence[SceneFiles], size: tuple[int, int]) -> int:
+    """Return the height at which the scenes were rendered: the one that gives the first label map again."""
+    label = scenes[0].read().label
     for height in dict.fromkeys((256, size[0], 512, 2 * size[0], -(-size[1] // 2))):
-        scene, box = _twin(entries[0], height)
+        scene, box = _source_scene(scenes[0], height)
         if np.array_equal(crop(scene.label, box), label):
             return height
     raise InputError(
-        f"the city of this version does not draw {entries[0].label} again",
-        "use --reference prior, or make the folder anew",
+        f"this version of the city does not render {scenes[0].label} identically",
+        "use --reference prior, or generate the folder again",
     )
 
 
 def _anchor(label: np.ndarray, class_id: int | None, rng: np.random.Generator) -> tuple[int, int]:
-    """A pixel of the class, where there is one, else any pixel."""
+    """Return a random pixel (y, x) of the class if there is one, else any pixel."""
     places = np.flatnonzero(label == class_id) if class_id is not None else np.empty(0, int)
     place = int(rng.choice(places)) if len(places) else int(rng.integers(label.size))
     return divmod(place, label.shape[1])

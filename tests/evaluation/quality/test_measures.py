@@ -1,4 +1,4 @@
-"""`dgkit quality` on folders whose figures are known beforehand."""
+"""``dgkit quality`` on folders with known figures."""
 
 import json
 from pathlib import Path
@@ -12,7 +12,7 @@ from dgkit.cli.app import main
 from dgkit.data.labelmap import write_label
 from dgkit.data.manifest import Manifest
 from dgkit.errors import InputError, UsageError
-from dgkit.evaluation.quality.measures import Judge, find_judge, measure_quality
+from dgkit.evaluation.quality.measures import QualityJudge, find_judge, measure_quality
 from dgkit.labels import CLASSES, IGNORE, PALETTE
 from dgkit.segmenters.onnx import open_onnx_segmenter
 from dgkit.segmenters.style_classifier import StyleClassifier
@@ -32,7 +32,7 @@ def judge_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def judge(judge_folder: Path) -> Judge:
+def judge(judge_folder: Path) -> QualityJudge:
     return find_judge(judge_folder, None, None)
 
 
@@ -42,7 +42,7 @@ def label_of(seed: int, size: int = 32) -> np.ndarray:
 
 
 def add(out: Path, name: str, image: np.ndarray, label: np.ndarray, **facts: Any) -> None:
-    """One picture of a folder as `dgkit generate` writes it."""
+    """Add one image to a folder as ``dgkit generate`` writes it."""
     (out / "images").mkdir(parents=True, exist_ok=True)
     (out / "labels").mkdir(parents=True, exist_ok=True)
     Image.fromarray(image).save(out / "images" / f"{name}.png")
@@ -51,7 +51,7 @@ def add(out: Path, name: str, image: np.ndarray, label: np.ndarray, **facts: Any
     Manifest(out / "manifest.jsonl").append({**record, "style": "none", "class": None, **facts})
 
 
-def test_pictures_that_show_their_labels_agree_fully(tmp_path: Path, judge: Judge) -> None:
+def test_images_that_show_their_labels_agree_fully(tmp_path: Path, judge: QualityJudge) -> None:
     for seed in range(3):
         add(tmp_path, f"p{seed}", PALETTE[label_of(seed)], label_of(seed))
     found = measure_quality(tmp_path, judge)
@@ -62,13 +62,13 @@ def test_pictures_that_show_their_labels_agree_fully(tmp_path: Path, judge: Judg
     assert written["agreement"] == found["agreement"] and written["provenance"]["versions"]["numpy"]
 
 
-def test_what_is_painted_wrongly_costs_its_classes_only(tmp_path: Path, judge: Judge) -> None:
+def test_wrong_pixels_lower_the_scores_of_their_classes_only(tmp_path: Path, judge: QualityJudge) -> None:
     label = np.zeros((32, 32), np.uint8)  # road
     label[:16] = CLASSES.index("sky")
     label[16:20] = CLASSES.index("pole")
     label[28:] = IGNORE
     image = PALETTE[np.where(label == IGNORE, 0, label)]
-    image[16:18] = PALETTE[CLASSES.index("car")]  # half of the pole, called a class that has no label
+    image[16:18] = PALETTE[CLASSES.index("car")]  # half of the pole, as a class that is in no label
     add(tmp_path, "p", image, label)
     found = measure_quality(tmp_path, judge)
     iou = found["agreement"]["iou"]
@@ -79,7 +79,7 @@ def test_what_is_painted_wrongly_costs_its_classes_only(tmp_path: Path, judge: J
     assert found["worst"][0]["id"] == "p"
 
 
-def test_styles_count_where_one_was_asked_for(tmp_path: Path, judge: Judge) -> None:
+def test_style_accuracy_counts_requested_styles_only(tmp_path: Path, judge: QualityJudge) -> None:
     bright, dark = np.full((32, 32, 3), 255, np.uint8), np.zeros((32, 32, 3), np.uint8)
     for name, image, style in (("a", bright, "snowy"), ("b", dark, "snowy"), ("c", dark, "night"), ("d", dark, "none")):
         add(tmp_path, name, image, label_of(0), style=style)
@@ -89,17 +89,17 @@ def test_styles_count_where_one_was_asked_for(tmp_path: Path, judge: Judge) -> N
     assert style["confusion"]["snowy"][style["recognised_as"].index("night")] == 1
 
 
-def test_a_folder_as_its_own_reference_is_at_distance_nothing(tmp_path: Path, judge: Judge) -> None:
+def test_a_folder_is_at_distance_zero_from_itself(tmp_path: Path, judge: QualityJudge) -> None:
     for seed in range(6):
         add(tmp_path, f"p{seed}", PALETTE[label_of(seed)], label_of(seed))
     reference = measure_quality(tmp_path, judge, str(tmp_path))["reference"]
     assert reference["relative_miou"] == reference["relative_pixel_accuracy"] == 1
     assert reference["frechet_distance"] == pytest.approx(0, abs=1e-6)
-    # The unbiased estimate leaves a picture's likeness to itself out of one of its sums: below zero for equal sets.
+    # The unbiased estimate omits the diagonal from one of its sums, so it is negative for equal sets.
     assert reference["kernel_distance"] < 0.01
 
 
-def test_another_set_is_further_away(tmp_path: Path, judge: Judge) -> None:
+def test_a_different_set_has_larger_distances(tmp_path: Path, judge: QualityJudge) -> None:
     near, far, road = tmp_path / "near", tmp_path / "far", np.zeros((32, 32), np.uint8)
     for seed in range(6):
         add(tmp_path / "real", f"p{seed}", PALETTE[label_of(seed)], label_of(seed))
@@ -110,18 +110,19 @@ def test_another_set_is_further_away(tmp_path: Path, judge: Judge) -> None:
     assert closer["kernel_distance"] < further["kernel_distance"]
 
 
-def test_twins_are_the_same_scenes_in_the_styles_asked_for(tmp_path: Path, judge: Judge) -> None:
+def test_paired_renders_show_the_same_scenes_in_the_requested_styles(tmp_path: Path, judge: QualityJudge) -> None:
     for number, style in enumerate(("night", "snowy")):
         label = render("source", 3, number, height=256, width=512).label[:64, 100:164]
         add(tmp_path, f"p{number}", PALETTE[np.where(label == IGNORE, 0, label)], label, style=style,
             source=f"city3-{number:06d}", crop=[100, 0, 64, 64])  # fmt: skip
-    reference = measure_quality(tmp_path, judge, "twins")["reference"]
-    assert reference["images"] == 2 and reference["agreement"]["pixel_accuracy"] < 1
+    reference = measure_quality(tmp_path, judge, "paired")["reference"]
+    assert reference["what"] == "paired" and reference["images"] == 2 and reference["agreement"]["pixel_accuracy"] < 1
     assert set(reference["agreement_by_style"]) == {"night", "snowy"}
-    assert reference["style"]["by_style"]["night"] == 1  # the dark one was drawn dark
+    assert reference["style"]["by_style"]["night"] == 1  # the dark one was rendered dark
+    assert measure_quality(tmp_path, judge, "twins")["reference"] == reference  # the name in dgkit 0.1
 
 
-def test_renders_of_a_role_follow_styles_and_size(tmp_path: Path, judge: Judge) -> None:
+def test_renders_of_a_role_have_the_same_styles_and_size(tmp_path: Path, judge: QualityJudge) -> None:
     for number in range(2):
         add(tmp_path, f"p{number}", PALETTE[label_of(number)], label_of(number), style="night", **{"class": "car"})
     reference = measure_quality(tmp_path, judge, "prior")["reference"]
@@ -129,32 +130,32 @@ def test_renders_of_a_role_follow_styles_and_size(tmp_path: Path, judge: Judge) 
     assert reference["agreement"]["iou"]["car"] is not None
 
 
-def test_folders_without_a_manifest(tmp_path: Path, judge: Judge) -> None:
+def test_folders_without_a_manifest(tmp_path: Path, judge: QualityJudge) -> None:
     add(tmp_path, "a", PALETTE[label_of(0)], label_of(0))
     (tmp_path / "manifest.jsonl").unlink()
     found = measure_quality(tmp_path, judge)
     assert found["images"] == 1 and found["agreement"]["miou"] == 1
     with pytest.raises(InputError, match="was not made from a scene of the city"):
-        measure_quality(tmp_path, judge, "twins")
+        measure_quality(tmp_path, judge, "paired")
 
 
-def test_a_segmenter_without_features_measures_the_rest(tmp_path: Path) -> None:
+def test_without_features_there_are_no_distances(tmp_path: Path) -> None:
     add(tmp_path / "out", "a", PALETTE[label_of(0)], label_of(0))
     add(tmp_path / "out", "b", PALETTE[label_of(1)], label_of(1))
-    judge = Judge(open_onnx_segmenter(label_model(tmp_path / "l.onnx")))
+    judge = QualityJudge(open_onnx_segmenter(label_model(tmp_path / "l.onnx")))
     found = measure_quality(tmp_path / "out", judge, str(tmp_path / "out"))
     assert found["agreement"]["miou"] == 1 and found["diversity"] is None
     assert found["reference"]["frechet_distance"] is None
 
 
-def test_wrong_folders_are_refused(tmp_path: Path, judge: Judge) -> None:
+def test_refused_folders(tmp_path: Path, judge: QualityJudge) -> None:
     with pytest.raises(InputError, match="no such folder"):
         measure_quality(tmp_path / "none", judge)
     (tmp_path / "images").mkdir()
     with pytest.raises(InputError, match="holds no labelled images"):
         measure_quality(tmp_path, judge)
     add(tmp_path, "a", PALETTE[label_of(0)], label_of(0))
-    with pytest.raises(UsageError, match="neither a folder nor a role"):
+    with pytest.raises(UsageError, match="neither a folder, nor 'paired', nor a role of the city"):
         measure_quality(tmp_path, judge, "moon")
     write_label(tmp_path / "labels" / "a_labelTrainIds.png", label_of(0, 64))
     with pytest.raises(InputError, match=r"is 64x64 but .* is 32x32"):
