@@ -24,7 +24,7 @@ def quality(
     ] = None,
     reference: Annotated[
         str | None,
-        typer.Option(metavar="REF", help="Compare with a folder, a role's renders (prior), or paired renders (paired)"),
+        typer.Option(metavar="REF", help="Compare with a folder, a role's renders (prior), or `paired` renders"),
     ] = None,
     as_json: Json = False,
 ) -> None:

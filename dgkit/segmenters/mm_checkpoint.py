@@ -24,9 +24,7 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
     without mmengine.
     """
     if not path.is_file():
-        raise InputError(
-            f"{path}: no such file", "use a checkpoint that dgkit train segmenter or mmsegmentation wrote"
-        )
+        raise InputError(f"{path}: no such file", "use a checkpoint that dgkit train segmenter or mmsegmentation wrote")
     known = load_module("mmengine.runner.checkpoint").get_torch_safe_globals()
     known += [type(np.dtype(code)) for code in _SCALARS]
     try:

@@ -125,12 +125,14 @@ def _classes(model: Mapping[str, Any], meta: Mapping[str, Any], path: Path) -> t
     head = model.get("decode_head")
     count = (head[-1] if isinstance(head, Sequence) else head or {}).get("num_classes")
     if count != NUM_CLASSES:
-        raise ModelError(f"{path} does not name its {count} classes", f"without names, {NUM_CLASSES} classes are allowed")
+        raise ModelError(
+            f"{path} does not name its {count} classes", f"name them, or use a model of the {NUM_CLASSES} classes"
+        )
     return CLASSES  # the usual order
 
 
 def _fixed_side(model: Mapping[str, Any]) -> int | None:
-    """Return the input side of HRDA, None for other networks: HRDA slides windows itself, so its export is of one size."""
+    """Return the input side of an exported HRDA, which slides windows of its own; None for other networks."""
     return int(model["test_cfg"]["crop_size"][0]) if model.get("type") == "HRDASegmentor" else None
 
 

@@ -86,5 +86,7 @@ def _verify(module: nn.Module, path: Path, name: str, example: Tensor, classes: 
     session = runtime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
     error = relative_error(session.run(None, {"image": image.numpy()})[0], expected)
     if not error <= TOLERANCES["fp32"]:
-        raise EngineError(f"{name}: the logits of the ONNX file differ from PyTorch by {error:.1e}", "evaluate with --engine torch")
+        raise EngineError(
+            f"{name}: logits of the ONNX file differ from PyTorch by {error:.1e}", "evaluate with --engine torch"
+        )
     return error

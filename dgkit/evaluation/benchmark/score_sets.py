@@ -129,9 +129,9 @@ def _resume(
     late: list[BadFile] = []
     done, started = len(pairs) - len(todo), time.perf_counter()
     progress("score", done, len(pairs))
-    for sample, matrix in _score(segmenter, config, protocol, todo, late):
-        journal.add(sample.dataset, sample.files, matrix)
-        found.matrices[sample.dataset, sample.files.id] = matrix
+    for scored, matrix in _score(segmenter, config, protocol, todo, late):
+        journal.add(scored.dataset, scored.files, matrix)
+        found.matrices[scored.dataset, scored.files.id] = matrix
         done += 1
         progress("score", done, len(pairs))
     found.seconds, found.scored_now = time.perf_counter() - started, len(todo) - len(late)

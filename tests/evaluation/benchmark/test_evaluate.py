@@ -19,8 +19,8 @@ from dgkit.data.datasets import open_dataset
 from dgkit.data.labelmap import read_label
 from dgkit.errors import InputError, OutputError, UsageError
 from dgkit.evaluation.benchmark.eval_config import EvalConfig
-from dgkit.evaluation.benchmark.score_journal import JOURNAL
 from dgkit.evaluation.benchmark.evaluate import evaluate
+from dgkit.evaluation.benchmark.score_journal import JOURNAL
 from dgkit.labels import CLASSES, NUM_CLASSES, PALETTE
 from dgkit.locks import sole_writer
 from dgkit.segmenters.onnx import OnnxSegmenter
