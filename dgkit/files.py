@@ -1,16 +1,18 @@
-"""Files that are either complete or absent, digests, and the folder for caches.
+"""Files that are either complete or absent, digests, and the cache folder.
 
-A file is written to a temporary name in its own folder and renamed, so a reader or a later run never meets half of
-one, whatever killed the writer.
+A file is written under a temporary name in its own folder and then renamed. Readers and later runs therefore never see
+half a file, whatever killed the writer.
 """
 
 import contextlib
 import errno
 import hashlib
+import json
 import os
 import re
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 from dgkit.errors import OutputError
 
@@ -20,7 +22,7 @@ _DENIED = (errno.EACCES, errno.EPERM, errno.EROFS)
 
 
 def output_error(path: Path, error: OSError) -> OutputError:
-    """The :class:`OutputError` that tells a user what to do about ``error`` at ``path``."""
+    """Return the OutputError for ``error`` at ``path``, with a hint at what to do."""
     if error.errno in _FULL:
         return OutputError(
             f"cannot write {path}: the disk is full",
@@ -36,17 +38,17 @@ def output_error(path: Path, error: OSError) -> OutputError:
 
 @contextlib.contextmanager
 def atomic_path(path: Path | str) -> Iterator[Path]:
-    """Yield a temporary path beside ``path``; rename it there when the block ends well, remove it otherwise.
+    """Yield a temporary path next to ``path``; rename it if the block succeeds, else remove it.
 
-    Missing parent folders are made. Raises :class:`OutputError` for any ``OSError`` of the folder, the block or the
-    rename (full disk, no permission, a folder in the way).
+    Missing parent folders are created. Raises OutputError for any ``OSError`` of the folder, the block or the rename
+    (full disk, no permission, a folder in the way).
     """
     path = Path(path)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    temporary = temporary_path(path)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         yield temporary
-        os.replace(temporary, path)
+        temporary.replace(path)
     except OSError as error:
         _remove(temporary)
         raise output_error(path, error) from error
@@ -56,16 +58,37 @@ def atomic_path(path: Path | str) -> Iterator[Path]:
 
 
 def atomic_write(path: Path | str, data: bytes) -> None:
-    """Write ``data`` to ``path`` so that the file is complete or absent. Raises :class:`OutputError`."""
+    """Write ``data`` to ``path`` so that the file is complete or absent. Raises OutputError."""
     with atomic_path(path) as temporary:
         temporary.write_bytes(data)
 
 
-def remove_stale_temporaries(folder: Path | str) -> int:
-    """Remove temporaries that a killed run left in ``folder`` (not below it); return how many.
+def write_changed(path: Path, data: bytes) -> None:
+    """Write ``data`` to ``path`` unless the file holds it already, so that a repeated run touches nothing."""
+    if not path.is_file() or path.read_bytes() != data:
+        atomic_write(path, data)
 
-    Call it before writing starts: a temporary of this process, or of a process that no longer runs on this machine,
-    counts as stale.
+
+def json_bytes(value: Any) -> bytes:
+    """Return ``value`` as indented JSON in UTF-8, with a line feed at the end."""
+    return (json.dumps(value, indent=2, ensure_ascii=False) + "\n").encode()
+
+
+def temporary_path(path: Path) -> Path:
+    """Return the name next to ``path`` under which this process writes it."""
+    return path.with_name(f".{path.name}.{os.getpid()}.tmp")
+
+
+def is_temporary(name: str) -> bool:
+    """Return whether a file name is one of :func:`temporary_path`."""
+    return _TEMPORARY.match(name) is not None
+
+
+def remove_stale_temporaries(folder: Path | str) -> int:
+    """Remove the temporary files that a killed run left in ``folder`` (not in subfolders); return their number.
+
+    Call it before writing starts: files of this process, and of processes that no longer run on this machine, count as
+    stale.
     """
     folder = Path(folder)
     removed = 0
@@ -77,15 +100,15 @@ def remove_stale_temporaries(folder: Path | str) -> int:
 
 
 def digest_file(path: Path | str) -> str:
-    """SHA-256 of the file's bytes, in hex. Raises ``OSError``."""
-    with open(path, "rb") as stream:
+    """Return the SHA-256 of a file in hexadecimal. Raises ``OSError``."""
+    with Path(path).open("rb") as stream:
         return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
 def cache_folder() -> Path:
-    """Folder for files that can be made again: ``$DGKIT_CACHE``, else ``$XDG_CACHE_HOME/dgkit`` or ``~/.cache/dgkit``.
+    """Return the folder for reproducible files; it is not created here.
 
-    It is not created here.
+    It is ``$DGKIT_CACHE``, else ``$XDG_CACHE_HOME/dgkit``, else ``~/.cache/dgkit``.
     """
     if own := os.environ.get("DGKIT_CACHE"):
         return Path(own).expanduser()

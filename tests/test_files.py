@@ -10,7 +10,18 @@ from pathlib import Path
 import pytest
 
 from dgkit.errors import OutputError
-from dgkit.files import atomic_path, atomic_write, cache_folder, digest_file, output_error, remove_stale_temporaries
+from dgkit.files import (
+    atomic_path,
+    atomic_write,
+    cache_folder,
+    digest_file,
+    is_temporary,
+    json_bytes,
+    output_error,
+    remove_stale_temporaries,
+    temporary_path,
+    write_changed,
+)
 
 
 def test_writes_and_replaces_without_leaving_anything_else(tmp_path: Path) -> None:
@@ -97,3 +108,22 @@ def test_cache_folder_follows_the_environment(monkeypatch: pytest.MonkeyPatch) -
     assert cache_folder() == Path("/x/xdg/dgkit")
     monkeypatch.delenv("XDG_CACHE_HOME")
     assert cache_folder() == Path.home() / ".cache" / "dgkit"
+
+
+def test_an_unchanged_file_is_not_touched(tmp_path: Path) -> None:
+    path = tmp_path / "a"
+    write_changed(path, b"one")
+    os.utime(path, (0, 0))
+    write_changed(path, b"one")
+    assert path.stat().st_mtime == 0
+    write_changed(path, b"two")
+    assert path.read_bytes() == b"two" and path.stat().st_mtime > 0
+
+
+def test_json_is_readable_text() -> None:
+    assert json_bytes({"name": "é", "size": [1]}) == '{\n  "name": "é",\n  "size": [\n    1\n  ]\n}\n'.encode()
+
+
+def test_names_of_temporary_files() -> None:
+    assert is_temporary(temporary_path(Path("a/b.png")).name)
+    assert not any(map(is_temporary, ("b.png", ".b.png.tmp", "b.png.12.tmp", ".lock")))

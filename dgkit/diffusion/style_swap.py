@@ -8,7 +8,6 @@ the source's look has never touched. No weight is changed; the two folders only 
 import errno
 import filecmp
 import json
-import os
 import shutil
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -22,7 +21,7 @@ from dgkit.diffusion.model_folder import ModelFolder
 from dgkit.diffusion.weights import PARTS, check_finite, check_keys, read_json, read_shapes, skeleton, weights_file
 from dgkit.engines.modules import Denoiser, without_condition_embedding
 from dgkit.errors import ModelError, OutputError
-from dgkit.files import output_error
+from dgkit.files import output_error, temporary_path
 
 _CONFIGS = ("tokenizer", "scheduler", "feature_extractor")
 
@@ -140,7 +139,7 @@ def _index(folder: ModelFolder) -> str:
 
 
 def _write(folder: ModelFolder, target: Path) -> None:
-    temporary = target.with_name(f".{target.name}.{os.getpid()}.tmp")
+    temporary = temporary_path(target)
     try:
         for name, source in _files(folder):
             (temporary / name).parent.mkdir(parents=True, exist_ok=True)

@@ -1,7 +1,6 @@
 """``dgkit filter``: filtered labels, in which pixels that do not show their label are ignored."""
 
 import hashlib
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,7 +15,7 @@ from dgkit.data.generated import FILTERED, MANIFEST, MEASURED, SceneFiles, list_
 from dgkit.data.labelmap import write_label
 from dgkit.data.manifest import Manifest
 from dgkit.errors import OutputError, UsageError
-from dgkit.files import atomic_write, digest_file, output_error, remove_stale_temporaries
+from dgkit.files import atomic_write, digest_file, json_bytes, output_error, remove_stale_temporaries
 from dgkit.generation.filter_config import FilterConfig
 from dgkit.generation.filter_measurement import SceneJudge, SceneMeasurement, canonical, list_reference, measure_scenes
 from dgkit.generation.generate_config import GenerateConfig
@@ -247,6 +246,6 @@ def _finish(folder: Path, lines: Sequence[dict[str, Any]], summary: dict[str, An
     for path in folder.rglob("*.png"):
         if path not in kept:
             path.unlink(missing_ok=True)
-    atomic_write(folder / SUMMARY, (json.dumps(summary, indent=2, ensure_ascii=False) + "\n").encode())
+    atomic_write(folder / SUMMARY, json_bytes(summary))
     Manifest(folder / MANIFEST).rewrite(lines)
     (folder / _WRITTEN).unlink(missing_ok=True)

@@ -17,7 +17,7 @@ from dgkit.data.generated import MANIFEST
 from dgkit.data.manifest import Manifest
 from dgkit.data.records import Record, parse_record
 from dgkit.errors import InputError, OutputError
-from dgkit.files import digest_file, output_error
+from dgkit.files import digest_file, is_temporary, output_error
 from dgkit.generation.blocks import block_numbers
 from dgkit.generation.generate_config import GenerateConfig
 from dgkit.generation.writer import SUBFOLDERS, OutputFolder
@@ -38,7 +38,6 @@ KINDS = {
     "orphan": "files that no manifest line names",
     "temporary": "incomplete files of a killed run",
 }
-_TEMPORARY = re.compile(r"^\..+\.\d+\.tmp$")
 _GENERATED = re.compile(r"^\d{6,}(_[A-Za-z0-9.-]+)*(_labelTrainIds)?\.png$")  # file names that a run uses
 
 
@@ -220,7 +219,7 @@ def _unnamed_files(path: Path, records: Mapping[int, Record]) -> Iterator[Folder
     folders = [path, *(path / name for name in SUBFOLDERS)]
     for entry in sorted(entry for folder in folders if folder.is_dir() for entry in folder.iterdir()):
         name = str(entry.relative_to(path))
-        if _TEMPORARY.match(entry.name):
+        if is_temporary(entry.name):
             yield FolderProblem("temporary", name)
         elif entry.parent != path and name not in named:
             yield FolderProblem("orphan", name)

@@ -17,7 +17,7 @@ from dgkit.data.generated import MANIFEST, SETTINGS
 from dgkit.data.manifest import Manifest
 from dgkit.data.records import Record, parse_record
 from dgkit.errors import DgkitError, OutputError
-from dgkit.files import atomic_write, digest_file, output_error, remove_stale_temporaries
+from dgkit.files import atomic_write, digest_file, output_error, remove_stale_temporaries, write_changed
 from dgkit.generation.blocks import belongs
 from dgkit.generation.contact_sheet import MAX_CELLS, Cell, choose, contact_sheet
 from dgkit.generation.encoding import EncodedImage, png, side_by_side
@@ -111,8 +111,7 @@ class OutputFolder:
             folder.mkdir(exist_ok=True)
             remove_stale_temporaries(folder)
         text = dump_config(config).encode()
-        if not self.config_path.is_file() or self.config_path.read_bytes() != text:
-            atomic_write(self.config_path, text)
+        write_changed(self.config_path, text)
         self._read_manifest(config)
 
     def _read_manifest(self, config: GenerateConfig) -> None:
@@ -173,8 +172,7 @@ class OutputFolder:
         cells = [Cell(self.path / r.image, self.path / r.label, r.style, _note(r)) for r in chosen]
         data = png(np.asarray(contact_sheet(cells, title, footnote)))
         sheet = self.path / "contact_sheet.png"
-        if not sheet.is_file() or sheet.read_bytes() != data:
-            atomic_write(sheet, data)
+        write_changed(sheet, data)
 
     def _discard(self) -> None:
         """Remove what :meth:`_prepare` created; anything else stays."""

@@ -9,11 +9,12 @@ from typing import Any
 
 from dgkit import __version__
 from dgkit.data.generated import GeneratedFolder, open_generated
+from dgkit.files import write_changed
 from dgkit.labels import CLASSES, PALETTE
 from dgkit.markdown import markdown_table
 from dgkit.outputs.class_pixels import ClassPixels, count_classes
 from dgkit.outputs.shards import tree_path
-from dgkit.outputs.summary import Summary, summarise, write_changed, write_summary
+from dgkit.outputs.summary import Summary, summarise, write_summary
 from dgkit.progress import Advance
 
 CARD, SNIPPET, METADATA = "README.md", "mmseg_dataset.py", "metadata.jsonl"

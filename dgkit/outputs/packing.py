@@ -16,7 +16,14 @@ from typing import Any
 
 from dgkit.data.generated import GeneratedFolder, Line, open_generated
 from dgkit.errors import OutputError, UsageError
-from dgkit.files import atomic_write, digest_file, output_error, remove_stale_temporaries
+from dgkit.files import (
+    atomic_write,
+    digest_file,
+    json_bytes,
+    output_error,
+    remove_stale_temporaries,
+    write_changed,
+)
 from dgkit.locks import sole_writer
 from dgkit.optional import require
 from dgkit.outputs.card import METADATA, SNIPPET, metadata_lines, mmseg_snippet, write_readme
@@ -32,7 +39,7 @@ from dgkit.outputs.shards import (
     write_tar,
     write_tree,
 )
-from dgkit.outputs.summary import Summary, summarise, write_changed, write_summary
+from dgkit.outputs.summary import Summary, summarise, write_summary
 
 FORMATS = ("folder", "webdataset", "parquet")
 SUMS, SETTINGS = "SHA256SUMS", "pack.json"
@@ -196,7 +203,7 @@ def _opened(dest: Path, identity: dict[str, Any]) -> Iterator[None]:
         dest.mkdir(parents=True, exist_ok=True)
         with sole_writer(dest):
             _refuse_others(dest, identity)
-            atomic_write(dest / SETTINGS, (json.dumps(identity, indent=2) + "\n").encode())
+            atomic_write(dest / SETTINGS, json_bytes(identity))
             for folder in {dest, *(path for path in dest.rglob("*") if path.is_dir())}:
                 remove_stale_temporaries(folder)
             yield

@@ -9,7 +9,7 @@ from typing import Any
 from dgkit import __version__
 from dgkit.config import read_recipe
 from dgkit.data.generated import GeneratedFolder
-from dgkit.files import atomic_write
+from dgkit.files import json_bytes, write_changed
 from dgkit.labels import CLASSES, NUM_CLASSES
 from dgkit.outputs.class_pixels import ClassPixels
 
@@ -88,13 +88,7 @@ def summarise(folder: GeneratedFolder, pixels: ClassPixels, source_pixels: Seque
 
 def write_summary(summary: Summary, folder: Path) -> None:
     """Write ``dataset.json``, where it is not there with this content already."""
-    write_changed(folder / SUMMARY, (json.dumps(summary.to_json(), indent=2, ensure_ascii=False) + "\n").encode())
-
-
-def write_changed(path: Path, data: bytes) -> None:
-    """Write a file unless it has this content: another run of the same command touches nothing."""
-    if not path.is_file() or path.read_bytes() != data:
-        atomic_write(path, data)
+    write_changed(folder / SUMMARY, json_bytes(summary.to_json()))
 
 
 def known_source(parts: Sequence[Path]) -> list[int] | None:

@@ -91,3 +91,11 @@ def test_numbers_that_json_cannot_hold(manifest: Manifest) -> None:
     with pytest.raises(ValueError, match="JSON"):
         manifest.append({"loss": float("nan")})
     assert manifest.read() == RECORDS
+
+
+def test_a_whole_manifest_has_the_bytes_of_its_lines(manifest: Manifest, tmp_path: Path) -> None:
+    whole = Manifest(tmp_path / "whole.jsonl")
+    whole.rewrite(RECORDS)
+    assert whole.path.read_bytes() == manifest.path.read_bytes()
+    whole.rewrite([])
+    assert whole.path.read_bytes() == b"" and whole.read() == []

@@ -1,6 +1,5 @@
 """Measure a folder of labelled images: agreement with labels and prompts, distance to a reference, diversity."""
 
-import json
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -13,7 +12,7 @@ from dgkit.data.scores import class_iou, confusion, pixel_accuracy, summary
 from dgkit.errors import InputError
 from dgkit.evaluation.quality.distances import diversity, frechet_distance, kernel_distance
 from dgkit.evaluation.quality.renders import PAIRED, is_paired, render_reference
-from dgkit.files import atomic_write
+from dgkit.files import atomic_write, json_bytes
 from dgkit.labels import IGNORE, NUM_CLASSES
 from dgkit.progress import Advance, Progress, ignore, within
 from dgkit.prompts import STYLE_NAMES, STYLES
@@ -137,7 +136,7 @@ def measure_quality(
         name = PAIRED if is_paired(reference) else reference
         result["reference"] = {"what": name, **real.to_json(), **compare(found, real)}
     result["provenance"] = record()
-    atomic_write(out / "quality.json", (json.dumps(result, indent=2, ensure_ascii=False) + "\n").encode())
+    atomic_write(out / "quality.json", json_bytes(result))
     return result
 
 

@@ -9,6 +9,8 @@ from typing import Any
 
 from diffusers import AutoencoderKL, ControlNetModel, UNet2DConditionModel
 
+from dgkit.files import temporary_path
+
 PIPELINE_INDEX = {
     "_class_name": "StableDiffusionPipeline",
     "_diffusers_version": "0.30.0",
@@ -50,7 +52,7 @@ def save_network(network: AutoencoderKL | UNet2DConditionModel | ControlNetModel
 
 def replace_folder(folder: Path, write: Callable[[Path], None]) -> None:
     """Replace ``folder`` by what ``write(temporary)`` writes; a reader finds it complete or absent."""
-    temporary = folder.with_name(f".{folder.name}.{os.getpid()}.tmp")
+    temporary = temporary_path(folder)
     shutil.rmtree(temporary, ignore_errors=True)
     try:
         write(temporary)

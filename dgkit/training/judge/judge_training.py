@@ -17,7 +17,7 @@ from torch.optim.swa_utils import update_bn
 from dgkit.config import dump_config
 from dgkit.data.pictures import centre_square
 from dgkit.data.scores import confusion, summary
-from dgkit.files import atomic_write
+from dgkit.files import atomic_write, json_bytes
 from dgkit.labels import IGNORE
 from dgkit.progress import Progress, within
 from dgkit.prompts import STYLE_NAMES
@@ -105,7 +105,7 @@ class JudgeTraining:
         scores: dict[str, object] = {"segmenter": self._segmenter()}
         if "prior" in self.roles:
             scores["styles"] = self._styles()
-        atomic_write(finished, (json.dumps(scores, indent=2) + "\n").encode())
+        atomic_write(finished, json_bytes(scores))
         return scores
 
     @property

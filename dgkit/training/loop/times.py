@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from dgkit.files import atomic_write
+from dgkit.files import atomic_write, json_bytes
 from dgkit.progress import Progress
 
 SAVE_SECONDS = 20.0  # between two writes; a kill loses at most this much
@@ -25,7 +25,7 @@ def timed(work: Path, name: str, progress: Progress | None) -> Iterator[Progress
 
     def save() -> None:
         times[name] = round(before + time.monotonic() - start, 2)
-        atomic_write(path, (json.dumps(times, indent=2) + "\n").encode())
+        atomic_write(path, json_bytes(times))
 
     def report(stage: str, done: float, total: float, note: str = "") -> None:
         nonlocal saved

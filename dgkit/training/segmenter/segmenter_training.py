@@ -11,7 +11,7 @@ from typing import Any
 import torch
 
 from dgkit.errors import UsageError
-from dgkit.files import atomic_write
+from dgkit.files import atomic_write, json_bytes
 from dgkit.progress import Notify, Progress
 from dgkit.training.loop.training_folder import main_process, open_training_folder
 from dgkit.training.segmenter.hooks import FrozenEncoder, LoadEncoder, ProgressHook
@@ -98,7 +98,7 @@ def _finish(recipe: SegmenterRecipe, out: Path, hook: ProgressHook) -> Mapping[s
     loss = hook.loss if hook.loss == hook.loss else figures.get("loss")
     if main_process():
         figures = {"loss": loss, "miou": sorted(known.items())}
-        atomic_write(metrics, (json.dumps(figures, indent=2) + "\n").encode())
+        atomic_write(metrics, json_bytes(figures))
     best = max(out.glob("best_mIoU_iter_*.pth"), key=lambda path: int(path.stem.rpartition("_")[2]), default=None)
     onnx = out / "segmenter.onnx"
     if recipe.export and main_process():
