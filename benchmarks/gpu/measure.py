@@ -1,10 +1,11 @@
-"""Figures for check.py, part after part in one process: on many a machine a start takes longer than they do.
+"""Measure figures for check.py, all parts in one process, since a start may take longer than a measurement.
 
-    python benchmarks/gpu/measure.py --csv rows.csv                   all parts that need no engine to be built before
+    python benchmarks/gpu/measure.py --csv rows.csv                   all parts that need no prebuilt engine
     python benchmarks/gpu/measure.py --csv rows.csv --parts vae       some of them
-    python benchmarks/gpu/measure.py --csv rows.csv --size dry        on a CPU, as small as they get
+    python benchmarks/gpu/measure.py --csv rows.csv --size dry        on a CPU, in the smallest size
 
-A part that fails is rows that say why, and one that finds no time left is named at the end; the exit code is then 1.
+Rows of a part that fails say why. Parts without time left are named at the end, and the exit code is then 1. Figures
+of an H100 are in docs/gpu.md.
 """
 
 import argparse
@@ -24,14 +25,14 @@ from dgkit.bench.task_process import PersistentWorker, TaskOutcome
 from dgkit.config import load_config
 from dgkit.errors import EngineError
 
-LEAST = 5.0  # seconds without which no part is started
-SPARE = 4.0  # seconds before the end at which a part is given up, so that its rows are written
+LEAST = 5.0  # seconds; no part is started with less time
+SPARE = 4.0  # seconds before the end at which a part is stopped, so that its rows are written
 NOTES = {True: "CUDA graph", False: "eager"}
 
 
 @dataclass(frozen=True)
-class Size:
-    """``large`` is the model of single networks, ``small`` that of images (None: the embedded one)."""
+class MeasureSize:
+    """Sizes of all parts: ``large`` is the model of single networks, ``small`` that of images (None: embedded)."""
 
     device: str
     large: str
@@ -47,15 +48,15 @@ class Size:
     official_seconds: float
 
 
-# A figure is settled after two seconds of calls. Images take longer, and the published schedule is timed once.
-FULL = Size(
+# Two seconds of calls give a stable figure. Images take longer, and the published schedule is timed once.
+FULL = MeasureSize(
     "cuda", "random:sd15", None, "fp16", ("bf16", "fp32"), (1, 2, 8, 32, 64), (2, 8), (64, 256), 8, None, 2.0, 15.0
 )
-DRY = Size("cpu", "random:tiny", "random:tiny", "bf16", ("fp32",), (1, 2), (1,), (2,), 1, 1, 0.2, 0.0)
+DRY = MeasureSize("cpu", "random:tiny", "random:tiny", "bf16", ("fp32",), (1, 2), (1,), (2,), 1, 1, 0.2, 0.0)
 
 
-def parts(size: Size) -> dict[str, dict[str, Any]]:
-    """Settings of ``dgkit bench`` for each part, the most valuable first."""
+def parts(size: MeasureSize) -> dict[str, dict[str, Any]]:
+    """Return the settings of ``dgkit bench`` for each part, the most valuable first."""
     large = {"subjects": ("denoiser",), "model": size.large, "dtypes": (size.fast,), "batches": size.batches}
     small = {**large, "model": size.small, "batches": (size.few[0], size.image_batches[0])}
     images = {**small, "subjects": ("sampler",), "count": size.count, "steps": size.steps}
@@ -80,20 +81,22 @@ def parts(size: Size) -> dict[str, dict[str, Any]]:
 
 
 class Session:
-    """Parts that share a worker, a CSV file and a time by which all has to be over."""
+    """Parts that share a worker, a CSV file and a deadline."""
 
-    def __init__(self, size: Size, path: Path, references: Path, deadline: float, worker: PersistentWorker) -> None:
+    def __init__(
+        self, size: MeasureSize, path: Path, references: Path, deadline: float, worker: PersistentWorker
+    ) -> None:
         self.size, self.path, self.references, self.deadline = size, path, references, deadline
         self.rows: list[BenchRow] = []
         self.late: list[str] = []
         self._worker, self._started = worker, time.monotonic()
 
     def run(self, name: str, settings: dict[str, Any]) -> None:
-        """Measure a part; what was measured before is what it is compared with."""
+        """Measure a part, and compare it with the rows measured before."""
         if self._left() < LEAST:
             self.late.append(name)
             return
-        self._say(f"{name} ...")
+        self._print(f"{name} ...")
         config = load_config(
             BenchConfig,
             **{"ceilings": False, "cuda_graph": True, "together": True, **settings},
@@ -104,34 +107,34 @@ class Session:
             note=NOTES[settings.get("cuda_graph", True)] if self.size.device != "cpu" else "",
         )
         try:
-            self.rows += bench(config, show=self._show, worker=self._do, earlier=self.rows)
+            self.rows += bench(config, show=self._show, worker=self._run_task, earlier=self.rows)
         except EngineError as error:  # nothing of the part worked
-            self._say(f"error: {name}: {error.message}")
+            self._print(f"error: {name}: {error.message}")
         if self._left() < 0:
             self.late.append(f"the rest of {name}")
 
-    def _do(self, task: BenchTask, timeout: float) -> TaskOutcome:
+    def _run_task(self, task: BenchTask, timeout: float) -> TaskOutcome:
         started = time.monotonic()
         found = self._worker(task, max(0.1, min(timeout, self._left())))
-        self._say(f"  {task.kind} {task.subject} {task.engine}:{task.dtype} took {time.monotonic() - started:.1f} s")
+        self._print(f"  {task.kind} {task.subject} {task.engine}:{task.dtype} took {time.monotonic() - started:.1f} s")
         return found
 
     def _show(self, row: BenchRow) -> None:
         figure = (row.ms_median and f"{row.ms_median:.4g} ms") or row.error
-        self._say(f"  {row.subject} {row.network} {row.engine}:{row.dtype} {row.batch} {row.note}: {figure}")
+        self._print(f"  {row.subject} {row.network} {row.engine}:{row.dtype} {row.batch} {row.note}: {figure}")
 
     def _left(self) -> float:
         return self.deadline - SPARE - time.monotonic()
 
-    def _say(self, text: str) -> None:
+    def _print(self, text: str) -> None:
         print(f"{time.monotonic() - self._started:6.1f} s  {text}", flush=True)
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--csv", type=Path, required=True, help="file that the rows are added to")
-    parser.add_argument("--references", type=Path, help="folder that keeps what outputs are compared with")
-    parser.add_argument("--parts", help="only these, separated by commas")
+    parser.add_argument("--csv", type=Path, required=True, help="file to append rows to")
+    parser.add_argument("--references", type=Path, help="folder for reference outputs")
+    parser.add_argument("--parts", help="only these parts, separated by commas")
     parser.add_argument("--size", choices=("full", "dry"), default="full")
     given = parser.parse_args()
     size = FULL if given.size == "full" else DRY

@@ -1,4 +1,4 @@
-"""How check.py ends the processes of a step, whatever they have started. Needs Python's own library alone."""
+"""End the processes of a step of check.py and all that they started. Imports only the standard library."""
 
 import contextlib
 import os
@@ -7,18 +7,18 @@ import subprocess
 import time
 from pathlib import Path
 
-GRACE = 5.0  # seconds that a stopped step gets to clean up
+GRACE = 5.0  # seconds for a stopped step to clean up
 
 
 def interrupt(process: subprocess.Popen[bytes]) -> None:
-    """Ctrl-C for a step and those of its processes that are in its group."""
+    """Send Ctrl-C to the process group of a step."""
     if process.poll() is None:
         with contextlib.suppress(ProcessLookupError):
             os.killpg(process.pid, signal.SIGINT)
 
 
 def end(process: subprocess.Popen[bytes], mark: str) -> None:
-    """Stop a step as Ctrl-C would, so that it stops its own processes; then kill whatever is left of it."""
+    """Stop a step with Ctrl-C, so that it stops its own processes; then kill what is left of it."""
     if process.poll() is None:
         interrupt(process)
         with contextlib.suppress(subprocess.TimeoutExpired):
@@ -29,14 +29,14 @@ def end(process: subprocess.Popen[bytes], mark: str) -> None:
 
 
 def kill_all(mark: str) -> None:
-    """Kill the processes that have ``mark`` in their environment, whatever session they are in."""
+    """Kill all processes that have ``mark`` in their environment, in any session."""
     until = time.monotonic() + GRACE
     while signal_all(mark, signal.SIGKILL) and time.monotonic() < until:
-        pass  # one may have started another while they were looked for
+        pass  # one may have started another during the search
 
 
 def signal_all(mark: str, number: int) -> bool:
-    """Send a signal to the processes with ``mark``; whether there is any."""
+    """Send a signal to the processes with ``mark``; return whether there is any."""
     found = False
     for entry in Path("/proc").glob("[0-9]*/environ"):
         with contextlib.suppress(OSError):

@@ -1,4 +1,4 @@
-"""The steps of check.py: which commands are run, in which order, and why one cannot run here."""
+"""The steps of check.py: their commands, their order, and why one cannot run on a machine."""
 
 import sys
 from collections.abc import Sequence
@@ -6,15 +6,15 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-LIMIT = "DGKIT_GPU_CHECK_SECONDS"  # variable that tells a step how long it may take
+LIMIT = "DGKIT_GPU_CHECK_SECONDS"  # environment variable with the time limit of a step
 DGKIT = (sys.executable, "-m", "dgkit")
 MEASURE = (sys.executable, str(Path(__file__).with_name("measure.py")))
 BUILD = (*DGKIT, "build-engines")
 CHECK = (*DGKIT, "engines", "check", "torch")
 TESTS = Path(__file__).resolve().parents[2] / "tests"
-# Only the files that hold such tests: to collect all of them takes longer than to run these. Warnings of packages older
-# or newer than those dgkit is developed with are not what is tested. What the tests compare with runs on the CPU and is
-# so small that its threads would wait for each other most of the time, the more so beside a build.
+# Only the files with such tests, since collecting all tests takes longer than running these. Warnings are ignored: the
+# machine may have other versions of packages than those that dgkit is developed with. Two threads suffice: references
+# of the tests run on the CPU and are so small that more threads would mostly wait, especially during a build.
 PYTEST = (
     *(
         "env",
@@ -38,10 +38,10 @@ CARD = "name,driver_version,memory.total,memory.used,pstate,clocks.sm,clocks.max
 
 @dataclass(frozen=True)
 class Step:
-    """One process. ``seconds`` is what it is expected to need; ``after`` names steps whose files it uses.
+    """One process. ``seconds`` is its expected time; ``after`` names the steps whose files it uses.
 
-    ``lacks`` says why it cannot run here. ``background``: it runs beside the steps that follow, until one needs it.
-    ``rows`` is the CSV that the command writes.
+    ``lacks`` says why it cannot run on this machine. ``background``: it runs concurrently with the following steps,
+    until one needs it. ``rows`` is the CSV file that the command writes.
     """
 
     name: str
@@ -55,7 +55,7 @@ class Step:
 
 @dataclass(frozen=True)
 class Machine:
-    """What ``dgkit doctor`` found, as far as the steps depend on it."""
+    """The findings of ``dgkit doctor`` that the steps depend on."""
 
     cuda: bool
     tensorrt: bool
@@ -65,22 +65,22 @@ class Machine:
 
     @classmethod
     def read(cls, doctor: dict[str, Any]) -> "Machine":
-        """From its JSON; an empty one, of a doctor that failed, gives a machine with all, so that steps are tried."""
+        """Return the machine described by doctor's JSON; empty JSON (doctor failed) gives one with all libraries."""
         if not doctor:
             return cls(True, True, True, "CUDA")
         details = {item["package"]: item["detail"] for item in doctor["libraries"]}
-        there = [details[name] != "not installed" for name in ("tensorrt", "tensorrt-rtx")]
+        installed = [details[name] != "not installed" for name in ("tensorrt", "tensorrt-rtx")]
         cuda = any(item["usable"] and item["name"].startswith("cuda") for item in doctor["devices"])
-        return cls(cuda, there[0], there[1], details["onnxruntime"])
+        return cls(cuda, installed[0], installed[1], details["onnxruntime"])
 
 
 @dataclass(frozen=True)
 class Size:
-    """How large the steps are.
+    """Sizes of the steps.
 
-    ``name`` is that in measure.py. Engines are compared in dtype ``fast``, at ``batches`` of the denoiser, ONNX
-    Runtime in dtype ``ort``; ``images`` are further options of the bench of whole images, ``seconds`` bounds the timed
-    calls of a configuration. ``patience`` multiplies what steps are expected to need.
+    ``name`` is the value of ``--size`` of measure.py. Engines are compared in dtype ``fast``, ONNX Runtime in dtype
+    ``ort``, at ``batches`` of the denoiser; ``images`` are further options for whole images; ``seconds`` limits the
+    timed calls of a configuration. ``patience`` multiplies the expected time of each step.
     """
 
     name: str
@@ -95,7 +95,7 @@ class Size:
     patience: float = 1.0
 
 
-# The networks of Stable Diffusion 1.5 on a GPU; in a dry run the smallest there are, so that minutes suffice.
+# The networks of Stable Diffusion 1.5 on a GPU; the smallest ones in a dry run, so that it takes minutes.
 FULL = Size("full", "cuda", "sd15", (), "fp16", "fp16", "1,2,8,32,64", ("--batches", "64"), 2.0)
 DRY = Size(
     "dry", "cpu", "tiny", ("--random", "tiny"), "bf16", "fp32", "1,2", ("--batches", "2", "--steps", "1"), 0.2, 6.0
@@ -103,7 +103,7 @@ DRY = Size(
 
 
 class Plan:
-    """The steps for a machine; files go to ``work``. ``parts``: of the step ``measure`` only these."""
+    """The steps for a machine; files go to ``work``. ``parts`` restricts the step ``measure``."""
 
     def __init__(self, size: Size, machine: Machine, work: Path, parts: str | None = None) -> None:
         self.size, self.machine, self.work, self.parts = size, machine, work, parts or ""
@@ -111,15 +111,15 @@ class Plan:
         self.cuda = "" if machine.cuda else "needs a CUDA device, and this machine has none"
         self.here = self.cuda if size.device == "cuda" else ""
         if machine.cuda and size.device == "cpu":
-            self.cuda = "needs the CUDA device, which a dry run leaves alone"
+            self.cuda = "needs the CUDA device, which a dry run does not use"
         provider = "CUDA" if size.device == "cuda" else "CPU"
         self.ort = "" if provider in machine.onnxruntime else f"needs onnxruntime with its {provider} provider"
         self.trt = "" if machine.tensorrt or machine.tensorrt_rtx else "needs tensorrt or tensorrt-rtx"
 
     def steps(self) -> list[Step]:
-        """All steps after ``doctor``, the most valuable first.
+        """Return all steps after ``doctor``, the most valuable first.
 
-        PyTorch is measured with nothing beside it. The builds run later, beside steps that time nothing.
+        PyTorch is measured while nothing else runs. Builds run later, concurrently with steps that time nothing.
         """
         compiled = (*BUILD, "--engine", "compile", "--dtype", self.size.fast, *self.on)
         large = ("--random", self.size.model, "--networks", "denoiser")
@@ -145,9 +145,9 @@ class Plan:
         return [replace(step, seconds=step.seconds * self.size.patience) for step in steps]
 
     def _tensorrt(self) -> tuple[Step, Step]:
-        """A trial at the smallest size, so that a card it does not know costs seconds; then what can be built aside.
+        """Return a trial at the smallest size, which fails in seconds on an unsupported card, and a background build.
 
-        TensorRT-RTX builds on the CPU. TensorRT times its kernels on the GPU, so only its graph is made aside.
+        TensorRT-RTX builds on the CPU. TensorRT times its kernels on the GPU, so only its graph is exported.
         """
         half, tiny = ("--networks", "denoiser", "--dtype", "fp16"), ("--random", "tiny")
         large = ("--random", self.size.model, *half)
@@ -161,14 +161,14 @@ class Plan:
         return trial, Step("trt_build", build, 120, self.trt or self.cuda, background=True, after=after)
 
     def _measure(self, name: str, seconds: float, parts: str = "", after: tuple[str, ...] = ()) -> Step:
-        """Parts of measure.py, by default all that need no engine."""
+        """Return a step that runs parts of measure.py, by default all that need no prebuilt engine."""
         rows = self.work / f"{name}.csv"
         files = ("--csv", rows, "--references", self.work / "references")
         command = [*MEASURE, "--size", self.size.name, *files, *(("--parts", parts) if parts else ())]
         return Step(name, command, seconds, self.here, after=after, rows=rows)
 
     def _check(self, name: str, seconds: float, engine: str, lacks: str = "", after: tuple[str, ...] = ()) -> Step:
-        # The others compute in fp32 whatever is asked for, so generate has no engines of them in this dtype.
+        # The other networks always run in fp32, so there are no engines of them in this dtype.
         networks = () if engine == "torch" else ("--networks", "condition,denoiser,vae_decoder")
         command = [*CHECK, f"{engine}:{self.size.fast}", *networks, *self.on]
         return Step(name, command, seconds, lacks or self.here, after=after)
@@ -184,7 +184,7 @@ class Plan:
         self, name: str, seconds: float, subject: str, engines: str, *more: str, lacks: str = "", dtypes: str = "",
         after: tuple[str, ...] = (),
     ) -> Step:  # fmt: skip
-        """``dgkit bench``, all batches in one process."""
+        """Return a step that runs ``dgkit bench`` with all batches in one process."""
         rows = self.work / f"{name}.csv"
         shared = ("--together", "--references", str(self.work / "references"), "--csv", str(rows))
         limits = ("--seconds", f"{self.size.seconds:g}", "--timeout", f"{120 * self.size.patience:g}")

@@ -1,17 +1,16 @@
-"""mmsegmentation's own test loop against dgkit eval: the same checkpoint and pictures, side by side in one run.
+"""Speed of dgkit eval against the test loop of mmsegmentation, on the same checkpoint and pictures in one run.
 
-    python benchmarks/studies/eval_speed.py WORK                 20 minutes on two cores; the same command again continues
+    python benchmarks/studies/eval_speed.py WORK         20 minutes on two cores; run it again to resume
 
-WORK gets scenes of the city in the layout and size of Cityscapes, a checkpoint that `dgkit train segmenter` makes of a
-few steps (or --checkpoint FILE.pth names one), and the compiled engines. Each way is a process of its own, started
---repeats times in turn; the row is that of the median. Engines are built, and two pictures predicted, before the clock
-starts. Protocol of both: pictures in 1024x512, windows of 512 with stride 256, scored at the size of the label maps.
-Writes benchmarks/results/eval_speed.csv and prints it as a table. Wanted: 3 times the pictures a second at the same
-mIoU to 0.01 points.
+WORK receives scenes of the city in the layout and size of Cityscapes, a checkpoint that `dgkit train segmenter` trains
+for a few steps (unless --checkpoint FILE.pth is given), and the compiled engines. Each variant runs in its own process,
+--repeats times and in turn; a row has the median. Engines are built, and two pictures predicted, before the clock
+starts. Protocol of all: pictures of 1024x512, windows of 512 with stride 256, scored at the size of the label maps.
+Writes benchmarks/results/eval_speed.csv and prints it as a table. Target: 3 times as many pictures per second, with
+the same mIoU to 0.01 points.
 """
 
 import argparse
-import csv
 import json
 import os
 import shutil
@@ -22,14 +21,15 @@ import time
 from pathlib import Path
 from typing import Any
 
+from records import RESULTS, write_rows
+
 from dgkit.provenance import cpu_name, git_commit, version
 
-RESULTS = Path(__file__).resolve().parents[1] / "results" / "eval_speed.csv"
 SCALE, CROP, STRIDE = (1024, 512), 512, 256
 WARM = 2
 LOOP, PREPARE = "mmseg", "prepare"
-# Name of a way: engine and number format of dgkit eval.
-WAYS = {
+# Variant -> engine and number format of dgkit eval.
+VARIANTS = {
     "torch": ("torch", "fp32"),
     "compile": ("compile", "fp32"),
     "ort": ("ort", "fp32"),
@@ -44,18 +44,20 @@ ON_GPU = "mmseg,torch,torch-bf16,compile,compile-bf16"
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("work", type=Path, help="folder for scenes, checkpoint, engines and what was measured")
-    parser.add_argument("--checkpoint", type=Path, help="of mmsegmentation, with its config in or beside it")
-    parser.add_argument("--backbone", default="mit_b0", help="of the checkpoint that is made without --checkpoint")
-    parser.add_argument("--steps", type=int, default=200, help="of its training")
+    parser.add_argument("work", type=Path, help="folder for scenes, checkpoint and engines")
+    parser.add_argument(
+        "--checkpoint", type=Path, help="checkpoint of mmsegmentation, with its config in it or next to it"
+    )
+    parser.add_argument("--backbone", default="mit_b0", help="backbone of the checkpoint to train")
+    parser.add_argument("--steps", type=int, default=200, help="training steps")
     parser.add_argument("--count", type=int, default=24, help="pictures")
-    parser.add_argument("--height", type=int, default=1024, help="of the pictures, which are twice as wide")
-    parser.add_argument("--ways", help=f"by default {ON_CPU}, or {ON_GPU} on a GPU")
+    parser.add_argument("--height", type=int, default=1024, help="height of the pictures, which are twice as wide")
+    parser.add_argument("--variants", "--ways", help=f"default: {ON_CPU}, on a GPU {ON_GPU}")
     parser.add_argument("--repeats", type=int, default=3)
-    parser.add_argument("--batch", type=int, default=4, help="windows of one call of dgkit eval")
+    parser.add_argument("--batch", type=int, default=4, help="windows per call of dgkit eval")
     parser.add_argument("--device", default="cpu", choices=["cpu", "cuda"])
-    parser.add_argument("--note", default="", help="beside each row, e.g. that the machine did other work")
-    parser.add_argument("--results", type=Path, default=RESULTS)
+    parser.add_argument("--note", default="", help="remark for each row, e.g. that the machine did other work")
+    parser.add_argument("--results", type=Path, default=RESULTS / "eval_speed.csv")
     parser.add_argument("--only", help=argparse.SUPPRESS)
     parser.add_argument("--build", action="store_true", help=argparse.SUPPRESS)
     given = parser.parse_args()
@@ -63,38 +65,35 @@ def main() -> None:
     os.environ["DGKIT_CACHE"] = str(given.work / "cache")
     given.checkpoint = given.checkpoint or given.work / "segmenter" / f"iter_{given.steps}.pth"
     if given.only:
-        work = {LOOP: loop_of_mmseg, PREPARE: prepare}.get(given.only, loop_of_dgkit)
-        print(json.dumps(work(given)))
+        run = {LOOP: run_mmseg, PREPARE: prepare}.get(given.only, run_dgkit)
+        print(json.dumps(run(given)))
         return
     compare(given)
 
 
 def compare(given: argparse.Namespace) -> None:
-    """Prepare what is missing, measure all ways in turn, write the table."""
+    """Prepare what is missing, measure all variants in turn, and write the table."""
     child(PREPARE)
-    ways = (given.ways or (ON_GPU if given.device == "cuda" else ON_CPU)).split(",")
-    for way in ways:
-        if way != LOOP:
-            child(way, "--build")
-    measured: dict[str, list[dict[str, Any]]] = {way: [] for way in ways}
+    variants = (given.variants or (ON_GPU if given.device == "cuda" else ON_CPU)).split(",")
+    for variant in variants:
+        if variant != LOOP:
+            child(variant, "--build")
+    measured: dict[str, list[dict[str, Any]]] = {variant: [] for variant in variants}
     for number in range(given.repeats):
-        for way in ways:
-            measured[way].append(child(way))
-            one = measured[way][-1]
+        for variant in variants:
+            measured[variant].append(child(variant))
+            one = measured[variant][-1]
             print(
-                f"{number + 1}: {way:14} {one['images_per_second']:7.3f} images/s, mIoU {one['miou']:.2f}", flush=True
+                f"{number + 1}: {variant:14} {one['images_per_second']:7.3f} images/s, mIoU {one['miou']:.2f}",
+                flush=True,
             )
-    rows = [summary(way, found, measured.get(LOOP), given) for way, found in measured.items()]
-    given.results.parent.mkdir(parents=True, exist_ok=True)
-    with open(given.results, "w", newline="", encoding="utf-8") as file:
-        writer = csv.DictWriter(file, list(rows[0]), lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(rows)
+    rows = [summary(variant, found, measured.get(LOOP), given) for variant, found in measured.items()]
+    write_rows(given.results, rows)
     print("\n".join(table(rows)))
 
 
 def prepare(given: argparse.Namespace) -> dict[str, Any]:
-    """Scenes of the source and of the target, and the checkpoint."""
+    """Write scenes of the source and of the target, and train the checkpoint."""
     from dgkit.world.write import write_role
 
     cores = len(os.sched_getaffinity(0))
@@ -116,15 +115,15 @@ def prepare(given: argparse.Namespace) -> dict[str, Any]:
     return {}
 
 
-def child(way: str, *options: str) -> dict[str, Any]:
-    """What this program finds out about one way in a process of its own."""
-    command = [sys.executable, *sys.argv, "--only", way, *options]
+def child(variant: str, *options: str) -> dict[str, Any]:
+    """Run this script for one variant in a process of its own; return what it printed."""
+    command = [sys.executable, *sys.argv, "--only", variant, *options]
     shown = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout
     return json.loads(shown.splitlines()[-1])
 
 
-def loop_of_mmseg(given: argparse.Namespace) -> dict[str, Any]:
-    """mmengine's Runner with the test loop, data set, preprocessing and metric of mmsegmentation's own configs."""
+def run_mmseg(given: argparse.Namespace) -> dict[str, Any]:
+    """Time mmengine's Runner with the test loop, data set, preprocessing and metric of mmsegmentation's configs."""
     import torch
 
     from dgkit.training.segmenter.mm import MMConfig, Runner
@@ -168,26 +167,26 @@ def loop_of_mmseg(given: argparse.Namespace) -> dict[str, Any]:
     with torch.no_grad():
         for batch in Runner.build_dataloader(loader("warm"), seed=0):
             runner.model.test_step(batch)
-    runner.call_hook("before_run")  # as Runner.test does; the hook that logs needs it
+    runner.call_hook("before_run")  # as Runner.test does; the logger hook needs it
     started = time.perf_counter()
     scores = loop.run()
     seconds = time.perf_counter() - started
     return facts(given, seconds, scores["mIoU"], str(next(runner.model.parameters()).device))
 
 
-def loop_of_dgkit(given: argparse.Namespace) -> dict[str, Any]:
-    """``score_sets``, which is what ``dgkit eval`` spends its time in; reports are written after it."""
+def run_dgkit(given: argparse.Namespace) -> dict[str, Any]:
+    """Time ``score_sets``, in which ``dgkit eval`` spends its time; reports are written after it."""
     from dgkit.config import load_config
     from dgkit.data.scores import mean_iou
     from dgkit.evaluation.benchmark.eval_config import EvalConfig
     from dgkit.evaluation.benchmark.score_sets import score_sets
     from dgkit.segmenters.opening import open_segmenter
 
-    engine, dtype = WAYS[given.only]
+    engine, dtype = VARIANTS[given.only]
 
     def settings(folder: str) -> EvalConfig:
         on = (f"cityscapes={given.work / folder}",)
-        sizes = {"scale": SCALE, "crop": CROP, "stride": STRIDE}
+        sizes: dict[str, Any] = {"scale": SCALE, "crop": CROP, "stride": STRIDE}
         return load_config(EvalConfig, on=on, engine=engine, dtype=dtype, batch=given.batch, **sizes)
 
     out = given.work / "dgkit"
@@ -204,7 +203,7 @@ def loop_of_dgkit(given: argparse.Namespace) -> dict[str, Any]:
 
 
 def facts(given: argparse.Namespace, seconds: float, miou: float, device: str) -> dict[str, Any]:
-    """Peak memory is that of the process without those that read pictures for it."""
+    """Return the cells of one run; peak memory excludes the processes that read pictures."""
     from dgkit.bench.memory import peak_rss
 
     gpu = 0.0
@@ -223,16 +222,16 @@ def facts(given: argparse.Namespace, seconds: float, miou: float, device: str) -
 
 
 def summary(
-    way: str, found: list[dict[str, Any]], loop: list[dict[str, Any]] | None, given: argparse.Namespace
+    variant: str, found: list[dict[str, Any]], loop: list[dict[str, Any]] | None, given: argparse.Namespace
 ) -> dict[str, Any]:
-    """The row of one way. ``x_mmseg`` compares medians; ``miou_off`` is against the loop's, in points."""
+    """Return the row of one variant. ``x_mmseg`` compares medians; ``miou_off`` is the difference in points."""
     rates = [one["images_per_second"] for one in found]
     rate = statistics.median(rates)
     base = statistics.median(one["images_per_second"] for one in loop) if loop else None
-    engine, dtype = WAYS.get(way, ("mmsegmentation", "fp32"))
+    engine, dtype = VARIANTS.get(variant, ("mmsegmentation", "fp32"))
     packages = ("torch", "onnxruntime", "openvino", "onedl-mmsegmentation")
     return {
-        "way": way,
+        "way": variant,
         "engine": engine,
         "dtype": dtype,
         "images_per_second": round(rate, 3),
@@ -245,7 +244,7 @@ def summary(
         "gpu_mib": round(max(one["gpu_mib"] for one in found)),
         "images": given.count,
         "size": f"{2 * given.height}x{given.height}",
-        "batch": 1 if way == LOOP else given.batch,
+        "batch": 1 if variant == LOOP else given.batch,
         "repeats": len(found),
         "network": f"SegFormer {given.backbone}",
         "device": found[0]["device"],
@@ -257,7 +256,7 @@ def summary(
 
 
 def table(rows: list[dict[str, Any]]) -> list[str]:
-    """The rows as docs/eval.md shows them."""
+    """Return the rows as docs/eval.md shows them."""
     lines = ["| way | images/s | x mmseg | mIoU | peak memory, MiB |", "|---|---:|---:|---:|---:|"]
     for row in rows:
         factor = f"{row['x_mmseg']:.2f}" if row["x_mmseg"] != "" else ""

@@ -1,19 +1,20 @@
-"""What generated scenes are worth: segmenters trained with and without them, evaluated where none of them has been.
+"""Domain generalisation: segmenters trained with and without generated scenes, evaluated on unseen targets.
 
     python benchmarks/studies/generalisation.py WORK --unswapped MODEL
-    python benchmarks/studies/generalisation.py WORK --unswapped MODEL --model M --recipe training/segmenter/daformer_mitb5.py \
-        --source gta=DIR --on cityscapes=DIR --on bdd=DIR --on mapillary=DIR --on acdc=DIR --on darkzurich=DIR
+    python benchmarks/studies/generalisation.py WORK --unswapped MODEL --model M \\
+        --recipe training/segmenter/daformer_mitb5.py --source gta=DIR --on cityscapes=DIR --on bdd=DIR \\
+        --on mapillary=DIR --on acdc=DIR --on darkzurich=DIR
 
-Without ``--source`` and ``--on`` both are drawn by ``dgkit world``. One segmenter is trained for each arm of the table
-and each seed, all for the same number of iterations; an arm is the source set alone or half of it and half of a
-generated set. ``--unswapped`` is the model whose UNet was fine-tuned on the source (docs/training.md), for the arm
-without style swap. ``--also`` names sets of other kinds, photographs perhaps, which count in no mean. Everything is
-kept in WORK; the same command continues and nothing finished is made again. Writes results/generalisation.csv (one line
-per arm, seed and set), generalisation.md (the table) and generalisation.svg.
+Without ``--source`` and ``--on``, ``dgkit world`` draws both. One segmenter is trained for each arm of the table and
+each seed, all for the same number of iterations; an arm is the source set alone, or half of it and half of a generated
+set. ``--unswapped`` is the model whose UNet was fine-tuned on the source (docs/training.md), for the arm without style
+swap. ``--also`` names further sets, such as photographs, which no mean includes. Everything is kept in WORK: run the
+command again to resume; what is finished is kept. Writes benchmarks/results/generalisation.csv (one line per arm, seed
+and set), generalisation.md (the table) and generalisation.svg. docs/generalisation.md has the command and the hardware
+of the recorded run, and its figures next to the published ones.
 """
 
 import argparse
-import csv
 import json
 import os
 import shlex
@@ -31,8 +32,9 @@ from typing import Any
 
 import numpy as np
 from generalisation_arms import ARMS, BASELINE, FULL, RENDERS, Arm
-from generalisation_table import Row, plot, table
+from generalisation_table import plot, table
 from PIL import Image
+from records import RESULTS, Row, write_rows
 
 from dgkit.data import manifest
 from dgkit.data.crops import CropBox, crop
@@ -43,14 +45,13 @@ from dgkit.provenance import cpu_name, git_commit
 from dgkit.world import render
 from dgkit.world.disk_layouts import resolve_split, scene_index
 
-RESULTS = Path(__file__).resolve().parents[1] / "results"
 TARGETS = ("cityscapes", "bdd", "mapillary", "acdc", "darkzurich")
-FIRST_SEED = 9_000  # of the source scenes; those of the targets follow, and no model was trained on any of them
+FIRST_SEED = 9_000  # of the source scenes, followed by the targets'; no model was trained on any of them
 
 
 @dataclass(frozen=True)
 class Training:
-    """One segmenter: trained into ``out`` by a recipe and changes to it, evaluated on ``on`` and ``also``."""
+    """One segmenter: trained into ``out`` by a recipe with changed settings, evaluated on ``on`` and ``also``."""
 
     out: Path
     recipe: Path
@@ -67,69 +68,71 @@ class Training:
 
     @property
     def done(self) -> bool:
-        """Whether it was evaluated on everything."""
+        """Return whether it was evaluated on everything."""
         return self.result.exists() and set(self.also) <= set(json.loads(self.result.read_bytes()).get("also", ()))
 
 
 @dataclass(frozen=True)
-class Task:
-    """Something to do once the tasks called ``after`` are done. ``alone``: in one of the processes for trainings."""
+class Job:
+    """A call to make once the jobs named in ``after`` are done; ``spawned``: in one of the processes for trainings."""
 
     name: str
     after: tuple[str, ...]
     call: Callable[..., object]
     given: tuple[Any, ...] = ()
-    alone: bool = False
+    spawned: bool = False
 
 
-class Bench:
-    """The stages, each of which leaves what is there."""
+class Study:
+    """The stages of the study, each of which keeps what exists."""
 
     def __init__(self, given: argparse.Namespace) -> None:
         self.given, self.work = given, Path(given.work)
         self.work.mkdir(parents=True, exist_ok=True)
 
     def run(self) -> list[Row]:
-        """All arms and seeds."""
-        tasks = list(self.tasks())
-        failed = run_all(tasks, self.given.processes, self.given.generators)
+        """Run all arms and seeds; SystemExit if a job failed."""
+        jobs = list(self.jobs())
+        failed = run_all(jobs, self.given.processes, self.given.generators)
         if failed:
-            sys.exit(f"{len(failed)} of {len(tasks)} failed: {', '.join(failed)}; the same command tries them again")
+            sys.exit(
+                f"{len(failed)} of {len(jobs)} jobs failed: {', '.join(failed)}; run the command again to retry them"
+            )
         return self.results()
 
     def results(self) -> list[Row]:
-        """What was measured so far."""
+        """Return the rows measured so far."""
         return [line for name in self.given.arms for seed in range(self.given.seeds) for line in self.rows(name, seed)]
 
-    def tasks(self) -> Iterator[Task]:
-        """In the order in which they are started where nothing else decides."""
+    def jobs(self) -> Iterator[Job]:
+        """Yield the jobs in the order in which they start if they do not wait for each other."""
         given = self.given
         source, on = given.source or f"gta={self.work / 'source'}", tuple(given.on or self.targets())
         if not given.source:
-            yield Task("source", (), self.draw, ("source", given.scenes, FIRST_SEED))
+            yield Job("source", (), self.draw, ("source", given.scenes, FIRST_SEED))
         if not given.on:
             for seed, name in enumerate(TARGETS, FIRST_SEED + 1):
-                yield Task(name, (), self.draw, (name, given.targets, seed, "--split", "val"))
+                yield Job(name, (), self.draw, (name, given.targets, seed, "--split", "val"))
         first = () if given.source else ("source",)
         drawn = first + (() if given.on else TARGETS)
         arms = {name: ARMS[name] for name in given.arms}
         for name, arm in arms.items():
             if arm.made:
-                yield Task(f"generated/{name}", first, self.generate, (source, name, arm))
+                yield Job(f"generated/{name}", first, self.generate, (source, name, arm))
         teacher = f"{BASELINE}-0"
         for name in dict.fromkeys(arm.folder for arm in arms.values() if arm.filtered):
-            yield Task(f"filter/{name}", (f"generated/{name}", teacher), self.filter, (name,))
+            yield Job(f"filter/{name}", (f"generated/{name}", teacher), self.filter, (name,))
         if RENDERS in arms:
-            yield Task(f"generated/{RENDERS}", (f"generated/{FULL}",), self.render)
+            yield Job(f"generated/{RENDERS}", (f"generated/{FULL}",), self.render)
         for seed in range(given.seeds):
             for name, arm in arms.items():
                 training = self.training(name, seed, source, on)
                 made = f"filter/{arm.folder}" if arm.filtered else f"generated/{name}"
                 needed = () if arm.generated is None else (made,)
                 if not training.done:
-                    yield Task(training.out.name, drawn + needed, train_and_evaluate, (training,), alone=True)
+                    yield Job(training.out.name, drawn + needed, train_and_evaluate, (training,), spawned=True)
                 elif training.out.name == teacher:
-                    yield Task(teacher, (), lambda: "was there")
+                    yield Job(teacher, (), lambda: "exists")
 
     def targets(self) -> list[str]:
         return [f"{name}={self.work / name}" for name in TARGETS]
@@ -139,7 +142,7 @@ class Bench:
         self._dgkit("world", folder, "--role", role, "--count", count, "--seed", seed, "--workers", cores(), *more)
 
     def generate(self, source: str, name: str, arm: Arm) -> None:
-        """A generated set; of an option given twice the last value counts."""
+        """Generate the set of an arm; the last value of a repeated option counts."""
         given, model = self.given, self.given.unswapped if arm.unswapped else self.given.model
         count = arm.times * given.generated
         shared = ("--dataset", source, "--count", count, "--preset", given.preset, "--style-mix", "uniform")
@@ -152,7 +155,7 @@ class Bench:
         self._dgkit("filter", self.work / "generated" / name, "--segmenter", teacher)
 
     def render(self) -> None:
-        """The scenes of the full set in the styles asked for, drawn by the city: the best that a generator can do."""
+        """Render the scenes of the full set in the same styles by the city: the upper bound of a generator."""
         full, out = self.work / "generated" / FULL, self.work / "generated" / RENDERS
         world = json.loads((self.work / "source" / "world.json").read_text(encoding="utf-8"))
         size, split = {key: world[key] for key in ("height", "width")}, resolve_split(world["role"], None)
@@ -162,7 +165,7 @@ class Bench:
             box = CropBox(*record["crop"])
             label = read_label(full / record["label"], "train_ids")
             if not np.array_equal(crop(scene.label, box), label):
-                raise RuntimeError(f"{record['id']}: the city draws another label map than the one in {full}")
+                raise RuntimeError(f"{record['id']}: the rendered label map differs from the one in {full}")
             image = scene.image[box.y : box.y + box.height, box.x : box.x + box.width]
             write_label(out / record["label"], label)
             with atomic_path(out / record["image"]) as path:
@@ -176,7 +179,7 @@ class Bench:
         }  # fmt: skip
         if arm.generated is not None:
             changes["data.generated"] = [str(self.work / "generated" / (arm.folder or name))]
-        if arm.filtered or arm.second:
+        if arm.filtered or arm.own_filter:
             changes["data.filtered"] = True
         if (name, seed) == (BASELINE, 0):
             changes["export"] = True  # for the filter
@@ -205,33 +208,33 @@ class Bench:
             raise RuntimeError(f"dgkit {words[0]} ended with exit code {done.returncode}: {' '.join(last)}")
 
 
-def run_all(tasks: Sequence[Task], processes: int, threads: int) -> list[str]:
-    """Run tasks as those that they need are done; one that fails lets the others go on. The names of those not done."""
-    waiting, done, failed = list(tasks), set[str](), list[str]()
-    running: dict[Future[object], Task] = {}
+def run_all(jobs: Sequence[Job], processes: int, threads: int) -> list[str]:
+    """Run jobs once those they depend on are done; return the names of those that failed or depend on a failed one."""
+    waiting, done, failed = list(jobs), set[str](), list[str]()
+    running: dict[Future[object], Job] = {}
     started = time.monotonic()
     spawned = ProcessPoolExecutor(processes, get_context("spawn"), initializer=end_with, initargs=(os.getpid(),))
-    with spawned as alone, ThreadPoolExecutor(threads) as here:
+    with spawned as outside, ThreadPoolExecutor(threads) as here:
         try:
             while waiting or running:
-                failed += [task.name for task in waiting if not set(failed).isdisjoint(task.after)]
-                ready = [task for task in waiting if done.issuperset(task.after)]
-                running |= {(alone if task.alone else here).submit(task.call, *task.given): task for task in ready}
-                waiting = [task for task in waiting if task not in ready and task.name not in failed]
+                failed += [job.name for job in waiting if not set(failed).isdisjoint(job.after)]
+                ready = [job for job in waiting if done.issuperset(job.after)]
+                running |= {(outside if job.spawned else here).submit(job.call, *job.given): job for job in ready}
+                waiting = [job for job in waiting if job not in ready and job.name not in failed]
                 for future in wait(running, return_when=FIRST_COMPLETED).done:
-                    task, error = running.pop(future), future.exception()
-                    (failed.append if error else done.add)(task.name)
+                    job, error = running.pop(future), future.exception()
+                    (failed.append if error else done.add)(job.name)
                     text = error or future.result() or "done"
-                    print(f"{(time.monotonic() - started) / 60:5.1f} min  {task.name}: {text}", flush=True)
+                    print(f"{(time.monotonic() - started) / 60:5.1f} min  {job.name}: {text}", flush=True)
         except KeyboardInterrupt:
-            for pool in (alone, here):
-                pool.shutdown(wait=False, cancel_futures=True)  # what runs was interrupted, too
+            for pool in (outside, here):
+                pool.shutdown(wait=False, cancel_futures=True)  # running jobs were interrupted, too
             raise
     return failed
 
 
 def end_with(parent: int) -> None:
-    """End this process once ``parent`` is gone, killed perhaps: the next run would train in the same folder."""
+    """End this process once ``parent`` is gone, else the next run would train in the same folder."""
 
     def watch() -> None:
         while os.getppid() == parent:
@@ -242,7 +245,7 @@ def end_with(parent: int) -> None:
 
 
 def train_and_evaluate(training: Training) -> str:
-    """Train, evaluate, keep the figures; a run that was stopped goes on."""
+    """Train or resume, evaluate, and write the figures."""
     import torch
 
     from dgkit.evaluation.benchmark.eval_config import EvalConfig
@@ -268,7 +271,7 @@ def train_and_evaluate(training: Training) -> str:
     scores = means(report, training.also)
     result = {"loss": round(made["loss"], 4), "seconds": round(trained, 1), **machine()}
     if training.result.exists():
-        result = json.loads(training.result.read_bytes())  # of the training, when only sets were added
+        result = json.loads(training.result.read_bytes())  # from the training, if only sets were added
     result |= {"miou": scores, "also": training.also}
     atomic_write(training.result, json.dumps(result, indent=2).encode())
     averages = ", ".join(f"{name} {100 * value:.2f}" for name, value in report["averages"].items())
@@ -277,7 +280,7 @@ def train_and_evaluate(training: Training) -> str:
 
 
 def means(report: dict[str, Any], also: Sequence[str]) -> dict[str, float]:
-    """mIoU of each set and condition, their averages, and last the sets ``also``."""
+    """Return the mIoU of each set and condition, their averages, and last that of the sets ``also``."""
     sets, extra = report["sets"], [text.partition("=")[0] for text in also]
     scores = {name: entry["miou"] for name, entry in sets.items() if name not in extra}
     for name, entry in sets.items():
@@ -286,7 +289,7 @@ def means(report: dict[str, Any], also: Sequence[str]) -> dict[str, float]:
 
 
 def labelled_miou(entry: dict[str, Any]) -> float:
-    """Mean over the classes that occur in the labels: a set with fewer than 19 says nothing about the others."""
+    """Return the mean IoU over the classes that occur in the labels, for sets with fewer than 19."""
     return statistics.fmean(iou for iou, row in zip(entry["iou"].values(), entry["confusion"], strict=True) if sum(row))
 
 
@@ -299,66 +302,66 @@ def parse() -> argparse.Namespace:
     parser.add_argument("work", type=Path)
     parser.add_argument("--unswapped", help="model folder with the UNet that was fine-tuned on the source")
     parser.add_argument("--model", help="model folder or hub id; by default the embedded model")
-    parser.add_argument("--source", metavar="NAME=DIR", help="labelled source set; by default the city is drawn")
-    parser.add_argument("--on", action="append", metavar="NAME=DIR", help="target set; by default the city's five")
-    parser.add_argument("--also", action="append", default=[], metavar="NAME=DIR", help="set to be evaluated on, too")
-    parser.add_argument("--height", type=int, default=256, help="that the city's pictures are trained and judged at")
-    parser.add_argument("--recipe", type=Path, default=Path(__file__).with_suffix(".yaml"), help="of the segmenter")
-    parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="change of the recipe")
+    parser.add_argument("--source", metavar="NAME=DIR", help="labelled source set; default: scenes of the city")
+    parser.add_argument("--on", action="append", metavar="NAME=DIR", help="target set; default: the five of the city")
+    parser.add_argument("--also", action="append", default=[], metavar="NAME=DIR", help="further set to evaluate on")
+    parser.add_argument("--height", type=int, default=256, help="height of the city's pictures [pixels]")
+    parser.add_argument(
+        "--recipe", type=Path, default=Path(__file__).with_suffix(".yaml"), help="recipe of the segmenter"
+    )
+    parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="setting of the recipe")
     most = [name for name, arm in ARMS.items() if not arm.extra]
-    parser.add_argument("--arms", type=lambda text: text.split(","), help=f"of {', '.join(ARMS)}")
+    parser.add_argument("--arms", type=lambda text: text.split(","), help=f"some of {', '.join(ARMS)}")
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--scenes", type=int, default=600, help="source scenes to draw")
     parser.add_argument("--targets", type=int, default=100, help="scenes of each target to draw")
     parser.add_argument("--generated", type=int, default=600, help="images of each generated set")
-    parser.add_argument("--preset", default="exact", help="of dgkit generate, but for arms that state one")
-    parser.add_argument("--dtype", default="bf16", help="of dgkit generate")
-    parser.add_argument("--batch", type=int, default=8, help="of dgkit generate")
-    parser.add_argument("--engine", default="torch", help="of dgkit generate")
-    parser.add_argument("--device", default="auto", help="of dgkit generate")
-    parser.add_argument("--eval-device", default="auto", help="of the evaluation")
-    parser.add_argument("--report", action="store_true", help="only write the table of what is there")
-    parser.add_argument("--processes", type=int, default=1, help="trainings at the same time")
-    parser.add_argument("--generators", type=int, default=1, help="sets drawn or generated at the same time")
+    parser.add_argument("--preset", default="exact", help="preset of dgkit generate, except for arms that name one")
+    parser.add_argument("--dtype", default="bf16", help="number format of dgkit generate")
+    parser.add_argument("--batch", type=int, default=8, help="batch of dgkit generate")
+    parser.add_argument("--engine", default="torch", help="engine of dgkit generate")
+    parser.add_argument("--device", default="auto", help="device of dgkit generate")
+    parser.add_argument("--eval-device", default="auto", help="device of the evaluation")
+    parser.add_argument("--report", action="store_true", help="only write the table of finished trainings")
+    parser.add_argument("--processes", type=int, default=1, help="concurrent trainings")
+    parser.add_argument("--generators", type=int, default=1, help="sets drawn or generated concurrently")
     parser.add_argument("--results", type=Path, default=RESULTS)
     given = parser.parse_args()
     given.arms = given.arms or [name for name in most if name != RENDERS or not given.source]
     unknown = [name for name in given.arms if name not in ARMS]
     strange = [text for text in given.also if text.partition("=")[0] not in LAYOUTS]
     if strange:
-        parser.error(f"--also {', '.join(strange)} is not NAME=DIR; names: {', '.join(LAYOUTS)}")
+        parser.error(f"--also {', '.join(strange)} is not NAME=DIR; known names: {', '.join(LAYOUTS)}")
     targets = {text.partition("=")[0] for text in given.on or TARGETS}
     if again := targets.intersection(text.partition("=")[0] for text in given.also):
-        parser.error(f"--also {', '.join(sorted(again))}: a target already; --on and --also name different sets")
+        parser.error(f"--also {', '.join(sorted(again))}: already a target; --on and --also must name different sets")
     if unknown:
         parser.error(f"unknown arms {', '.join(unknown)}; allowed: {', '.join(ARMS)}")
     if not given.unswapped and any(ARMS[name].unswapped for name in given.arms):
-        parser.error("the arm no-swap needs --unswapped MODEL, or leave it out of --arms")
+        parser.error("the arm no-swap needs --unswapped MODEL; add it, or leave the arm out of --arms")
     if given.source and RENDERS in given.arms:
-        parser.error(f"the arm {RENDERS} draws scenes of the city: leave it out of --arms with --source")
+        parser.error(
+            f"the arm {RENDERS} renders scenes of the city and cannot be combined with --source; leave it out of --arms"
+        )
     arms = [ARMS[name] for name in given.arms]
     needed = {BASELINE} | {arm.folder for arm in arms if arm.folder} | {FULL for arm in arms if arm.rendered}
     if needed - set(given.arms):
-        parser.error(f"--arms lacks {', '.join(sorted(needed - set(given.arms)))}, which others are made with")
-    # Whole pictures of the city; the papers' protocol is for their sets.
+        parser.error(f"--arms lacks {', '.join(sorted(needed - set(given.arms)))}, which other arms depend on")
+    # Pictures of the city are evaluated whole; the protocol of the papers is for their sets.
     given.protocol = {} if given.on else {"protocol": "whole", "scale": (4 * given.height, given.height)}
     return given
 
 
 def main() -> None:
     given = parse()
-    bench = Bench(given)
+    study = Study(given)
     try:
-        rows = bench.results() if given.report else bench.run()
+        rows = study.results() if given.report else study.run()
     except KeyboardInterrupt:
-        sys.exit("stopped; the same command goes on")
+        sys.exit("stopped; run the same command to resume")
     if not rows:
         sys.exit(f"{given.work} holds no results yet")
-    given.results.mkdir(parents=True, exist_ok=True)
-    with open(given.results / "generalisation.csv", "w", newline="", encoding="utf-8") as file:
-        writer = csv.DictWriter(file, list(dict.fromkeys(key for line in rows for key in line)), lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(rows)
+    write_rows(given.results / "generalisation.csv", rows)
     (given.results / "generalisation.md").write_text(table(rows), encoding="utf-8")
     plot(rows, given.results / "generalisation.svg")
     print(table(rows))

@@ -1,4 +1,4 @@
-"""The training sets that benchmarks/studies/generalisation.py compares."""
+"""The training sets that generalisation.py compares."""
 
 from dataclasses import dataclass
 
@@ -7,17 +7,20 @@ BASELINE, FULL, RENDERS = "colour", "full", "renders"
 
 @dataclass(frozen=True)
 class Arm:
-    """``generated``: options of ``dgkit generate`` for its set, None for the source alone; ``filtered``: its labels
-    without the pixels that a segmenter of the baseline doubts; ``second``: the second labels that ``dgkit generate``
-    itself has written; ``rendered``: the city draws its scenes instead; ``times``: so many more images than the others;
-    ``extra``: trained on where it is asked for."""
+    """A training set.
+
+    ``generated``: options of ``dgkit generate`` for its set, None for the source alone. ``filtered``: its labels
+    without the pixels that a baseline segmenter doubts. ``own_filter``: the filtered labels that ``dgkit generate`` itself
+    wrote. ``rendered``: its scenes are rendered by the city instead. ``folder``: the arm whose set it uses. ``times``:
+    size of the set relative to that of the others. ``extra``: only trained if named in ``--arms``.
+    """
 
     text: str
     generated: tuple[str, ...] | None = None
     colour: bool = True
     unswapped: bool = False
     filtered: bool = False
-    second: bool = False
+    own_filter: bool = False
     rendered: bool = False
     folder: str = ""
     times: int = 1
@@ -25,7 +28,7 @@ class Arm:
 
     @property
     def made(self) -> bool:
-        """Whether ``dgkit generate`` makes a set for it."""
+        """Return whether ``dgkit generate`` makes a set for it."""
         return self.generated is not None and not self.filtered and not self.rendered
 
 
@@ -43,7 +46,7 @@ ARMS = {
     "exact": Arm("generated, preset exact", ("--preset", "exact"), extra=True),
     "official": Arm("generated, preset official", ("--preset", "official"), extra=True),
     "filter": Arm("generated, doubtful pixels ignored", (), filtered=True, folder=FULL),
-    "boundary": Arm("generated, two pixels beside borders ignored", ("--boundary", "2"), second=True, extra=True),
+    "boundary": Arm("generated, two pixels beside borders ignored", ("--boundary", "2"), own_filter=True, extra=True),
     "balance": Arm("generated, classes and styles balanced", BALANCED, extra=True),
     "balance-filter": Arm("balanced, doubtful pixels ignored", (), filtered=True, folder="balance", extra=True),
     "many": Arm("balanced, three times as many", BALANCED, times=3, extra=True),

@@ -1,17 +1,14 @@
 """Table and picture of generalisation.py, for results/generalisation.* and docs/generalisation.md."""
 
-import csv
 import statistics
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
 
 from generalisation_arms import ARMS, BASELINE
+from records import Row, read_rows
 
 from dgkit.markdown import markdown_table
 from dgkit.optional import require
-
-Row = dict[str, Any]
 
 
 def contents(root: Path) -> dict[str, str]:
@@ -22,10 +19,7 @@ def contents(root: Path) -> dict[str, str]:
 
 def read(path: Path) -> list[Row]:
     """Return the rows of a CSV file that the study wrote; none if there is no file."""
-    if not path.is_file():
-        return []
-    with open(path, newline="", encoding="utf-8") as file:
-        return [{**row, "seed": int(row["seed"]), "miou": float(row["miou"])} for row in csv.DictReader(file)]
+    return [{**row, "seed": int(row["seed"]), "miou": float(row["miou"])} for row in read_rows(path)]
 
 
 def values(rows: list[Row], arm: str, what: str) -> dict[int, float]:

@@ -1,14 +1,13 @@
-"""What drawing again and balance change, on the embedded model and the city.
+"""Effect of redrawing and of balancing, with the embedded model and the city.
 
     dgkit train judge JUDGE
-    python benchmarks/studies/good_scenes.py WORK --judge JUDGE/segmenter.onnx     the same command again continues
+    python benchmarks/studies/good_scenes.py WORK --judge JUDGE/segmenter.onnx     run it again to resume
 
-Writes benchmarks/results/good_scenes.csv: agreement of first drawings and of those that are kept, bits in which hashes
-of different scenes differ, and classes and styles of jobs with and without balance. Jobs are counted without images.
+Writes benchmarks/results/good_scenes.csv: label agreement of the first and of the kept images, differing bits between
+hashes of different scenes, and classes and styles of jobs with and without balancing. Jobs are counted without images.
 """
 
 import argparse
-import csv
 import itertools
 import json
 from collections import Counter, defaultdict
@@ -17,6 +16,7 @@ from pathlib import Path
 from statistics import fmean
 
 import numpy as np
+from records import RESULTS, write_rows
 
 from dgkit import GenerateConfig, generate, load_pipeline
 from dgkit.generation.jobs import Job, make_job
@@ -26,7 +26,6 @@ from dgkit.progress import ignore
 from dgkit.prompts import STYLES
 from dgkit.provenance import cpu_name, git_commit
 
-RESULTS = Path(__file__).resolve().parents[1] / "results" / "good_scenes.csv"
 BALANCES = {"neither": {}, "classes": {"balance_classes": True}, "styles": {"balance_styles": True}}
 CROPS = {"half a scene": (256, 256), "an eighth": (128, 128)}
 Figures = Iterator[tuple[str, float]]
@@ -35,12 +34,12 @@ Figures = Iterator[tuple[str, float]]
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("work", type=Path, help="folder for the images")
-    parser.add_argument("--judge", type=Path, required=True, help="segmenter that scores them")
+    parser.add_argument("--judge", type=Path, required=True, help="segmenter that scores the images")
     parser.add_argument("--count", type=int, default=48, help="images")
     parser.add_argument("--jobs", type=int, default=400, help="jobs whose classes and styles are counted")
     parser.add_argument("--min-agreement", type=float, default=0.8)
     parser.add_argument("--redraws", type=int, default=3)
-    parser.add_argument("--results", type=Path, default=RESULTS)
+    parser.add_argument("--results", type=Path, default=RESULTS / "good_scenes.csv")
     given = parser.parse_args()
     config = GenerateConfig(
         count=given.count,
@@ -51,15 +50,19 @@ def main() -> None:
         redraws=given.redraws,
     )
     generate(given.work, config)
-    rows = [*drawings(given.work), *hashes(given.work)]
+    figures = [*attempts(given.work), *hashes(given.work)]
     for (size, pixels), (name, changes) in itertools.product(CROPS.items(), BALANCES.items()):
         counted = jobs(config.model_copy(update={**changes, "size": pixels}), given.jobs)
-        rows += [(f"{figure}, crops of {size}, balance of {name}", value) for figure, value in balance(counted)]
-    write(given.results, rows, f"{given.count} images, {given.min_agreement}, {given.redraws}, {given.jobs} jobs")
+        figures += [(f"{figure}, crops of {size}, balance of {name}", value) for figure, value in balance(counted)]
+    settings = f"{given.count} images, {given.min_agreement}, {given.redraws}, {given.jobs} jobs"
+    facts = {"settings": settings, "commit": git_commit(), "cpu": cpu_name()}
+    write_rows(given.results, [{"figure": name, "value": f"{value:.4f}", **facts} for name, value in figures])
+    for name, value in figures:
+        print(f"{value:8.4f}  {name}")
 
 
-def drawings(out: Path) -> Figures:
-    """What the attempts of a manifest say."""
+def attempts(out: Path) -> Figures:
+    """Yield label agreement and acceptance of first and kept images, from a manifest."""
     records = [json.loads(line) for line in (out / "manifest.jsonl").read_text().splitlines()]
     first = [record["attempts"][0]["agreement"] for record in records]
     least = json.loads((out / "labels_filtered/filter.json").read_text())["settings"]["min_agreement"]
@@ -71,7 +74,7 @@ def drawings(out: Path) -> Figures:
 
 
 def hashes(out: Path) -> Figures:
-    """Bits in which the perceptual hashes of two scenes differ, over all pairs."""
+    """Yield the number of differing bits between the perceptual hashes of two scenes, over all pairs."""
     lines = (out / "labels_filtered/.measured.jsonl").read_text().splitlines()[1:]
     codes = [int(json.loads(line)["hash"], 16) for line in lines]
     bits = [(a ^ b).bit_count() for a, b in itertools.combinations(codes, 2)]
@@ -80,13 +83,13 @@ def hashes(out: Path) -> Figures:
 
 
 def jobs(config: GenerateConfig, count: int) -> list[Job]:
-    """The first jobs of a run."""
+    """Return the first jobs of a run."""
     plan, _ = make_plan(config, None, load_pipeline(), chosen_style_mix(config), ignore)
     return [make_job(plan, number) for number in range(count)]
 
 
 def balance(counted: list[Job]) -> Figures:
-    """Shares of the rare classes, and how far the styles of a class are from equal."""
+    """Yield shares of the rare classes, and how far the styles of a class are from equal shares."""
     pixels = sum(np.bincount(job.label.ravel(), minlength=256)[:NUM_CLASSES] for job in counted)
     found = np.asarray(pixels)
     shares = np.sort(found[found > 0] / found.sum())
@@ -98,15 +101,6 @@ def balance(counted: list[Job]) -> Figures:
     often = [found for found in styles.values() if found.total() >= 5]
     away = [abs(found[style] / found.total() - 1 / len(STYLES)) for found in often for style in STYLES]
     yield "style share of a class away from equal, mean", fmean(away)
-
-
-def write(path: Path, rows: list[tuple[str, float]], settings: str) -> None:
-    with path.open("w", newline="") as stream:
-        writer = csv.writer(stream, lineterminator="\n")
-        writer.writerow(["figure", "value", "settings", "commit", "cpu"])
-        writer.writerows([name, f"{value:.4f}", settings, git_commit(), cpu_name()] for name, value in rows)
-    for name, value in rows:
-        print(f"{value:8.4f}  {name}")
 
 
 if __name__ == "__main__":

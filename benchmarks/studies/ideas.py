@@ -1,25 +1,25 @@
-"""The ideas of DGInStyle as figures: label control, style prompts, style swap, latent fusion, rare class generation.
+"""Ablation of DGInStyle's ideas: label control, style prompts, style swap, latent fusion, rare class generation.
 
     python benchmarks/studies/ideas.py WORK --judge JUDGE
-    python benchmarks/studies/ideas.py WORK --judge JUDGE --count 24 --two-pass 8 --seeds 1          a first look, minutes
+    python benchmarks/studies/ideas.py WORK --judge JUDGE --count 24 --two-pass 8 --seeds 1     a first look, in minutes
 
 WORK is a finished `dgkit train city` folder, JUDGE one of `dgkit train judge`. Label maps are cut from source scenes
-that neither has seen; every style is asked for equally often. Everything is kept in WORK/ideas: the same command
-continues, and a finished cell is not made again. Writes results/ideas.csv (one line per seed, cell and metric) and
-results/ideas.md, the table. With the embedded model on two cores an image takes 0.3 s in one pass and 8 s in two.
+that neither was trained on, with all styles equally often. Everything is kept in WORK/ideas: run the command again to
+resume; finished cells are kept. Writes benchmarks/results/ideas.csv (one line per seed, cell and metric) and ideas.md,
+the table with the target of each figure. With the embedded model on two cores an image takes 0.3 s in one pass and 8 s
+in two.
 """
 
 import argparse
-import csv
 import json
 import shutil
 import statistics
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
+from records import RESULTS, Row, write_rows
 
 import dgkit
 from dgkit.data.crops import CropRules
@@ -33,16 +33,15 @@ from dgkit.generation.generate_config import GenerateConfig
 from dgkit.generation.jobs import JobPlan, make_job
 from dgkit.generation.sources import index_world
 from dgkit.labels import NUM_CLASSES
+from dgkit.markdown import markdown_table
 from dgkit.provenance import cpu_name, git_commit, versions
 
-RESULTS = Path(__file__).resolve().parents[1] / "results"
-FIRST_SEED = 5_000  # of the scenes, crops and noise
+FIRST_SEED = 5_000  # of scenes, crops and noise
 RAREST = 6
-Row = dict[str, Any]
 
 
 @dataclass(frozen=True)
-class Bench:
+class Study:
     """What all cells share."""
 
     work: Path
@@ -50,7 +49,7 @@ class Bench:
     given: argparse.Namespace
 
     def rows(self, seed: int) -> Iterator[Row]:
-        """Every figure of one seed."""
+        """Yield every figure of one seed."""
         count, few = self.given.count, min(self.given.two_pass, self.given.count)
         swapped = self.pictures("swapped", self.work / "model", "one-pass", count, seed)
         unswapped = self.pictures("unswapped", unswapped_model(self.work), "one-pass", count, seed)
@@ -65,7 +64,7 @@ class Bench:
                 yield row(seed, name, self.given.crops, f"rarest_share_zoom{zoom}", share)
 
     def pictures(self, name: str, model: Path, preset: str, count: int, seed: int) -> list[SceneFiles]:
-        """Generate what is missing of a cell."""
+        """Generate the missing images of a cell; return all."""
         out = self.work / "ideas" / f"{name}-{seed}"
         print(f"{out}: {count} images", flush=True)
         dgkit.generate(
@@ -75,7 +74,7 @@ class Bench:
         return list_scenes(out)
 
     def measured(self, name: str, entries: list[SceneFiles], seed: int) -> Iterator[Row]:
-        """Figures of a cell next to its paired renders: the same scenes in the same styles."""
+        """Yield the figures of a cell, compared with paired renders: the same scenes in the same styles."""
         kept = self.work / "ideas" / f"{name}-{seed}.json"
         key = {"judge": self.judge.to_json(), "images": [digest_file(entry.image) for entry in entries]}
         found = json.loads(kept.read_text(encoding="utf-8")) if kept.exists() else {}
@@ -112,7 +111,7 @@ def row(seed: int, cell: str, images: int, metric: str, value: float) -> Row:
 
 
 def unswapped_model(work: Path) -> Path:
-    """The ControlNet on the source UNet that it was trained with: ``model`` with that UNet in place of the prior's."""
+    """Return ``model`` with the source UNet that its ControlNet was trained with, in place of the prior's."""
     out = work / "ideas" / "unswapped"
     if not out.exists():
         from diffusers import UNet2DConditionModel
@@ -126,7 +125,7 @@ def unswapped_model(work: Path) -> Path:
 
 
 def rarest_share(seed: int, given: argparse.Namespace, zoom: int, rare: bool) -> float:
-    """Share of labelled pixels of the 6 rarest classes of the source in crops drawn for generation; labels only.
+    """Return the share of labelled pixels of the source's 6 rarest classes in the label crops of a run.
 
     At zoom 1 a crop is as high as its scene and half as wide. At zoom 2 it is an eighth of its scene, as 512 x 512
     pixels are of a frame of GTA5.
@@ -143,7 +142,7 @@ def rarest_share(seed: int, given: argparse.Namespace, zoom: int, rare: bool) ->
 
 
 def table(rows: list[Row]) -> str:
-    """The table of the ideas: mean over the seeds, and their standard deviation."""
+    """Return the table of the ideas: mean and standard deviation over the seeds."""
 
     def values(cell: str, metric: str) -> list[float]:
         return [r["value"] for r in rows if r["cell"] == cell and r["metric"] == metric]
@@ -169,8 +168,7 @@ def table(rows: list[Row]) -> str:
             for zoom, what in ((1, "crops of half a scene"), (2, "crops of an eighth, as in GTA5"))
         ),
     ]  # fmt: skip
-    head = "| idea | figure | measured | wanted |\n|---|---|---|---|\n"
-    return head + "".join(f"| {' | '.join(line)} |\n" for line in lines)
+    return markdown_table(("idea", "figure", "measured", "wanted"), lines)
 
 
 def figure(values: list[float], factor: float = 1.0, unit: str = "") -> str:
@@ -194,15 +192,11 @@ def main() -> None:
     parser.add_argument("--batch", type=int, default=8)
     parser.add_argument("--results", type=Path, default=RESULTS)
     given = parser.parse_args()
-    bench = Bench(given.work, find_judge(given.judge, None, None), given)
-    rows = [line for seed in range(given.seeds) for line in bench.rows(seed)]
+    study = Study(given.work, find_judge(given.judge, None, None), given)
+    rows = [line for seed in range(given.seeds) for line in study.rows(seed)]
     facts = {"commit": git_commit(), "cpu": cpu_name(), "dtype": given.dtype}
     facts |= {name: versions().get(name) for name in ("torch", "diffusers", "onnxruntime", "numpy")}
-    given.results.mkdir(parents=True, exist_ok=True)
-    with open(given.results / "ideas.csv", "w", newline="", encoding="utf-8") as file:
-        writer = csv.DictWriter(file, [*rows[0], *facts])
-        writer.writeheader()
-        writer.writerows({**line, **facts} for line in rows)
+    write_rows(given.results / "ideas.csv", [{**line, **facts} for line in rows])
     (given.results / "ideas.md").write_text(table(rows), encoding="utf-8")
     print(table(rows))
 

@@ -1,21 +1,20 @@
-"""The denoiser in int8 on OpenVINO against bf16: how much faster, how far off, and what its images are worth.
+"""The denoiser in int8 on OpenVINO against bf16: speed-up, error and quality of the images.
 
     pip install 'dgkit[cpu,int8]'
-    python benchmarks/studies/int8.py WORK --blocks                   blocks of Stable Diffusion 1.5's shapes, random weights
-    python benchmarks/studies/int8.py WORK --judge JUDGE              the embedded model: time, error by timestep, images
-    python benchmarks/studies/int8.py WORK --decoder random:sd15      a VAE decoder, which no engine has in int8
+    python benchmarks/studies/int8.py WORK --blocks                 blocks in Stable Diffusion 1.5's shapes
+    python benchmarks/studies/int8.py WORK --judge JUDGE            the embedded model: time, error by timestep, images
+    python benchmarks/studies/int8.py WORK --decoder random:sd15    a VAE decoder, which no engine has in int8
 
-The networks are quantised as engine `openvino` does it, calibrated on calls that the embedded model gets while it draws
-scenes of the city; calls of other scenes measure the error, and images of yet others the rest. A call is timed by the
-CPU seconds of the process, variants in turn, so that other programs lengthen all of them alike. WORK keeps calls,
-quantised networks and images: the same command continues. JUDGE is a folder of `dgkit train judge`; without it there is
-no label agreement.
-Adds to benchmarks/results/int8.csv and prints it as a table. Of use: int8 at least 1.2 times as fast as bf16. Allowed:
-images at least 30 dB from those in fp32, label agreement within 0.5 mIoU points.
+Networks are quantised as engine `openvino` does, calibrated on calls of the embedded model while it draws scenes of the
+city; calls of other scenes measure the error, and images of further scenes the rest. A call is timed by the CPU seconds
+of the process, with variants in turn, so that other programs affect all of them equally. WORK keeps calls, quantised
+networks and images: run the command again to resume. JUDGE is a folder of `dgkit train judge`; without it label
+agreement is not measured.
+Adds to benchmarks/results/int8.csv, whose rows are of a CPU with AVX-512 VNNI. Targets: int8 at least 1.2 times as fast
+as bf16, images at least 30 dB from those in fp32, label agreement within 0.5 points of mIoU.
 """
 
 import argparse
-import csv
 import math
 import os
 import statistics
@@ -27,15 +26,15 @@ import numpy as np
 import openvino as ov
 from int8_blocks import BLOCKS, INPUT
 from int8_networks import Arrays, opened, products, run, timed, timing_cells
+from records import RESULTS, Row, read_rows, write_rows
 
 from dgkit.engines.quantise import load_nncf, quantised
 from dgkit.errors import MissingDependency
 from dgkit.optional import openvino_core
 from dgkit.provenance import cpu_name, git_commit, version
 
-RESULTS = Path(__file__).resolve().parents[1] / "results" / "int8.csv"
-SEED, SIDE, SCENES, BATCH, DECODED = 177, 256, 32, 16, 512  # another seed than that of the scenes that calibrate
-# Name -> which products are quantised, and the type that everything else is computed in.
+SEED, SIDE, SCENES, BATCH, DECODED = 177, 256, 32, 16, 512  # SEED differs from that of the calibration scenes
+# Name -> the products to quantise, and the type of everything else.
 VARIANTS = {
     "fp32": (None, "f32"),
     "bf16": (None, "bf16"),
@@ -46,14 +45,10 @@ VARIANTS = {
 }
 BY_DEFAULT = {True: ["fp32", "bf16", "int8"], False: ["fp32", "bf16", "int8 convolutions", "int8 wide layers", "int8"]}
 OUTPUT = "prediction"
-Row = dict[str, Any]
-
-
-# The embedded model. What it needs is imported here, as the blocks need none of it.
 
 
 class Replaced:
-    """The runner of a denoiser in whose place ``request`` runs."""
+    """A denoiser's runner whose calls go to ``request``."""
 
     def __init__(self, runner: Any, request: Any) -> None:
         self.runner, self.request = runner, request
@@ -69,7 +64,7 @@ class Replaced:
 
 
 def scenes(count: int) -> list[Any]:
-    """Jobs as ``dgkit generate`` makes them of the city."""
+    """Return jobs of ``dgkit generate`` on scenes of the city."""
     from dgkit.data.crops import CropRules
     from dgkit.data.style_mixes import STYLE_MIXES
     from dgkit.generation.generate_config import GenerateConfig
@@ -82,7 +77,7 @@ def scenes(count: int) -> list[Any]:
 
 
 def draw(work: Path, name: str, count: int, request: Any = None) -> np.ndarray:
-    """Images uint8 [N, H, W, 3] of one pass, in fp32 unless ``request`` runs in place of the denoiser."""
+    """Return images uint8 [N, H, W, 3] of one pass, in fp32 unless ``request`` replaces the denoiser."""
     path = work / f"{name}-{count}.npy"
     if path.exists():
         return np.asarray(np.load(path))
@@ -103,7 +98,7 @@ def draw(work: Path, name: str, count: int, request: Any = None) -> np.ndarray:
 
 
 def find_calls(work: Path, network: Any) -> tuple[list[Arrays], Arrays]:
-    """Calls of one sample that calibrate, and all that are held out, one row each."""
+    """Return the calibration calls, one sample each, and the held-out calls, one row each."""
     path = work / "calls.npz"
     if not path.exists():
         drawn: Sequence[Any] = network.calibration.draw()
@@ -120,7 +115,7 @@ def find_calls(work: Path, network: Any) -> tuple[list[Arrays], Arrays]:
 
 
 def errors(request: Any, held_out: Arrays) -> dict[int, float]:
-    """Relative L2 error of the prediction by timestep."""
+    """Return the relative L2 error of the prediction by timestep."""
     from dgkit.engines.onnx_export import relative_error
 
     found: dict[int, list[float]] = {}
@@ -141,7 +136,7 @@ def error_cells(found: Mapping[int, float]) -> Row:
 
 
 def psnr_cells(images: np.ndarray, expected: np.ndarray) -> Row:
-    """dB against ``expected``, both uint8 [N, H, W, 3]: of all pixels together, and of the worst image."""
+    """Return the PSNR [dB] against ``expected``, both uint8 [N, H, W, 3], over all pixels and of the worst image."""
     squares = ((images.astype(np.float64) - expected) ** 2).mean((1, 2, 3))
     if not squares.any():
         return {}
@@ -152,7 +147,7 @@ def psnr_cells(images: np.ndarray, expected: np.ndarray) -> Row:
 
 
 def agreement_cells(images: np.ndarray, judge: Path | None) -> Row:
-    """mIoU points of what the judge sees in the images against their labels."""
+    """Return the mIoU in percent of the judge's segmentation of the images against their labels."""
     if judge is None:
         return {}
     from dgkit.data.generated import LabelledImage
@@ -198,7 +193,7 @@ def denoiser_rows(given: argparse.Namespace, variants: list[str]) -> Iterator[Ro
 
 
 def decoder_rows(given: argparse.Namespace, variants: list[str]) -> Iterator[Row]:
-    """On latents of rendered scenes of 512 x 512 pixels, of which the last two do not calibrate."""
+    """Measure a decoder on latents of rendered scenes of 512 x 512 pixels; all but the last two calibrate."""
     import torch
 
     from dgkit.diffusion.loading import model_networks, open_model
@@ -262,13 +257,13 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("work", type=Path, help="folder for calls, quantised networks and images")
     parser.add_argument("--blocks", action="store_true", help="blocks of Stable Diffusion 1.5 instead of the model")
-    parser.add_argument("--decoder", metavar="MODEL", help="embedded or random:NAME: the VAE decoder instead")
-    parser.add_argument("--variants", help=f"some of: {', '.join(VARIANTS)}; bf16 is always among them")
+    parser.add_argument("--decoder", metavar="MODEL", help="VAE decoder of embedded or random:NAME instead")
+    parser.add_argument("--variants", help=f"some of: {', '.join(VARIANTS)}; bf16 is always included")
     parser.add_argument("--images", type=int, default=16, help="a multiple of 8")
     parser.add_argument("--judge", type=Path, help="folder of dgkit train judge")
     parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--threads", type=int, default=1)
-    parser.add_argument("--results", type=Path, default=RESULTS)
+    parser.add_argument("--results", type=Path, default=RESULTS / "int8.csv")
     given = parser.parse_args()
     if given.images < 1 or given.images % (BATCH // 2):
         parser.error(f"--images {given.images}; allowed: multiples of {BATCH // 2}")
@@ -295,16 +290,9 @@ def main() -> None:
 
 
 def write(row: Row, path: Path) -> None:
-    """Add ``row`` to the CSV file, in place of an older one of the same subject and variant."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    rows: list[Row] = []
-    if path.exists():
-        with open(path, newline="", encoding="utf-8") as file:
-            rows = [old for old in csv.DictReader(file) if any(old[key] != row[key] for key in ("subject", "variant"))]
-    with open(path, "w", newline="", encoding="utf-8") as file:
-        writer = csv.DictWriter(file, COLUMNS)
-        writer.writeheader()
-        writer.writerows([*rows, row])
+    """Add ``row`` to the CSV file; it replaces an older one of the same subject and variant."""
+    others = [old for old in read_rows(path) if any(old[key] != row[key] for key in ("subject", "variant"))]
+    write_rows(path, [*others, row], COLUMNS)
 
 
 if __name__ == "__main__":

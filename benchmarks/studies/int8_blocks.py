@@ -1,4 +1,4 @@
-"""Blocks of Stable Diffusion 1.5's shapes with random weights, by OpenVINO's own operators."""
+"""Blocks with the shapes of Stable Diffusion 1.5 and random weights, built of OpenVINO operators."""
 
 from typing import Any
 
@@ -10,7 +10,7 @@ INPUT = "input"
 
 
 class Weights:
-    """Random constants, the same in every variant."""
+    """Random constants, equal in all variants."""
 
     def __init__(self) -> None:
         self.random = np.random.default_rng(0)
@@ -26,7 +26,7 @@ def residual(x: Any, y: Any) -> ov.Model:
 
 
 def resnet_block(batch: int, channels: int, side: int) -> ov.Model:
-    """Group norm, SiLU and a 3x3 convolution, twice, and the sum with the input; no timestep."""
+    """Return group norm, SiLU and a 3x3 convolution, twice, and the sum with the input; without a timestep."""
     weights, shape = Weights(), [batch, channels, side, side]
     x = y = op.parameter(shape, np.float32)
     for _ in range(2):
@@ -40,7 +40,7 @@ def resnet_block(batch: int, channels: int, side: int) -> ov.Model:
 
 
 def feed_forward(batch: int, tokens: int, width: int) -> ov.Model:
-    """The part of a transformer block behind its attention: layer norm, linear, gated GELU, linear, sum."""
+    """Return the feed-forward part of a transformer block: layer norm, linear, gated GELU, linear, sum."""
     weights = Weights()
 
     def linear(y: Any, inputs: int, outputs: int) -> Any:

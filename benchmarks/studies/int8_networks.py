@@ -1,4 +1,4 @@
-"""Networks on OpenVINO for int8.py: compiled, run and timed."""
+"""Compile, run and time networks on OpenVINO, for int8.py."""
 
 import statistics
 import time
@@ -23,7 +23,7 @@ def run(request: Any, inputs: Arrays) -> np.ndarray:
 
 
 def timed(requests: Mapping[str, Any], inputs: Arrays, rounds: int) -> dict[str, list[float]]:
-    """CPU milliseconds of each call by variant, the variants in turn, after a round that does not count."""
+    """Return the CPU milliseconds of each call by variant; the variants take turns, after a warm-up round."""
     spent: dict[str, list[float]] = {name: [] for name in requests}
     for number in range(rounds + 1):
         for name, request in requests.items():
@@ -35,7 +35,7 @@ def timed(requests: Mapping[str, Any], inputs: Arrays, rounds: int) -> dict[str,
 
 
 def timing_cells(spent: list[float], base: list[float]) -> dict[str, Any]:
-    """``x_bf16``: how many times as fast as bf16, medians of the same rounds."""
+    """Return the cells of a variant; ``x_bf16`` is the speed-up over bf16, by medians of the same rounds."""
     middle = statistics.median(spent)
     return {
         "calls": len(spent),
@@ -46,7 +46,7 @@ def timing_cells(spent: list[float], base: list[float]) -> dict[str, Any]:
 
 
 def products(request: Any) -> str:
-    """How many convolutions and matrix products run in which type, such as ``u8 12, bf16 3``."""
+    """Return the number of convolutions and matrix products by the type they run in, such as ``u8 12, bf16 3``."""
     counts: dict[str, int] = {}
     for node in request.get_compiled_model().get_runtime_model().get_ordered_ops():
         facts = node.get_rt_info()

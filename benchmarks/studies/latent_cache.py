@@ -1,9 +1,10 @@
-"""What cached latents save: a training step of the ControlNet from pixels and from latents, in turn, in one run.
+"""Time saved by cached latents: training steps of the ControlNet from pixels and from latents, in turn in one run.
 
     python benchmarks/studies/latent_cache.py                          the embedded model, CPU, batch 4
     python benchmarks/studies/latent_cache.py --model DIR --device cuda --precision bf16 --batch 8
 
-Median seconds per step, on the clock and (CPU) of this process alone, and what drawing the samples takes of it.
+Prints median seconds per step of wall time and of this process's CPU time, and the part of the latter that loading
+the samples takes.
 """
 
 import argparse
@@ -31,7 +32,7 @@ EMBEDDED = Path(dgkit.__file__).parent / "models" / "city"
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", default=str(EMBEDDED), help="folder, hub id or random:sd15")
-    parser.add_argument("--size", type=int, default=256, help="side of the crops, pixels")
+    parser.add_argument("--size", type=int, default=256, help="side of the crops [pixels]")
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--precision", default="fp32", choices=("fp32", "bf16", "fp16"))
     parser.add_argument("--batch", type=int, default=4)
@@ -49,14 +50,14 @@ def main() -> None:
             for step in steps:
                 step(number, counted=number >= 2)
     for name, step in zip(("pixels", "latents"), steps, strict=True):
-        wall, cpu, drawing = (median(column) for column in zip(*step.seconds, strict=True))
-        print(f"{name:8} {wall:8.4f} s/step on the clock, {cpu:8.4f} s of CPU, {drawing:8.4f} s of it drawing samples")
+        wall, cpu, loading = (median(column) for column in zip(*step.seconds, strict=True))
+        print(f"{name:8} {wall:8.4f} s/step, {cpu:8.4f} s of CPU time, {loading:8.4f} s of it loading samples")
     ratios = [median(s[i] for s in steps[0].seconds) / median(s[i] for s in steps[1].seconds) for i in (0, 1)]
-    print(f"latents are {ratios[0]:.2f} times as fast on the clock, {ratios[1]:.2f} times in CPU time")
+    print(f"latents are {ratios[0]:.2f} times as fast in wall time, {ratios[1]:.2f} times in CPU time")
 
 
 class Step:
-    """One training step after the other, and what each took."""
+    """Runs training steps and records the time of each."""
 
     def __init__(self, model: StartingModel, feed: Feed, given: argparse.Namespace) -> None:
         unet = model.unet()
@@ -73,7 +74,7 @@ class Step:
     def __call__(self, number: int, counted: bool) -> None:
         wall, cpu = time.perf_counter(), time.process_time()
         batch = default_collate([self.task.sample(number * self.batch + i) for i in range(self.batch)])
-        drawing = time.process_time() - cpu
+        loading = time.process_time() - cpu
         batch = {name: tensor.to(self.device) for name, tensor in batch.items()}
         with torch.autocast(torch.device(self.device).type, self.dtype, enabled=self.dtype != torch.float32):
             loss = self.task.loss(self.task.module, batch)
@@ -82,7 +83,7 @@ class Step:
         self.optimizer.zero_grad()
         loss.item()  # waits for the device
         if counted:
-            self.seconds.append((time.perf_counter() - wall, time.process_time() - cpu, drawing))
+            self.seconds.append((time.perf_counter() - wall, time.process_time() - cpu, loading))
 
 
 if __name__ == "__main__":

@@ -1,12 +1,11 @@
-"""Share of the time that is spent outside the networks, of sampling alone or of a whole run.
+"""Share of time spent outside the networks, of sampling alone or of a whole run.
 
     python benchmarks/studies/overhead.py                        the embedded model, CPU, 4 images
-    python benchmarks/studies/overhead.py --run --count 16       with jobs, PNG files and the disk, as dgkit generate does it
+    python benchmarks/studies/overhead.py --run --count 16       with jobs, PNG files and the disk, as dgkit generate
     python benchmarks/studies/overhead.py --model DIR --device cuda --dtype fp16 --batch 32
 
-Bound to hold: under 5 % with the embedded model. Noise, labels and prompts are fixed, so runs compare. With ``--run``
-label maps are read and files packed and written by threads beside the networks: what is left outside is what they could
-not hide.
+Target: less than 5 % with the embedded model. Noise, labels and prompts are fixed, so runs are comparable. With
+``--run``, threads read label maps and pack and write files while the networks run; the share is what remains.
 """
 
 import argparse
@@ -53,7 +52,7 @@ def main() -> None:
 
 
 def sampling(pipeline: Pipeline, given: argparse.Namespace) -> tuple[float, dict[str, float]]:
-    """Seconds of sampling ``given.count`` images, and those within each network."""
+    """Return the seconds of sampling ``given.count`` images, and those within each network."""
     preset = find_preset(given.preset)
     scenes = [request(seed, pipeline.size) for seed in range(given.count)]
     sample(pipeline, scenes[:1], preset, batch=given.batch)  # warm up
@@ -65,7 +64,7 @@ def sampling(pipeline: Pipeline, given: argparse.Namespace) -> tuple[float, dict
 
 
 def run(pipeline: Pipeline, given: argparse.Namespace) -> tuple[float, dict[str, float]]:
-    """As :func:`sampling`, with jobs from the city's label maps, and files in a folder that is removed."""
+    """Do :func:`sampling` with jobs from label maps of the city, and files in a temporary folder."""
     count = given.count + max(1, given.batch // 2)  # the first block warms up
     values = {"model": given.model, "preset": given.preset, "batch": given.batch, "count": count}
     config = resolve_paths(GenerateConfig.model_validate(values))
@@ -85,12 +84,12 @@ def run(pipeline: Pipeline, given: argparse.Namespace) -> tuple[float, dict[str,
 
 
 def spent(pipeline: Pipeline) -> dict[str, float]:
-    """Seconds within each network so far."""
+    """Return the seconds within each network so far."""
     return {name: runner.timing.seconds for name, runner in pipeline.runners.items()}
 
 
 def request(seed: int, size: int) -> SceneRequest:
-    """A label of 8 x 8 blocks of random classes."""
+    """Return a request with a label of 8 x 8 blocks of random classes."""
     ids = np.random.default_rng(seed).integers(0, 19, (8, 8), dtype=np.uint8)
     rows = np.arange(size) * 8 // size
     return SceneRequest(ids[np.ix_(rows, rows)], "road building sky car, in snowy weather.", seed)

@@ -1,11 +1,11 @@
-"""What presets cost before anything is drawn: evaluations of the denoiser and floating-point operations for an image.
+"""Cost of presets without drawing: denoiser evaluations and floating-point operations per image.
 
-    python benchmarks/studies/preset_cost.py --ablation --count 32              what presets.py --ablation --count 32 will take
-    python benchmarks/studies/preset_cost.py --cells official,one-pass,fast,turbo --model random:sd15 --labels DIR --count 48
+    python benchmarks/studies/preset_cost.py --ablation --count 32     the cost of presets.py --ablation --count 32
+    python benchmarks/studies/preset_cost.py --cells official,one-pass,fast,turbo --model random:sd15 --labels DIR
 
-Labels are those of presets.py, crops of the city, or with --labels crops of the label maps in a folder. The TFLOP of
-models of random weights are torch's own count (`dgkit.bench.network_speed.count_flops`), of the denoiser for each
-evaluation, of the condition network for each window, and of the VAE at the sizes that it is called with.
+Runs on any CPU. Labels are those of presets.py, crops of the city, or with --labels crops of label maps in a folder.
+The TFLOP of models with random weights are counted by torch (`dgkit.bench.network_speed.count_flops`): of the denoiser
+per evaluation, of the condition network per window, and of the VAE at the sizes of its calls.
 """
 
 import argparse
@@ -30,21 +30,21 @@ from dgkit.diffusion.weights import skeleton
 from dgkit.generation.generate_config import GenerateConfig
 from dgkit.generation.jobs import JobPlan, make_job
 from dgkit.generation.sources import index_files, index_world, open_files
+from dgkit.markdown import markdown_table
 
 TERA = 1e12
 
 
-class Outline(RandomModel):
-    """A random model without memory for its weights."""
+class MetaModel(RandomModel):
+    """A random model whose weights take no memory."""
 
     def part(self, name: str) -> nn.Module:
         return skeleton(Path(self.name), name, self.configs[name]).eval()
 
 
 @dataclasses.dataclass(frozen=True)
-class Work:
-    """TFLOP of a sample: of the denoiser and of the condition network in a window, of the VAE at label size (1) and
-    enlarged."""
+class Cost:
+    """TFLOP per sample: of denoiser and condition network for a window, of the VAE at label size and enlarged."""
 
     denoiser: float
     condition: float
@@ -53,8 +53,8 @@ class Work:
     large_decoder: float
 
     @classmethod
-    def of(cls, name: str, shape: tuple[int, int], rescale: int) -> "Work":
-        networks = model_networks(Outline(name))
+    def of(cls, name: str, shape: tuple[int, int], rescale: int) -> "Cost":
+        networks = model_networks(MetaModel(name))
         factor = open_model(f"random:{name}").info.vae_factor
 
         def count(network: str, scale: int | None = None) -> float:
@@ -70,7 +70,7 @@ class Work:
 
 
 def draw_labels(given: argparse.Namespace, info: ModelInfo) -> list[np.ndarray]:
-    """Labels uint8 [H,W]: those of presets.py, or crops of the label maps of a folder."""
+    """Return labels uint8 [H,W]: those of presets.py, or crops of the label maps of a folder."""
     size = (given.size[0], given.size[1]) if given.size else (info.size, info.size)
     height = info.defaults.label_height
     if given.labels:
@@ -84,11 +84,11 @@ def draw_labels(given: argparse.Namespace, info: ModelInfo) -> list[np.ndarray]:
     return [make_job(plan, number).label for number in range(given.count)]
 
 
-def table(cells: Cells, labels: Sequence[np.ndarray], info: ModelInfo, work: Work | None) -> str:
-    """Means over the labels, and the evaluations of all images together."""
+def table(cells: Cells, labels: Sequence[np.ndarray], info: ModelInfo, cost: Cost | None) -> str:
+    """Return a table of means over the labels, and the total of evaluations."""
     head = ["cell", "evaluations an image", "least", "most"]
-    head += ["TFLOP of the denoiser", "of the VAE", "in all"] if work else []
-    lines, everything = [head, ["---"] * len(head)], 0
+    head += ["TFLOP of the denoiser", "of the VAE", "in all"] if cost else []
+    lines, everything = [], 0
     for name, (setting, _) in cells.items():
         plan = SamplingPlan(find_preset(setting), info)
         preset = plan.preset
@@ -96,32 +96,33 @@ def table(cells: Cells, labels: Sequence[np.ndarray], info: ModelInfo, work: Wor
         costs = [plan.cost(label, redraws[i] if redraws else None).total for i, label in enumerate(labels)]
         everything += sum(costs)
         line = [name, f"{np.mean(costs):.1f}", str(min(costs)), str(max(costs))]
-        if work:
+        if cost:
             again = float(np.mean([len(redraw.windows) > 0 for redraw in redraws])) if redraws else 0.0
-            bridge = work.decoder + work.large_encoder if preset.bridge == "image" else 0.0
-            vae = (1 - again) * work.decoder + again * (bridge + work.large_decoder)
+            bridge = cost.decoder + cost.large_encoder if preset.bridge == "image" else 0.0
+            vae = (1 - again) * cost.decoder + again * (bridge + cost.large_decoder)
             tiles = len(plan.windows(labels[0].shape, 1)) + sum(len(redraw.windows) for redraw in redraws) / len(labels)
-            denoiser = work.denoiser * float(np.mean(costs))
-            line += [f"{denoiser:.1f}", f"{vae:.1f}", f"{denoiser + vae + tiles * work.condition:.1f}"]
+            denoiser = cost.denoiser * float(np.mean(costs))
+            line += [f"{denoiser:.1f}", f"{vae:.1f}", f"{denoiser + vae + tiles * cost.condition:.1f}"]
         lines.append(line)
-    rows = "".join(f"| {' | '.join(line)} |\n" for line in lines)
-    return f"{rows}\n{everything:,} evaluations for {len(labels)} images of all cells\n"
+    return f"{markdown_table(head, lines)}\n{everything:,} evaluations for {len(labels)} images of all cells\n"
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     add_options(parser)
     parser.add_argument("--labels", type=Path, help="folder of label maps; default: the city")
-    parser.add_argument("--size", type=int, nargs=2, metavar=("H", "W"), help="pixels; default: the model's own")
+    parser.add_argument(
+        "--size", type=int, nargs=2, metavar=("H", "W"), help="size of the images [pixels]; default: that of the model"
+    )
     given = parser.parse_args()
     cells = chosen(given, parser)
     info = open_model(given.model).info
     labels = draw_labels(given, info)
     kind, _, name = (given.model or "").partition(":")
-    work = Work.of(name, labels[0].shape, 2) if kind == "random" else None
-    print(table(cells, labels, info, work))
-    if work:
-        print(", ".join(f"{field} {value:.3f}" for field, value in dataclasses.asdict(work).items()), "TFLOP a call")
+    cost = Cost.of(name, labels[0].shape, 2) if kind == "random" else None
+    print(table(cells, labels, info, cost))
+    if cost:
+        print(", ".join(f"{field} {value:.3f}" for field, value in dataclasses.asdict(cost).items()), "TFLOP a call")
 
 
 if __name__ == "__main__":

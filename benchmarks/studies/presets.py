@@ -1,24 +1,23 @@
-"""What the presets cost and what they are worth: evaluations, speed and quality, each lead alone and the presets whole.
+"""Cost and quality of the sampler presets: evaluations, speed, label agreement; and an ablation of their settings.
 
-    python benchmarks/studies/presets.py WORK --judge JUDGE                                       the embedded model, CPU
+    python benchmarks/studies/presets.py WORK --judge JUDGE                          the embedded model, CPU
     python benchmarks/studies/presets.py WORK --judge JUDGE --device cuda --dtype bf16 --batch 64 --count 96
-    python benchmarks/studies/presets.py WORK --judge JUDGE --count 4 --cells exact,fast,turbo    a first look
-    python benchmarks/studies/presets.py WORK --judge JUDGE --ablation --count 32 --engine openvino                 on two cores
-    python benchmarks/studies/presets.py WORK --model random:sd15 --count 2 --cells official,exact,fast,turbo    cost alone
+    python benchmarks/studies/presets.py WORK --judge JUDGE --count 4 --cells exact,fast,turbo     a first look
+    python benchmarks/studies/presets.py WORK --judge JUDGE --ablation --count 32 --engine openvino    on two cores
+    python benchmarks/studies/presets.py WORK --model random:sd15 --count 2 --cells official,exact,fast    cost only
 
-JUDGE is a folder of `dgkit train judge`. Labels, prompts and seeds are the same in all cells: crops of scenes of the
-city that neither model nor judge has seen, every style equally often. A cell is a preset, or `exact` with other values;
-each is drawn and timed in memory by one open pipeline after a warm-up, then judged. Everything is kept in WORK: the
-same command continues with the first cell that is not done. Writes presets.csv and presets.svg to --results; with
---ablation (`exact` with each lead of `fast` alone, `fast` without each) preset_leads.csv and preset_leads.svg.
+JUDGE is a folder of `dgkit train judge`. Labels, prompts and seeds are the same in all cells: crops of city scenes that
+neither model nor judge was trained on, with all styles equally often. A cell is a preset, or `exact` with other
+settings; each is drawn and timed in memory by one open pipeline after a warm-up, then judged. Everything is kept in
+WORK: run the command again to resume with the first unfinished cell. Writes presets.csv and presets.svg to --results;
+with --ablation (`exact` with each setting of `fast` alone, `fast` without each) preset_leads.csv and preset_leads.svg.
 
-`samples` counts evaluations of the denoiser for an image (a window in one guidance half); `fewer` is how many times
-fewer than the published schedule needs (preset official). `d_*` are points of difference from `exact` on the same
-labels, `*_sd` their standard deviation by a bootstrap over the images.
+`samples` counts denoiser evaluations per image (a window in one guidance half); `fewer` is the ratio of those of the
+published schedule (preset official) to it. `d_*` are points of difference from the cell `base` on the same labels,
+`*_sd` their standard deviation by a bootstrap over the images.
 """
 
 import argparse
-import csv
 import dataclasses
 import hashlib
 import json
@@ -31,6 +30,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 from preset_cells import add_options, chosen
+from records import RESULTS, Row, write_rows
 
 from dgkit.bench.scatter import Point, scatter
 from dgkit.data.crops import CropRules
@@ -51,15 +51,13 @@ from dgkit.generation.sources import index_world
 from dgkit.labels import CLASSES
 from dgkit.provenance import cpu_name, git_commit, versions
 
-RESULTS = Path(__file__).resolve().parents[1] / "results"
-SHOWN = 6  # pictures of each cell that are kept to look at
+SHOWN = 6  # images of each cell that are kept for inspection
 RESAMPLES = 400
-Row = dict[str, Any]
 
 
 @dataclasses.dataclass(frozen=True)
 class Scenes:
-    """What is drawn: labels uint8 [N,S,S], and for each the prompt, style, noise seed, scene and crop."""
+    """Labels uint8 [N,S,S], and for each the prompt, style, noise seed, scene and crop."""
 
     labels: np.ndarray
     prompts: list[str]
@@ -85,7 +83,7 @@ class Scenes:
 
 
 def draw_scenes(kept: Path, given: argparse.Namespace, size: int, height: int) -> Scenes:
-    """The same for all cells, from a file if it is there."""
+    """Return the scenes of all cells, from the file ``kept`` if it exists."""
     if not kept.exists():
         config = GenerateConfig(world=given.scenes, seed=given.seed, workers=given.workers)
         index = index_world(config, height, (size, size))
@@ -96,7 +94,7 @@ def draw_scenes(kept: Path, given: argparse.Namespace, size: int, height: int) -
             "seeds": [job.seed for job in jobs], "sources": [job.source for job in jobs],
             "crops": [dataclasses.astuple(job.box) for job in jobs],
         }  # fmt: skip
-        with atomic_path(kept) as temporary, open(temporary, "wb") as file:
+        with atomic_path(kept) as temporary, temporary.open("wb") as file:
             np.savez_compressed(file, labels=np.stack([job.label for job in jobs]), facts=np.array(json.dumps(facts)))
     with np.load(kept) as file:
         facts = json.loads(str(file["facts"]))
@@ -105,8 +103,8 @@ def draw_scenes(kept: Path, given: argparse.Namespace, size: int, height: int) -
 
 
 @dataclasses.dataclass(frozen=True)
-class Bench:
-    """What all cells share; ``judge`` None: cost alone."""
+class Study:
+    """What all cells share; without a ``judge`` only cost is measured."""
 
     work: Path
     pipeline: Pipeline
@@ -116,7 +114,7 @@ class Bench:
     facts: Row
 
     def cell(self, name: str, setting: str) -> Row:
-        """Figures of a cell, drawn and judged unless its file is there; confusion matrices [N,19,19] stand beside."""
+        """Return the figures and confusion matrices [N,19,19] of a cell; draw and judge it unless its file exists."""
         preset = find_preset(setting)
         key = {**{k: str(v) for k, v in self.facts.items()}, "preset": str(preset), "count": len(self.scenes.labels)}
         key["judge"] = json.dumps(self.judge and [m["sha256"] for m in self.judge.to_json().values()])
@@ -127,7 +125,7 @@ class Bench:
             figures, images = self.drawn(preset)
             if self.judge:
                 found, matrices = judged(self.scenes.pictures(images), self.judge)
-                figures |= scores(found) | self.beside_renders(found)
+                figures |= scores(found) | self.compare_renders(found)
                 np.save(kept.with_suffix(".npy"), matrices)
             strip = np.concatenate(list(images[:SHOWN]), axis=1)
             Image.fromarray(strip).save(kept.with_suffix(".png"))
@@ -138,7 +136,7 @@ class Bench:
         return row
 
     def drawn(self, preset: Any) -> tuple[Row, list[np.ndarray]]:
-        """Evaluations and times of an image, and the images."""
+        """Return the evaluations and times per image, and the images."""
         requests, plan = self.scenes.requests(), SamplingPlan(preset, self.pipeline.info)
         costs = [plan.cost(request.label) for request in requests]
         counted: list[int] = [0]
@@ -147,7 +145,7 @@ class Bench:
         sample(self.pipeline, requests[:together], quick, batch=self.batch)
         runners = self.pipeline.runners
         for runner in runners.values():
-            runner.synchronize = True  # else the time of a network on a GPU is that of its launch
+            runner.synchronize = True  # else the time of a network on a GPU is that of its kernel launches
         before = {name: runner.timing.seconds for name, runner in runners.items()}
         started = time.perf_counter()
         results = sample(
@@ -157,7 +155,7 @@ class Bench:
         inside = {name: runner.timing.seconds - before[name] for name, runner in runners.items()}
         count, total = len(requests), sum(cost.total for cost in costs)
         if counted[-1] != total and not any(result.retried for result in results):
-            raise SystemExit(f"{preset.name}: {counted[-1]} evaluations were done, {total} foreseen")
+            raise SystemExit(f"{preset.name}: {counted[-1]} evaluations were made, {total} expected")
         official = SamplingPlan(find_preset("official"), self.pipeline.info).cost(requests[0].label).total
         figures: Row = {
             "images": count, "samples": total / count, "samples_first": sum(cost.first for cost in costs) / count,
@@ -169,15 +167,15 @@ class Bench:
         }  # fmt: skip
         return figures, [result.image for result in results]
 
-    def beside_renders(self, found: Measurement) -> Row:
-        """Figures relative to the same scenes rendered in the same styles."""
+    def compare_renders(self, found: Measurement) -> Row:
+        """Return figures relative to paired renders: the same scenes in the same styles."""
         assert self.judge is not None
         drawn = hashlib.sha256(self.scenes.labels.tobytes() + json.dumps(self.scenes.styles).encode()).hexdigest()
         kept = self.work / f"renders-{self.judge.segmenter.digest[:10]}-{drawn[:10]}.npz"
         if not kept.exists():
             height = self.pipeline.defaults.label_height or self.pipeline.size
             real, _ = judged(self.scenes.paired_renders(height), self.judge)
-            with atomic_path(kept) as temporary, open(temporary, "wb") as file:
+            with atomic_path(kept) as temporary, temporary.open("wb") as file:
                 np.savez(file, matrix=real.matrix, features=np.stack(real.features))
         with np.load(kept) as file:
             real = Measurement(matrix=file["matrix"], features=list(file["features"]))
@@ -192,7 +190,7 @@ UNKEYED = ("commit", "load_average")  # may differ between cells of one table
 
 
 def judged(pictures: Any, judge: QualityJudge) -> tuple[Measurement, np.ndarray]:
-    """What the judge sees, and the confusion matrix of each picture, int64 [N,19,19]."""
+    """Return the judge's measurement, and the confusion matrix of each picture, int64 [N,19,19]."""
     found, matrices = Measurement(), []
     for picture in pictures:
         before = found.matrix.copy()
@@ -211,9 +209,9 @@ def scores(found: Measurement) -> Row:
 
 
 def differences(row: Row, base: Row) -> Row:
-    """Points by which a cell differs from ``base``, on the same labels, with their standard deviation."""
+    """Return the points by which a cell differs from ``base`` on the same labels, with their standard deviation."""
     mine, other = row["matrices"], base["matrices"]
-    rng, found = np.random.default_rng(0), {}
+    rng, found = np.random.default_rng(0), Row()
     draws = rng.integers(0, len(mine), (RESAMPLES, len(mine)))
     for name, classes in (("miou", CLASSES), ("small_miou", SMALL_CLASSES)):
         whole = mean_iou(mine.sum(0), classes) - mean_iou(other.sum(0), classes)
@@ -223,7 +221,7 @@ def differences(row: Row, base: Row) -> Row:
 
 
 def draw(rows: Sequence[Row]) -> str:
-    """Quality against evaluations, as SVG."""
+    """Return an SVG document of quality against evaluations."""
     titles = {"miou": "label agreement (mIoU, %)", "small_miou": "small classes (mIoU, %)"}
     shown = [row for row in rows if row.get("miou") is not None and row["cell"] != "official"]
     panels = []
@@ -238,12 +236,8 @@ def draw(rows: Sequence[Row]) -> str:
 
 def write(rows: Sequence[Row], results: Path, name: str) -> None:
     shown = [{key: value for key, value in row.items() if key != "matrices"} for row in rows]
-    results.mkdir(parents=True, exist_ok=True)
-    with open(results / f"{name}.csv", "w", newline="", encoding="utf-8") as file:
-        writer = csv.DictWriter(file, list(dict.fromkeys(key for row in shown for key in row)))
-        writer.writeheader()
-        rounded = ({k: f"{v:.6g}" if isinstance(v, float) else v for k, v in row.items()} for row in shown)
-        writer.writerows(rounded)
+    rounded = [{k: f"{v:.6g}" if isinstance(v, float) else v for k, v in row.items()} for row in shown]
+    write_rows(results / f"{name}.csv", rounded)
     (results / f"{name}.svg").write_text(draw(shown), encoding="utf-8")
 
 
@@ -260,7 +254,7 @@ def report(row: Row) -> str:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("work", type=Path)
-    parser.add_argument("--judge", type=Path, help="folder of dgkit train judge; none: cost alone")
+    parser.add_argument("--judge", type=Path, help="folder of dgkit train judge; default: measure cost only")
     add_options(parser)
     parser.add_argument("--engine", default="torch")
     parser.add_argument("--device", default="auto")
@@ -282,10 +276,10 @@ def main() -> None:
         facts = {**{key: identity[key] for key in ("name", "digest", "engine", "dtype")}, "batch": given.batch,
                  "seed": given.seed, "device": gpu or cpu_name(), "threads": torch.get_num_threads(),
                  "torch": versions()["torch"], "commit": git_commit(), "load_average": os.getloadavg()[0]}  # fmt: skip
-        bench = Bench(given.work, pipeline, draw_scenes(kept, given, size, height), judge, given.batch, facts)
+        study = Study(given.work, pipeline, draw_scenes(kept, given, size, height), judge, given.batch, facts)
         rows: dict[str, Row] = {}
         for name, (setting, base) in cells.items():
-            row = {"base": base, **bench.cell(name, setting)}
+            row = {"base": base, **study.cell(name, setting)}
             rows[name] = {**row, **(differences(row, rows.get(base, row)) if judge else {})}
             print(report(rows[name]), flush=True)
             write(list(rows.values()), given.results, "preset_leads" if given.ablation else "presets")

@@ -1,10 +1,10 @@
 """Contact sheets of a trained model: every style of the same labels, and swapped against unswapped.
 
-    python benchmarks/studies/sheets.py WORK          after benchmarks/studies/ideas.py WORK, which makes the unswapped model
+    python benchmarks/studies/sheets.py WORK          after ideas.py WORK, which makes the unswapped model
 
-WORK is a finished `dgkit train city` folder. The labels are crops of source scenes that no stage has seen. Writes
+WORK is a finished `dgkit train city` folder. The labels are crops of source scenes that no stage was trained on. Writes
 styles.jpg (label, then the styles, preset exact) and swap.jpg (label, then the styles with the prior's UNet and, below,
-with the UNet that the ControlNet was trained on, one pass) to docs/images.
+with the UNet that the ControlNet was trained with, one pass) to docs/images.
 """
 
 import argparse
@@ -20,12 +20,12 @@ from dgkit.diffusion.sampler import SceneRequest, sample
 from dgkit.prompts import STYLES, caption, compose
 from dgkit.world import render
 
-SEED = 6_000  # of the scenes; training, judge and ideas use others
+SEED = 6_000  # of the scenes; training, judge and ideas.py use others
 GAP, HEADER, INK, PAPER = 6, 26, (20, 20, 20), (255, 255, 255)
 
 
 def paint(model: Path, labels: list[np.ndarray], preset: str, dtype: str) -> list[list[np.ndarray]]:
-    """A picture a label and style, uint8 [S,S,3]."""
+    """Return an image uint8 [S,S,3] for each label and style."""
     requests = [
         SceneRequest(label, compose(caption(label), style), SEED + row)
         for row, label in enumerate(labels)
@@ -37,7 +37,7 @@ def paint(model: Path, labels: list[np.ndarray], preset: str, dtype: str) -> lis
 
 
 def sheet(rows: list[list[np.ndarray]], names: list[str], out: Path) -> None:
-    """Write rows of equal pictures under a line of ``names``."""
+    """Write rows of pictures of one size under a line of ``names``."""
     side = rows[0][0].shape[0]
     step = side + GAP
     page = Image.new("RGB", (len(rows[0]) * step - GAP, HEADER + len(rows) * step - GAP), PAPER)
@@ -54,7 +54,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("work", type=Path)
     parser.add_argument("--rows", type=int, default=4, help="label maps of styles.jpg; swap.jpg has half as many")
-    parser.add_argument("--size", type=int, default=256, help="side of the model's images, pixels")
+    parser.add_argument("--size", type=int, default=256, help="side of the model's images [pixels]")
     parser.add_argument("--dtype", default="bf16")
     parser.add_argument("--out", type=Path, default=Path(__file__).resolve().parents[2] / "docs" / "images")
     given = parser.parse_args()

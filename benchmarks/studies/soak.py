@@ -1,24 +1,23 @@
-"""Memory of a long run: thousands of images by a tiny random model, resident memory noted as they are made.
+"""Memory of a long run: thousands of images of a tiny random model, with the resident memory along the way.
 
     python benchmarks/studies/soak.py --count 10000 --csv benchmarks/results/soak.csv      an hour or less on two cores
     python benchmarks/studies/soak.py --count 2000 --workers 2
 
-Bound to hold: from the first tenth of the images to the last, memory grows by what the manifest's lines take, about
-2 KiB an image, and not with the pixels. The folder is verified in the end and removed.
+Target: from the first tenth of the images on, memory grows only by the lines of the manifest, about 2 KiB per image,
+and not with the pixels. The folder is verified at the end and removed.
 """
 
 import argparse
-import csv
 import tempfile
 import time
 from pathlib import Path
 
+import psutil
+from records import Row, write_rows
+
 import dgkit
 from dgkit.generation.verification import verify
 from dgkit.provenance import cpu_name, git_commit
-
-PAGE = 4096
-COLUMNS = ("images", "seconds", "rss_mib", "workers", "model", "steps", "commit", "cpu")
 
 
 def main() -> None:
@@ -27,12 +26,12 @@ def main() -> None:
     parser.add_argument("--model", default="random:tiny")
     parser.add_argument("--steps", type=int, default=1)
     parser.add_argument("--workers", default="0")
-    parser.add_argument("--rows", type=int, default=50, help="measurements, spread evenly")
+    parser.add_argument("--rows", type=int, default=50, help="number of measurements, evenly spaced")
     parser.add_argument("--csv", type=Path)
     given = parser.parse_args()
     fixed = {"workers": given.workers, "model": given.model, "steps": given.steps}
     fixed |= {"commit": git_commit() or "", "cpu": cpu_name()}
-    rows: list[dict[str, object]] = []
+    rows: list[Row] = []
     started = time.perf_counter()
 
     def measure(stage: str, done: float, total: float, note: str = "") -> None:
@@ -48,19 +47,16 @@ def main() -> None:
         print(
             f"{len(result.records)} images, {result.images_per_hour:,.0f} an hour, problems: {found.counts or 'none'}"
         )
-    tenth = next(row for row in rows if int(str(row["images"])) >= given.count / 10)
-    growth = 1024 * (float(str(rows[-1]["rss_mib"])) - float(str(tenth["rss_mib"])))
+    tenth = next(row for row in rows if row["images"] >= given.count / 10)
+    growth = 1024 * (rows[-1]["rss_mib"] - tenth["rss_mib"])
     print(f"growth after the first tenth: {growth / (0.9 * given.count):.2f} KiB an image")
     if given.csv:
-        with open(given.csv, "w", newline="") as stream:
-            writer = csv.DictWriter(stream, COLUMNS)
-            writer.writeheader()
-            writer.writerows(rows)
+        write_rows(given.csv, rows)
 
 
 def rss() -> float:
-    """Resident memory of this process in MiB; workers are not counted."""
-    return int(Path("/proc/self/statm").read_text().split()[1]) * PAGE / 2**20
+    """Return the resident memory of this process in MiB, without workers."""
+    return float(psutil.Process().memory_info().rss / 2**20)
 
 
 if __name__ == "__main__":

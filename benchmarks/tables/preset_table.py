@@ -6,13 +6,13 @@ on the machine of the published schedule), and generalisation.csv (gain in Avg5 
 is empty if its file or figure is missing.
 """
 
-import csv
 from collections.abc import Mapping
 from pathlib import Path
 
 from generalisation_table import figure, gains
 from generalisation_table import read as read_generalisation
 from preset_cells import SETTINGS
+from records import read_rows
 
 from dgkit.bench.rows import BenchRow, latest, read
 from dgkit.diffusion.presets import PRESETS
@@ -21,8 +21,8 @@ from dgkit.markdown import markdown_table
 
 HEAD = ("preset", "evaluations an image", "fewer", "images an hour", "times `official`", "agreement", "small classes",
         "Fréchet distance", "gain in Avg5")  # fmt: skip
-ABLATION_HEAD = ("setting", "alone: evaluations", "agreement", "small classes", "`fast` without: evaluations", "agreement",
-              "small classes")  # fmt: skip
+ABLATION_HEAD = ("setting", "alone: evaluations", "agreement", "small classes", "`fast` without: evaluations",
+                 "agreement", "small classes")  # fmt: skip
 # Arms of generalisation.py by the preset that drew their images; `full` has the one that it was given.
 FULL = "fast"
 ARMS = {"full": FULL, "no-fusion": "one-pass", **{name: name for name in PRESETS}}
@@ -77,10 +77,7 @@ def ablation_table(results: Path) -> str:
 
 def by_cell(path: Path) -> dict[str, dict[str, str]]:
     """Return the rows of presets.py by their cell; none if there is no file."""
-    if not path.is_file():
-        return {}
-    with path.open(newline="", encoding="utf-8") as file:
-        return {row["cell"]: row for row in csv.DictReader(file)}
+    return {row["cell"]: row for row in read_rows(path)}
 
 
 def fastest(path: Path) -> dict[str, BenchRow]:

@@ -161,7 +161,10 @@ def test_no_device_is_a_failure(tmp_path: Path) -> None:
 
 
 def test_wrong_arguments_are_named(tmp_path: Path) -> None:
-    for options, words in (("--steps nonsense", "unknown step 'nonsense'"), (f"--wheels {tmp_path}", "holds no wheel")):
+    for options, words in (
+        ("--steps nonsense", "unknown step 'nonsense'"),
+        (f"--wheels {tmp_path}", "contains no .whl file"),
+    ):
         result = subprocess.run(command(tmp_path / "out", *options.split()), capture_output=True, text=True)
         assert result.returncode == 2 and words in result.stderr
     assert not (tmp_path / "out").exists()

@@ -1,4 +1,4 @@
-"""The speed script: what it makes of its measurements. (What it measures is tested with ``dgkit eval``.)"""
+"""Summary and table of eval_speed.py; what it measures is tested with ``dgkit eval``."""
 
 import argparse
 from collections.abc import Iterator
@@ -34,6 +34,6 @@ def test_medians_and_the_largest_peak(script: ModuleType) -> None:
     assert script.summary("torch", ours, None, given)["x_mmseg"] == ""
 
 
-def test_the_ways_exist(script: ModuleType) -> None:
-    assert all(engine in RUNNERS and dtype in DTYPES for engine, dtype in script.WAYS.values())
-    assert {*script.ON_CPU.split(","), *script.ON_GPU.split(",")} <= {script.LOOP, *script.WAYS}
+def test_variants_exist(script: ModuleType) -> None:
+    assert all(engine in RUNNERS and dtype in DTYPES for engine, dtype in script.VARIANTS.values())
+    assert {*script.ON_CPU.split(","), *script.ON_GPU.split(",")} <= {script.LOOP, *script.VARIANTS}

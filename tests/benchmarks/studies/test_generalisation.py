@@ -1,4 +1,4 @@
-"""The generalisation benchmark: its arms and table, and (slow) the whole of it as small as it gets."""
+"""The generalisation study: its arms and table, and (slow) a very small run of all of it."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def row(arm: str, seed: int, what: str, miou: float) -> dict[str, object]:
     return {"arm": arm, "seed": seed, "set": what, "miou": miou}
 
 
-def test_the_table_compares_seed_by_seed(script: ModuleType) -> None:
+def test_table_compares_seed_by_seed(script: ModuleType) -> None:
     rows = [row("colour", 0, "Avg5", 10.0), row("colour", 1, "Avg5", 30.0), row("colour", 0, "acdc fog", 1.0),
             row("full", 1, "Avg5", 33.0), row("full", 0, "Avg5", 14.0)]  # fmt: skip
     lines = script.table(rows).splitlines()
@@ -52,9 +52,9 @@ def test_the_table_compares_seed_by_seed(script: ModuleType) -> None:
         (("--arms", "full"), "--arms lacks colour"),
         (("--arms", "colour,filter"), "--arms lacks full"),
         (("--arms", "colour,renders"), "--arms lacks full"),
-        (("--arms", "colour,full,renders", "--source", "gta=DIR"), "renders draws scenes of the city"),
-        (("--arms", "colour,full", "--also", "photos=DIR"), "--also photos=DIR is not NAME=DIR; names: gta, "),
-        (("--arms", "colour,full", "--also", "acdc=DIR"), "--also acdc: a target already"),
+        (("--arms", "colour,full,renders", "--source", "gta=DIR"), "renders renders scenes of the city"),
+        (("--arms", "colour,full", "--also", "photos=DIR"), "--also photos=DIR is not NAME=DIR; known names: gta, "),
+        (("--arms", "colour,full", "--also", "acdc=DIR"), "--also acdc: already a target"),
     ],
 )
 def test_arms_that_cannot_be_compared_are_refused(tmp_path: Path, options: tuple[str, ...], message: str) -> None:
@@ -63,7 +63,7 @@ def test_arms_that_cannot_be_compared_are_refused(tmp_path: Path, options: tuple
     assert not any(tmp_path.iterdir())
 
 
-def test_tasks_wait_for_what_they_need_and_one_that_fails_stops_those_alone(
+def test_jobs_wait_for_their_dependencies_and_a_failure_stops_only_dependents(
     script: ModuleType, capsys: pytest.CaptureFixture[str]
 ) -> None:
     made: list[str] = []
@@ -76,8 +76,8 @@ def test_tasks_wait_for_what_they_need_and_one_that_fails_stops_those_alone(
 
     needs = {"last": ("second", "first"), "lost": ("after bad",), "after bad": ("bad",), "second": ("first",),
              "first": (), "bad": ()}  # fmt: skip
-    tasks = [script.Task(name, after, make, (name,)) for name, after in needs.items()]
-    assert set(script.run_all(tasks, 1, 2)) == {"bad", "after bad", "lost"}
+    jobs = [script.Job(name, after, make, (name,)) for name, after in needs.items()]
+    assert set(script.run_all(jobs, 1, 2)) == {"bad", "after bad", "lost"}
     assert made == ["first", "second", "last"]
     printed = capsys.readouterr().out
     assert "bad: no luck" in printed and "last: made last" in printed
@@ -98,7 +98,7 @@ def test_gains_are_taken_between_equal_seeds(script: ModuleType) -> None:
     assert script.table(rows).splitlines()[-1] == "| generated | 33.0 | +3.0 |"
 
 
-def test_renders_are_the_scenes_of_the_full_set_in_the_styles_asked_for(script: ModuleType, tmp_path: Path) -> None:
+def test_renders_are_the_scenes_of_the_full_set_in_its_styles(script: ModuleType, tmp_path: Path) -> None:
     write_role(tmp_path / "source", "source", 2, 9000, height=64, workers=1)
     full, box = tmp_path / "generated" / "full", CropBox(8, 16, 48, 48)
     styles = ("snowy", "foggy")
@@ -110,8 +110,8 @@ def test_renders_are_the_scenes_of_the_full_set_in_the_styles_asked_for(script: 
                   "image": f"images/{number}.png", "label": f"labels/{number}_labelTrainIds.png"}  # fmt: skip
         with (full / "manifest.jsonl").open("a") as file:
             file.write(json.dumps(record) + "\n")
-    bench = script.Bench(Namespace(work=tmp_path))
-    bench.render()
+    study = script.Study(Namespace(work=tmp_path))
+    study.render()
     made = tmp_path / "generated" / "renders"
     photographs = [np.asarray(Image.open(tmp_path / "source" / "images" / f"0000{n}.png"))[16:64, 8:56] for n in (1, 2)]
     for number, photograph in enumerate(photographs):
@@ -120,12 +120,12 @@ def test_renders_are_the_scenes_of_the_full_set_in_the_styles_asked_for(script: 
         labels = [folder / "labels" / f"{number}_labelTrainIds.png" for folder in (full, made)]
         assert labels[0].read_bytes() == labels[1].read_bytes()
     write_label(full / "labels" / "1_labelTrainIds.png", np.zeros((48, 48), np.uint8))
-    with pytest.raises(RuntimeError, match="draws another label map"):
-        bench.render()
+    with pytest.raises(RuntimeError, match="rendered label map differs"):
+        study.render()
 
 
 @pytest.mark.slow
-def test_the_whole_benchmark(script: ModuleType, tmp_path: Path) -> None:
+def test_whole_study(script: ModuleType, tmp_path: Path) -> None:
     if importlib.util.find_spec("mmseg") is None:
         pytest.skip("needs mmsegmentation: pip install 'dgkit[seg]'")
     unswapped = tmp_path / "unswapped"
@@ -148,11 +148,11 @@ def test_the_whole_benchmark(script: ModuleType, tmp_path: Path) -> None:
         added = list(csv.DictReader(file))
     figures = {(line["arm"], line["set"]): (line["miou"], line["seconds"]) for line in added}
     assert {what for _, what in figures} == sets | {"dgkit"}
-    # Nothing was trained a second time: time and figures of every training are those of the first run.
+    # Nothing was trained twice: times and figures are those of the first run.
     assert all(figures[line["arm"], line["set"]] == (line["miou"], line["seconds"]) for line in rows)
 
 
-def test_a_set_besides_is_judged_by_the_classes_it_has_and_stands_last(script: ModuleType) -> None:
+def test_further_set_comes_last_with_the_mean_over_its_own_classes(script: ModuleType) -> None:
     entry = {
         "miou": 0.25,
         "iou": {"road": 0.5, "sky": 0.25, "train": 0.0},

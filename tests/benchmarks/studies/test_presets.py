@@ -59,12 +59,12 @@ def test_no_setting_costs_evaluations(scripts: dict[str, ModuleType]) -> None:
 
 
 def test_operations_are_those_of_the_calls(scripts: dict[str, ModuleType]) -> None:
-    """Evaluations times the denoiser, and the VAE once small and twice large where there is a second pass."""
+    """Evaluations times the denoiser; the VAE once at label size, and twice enlarged with a second pass."""
     script = scripts["preset_cost"]
     info, label = open_model("random:tiny").info, make_label(0, 64, 64)
-    work = script.Work.of("tiny", (64, 64), 2)
-    assert 3 < work.large_decoder / work.decoder < 5 and min(dataclasses.astuple(work)) > 0
-    large = dataclasses.replace(work, denoiser=1.0, condition=0.0, decoder=10.0, large_encoder=100.0, large_decoder=2e3)
+    cost = script.Cost.of("tiny", (64, 64), 2)
+    assert 3 < cost.large_decoder / cost.decoder < 5 and min(dataclasses.astuple(cost)) > 0
+    large = dataclasses.replace(cost, denoiser=1.0, condition=0.0, decoder=10.0, large_encoder=100.0, large_decoder=2e3)
     given = {"exact": ("exact", "exact"), "one": ("one-pass", "exact"), "latent": ("exact:bridge=latent", "exact")}
     rows = [line.split(" | ") for line in script.table(given, [label], info, large).splitlines()[2:5]]
     assert [[float(cell.strip("| ")) for cell in row[4:]] for row in rows] == [
@@ -90,7 +90,7 @@ def test_ablation_is_run_and_continued(
     options = ["--leads", "--model", str(model), "--device", "cpu", "--dtype", "fp32", "--batch", "64", "--count", "2",
                "--scenes", "2", "--workers", "0", "--results", str(tmp_path / "results")]  # fmt: skip
     monkeypatch.setattr(sys, "argv", ["presets.py", str(tmp_path / "work"), *options])
-    real, drawn = script.Bench.drawn, []
+    real, drawn = script.Study.drawn, []
 
     def stop_at_the_fourth(self: Any, preset: Preset) -> Any:
         drawn.append(preset.name)
@@ -98,12 +98,12 @@ def test_ablation_is_run_and_continued(
             raise KeyboardInterrupt
         return real(self, preset)
 
-    monkeypatch.setattr(script.Bench, "drawn", stop_at_the_fourth)
+    monkeypatch.setattr(script.Study, "drawn", stop_at_the_fourth)
     with pytest.raises(KeyboardInterrupt):
         script.main()
     script.main()
     cells = scripts["preset_cells"].ablation_cells()
-    assert len(drawn) == len(cells) + 1 and drawn[3] == drawn[4]  # nothing is drawn twice but what was cut off
+    assert len(drawn) == len(cells) + 1 and drawn[3] == drawn[4]  # only the interrupted cell is drawn twice
     assert not (tmp_path / "results" / "presets.csv").exists()
     with open(tmp_path / "results" / "preset_leads.csv", newline="", encoding="utf-8") as file:
         rows = {row["cell"]: row for row in csv.DictReader(file)}
