@@ -10,9 +10,9 @@ class Arm:
     """A training set.
 
     ``generated``: options of ``dgkit generate`` for its set, None for the source alone. ``filtered``: its labels
-    without the pixels that a baseline segmenter doubts. ``own_filter``: the filtered labels that ``dgkit generate`` itself
-    wrote. ``rendered``: its scenes are rendered by the city instead. ``folder``: the arm whose set it uses. ``times``:
-    size of the set relative to that of the others. ``extra``: only trained if named in ``--arms``.
+    without the pixels that a baseline segmenter doubts. ``own_filter``: the filtered labels that ``dgkit generate``
+    wrote itself. ``rendered``: its scenes are rendered by the city instead. ``folder``: the arm whose set it uses.
+    ``times``: size of the set relative to that of the others. ``extra``: only trained if named in ``--arms``.
     """
 
     text: str
