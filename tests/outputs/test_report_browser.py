@@ -1,6 +1,6 @@
-"""The report page in a real browser, from a file: what is seen, what a click does, and that many scenes stay quick.
+"""The report page in a real browser, opened as a file: what is shown, what clicks and keys do, and many scenes.
 
-Needs playwright and a Chromium: its own, or the one that ``$CHROMIUM`` names or the system has.
+Needs playwright and Chromium: the program that ``$CHROMIUM`` names, the system's, or playwright's own.
 """
 
 import os
@@ -18,7 +18,6 @@ from dgkit.outputs.report_page import report
 from tests.generated import make_generated, make_image, make_job
 
 sync_api = pytest.importorskip("playwright.sync_api", reason="needs playwright: pip install playwright")
-pytestmark = pytest.mark.slow
 SYSTEM = ("chromium", "chromium-browser", "google-chrome")
 MANY = 10_000
 
@@ -30,7 +29,8 @@ def browser() -> Iterator[Any]:
         try:
             opened = playwright.chromium.launch(executable_path=program, args=["--no-sandbox"])
         except sync_api.Error as error:
-            pytest.skip(f"needs a Chromium: {str(error).splitlines()[0]}")
+            reason = f"{program} does not start" if program else "apt-get install chromium, or name it with $CHROMIUM"
+            pytest.skip(f"needs Chromium: {reason} ({str(error).splitlines()[0]})")
         yield opened
         opened.close()
 
@@ -185,6 +185,7 @@ def many(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return report(out).page
 
 
+@pytest.mark.slow
 def test_ten_thousand_scenes_stay_quick(open_page: Any, many: Path) -> None:
     """Only scenes in view have elements, wherever one scrolls; what a filter costs is shown, not asserted."""
     page = open_page(many)
