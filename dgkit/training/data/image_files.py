@@ -200,7 +200,7 @@ def scaled(shape: tuple[int, ...], factor: float) -> tuple[int, int]:
 def padded(image: np.ndarray, size: int) -> np.ndarray:
     """Pad ``image`` [H, W, 3] by reflection on the right and at the bottom to at least ``size`` pixels per side.
 
-    Reflection keeps the statistics of a photograph; the label map is 255 (ignore) there.
+    Reflection keeps the image statistics; the label map is 255 (ignore) there.
     """
     missing = [max(0, size - side) for side in image.shape[:2]]
     if any(missing):

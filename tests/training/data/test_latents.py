@@ -45,7 +45,7 @@ def _vae(seed: int) -> AutoencoderKL:
 
 @pytest.fixture
 def images(tmp_path: Path) -> ImageFeed:
-    """Five images of three sizes, one smaller than the crop, at two scales: ten pictures."""
+    """Five images of three sizes, one smaller than the crop, at two scales: ten whole images."""
     rng = np.random.default_rng(0)
     for i, (height, width) in enumerate([(24, 30), (24, 30), (33, 25), (10, 40), (24, 30)]):
         _save(tmp_path / "images" / f"{i}.png", rng.integers(0, 256, (height, width, 3), np.uint8))
@@ -81,12 +81,12 @@ def test_windows_are_those_of_the_encoded_picture(images, vae, tmp_path):
 
 def test_pixels_and_latents_show_the_same_crop_on_the_grid(images, vae, tmp_path):
     cached = with_cached_latents(images, vae, tmp_path / "cache", pixels=True)
-    pictures = [(image.key, image.read()) for image in images.whole_images()]
+    whole_images = [(image.key, image.read()) for image in images.whole_images()]
     for i in range(10):
         example = cached.draw(np.random.default_rng(i))
         ((key, y, x),) = (
             (key, y, x)
-            for key, whole in pictures
+            for key, whole in whole_images
             for y in range(0, whole.shape[0] - 15, FACTOR)
             for x in range(0, whole.shape[1] - 15, FACTOR)
             if np.array_equal(whole[y : y + 16, x : x + 16], example.image)

@@ -82,10 +82,15 @@ def test_ldm_writes_a_pipeline_folder_with_another_unet_and_the_same_rest(folder
 
 
 def test_controlnet_loads_in_diffusers_and_after_a_swap_in_dgkit(folder):
-    look = {"labels": [folder / "data" / "labels" / "0.png"], "styles": ("none", "night"), "steps": 2, "samples": 2}
+    validation = {
+        "labels": [folder / "data" / "labels" / "0.png"],
+        "styles": ("none", "night"),
+        "steps": 2,
+        "samples": 2,
+    }
     prior = make_micro_model(folder / "prior", with_controlnet=False, seed=5)
-    look["prior"] = str(prior)
-    recipe = _controlnet(folder, "controlnet", gradient_checkpointing=True, zero_conv_lr=4.0, validation=look)
+    validation["prior"] = str(prior)
+    recipe = _controlnet(folder, "controlnet", gradient_checkpointing=True, zero_conv_lr=4.0, validation=validation)
     train_controlnet(recipe)
     out = folder / "controlnet"
     controlnet = diffusers.ControlNetModel.from_pretrained(out)
@@ -101,11 +106,11 @@ def test_controlnet_loads_in_diffusers_and_after_a_swap_in_dgkit(folder):
 
 
 def test_validation_images_are_painted_on_the_prior(folder):
-    look = {"labels": [folder / "data" / "labels" / "0.png"], "styles": ("none",), "steps": 2, "samples": 0}
+    validation = {"labels": [folder / "data" / "labels" / "0.png"], "styles": ("none",), "steps": 2, "samples": 0}
     pictures = []
     for name, prior in (("own", None), ("other", make_micro_model(folder / "another", with_controlnet=False, seed=9))):
         prior = None if prior is None else str(prior)
-        train_controlnet(_controlnet(folder, f"look-{name}", validation={**look, "prior": prior}))
+        train_controlnet(_controlnet(folder, f"look-{name}", validation={**validation, "prior": prior}))
         path = folder / f"look-{name}" / "training" / "validation" / "step_00000003_swapped_0.png"
         pictures.append(_picture(path))
     networks = [_weights(diffusers.ControlNetModel, folder / f"look-{name}") for name in ("own", "other")]

@@ -1,12 +1,10 @@
 """Checkpoints survive kills, full disks and other settings."""
 
 import json
-import multiprocessing
 import os
 import resource
 import shutil
 import signal
-import sys
 from pathlib import Path
 
 import pytest
@@ -44,16 +42,6 @@ def check_newest(folder: Path) -> int:
     assert load_file(found[-1] / "model.safetensors").keys() == load_file(found[-1] / "ema.safetensors").keys()
     assert torch.load(found[-1] / "optimizer.bin", weights_only=True)["state"]
     return state["step"]
-
-
-@pytest.fixture(scope="module")
-def server() -> multiprocessing.context.ForkServerContext:
-    """Processes that start with torch imported already."""
-    if sys.platform == "win32":
-        pytest.skip("needs SIGKILL and a fork server")
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["tests.fits", "torch.utils.tensorboard", "torch._dynamo"])
-    return context
 
 
 def killed(server, target, *arguments) -> bool:

@@ -3,7 +3,6 @@
 import csv
 import importlib.util
 import math
-import multiprocessing
 import os
 import socket
 import subprocess
@@ -260,16 +259,6 @@ def test_the_missing_extra_is_named(monkeypatch, module, package):
     with pytest.raises(MissingDependency, match=f"'{package}' is not installed") as caught:
         spec.loader.exec_module(importlib.util.module_from_spec(spec))
     assert "dgkit[train]" in caught.value.hint
-
-
-@pytest.fixture(scope="module")
-def server() -> multiprocessing.context.ForkServerContext:
-    """Processes that start with torch imported already."""
-    if sys.platform == "win32":
-        pytest.skip("needs a fork server")
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["tests.fits", "torch.utils.tensorboard", "torch._dynamo"])
-    return context
 
 
 def free_port() -> int:
