@@ -1,5 +1,6 @@
-"""The dataset card and what other programs need to read a folder: README.md, metadata.jsonl, a config for
-mmsegmentation.
+"""The dataset card of a folder, and the files that other programs need to read it.
+
+They are README.md, metadata.jsonl for `datasets`, and a config for mmsegmentation.
 """
 
 import json
@@ -19,7 +20,7 @@ from dgkit.progress import Advance
 
 CARD, SNIPPET, METADATA = "README.md", "mmseg_dataset.py", "metadata.jsonl"
 _MARK = "<!-- Written by dgkit. Without this line dgkit leaves the file alone. -->"
-# Where `datasets` finds the train split. Spelt out: it would else take "train" in a file name, as the class has it,
+# Files of the train split. They are spelt out because `datasets` takes "train" in a file name, which may be the class,
 # for the name of a split.
 FILES = {
     "generated": ["metadata.jsonl", "images/*.png", "labels/*.png"],
@@ -47,18 +48,18 @@ def write_card(
     workers: int = 0,
     progress: Advance | None = None,
 ) -> Summary:
-    """Write README.md, dataset.json, metadata.jsonl and mmseg_dataset.py beside the scenes of a generated folder.
+    """Write README.md, dataset.json, metadata.jsonl and mmseg_dataset.py into a generated folder.
 
-    They are a function of the scenes and settings alone. ``source_pixels`` as for :func:`summarise`. A README.md that
-    dgkit did not write stays. Raises InputError where ``path`` is no generated folder, LabelError for a label that
-    cannot be read, OutputError where the folder cannot be written.
+    They depend on scenes and settings alone. ``source_pixels`` is as for :func:`summarise`. A README.md that dgkit did
+    not write stays. Raises InputError if ``path`` is not a generated folder, LabelError for a label that cannot be
+    read, OutputError if the folder cannot be written.
     """
     folder = open_generated(path, partial=True)
     return describe(folder, count_classes(folder, workers, progress), source_pixels)
 
 
 def describe(folder: GeneratedFolder, pixels: ClassPixels, source_pixels: Sequence[int] | None = None) -> Summary:
-    """The same for a folder that was read and counted already."""
+    """Write the files of :func:`write_card` for a folder that was read and counted already."""
     summary = summarise(folder, pixels, source_pixels)
     write_summary(summary, folder.path)
     write_changed(folder.path / METADATA, metadata_lines(folder.records))
@@ -68,7 +69,7 @@ def describe(folder: GeneratedFolder, pixels: ClassPixels, source_pixels: Sequen
 
 
 def write_readme(folder: Path, summary: Summary, layout: str) -> None:
-    """The card of a folder in one of the layouts of :data:`FILES`; a README.md of somebody else stays."""
+    """Write the card of a folder in one of the layouts of :data:`FILES`; a README.md that dgkit did not write stays."""
     path = folder / CARD
     if path.is_file() and _MARK.encode() not in path.read_bytes():
         return
@@ -76,13 +77,13 @@ def write_readme(folder: Path, summary: Summary, layout: str) -> None:
 
 
 def card_text(summary: Summary, layout: str) -> str:
-    """README.md of a data set on the Hugging Face hub: what it is, how to load it, what its parts are licensed as."""
+    """Return the README.md for the Hugging Face hub: content, how to load it, licences of its parts."""
     parts = [
         _front_matter(summary, layout),
         _MARK,
         f"\n# {summary.images:,} labelled street scenes\n",
-        f"Images{_pixels(summary)}, generated with dgkit {__version__}: a label map and a prompt went in, the image "
-        "shows both. Labels are the 19 classes of Cityscapes as train ids.\n",
+        f"Images{_pixels(summary)}, generated with dgkit {__version__}: each image shows a label map in the "
+        "style of a prompt. Labels are the 19 classes of Cityscapes as train ids.\n",
         markdown_table(("setting", "value"), _settings(summary)),
         f"## Files\n\n{_CONTENT[layout]}\n",
         _loading(layout),
@@ -95,7 +96,7 @@ def card_text(summary: Summary, layout: str) -> str:
 
 
 def metadata_lines(records: Iterable[dict[str, Any]]) -> bytes:
-    """``metadata.jsonl`` as the image folder of `datasets` reads it: ``image`` and ``label`` become pictures."""
+    """Return the ``metadata.jsonl`` of an image folder for `datasets`: ``image`` and ``label`` become image columns."""
     kept = ("id", "style", "class", "prompt", "source", "crop", "seed")
     lines = (
         {
@@ -109,7 +110,7 @@ def metadata_lines(records: Iterable[dict[str, Any]]) -> bytes:
 
 
 def mmseg_snippet(prefix: str) -> str:
-    """A config of mmsegmentation 1.x for the folder it lies in; ``prefix`` leads to images/ and labels/ below it."""
+    """Return a config of mmsegmentation 1.x for its own folder; ``prefix`` is the path to images/ and labels/ in it."""
     palette = [list(map(int, colour)) for colour in PALETTE]
     return f"""# This folder as a data set of mmsegmentation 1.x:
 #   _base_ = ["THIS_FOLDER/{SNIPPET}"]
@@ -187,7 +188,7 @@ def _classes(summary: Summary) -> str:
          f"{summary.scenes[i]:,}", f"{summary.drawn.get(name, 0):,}")
         for i, name in enumerate(CLASSES)
     ]  # fmt: skip
-    heads = ("class", "pixels", "pixels of the label maps drawn from", "images with it", "drawn for it")
+    heads = ("class", "pixels", "pixels in the source", "images with it", "crops for it")
     table = markdown_table(heads, rows)
     return f"## Classes\n\nShares of the pixels that are not ignored; {summary.ignored_share:.2%} are.\n\n{table}"
 
@@ -200,8 +201,8 @@ def _licence(summary: Summary) -> str:
         )
     return (
         f"## Licence\n\nNot settled by dgkit. The images are the output of a model ({summary.model}) whose licence may "
-        f"restrict their use. The labels are cut from others' work ({summary.source}) and stay under its terms. Look "
-        "both up, and write here what applies before you pass this folder on.\n"
+        f"restrict their use. The labels are crops of other people's work ({summary.source}), whose terms apply. Check "
+        "both, and state here what applies before you distribute this folder.\n"
     )
 
 

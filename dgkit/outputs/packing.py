@@ -1,7 +1,7 @@
-"""``dgkit pack``: a finished generated folder as shards, parquet files or an image folder.
+"""``dgkit pack``: write a generated folder as tar shards, parquet files or an image folder.
 
-Which scenes go into which file is settled from the sizes before anything is written. A file is complete or absent, and
-its line in ``SHA256SUMS`` is written after it, so the same call goes on where the last one ended.
+File sizes decide before anything is written which scene goes into which file. A file is complete or absent, and its
+line in ``SHA256SUMS`` is written after it, so the same call resumes where the last one ended.
 """
 
 import contextlib
@@ -30,8 +30,8 @@ from dgkit.outputs.card import METADATA, SNIPPET, metadata_lines, mmseg_snippet,
 from dgkit.outputs.class_pixels import count_classes
 from dgkit.outputs.shards import (
     EXTRA,
-    Advance,
-    Written,
+    FileDigests,
+    OnWritten,
     file_size,
     tar_size,
     tree_path,
@@ -40,19 +40,18 @@ from dgkit.outputs.shards import (
     write_tree,
 )
 from dgkit.outputs.summary import Summary, summarise, write_summary
+from dgkit.progress import Advance, Progress, within
 
 FORMATS = ("folder", "webdataset", "parquet")
 SUMS, SETTINGS = "SHA256SUMS", "pack.json"
-SHARD_BYTES = 500_000_000  # what WebDataset and the Hugging Face hub recommend: large reads, few files
-_TREE_SCENES = 256  # scenes of a folder that are noted down together
+SHARD_BYTES = 500_000_000  # recommended by WebDataset and the Hugging Face hub: large reads, few files
+_TREE_SCENES = 256  # scenes of an image folder that are recorded in SHA256SUMS together
 _LINE = re.compile(r"([0-9a-f]{64})  (.+)")
-
-Progress = Callable[[str, float, float], None]
 
 
 @dataclass(frozen=True)
 class Shard:
-    """Scenes that are written together: one file, or a part of a folder."""
+    """Scenes that are written together: one file, or a part of an image folder."""
 
     name: str
     records: tuple[Line, ...]
@@ -60,7 +59,11 @@ class Shard:
 
 @dataclass(frozen=True)
 class PackResult:
-    """``files`` are the names below ``dest`` that hold scenes; ``written`` shards are of this call."""
+    """Result of :func:`pack`.
+
+    ``files``: paths of the files with scenes, relative to ``dest``; ``bytes``: their total size. ``written``: number of
+    shards written by this call; ``continued``: number of shards that were there before.
+    """
 
     dest: Path
     format: str
@@ -71,6 +74,7 @@ class PackResult:
     continued: int
 
     def to_json(self) -> dict[str, Any]:
+        """Return what ``dgkit pack --json`` prints."""
         return {
             "dest": str(self.dest), "format": self.format, "images": self.images, "files": len(self.files),
             "bytes": self.bytes, "written": self.written, "continued": self.continued,
@@ -87,27 +91,26 @@ def pack(
     filtered: bool = False,
     progress: Progress | None = None,
 ) -> PackResult:
-    """Pack the generated folder ``out`` into ``dest``, with SHA256SUMS, a card and the settings in pack.json.
+    """Pack the generated folder ``out`` into ``dest``, with SHA256SUMS, a dataset card and the settings in pack.json.
 
-    ``format``: "webdataset" (tar shards of about ``shard_bytes``), "parquet" (files of about that size) or "folder" (an
-    image folder for `datasets` and mmsegmentation; hard links where possible). Each scene is compared with the digests
-    of the manifest when it is read. ``partial`` accepts a folder whose run has not ended. ``filtered`` takes the second
-    labels of ``dgkit filter``, and only the scenes that it kept. ``progress`` gets ("count" or "pack", scenes done,
-    scenes in all).
+    ``format`` is "webdataset" (tar shards of about ``shard_bytes``), "parquet" (files of about that size) or "folder"
+    (an image folder for `datasets` and mmsegmentation, with hard links if possible). Each scene is compared with the
+    digests of the manifest when it is read. ``partial`` accepts a folder whose run has not finished. ``filtered`` packs
+    the labels of ``dgkit filter``, and only the scenes that it kept. ``progress`` reports the stages "count" and "pack"
+    in scenes.
 
-    Raises UsageError for another format or size, InputError for a folder or scene that cannot be used, OutputError
-    where ``dest`` is in use, holds something else or cannot be written, MissingDependency without pyarrow.
+    Raises UsageError for an unknown format or size, InputError for a folder or scene that cannot be used, OutputError
+    if ``dest`` is in use, holds other files or cannot be written, MissingDependency without pyarrow.
     """
     check_format(format)
     if shard_bytes < 1:
-        raise UsageError(f"shards of {shard_bytes} bytes; allowed: 1 or more", "use for example --shard-size 500")
-    report = progress or (lambda stage, done, total: None)
+        raise UsageError(f"a shard size of {shard_bytes} bytes; allowed: 1 or more", "use for example --shard-size 500")
     source, dest = open_generated(out, partial=partial, filtered=filtered), Path(dest)
-    summary = summarise(source, count_classes(source, 0, lambda done, total: report("count", done, total)))
+    summary = summarise(source, count_classes(source, 0, within(progress, "count")))
     plan = plan_shards(source, format, shard_bytes)
     with _opened(dest, _identity(source, format, shard_bytes)):
         done = _finished(dest, {name for shard in plan for name in names(shard, format)})
-        written = _write_missing(source.path, dest, format, plan, done, report)
+        written = _write_missing(source.path, dest, format, plan, done, within(progress, "pack"))
         _complete(dest, format, source.records, summary)
         atomic_write(dest / SUMS, "".join(f"{digest}  {name}\n" for name, digest in sorted(done.items())).encode())
     sizes = sum((dest / name).stat().st_size for name in done)
@@ -115,15 +118,17 @@ def pack(
 
 
 def check_format(format: str) -> None:
-    """Raise UsageError for a format that is not in :data:`FORMATS`, MissingDependency where its library is absent."""
+    """Raise UsageError for a format that is not in :data:`FORMATS`, MissingDependency if its library is missing."""
     if format not in FORMATS:
-        raise UsageError(f"unknown format {format!r}, allowed: {', '.join(FORMATS)}", "use for example webdataset")
+        raise UsageError(
+            f"unknown format {format!r}; known formats: {', '.join(FORMATS)}", "use for example webdataset"
+        )
     if format == "parquet":
         require("pyarrow.parquet", EXTRA)
 
 
 def plan_shards(source: GeneratedFolder, format: str, shard_bytes: int) -> tuple[Shard, ...]:
-    """Which scenes go where, in job order: a shard ends before the scene that would make it too large."""
+    """Distribute the scenes over shards in job order; a shard ends before the scene that would make it too large."""
     if format == "folder":
         records = source.records
         return tuple(Shard("train", records[i : i + _TREE_SCENES]) for i in range(0, len(records), _TREE_SCENES))
@@ -149,31 +154,31 @@ def _by_size(source: GeneratedFolder, format: str, limit: int) -> Iterator[list[
 
 
 def _write_missing(
-    source: Path, dest: Path, format: str, plan: Sequence[Shard], done: Written, report: Progress
+    source: Path, dest: Path, format: str, plan: Sequence[Shard], done: FileDigests, report: Advance
 ) -> int:
-    """Write the shards that are not among ``done``, which grows by them; return how many."""
-    writers: dict[str, Callable[[Path, Sequence[Line], Path, str, Advance], Written]]
+    """Write the shards that are not in ``done``, add them to it, and return their number."""
+    writers: dict[str, Callable[[Path, Sequence[Line], Path, str, OnWritten], FileDigests]]
     writers = {"webdataset": write_tar, "parquet": write_parquet, "folder": write_tree}
     total, ready, written = sum(len(shard.records) for shard in plan), 0, 0
 
-    def advance(count: int) -> None:
+    def on_written(count: int) -> None:
         nonlocal ready
         ready += count
-        report("pack", ready, total)
+        report(ready, total)
 
     for shard in plan:
         if names(shard, format) <= done.keys():
-            advance(len(shard.records))
+            on_written(len(shard.records))
             continue
-        made = writers[format](source, shard.records, dest, shard.name, advance)
-        _note(dest / SUMS, made)
+        made = writers[format](source, shard.records, dest, shard.name, on_written)
+        _append_sums(dest / SUMS, made)
         done.update(made)
         written += 1
     return written
 
 
 def names(shard: Shard, format: str) -> set[str]:
-    """Files of a shard below the target folder."""
+    """Return the paths of a shard's files, relative to the target folder."""
     if format != "folder":
         return {shard.name}
     return {f"{shard.name}/{tree_path(record, kind)}" for record in shard.records for kind in ("image", "label")}
@@ -188,7 +193,7 @@ def _complete(dest: Path, format: str, records: Sequence[Line], summary: Summary
 
 
 def _identity(source: GeneratedFolder, format: str, shard_bytes: int) -> dict[str, Any]:
-    """What the files in the target follow from."""
+    """Return the settings and scenes that determine the files in the target."""
     lines = "".join(json.dumps(record, sort_keys=True) + "\n" for record in source.records)
     settings = {"format": format, "images": len(source.records), "scenes": hashlib.sha256(lines.encode()).hexdigest()}
     return settings if format == "folder" else {**settings, "shard_bytes": shard_bytes}
@@ -196,9 +201,9 @@ def _identity(source: GeneratedFolder, format: str, shard_bytes: int) -> dict[st
 
 @contextlib.contextmanager
 def _opened(dest: Path, identity: dict[str, Any]) -> Iterator[None]:
-    """Hold ``dest`` alone. Raises OutputError where it holds anything but an earlier part of the same pack."""
+    """Lock ``dest``. Raises OutputError unless it is empty or holds an earlier part of the same pack."""
     if dest.exists() and not dest.is_dir():
-        raise OutputError(f"{dest} is a file, an output folder is needed", "choose another name")
+        raise OutputError(f"{dest} is a file; an output folder is needed", "choose another name")
     try:
         dest.mkdir(parents=True, exist_ok=True)
         with sole_writer(dest):
@@ -228,8 +233,8 @@ def _refuse_others(dest: Path, identity: dict[str, Any]) -> None:
         )
 
 
-def _finished(dest: Path, wanted: set[str]) -> Written:
-    """Files that SHA256SUMS lists and that still have the content it says. Others are written again."""
+def _finished(dest: Path, wanted: set[str]) -> FileDigests:
+    """Return the files that still have the digest in SHA256SUMS; others are written again."""
     try:
         lines = (dest / SUMS).read_text(encoding="utf-8").splitlines()
     except OSError:
@@ -245,12 +250,12 @@ def _digest(path: Path) -> str | None:
         return None
 
 
-def _note(sums: Path, made: Written) -> None:
-    """Append lines and wait until they are on disk; a torn one is no line and its file counts as absent."""
+def _append_sums(sums: Path, made: FileDigests) -> None:
+    """Append lines and wait until they are on disk. The file of a line that a kill cut short counts as absent."""
     data = "".join(f"{digest}  {name}\n" for name, digest in made.items()).encode()
     try:
         torn = sums.is_file() and sums.stat().st_size > 0 and not sums.read_bytes().endswith(b"\n")
-        with open(sums, "ab") as stream:
+        with sums.open("ab") as stream:
             stream.write(b"\n" * torn + data)
             stream.flush()
             os.fsync(stream.fileno())

@@ -101,7 +101,7 @@
     const rows = Math.ceil(visible.length / columns);
     grid.style.height = `${Math.max(rows * height, 120)}px`;
     find("empty")?.remove();
-    const nothing = { id: "empty", className: "empty", textContent: "No scene passes these filters." };
+    const nothing = { id: "empty", className: "empty", textContent: "No scene matches these filters." };
     if (!visible.length) grid.append(make("p", nothing));
     for (const [place, cell] of shown) put(cell, place);
     draw();
@@ -176,7 +176,7 @@
     const [x, y, w, h] = scenes.crop[i];
     const held = classes.filter((_, c) => scenes.pixels[i][c]).join(", ");
     facts(find("details"), [
-      ["style", styleName(scenes.style[i])], ["drawn for", texts.class[scenes.class[i]] || "any pixel"],
+      ["style", styleName(scenes.style[i])], ["crop chosen for", texts.class[scenes.class[i]] || "any pixel"],
       ["source", texts.source[scenes.source[i]]], ["crop", `${w} x ${h} at ${x}, ${y}`], ["seed", scenes.seed[i]],
       ...(scenes.agreement && scenes.agreement[i] !== null ? [["agreement", percent(scenes.agreement[i])]] : []),
       ["prompt", texts.prompt[scenes.prompt[i]] || "(empty)"], ["classes", held],
@@ -201,7 +201,7 @@
       return part;
     };
     chosenClass.append(new Option("all", ""), group("in the scene", "shows", showing));
-    if (drawn.some(Boolean)) chosenClass.append(group("drawn for", "drawn", drawn));
+    if (drawn.some(Boolean)) chosenClass.append(group("crop chosen for", "drawn", drawn));
     order.append(new Option("as generated", "job"), new Option("last first", "last"));
     if (scenes.agreement) order.append(new Option("lowest agreement first", "low"));
     order.append(new Option("most of the class first", "most"));
@@ -209,7 +209,7 @@
   find("title").textContent = data.title;
   facts(find("facts"), data.facts);
   find("classes-note").textContent = data.source
-    ? "pixels, log scale; grey: in the label maps drawn from; × ratio of both" : "pixels, log scale";
+    ? "pixels, log scale; grey: source label maps; × ratio of both" : "pixels, log scale";
   root.style.setProperty("--aspect", 1 / data.ratio);
   options();
   find("agreement-box").hidden = !scenes.agreement;

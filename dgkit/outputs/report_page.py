@@ -1,10 +1,10 @@
-"""``dgkit report``: one page to look at a generated folder, from a file and without a network."""
+"""``dgkit report``: an HTML page about a generated folder, which needs no server and no network."""
 
 import base64
 import io
 import json
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
@@ -22,23 +22,26 @@ from dgkit.labels import CLASSES, NUM_CLASSES, PALETTE
 from dgkit.outputs.card import describe
 from dgkit.outputs.class_pixels import ClassPixels, count_classes
 from dgkit.outputs.summary import Summary
-from dgkit.progress import Advance, ignore
+from dgkit.progress import Advance, Progress, within
 
 PAGE = "report.html"
-THUMBNAIL = 256  # pixels of the longer side of an embedded picture
+THUMBNAIL = 256  # longer side of an embedded image in pixels
 _BINS = 60
-_SHORTEST_JUMP = 60.0  # seconds; below, a clock was put right and not back
+_SHORTEST_JUMP = 60.0  # seconds; smaller steps back of the clock are corrections
 _PARTS = ("page.html", "page.css", "charts.js", "page.js")
 
 
 @dataclass(frozen=True)
 class ReportResult:
+    """Result of :func:`report`; ``agreement`` is the mean over the scenes where it was measured, 0..1, or None."""
+
     page: Path
     scenes: int
     shown: int
     agreement: float | None
 
     def to_json(self) -> dict[str, Any]:
+        """Return what ``dgkit report --json`` prints."""
         return {"page": str(self.page), "scenes": self.scenes, "shown": self.shown, "agreement": self.agreement}
 
 
@@ -49,32 +52,29 @@ def report(
     embed: int | None = None,
     to: Path | None = None,
     workers: int = 0,
-    progress: Callable[[str, float, float], None] | None = None,
+    progress: Progress | None = None,
 ) -> ReportResult:
-    """Write ``report.html`` into the generated folder ``out``, and its card anew.
+    """Write ``report.html`` into the generated folder ``out``, and update its dataset card.
 
-    The page shows the pictures that lie beside it. With ``embed`` it holds that many scenes itself, spread evenly over
-    the run and at most 256 pixels wide, and may be moved anywhere; only then may ``to`` name another file.
-    ``source_pixels`` as for :func:`dgkit.outputs.summary.summarise`. ``progress`` gets ("count" or "embed", done, all).
+    The page shows the images in its own folder. With ``embed`` it contains that many scenes, spread evenly over the run
+    and at most 256 pixels wide, and may be moved anywhere; only then may ``to`` name another file. ``source_pixels`` is
+    as for :func:`dgkit.outputs.summary.summarise`. ``progress`` reports the stages "count" and "embed" in scenes.
 
-    Raises UsageError for settings that are not allowed, InputError where ``out`` is no generated folder, LabelError for
-    a label that cannot be read, OutputError where the page cannot be written.
+    Raises UsageError for settings that are not allowed, InputError if ``out`` is not a generated folder, LabelError for
+    a label that cannot be read, OutputError if the page cannot be written.
     """
     if embed is not None and embed < 1:
         raise UsageError(f"--embed {embed}; allowed: 1 or more scenes", "use for example --embed 200")
     if to is not None and embed is None:
-        raise UsageError(
-            "a page elsewhere than beside its pictures needs them inside", "add --embed 200, or leave the file out"
-        )
-    tell = progress or ignore
+        raise UsageError(f"a page outside {out} needs embedded images", "add --embed 200, or omit the file name")
     folder = open_generated(out, partial=True)
-    pixels = count_classes(folder, workers, lambda *done: tell("count", *done))
+    pixels = count_classes(folder, workers, within(progress, "count"))
     data = page_data(folder, pixels, describe(folder, pixels, source_pixels))
     shown = len(folder.records)
     if embed is not None:
         shown = min(embed, shown)
         chosen = np.linspace(0, len(folder.records) - 1, shown).round().astype(int).tolist()
-        data = embedded(folder, data, chosen, lambda *done: tell("embed", *done))
+        data = embedded(folder, data, chosen, within(progress, "embed"))
     page = folder.path / PAGE if to is None else to
     atomic_write(page, render(data).encode())
     known = [value for value in data["scenes"]["agreement"] or () if value is not None]
@@ -82,7 +82,7 @@ def report(
 
 
 def page_data(folder: GeneratedFolder, pixels: ClassPixels, summary: Summary) -> dict[str, Any]:
-    """What the page shows, as JSON: texts once each and scenes in columns, so that 10,000 of them stay small."""
+    """Return the data of the page: each text once and scenes in columns, so that 10,000 scenes stay small."""
     records = folder.records
     columns: dict[str, Any] = {"id": [str(record["id"]) for record in records]}
     texts: dict[str, list[str]] = {}
@@ -91,7 +91,7 @@ def page_data(folder: GeneratedFolder, pixels: ClassPixels, summary: Summary) ->
         texts[name] = list(dict.fromkeys(values))
         numbers = {text: number for number, text in enumerate(texts[name])}
         columns[name] = [numbers[value] for value in values]
-    columns["seed"] = [str(record["seed"]) for record in records]  # JavaScript has no integers of 63 bits
+    columns["seed"] = [str(record["seed"]) for record in records]  # JavaScript has no 63-bit integers
     columns["crop"] = [record["crop"] for record in records]
     columns["pixels"] = pixels.classes.tolist()
     columns["agreement"] = find_agreement(folder)
@@ -111,13 +111,13 @@ def page_data(folder: GeneratedFolder, pixels: ClassPixels, summary: Summary) ->
 
 
 def throughput(times: Sequence[float]) -> dict[str, Any] | None:
-    """Images an hour over the run, from the times [s] at which images were complete, in the order of the jobs.
+    """Return the throughput over the run, from the times [s] at which images were complete, in job order.
 
-    Returns {"seconds": length of the run, "rates": images an hour in each of equal parts of it}; the first image only
-    starts the clock. None for fewer than three images, or all at once. A system clock that was put back meanwhile does
-    not count, as far as the order of the jobs tells; one that was put forward looks like a pause.
+    The result is {"seconds": length of the run, "rates": images per hour in equal parts of it}; the first image only
+    starts the clock. It is None for fewer than three images, or if all were complete at once. A system clock that was
+    set back during the run is corrected as far as the job order shows it; one that was set forward looks like a pause.
     """
-    ordered = np.sort(_continued(np.asarray(times, np.float64)))
+    ordered = np.sort(_without_jumps_back(np.asarray(times, np.float64)))
     if len(ordered) < 3 or ordered[-1] - ordered[0] < 1e-3:
         return None
     seconds = float(ordered[-1] - ordered[0])
@@ -126,12 +126,12 @@ def throughput(times: Sequence[float]) -> dict[str, Any] | None:
     return {"seconds": round(seconds, 3), "rates": [round(float(c) * 3600 * bins / seconds, 1) for c in counts]}
 
 
-def _continued(times: np.ndarray) -> np.ndarray:
-    """``times`` as of a clock that was never put back: what follows a jump goes on where the run was.
+def _without_jumps_back(times: np.ndarray) -> np.ndarray:
+    """Return ``times`` as if the clock had never been set back: times after a jump continue where the run was.
 
-    Workers finish out of order, and single images are made again later, after which the others go on where they had
-    been. So a step back is a jump where it leads to before the end of every stretch so far, and by more than a minute
-    and a tenth of the run until then.
+    Workers finish out of order, and single images may be generated again later, after which the times continue as
+    before. A step back therefore counts as a jump only if it leads before the end of every stretch so far, by more than
+    a minute and more than a tenth of the run until then.
     """
     found: list[float] = []
     ends: list[float] = []  # of stretches without a large step
@@ -150,7 +150,7 @@ def _continued(times: np.ndarray) -> np.ndarray:
 
 
 def embedded(folder: GeneratedFolder, data: dict[str, Any], chosen: Sequence[int], advance: Advance) -> dict[str, Any]:
-    """``data`` of the ``chosen`` scenes alone, with their pictures inside; what is said of the run stays whole."""
+    """Return ``data`` of the ``chosen`` scenes only, with their images embedded; figures of the run stay complete."""
     pictures: dict[str, list[str]] = {"image": [], "label": []}
     for done, number in enumerate(chosen, 1):
         record = folder.records[number]
@@ -169,11 +169,11 @@ def embedded(folder: GeneratedFolder, data: dict[str, Any], chosen: Sequence[int
 
 
 def render(data: dict[str, Any]) -> str:
-    """The page with its style, its script and ``data`` inside: it refers to nothing but pictures beside it."""
+    """Return the page with style, script and ``data`` inlined; it refers to nothing but the images in its folder."""
     page, style, charts, script = (
         resources.files("dgkit.outputs").joinpath(name).read_text(encoding="utf-8") for name in _PARTS
     )
-    # "<" cannot end the script element from inside a string, whatever a prompt or a file name holds.
+    # Escaped, so that no prompt or file name can end the script element.
     text = json.dumps(data, ensure_ascii=False, separators=(",", ":"), allow_nan=False).replace("<", "\\u003c")
     title = data["title"].replace("&", "&amp;").replace("<", "&lt;")
     filled = {"TITLE": title, "STYLE": style, "SCRIPT": charts + script, **_tables(), "DATA": text}
@@ -181,9 +181,9 @@ def render(data: dict[str, Any]) -> str:
 
 
 def _tables() -> dict[str, str]:
-    """Colours of label maps in the browser: for each channel the values of 256 ids, as an SVG filter takes them."""
+    """Return the colours of label maps for an SVG filter: the values of 256 ids for each channel."""
     table = np.zeros((256, 3))
-    table[:NUM_CLASSES] = np.minimum(1, (PALETTE + 0.3) / 255)  # the same colour whether a browser rounds or cuts off
+    table[:NUM_CLASSES] = np.minimum(1, (PALETTE + 0.3) / 255)  # the same colour whether a browser rounds or truncates
     return {name: " ".join(f"{value:.4g}" for value in table[:, i]) for i, name in enumerate(("RED", "GREEN", "BLUE"))}
 
 
@@ -198,7 +198,7 @@ def _facts(summary: Summary) -> list[list[str]]:
 
 
 def _times(folder: GeneratedFolder) -> list[float]:
-    """When each image was complete, by its file; copies keep that only where they keep times."""
+    """Return the modification time of each image [s]; a copied folder has them only if the copy kept times."""
     paths = [folder.path / record["image"] for record in folder.records]
     return [path.stat().st_mtime for path in paths if path.is_file()]
 

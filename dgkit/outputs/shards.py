@@ -1,7 +1,7 @@
-"""The files of a packed data set: tar shards for WebDataset, parquet files, or a tree of files.
+"""Writers for the files of a packed data set: tar shards for WebDataset, parquet files, or an image folder.
 
-Each writer makes complete files with the same bytes for the same scenes, and returns their names below the target
-folder with their SHA-256.
+Each writer makes complete files, with the same bytes for the same scenes. It calls ``on_written`` with the number of
+scenes that it has just written, and returns the SHA-256 of each file by its path relative to the target folder.
 """
 
 import contextlib
@@ -20,16 +20,16 @@ from dgkit.files import atomic_path, atomic_write, digest_file
 from dgkit.optional import require
 
 EXTRA = "outputs"
-_ROW_GROUP = 32  # scenes: readers load a group at once, writers hold one in memory
+_ROW_GROUP = 32  # scenes; readers load a group at a time, the writer holds one in memory
 _PICTURES = ("image", "label")
 _COLUMNS = ("id", *_PICTURES, "style", "class", "prompt", "source", "seed", "record")
 
-Written = dict[str, str]  # name below the target folder -> SHA-256
-Advance = Callable[[int], None]
+FileDigests = dict[str, str]  # path relative to the target folder -> SHA-256
+OnWritten = Callable[[int], None]  # called with the number of scenes that were just written
 
 
 def read_scene(folder: Path, record: Line) -> tuple[bytes, bytes]:
-    """(image, label) files of a scene. Raises InputError where one is missing or is not the one that was written."""
+    """Return the (image, label) files of a scene. Raises InputError if one is missing or differs from the manifest."""
     contents = []
     for kind in ("image", "label"):
         path = folder / record[kind]
@@ -39,31 +39,33 @@ def read_scene(folder: Path, record: Line) -> tuple[bytes, bytes]:
             raise _damaged(folder, path, error.strerror or str(error)) from error
         digest = record.get(f"{kind}_sha256")
         if digest is not None and hashlib.sha256(data).hexdigest() != digest:
-            raise _damaged(folder, path, "it is not the file that the manifest describes")
+            raise _damaged(folder, path, "the file differs from the one that the manifest describes")
         contents.append(data)
     return contents[0], contents[1]
 
 
-def write_tar(source: Path, records: Sequence[Line], target: Path, name: str, advance: Advance) -> Written:
-    """A shard of WebDataset: ``KEY.image.png``, ``KEY.label.png`` and ``KEY.json`` of each scene, beside each other."""
+def write_tar(source: Path, records: Sequence[Line], target: Path, name: str, on_written: OnWritten) -> FileDigests:
+    """Write a shard for WebDataset: ``KEY.image.png``, ``KEY.label.png`` and ``KEY.json`` of each scene in sequence."""
     with atomic_path(target / name) as temporary:
         with tarfile.open(temporary, "w", format=tarfile.GNU_FORMAT) as archive:
             for record in records:
                 image, label = read_scene(source, record)
                 for suffix, data in (("image.png", image), ("label.png", label), ("json", _line(record))):
-                    member = tarfile.TarInfo(f"{key(record)}.{suffix}")  # time, user and group stay 0
+                    member = tarfile.TarInfo(
+                        f"{key(record)}.{suffix}"
+                    )  # time, user and group stay 0, so that the bytes depend on the scenes alone
                     member.size = len(data)
                     archive.addfile(member, io.BytesIO(data))
-                advance(1)
+                on_written(1)
         digest = digest_file(temporary)
     return {name: digest}
 
 
-def write_parquet(source: Path, records: Sequence[Line], target: Path, name: str, advance: Advance) -> Written:
-    """A parquet file that `datasets` and the Hugging Face hub read, with ``image`` and ``label`` as pictures."""
+def write_parquet(source: Path, records: Sequence[Line], target: Path, name: str, on_written: OnWritten) -> FileDigests:
+    """Write a parquet file for `datasets` and the Hugging Face hub, with ``image`` and ``label`` as image columns."""
     pyarrow, parquet = require("pyarrow", EXTRA), require("pyarrow.parquet", EXTRA)
     schema = _schema(pyarrow)
-    # PNG data does not get smaller by another compression.
+    # PNG data is compressed already.
     parts = (f"{name}.{part}" for name in _PICTURES for part in ("bytes", "path"))
     leaves = [*(name for name in _COLUMNS if name not in _PICTURES), *parts]
     compression = {leaf: "NONE" if leaf.endswith(".bytes") else "ZSTD" for leaf in leaves}
@@ -73,20 +75,20 @@ def write_parquet(source: Path, records: Sequence[Line], target: Path, name: str
                 group = records[start : start + _ROW_GROUP]
                 rows = [_row(record, *read_scene(source, record)) for record in group]
                 writer.write_table(pyarrow.Table.from_pylist(rows, schema=schema))
-                advance(len(group))
+                on_written(len(group))
         digest = digest_file(temporary)
     return {name: digest}
 
 
-def write_tree(source: Path, records: Sequence[Line], target: Path, name: str, advance: Advance) -> Written:
-    """``images/`` and ``labels/`` below ``name``: hard links where the file system has them, else copies."""
-    written: Written = {}
+def write_tree(source: Path, records: Sequence[Line], target: Path, name: str, on_written: OnWritten) -> FileDigests:
+    """Fill ``images/`` and ``labels/`` below ``name``, with hard links if the file system has them, else copies."""
+    written: FileDigests = {}
     for record in records:
         for kind, data in zip(("image", "label"), read_scene(source, record), strict=True):
             below = f"{name}/{tree_path(record, kind)}"
             _link(source / record[kind], target / below, data)
             written[below] = hashlib.sha256(data).hexdigest()
-        advance(1)
+        on_written(1)
     return written
 
 
@@ -96,18 +98,21 @@ def tree_path(record: Line, kind: str) -> str:
 
 
 def key(record: Line) -> str:
-    """Name of a scene in a shard: its id without dots, which would end the key there; its number keeps it unique."""
+    """Return the key of a scene in a shard: its id without dots, at which WebDataset would end the key.
+
+    The number at the start of the id keeps the key unique.
+    """
     return str(record["id"]).replace(".", "-")
 
 
 def tar_size(folder: Path, record: Line) -> int:
-    """Bytes that a scene takes in a shard."""
+    """Return the number of bytes that a scene takes in a shard."""
     sizes = [*(file_size(folder, record, kind) for kind in ("image", "label")), len(_line(record))]
     return sum(512 + -(-size // 512) * 512 for size in sizes)
 
 
 def file_size(folder: Path, record: Line, kind: str) -> int:
-    """Bytes of the ``image`` or ``label`` of a scene. Raises InputError where it is missing."""
+    """Return the size in bytes of the ``image`` or ``label`` of a scene. Raises InputError if it is missing."""
     path = folder / record[kind]
     try:
         return path.stat().st_size
@@ -117,7 +122,7 @@ def file_size(folder: Path, record: Line, kind: str) -> int:
 
 def _damaged(folder: Path, path: Path, reason: str) -> InputError:
     return InputError(
-        f"{path}: {reason}", f"dgkit generate {folder} --recipe {folder / 'config.yaml'} makes damaged scenes again"
+        f"{path}: {reason}", f"dgkit generate {folder} --recipe {folder / 'config.yaml'} regenerates damaged scenes"
     )
 
 
@@ -126,7 +131,7 @@ def _line(record: Line) -> bytes:
 
 
 def _schema(pyarrow: Any) -> Any:
-    """Columns, and what `datasets` is to make of them."""
+    """Return the columns, with their feature types for `datasets`."""
     picture = pyarrow.struct({"bytes": pyarrow.binary(), "path": pyarrow.string()})
     types = dict.fromkeys(_COLUMNS, pyarrow.string()) | dict.fromkeys(_PICTURES, picture) | {"seed": pyarrow.int64()}
     features: dict[str, Any] = {name: {"dtype": "string", "_type": "Value"} for name in types}
@@ -145,7 +150,7 @@ def _row(record: Line, image: bytes, label: bytes) -> Line:
 
 def _link(origin: Path, path: Path, data: bytes) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
-    with contextlib.suppress(OSError):  # another file system, or one without links
+    with contextlib.suppress(OSError):  # another file system, or one without hard links
         with contextlib.suppress(FileNotFoundError):
             path.unlink()
         os.link(origin, path)

@@ -1,4 +1,4 @@
-"""What a generated folder is, in figures: the content of its ``dataset.json`` and of its card."""
+"""Figures of a generated folder: the content of its ``dataset.json`` and of its dataset card."""
 
 import json
 from collections.abc import Sequence
@@ -19,9 +19,12 @@ _EMBEDDED = "the model that dgkit ships"
 
 @dataclass(frozen=True)
 class Summary:
-    """``pixels`` and ``scenes`` count the 19 classes here, ``source_pixels`` in the label maps that were drawn from
-    (None where they are not known). Nothing in it depends on when, where or how often the run was started: a folder
-    that is made again elsewhere is the same byte for byte.
+    """Figures of a generated folder.
+
+    For each of the 19 classes, ``pixels`` are its pixels, ``scenes`` the scenes that show it, and ``source_pixels`` its
+    pixels in the label maps that crops were taken from (None if unknown). ``drawn`` counts the crops chosen for each
+    class. Nothing depends on when, where or how often the run was started: a folder that is generated again elsewhere
+    has the same figures.
     """
 
     images: int
@@ -38,11 +41,12 @@ class Summary:
 
     @property
     def licence(self) -> str | None:
-        """``apache-2.0`` where model and label maps both come with dgkit; None where others' terms apply."""
+        """``apache-2.0`` if model and label maps both come with dgkit; None if other terms apply."""
         own = self.settings.get("model") is None and self.settings.get("controlnet") is None
         return "apache-2.0" if own and self.settings.get("world") is not None else None
 
     def to_json(self) -> dict[str, Any]:
+        """Return the content of ``dataset.json``."""
         shown = ("preset", "steps", "guidance_scale", "engine", "dtype", "seed", "rare", "style_mix", "label_scale",
                  "model_digest", "source_digest")  # fmt: skip
         classes = [
@@ -67,8 +71,10 @@ class Summary:
 
 
 def summarise(folder: GeneratedFolder, pixels: ClassPixels, source_pixels: Sequence[int] | None = None) -> Summary:
-    """``source_pixels``: pixels of the 19 classes in all label maps of the source; without it, those that an earlier
-    card of this folder recorded.
+    """Collect the figures of a folder.
+
+    ``source_pixels``: pixels of the 19 classes in all label maps of the source; None takes them from an earlier card of
+    this folder.
     """
     known = source_pixels if source_pixels is not None else _recorded(folder.path, folder.settings)
     return Summary(
@@ -87,18 +93,18 @@ def summarise(folder: GeneratedFolder, pixels: ClassPixels, source_pixels: Seque
 
 
 def write_summary(summary: Summary, folder: Path) -> None:
-    """Write ``dataset.json``, where it is not there with this content already."""
+    """Write ``dataset.json``, unless it has this content already."""
     write_changed(folder / SUMMARY, json_bytes(summary.to_json()))
 
 
 def known_source(parts: Sequence[Path]) -> list[int] | None:
-    """Source pixels that the card of one of these folders recorded; None where none did."""
+    """Return the source pixels that the card of one of these folders recorded; None if none did."""
     found = (_recorded(part, read_recipe(part / "config.yaml")) for part in parts)
     return next((counts for counts in found if counts is not None), None)
 
 
 def _recorded(path: Path, settings: dict[str, Any]) -> list[int] | None:
-    """Source pixels in the dataset.json of a folder, if that is of the same label maps and whole."""
+    """Return the source pixels in the dataset.json of a folder, if it is complete and of the same label maps."""
     try:
         found = json.loads((path / SUMMARY).read_text(encoding="utf-8"))
         same = found["settings"].get("source_digest") == settings.get("source_digest")
@@ -109,7 +115,7 @@ def _recorded(path: Path, settings: dict[str, Any]) -> list[int] | None:
 
 
 def _source(settings: dict[str, Any]) -> str:
-    """The label maps in words. Folders by their names alone: a card goes further than the machine it was made on."""
+    """Describe the label maps. Folders are given without their parents, which say nothing on other machines."""
     if settings.get("dataset") is not None:
         name, _, root = str(settings["dataset"]).partition("=")
         return f"data set {name}, folder {Path(root).name}" if root else f"data set {name}"
@@ -125,5 +131,5 @@ def _model(settings: dict[str, Any]) -> str:
 
 
 def _short(place: str) -> str:
-    """A hub id as it is, a folder by its name."""
+    """Return a hub id unchanged, and of a folder its name."""
     return Path(place).name if Path(place).is_absolute() else place

@@ -33,7 +33,7 @@ def front_matter(folder: Path) -> dict:
     return yaml.safe_load((folder / "README.md").read_text().split("---\n")[1])
 
 
-def test_the_card_says_what_the_folder_holds(carded: Path) -> None:
+def test_the_card_describes_the_folder(carded: Path) -> None:
     text = (carded / "README.md").read_text()
     assert "# 7 labelled street scenes" in text and "Images of 128 x 96 pixels" in text
     assert "| snowy | 2 |" in text and "the model that dgkit ships" in text
@@ -54,7 +54,7 @@ def test_figures_for_programs(carded: Path) -> None:
 
 def test_writing_again_changes_nothing_and_remembers_the_source(carded: Path) -> None:
     before = {path: path.stat().st_mtime_ns for path in carded.iterdir()}
-    write_card(carded)  # this time nobody says what the source was like
+    write_card(carded)  # this time without source pixels
     assert {path: path.stat().st_mtime_ns for path in carded.iterdir()} == before
 
 
@@ -73,7 +73,7 @@ def test_the_source_of_other_label_maps_is_forgotten(tmp_path: Path) -> None:
     assert write_card(out).source_pixels is None
 
 
-def test_somebody_elses_readme_stays(tmp_path: Path) -> None:
+def test_a_readme_of_the_user_stays(tmp_path: Path) -> None:
     out = make_generated(tmp_path / "out", 1)
     (out / "README.md").write_text("# mine\n")
     write_card(out)

@@ -1,4 +1,4 @@
-"""Packed folders: their own loaders read back what was generated; cut off anywhere, the same call completes them."""
+"""Packed folders: their own loaders read back what was generated; an interrupted call can be repeated."""
 
 import hashlib
 import json
@@ -38,7 +38,7 @@ def check_sums(dest: Path) -> list[str]:
     return [name for _, name in lines]
 
 
-def test_what_is_written(generated: Path, tmp_path: Path, format: str) -> None:
+def test_files_of_each_format(generated: Path, tmp_path: Path, format: str) -> None:
     dest = tmp_path / "dest"
     seen: list[tuple[str, float, float]] = []
     result = pack(generated, dest, format, shard_bytes=SHARD, progress=lambda *told: seen.append(told))
@@ -52,12 +52,12 @@ def test_what_is_written(generated: Path, tmp_path: Path, format: str) -> None:
     assert not [name for name in snapshot(dest) if name.endswith(".tmp") or LOCK in name]
 
 
-def test_shards_are_about_as_large_as_asked_for(generated: Path, tmp_path: Path) -> None:
+def test_shards_have_about_the_requested_size(generated: Path, tmp_path: Path) -> None:
     result = pack(generated, tmp_path / "dest", "webdataset", shard_bytes=SHARD)
     sizes = [(tmp_path / "dest" / name).stat().st_size for name in result.files]
     assert len(sizes) >= 3 and max(sizes) <= SHARD + 10_240  # a tar file ends with a block of zeros
     one = pack(generated, tmp_path / "one", "webdataset", shard_bytes=1)
-    assert len(one.files) == 7  # a scene is never cut in two
+    assert len(one.files) == 7  # a scene is never split
 
 
 # webdataset leaves its shards open.
@@ -122,7 +122,7 @@ def lose(dest: Path) -> None:
 
 
 @pytest.mark.parametrize("harm", [cut_sums, damage, lose])
-def test_what_is_missing_or_damaged_is_written_again(
+def test_missing_and_damaged_files_are_written_again(
     generated: Path, tmp_path: Path, format: str, harm: Callable[[Path], None]
 ) -> None:
     dest = tmp_path / "dest"
@@ -134,7 +134,7 @@ def test_what_is_missing_or_damaged_is_written_again(
 
 
 @pytest.mark.parametrize("operation", range(0, 12, 2))
-def test_an_error_at_any_rename_leaves_a_folder_that_can_be_continued(
+def test_packing_resumes_after_an_error_at_any_rename(
     generated: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, operation: int
 ) -> None:
     pack(generated, tmp_path / "whole", "webdataset", shard_bytes=SHARD)
@@ -177,9 +177,9 @@ def killed(out: Path, dest: Path, kind: str, operation: int) -> None:
 
 @pytest.mark.skipif(not hasattr(signal, "SIGKILL"), reason="needs SIGKILL")
 @pytest.mark.parametrize("kind", ["webdataset", "folder"])
-def test_kills_do_no_harm(generated: Path, tmp_path: Path, kind: str) -> None:
+def test_packing_resumes_after_a_kill(generated: Path, tmp_path: Path, kind: str) -> None:
     processes = multiprocessing.get_context("spawn")
-    for operation in (1, 8):  # the second gets further: what is there already needs none
+    for operation in (1, 8):  # the second run gets further, since finished files need no operation
         process = processes.Process(target=killed, args=(generated, tmp_path / "dest", kind, operation))
         process.start()
         process.join(120)
@@ -197,11 +197,11 @@ def test_other_settings_or_files_are_refused(generated: Path, tmp_path: Path) ->
         pack(generated, tmp_path / "dest", "folder")
     with pytest.raises(OutputError, match="holds other files"):
         pack(generated, generated, "webdataset")
-    with pytest.raises(UsageError, match="unknown format 'zip', allowed: folder, webdataset, parquet"):
+    with pytest.raises(UsageError, match="unknown format 'zip'; known formats: folder, webdataset, parquet"):
         pack(generated, tmp_path / "zip", "zip")
 
 
-def test_a_second_run_is_refused_while_one_packs(generated: Path, tmp_path: Path) -> None:
+def test_a_second_run_is_refused_while_one_is_packing(generated: Path, tmp_path: Path) -> None:
     (tmp_path / "dest").mkdir()
     with sole_writer(tmp_path / "dest"), pytest.raises(OutputError, match="another run is writing to"):
         pack(generated, tmp_path / "dest", "webdataset")
@@ -216,17 +216,17 @@ def test_a_damaged_scene_is_not_packed(tmp_path: Path, harm: str) -> None:
         shutil.copy(next((out / "images").glob("000002*")), path)
     with pytest.raises(InputError, match="000001") as caught:
         pack(out, tmp_path / "dest", "webdataset")
-    assert "makes damaged scenes again" in caught.value.hint
+    assert "regenerates damaged scenes" in caught.value.hint
 
 
-def test_an_unfinished_folder_needs_a_word(tmp_path: Path) -> None:
+def test_an_unfinished_folder_needs_partial(tmp_path: Path) -> None:
     out = make_generated(tmp_path / "out", 5, written=2)
     with pytest.raises(InputError, match="2 of 5 scenes"):
         pack(out, tmp_path / "dest", "folder")
     assert pack(out, tmp_path / "dest", "folder", partial=True).images == 2
 
 
-def test_filtered_labels_take_the_place_of_the_first(tmp_path: Path, format: str) -> None:
+def test_filtered_labels_replace_the_labels(tmp_path: Path, format: str) -> None:
     from dgkit.generation.filter_folder import filter_folder
 
     out = make_generated(tmp_path / "out", 4)
@@ -234,7 +234,7 @@ def test_filtered_labels_take_the_place_of_the_first(tmp_path: Path, format: str
         pack(out, tmp_path / "dest", format, filtered=True)
     filter_folder(out, boundary=2)
     path = out / "labels_filtered" / "manifest.jsonl"
-    path.write_text("".join(path.read_text().splitlines(keepends=True)[1:]))  # as if the first scene were left out
+    path.write_text("".join(path.read_text().splitlines(keepends=True)[1:]))  # as if the first scene had been dropped
     result = pack(out, tmp_path / "dest", format, filtered=True)
     assert result.images == 3
     expected = {p.name: p.read_bytes() for p in (out / "labels_filtered").glob("*.png") if "000000" not in p.name}
@@ -254,7 +254,7 @@ def packed_labels(dest: Path, kind: str) -> list[bytes]:
     return [row["bytes"] for row in parquet.read_table(dest / "data")["label"].to_pylist()]
 
 
-def test_the_folder_costs_no_space_where_links_work(generated: Path, tmp_path: Path) -> None:
+def test_an_image_folder_of_hard_links_takes_no_space(generated: Path, tmp_path: Path) -> None:
     pack(generated, tmp_path / "dest", "folder")
     image = next((tmp_path / "dest" / "train" / "images").iterdir())
     twin = generated / "images" / image.name

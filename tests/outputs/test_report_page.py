@@ -1,4 +1,4 @@
-"""The report page, read as a program reads it; test_report_browser.py looks at it in a browser."""
+"""The report page, parsed; test_report_browser.py opens it in a browser."""
 
 import base64
 import io
@@ -62,13 +62,13 @@ def data(page: Page) -> dict:
     return json.loads(page.scripts[0])
 
 
-def test_nothing_is_loaded_but_pictures_beside_it(page: Page, out: Path) -> None:
+def test_nothing_is_loaded_but_images_of_the_folder(page: Page, out: Path) -> None:
     text = (out / "report.html").read_text(encoding="utf-8")
     addresses = re.findall(r"https?://[^\s\"'<>)]+", text)
-    assert set(addresses) == {"http://www.w3.org/2000/svg"}  # the name of SVG, never fetched
+    assert set(addresses) == {"http://www.w3.org/2000/svg"}  # the namespace of SVG, never fetched
     for tag, attributes in page.tags:
         assert not {"src", "href", "srcset"} & set(attributes), tag
-    assert len(page.scripts) == 2  # no prompt has ended one of them
+    assert len(page.scripts) == 2  # no prompt ended one of them
 
 
 def test_scenes_are_those_of_the_manifest(data: dict) -> None:
@@ -133,7 +133,7 @@ def test_throughput_is_counted_from_the_first_image() -> None:
     assert pause is not None and 0 in pause["rates"]
 
 
-def test_a_clock_that_was_put_back_does_not_count() -> None:
+def test_a_clock_that_was_set_back_is_corrected() -> None:
     steady = np.arange(0, 36_000, 36.0)
     expected = throughput(steady.tolist())
     for hours in (2, 5, 30, 8760):
@@ -147,7 +147,7 @@ def test_a_clock_that_was_put_back_does_not_count() -> None:
     assert found is not None and found["seconds"] == pytest.approx(35_964, abs=80)
 
 
-def test_images_made_again_later_and_workers_out_of_step_are_no_jump() -> None:
+def test_regenerated_images_and_workers_out_of_step_are_not_a_jump() -> None:
     steady = np.arange(0, 36_000, 36.0)
     repaired = np.where(np.arange(1000) % 7 == 3, steady + 24 * 3600, steady)
     found = throughput(repaired.tolist())
@@ -158,11 +158,11 @@ def test_images_made_again_later_and_workers_out_of_step_are_no_jump() -> None:
 
 
 @pytest.mark.parametrize("times", [[], [1.0], [1.0, 2.0], [5.0] * 40])
-def test_no_throughput_where_the_times_say_nothing(times: list[float]) -> None:
+def test_no_throughput_from_times_that_say_nothing(times: list[float]) -> None:
     assert throughput(times) is None
 
 
-def test_times_are_those_of_the_files(tmp_path: Path) -> None:
+def test_times_come_from_the_files(tmp_path: Path) -> None:
     out = make_generated(tmp_path / "out", 5)
     for number, path in enumerate(sorted((out / "images").iterdir())):
         os.utime(path, (0, 1000 + 36 * number))
@@ -187,5 +187,5 @@ def test_what_cannot_be_reported(out: Path, tmp_path: Path) -> None:
         report(tmp_path)
     with pytest.raises(UsageError, match="--embed 0"):
         report(out, embed=0)
-    with pytest.raises(UsageError, match="needs them inside"):
+    with pytest.raises(UsageError, match="needs embedded images"):
         report(out, to=tmp_path / "page.html")
