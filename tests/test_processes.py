@@ -1,0 +1,39 @@
+"""Processes of their own: they import the same dgkit, and are killed with all that they started."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import dgkit
+from dgkit.processes import child_environment, describe_exit, kill_group
+
+
+def test_children_import_the_same_package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PYTHONPATH", "elsewhere")
+    found = child_environment({"OMP_NUM_THREADS": "3"})
+    roots = found["PYTHONPATH"].split(os.pathsep)
+    assert roots == [str(Path(dgkit.__file__).resolve().parents[1]), "elsewhere"] and found["OMP_NUM_THREADS"] == "3"
+    program = [sys.executable, "-c", "import dgkit; print(dgkit.__file__)"]
+    printed = subprocess.run(program, cwd=tmp_path, env=found, check=True, capture_output=True, text=True).stdout
+    assert Path(printed.strip()).resolve() == Path(dgkit.__file__).resolve()
+
+
+def test_killed_group_is_gone_and_may_be_killed_again() -> None:
+    process = subprocess.Popen(["sh", "-c", "sleep 600 & echo; wait"], stdout=subprocess.PIPE, start_new_session=True)
+    assert process.stdout is not None
+    process.stdout.readline()  # the child of the shell is running
+    kill_group(process)
+    kill_group(process)
+    assert process.stdout.read() == b""  # the child held the pipe open
+    process.stdout.close()
+    assert describe_exit(process.returncode) == "was killed (possibly out of memory)"
+
+
+@pytest.mark.parametrize(("code", "text"), [(-6, "was terminated by SIGABRT"), (3, "exited with code 3")])
+def test_exits_are_described(code: int, text: str) -> None:
+    assert describe_exit(code) == text
