@@ -1,4 +1,4 @@
-"""The files of a generated image as bytes: label, image, picture for people, and the record with their digests."""
+"""The files of a generated image as bytes: label, image, the two side by side, and the record with their digests."""
 
 import hashlib
 import io

@@ -52,7 +52,7 @@ Workers = Annotated[int | Literal["auto"], BeforeValidator(_parse_workers)]
 
 
 class GenerateConfig(Config):
-    """One run: label maps, model, number of images, and how they are drawn."""
+    """One run: label maps, model, number of images, and how they are sampled."""
 
     labels: Annotated[Path | None, Metavar("DIR")] = Field(
         None, description="Folder of label maps: PNG files of train ids"
@@ -154,7 +154,7 @@ class GenerateConfig(Config):
 
     @property
     def readers(self) -> int:
-        """Number of processes that read or draw the label maps."""
+        """Number of processes that read or render the label maps."""
         return self.workers if isinstance(self.workers, int) else len(usable_cores())
 
     @model_validator(mode="after")

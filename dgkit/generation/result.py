@@ -26,7 +26,7 @@ class GenerateResult:
 
     @property
     def contact_sheet(self) -> Path:
-        """Path of the overview picture."""
+        """Path of the contact sheet."""
         return self.out / "contact_sheet.png"
 
     @property
