@@ -1,4 +1,4 @@
-"""What this machine can do for dgkit, and the command that brings what is missing: the facts of ``dgkit doctor``."""
+"""The findings of ``dgkit doctor``: machine, libraries, and the commands that install what is missing."""
 
 from __future__ import annotations
 
@@ -17,22 +17,22 @@ from dgkit import provenance
 from dgkit.optional import first_line, install_command, openvino_core
 from dgkit.resources import available_memory, total_memory, usable_cores
 
-# Instruction sets that the CPU back ends turn into speed: name shown -> flag in /proc/cpuinfo (x86, then ARM).
+# Instruction sets that speed up the CPU backends: displayed name -> flag in /proc/cpuinfo (x86, then ARM).
 CPU_FEATURES = {
     "AVX2": "avx2", "AVX-512": "avx512f", "AVX512_VNNI": "avx512_vnni", "AVX512_BF16": "avx512_bf16",
     "AVX512_FP16": "avx512_fp16", "AMX_BF16": "amx_bf16", "AMX_INT8": "amx_int8", "NEON": "asimd", "ARM_BF16": "bf16",
     "SVE": "sve",
 }  # fmt: skip
-# Distributions that install the same module, so that one overwrites files of the other.
+# Conflicting packages: they install the same module, so that one overwrites files of the other.
 CLASHES = (("onnxruntime", "onnxruntime-gpu"), ("opencv-python-headless", "opencv-python"))
-# (usable, what to say about it) of a library that loads.
+# Returns (usable, detail) of a library that loads.
 Describe = Callable[[ModuleType], tuple[bool, str]]
 MODEL_FOLDER = Path(__file__).resolve().parent / "models" / "city"
 
 
 @dataclass(frozen=True)
 class Cpu:
-    """The processor: ``cores`` this process may use, of ``cores_total``."""
+    """The processor; this process may use ``cores`` of its ``cores_total`` cores."""
 
     name: str
     cores: int
@@ -42,7 +42,7 @@ class Cpu:
 
 @dataclass(frozen=True)
 class Device:
-    """A device of torch: ``name`` as ``--device`` takes it."""
+    """A device of torch; ``name`` is a value of ``--device``."""
 
     name: str
     usable: bool
@@ -51,7 +51,7 @@ class Device:
 
 @dataclass(frozen=True)
 class Library:
-    """A library that can run the networks; ``engine`` is the name that ``--engine`` has for it."""
+    """A library that can run the networks; ``engine`` is the value of ``--engine`` that selects it."""
 
     engine: str
     package: str
@@ -62,7 +62,7 @@ class Library:
 
 @dataclass(frozen=True)
 class Extra:
-    """An optional set of packages of dgkit, with those that are not installed."""
+    """An extra of dgkit; ``missing`` are its packages that are not installed."""
 
     name: str
     missing: tuple[str, ...]
@@ -87,12 +87,12 @@ class Diagnosis:
     problems: tuple[str, ...]
 
     def as_dict(self) -> dict[str, Any]:
-        """The same as plain values that json.dumps takes."""
+        """Return the findings as plain values for JSON."""
         return asdict(self)
 
 
 def diagnose() -> Diagnosis:
-    """Look at this machine. Imports the inference libraries that are installed, so it takes seconds."""
+    """Examine this machine. This takes seconds, since it imports all installed inference libraries."""
     return Diagnosis(
         python=platform.python_version(),
         platform=platform.platform(),
@@ -110,7 +110,7 @@ def diagnose() -> Diagnosis:
 
 
 def cpu(cpuinfo: Path = Path("/proc/cpuinfo")) -> Cpu:
-    """Name, cores and instruction sets; a system without ``cpuinfo`` gives an empty list of features."""
+    """Return name, cores and instruction sets; the latter are empty on a system without ``cpuinfo``."""
     text = cpuinfo.read_text(encoding="utf-8", errors="replace") if cpuinfo.is_file() else ""
     line = re.search(r"^(?:flags|Features)\s*:(.*)$", text, re.MULTILINE)
     flags = set(line.group(1).split()) if line else set()
@@ -119,7 +119,7 @@ def cpu(cpuinfo: Path = Path("/proc/cpuinfo")) -> Cpu:
 
 
 def devices() -> tuple[Device, ...]:
-    """The devices torch could use here: the CPU, each CUDA device, Apple's GPU."""
+    """Return the devices that torch supports, usable or not: the CPU, each CUDA device, Apple's GPU."""
     torch, reason = _load("torch")
     if torch is None:
         return (Device("cpu", False, reason),)
@@ -138,7 +138,7 @@ def devices() -> tuple[Device, ...]:
 
 
 def libraries() -> tuple[Library, ...]:
-    """Each library that can run the networks, whether it works here, and if not what brings it."""
+    """Return each library that can run the networks, whether it works here, and how to install it if not."""
     return (
         _library("torch", "torch", "torch", "pip install dgkit", _torch_detail),
         _library("ort", "onnxruntime", "onnxruntime", install_line("cpu"), _ort_detail),
@@ -154,7 +154,9 @@ def _library(engine: str, package: str, module: str, remedy: str, describe: Desc
         return Library(engine, package, False, reason, remedy)
     try:
         return Library(engine, package, *describe(loaded))
-    except Exception as error:  # a half-installed library may fail in any way; the report must still be complete
+    except (
+        Exception
+    ) as error:  # a partly installed library may fail in any way; the report must be complete nevertheless
         return Library(engine, package, False, f"loads, then fails: {first_line(error)}", remedy)
 
 
@@ -163,7 +165,7 @@ def _torch_detail(torch: ModuleType) -> tuple[bool, str]:
 
 
 def _ort_detail(onnxruntime: ModuleType) -> tuple[bool, str]:
-    # Azure's provider only calls a remote service.
+    # Azure's provider calls a remote service.
     names = [name.removesuffix("ExecutionProvider") for name in onnxruntime.get_available_providers()]
     providers = [name for name in names if name != "Azure"]
     return True, f"{onnxruntime.__version__}, providers: {', '.join(providers)}"
@@ -175,14 +177,14 @@ def _openvino_detail(openvino: ModuleType) -> tuple[bool, str]:
 
 
 def _tensorrt_detail(trt: ModuleType) -> tuple[bool, str]:
-    """TensorRT builds engines without a driver (RTX) but runs none, so usable means a CUDA device too."""
+    """Describe TensorRT, which is usable with a CUDA device; without a driver it builds engines (RTX) but runs none."""
     torch, _ = _load("torch")
     runs = torch is not None and torch.cuda.is_available()
     return runs, str(trt.__version__) if runs else f"{trt.__version__}: builds engines, but no CUDA device to run them"
 
 
 def extras() -> tuple[Extra, ...]:
-    """The extras that the installed dgkit declares, each with its missing packages; empty if dgkit is not installed."""
+    """Return the extras that the installed dgkit declares, with missing packages; empty if it is not installed."""
     try:
         declared = metadata.requires("dgkit") or []
     except metadata.PackageNotFoundError:
@@ -194,19 +196,19 @@ def extras() -> tuple[Extra, ...]:
         if name and extra:
             packages.setdefault(extra.group(1), []).append(name.group(0))
     missing = {extra: tuple(p for p in names if provenance.version(p) is None) for extra, names in packages.items()}
-    return tuple(Extra(extra, gone, install_line(extra) if gone else "") for extra, gone in missing.items())
+    return tuple(Extra(extra, absent, install_line(extra) if absent else "") for extra, absent in missing.items())
 
 
 def install_line(extra: str) -> str:
-    """The command that brings an extra to this environment, which first removes what it would clash with."""
-    unwanted = {"cpu": "onnxruntime-gpu", "gpu": "onnxruntime"}.get(extra)
-    if unwanted is None or provenance.version(unwanted) is None:
+    """Return the command that installs an extra here; it first removes a conflicting package."""
+    conflicting = {"cpu": "onnxruntime-gpu", "gpu": "onnxruntime"}.get(extra)
+    if conflicting is None or provenance.version(conflicting) is None:
         return install_command(extra)
-    return f"pip uninstall -y {unwanted} && {install_command(extra)}"
+    return f"pip uninstall -y {conflicting} && {install_command(extra)}"
 
 
 def problems() -> tuple[str, ...]:
-    """Sentences about what is wrong with this installation, each ending in the command that mends it."""
+    """Return the problems of this installation as sentences, each ending with the command that fixes it."""
     return tuple(
         f"{kept} and {other} are both installed and overwrite each other's files: pip uninstall -y {kept} {other} "
         f"&& pip install --no-deps {kept}"
@@ -216,10 +218,10 @@ def problems() -> tuple[str, ...]:
 
 
 def _load(module: str) -> tuple[Any, str]:
-    """(module, "") or (None, why it does not load)."""
+    """Return (module, ""), or (None, reason why it does not load)."""
     try:
         return importlib.import_module(module), ""
     except ModuleNotFoundError as error:
         return None, "not installed" if error.name == module else f"does not load: {first_line(error)}"
-    except Exception as error:  # native libraries raise more than ImportError (OSError, RuntimeError)
+    except Exception as error:  # native libraries also raise OSError and RuntimeError
         return None, f"does not load: {first_line(error)}"

@@ -1,7 +1,7 @@
 """The 19 Cityscapes classes, their palette, and the tables that turn other id systems into train ids.
 
 Train ids are 0..18 and 255 (ignore). A table is applied exactly once, when a label map is read
-(:func:`dgkit.data.labelmap.read_label`); everything behind that point knows train ids only.
+(:func:`dgkit.data.labelmap.read_label`); all other code handles train ids only.
 """
 
 from collections.abc import Sequence
@@ -65,10 +65,11 @@ FORBIDDEN = -1  # table entry of an id that does not exist in an id system
 
 @dataclass(frozen=True)
 class Encoding:
-    """One id system. ``table`` is int16 [256]: id in the file -> train id, 255 (ignore) or :data:`FORBIDDEN`.
+    """An id system.
 
-    ``datasets`` names the data set layouts whose files hold these ids. ``channel`` is the channel (R, G, B order) that
-    holds the ids where files have several; ``None`` means that only single-channel files are label maps.
+    ``table`` is int16 [256]: id in the file -> train id, 255 (ignore) or :data:`FORBIDDEN`. ``datasets`` names the data
+    set layouts whose files hold these ids. ``channel`` is the channel (R, G, B order) with the ids in files of several
+    channels; None means that only single-channel files are label maps.
     """
 
     name: str
@@ -79,7 +80,7 @@ class Encoding:
 
     @property
     def allowed(self) -> tuple[int, ...]:
-        """Ids a file may hold, ascending."""
+        """Ids that a file may hold, ascending."""
         return tuple(int(i) for i in np.flatnonzero(self.table != FORBIDDEN))
 
 
@@ -108,7 +109,7 @@ _SYNTHIA = {
     1: 10, 10: 11, 17: 12, 8: 13, 18: 14, 19: 15, 20: 16, 12: 17, 11: 18,
 }  # fmt: skip
 
-# CamVid in its 11-class release; "bicyclist" is rider and bicycle in one and counts as bicycle here.
+# CamVid in its 11-class release; "bicyclist" covers rider and bicycle and counts as bicycle.
 _CAMVID = {0: 10, 1: 2, 2: 5, 3: 0, 4: 1, 5: 8, 6: 7, 7: 4, 8: 13, 9: 11, 10: 18}
 
 # Mapillary Vistas v1.2 -> train ids as RobustNet, HRDA and DGInStyle do it ("mapping A").
@@ -130,7 +131,7 @@ MAPILLARY_NAMES = (
     "Unlabeled",
 )  # fmt: skip
 
-# Rules of mapping B, first match wins, on names without blanks, hyphens and case.
+# Rules of mapping B on lower-case names without spaces and hyphens; the first match wins.
 _MAPILLARY_B = (
     (("trafficsign", "front", "back"), "traffic sign"),
     (("onrail",), "train"),
@@ -142,12 +143,12 @@ _MAPILLARY_B = (
 
 
 def mapillary_by_name(names: Sequence[str]) -> np.ndarray:
-    """Table of "mapping B" of Mapillary Vistas from the names in its config, in id order.
+    """Return the table of "mapping B" of Mapillary Vistas from the names in its config, in id order.
 
-    The rules are those of the openseg family (its Mapillary data set generator): a name equal to a class of ours, else
-    the first matching part. Version 2.0 has names on which these rules misfire, so three are settled before them, none
-    of which exists in v1.2: every "Traffic Light - ..." is a traffic light (one is for cyclists), a "Parking Meter" is
-    no road and "Signage - ..." is no traffic sign.
+    The rules are those of the openseg family (its Mapillary data set generator): a name equal to a Cityscapes class,
+    else the first matching part. Some names of version 2.0 would match wrongly, so three rules precede these; none of
+    the names exists in v1.2: every "Traffic Light - ..." is a traffic light (one is for cyclists), a "Parking Meter" is
+    not road, and "Signage - ..." is not a traffic sign.
 
     Returns int16 [256]: train id, 255 (ignore), or :data:`FORBIDDEN` for ids beyond ``names``.
     """
@@ -169,7 +170,7 @@ def mapillary_by_name(names: Sequence[str]) -> np.ndarray:
 ENCODINGS = {
     encoding.name: encoding
     for encoding in (
-        # Sets made by the published DGInStyle code hold 19 where 255 is meant, so both read as ignore.
+        # Data sets made with the published DGInStyle code hold 19 instead of 255, so both are ignore.
         Encoding(
             "train_ids",
             _table({i: i for i in range(NUM_CLASSES)}, (19,)),

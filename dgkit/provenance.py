@@ -1,4 +1,4 @@
-"""What a result was made with: package versions, commit and machine. Nothing is imported to find out."""
+"""Provenance of a result: package versions, commit and machine, found without importing the packages."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import subprocess
 from importlib import metadata
 from pathlib import Path
 
-# In the order in which they are shown.
+# In display order.
 PACKAGES = (
     "dgkit", "torch", "diffusers", "transformers", "safetensors", "huggingface_hub", "numpy", "pillow",
     "opencv-python-headless", "opencv-python", "pydantic", "typer", "rich", "onnx", "onnxscript", "onnxruntime",
@@ -17,7 +17,7 @@ PACKAGES = (
 
 
 def version(package: str) -> str | None:
-    """Version of an installed distribution, None where it is not installed."""
+    """Return the version of a distribution, None if it is not installed."""
     try:
         return metadata.version(package)
     except metadata.PackageNotFoundError:
@@ -25,15 +25,15 @@ def version(package: str) -> str | None:
 
 
 def versions() -> dict[str, str]:
-    """Installed version of each package of ``PACKAGES``; absent ones are left out."""
+    """Return the version of each installed package of ``PACKAGES``."""
     found = {package: version(package) for package in PACKAGES}
     return {package: number for package, number in found.items() if number is not None}
 
 
 def git_commit() -> str | None:
-    """Commit of the checkout that dgkit runs from, with ``-dirty`` after it where tracked files differ; None elsewhere.
+    """Return the commit of the checkout that dgkit runs from, followed by ``-dirty`` if tracked files differ.
 
-    An installed wheel gives None even if its environment lies inside somebody's repository.
+    None for an installed wheel, even if its environment lies inside another repository.
     """
     root = Path(__file__).resolve().parents[1]
     if not (root / ".git").exists() or not (root / "pyproject.toml").is_file():
@@ -47,7 +47,7 @@ def git_commit() -> str | None:
 
 
 def cpu_name() -> str:
-    """The processor's own name where the system tells it, its architecture otherwise."""
+    """Return the model name of the processor, or its architecture on systems that do not report one."""
     try:
         lines = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace").splitlines()
     except OSError:
@@ -57,7 +57,7 @@ def cpu_name() -> str:
 
 
 def record() -> dict[str, object]:
-    """Everything that should stand beside a measured number: versions, commit, Python, platform and processor."""
+    """Return what to record with a measured figure: versions, commit, Python, platform and processor."""
     return {
         "versions": versions(),
         "commit": git_commit(),

@@ -9,7 +9,7 @@ import pytest
 import dgkit
 
 
-def test_all_is_what_can_be_had() -> None:
+def test_all_lists_the_importable_names() -> None:
     assert len(set(dgkit.__all__)) == len(dgkit.__all__)
     assert set(dgkit.__all__) == {*dgkit._HOMES, "__version__"} == set(dir(dgkit))
     for name in dgkit.__all__:

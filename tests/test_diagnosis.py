@@ -1,4 +1,4 @@
-"""The findings of `dgkit doctor`, on this machine and on ones described by files and fakes."""
+"""The findings of `dgkit doctor`, on this machine and on simulated ones."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def test_cpu_features(tmp_path: Path, text: str, features: tuple[str, ...]) -> N
     assert diagnosis.cpu(tmp_path / "absent").features == ()
 
 
-def test_library_that_is_absent_or_broken_says_why(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_missing_or_broken_library_has_a_reason(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "openvino", None)
     (tmp_path / "tensorrt.py").write_text("raise OSError('libnvinfer.so.11: cannot open')")
     monkeypatch.syspath_prepend(tmp_path)
@@ -63,13 +63,13 @@ def test_extras_name_missing_packages(monkeypatch: pytest.MonkeyPatch) -> None:
     )
 
 
-def test_remedy_never_brings_both_onnxruntimes(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_remedy_never_installs_both_onnxruntimes(monkeypatch: pytest.MonkeyPatch) -> None:
     installed(monkeypatch, "onnxruntime")
     assert diagnosis.install_line("gpu") == "pip uninstall -y onnxruntime && pip install 'dgkit[gpu]'"
     assert diagnosis.install_line("cpu") == "pip install 'dgkit[cpu]'"
 
 
-def test_clashing_packages_are_a_problem(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_conflicting_packages_are_a_problem(monkeypatch: pytest.MonkeyPatch) -> None:
     installed(monkeypatch, "opencv-python", "opencv-python-headless", "onnxruntime")
     (problem,) = diagnosis.problems()
     assert problem.endswith("pip install --no-deps opencv-python-headless")

@@ -24,7 +24,7 @@ from dgkit.files import (
 )
 
 
-def test_writes_and_replaces_without_leaving_anything_else(tmp_path: Path) -> None:
+def test_writing_and_replacing_leave_no_other_file(tmp_path: Path) -> None:
     path = tmp_path / "new" / "a.bin"
     atomic_write(path, b"first")
     atomic_write(str(path), b"second")
@@ -47,7 +47,7 @@ def test_a_failing_block_keeps_the_old_file(tmp_path: Path) -> None:
     ("code", "words"),
     [(errno.ENOSPC, "disk is full"), (errno.EDQUOT, "disk is full"), (errno.EROFS, "permission denied")],
 )
-def test_a_full_or_closed_disk_leaves_nothing(
+def test_a_full_or_read_only_disk_leaves_nothing(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, code: int, words: str
 ) -> None:
     def half(self: Path, data: bytes) -> int:
@@ -63,7 +63,7 @@ def test_a_full_or_closed_disk_leaves_nothing(
 
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs /dev/full, a disk that is always full")
-def test_a_really_full_disk() -> None:
+def test_a_real_full_disk() -> None:
     with pytest.raises(OSError) as caught, open("/dev/full", "wb", buffering=0) as stream:
         stream.write(b"x")
     assert "disk is full" in output_error(Path("out.png"), caught.value).message
@@ -82,7 +82,7 @@ def test_a_folder_where_the_file_should_be(tmp_path: Path) -> None:
     assert [p.name for p in tmp_path.iterdir()] == ["a.png"]
 
 
-def test_removes_what_dead_processes_left_and_nothing_else(tmp_path: Path) -> None:
+def test_only_files_of_dead_processes_are_removed(tmp_path: Path) -> None:
     ended = subprocess.Popen([sys.executable, "-c", ""])
     ended.wait()
     stale = [tmp_path / f".a.png.{ended.pid}.tmp", tmp_path / f".b.json.{os.getpid()}.tmp"]

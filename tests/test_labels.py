@@ -28,7 +28,7 @@ def test_nineteen_classes_with_nineteen_colours() -> None:
 
 
 @pytest.mark.parametrize("name", ENCODINGS)
-def test_table_is_total_and_lands_on_train_ids(name: str) -> None:
+def test_tables_are_total_and_map_to_train_ids(name: str) -> None:
     values = table(name)
     assert values.shape == (256,) and values.dtype == np.int16
     assert set(values.tolist()) <= {*REAL, IGNORE, FORBIDDEN}
@@ -96,7 +96,7 @@ def test_the_mappings_of_mapillary_differ_where_their_authors_differ() -> None:
     }  # fmt: skip
 
 
-def test_names_of_mapillary_v2_that_the_rules_would_misread() -> None:
+def test_names_of_mapillary_v2_that_the_rules_would_match_wrongly() -> None:
     names = ["Traffic Light - Cyclists", "Parking Meter", "Signage - Back", "Traffic Sign - Back", "Parking Aisle"]
     assert mapillary_by_name(names)[:5].tolist() == [6, IGNORE, IGNORE, 7, 0]
     assert mapillary_by_name(names)[5] == FORBIDDEN

@@ -1,4 +1,4 @@
-"""Optional packages are asked for with the command that installs them."""
+"""Missing optional packages are reported with the command that installs them."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def test_present_module_is_returned() -> None:
 
 
 @pytest.mark.parametrize("module", ["package_nobody_has", "package_nobody_has.part"])
-def test_absent_module_names_package_and_command(module: str) -> None:
+def test_a_missing_module_names_package_and_command(module: str) -> None:
     with pytest.raises(MissingDependency) as caught:
         require(module, "seg")
     assert module in caught.value.message and "not installed" in caught.value.message
@@ -35,7 +35,7 @@ def test_absent_module_names_package_and_command(module: str) -> None:
         ("import another_absent_package", "another_absent_package"),
     ],
 )
-def test_broken_module_is_not_called_absent(
+def test_a_broken_module_is_not_reported_as_missing(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, source: str, reason: str
 ) -> None:
     (tmp_path / "broken_backend.py").write_text(source)

@@ -1,4 +1,4 @@
-"""The record beside a result says what made it."""
+"""The provenance recorded with a result."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Data sets: the label maps of a public set or of a plain folder, and the photographs that belong to them."""
+"""Data sets: the label maps of a public data set or a plain folder, with their photographs."""
 
 import os
 from collections import Counter
@@ -18,9 +18,10 @@ _PICTURE_ERRORS = (OSError, SyntaxError, ValueError, Image.DecompressionBombErro
 
 @dataclass(frozen=True)
 class Sample:
-    """One label map. ``image`` is its photograph, or ``None`` where the set or the download has none.
+    """One label map and its photograph.
 
-    ``encoding`` is the id system of the file (see ``labelmap.find_encoding``); ``condition`` is e.g. "fog", or empty.
+    ``image`` is None if the data set or the download has no photograph. ``encoding`` is the id system of the label file
+    (see :func:`~dgkit.data.labelmap.find_encoding`). ``condition`` is for example "fog", or empty.
     """
 
     id: str
@@ -32,7 +33,7 @@ class Sample:
 
 @dataclass(frozen=True)
 class Dataset:
-    """Samples of one split ("all" where a set has none), ordered by path; never empty; ids are unique."""
+    """Samples of one split ("all" for a data set without splits), at least one, ordered by path, with unique ids."""
 
     name: str
     root: Path
@@ -43,14 +44,14 @@ class Dataset:
 def open_dataset(name: str, root: Path | str, split: str | None = None) -> Dataset:
     """Find the samples of the data set ``name`` (see :data:`LAYOUTS`) below ``root``.
 
-    ``split`` is "train", "val", "test" or "all"; ``None`` takes the layout's default. Files are listed, not read.
-    Raises :class:`UsageError` for an unknown name or split and :class:`InputError` if there are no label maps.
+    ``split`` is "train", "val", "test" or "all"; None is the default of the layout. Files are listed, not read.
+    Raises UsageError for an unknown name or split, InputError if there are no label maps.
     """
     if name not in LAYOUTS:
-        raise UsageError(f"unknown data set {name!r}, allowed: {', '.join(LAYOUTS)}", "use --dataset NAME=DIR")
+        raise UsageError(f"unknown data set {name!r}; known data sets: {', '.join(LAYOUTS)}", "use --dataset NAME=DIR")
     if split not in (None, ALL, *SPLIT_FOLDERS):
         raise UsageError(
-            f"unknown split {split!r}, allowed: {', '.join((*SPLIT_FOLDERS, ALL))}", "use for example --split val"
+            f"unknown split {split!r}; known splits: {', '.join((*SPLIT_FOLDERS, ALL))}", "use for example --split val"
         )
     layout = LAYOUTS[name]
     wanted = split or layout.default_split
@@ -67,11 +68,11 @@ def open_dataset(name: str, root: Path | str, split: str | None = None) -> Datas
 
 
 def labels_folder(root: Path | str, encoding: str | None = None) -> Dataset:
-    """A plain folder of label maps (PNG), searched recursively, or a folder with ``labels/`` and perhaps ``images/``.
+    """List a plain folder of label maps (PNG), recursively, or a folder with ``labels/`` and optionally ``images/``.
 
-    Where both ``a.png`` and ``a_labelTrainIds.png`` exist the latter is taken; ``*_labelIds.png`` are Cityscapes ids;
-    other files hold train ids unless ``encoding`` says otherwise (it holds for them only).
-    Raises :class:`InputError` if there are no PNG files and :class:`UsageError` for an unknown encoding.
+    If both ``a.png`` and ``a_labelTrainIds.png`` exist, the latter is used; ``*_labelIds.png`` are Cityscapes ids;
+    other files have the id system ``encoding``, by default train ids.
+    Raises InputError if there are no PNG files, UsageError for an unknown encoding.
     """
     folder = _existing_folder(root)
     plain = find_encoding(encoding or "train_ids").name
@@ -87,61 +88,70 @@ def labels_folder(root: Path | str, encoding: str | None = None) -> Dataset:
 def open_source(
     labels: Path | str | None = None, dataset: str | None = None, split: str | None = None, encoding: str | None = None
 ) -> Dataset:
-    """The label maps a command was given: a plain folder ``labels``, or ``dataset`` as ``"NAME=DIR"``.
+    """Open the label maps of a command: a plain folder ``labels``, or ``dataset`` as ``"NAME=DIR"``.
 
-    Raises :class:`UsageError` unless exactly one of the two is given, and where ``split`` or ``encoding`` does not go
-    with it; otherwise as :func:`labels_folder` and :func:`open_dataset`.
+    Raises UsageError unless exactly one of the two is given, or if ``split`` or ``encoding`` cannot be combined with
+    it; otherwise as :func:`labels_folder` and :func:`open_dataset`.
     """
     if (labels is None) == (dataset is None):
-        got = "none" if labels is None else "both"
-        raise UsageError(f"label maps come from one of --labels and --dataset, got {got}", "use --labels DIR")
+        got = "neither was" if labels is None else "both were"
+        raise UsageError(f"label maps come from one of --labels and --dataset; {got} given", "use --labels DIR")
     if labels is not None:
         if split is not None:
-            raise UsageError("--split goes with --dataset, got --labels", "give the folder of that split to --labels")
+            raise UsageError("--split and --labels cannot be combined", "give the folder of that split to --labels")
         return labels_folder(labels, encoding)
     assert dataset is not None
     name, equals, folder = dataset.partition("=")
     if not equals or not folder:
-        raise UsageError(f"--dataset {dataset!r} is not NAME=DIR, names: {', '.join(LAYOUTS)}", "use --dataset gta=DIR")
+        raise UsageError(
+            f"--dataset {dataset!r} is not NAME=DIR; known names: {', '.join(LAYOUTS)}", "use --dataset gta=DIR"
+        )
     if encoding is not None:
-        raise UsageError("--encoding goes with --labels, got --dataset", "leave it out: each data set has its own")
+        raise UsageError("--encoding and --dataset cannot be combined", "omit --encoding: each data set has its own")
     return open_dataset(name, folder, split)
 
 
 def read_pair(sample: Sample) -> tuple[np.ndarray, np.ndarray]:
-    """(photograph uint8 [H, W, 3] RGB, train ids uint8 [H, W]) of a sample.
+    """Read the photograph, uint8 [H, W, 3] RGB, and the train ids, uint8 [H, W], of a sample.
 
-    Raises :class:`LabelError` if it has no photograph, if that cannot be read, or if the sizes differ.
+    Raises LabelError if the sample has no photograph, if a file cannot be read, or if the sizes differ.
     """
     label = read_label(sample.label, sample.encoding)
     if sample.image is None:
-        raise LabelError(f"{sample.label}: its photograph was not found", "complete the download of the images")
+        raise LabelError(
+            f"{sample.label}: the photograph of this label map was not found", "complete the download of the images"
+        )
     try:
         with Image.open(sample.image) as picture:
             image = np.asarray(picture.convert("RGB"))
     except _PICTURE_ERRORS as error:
-        raise LabelError(f"{sample.image}: cannot be read as a picture ({error})", "copy it again") from error
+        raise LabelError(f"{sample.image}: cannot be read as an image ({error})", "copy it again") from error
     if image.shape[:2] != label.shape:
-        raise LabelError(_mismatch(sample, label.shape, image.shape[:2]), "leave the pair out, or fetch both again")
+        raise LabelError(
+            _mismatch(sample, label.shape, image.shape[:2]), "remove the pair, or download both files again"
+        )
     return image, label
 
 
 def check_pairs(dataset: Dataset) -> None:
     """Compare the sizes of all photographs and label maps, from their headers.
 
-    Raises :class:`LabelError` listing the first pairs that differ, and how many do.
+    Raises LabelError naming the first pairs that differ, and the number of such pairs.
     """
     differing = mismatched_pairs(dataset)
     if differing:
         more = f" and {len(differing) - 3} more" if len(differing) > 3 else ""
         raise LabelError(
             f"{len(differing)} of {len(dataset.samples)} pairs differ in size: {'; '.join(differing[:3])}{more}",
-            "leave these pairs out, or fetch them again",
+            "remove these pairs, or download them again",
         )
 
 
 def mismatched_pairs(dataset: Dataset) -> list[str]:
-    """One line for each photograph whose size differs from its label map's; samples without one are skipped."""
+    """Return a line for each photograph whose size differs from that of its label map.
+
+    Samples without a photograph are skipped. Raises LabelError for a file that cannot be read.
+    """
     lines = []
     for sample in dataset.samples:
         if sample.image is None:
@@ -151,7 +161,7 @@ def mismatched_pairs(dataset: Dataset) -> list[str]:
             with Image.open(sample.image) as picture:
                 width, height = picture.size
         except _PICTURE_ERRORS as error:
-            raise LabelError(f"{sample.image}: cannot be read as a picture ({error})", "copy it again") from error
+            raise LabelError(f"{sample.image}: cannot be read as an image ({error})", "copy it again") from error
         if (height, width) != size:
             lines.append(_mismatch(sample, size, (height, width)))
     return lines
@@ -164,7 +174,7 @@ def _mismatch(sample: Sample, label: tuple[int, ...], image: tuple[int, ...]) ->
 def _existing_folder(root: Path | str) -> Path:
     folder = Path(root).expanduser()
     if not folder.is_dir():
-        what = "a file, not a folder" if folder.exists() else "no such folder"
+        what = "this is a file, not a folder" if folder.exists() else "no such folder"
         raise InputError(f"{folder}: {what}", "give the root folder of the label maps")
     try:
         os.scandir(folder).close()
@@ -179,7 +189,7 @@ def _label_suffixes(tree: Tree) -> str:
 
 
 def _tree_samples(root: Path, tree: Tree, layout: Layout, split: str) -> Iterator[Sample]:
-    """Samples of a tree in the order of their paths, with unique ids."""
+    """Yield the samples of a tree in the order of their paths, with unique ids."""
     found: list[tuple[str, str, Sample]] = []
     for condition in tree.conditions:
         for folder_name in _split_folders(tree, split):
@@ -197,7 +207,7 @@ def _tree_samples(root: Path, tree: Tree, layout: Layout, split: str) -> Iterato
 
 
 def _with_ids(found: list[tuple[str, str, Sample]]) -> Iterator[Sample]:
-    """The stem is the id where it is unique in the set, else the path below the label folder joined by "_"."""
+    """Assign ids: the stem if it is unique in the data set, else the path below the label folder joined by "_"."""
     stems = Counter(stem for stem, _, _ in found)
     taken: set[str] = set()
     for stem, name, sample in found:
@@ -211,14 +221,14 @@ def _with_ids(found: list[tuple[str, str, Sample]]) -> Iterator[Sample]:
 
 
 def _split_folders(tree: Tree, split: str) -> tuple[str, ...]:
-    """Folder names to put for ``{split}``; one empty name for a tree without splits if all samples are wanted."""
+    """Return the folder names for ``{split}``; one empty name for a tree without splits if all samples are wanted."""
     if "{split}" not in tree.labels:
         return ("",) if split == ALL else ()
     return tuple(name for key, names in SPLIT_FOLDERS.items() if split in (key, ALL) for name in names)
 
 
 def _walk(folder: Path, suffixes: tuple[tuple[str, str | None], ...]) -> Iterable[tuple[str, str, str, str]]:
-    """(subfolder, stem, suffix, encoding) of label files below ``folder``, sorted by path; one per stem."""
+    """Yield (subfolder, stem, suffix, encoding) of the label files below ``folder``, sorted by path, one per stem."""
     best: dict[tuple[str, str], int] = {}
     for directory, _, names in os.walk(folder, followlinks=True):
         sub = os.path.relpath(directory, folder)

@@ -1,7 +1,7 @@
-"""Which pixels of a generated image do not show their label: arithmetic on arrays, no files and no networks.
+"""Find the pixels of a generated image that do not show their label: array functions without files and networks.
 
-The rule is FreeMask's (Yang et al., NeurIPS 2023, arXiv 2310.15160, and preprocess/filter.py of its code): a pixel is
-ignored where the cross-entropy of a segmenter against the label exceeds 1.25 times the mean of its class.
+The rule is that of FreeMask (Yang et al., NeurIPS 2023, arXiv 2310.15160, and preprocess/filter.py of its code): a
+pixel is ignored if the cross-entropy of a segmenter against the label exceeds 1.25 times the mean of its class.
 """
 
 from dataclasses import dataclass
@@ -16,11 +16,11 @@ _HASH_SIDE, _DCT_SIDE = 8, 32
 
 @dataclass(frozen=True, eq=False)
 class Judgement:
-    """What a segmenter says of one labelled image.
+    """Comparison of a segmenter's prediction with the label of one image.
 
-    ``loss`` is float32 [H,W], nan where nothing can be said: the label is ignore, or a class that the segmenter does
-    not know. ``pixels`` int64 [19] and ``losses`` float64 [19] are number and sum of the rest by class. ``agreement``
-    is the share of them that the segmenter calls rightly, None without any.
+    ``loss`` is the cross-entropy, float32 [H,W], nan where the label is ignore or a class that the segmenter does not
+    know. ``pixels`` int64 [19] and ``losses`` float64 [19] are the number and the sum of the other pixels by class.
+    ``agreement`` is the share of them that the segmenter predicts as labelled, None if there are none.
     """
 
     loss: np.ndarray
@@ -30,6 +30,7 @@ class Judgement:
 
     @property
     def mean_loss(self) -> float | None:
+        """Mean loss over the pixels that were compared, None if there are none."""
         total = int(self.pixels.sum())
         return float(self.losses.sum() / total) if total else None
 
@@ -55,21 +56,21 @@ def judge(logits: np.ndarray, classes: np.ndarray, label: np.ndarray) -> Judgeme
 
 
 def class_means(pixels: np.ndarray, losses: np.ndarray) -> np.ndarray:
-    """float64 [19]: mean loss of each class from its sums; nan for a class without pixels."""
+    """Return the mean loss of each class from its sums, float64 [19]; nan for a class without pixels."""
     return np.divide(losses, pixels, out=np.full(NUM_CLASSES, np.nan), where=pixels > 0)
 
 
 def doubtful(label: np.ndarray, loss: np.ndarray, means: np.ndarray, threshold: float) -> np.ndarray:
-    """Bool [H,W]: pixels whose loss exceeds ``threshold`` times the mean of their class; not where either is nan."""
+    """Return the pixels whose loss exceeds ``threshold`` times the mean of their class, bool [H,W]; False for nan."""
     limits = np.full(256, np.nan)
     limits[:NUM_CLASSES] = threshold * means
     return loss > limits[label]
 
 
 def boundary_band(label: np.ndarray, width: int) -> np.ndarray:
-    """Bool [H,W]: pixels from which another class is at most ``width`` pixels away, along rows, columns and diagonals.
+    """Return the pixels that are at most ``width`` pixels from another class, bool [H,W].
 
-    Ignore is no class: next to it there is no band.
+    The distance counts steps along rows, columns and diagonals. Ignore is not a class: there is no band next to it.
     """
     if width < 1:
         return np.zeros(label.shape, bool)
@@ -77,17 +78,17 @@ def boundary_band(label: np.ndarray, width: int) -> np.ndarray:
 
     window = np.ones((2 * width + 1, 2 * width + 1), np.uint8)
     known = label < NUM_CLASSES
-    # The lowest and the highest class of the window, each with ignore where it cannot be found.
+    # Lowest and highest class in the window; ignored pixels count as 255 in the former and as 0 in the latter.
     lowest = cv2.erode(np.where(known, label, IGNORE).astype(np.uint8), window)
     highest = cv2.dilate(np.where(known, label + 1, 0).astype(np.uint8), window)
     return known & (highest != lowest + 1)
 
 
 def perceptual_hash(image: np.ndarray) -> int:
-    """64 bits of uint8 [H,W,3] RGB: which of the lowest 8x8 frequencies lie above their median.
+    """Return the 64-bit perceptual hash of uint8 [H,W,3] RGB: which of the lowest 8x8 frequencies exceed their median.
 
-    Alike pictures differ in few bits. Source: Zauner, Implementation and Benchmarking of Perceptual Image Hash
-    Functions (2010), section 3.2.1 (pHash).
+    Hashes of similar images differ in few bits. Source: Zauner, Implementation and Benchmarking of Perceptual Image
+    Hash Functions (2010), section 3.2.1 (pHash).
     """
     import cv2
 
@@ -99,17 +100,18 @@ def perceptual_hash(image: np.ndarray) -> int:
 
 
 def near_duplicates(hashes: list[int], distance: int) -> list[int | None]:
-    """For each picture the first earlier one that is kept and differs in at most ``distance`` bits, None where there is
-    none: the picture is kept itself.
+    """Return for each image the first earlier kept image whose hash differs in at most ``distance`` bits.
+
+    None means that there is no such image, so that the image itself is kept.
     """
     codes = np.array(hashes, np.uint64)
     kept = np.zeros(len(codes), np.uint64)
     numbers: list[int] = []
     found: list[int | None] = []
     for number, code in enumerate(codes):
-        alike = np.flatnonzero(np.bitwise_count(kept[: len(numbers)] ^ code) <= distance)
-        found.append(numbers[int(alike[0])] if len(alike) else None)
-        if not len(alike):
+        similar = np.flatnonzero(np.bitwise_count(kept[: len(numbers)] ^ code) <= distance)
+        found.append(numbers[int(similar[0])] if len(similar) else None)
+        if not len(similar):
             kept[len(numbers)] = code
             numbers.append(number)
     return found

@@ -1,4 +1,4 @@
-"""The class index of a data set: how many pixels of each class each label map holds, counted once and cached."""
+"""The class index of a data set: pixels of each class in each label map, counted once and cached."""
 
 import functools
 import hashlib
@@ -6,7 +6,7 @@ import io
 import json
 import os
 import signal
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
@@ -20,20 +20,20 @@ from dgkit.data.labelmap import find_encoding, read_label, resize_label
 from dgkit.errors import DgkitError, LabelError, OutputError, UsageError
 from dgkit.files import atomic_write, cache_folder
 from dgkit.labels import NUM_CLASSES
+from dgkit.progress import Advance
 
 _CACHE_VERSION = 1
 _MAX_LISTED = 3  # unreadable files named in one error
 
-Progress = Callable[[int, int], None]
 _Row = tuple[list[int], tuple[int, int], str]  # pixels per class, (height, width), digest
 
 
 @dataclass(frozen=True, eq=False)
 class ClassIndex:
-    """Counts of a data set whose maps were resized by ``scale`` first.
+    """Class counts of a data set whose label maps were resized by ``scale`` first.
 
-    ``counts`` is int64 [N, 19], pixels of each class (ignore is not counted); ``sizes`` is int32 [N, 2], (height,
-    width) after resizing; ``digests`` are N SHA-256 of the label files. Arrays are read-only.
+    ``counts`` is int64 [N, 19], the pixels of each class without ignore; ``sizes`` is int32 [N, 2], (height, width)
+    after resizing; ``digests`` are the SHA-256 of the N label files. Arrays are read-only.
     """
 
     dataset: Dataset
@@ -43,12 +43,12 @@ class ClassIndex:
     digests: tuple[str, ...]
 
     def read(self, sample_index: int) -> np.ndarray:
-        """Train ids of one sample, resized as indexed: uint8 [H, W], read-only. Raises :class:`LabelError`."""
+        """Read the train ids of one sample, resized by ``scale``: uint8 [H, W], read-only. Raises LabelError."""
         return read_scaled(self.dataset.samples[sample_index], self.scale)
 
     @property
     def digest(self) -> str:
-        """SHA-256 over ids, files, encodings and scale: equal exactly if the same draws come out of it."""
+        """SHA-256 of ids, files, encodings and scale: equal if and only if the same crops are sampled."""
         lines = [f"{self.scale!r}"]
         for sample, digest in zip(self.dataset.samples, self.digests, strict=True):
             lines.append(f"{sample.id} {_table_digest(sample.encoding)} {digest}")
@@ -56,7 +56,7 @@ class ClassIndex:
 
 
 def read_scaled(sample: Sample, scale: float = 1.0) -> np.ndarray:
-    """Train ids of ``sample``, both sides resized by ``scale`` (rounded, at least 1 pixel): uint8 [H, W], read-only."""
+    """Read the train ids of ``sample``, both sides scaled by ``scale`` and rounded: uint8 [H, W], read-only."""
     label = read_label(sample.label, sample.encoding)
     if scale == 1.0:
         return label
@@ -69,21 +69,21 @@ def build_index(
     scale: float = 1.0,
     workers: int = 0,
     cache: Path | None = None,
-    progress: Progress | None = None,
+    progress: Advance | None = None,
 ) -> ClassIndex:
     """Count the pixels of each class in each label map of ``dataset``.
 
-    ``workers`` processes share the reading; 0 reads in this one. ``cache`` is a file that keeps the counts: entries
-    whose label file has the same size and time, encoding and scale are taken from it, the rest is counted and it is
-    rewritten; a damaged cache counts as none. ``progress`` is called with (maps done, maps in all).
+    ``workers`` processes share the reading; 0 reads in this process. ``cache`` is a file of earlier counts: entries
+    whose label file has the same size, modification time, encoding and scale are reused, the others are counted and the
+    cache is rewritten. A damaged cache is ignored. ``progress`` is called with (maps done, all maps).
 
-    Raises :class:`LabelError` naming the label maps that cannot be read, :class:`OutputError` if the cache cannot be
-    written, :class:`UsageError` for a scale or number of workers that is not allowed.
+    Raises LabelError naming the label maps that cannot be read, OutputError if the cache cannot be written, UsageError
+    for a scale or number of workers that is not allowed.
     """
     if not 0 < scale <= 16:
-        raise UsageError(f"label scale {scale} is not allowed: above 0 and at most 16", "use for example 0.5")
+        raise UsageError(f"label scale {scale}; allowed: above 0, at most 16", "use for example 0.5")
     if workers < 0:
-        raise UsageError(f"{workers} workers are not allowed: 0 or more", "use for example --workers 4")
+        raise UsageError(f"{workers} workers; allowed: 0 or more", "use for example --workers 4")
     keys = [_key(sample, scale) for sample in dataset.samples]
     known = _load_cache(cache) if cache is not None else {}
     rows: list[_Row | None] = [known.get(key) for key in keys]
@@ -109,7 +109,7 @@ def build_index(
 
 
 def default_cache(dataset: Dataset, scale: float = 1.0) -> Path | None:
-    """Cache file of a data set in the user's cache folder, or ``None`` if that folder cannot be written."""
+    """Return the cache file of a data set in the user's cache folder, or None if that folder cannot be written."""
     identity = f"{dataset.name}\0{dataset.split}\0{dataset.root.resolve()}\0{scale!r}"
     folder = cache_folder() / "index"
     try:
@@ -146,15 +146,15 @@ def _count_all(samples: list[Sample], scale: float, workers: int) -> Iterator[_R
         yield from pool.map(_count_task, [(sample, scale) for sample in samples], chunksize=chunk)
     except BrokenProcessPool as error:
         raise DgkitError(
-            "a process that reads label maps ended unexpectedly, perhaps for lack of memory",
-            "use --workers 0; a script that asks for workers needs an 'if __name__ == \"__main__\":' around its calls",
+            "a process that reads label maps ended unexpectedly, possibly out of memory",
+            "use --workers 0; a script that uses workers needs 'if __name__ == \"__main__\":' around its calls",
         ) from error
     finally:
         pool.shutdown(cancel_futures=True)
 
 
 def _leave_interrupts() -> None:
-    """Ctrl-C reaches every process of the terminal; only the main one answers."""
+    """Ignore Ctrl-C, which reaches every process of the terminal, but is handled by the main one."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
@@ -164,7 +164,9 @@ def _summary(failures: list[LabelError], total: int) -> LabelError:
         return first
     others = [failure.message.partition(": ")[0] for failure in failures[1:_MAX_LISTED]]
     more = ", ..." if len(failures) > _MAX_LISTED else ""
-    text = f"{first.message} ({len(failures)} of {total} label maps cannot be used, also {', '.join(others)}{more})"
+    text = (
+        f"{first.message} ({len(failures)} of {total} label maps cannot be used, including {', '.join(others)}{more})"
+    )
     return LabelError(text, first.hint)
 
 
@@ -187,12 +189,12 @@ def _key(sample: Sample, scale: float) -> str:
 
 @functools.lru_cache(maxsize=64)
 def _table_digest(encoding: str) -> str:
-    """Of the table, not of the name: that of Mapillary v2.0 comes from a file."""
+    """Digest the table, not its name: the table of Mapillary v2.0 comes from a file."""
     return hashlib.sha256(find_encoding(encoding).table.tobytes()).hexdigest()[:16]
 
 
 def _load_cache(path: Path) -> dict[str, _Row]:
-    """Rows by key; empty if the file is absent, damaged or of another version."""
+    """Return the rows by key; empty if the file is absent, damaged or of another version."""
     try:
         with np.load(io.BytesIO(path.read_bytes()), allow_pickle=False) as archive:
             header = json.loads(archive["header"].tobytes())
@@ -204,7 +206,7 @@ def _load_cache(path: Path) -> dict[str, _Row]:
             key: (row, (size[0], size[1]), digest)
             for key, (row, size, digest) in zip(header["keys"], rows, strict=True)
         }
-    except Exception:  # a damaged archive raises nearly anything (zipfile, zlib, json, KeyError); it is only a cache
+    except Exception:  # a damaged archive raises many errors (zipfile, zlib, json, KeyError)
         return {}
 
 
@@ -221,4 +223,4 @@ def _save_cache(path: Path, rows: dict[str, _Row]) -> None:
     try:
         atomic_write(path, buffer.getvalue())
     except OutputError as error:
-        raise OutputError(error.message, "give another file with --cache, or leave it out") from error
+        raise OutputError(error.message, "give another file with --cache, or omit it") from error

@@ -1,7 +1,7 @@
-"""Where each public data set keeps its label maps and photographs: one row per data set, data only.
+"""Folder layouts of the public data sets: where their label maps and photographs lie.
 
-A layout is a list of trees (ways the set is found on disk); the first tree with label maps is used. Within a tree the
-label ``LABELS/sub/<stem><suffix>`` belongs to the photograph ``IMAGES/sub/<stem><suffix>``.
+A layout is a list of trees, the forms in which the data set is found on disk; the first tree with label maps is used.
+Within a tree the label ``LABELS/sub/<stem><suffix>`` belongs to the photograph ``IMAGES/sub/<stem><suffix>``.
 """
 
 from dataclasses import dataclass
@@ -18,12 +18,12 @@ IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg")
 
 @dataclass(frozen=True)
 class Tree:
-    """One way a set lies on disk.
+    """One form of a data set on disk.
 
     ``labels`` and ``images`` are folders below the root, searched recursively; ``{split}`` and ``{condition}`` stand
-    for the folder names of splits and ``conditions``. ``suffixes`` are (end of the file name, encoding), best first: of
-    several files with one stem the first suffix wins. An encoding of ``None`` marks files to leave out. ``config`` is
-    a file, below the root, with the class names of the encoding.
+    for the folder names of splits and ``conditions``. ``suffixes`` are pairs (end of the file name, encoding), the
+    preferred one first: of several files with the same stem the first suffix wins. An encoding of None marks files to
+    skip. ``config`` is a file below the root with the class names of the encoding.
     """
 
     labels: str
@@ -36,7 +36,7 @@ class Tree:
 
 @dataclass(frozen=True)
 class Layout:
-    """A data set: its trees, the split used when none is asked for, and a line about it."""
+    """A data set: a line of description, its trees, and the split used by default."""
 
     description: str
     trees: tuple[Tree, ...]
@@ -48,7 +48,7 @@ _CITYSCAPES = (("_gtFine_labelTrainIds.png", "train_ids"), ("_gtFine_labelIds.pn
 _ACDC = (("_gt_labelTrainIds.png", "train_ids"), ("_gt_labelIds.png", "cityscapes_ids"))
 _GTA = (TRAIN_IDS, (".png", "cityscapes_ids"))
 _BDD = (("_train_id.png", "train_ids"), ("_train_color.png", None), (".png", "train_ids"))
-_DERIVED = ("_labelTrainIds.png", None)  # made by other tools with a mapping that the name does not tell
+_DERIVED = ("_labelTrainIds.png", None)  # made by other tools with an unknown mapping
 
 LAYOUTS = {
     "gta": Layout(

@@ -1,7 +1,7 @@
 """The manifest of an output folder: one JSON object per line, appended when its files are on disk.
 
-Each append is one write followed by fsync, so a kill can tear the last line only. A torn line is ignored by readers and
-cut off before the next append.
+Each append is one write followed by fsync, so a kill can truncate the last line only. A truncated line is ignored by
+readers and removed before the next append.
 """
 
 import json
@@ -15,16 +15,16 @@ from dgkit.files import atomic_write, output_error
 
 
 class Manifest:
-    """Records of one JSON-lines file at ``path``, which need not exist yet. One process appends at a time."""
+    """A JSON-lines file at ``path``, which need not exist yet. Only one process may append at a time."""
 
     def __init__(self, path: Path | str) -> None:
         self.path = Path(path)
         self._checked = False
 
     def append(self, record: dict[str, Any]) -> None:
-        """Add ``record`` as one line and wait until it is on disk. Raises :class:`OutputError` if it cannot be written.
+        """Append ``record`` as one line and wait until it is on disk. Raises OutputError if it cannot be written.
 
-        A torn last line is cut off before the first append of this object.
+        A truncated last line is removed before the first append of this object.
         """
         line = _encode(record)
         if not self._checked:
@@ -39,19 +39,19 @@ class Manifest:
             finally:
                 os.close(descriptor)
         except OSError as error:
-            self._checked = False  # the write may have been cut short: look again before the next one
+            self._checked = False  # the write may be incomplete: check again before the next one
             raise output_error(self.path, error) from error
 
     def rewrite(self, records: Iterable[dict[str, Any]]) -> None:
-        """Replace the file by one with ``records``, at once. Raises :class:`OutputError` if it cannot be written."""
+        """Replace the whole file atomically. Raises OutputError if it cannot be written."""
         atomic_write(self.path, b"".join(_encode(record) for record in records))
 
     def read(self) -> list[dict[str, Any]]:
-        """All complete records, in order; see :func:`read`."""
+        """Return all complete records in order, as :func:`read`."""
         return read(self.path)
 
     def repair(self) -> int:
-        """Cut a torn last line off and return how many bytes it had. Raises :class:`OutputError`."""
+        """Remove a truncated last line and return its length in bytes. Raises OutputError."""
         data = _content(self.path)
         torn = len(data) - _complete(data)
         if torn:
@@ -63,9 +63,9 @@ class Manifest:
 
 
 def read(path: Path | str) -> list[dict[str, Any]]:
-    """Records of a manifest, in order; none if it does not exist. A torn last line is dropped.
+    """Return the records of a manifest in order, none if it does not exist. A truncated last line is ignored.
 
-    Raises :class:`InputError` naming the line if another line is no JSON object, or if the file cannot be read.
+    Raises InputError if the file cannot be read, or naming a line other than the last that is not a JSON object.
     """
     data = _content(Path(path))
     records = []
@@ -94,7 +94,7 @@ def _content(path: Path) -> bytes:
 
 
 def _complete(data: bytes) -> int:
-    """Number of leading bytes without the torn last line: no newline yet, or (after a power cut) no JSON in it."""
+    """Return the length without a truncated last line, which has no line feed or (after a power cut) no JSON."""
     end = data.rfind(b"\n") + 1
     if end == len(data) and end:
         start = data.rfind(b"\n", 0, end - 1) + 1

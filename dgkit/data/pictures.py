@@ -1,4 +1,4 @@
-"""Photographs and renders: reading them, and the square that a classifier looks at."""
+"""Images: read them, and crop the square that a classifier takes."""
 
 from pathlib import Path
 
@@ -9,18 +9,18 @@ from dgkit.errors import InputError
 
 
 def read_picture(path: Path | str) -> np.ndarray:
-    """uint8 [H,W,3] RGB of a PNG or JPEG file. Raises InputError naming the file."""
+    """Read a PNG or JPEG file as uint8 [H,W,3] RGB. Raises InputError naming the file."""
     try:
         with Image.open(path) as opened:
             return np.asarray(opened.convert("RGB"))
     except FileNotFoundError as error:
-        raise InputError(f"{path}: no such file", "check the path of the picture") from error
+        raise InputError(f"{path}: no such file", "check the path of the image") from error
     except (OSError, UnidentifiedImageError, SyntaxError) as error:
-        raise InputError(f"{path} cannot be read as a picture: {error}", "copy or make it again") from error
+        raise InputError(f"{path} cannot be read as an image: {error}", "copy or generate it again") from error
 
 
 def centre_square(image: np.ndarray, size: int) -> np.ndarray:
-    """The largest square in the middle of uint8 [H,W,3], resized to uint8 [size,size,3]."""
+    """Crop the largest central square of uint8 [H,W,3] and resize it to uint8 [size,size,3]."""
     import cv2
 
     side = min(image.shape[:2])

@@ -1,4 +1,4 @@
-"""Rare class sampling: the published formulas, and none of the published defects."""
+"""Rare class sampling: the published formulas without the published defects."""
 
 from pathlib import Path
 
@@ -89,7 +89,7 @@ def test_a_crop_is_a_copy() -> None:
 # --- drawing ----------------------------------------------------------------------------------------------------------
 
 
-def test_a_draw_is_the_window_it_names(tmp_path: Path) -> None:
+def test_a_draw_is_the_window_of_its_box(tmp_path: Path) -> None:
     rng = np.random.default_rng(0)
     index = index_of(tmp_path, *(rng.integers(0, 19, (40, 60), dtype=np.uint8) for _ in range(3)))
     rules = CropRules((16, 24))

@@ -1,4 +1,4 @@
-"""Every layout the public sets are found in, as tiny trees on disk."""
+"""Every layout of the public data sets, as tiny trees on disk."""
 
 import json
 from pathlib import Path
@@ -268,7 +268,7 @@ def test_order_does_not_depend_on_the_disk(tmp_path: Path) -> None:
     assert [s.id for s in dataset.samples] == ["a", "b", "c", "z_a", "z_b", "z_c"]
 
 
-def test_ids_are_unique_even_where_joined_names_meet(tmp_path: Path) -> None:
+def test_ids_are_unique_even_if_joined_names_collide(tmp_path: Path) -> None:
     for name in ("a_b.png", "a/b.png", "c/b.png", "d/a_b.png"):
         write_ids(tmp_path / name)
     ids = [s.id for s in labels_folder(tmp_path).samples]
@@ -311,9 +311,9 @@ def test_real_gta_folder(shared_folder: Path) -> None:
 
 
 def test_unknown_names_and_splits(tmp_path: Path) -> None:
-    with pytest.raises(UsageError, match="unknown data set 'kitti', allowed: gta, synthia"):
+    with pytest.raises(UsageError, match="unknown data set 'kitti'; known data sets: gta, synthia"):
         open_dataset("kitti", tmp_path)
-    with pytest.raises(UsageError, match="unknown split 'vla', allowed: train, val, test, all"):
+    with pytest.raises(UsageError, match="unknown split 'vla'; known splits: train, val, test, all"):
         open_dataset("gta", tmp_path, "vla")
     with pytest.raises(UsageError, match="unknown encoding"):
         labels_folder(tmp_path, "kitti")
@@ -326,7 +326,7 @@ def test_an_empty_folder_says_what_was_searched(tmp_path: Path, name: str) -> No
     assert str(tmp_path) in caught.value.message and "searched" in caught.value.message and caught.value.hint
 
 
-def test_a_folder_that_is_none(tmp_path: Path) -> None:
+def test_a_path_that_is_not_a_folder(tmp_path: Path) -> None:
     empty = tmp_path / "empty"
     empty.mkdir()
     with pytest.raises(InputError, match="no such folder"):
@@ -382,11 +382,11 @@ def test_pairs_of_different_size_are_listed(tmp_path: Path) -> None:
 
 def test_a_pair_without_a_usable_photograph(tmp_path: Path) -> None:
     label = write_ids(tmp_path / "a.png")
-    with pytest.raises(LabelError, match="photograph was not found"):
+    with pytest.raises(LabelError, match="photograph of this label map was not found"):
         read_pair(Sample("a", label, None, "train_ids"))
     broken = tmp_path / "b.jpg"
     broken.write_bytes(b"no picture")
     sample = Sample("a", label, broken, "train_ids")
     for call in (lambda: read_pair(sample), lambda: check_pairs(Dataset("x", tmp_path, "all", (sample,)))):
-        with pytest.raises(LabelError, match="cannot be read as a picture"):
+        with pytest.raises(LabelError, match="cannot be read as an image"):
             call()

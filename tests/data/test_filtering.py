@@ -1,4 +1,4 @@
-"""Loss maps, means, masks, bands and hashes whose values are known beforehand."""
+"""Loss maps, means, masks, bands and hashes with known values."""
 
 import cv2
 import numpy as np
@@ -42,14 +42,14 @@ def test_the_loss_is_the_cross_entropy_of_pytorch() -> None:
     assert found.mean_loss == pytest.approx(loss[known].mean(), rel=1e-5)
 
 
-def test_channels_in_another_order_say_the_same() -> None:
+def test_channels_in_another_order_give_the_same_result() -> None:
     logits, label = drawn()
     order = np.random.default_rng(1).permutation(19)
     one, other = judge(logits, ALL, label), judge(logits[order], ALL[order], label)
     assert np.allclose(one.loss, other.loss, equal_nan=True, atol=1e-5) and one.agreement == other.agreement
 
 
-def test_a_class_that_the_segmenter_does_not_know_is_not_judged() -> None:
+def test_a_class_unknown_to_the_segmenter_is_not_compared() -> None:
     logits, label = drawn()
     kept = ALL[ALL != 13]
     found = judge(logits[kept], kept, label)
@@ -58,7 +58,7 @@ def test_a_class_that_the_segmenter_does_not_know_is_not_judged() -> None:
     assert not doubtful(label, found.loss, class_means(found.pixels, found.losses), 1e-9)[label == 13].any()
 
 
-def test_nothing_is_said_of_a_label_that_is_all_ignore() -> None:
+def test_a_label_of_ignore_only_has_no_agreement() -> None:
     logits, label = drawn()
     found = judge(logits, ALL, np.full_like(label, 255))
     assert found.agreement is None and found.mean_loss is None and found.pixels.sum() == 0
@@ -88,7 +88,7 @@ def test_the_band_lies_on_both_sides_of_a_border(width: int) -> None:
     assert not boundary_band(label, 0).any() and not boundary_band(np.full((9, 9), 7, np.uint8), 8).any()
 
 
-def test_the_band_is_what_a_search_around_each_pixel_finds() -> None:
+def test_the_band_equals_a_search_around_each_pixel() -> None:
     rng = np.random.default_rng(3)
     label = np.kron(rng.choice([0, 1, 11, 255], (5, 6)), np.ones((4, 4))).astype(np.uint8)
     for width in (1, 2):
@@ -99,7 +99,7 @@ def test_the_band_is_what_a_search_around_each_pixel_finds() -> None:
         assert np.array_equal(boundary_band(label, width), expected)
 
 
-def test_hashes_of_alike_pictures_differ_in_few_bits() -> None:
+def test_hashes_of_similar_images_differ_in_few_bits() -> None:
     rng = np.random.default_rng(5)
     picture, other = (
         cv2.resize(rng.integers(40, 200, (12, 12, 3)).astype(np.uint8), (130, 130), interpolation=cv2.INTER_LINEAR)
@@ -113,7 +113,7 @@ def test_hashes_of_alike_pictures_differ_in_few_bits() -> None:
     assert (base ^ perceptual_hash(other)).bit_count() > 16
 
 
-def test_near_duplicates_are_those_of_an_earlier_picture_that_is_kept() -> None:
+def test_near_duplicates_refer_to_an_earlier_image_that_is_kept() -> None:
     # 3 is near 1, which is dropped as near 0, but not near 0 itself.
     far = 2**64 - 2**32
     hashes = [0b0, 0b11, far, 0b1111, far + 1]

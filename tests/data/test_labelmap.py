@@ -1,4 +1,4 @@
-"""Label maps in every form the data sets have, and every form that must be refused with a line that helps."""
+"""Label maps in every form of the data sets, and files that must be refused with a helpful message."""
 
 import os
 import struct
@@ -41,7 +41,7 @@ def png(path: Path, width: int, height: int, depth: int, colour: int, rows: byte
 # --- reading ----------------------------------------------------------------------------------------------------------
 
 
-def test_grey_palette_and_16_bit_files_read_alike(tmp_path: Path) -> None:
+def test_grey_palette_and_16_bit_files_give_the_same_ids(tmp_path: Path) -> None:
     grey = Image.fromarray(IDS)
     palette = Image.fromarray(IDS).convert("L")
     palette.putpalette([7 * i % 256 for i in range(768)])
@@ -130,13 +130,17 @@ def _bad_files(folder: Path) -> dict[str, tuple[Path, str, str]]:
     whole = good.read_bytes()
     files: dict[str, tuple[bytes | None, str, str]] = {
         "missing": (None, "no such file", "check the path"),
-        "empty": (b"", "0 bytes", "again"),
-        "cut_header": (whole[:20], "cut off in its header", "again"),
-        "cut_signature": (whole[:5], "cut off in its header", "again"),
-        "cut_data": (whole[: len(whole) // 2], "cut off or damaged", "again"),
-        "flipped": (whole[:-40] + bytes(b ^ 0xFF for b in whole[-40:-20]) + whole[-20:], "cut off or damaged", "again"),
-        "jpeg": (b"\xff\xd8\xff\xe0" + bytes(60), "a JPEG", "PNG without loss"),
-        "text": (b"road road sky", "not a PNG", "PNG without loss"),
+        "empty": (b"", "the file is empty", "again"),
+        "cut_header": (whole[:20], "truncated in its header", "again"),
+        "cut_signature": (whole[:5], "truncated in its header", "again"),
+        "cut_data": (whole[: len(whole) // 2], "truncated or damaged", "again"),
+        "flipped": (
+            whole[:-40] + bytes(b ^ 0xFF for b in whole[-40:-20]) + whole[-20:],
+            "truncated or damaged",
+            "again",
+        ),
+        "jpeg": (b"\xff\xd8\xff\xe0" + bytes(60), "a JPEG", "lossless format"),
+        "text": (b"road road sky", "not a PNG", "lossless format"),
     }
     result = {}
     for name, (data, words, hint) in files.items():
@@ -146,20 +150,20 @@ def _bad_files(folder: Path) -> dict[str, tuple[Path, str, str]]:
         result[name] = (path, words, hint)
     rgb = folder / "rgb.png"
     Image.fromarray(PALETTE[noisy]).save(rgb)
-    result["rgb"] = (rgb, "an RGB picture", "not the colour maps")
+    result["rgb"] = (rgb, "an RGB image", "not the colour maps")
     rgba = folder / "rgba.png"
     Image.fromarray(np.zeros((2, 2, 4), np.uint8)).save(rgba)
-    result["rgba"] = (rgba, "an RGBA picture", "not the colour maps")
+    result["rgba"] = (rgba, "an RGBA image", "not the colour maps")
     deep = folder / "deep.png"
     Image.fromarray(np.array([[0, 7000]], np.uint16)).save(deep)
     result["deep"] = (deep, "unknown ids 7000 for train_ids", "no known id system")
     labelids = folder / "labelids.png"
     Image.fromarray(np.array([[7, 26, 33]], np.uint8)).save(labelids)
     result["labelids"] = (labelids, "unknown ids 26, 33", "--dataset gta=DIR or --dataset cityscapes=DIR")
-    result["huge"] = (png(folder / "huge.png", 100_000, 100_000, 8, 0, b"\0"), "allowed are 64 Mpx", "scale the map")
+    result["huge"] = (png(folder / "huge.png", 100_000, 100_000, 8, 0, b"\0"), "the limit is 64 Mpx", "crop the map")
     result["no_width"] = (png(folder / "no_width.png", 0, 4, 8, 0, b""), "0x4 pixels", "again")
     result["one_bit"] = (png(folder / "one_bit.png", 8, 1, 1, 0, b"\0\xaa"), "1-bit grey", "8-bit grey")
-    result["folder"] = (folder, "a folder, not a label map", "--labels DIR")
+    result["folder"] = (folder, "this is a folder, not a label map", "--labels DIR")
     return result
 
 
@@ -184,7 +188,7 @@ BAD = [
 
 
 @pytest.mark.parametrize("name", BAD)
-def test_bad_files_end_in_one_line_that_helps(tmp_path: Path, name: str) -> None:
+def test_bad_files_are_refused_with_a_helpful_message(tmp_path: Path, name: str) -> None:
     files = _bad_files(tmp_path)
     assert sorted(files) == sorted(BAD)
     path, words, hint = files[name]
@@ -204,7 +208,7 @@ def test_an_unreadable_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
         def refuse(*_: object, **__: object) -> None:
             raise PermissionError(13, "Permission denied")
 
-        monkeypatch.setattr("builtins.open", refuse)
+        monkeypatch.setattr(Path, "open", refuse)
     with pytest.raises(LabelError, match="permission denied") as caught:
         read_label(path)
     assert "chmod" in caught.value.hint
@@ -224,7 +228,7 @@ def test_the_hint_names_the_encoding_that_fits() -> None:
     "raw",
     [np.zeros((2, 2)), np.zeros((2, 2, 3), np.uint8), np.zeros((0, 4), np.uint8), np.array([[-1]]), np.array([[256]])],
 )
-def test_arrays_that_are_no_label_maps(raw: np.ndarray) -> None:
+def test_arrays_that_are_not_label_maps(raw: np.ndarray) -> None:
     with pytest.raises(LabelError):
         encode(raw)
 
@@ -240,7 +244,7 @@ def test_ranges() -> None:
     assert ranges(range(0, 100, 2), limit=3) == "0, 2, 4, ..."
 
 
-# --- what networks take -----------------------------------------------------------------------------------------------
+# --- resizing ---------------------------------------------------------------------------------------------------------
 
 
 def test_resize_takes_the_pixel_under_each_cell_centre() -> None:
@@ -294,7 +298,7 @@ def test_only_train_ids_are_written(tmp_path: Path, label: np.ndarray) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
-def test_writing_where_nothing_can_be_written(tmp_path: Path) -> None:
+def test_writing_into_a_folder_that_is_not_writable(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(OutputError) as caught:
         write_label(tmp_path / "file" / "a.png", IDS)

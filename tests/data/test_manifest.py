@@ -26,7 +26,7 @@ def test_records_come_back_in_order(manifest: Manifest) -> None:
     assert Manifest(manifest.path.with_name("absent.jsonl")).read() == []
 
 
-def test_cut_at_every_byte(manifest: Manifest) -> None:
+def test_truncation_at_every_byte(manifest: Manifest) -> None:
     whole = manifest.path.read_bytes()
     ends = [0, *(i + 1 for i, byte in enumerate(whole) if byte == ord("\n"))]
     for length in range(len(whole) + 1):
@@ -37,7 +37,7 @@ def test_cut_at_every_byte(manifest: Manifest) -> None:
         assert manifest.read() == [*RECORDS[:complete], {"id": "new"}]
 
 
-def test_repair_says_what_it_cut(manifest: Manifest) -> None:
+def test_repair_returns_the_length_of_what_it_removed(manifest: Manifest) -> None:
     whole = manifest.path.read_bytes()
     assert manifest.repair() == 0
     manifest.path.write_bytes(whole + b'{"id": "d')
@@ -45,7 +45,7 @@ def test_repair_says_what_it_cut(manifest: Manifest) -> None:
     assert manifest.path.read_bytes() == whole
 
 
-def test_zeros_left_by_a_power_cut_count_as_torn(manifest: Manifest) -> None:
+def test_zeros_left_by_a_power_cut_count_as_truncated(manifest: Manifest) -> None:
     whole = manifest.path.read_bytes()
     manifest.path.write_bytes(whole + b"\0" * 30 + b"\n")
     assert manifest.read() == RECORDS
@@ -59,7 +59,7 @@ def test_damage_elsewhere_is_an_error_that_names_the_line(manifest: Manifest) ->
         manifest.read()
 
 
-def test_a_line_separator_in_a_text_is_no_line_end(manifest: Manifest) -> None:
+def test_a_line_separator_in_a_text_does_not_end_the_line(manifest: Manifest) -> None:
     manifest.append({"id": "d", "prompt": "a\u2028b\x85c\x0bd"})
     assert manifest.read()[-1] == {"id": "d", "prompt": "a\u2028b\x85c\x0bd"}
 
@@ -71,7 +71,7 @@ def test_a_short_write_is_completed(manifest: Manifest, monkeypatch: pytest.Monk
     assert manifest.read()[-1] == {"id": "d"}
 
 
-def test_a_full_disk_and_a_second_try(manifest: Manifest, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_appending_again_after_a_full_disk(manifest: Manifest, monkeypatch: pytest.MonkeyPatch) -> None:
     real = os.write
 
     def full(descriptor: int, data: bytes) -> int:

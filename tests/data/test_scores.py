@@ -1,4 +1,4 @@
-"""Scores of label maps from one confusion matrix."""
+"""Scores from a confusion matrix."""
 
 import numpy as np
 import pytest
@@ -29,14 +29,14 @@ def test_iou_is_hits_over_union() -> None:
     assert pixel_accuracy(confusion(*maps())) == 6 / 8
 
 
-def test_an_oracle_scores_fully() -> None:
+def test_perfect_predictions_score_1() -> None:
     label = np.arange(19, dtype=np.uint8)[None]
     found = summary(confusion(label, label))
     assert found["miou"] == found["small_miou"] == found["pixel_accuracy"] == 1
     assert found["iou"] == dict.fromkeys(CLASSES, 1.0)
 
 
-def test_nothing_labelled_scores_nothing() -> None:
+def test_no_labelled_pixels_give_no_scores() -> None:
     label = np.full((2, 2), IGNORE, np.uint8)
     found = summary(confusion(label, np.zeros((2, 2), np.uint8)))
     assert found["miou"] is None and found["pixel_accuracy"] is None

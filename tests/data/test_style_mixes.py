@@ -39,7 +39,7 @@ def test_mixes_from_files(tmp_path: Path) -> None:
         ("snowy: 0", "sum to 0"),
     ],
 )
-def test_mixes_that_make_no_sense(tmp_path: Path, content: str, words: str) -> None:
+def test_mixes_with_invalid_weights(tmp_path: Path, content: str, words: str) -> None:
     path = tmp_path / "mix.yaml"
     path.write_text(content)
     with pytest.raises(UsageError, match=words):
@@ -56,7 +56,7 @@ def test_mixes_that_do_not_exist(tmp_path: Path) -> None:
         load_style_mix(tmp_path / "empty.yaml")
 
 
-def test_a_mix_is_fixed_and_travels_between_processes() -> None:
+def test_a_mix_is_immutable_and_can_be_pickled() -> None:
     mix = STYLE_MIXES["code"]
     with pytest.raises(TypeError):
         mix.weights["snowy"] = 1.0  # type: ignore[index]

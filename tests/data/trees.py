@@ -1,4 +1,4 @@
-"""Tiny data sets in every layout, for the tests of this folder and above."""
+"""Tiny data sets in every layout."""
 
 import os
 from collections.abc import Iterable
