@@ -52,6 +52,7 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=200, help="training steps")
     parser.add_argument("--count", type=int, default=24, help="pictures")
     parser.add_argument("--height", type=int, default=1024, help="height of the pictures, which are twice as wide")
+    # --ways is the former name.
     parser.add_argument("--variants", "--ways", help=f"default: {ON_CPU}, on a GPU {ON_GPU}")
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--batch", type=int, default=4, help="windows per call of dgkit eval")

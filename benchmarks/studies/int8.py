@@ -156,9 +156,7 @@ def agreement_cells(images: np.ndarray, judge: Path | None) -> Row:
 
     pairs = zip(images, scenes(len(images)), strict=True)
     pictures = [LabelledImage(job.id, image, job.label, job.style) for image, job in pairs]
-    return {
-        "miou": round(100 * mean_iou(measure(pictures, len(pictures), find_judge(judge, None, None)).matrix), 2)
-    }
+    return {"miou": round(100 * mean_iou(measure(pictures, len(pictures), find_judge(judge, None, None)).matrix), 2)}
 
 
 def denoiser_rows(given: argparse.Namespace, variants: list[str]) -> Iterator[Row]:

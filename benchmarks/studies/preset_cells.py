@@ -67,6 +67,7 @@ def ablation_cells() -> Cells:
 def add_options(parser: ArgumentParser) -> None:
     """Add the options that choose cells and labels."""
     parser.add_argument("--cells", help="names, comma-separated, or settings such as exact:steps=8; default: all")
+    # --leads is the former name.
     parser.add_argument("--ablation", "--leads", action="store_true",
                         help="exact with each setting of fast alone, fast without each")  # fmt: skip
     parser.add_argument("--model", help="folder or random:NAME; default: the embedded model")

@@ -1,4 +1,4 @@
-"""benchmarks/gpu/check.py as a program: what it writes when steps work, fail, hang, or are killed."""
+"""benchmarks/gpu/check.py as a program: its output when steps work, fail, hang, or are killed."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def run(out: Path, *options: str, variables: dict[str, str] | None = None) -> tu
 
 
 def marked(text: str) -> list[int]:
-    """Processes that have ``text`` among their arguments."""
+    """Return the processes with ``text`` in their arguments."""
     found = []
     for entry in Path("/proc").glob("[0-9]*/cmdline"):
         try:
@@ -49,13 +49,13 @@ def marked(text: str) -> list[int]:
 
 @pytest.fixture()
 def without_dgkit(tmp_path: Path) -> dict[str, str]:
-    """Variables under which dgkit fails at its first import."""
+    """Environment variables with which importing dgkit fails."""
     (tmp_path / "broken").mkdir()
     (tmp_path / "broken" / "pydantic.py").write_text("raise ImportError('pydantic is broken here')\n")
     return {"PYTHONPATH": str(tmp_path / "broken")}
 
 
-def test_a_dry_run_measures_and_says_what_it_skips(tmp_path: Path) -> None:
+def test_dry_run_measures_and_names_what_it_skips(tmp_path: Path) -> None:
     result, rows = run(tmp_path / "out", "--dry-run", "--steps", "card,measure,tests,trt", "--parts", "vae,small")
     assert result.returncode == 0, result.stdout + result.stderr
     assert list(rows) == ["environment", "card", "measure", "tests", "trt"]
@@ -73,7 +73,7 @@ def test_a_dry_run_measures_and_says_what_it_skips(tmp_path: Path) -> None:
     assert "step measure  network denoiser" in result.stdout
 
 
-def test_parts_without_time_are_named(tmp_path: Path) -> None:
+def test_parts_without_time_left_are_named(tmp_path: Path) -> None:
     command = [sys.executable, str(SCRIPT.with_name("measure.py")), "--size", "dry", "--parts", "small,vae"]
     variables = {**os.environ, "PYTHONPATH": str(ROOT), "DGKIT_GPU_CHECK_SECONDS": "2"}
     result = subprocess.run(
@@ -83,7 +83,7 @@ def test_parts_without_time_are_named(tmp_path: Path) -> None:
     assert not (tmp_path / "rows.csv").exists()
 
 
-def test_a_step_that_fails_stops_nothing(tmp_path: Path, without_dgkit: dict[str, str]) -> None:
+def test_failing_step_does_not_stop_the_others(tmp_path: Path, without_dgkit: dict[str, str]) -> None:
     result, rows = run(tmp_path / "out", "--dry-run", "--steps", "measure,parity", variables=without_dgkit)
     assert result.returncode == 1
     assert {row["state"] for row in rows.values()} == {"failed"} and len(rows) == 3
@@ -91,7 +91,7 @@ def test_a_step_that_fails_stops_nothing(tmp_path: Path, without_dgkit: dict[str
     assert not (tmp_path / "out" / "bench.csv").exists() and not (tmp_path / "out" / "environment.json").exists()
 
 
-def test_wheels_come_before_what_is_installed(tmp_path: Path) -> None:
+def test_wheels_take_precedence_over_installed_packages(tmp_path: Path) -> None:
     wheel = tmp_path / "wheels" / "pydantic-99-py3-none-any.whl"
     wheel.parent.mkdir()
     with zipfile.ZipFile(wheel, "w") as archive:
@@ -106,8 +106,8 @@ def test_wheels_come_before_what_is_installed(tmp_path: Path) -> None:
     assert "this is the pydantic of the wheel" in rows["environment"]["detail"]
 
 
-def test_a_step_that_hangs_is_ended_with_all_it_started(tmp_path: Path, without_dgkit: dict[str, str]) -> None:
-    """Where doctor fails the steps are tried, among them the card's: here one that ignores Ctrl-C and has a daemon."""
+def test_hanging_step_is_ended_with_all_it_started(tmp_path: Path, without_dgkit: dict[str, str]) -> None:
+    """If doctor fails, all steps are tried; here the step card ignores Ctrl-C and has a daemon."""
     program = tmp_path / "bin" / "nvidia-smi"
     program.parent.mkdir()
     nap = f"import time; time.sleep(600); {str(tmp_path)!r}"
@@ -124,7 +124,7 @@ def test_a_step_that_hangs_is_ended_with_all_it_started(tmp_path: Path, without_
     assert marked(nap) == []
 
 
-def test_a_step_that_crashes_says_of_what(tmp_path: Path, without_dgkit: dict[str, str]) -> None:
+def test_crashing_step_shows_its_exit_code(tmp_path: Path, without_dgkit: dict[str, str]) -> None:
     program = tmp_path / "bin" / "nvidia-smi"
     program.parent.mkdir()
     program.write_text(f"#!{sys.executable}\nimport os\nprint('before it', flush=True)\nos.abort()\n")
@@ -135,7 +135,7 @@ def test_a_step_that_crashes_says_of_what(tmp_path: Path, without_dgkit: dict[st
     assert "Fatal Python error: Aborted" in (tmp_path / "out" / "log.txt").read_text()
 
 
-def test_what_was_done_outlives_a_kill(tmp_path: Path) -> None:
+def test_results_survive_a_kill(tmp_path: Path) -> None:
     out = tmp_path / "out"
     with subprocess.Popen(
         command(out, "--dry-run", "--steps", "measure"), stdout=subprocess.PIPE, text=True
@@ -154,13 +154,13 @@ def test_what_was_done_outlives_a_kill(tmp_path: Path) -> None:
     assert marked(str(tmp_path / "work")) == []
 
 
-def test_no_device_is_a_failure(tmp_path: Path) -> None:
+def test_missing_device_is_a_failure(tmp_path: Path) -> None:
     result, rows = run(tmp_path / "out", variables={"CUDA_VISIBLE_DEVICES": ""})
     assert result.returncode == 1 and "this machine has no CUDA device" in result.stdout
     assert len(rows) > 12 and {row["state"] for row in rows.values()} == {"ok", "skipped"}
 
 
-def test_wrong_arguments_are_named(tmp_path: Path) -> None:
+def test_wrong_arguments_are_refused(tmp_path: Path) -> None:
     for options, words in (
         ("--steps nonsense", "unknown step 'nonsense'"),
         (f"--wheels {tmp_path}", "contains no .whl file"),
@@ -171,7 +171,7 @@ def test_wrong_arguments_are_named(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_every_step_that_needs_no_gpu_runs(tmp_path: Path) -> None:
+def test_all_steps_without_a_gpu_run(tmp_path: Path) -> None:
     result, rows = run(tmp_path / "out", "--dry-run", "--minutes", "40")
     states = {name: row["state"] for name, row in rows.items()}
     skipped = {"card", "trt_build", "tests", "trt", "generate_trt", "parity_trt", "tests_compile"}

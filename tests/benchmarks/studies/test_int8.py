@@ -1,4 +1,4 @@
-"""The int8 script: what it measures by, on arrays and blocks that need no NNCF and no model."""
+"""The measurements of int8.py, on arrays and blocks that need no NNCF and no model."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def script() -> Iterator[ModuleType]:
         yield module
 
 
-def test_calls_are_kept(script: ModuleType, tmp_path: Path) -> None:
+def test_calls_are_read_from_their_file(script: ModuleType, tmp_path: Path) -> None:
     def call(value: int, **more: int) -> dict[str, np.ndarray]:
         return {name: np.array([number]) for name, number in {"timestep": value, **more}.items()}
 
@@ -57,7 +57,7 @@ def test_variants_are_compared_by_the_median_of_the_same_rounds(script: ModuleTy
     }  # fmt: skip
 
 
-def test_blocks_compute_and_run_in_the_type_asked_for(script: ModuleType) -> None:
+def test_blocks_run_in_the_requested_type(script: ModuleType) -> None:
     int8_blocks = sys.modules["int8_blocks"]
     for make, sizes in ((int8_blocks.resnet_block, (1, 32, 4)), (int8_blocks.feed_forward, (1, 8, 32))):
         model = make(*sizes)
@@ -72,7 +72,7 @@ def test_blocks_compute_and_run_in_the_type_asked_for(script: ModuleType) -> Non
         assert [len(calls) for calls in spent.values()] == [2, 2]
 
 
-def test_a_row_replaces_that_of_an_earlier_run(script: ModuleType, tmp_path: Path) -> None:
+def test_row_replaces_that_of_an_earlier_run(script: ModuleType, tmp_path: Path) -> None:
     path = tmp_path / "new" / "int8.csv"
     for variant, speed in (("bf16", 1.0), ("int8", 1.5), ("bf16", 1.1)):
         script.write({"subject": "block", "variant": variant, "x_bf16": speed}, path)
@@ -82,7 +82,7 @@ def test_a_row_replaces_that_of_an_earlier_run(script: ModuleType, tmp_path: Pat
     assert tuple(rows[0]) == script.COLUMNS
 
 
-def test_without_nncf_it_says_what_to_install(
+def test_missing_nncf_is_an_error_with_the_pip_command(
     script: ModuleType, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setitem(sys.modules, "nncf", None)
@@ -101,7 +101,7 @@ def test_decoders_are_compared_on_pictures(script: ModuleType, tmp_path: Path, m
     assert 0 < float(low["error"]) < 0.05 and low["psnr"] > 30
 
 
-def test_the_table_is_that_of_the_record() -> None:
+def test_table_of_the_page_has_the_recorded_figures() -> None:
     text = (ROOT / "docs" / "engines.md").read_text(encoding="utf-8")
     with open(BENCHMARKS / "results" / "int8.csv", newline="", encoding="utf-8") as file:
         rows = {(row["subject"], row["variant"]): row for row in csv.DictReader(file)}

@@ -1,4 +1,4 @@
-"""benchmarks/studies/soak.py at small scale; its 10,000 images are in benchmarks/results/soak.csv."""
+"""A short run of benchmarks/studies/soak.py; that of 10,000 images is recorded in benchmarks/results/soak.csv."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ import pytest
 from tests.benchmarks.scripts import BENCHMARKS
 
 SCRIPT = BENCHMARKS / "studies" / "soak.py"
-COUNT, SETTLED = 2500, 500  # images; memory takes a step of 8 MiB now and then, which many images outweigh
-MOST = 8  # KiB an image: a line of the manifest takes 2, and a picture of 64 x 64 pixels that is kept 12
+COUNT, SETTLED = 2500, 500  # images; many, since memory grows by 8 MiB at once from time to time
+MOST = 8  # KiB per image; a line of the manifest takes 2, an image of 64 x 64 pixels in memory 12
 
 if not sys.platform.startswith("linux"):
     pytest.skip("reads /proc", allow_module_level=True)
@@ -23,7 +23,7 @@ if not sys.platform.startswith("linux"):
 def test_memory_does_not_grow_with_the_images(tmp_path: Path) -> None:
     rows = tmp_path / "soak.csv"
     command = [sys.executable, str(SCRIPT), "--count", str(COUNT), "--rows", "30", "--csv", str(rows)]
-    # Else glibc gives a thread an arena of its own when it first has to wait for another: some megabytes, at any time.
+    # Else glibc creates an arena of some megabytes when a thread first waits for another, at any time.
     calm = {**os.environ, "MALLOC_ARENA_MAX": "1", "OMP_NUM_THREADS": "1"}
     done = subprocess.run(command, capture_output=True, text=True, env=calm)
     assert done.returncode == 0, done.stderr

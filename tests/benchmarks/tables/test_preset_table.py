@@ -1,4 +1,4 @@
-"""The tables of docs/presets.md: four CSV files joined, any of which may be missing."""
+"""The tables of docs/presets.md join four CSV files, any of which may be missing."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ def gains(path: Path) -> None:
     write(path, [*rows, {"arm": "turbo", "seed": 0, "set": "acdc", "miou": 80.0}])
 
 
-def test_nothing_measured_is_a_table_of_empty_cells(script: ModuleType, tmp_path: Path) -> None:
+def test_missing_files_give_empty_cells(script: ModuleType, tmp_path: Path) -> None:
     found = lines(script.preset_table(tmp_path))
     assert list(found) == ["official", "exact", "one-pass", "fast", "turbo"]
     assert all(cells == [""] * 8 for cells in found.values())
@@ -84,11 +84,11 @@ def test_every_column_comes_from_its_file(script: ModuleType, tmp_path: Path) ->
     gains(tmp_path / "generalisation.csv")
     found = lines(script.preset_table(tmp_path))
     assert found["fast"][-1] == "+5.0 ± 1.4"  # +4 and +6
-    assert found["turbo"][-1] == "-0.5"  # the seed that the baseline has, too
+    assert found["turbo"][-1] == "-0.5"  # only the seed that the baseline has too
     assert found["exact"][-1] == found["one-pass"][-1] == ""
 
 
-def test_speeds_without_the_published_schedule_are_compared_with_nothing(script: ModuleType, tmp_path: Path) -> None:
+def test_speeds_need_the_published_schedule_for_a_ratio(script: ModuleType, tmp_path: Path) -> None:
     quick = dataclasses.replace(PLAIN, engine="ort", preset="exact", images_per_hour=300.0)
     append(tmp_path / "preset_speed.csv", [quick])
     assert lines(script.preset_table(tmp_path))["exact"][2:4] == ["300 (ort, fp32)", ""]
