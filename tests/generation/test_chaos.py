@@ -137,30 +137,30 @@ def test_thirty_kills_at_random_moments(
 ) -> None:
     """Kill the run, or a worker, which the run survives; a second run is refused in the meantime."""
     out = tmp_path / "out"
-    dice = random.Random(6)
+    rng = random.Random(6)
     killed = {"run": 0, "worker": 0}
     refused = 0
     while sum(killed.values()) < KILLS:
-        crew = ("--workers", "2") if dice.random() < 0.6 else ()
+        flags = ("--workers", "2") if rng.random() < 0.6 else ()
         before = len(images(out))
-        process = begin(server, out, command, *crew)
+        process = begin(server, out, command, *flags)
         wait_for(lambda p=process: has_writer(out) or p.exitcode is not None, TIMEOUT)
-        refused += is_refused(out, command, capsys) if dice.random() < 0.2 else 0
-        if crew and dice.random() < 0.7:
+        refused += is_refused(out, command, capsys) if rng.random() < 0.2 else 0
+        if flags and rng.random() < 0.7:
             wait_for(lambda p=process: bool(children(p.pid)) or p.exitcode is not None, TIMEOUT)
-            time.sleep(dice.uniform(0, 3))
+            time.sleep(rng.uniform(0, 3))
             for worker in children(process.pid)[:1]:
                 os.kill(worker, signal.SIGKILL)
                 killed["worker"] += 1
-        if dice.random() < 0.7:  # while it writes
+        if rng.random() < 0.7:  # while it writes
             wait_for(lambda p=process, n=before: len(images(out)) > n or p.exitcode is not None, TIMEOUT)
-        time.sleep(dice.uniform(0, 0.3))
+        time.sleep(rng.uniform(0, 0.3))
         workers = children(process.pid)
         process.kill()
         process.join(TIMEOUT)
         killed["run"] += process.exitcode == -signal.SIGKILL
         assert wait_for(lambda left=workers: not any(map(alive, left)), PATIENCE), "workers outlive their run"
-        for picture in dice.sample(images(out), max(0, len(images(out)) - COUNT // 2)):
+        for picture in rng.sample(images(out), max(0, len(images(out)) - COUNT // 2)):
             picture.unlink()  # so that images are always missing
     print(f"{killed}, a second run refused {refused} times")
     assert min(killed.values()) >= 5 and refused >= 1

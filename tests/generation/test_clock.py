@@ -1,4 +1,4 @@
-"""A system clock that is put forward and back: no byte of a run depends on it, and no duration is measured by it."""
+"""Jumps of the system clock: no byte of a run depends on it, and no duration is measured with it."""
 
 import itertools
 import json
@@ -18,19 +18,19 @@ from tests.scenes import snapshot
 
 COUNT = 6
 HOUR = 3600.0
-JUMPS = (5, -31, 0.5, 8760, -100_000)  # hours, one after each image, over and over
+JUMPS = (5, -31, 0.5, 8760, -100_000)  # hours, one after each image, in a cycle
 
 
 class Clock:
-    """Stands in for the system's in this process: ``jump`` puts it elsewhere, and files get its time.
+    """Replaces the system clock of this process; it jumps after each image, and files get its time.
 
-    ``asked`` are the modules that wanted to know the time, ``stamps`` the times of the images.
+    ``readers`` are the modules that read the time, ``stamps`` the times of the images.
     """
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.offset = time.time() - time.monotonic()
         self.jumps = itertools.cycle(JUMPS)
-        self.asked: set[str] = set()
+        self.readers: set[str] = set()
         self.stamps: list[float] = []
         self._replace = os.replace
         monkeypatch.setattr(time, "time", self.time)
@@ -42,7 +42,7 @@ class Clock:
         return time.monotonic() + self.offset
 
     def time(self) -> float:
-        self.asked.add(sys._getframe(1).f_globals.get("__name__", ""))
+        self.readers.add(sys._getframe(1).f_globals.get("__name__", ""))
         return self.now
 
     def replace(self, source: Any, target: Any, **options: Any) -> None:
@@ -63,17 +63,17 @@ def test_jumps_between_images_change_nothing(
     out = tmp_path / "out"
     clock = Clock(monkeypatch)
     started = time.monotonic()
-    for count, made in ((4, 4), (COUNT, 2)):  # whole blocks, then more at another time of another year
+    for count, made in ((4, 4), (COUNT, 2)):  # whole blocks, then more after further jumps
         capsys.readouterr()
         assert main(["generate", str(out), *command, "--count", str(count), "--json"]) == 0
-        told = json.loads(capsys.readouterr().out)
-        assert told["written"] == made
-        assert 0 < told["seconds"] <= time.monotonic() - started
-        assert told["images_per_hour"] >= 3600 * told["written"] / (time.monotonic() - started)
+        summary = json.loads(capsys.readouterr().out)
+        assert summary["written"] == made
+        assert 0 < summary["seconds"] <= time.monotonic() - started
+        assert summary["images_per_hour"] >= 3600 * summary["written"] / (time.monotonic() - started)
     assert len(clock.stamps) == COUNT and clock.stamps != sorted(clock.stamps)
     assert snapshot(out) == whole_run
     assert verify(out).problems == ()
-    assert [name for name in clock.asked if name.split(".")[0] == "dgkit"] == []
+    assert [name for name in clock.readers if name.split(".")[0] == "dgkit"] == []
     assert main(["report", str(out)]) == 0
     page = (out / "report.html").read_text(encoding="utf-8")
     data, _ = json.JSONDecoder().raw_decode(page[page.index('{"title"') :])
@@ -91,7 +91,7 @@ def test_jumps_do_not_disturb_workers(
     assert {**snapshot(out), **unlike} == {**whole_run, **unlike}
 
 
-def test_what_a_dead_run_left_is_taken_over_whatever_its_time(
+def test_leftovers_of_a_dead_run_are_taken_over_whatever_their_time(
     command: list[str], whole_run: dict[str, bytes], tmp_path: Path
 ) -> None:
     gone = subprocess.Popen([sys.executable, "-c", ""])
@@ -109,7 +109,7 @@ def test_what_a_dead_run_left_is_taken_over_whatever_its_time(
 
 
 @pytest.mark.parametrize("stamp", [0.0, 4e9])
-def test_the_lock_of_a_run_that_works_holds_whatever_its_time(
+def test_the_lock_of_a_live_run_holds_whatever_its_time(
     command: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str], stamp: float
 ) -> None:
     out = tmp_path / "out"

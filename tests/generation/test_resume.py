@@ -77,21 +77,21 @@ def check_pairs(out: Path) -> None:
 
 def test_five_kills_at_random_moments(server, command: list[str], whole: dict[str, bytes], tmp_path: Path) -> None:
     out = tmp_path / "out"
-    dice = random.Random(20)
+    rng = random.Random(20)
     killed = 0
-    for goal in sorted(dice.sample(range(1, len(whole) - 7), 5)):
+    for goal in sorted(rng.sample(range(1, len(whole) - 7), 5)):
         process = start(server, crash.run, out, command)
         until = time.monotonic() + TIMEOUT
         while process.exitcode is None and time.monotonic() < until:
             if sum(1 for _ in out.rglob("*.*")) >= goal:
-                time.sleep(dice.uniform(0, 0.02))
+                time.sleep(rng.uniform(0, 0.02))
                 break
             time.sleep(0.001)
         process.kill()
         process.join(TIMEOUT)
         killed += process.exitcode == -signal.SIGKILL
         check_pairs(out)
-    assert killed >= 3  # a run may end before its blow; then the later ones find nothing left to do
+    assert killed >= 3  # a run may end before it is killed; the later runs then have nothing to do
     assert finish(server, out, command) == 0
     assert snapshot(out) == whole
 
@@ -108,13 +108,13 @@ def test_a_kill_inside_any_file_operation(server, command: list[str], whole: dic
     assert snapshot(out) == whole
 
 
-@pytest.mark.parametrize("crew", [(), pytest.param(("--workers", "2"), marks=pytest.mark.slow)])
+@pytest.mark.parametrize("flags", [(), pytest.param(("--workers", "2"), marks=pytest.mark.slow)])
 def test_ctrl_c_ends_cleanly_and_the_same_command_continues(
-    server, command: list[str], whole: dict[str, bytes], tmp_path: Path, crew: tuple[str, ...]
+    server, command: list[str], whole: dict[str, bytes], tmp_path: Path, flags: tuple[str, ...]
 ) -> None:
     out = tmp_path / "out"
     process = start(
-        server, crash.run_slowly, out, [*command, *crew], 100
+        server, crash.run_slowly, out, [*command, *flags], 100
     )  # else the rest is done before the signal arrives
     until = time.monotonic() + TIMEOUT
     while not (out / "manifest.jsonl").exists() and process.exitcode is None and time.monotonic() < until:

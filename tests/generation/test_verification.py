@@ -1,4 +1,4 @@
-"""``verify`` finds whatever is wrong with a folder, and ``repair`` makes it the folder that it was."""
+"""``verify`` finds every kind of damage in a folder, and ``repair`` restores the folder."""
 
 import json
 import shutil
@@ -147,7 +147,7 @@ def test_damage_is_repaired_bit_for_bit(
     assert snapshot(out) == snapshot(made)
 
 
-def test_a_temporary_and_pictures_of_no_job_go_and_other_peoples_files_stay(made: Path, out: Path) -> None:
+def test_leftovers_of_runs_are_removed_and_other_files_are_kept(made: Path, out: Path) -> None:
     (out / "images/.000001_x.png.999999999.tmp").write_bytes(b"half")
     shutil.copy(out / name(out, "image", 0), out / "images/000077_0_car.png")
     (out / "vis/holiday.png").write_bytes(b"mine")
@@ -158,7 +158,7 @@ def test_a_temporary_and_pictures_of_no_job_go_and_other_peoples_files_stay(made
     assert snapshot(out) == snapshot(made)
 
 
-def test_images_that_cannot_be_made_equal_are_counted(out: Path) -> None:
+def test_images_that_cannot_be_reproduced_are_counted(out: Path) -> None:
     """As on another machine: what the line says is not what this one computes."""
     manifest = out / "manifest.jsonl"
     record = json.loads(manifest.read_text().splitlines()[1])
@@ -174,13 +174,13 @@ def test_the_command_lists_counts_and_exits_with_1(out: Path, capsys: pytest.Cap
     assert found["counts"] == {"missing": 1}
     assert found["problems"] == [{"kind": "missing", "path": name(out, "image", 2), "index": 2}]
     assert main(["verify", str(out)]) == 1
-    told = capsys.readouterr().err
-    assert f"missing: {name(out, 'image', 2)} image 2" in told and "--repair" in told
+    errors = capsys.readouterr().err
+    assert f"missing: {name(out, 'image', 2)} image 2" in errors and "--repair" in errors
     assert main(["verify", str(out), "--repair"]) == 0
     assert "1 problems repaired, 1 images remade" in capsys.readouterr().err
 
 
-def test_a_folder_of_no_run_and_one_in_use_are_refused(out: Path, tmp_path: Path) -> None:
+def test_other_folders_and_folders_in_use_are_refused(out: Path, tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"no config\.yaml"):
         verify(tmp_path / "nothing")
     with sole_writer(out), pytest.raises(OutputError, match="another run is writing"):

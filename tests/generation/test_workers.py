@@ -114,23 +114,23 @@ def test_a_block_goes_to_the_worker_with_the_fewest(scripts: list[Script]) -> No
     first, second = Script(Ready(), BlockDone(0, [])), Script(Ready())
     scripts += [first, second]
     reported: list[tuple[int, float]] = []
-    with pool(2, lambda block, share: reported.append((block.start, share))) as crew:
-        assert crew.capacity == 4
+    with pool(2, lambda block, share: reported.append((block.start, share))) as workers_pool:
+        assert workers_pool.capacity == 4
         for number in range(3):
-            crew.submit(make_block(number))
+            workers_pool.submit(make_block(number))
         assert [b.start for b in first.sent] == [0, 2] and [b.start for b in second.sent] == [1]
         first.messages.insert(1, BlockProgress(0, 0.5))
-        block, images = crew.fetch()
+        block, images = workers_pool.fetch()
     assert (block.start, images, reported) == (0, [], [(0, 0.5)])
 
 
 def test_a_dead_workers_blocks_go_to_its_successor(scripts: list[Script]) -> None:
     successor = Script(Ready(), BlockDone(4, []), BlockDone(6, []))
     scripts += [Script(Ready()), successor]
-    with pool(1) as crew:
+    with pool(1) as workers_pool:
         for number in (4, 6):
-            crew.submit(make_block(number))
-        assert [crew.fetch()[0].start for _ in range(2)] == [4, 6]
+            workers_pool.submit(make_block(number))
+        assert [workers_pool.fetch()[0].start for _ in range(2)] == [4, 6]
     assert [b.start for b in successor.sent] == [4, 6]
 
 
@@ -139,24 +139,24 @@ def test_a_block_that_kills_every_worker_ends_the_run(
     scripts: list[Script], message: tuple[Any, ...], when: str
 ) -> None:
     scripts += [Script(*message) for _ in range(workers.MAX_DEATHS)]
-    with pool(1) as crew:
-        crew.submit(make_block(4))
+    with pool(1) as workers_pool:
+        workers_pool.submit(make_block(4))
         with pytest.raises(EngineError, match=f"was killed .* {when}, 3 times in a row") as caught:
-            crew.fetch()
+            workers_pool.fetch()
     assert "--workers" in caught.value.hint
     assert scripts == []
 
 
 def test_deaths_of_other_blocks_do_not_add_up(scripts: list[Script]) -> None:
     scripts += [Script(Ready()), *(Script(Ready(), BlockDone(number, [])) for number in range(5))]
-    with pool(1) as crew:
+    with pool(1) as workers_pool:
         for number in range(5):
-            crew.submit(make_block(number))
-            assert crew.fetch()[0].start == number
+            workers_pool.submit(make_block(number))
+            assert workers_pool.fetch()[0].start == number
 
 
 def test_an_error_keeps_its_hint(scripts: list[Script]) -> None:
     scripts.append(Script(Failed(EngineError("too hot", "open a window"), "line 7")))
-    with pool(1) as crew, pytest.raises(EngineError, match="too hot") as caught:
-        crew.fetch()
+    with pool(1) as workers_pool, pytest.raises(EngineError, match="too hot") as caught:
+        workers_pool.fetch()
     assert caught.value.hint == "open a window"
