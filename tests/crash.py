@@ -1,4 +1,4 @@
-"""``dgkit`` command lines in processes that end badly; functions of a module, because other processes import them."""
+"""``dgkit`` commands in processes that are slow or get killed; at module level, where such a process imports them."""
 
 import os
 import signal
@@ -10,7 +10,7 @@ from typing import Any
 
 
 def run(arguments: Sequence[str]) -> None:
-    """The command line, as the whole life of a process."""
+    """Run a command line and exit."""
     import torch
 
     from dgkit.cli.app import main
@@ -20,8 +20,8 @@ def run(arguments: Sequence[str]) -> None:
 
 
 def run_slowly(arguments: Sequence[str], milliseconds: int) -> None:
-    """The command line on a disk that takes so long for each rename; it hears Ctrl-C."""
-    # A shell that starts the tests in the background has them ignore it, and every process below inherits that.
+    """Run a command line on a disk that takes this long for each rename; Ctrl-C is enabled."""
+    # Tests started in the background by a shell ignore SIGINT, and all child processes inherit that.
     signal.signal(signal.SIGINT, signal.default_int_handler)
     replace = os.replace
 
@@ -34,12 +34,12 @@ def run_slowly(arguments: Sequence[str], milliseconds: int) -> None:
 
 
 def run_until(arguments: Sequence[str], operation: int) -> None:
-    """The command line, killed at its file operation number ``operation`` (0, 1, ...).
+    """Run a command line and kill it at its file operation number ``operation`` (0, 1, ...).
 
-    Operations are both sides of every rename, and every write to an open file descriptor (the manifest), which is cut
-    in half: what a kill can leave behind.
+    Operations are the moments before and after every rename, and every write to an open file descriptor (the manifest),
+    of which only half is written.
     """
-    tempfile.gettempdir()  # looks for its folder with a write, when some library first asks for it
+    tempfile.gettempdir()  # its first call writes a file to find its folder
     left = [operation]
     replace, write = os.replace, os.write
 

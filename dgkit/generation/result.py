@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from dgkit.data.generated import MANIFEST
 from dgkit.data.records import Record
 
 
@@ -32,7 +33,7 @@ class GenerateResult:
     @property
     def manifest(self) -> Path:
         """Path of the manifest."""
-        return self.out / "manifest.jsonl"
+        return self.out / MANIFEST
 
     @property
     def images_per_hour(self) -> float:

@@ -1,5 +1,5 @@
 "use strict";
-// Bars of the page. Each function fills one element anew; nothing here knows of the gallery.
+// Charts of the page. Each function refills one element; nothing here depends on the gallery.
 const make = (tag, properties = {}, ...children) => {
   const element = Object.assign(document.createElement(tag), properties);
   element.append(...children);
@@ -11,7 +11,7 @@ const percent = (share) => {
 };
 const many = (count) => count.toLocaleString("en");
 
-// One row of two bars for each class, on a logarithmic scale: the seldom ones are those that matter.
+// One row of two bars for each class, on a logarithmic scale, so that rare classes are visible.
 function drawClasses(place, { names, palette, here, source, chosen, choose }) {
   const total = here.reduce((sum, count) => sum + count, 0);
   const before = source && source.reduce((sum, count) => sum + count, 0);
@@ -64,7 +64,7 @@ function drawStyles(place, { names, counts, chosen, choose }) {
   place.replaceChildren(...rows);
 }
 
-// Columns of equal width; `ticks` stand below, the highest value above.
+// Columns of equal width, with `ticks` below and the highest value above.
 function drawColumns(place, values, ticks, top) {
   const space = "http://www.w3.org/2000/svg";
   const svg = document.createElementNS(space, "svg");

@@ -135,7 +135,7 @@
         shown.delete(place);
       }
     }
-    // In the page in the order in which they are seen: the tab key follows it.
+    // Elements are in visual order, which the tab key follows.
     const lowest = Math.min(...shown.keys()), before = shown.get(lowest) ?? null;
     for (let place = first; place < end; place += 1) {
       if (shown.has(place)) continue;
@@ -149,7 +149,7 @@
       put(cell, place);
       shown.set(place, cell);
     }
-    // Pictures that only fly past are not loaded.
+    // Images that are only scrolled past are not loaded.
     const far = Math.abs(top - lastTop) > 2 * window.innerHeight;
     lastTop = top;
     clearTimeout(settled);
