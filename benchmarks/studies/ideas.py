@@ -168,7 +168,7 @@ def table(rows: list[Row]) -> str:
             for zoom, what in ((1, "crops of half a scene"), (2, "crops of an eighth, as in GTA5"))
         ),
     ]  # fmt: skip
-    return markdown_table(("idea", "figure", "measured", "wanted"), lines)
+    return markdown_table(("idea", "figure", "measured", "target"), lines)
 
 
 def figure(values: list[float], factor: float = 1.0, unit: str = "") -> str:

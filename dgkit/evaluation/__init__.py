@@ -1,1 +1,1 @@
-"""Measuring folders of labelled pictures with networks given as ONNX files."""
+"""Evaluation of segmenters on data sets, and of generated folders with segmenters."""

@@ -150,7 +150,7 @@ class ModuleSegmenter(Segmenter):
         if size not in self._runners:
             if len(self._runners) >= MAX_SIZES:
                 raise EngineError(
-                    f"engine {self.engine!r} is compiled anew for each image size; this data has more than {MAX_SIZES}",
+                    f"engine {self.engine!r} is compiled per image size; at most {MAX_SIZES} sizes are allowed",
                     "use --engine torch for a data set of mixed sizes",
                 )
             self._runners[size] = self._opened.enter_context(self._runner(height, width))

@@ -59,7 +59,7 @@ def open_session(path: Path, engine: str, device: str, *, threads: int, tf32: bo
         raise InputError(f"{path}: no such file", "dgkit train judge DIR writes DIR/segmenter.onnx")
     session = _open_openvino(path, device, threads) if engine == "openvino" else _open_ort(path, device, threads, tf32)
     if len(session.shape) != 4 or session.shape[1] not in (3, None):
-        raise InputError(f"{path} takes an input of {list(session.shape)}; allowed is one image [N,3,H,W]",
+        raise InputError(f"{path} takes an input of {list(session.shape)}; allowed: one image [N,3,H,W]",
                          "export the network with an image as its only input")  # fmt: skip
     return session
 
@@ -122,4 +122,4 @@ def _open_openvino(path: Path, device: str, threads: int) -> OnnxSession:
 
 def _require_one_input(path: Path, count: int) -> None:
     if count != 1:
-        raise InputError(f"{path} takes {count} inputs; allowed is one image [N,3,H,W]", "export it with one input")
+        raise InputError(f"{path} takes {count} inputs; allowed: one image [N,3,H,W]", "export it with one input")

@@ -13,7 +13,7 @@ MEAN, STD = [120.0, 110.0, 100.0], [60.0, 55.0, 50.0]
 
 
 def load(module: str) -> Any:
-    """mmcv warns of missing operators when it is imported, and warnings are errors here."""
+    """Import a module without warnings: mmcv warns about missing operators, and warnings are errors in tests."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         return importlib.import_module(module)
@@ -69,7 +69,7 @@ def save(
     inside: bool = True,
     **others: Any,
 ) -> Any:
-    """Write a checkpoint, with its config ``inside`` it or as ``config.py`` beside it; returns the network."""
+    """Write a checkpoint, with its config ``inside`` it or in ``config.py`` next to it; return the network."""
     network = build(model)
     meta: dict[str, Any] = {"iter": 1}
     if classes:

@@ -1,4 +1,4 @@
-"""Tiny ONNX networks whose answers are known: they read the palette's colours."""
+"""Tiny ONNX networks with known predictions: they recognise the colours of the palette."""
 
 from pathlib import Path
 
@@ -23,7 +23,7 @@ def palette_model(
     half: bool = False,  # input and logits in fp16
     batch: int | None = None,  # fixed batch size
 ) -> Path:
-    """Logits [N,19,h,w]: the nearest colour of the palette wins; ``features``: mean logits."""
+    """Write a network with logits [N,19,h,w], where the nearest palette colour wins; ``features``: mean logits."""
     # |x - c|^2 = |x|^2 - 2 x c + |c|^2: a 1x1 convolution ranks the colours.
     colours = PALETTE.astype(np.float32) / 255
     weights = (sharpness * 2 * colours)[:, :, None, None]
@@ -47,7 +47,7 @@ def palette_model(
 
 
 def label_model(path: Path) -> Path:
-    """Class numbers [N,H,W], int64."""
+    """Write a network that returns class numbers, int64 [N,H,W]."""
     colours = PALETTE.astype(np.float32) / 255
     nodes = [
         helper.make_node("Conv", ["image", "weights", "bias"], ["logits"], kernel_shape=[1, 1]),
@@ -60,7 +60,7 @@ def label_model(path: Path) -> Path:
 
 
 def style_model(path: Path) -> Path:
-    """Bright pictures are snowy, dark ones night."""
+    """Write a style classifier: bright images are snowy, dark ones night."""
     weights = np.zeros((6, 3, 1, 1), np.float32)
     weights[1], weights[4] = 1, -1
     nodes = [

@@ -1,4 +1,4 @@
-"""Checkpoints of mmsegmentation as segmenters: its own logits, on every engine; what is refused."""
+"""Checkpoints of mmsegmentation as segmenters on every engine, and what is refused."""
 
 import importlib.util
 import pickle
@@ -21,12 +21,12 @@ from tests.segmenters.mmseg_files import MEAN, STD, model_config, save, text
 PREPROCESSOR = model_config()["data_preprocessor"]
 
 
-def pictures(height: int = 64, width: int = 96, count: int = 2) -> Tensor:
+def images_of(height: int = 64, width: int = 96, count: int = 2) -> Tensor:
     return torch.from_numpy(np.random.default_rng(0).integers(0, 256, (count, 3, height, width), dtype=np.uint8))
 
 
 def expected(network: Any, images: Tensor) -> Tensor:
-    """mmsegmentation's own logits of whole RGB pictures, which it reads as BGR."""
+    """Return mmsegmentation's logits of whole RGB images, which it reads as BGR."""
     samples = [load_sample(image) for image in images.flip(1)]
     data = network.data_preprocessor({"inputs": list(images.flip(1)), "data_samples": samples})
     with torch.no_grad():
@@ -41,12 +41,12 @@ def load_sample(image: Tensor) -> Any:
 
 
 @pytest.mark.parametrize("inside", [True, False])
-def test_the_logits_are_those_of_mmsegmentation(tmp_path: Path, inside: bool) -> None:
+def test_logits_equal_those_of_mmsegmentation(tmp_path: Path, inside: bool) -> None:
     path = tmp_path / "iter_1.pth"
     network = save(path, model_config(), inside=inside)
     with open_segmenter(path, device="cpu") as found:
         for size in ((64, 96), (40, 72)):
-            assert torch.allclose(found.logits(pictures(*size)), expected(network, pictures(*size)), atol=1e-4)
+            assert torch.allclose(found.logits(images_of(*size)), expected(network, images_of(*size)), atol=1e-4)
         assert found.classes.tolist() == list(range(19)) and found.facts()["kind"] == "mmsegmentation"
 
 
@@ -63,10 +63,10 @@ def test_so_are_those_of_other_settings(tmp_path: Path, changes: dict[str, Any])
     path = tmp_path / "iter_1.pth"
     network = save(path, model_config(**changes))
     with open_segmenter(path, device="cpu") as found:
-        assert torch.allclose(found.logits(pictures(40, 72)), expected(network, pictures(40, 72)), atol=1e-4)
+        assert torch.allclose(found.logits(images_of(40, 72)), expected(network, images_of(40, 72)), atol=1e-4)
 
 
-def test_a_config_that_is_stated_is_executed(tmp_path: Path) -> None:
+def test_a_config_passed_explicitly_is_executed(tmp_path: Path) -> None:
     path, base, config = tmp_path / "a" / "iter_1.pth", tmp_path / "base.py", tmp_path / "net.py"
     path.parent.mkdir()
     network = save(path, model_config())
@@ -75,7 +75,7 @@ def test_a_config_that_is_stated_is_executed(tmp_path: Path) -> None:
         "_base_ = ['base.py']\nmodel = dict(test_cfg=dict(mode='whole'))\nnumbers = [n for n in (1, 2)]\n"
     )
     with open_segmenter(path, device="cpu", config=config) as found:
-        assert torch.allclose(found.logits(pictures()), expected(network, pictures()), atol=1e-4)
+        assert torch.allclose(found.logits(images_of()), expected(network, images_of()), atol=1e-4)
     config.write_text("model = undefined\n")
     with pytest.raises(InputError, match=r"net\.py cannot be read: "):
         open_segmenter(path, config=config)
@@ -91,7 +91,7 @@ def test_classes_are_those_of_the_checkpoint(tmp_path: Path) -> None:
     network = save(path, model_config(decode_head=head), classes=("sky", "sofa", "road"))
     with open_segmenter(path, device="cpu") as found:
         assert found.classes.tolist() == [CLASSES.index("sky"), CLASSES.index("road")]
-        assert torch.allclose(found.logits(pictures()), expected(network, pictures())[:, [0, 2]], atol=1e-4)
+        assert torch.allclose(found.logits(images_of()), expected(network, images_of())[:, [0, 2]], atol=1e-4)
     save(path, model_config(decode_head=head), classes=None)
     with pytest.raises(ModelError, match="does not name its 3 classes"):
         find_source(path)
@@ -99,7 +99,7 @@ def test_classes_are_those_of_the_checkpoint(tmp_path: Path) -> None:
     assert find_source(path).classes == CLASSES
 
 
-def test_means_and_the_digest(tmp_path: Path) -> None:
+def test_mean_std_and_digest(tmp_path: Path) -> None:
     path = tmp_path / "iter_1.pth"
     save(path, model_config())
     first = find_source(path)
@@ -114,7 +114,7 @@ class _Code:
         return Path.touch, (Path("made"),)
 
 
-def test_files_that_are_none(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_refused_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     path = tmp_path / "iter_1.pth"
     with pytest.raises(InputError, match="no such file"):
@@ -135,21 +135,21 @@ def test_files_that_are_none(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
         find_source(path)
     (tmp_path / "config.py").write_text(text(model_config()))
     with open_segmenter(path, device="cpu") as found, pytest.raises(ModelError, match="does not fit its config"):
-        found.logits(pictures())
+        found.logits(images_of())
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("engine", ["ort", "openvino", "compile"])
-def test_compiled_engines_say_the_same(tmp_path: Path, engine: str) -> None:
+def test_compiled_engines_give_the_same_logits(tmp_path: Path, engine: str) -> None:
     pytest.importorskip({"ort": "onnxruntime", "openvino": "openvino", "compile": "torch"}[engine])
     path = tmp_path / "iter_1.pth"
     network = save(path, model_config())
     with open_segmenter(path, engine, device="cpu") as found:
-        for images in (pictures(64, 64, 1), pictures(64, 64, 3)):
+        for images in (images_of(64, 64, 1), images_of(64, 64, 3)):
             assert torch.allclose(found.logits(images), expected(network, images), atol=1e-3)
 
 
-def test_a_network_of_dgkit_whose_config_imports_it(tmp_path: Path) -> None:
+def test_a_network_of_dgkit_imported_by_its_config(tmp_path: Path) -> None:
     from dgkit.training.segmenter.networks import model_config as own
     from dgkit.training.segmenter.runner_config import IMPORTS
 
@@ -159,5 +159,5 @@ def test_a_network_of_dgkit_whose_config_imports_it(tmp_path: Path) -> None:
     assert find_source(path).side == 64
     with open_segmenter(path, device="cpu") as found:
         for size in ((64, 64), (84, 92)):  # the second is padded to multiples of 8
-            wanted, had = expected(network, pictures(*size)), found.logits(pictures(*size))
+            wanted, had = expected(network, images_of(*size)), found.logits(images_of(*size))
             assert torch.allclose(had, wanted, atol=1e-3 * float(wanted.abs().max()))

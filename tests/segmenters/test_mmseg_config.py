@@ -1,4 +1,4 @@
-"""Configs of mmsegmentation are read as data; what would have to be executed is refused and not executed."""
+"""Configs of mmsegmentation are read as data, and refused if they would have to be executed."""
 
 from pathlib import Path
 
@@ -19,7 +19,7 @@ custom_imports = dict(allow_failed_imports=False, imports=['dgkit.labels'])
 """
 
 
-def test_what_mmengine_dumps_is_read() -> None:
+def test_dumped_configs_are_read() -> None:
     found = find_model(read_config(DUMPED, "config.py"), "config.py")
     assert found == {
         "type": "EncoderDecoder",
@@ -48,21 +48,21 @@ def test_what_mmengine_dumps_is_read() -> None:
         ("model = dict(backbone=[dict(type='os.system', command='touch {0}')])", "names the class 'os.system'"),
     ],
 )
-def test_what_is_not_data_is_refused_and_not_executed(tmp_path: Path, line: str, message: str) -> None:
+def test_code_is_refused_and_not_executed(tmp_path: Path, line: str, message: str) -> None:
     target = tmp_path / "made"
     with pytest.raises(UsageError, match=message) as caught:
         find_model(read_config(line.format(target), "config.py"), "config.py")
     assert "--config" in caught.value.hint and not target.exists()
 
 
-def test_files_that_describe_no_network() -> None:
+def test_files_without_a_network_are_refused() -> None:
     with pytest.raises(ModelError, match="is not a Python file"):
         read_config("model = (", "config.py")
     with pytest.raises(ModelError, match="describes no network"):
         find_model(read_config("a = 1", "config.py"), "config.py")
 
 
-def test_where_the_config_of_a_checkpoint_is(tmp_path: Path) -> None:
+def test_where_the_config_of_a_checkpoint_is_found(tmp_path: Path) -> None:
     checkpoint = tmp_path / "iter_1.pth"
     with pytest.raises(UsageError, match="no config found in"):
         find_config(checkpoint, None)

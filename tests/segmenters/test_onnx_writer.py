@@ -1,4 +1,4 @@
-"""Segmenters as ONNX files: what is written, and what is not."""
+"""Segmenters written as ONNX files."""
 
 from pathlib import Path
 
@@ -38,7 +38,7 @@ def test_the_file_and_its_side_car(tmp_path: Path) -> None:
 
 
 class OneSize(nn.Module):
-    """Computes something else at any size but that of the example, unseen by the exporter."""
+    """Computes something else at any size but that of the example image, which the exporter does not notice."""
 
     def forward(self, image: torch.Tensor) -> torch.Tensor:
         wide = torch.compiler.is_compiling() or image.shape[-1] == 32
@@ -53,7 +53,7 @@ class OneSize(nn.Module):
         (nn.Conv2d(4, 2, 4, 4), "cannot be exported to ONNX"),
     ],
 )
-def test_nothing_is_kept_of_what_is_wrong(tmp_path: Path, module: nn.Module, message: str) -> None:
+def test_no_file_is_left_after_an_error(tmp_path: Path, module: nn.Module, message: str) -> None:
     with pytest.raises(EngineError, match=message):
         write_segmenter(module, tmp_path / "net.onnx", **FACTS)
     assert not list(tmp_path.iterdir())

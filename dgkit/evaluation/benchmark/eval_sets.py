@@ -78,7 +78,7 @@ def find_sets(given: Sequence[str], split: str) -> list[Dataset]:
                 f"--on {text!r} is not NAME=DIR with one of the names {allowed}", "use --on cityscapes=DIR"
             )
         if name in [one.name for one in found]:
-            raise UsageError(f"--on {name} is given twice", "evaluate the second folder into another --out")
+            raise UsageError(f"--on {name} appears twice", "evaluate the second folder into another --out")
         divided = any("{split}" in tree.labels for tree in LAYOUTS[name].trees)
         found.append(open_dataset(name, folder, split if divided and LAYOUTS[name].default_split != ALL else None))
     return found

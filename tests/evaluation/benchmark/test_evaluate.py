@@ -252,7 +252,7 @@ def test_refused_folders_and_data_sets(city: Path, net: Path, tmp_path: Path) ->
     for on, message in (
         (("kitti=x",), "'kitti=x' is not NAME=DIR"),
         (("bdd",), "'bdd' is not NAME=DIR"),
-        ((f"bdd={city / 'bdd'}", f"bdd100k={city / 'bdd'}"), "bdd100k is given twice"),
+        ((f"bdd={city / 'bdd'}", f"bdd100k={city / 'bdd'}"), "bdd100k appears twice"),
     ):
         with pytest.raises(UsageError, match=message):
             run(net, load_config(EvalConfig, on=on), tmp_path / "out")
