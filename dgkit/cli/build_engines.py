@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from dgkit.cli.common import chosen_model, console, print_json, print_table, say, size_text
-from dgkit.cli.options import ControlNet, Json, Networks, Random, Rebuild, recipe_file, settings
+from dgkit.cli.options import ControlNet, Json, Networks, Random, Rebuild, option, recipe_file, settings
 
 if TYPE_CHECKING:
     from dgkit.diffusion.model_folder import ModelSource
@@ -23,15 +23,12 @@ def build_engines(
     controlnet: ControlNet = None,
     random: Random = None,
     networks: Networks = "all",
-    engine: Annotated[
-        str | None, typer.Option(metavar="ENGINE", help="ort (default), openvino, compile or trt")
-    ] = None,
-    dtype: Annotated[str | None, typer.Option(metavar="D", help="fp32 (default), bf16, fp16 or int8")] = None,
+    engine: Annotated[str | None, option("ENGINE", "ort (default), openvino, compile or trt")] = None,
+    dtype: Annotated[str | None, option("D", "fp32 (default), bf16, fp16 or int8")] = None,
     batch: Annotated[
-        str | None,
-        typer.Option(metavar="MIN,OPT,MAX", help="Samples per call: fewest, usual, most; default: 1,8,64"),
+        str | None, option("MIN,OPT,MAX", "Samples per call: fewest, usual, most; default: 1,8,64")
     ] = None,
-    device: Annotated[str | None, typer.Option(metavar="D", help="auto (default), cpu, cuda or cuda:N")] = None,
+    device: Annotated[str | None, option("D", "auto (default), cpu, cuda or cuda:N")] = None,
     recipe: Annotated[Path | None, recipe_file("engines/cpu.yaml")] = None,
     sets: Annotated[list[str] | None, settings("options.workspace_gib=4")] = None,
     rebuild: Rebuild = "auto",

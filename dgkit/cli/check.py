@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from dgkit.cli.common import chosen_model, print_json, print_table, say
-from dgkit.cli.options import ControlNet, Json, Model, Networks, Random, Rebuild
+from dgkit.cli.options import ControlNet, Json, Model, Networks, Random, Rebuild, option
 
 if TYPE_CHECKING:
     from dgkit.engines.compare import OutputCheck
@@ -23,8 +23,8 @@ def check(
     controlnet: ControlNet = None,
     random: Random = None,
     networks: Networks = "all",
-    batch: Annotated[int, typer.Option(metavar="N", help="Samples per call")] = 2,
-    device: Annotated[str, typer.Option(metavar="D", help="cpu, cuda or cuda:N")] = "cpu",
+    batch: Annotated[int, option("N", "Samples per call")] = 2,
+    device: Annotated[str, option("D", "cpu, cuda or cuda:N")] = "cpu",
     rebuild: Rebuild = "auto",
     worst_layer: Annotated[
         bool, typer.Option("--worst-layer", help="Also compare every layer, where the engines expose them")

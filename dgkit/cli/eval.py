@@ -8,7 +8,7 @@ from typing import Annotated, Any
 import typer
 
 from dgkit.cli.common import print_json, print_table, progress_bars, say
-from dgkit.cli.options import Json, MmsegConfig, options_of, settings
+from dgkit.cli.options import Json, MmsegConfig, option, options_of, settings
 
 STAGES = {"check": ("Checking files", "sets"), "score": ("Scoring", "images")}
 OPTIONS = "on out network protocol split engine dtype device batch tta skip_bad save_predictions worst sets as_json"
@@ -20,9 +20,7 @@ def evaluate(
         Path, typer.Argument(metavar="SEGMENTER", help="ONNX file, mmsegmentation checkpoint or SegFormer folder")
     ],
     flags: dict[str, Any],
-    out: Annotated[
-        Path, typer.Option(metavar="DIR", help="Folder for the reports; the same command resumes it")
-    ] = Path("eval"),
+    out: Annotated[Path, option("DIR", "Folder for the reports; the same command resumes it")] = Path("eval"),
     network: MmsegConfig = None,
     skip_bad: Annotated[
         bool, typer.Option("--skip-bad/--strict", help="Skip and report bad files, or refuse them")

@@ -9,7 +9,7 @@ import typer
 from typer.core import TyperGroup
 
 from dgkit.cli.common import chosen_model, console, print_json, print_table, say, size_text
-from dgkit.cli.options import ControlNet, Json, MmsegConfig, Networks, Random, Rebuild
+from dgkit.cli.options import ControlNet, Json, MmsegConfig, Networks, Random, Rebuild, option
 
 EXAMPLE = 128  # side in pixels of the example picture that a segmenter with free sizes is traced with
 
@@ -47,10 +47,8 @@ def networks(
     controlnet: ControlNet = None,
     random: Random = None,
     names: Networks = "all",
-    dtype: Annotated[
-        str, typer.Option(metavar="D", help="Number format of weights, inputs, outputs: fp32, fp16 or bf16")
-    ] = "fp32",
-    opset: Annotated[int | None, typer.Option(metavar="N", help="ONNX operator set; default: 18")] = None,
+    dtype: Annotated[str, option("D", "Number format of weights, inputs, outputs: fp32, fp16 or bf16")] = "fp32",
+    opset: Annotated[int | None, option("N", "ONNX operator set; default: 18")] = None,
     rebuild: Rebuild = "auto",
     as_json: Json = False,
 ) -> None:

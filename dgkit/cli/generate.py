@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from dgkit.cli.common import interruptible, print_json, progress_bars, say
-from dgkit.cli.options import Json, options_of, recipe_file, settings
+from dgkit.cli.options import Json, option, options_of, recipe_file, settings
 from dgkit.cli.pack import pack_with_bars
 
 if TYPE_CHECKING:
@@ -33,9 +33,7 @@ def generate(
     flags: dict[str, Any],
     recipe: Annotated[Path | None, recipe_file("OUT/config.yaml")] = None,
     sets: Annotated[list[str] | None, settings("steps=30")] = None,
-    format: Annotated[
-        str | None, typer.Option(metavar="F", help="Also pack into OUT/FORMAT: webdataset or parquet")
-    ] = None,
+    format: Annotated[str | None, option("F", "Also pack into OUT/FORMAT: webdataset or parquet")] = None,
     as_json: Json = False,
 ) -> None:
     """Make labelled street scenes from label maps.

@@ -8,14 +8,12 @@ from typing import Annotated, Any
 import typer
 
 from dgkit.cli.common import print_json, progress_bars, say
-from dgkit.cli.options import Json, Threads, settings
+from dgkit.cli.options import Json, Threads, option, settings
 
 
 def judge(
     work: Annotated[Path, typer.Argument(metavar="DIR", help="Folder for scenes, checkpoints and the judge")],
-    recipe: Annotated[
-        Path | None, typer.Option(metavar="FILE", help="YAML recipe; default: that of training/judge.yaml")
-    ] = None,
+    recipe: Annotated[Path | None, option("FILE", "YAML recipe; default: that of training/judge.yaml")] = None,
     sets: Annotated[list[str] | None, settings("segmenter.steps=100")] = None,
     threads: Threads = None,
     as_json: Json = False,

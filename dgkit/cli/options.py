@@ -46,6 +46,11 @@ MmsegConfig: TypeAlias = Annotated[
 ]
 
 
+def option(metavar: str, text: str) -> Any:
+    """Return an option named after its parameter, with its placeholder and help."""
+    return typer.Option(metavar=metavar, help=text)
+
+
 def settings(example: str) -> Any:
     """Return the option ``--set`` with an example in its help."""
     return typer.Option("--set", metavar="KEY=VALUE", help=f"Any other setting, such as {example}; repeatable")

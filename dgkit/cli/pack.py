@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from dgkit.cli.common import interruptible, print_json, progress_bars, say, size_text
-from dgkit.cli.options import Generated, Json
+from dgkit.cli.options import Generated, Json, option
 
 if TYPE_CHECKING:
     from dgkit.outputs.packing import PackResult
@@ -20,9 +20,9 @@ def pack(
     out: Generated,
     dest: Annotated[Path, typer.Argument(metavar="DEST", help="Folder to fill; the same command resumes it")],
     format: Annotated[
-        str, typer.Option(metavar="F", help="webdataset (tar shards), parquet, or folder (images, labels, metadata)")
+        str, option("F", "webdataset (tar shards), parquet, or folder (images, labels, metadata)")
     ] = "webdataset",
-    shard_size: Annotated[float, typer.Option(metavar="MB", help="Approximate shard size in MB (10^6 bytes)")] = 500,
+    shard_size: Annotated[float, option("MB", "Approximate shard size in MB (10^6 bytes)")] = 500,
     partial: Annotated[bool, typer.Option("--partial", help="Pack the finished images of an unfinished run")] = False,
     filtered: Annotated[
         bool, typer.Option("--filtered", help="Pack the filtered labels and scenes of dgkit filter")

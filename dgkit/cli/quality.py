@@ -8,23 +8,18 @@ from typing import Annotated, Any
 import typer
 
 from dgkit.cli.common import print_json, print_table, progress_bars
-from dgkit.cli.options import Json, Scenes
+from dgkit.cli.options import Json, Scenes, option
 
 STAGES = {"measure": ("Measuring", "pictures"), "reference": ("Measuring the reference", "pictures")}
 
 
 def quality(
     out: Scenes,
-    judge: Annotated[Path | None, typer.Option(metavar="DIR", help="Folder written by dgkit train judge")] = None,
-    segmenter: Annotated[
-        Path | None, typer.Option(metavar="ONNX", help="Segmenter to use instead of the judge's")
-    ] = None,
-    styles: Annotated[
-        Path | None, typer.Option(metavar="ONNX", help="Style classifier to use instead of the judge's")
-    ] = None,
+    judge: Annotated[Path | None, option("DIR", "Folder written by dgkit train judge")] = None,
+    segmenter: Annotated[Path | None, option("ONNX", "Segmenter to use instead of the judge's")] = None,
+    styles: Annotated[Path | None, option("ONNX", "Style classifier to use instead of the judge's")] = None,
     reference: Annotated[
-        str | None,
-        typer.Option(metavar="REF", help="Compare with a folder, a role's renders (prior), or `paired` renders"),
+        str | None, option("REF", "Compare with a folder, a role's renders (prior), or `paired` renders")
     ] = None,
     as_json: Json = False,
 ) -> None:

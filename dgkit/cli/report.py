@@ -5,23 +5,17 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated
 
-import typer
-
 from dgkit.cli.common import print_json, progress_bars, say
-from dgkit.cli.options import Generated, Json
+from dgkit.cli.options import Generated, Json, option
 
 STAGES = {"count": ("Counting classes", "labels"), "embed": ("Embedding", "scenes")}
 
 
 def report(
     out: Generated,
-    embed: Annotated[
-        int | None, typer.Option(metavar="N", help="Embed N downscaled scenes, for a page that stands alone")
-    ] = None,
-    to: Annotated[
-        Path | None, typer.Option(metavar="FILE", help="Page to write instead of OUT/report.html; needs --embed")
-    ] = None,
-    workers: Annotated[int, typer.Option(metavar="N", help="Worker processes that count classes; 0: none")] = 0,
+    embed: Annotated[int | None, option("N", "Embed N downscaled scenes, for a page that stands alone")] = None,
+    to: Annotated[Path | None, option("FILE", "Page to write instead of OUT/report.html; needs --embed")] = None,
+    workers: Annotated[int, option("N", "Worker processes that count classes; 0: none")] = 0,
     as_json: Json = False,
 ) -> None:
     """Write OUT/report.html: gallery with labels, filters, classes against the source, agreement, throughput.

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from dgkit.cli.common import print_json, print_table, progress_bars
-from dgkit.cli.options import Json
+from dgkit.cli.options import Json, option
 
 if TYPE_CHECKING:
     from dgkit.data.crops import CropRules
@@ -17,26 +17,14 @@ if TYPE_CHECKING:
 
 
 def stats(
-    labels: Annotated[
-        Path | None, typer.Option(metavar="DIR", help="Folder of label maps: PNG files of train ids")
-    ] = None,
-    dataset: Annotated[
-        str | None, typer.Option(metavar="NAME=DIR", help="Labelled data set, such as gta=DIR or cityscapes=DIR")
-    ] = None,
-    split: Annotated[
-        str | None, typer.Option(metavar="S", help="Split of the data set: train, val, test or all")
-    ] = None,
-    encoding: Annotated[
-        str | None, typer.Option(metavar="E", help="Id system of the label maps, such as cityscapes_ids")
-    ] = None,
-    label_scale: Annotated[float, typer.Option(metavar="F", help="Scale factor of the label maps")] = 1.0,
-    size: Annotated[
-        int, typer.Option(metavar="PX", help="Side of the crop in pixels; decides which files are eligible")
-    ] = 512,
-    workers: Annotated[int, typer.Option(metavar="N", help="Processes that read label maps; 0: this one")] = 0,
-    cache: Annotated[
-        Path | None, typer.Option(metavar="FILE", help="File that keeps the counts; default: the user's cache")
-    ] = None,
+    labels: Annotated[Path | None, option("DIR", "Folder of label maps: PNG files of train ids")] = None,
+    dataset: Annotated[str | None, option("NAME=DIR", "Labelled data set, such as gta=DIR or cityscapes=DIR")] = None,
+    split: Annotated[str | None, option("S", "Split of the data set: train, val, test or all")] = None,
+    encoding: Annotated[str | None, option("E", "Id system of the label maps, such as cityscapes_ids")] = None,
+    label_scale: Annotated[float, option("F", "Scale factor of the label maps")] = 1.0,
+    size: Annotated[int, option("PX", "Side of the crop in pixels; decides which files are eligible")] = 512,
+    workers: Annotated[int, option("N", "Processes that read label maps; 0: this one")] = 0,
+    cache: Annotated[Path | None, option("FILE", "File that keeps the counts; default: the user's cache")] = None,
     as_json: Json = False,
 ) -> None:
     """Count the pixels of each class in a set of label maps."""

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any, TypeAlias
 import typer
 
 from dgkit.cli.common import print_json, progress_bars, say
-from dgkit.cli.options import Json, Threads, settings
+from dgkit.cli.options import Json, Threads, option, settings
 
 if TYPE_CHECKING:
     from dgkit.progress import Progress
@@ -55,9 +55,7 @@ def controlnet(
 @train.command("city")
 def city(
     work: Annotated[Path, typer.Argument(metavar="WORK", help="Folder for scenes, checkpoints and the model")],
-    recipe: Annotated[
-        Path | None, typer.Option(metavar="FILE", help="YAML recipe; default: that of the embedded model")
-    ] = None,
+    recipe: Annotated[Path | None, option("FILE", "YAML recipe; default: that of the embedded model")] = None,
     sets: Annotated[list[str] | None, settings("unet.steps=100")] = None,
     threads: Threads = None,
     as_json: Json = False,

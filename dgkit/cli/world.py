@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from dgkit.cli.common import print_json, progress_bars, say
-from dgkit.cli.options import Json
+from dgkit.cli.options import Json, option
 
 _ROLES = "source (GTA5 layout), prior (captions), or cityscapes, bdd, mapillary, acdc, darkzurich (targets)"
 
@@ -16,20 +16,20 @@ _ROLES = "source (GTA5 layout), prior (captions), or cityscapes, bdd, mapillary,
 def world(
     out: Annotated[Path, typer.Argument(metavar="OUT", help="Output folder; the same command resumes it")],
     role: Annotated[str, typer.Option(metavar="ROLE", help=_ROLES)] = "source",
-    count: Annotated[int, typer.Option(metavar="N", help="Number of scenes")] = 1000,
+    count: Annotated[int, option("N", "Number of scenes")] = 1000,
     split: Annotated[
         str | None,
         typer.Option(metavar="S", help="train, val or test; no shared scenes", show_default="the set's usual one"),
     ] = None,
-    seed: Annotated[int, typer.Option(metavar="S", help="Random seed of the set")] = 0,
-    height: Annotated[int, typer.Option(metavar="PX", help="Picture height in pixels")] = 256,
+    seed: Annotated[int, option("S", "Random seed of the set")] = 0,
+    height: Annotated[int, option("PX", "Picture height in pixels")] = 256,
     width: Annotated[
         int | None,
         typer.Option(
             metavar="PX", help="Picture width in pixels", show_default="the set's proportions; mapillary mixes sizes"
         ),
     ] = None,
-    workers: Annotated[int, typer.Option(metavar="N", help="Worker processes; do not affect the files")] = 2,
+    workers: Annotated[int, option("N", "Worker processes; do not affect the files")] = 2,
     as_json: Json = False,
 ) -> None:
     """Draw labelled or captioned street scenes from a seed."""
