@@ -139,7 +139,7 @@ class Study:
         """Return the evaluations and times per image, and the images."""
         requests, plan = self.scenes.requests(), SamplingPlan(preset, self.pipeline.info)
         costs = [plan.cost(request.label) for request in requests]
-        counted: list[int] = [0]
+        counted: list[float] = [0]
         together = max(1, self.batch // 2)
         quick = dataclasses.replace(preset, steps=min(4, preset.steps))
         sample(self.pipeline, requests[:together], quick, batch=self.batch)
@@ -155,7 +155,7 @@ class Study:
         inside = {name: runner.timing.seconds - before[name] for name, runner in runners.items()}
         count, total = len(requests), sum(cost.total for cost in costs)
         if counted[-1] != total and not any(result.retried for result in results):
-            raise SystemExit(f"{preset.name}: {counted[-1]} evaluations were made, {total} expected")
+            raise SystemExit(f"{preset.name}: {counted[-1]:.0f} evaluations were made, {total} expected")
         official = SamplingPlan(find_preset("official"), self.pipeline.info).cost(requests[0].label).total
         figures: Row = {
             "images": count, "samples": total / count, "samples_first": sum(cost.first for cost in costs) / count,

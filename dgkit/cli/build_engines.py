@@ -98,14 +98,14 @@ def _print_table(outcomes: list[EngineStatus], dry_run: bool, rebuild: str) -> N
     from rich.markup import escape
     from rich.table import Table
 
-    from dgkit.engines.build_plan import verdict
+    from dgkit.engines.build_plan import planned_action
 
     table = Table()
     for heading in ("network", "engine", "dtype", "device", "state", "seconds", "size", "error", "why"):
         right = heading in ("seconds", "size", "error")
         table.add_column(heading, justify="right" if right else "left", overflow="fold")
     for item in outcomes:
-        state = verdict(rebuild, item) if dry_run else item.state
+        state = planned_action(rebuild, item) if dry_run else item.state
         figures = (
             f"{item.seconds:.1f}" if item.seconds else "",
             size_text(item.size) if item.engines else "",

@@ -36,7 +36,7 @@ def check(
     It is an error if outputs differ by more than the tolerance of the less precise engine, or are not finite.
     """
     from dgkit.diffusion.loading import model_networks, open_model
-    from dgkit.engines.compare import EngineSpec, check_network
+    from dgkit.engines.compare import Comparison, EngineSpec, check_network
     from dgkit.engines.engine_recipe import choose_networks
     from dgkit.engines.store import check_policy
     from dgkit.errors import EngineError
@@ -50,12 +50,12 @@ def check(
 
     checks, reports = [], []
     for name in choose_networks(networks):
-        settings: Any = {"device": device, "batch": batch, "rebuild": policy, "notify": say}
-        checks += check_network(partial(load, name), *sides, **settings)
+        comparison = Comparison(partial(load, name), *sides, device=device, batch=batch, rebuild=policy, notify=say)
+        checks += check_network(comparison)
         if worst_layer:
             from dgkit.engines.layers import check_layers
 
-            reports.append(check_layers(partial(load, name), *sides, **settings))
+            reports.append(check_layers(comparison))
     if as_json:
         layers = {"layers": [_report_dict(report) for report in reports]} if worst_layer else {}
         rows = [_check_dict(item) for item in checks]

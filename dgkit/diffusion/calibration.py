@@ -1,7 +1,7 @@
-"""Calls that the denoiser gets while it draws scenes of the city: int8 is calibrated by them and verified on others.
+"""Calls of the denoiser, recorded while it generates scenes: some calibrate int8, others verify the result.
 
-The scenes are drawn in one pass and in fp32 from labels of :mod:`dgkit.world`, in lockstep, so that every timestep of
-the published schedule is met by every scene, with the text and without. Nothing is read or downloaded for it.
+The scenes are generated in one pass in fp32 from labels of :mod:`dgkit.world`. They run in lockstep, so that every
+scene covers every timestep of the published schedule, with and without text. No file is read or downloaded.
 """
 
 import hashlib
@@ -15,7 +15,7 @@ from torch import Tensor
 
 from dgkit.diffusion.model_folder import ModelInfo, ModelSource
 from dgkit.diffusion.noise import seeded_noise
-from dgkit.diffusion.passes import Run, SceneRequest, SceneState
+from dgkit.diffusion.passes import Run, SceneRequest
 from dgkit.diffusion.pipeline import Pipeline
 from dgkit.diffusion.presets import PRESETS
 from dgkit.engines.runner import Calibration, Call, Network
@@ -23,25 +23,26 @@ from dgkit.engines.torch_runner import TorchRunner
 from dgkit.errors import EngineError
 from dgkit.prompts import STYLES, caption, compose
 
-FORMAT = 1  # raise it whenever a change in dgkit makes other calls of the same model and settings
+FORMAT = 1  # increase it when a change in dgkit records other calls for the same model and settings
 SEED = 77
 PRESET = PRESETS["one-pass"]
-EACH = 3  # calibrating samples of a timestep; of those held out there is one
+SAMPLES_PER_STEP = 3  # samples per timestep for calibration; one more is held out
 _CELLS = 8192  # latent cells of all scenes together: eight scenes of the embedded model
-_LEAST, _MOST = 3, 8  # scenes, of which every fourth is held out, and one at least
+_MIN_SCENES, _MAX_SCENES = 3, 8
 _NETWORKS = ("text_encoder", "condition")
 
 
 def denoiser_calibration(model: ModelSource, networks: Mapping[str, Network]) -> Calibration:
-    """For the denoiser among ``networks``, which are those of ``model``."""
-    return Calibration(lambda: draw_calls(model, networks), lambda: _facts(model))
+    """Return the calibration of the denoiser among ``networks``, the networks of ``model``."""
+    return Calibration(lambda: record_calls(model, networks), lambda: _facts(model))
 
 
-def draw_calls(model: ModelSource, networks: Mapping[str, Network]) -> tuple[list[Call], list[Call]]:
-    """Inputs of the calls that calibrate, and inputs and ``prediction`` of those held out, of scenes of their own.
+def record_calls(model: ModelSource, networks: Mapping[str, Network]) -> tuple[list[Call], list[Call]]:
+    """Return the inputs of the calibration calls, and the inputs and ``prediction`` of the held-out calls.
 
-    Floats are float32, timesteps int64, each of one sample. A large model draws fewer scenes, as it takes longer and
-    its calls are larger. The parts of ``model`` are forgotten in the end. EngineError where a value is not finite.
+    Each call is one sample; floats are float32, timesteps int64. Held-out calls come from scenes of their own. A larger
+    model generates fewer scenes, see :func:`scene_count`. Releases the parts of ``model`` at the end. Raises
+    EngineError if a value is not finite.
     """
     count = scene_count(model.info)
     requests = [scene_request(model.info, number) for number in range(count)]
@@ -50,26 +51,25 @@ def draw_calls(model: ModelSource, networks: Mapping[str, Network]) -> tuple[lis
     runners = {name: TorchRunner(networks[name]) for name in _NETWORKS} | {"denoiser": recorder}
     try:
         with Pipeline(model.info, runners, model.tokenizer()) as pipeline, torch.inference_mode():
-            run = Run(pipeline, PRESET, 2 * count, seeded_noise)  # all scenes, both halves: one call a step
-            texts = run.texts(requests)
-            run.first_pass([SceneState(request, *texts[request.prompt]) for request in requests], lambda samples: None)
+            run = Run(pipeline, PRESET, 2 * count, seeded_noise)  # one call per step: all scenes, both halves
+            run.first_pass(run.scenes(requests))
     finally:
         model.release()
     return recorder.calibrating, recorder.kept
 
 
 def scene_count(info: ModelInfo) -> int:
-    """Scenes that a model draws, 3 to 8, by the number of its latent cells."""
-    return max(_LEAST, min(_MOST, _CELLS // info.tile**2))
+    """Return the number of scenes to generate, 3 to 8; fewer for a model with more latent cells."""
+    return max(_MIN_SCENES, min(_MAX_SCENES, _CELLS // info.tile**2))
 
 
 def held_out_count(scenes: int) -> int:
-    """Of ``scenes`` the last ones, none of whose calls calibrates."""
+    """Return how many of ``scenes``, the last ones, are held out: a quarter, at least one."""
     return max(1, scenes // 4)
 
 
 def scene_request(info: ModelInfo, number: int) -> SceneRequest:
-    """A window of scene ``number`` of the city in the model's own size, in a weather of its own."""
+    """Return a crop of scene ``number`` of the city in the model's own size, with one of the styles."""
     from dgkit.world import render
 
     height = max(info.defaults.label_height or 0, info.size, 32)
@@ -80,20 +80,20 @@ def scene_request(info: ModelInfo, number: int) -> SceneRequest:
 
 
 def calibrating_places(step: int, scenes: int, halves: int) -> list[tuple[int, int]]:
-    """(scene, guidance half) of the samples that calibrate at a step: in turn, so that all come in equally often."""
+    """Return (scene, guidance half) of the calibration samples of a step; over the steps all are used equally often."""
     places = (scenes - held_out_count(scenes)) * halves
-    chosen = dict.fromkeys((EACH * step + turn) % places for turn in range(EACH))
+    chosen = dict.fromkeys((SAMPLES_PER_STEP * step + turn) % places for turn in range(SAMPLES_PER_STEP))
     return [(place // halves, place % halves) for place in chosen]
 
 
 def held_out_place(step: int, scenes: int, halves: int) -> tuple[int, int]:
-    """(scene, guidance half) of the sample that is held out at a step."""
+    """Return (scene, guidance half) of the held-out sample of a step."""
     held = held_out_count(scenes)
     return scenes - held + step % held, step // held % halves
 
 
 class _Recorder(TorchRunner):
-    """Keeps some of the samples that it is called with; a call is a step of all ``scenes``."""
+    """Records some of the samples that it is called with; each call is one step of all ``scenes``."""
 
     scenes = 1
 
@@ -104,8 +104,10 @@ class _Recorder(TorchRunner):
     def __call__(self, **tensors: Tensor) -> dict[str, Tensor]:
         outputs = super().__call__(**tensors)
         if not all(bool(torch.isfinite(value).all()) for value in outputs.values()):
-            raise EngineError("the denoiser makes values that are not finite in fp32: it cannot be calibrated for int8",
-                              "check the model folder")  # fmt: skip
+            raise EngineError(
+                "calibration for int8 failed: the denoiser returned values that are not finite in fp32",
+                "check the model folder, or use --dtype bf16",
+            )
         halves = len(tensors["latents"]) // self.scenes
 
         def sample(place: tuple[int, int], values: Mapping[str, Tensor]) -> Call:
@@ -131,6 +133,6 @@ def _facts(model: ModelSource) -> dict[str, int | str]:
     return {
         "calibration_seed": SEED,
         "calibration_scenes": scene_count(info),
-        "calibration_samples": EACH * PRESET.steps,
+        "calibration_samples": SAMPLES_PER_STEP * PRESET.steps,
         "calibration_from": hashlib.sha256(json.dumps(rest, sort_keys=True).encode()).hexdigest(),
     }

@@ -1,4 +1,4 @@
-"""From the parts of a model, UNet, ControlNet, VAE and text encoder, to its five networks."""
+"""The five networks of a model, built from its parts: UNet, ControlNet, VAE and text encoder."""
 
 from collections.abc import Callable
 from dataclasses import replace
@@ -11,7 +11,7 @@ from dgkit.engines.modules import Condition, Denoiser, TextEncoder, VaeDecoder, 
 from dgkit.engines.runner import Network
 from dgkit.engines.spec import NETWORKS
 
-# Parts of the model behind each network.
+# Model parts that each network consists of.
 _PARTS = {
     "text_encoder": ("text_encoder",),
     "condition": ("controlnet",),
@@ -29,7 +29,7 @@ _MODULES: dict[str, Callable[..., nn.Module]] = {
 
 
 def model_networks(model: ModelSource) -> dict[str, Network]:
-    """The five networks of a model, each loadable on its own; the denoiser can be calibrated."""
+    """Return the five networks of a model by name, each loadable on its own; the denoiser has a calibration."""
 
     def network(name: str) -> Network:
         parts = _PARTS[name]

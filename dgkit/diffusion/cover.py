@@ -1,8 +1,8 @@
-"""Few windows that hold everything that is to be redrawn.
+"""Cover a mask with few windows: the cells that the second pass generates again.
 
-A smallest set of windows is hard to find in general. Four simple ways are tried, and the one with the fewest windows
-wins: a grid without its empty windows, shelves filled from the left or from the top, and always the fullest window.
-Each is then thinned, and its windows moved so that what they alone hold lies in their middle.
+The minimum cover is hard to find in general. Four heuristics are tried and the one with the fewest windows is used: a
+grid without its empty windows, shelves filled from the left, shelves filled from the top, and greedily the fullest
+window. Each result is then thinned, and its windows are centred on the cells that only they cover.
 """
 
 from collections.abc import Callable
@@ -12,9 +12,8 @@ import numpy as np
 
 from dgkit.diffusion.tiles import Windows, starts
 
-WORTH = 0.01  # share of a window's cells that it alone must hold to be worth its evaluations
-
-ROUNDS = 2  # of moving: where the first leaves a window idle, the second gives its share to the others
+MIN_SHARE = 0.01  # a window is dropped if it alone covers a smaller share of its cells
+CENTRING_ROUNDS = 2  # if the first round makes a window redundant, the second moves its neighbours
 
 
 class _Tile(NamedTuple):
@@ -23,26 +22,26 @@ class _Tile(NamedTuple):
 
 
 Corners = list[tuple[int, int]]
-_Way = Callable[[np.ndarray, _Tile], Corners]
+_Heuristic = Callable[[np.ndarray, _Tile], Corners]
 
 
 def cover_windows(need: np.ndarray, tile: int, smooth: bool = False) -> Windows:
-    """Windows of at most ``tile`` cells a side over the True cells of ``need``, bool [height, width].
+    """Return windows of at most ``tile`` cells per side that cover the True cells of ``need``, bool [height, width].
 
-    Patches of less than a hundredth of a window that no other window reaches are left out; none may be left.
+    Isolated patches of less than :data:`MIN_SHARE` of a window stay uncovered, so there may be no window at all.
     """
     height, width = need.shape
     size = _Tile(min(tile, height), min(tile, width))
-    ways: tuple[_Way, ...] = (_grid, _shelves, _columns, _fullest)
-    found = [_thinned(need, way(need, size), size) for way in ways]
-    for _ in range(ROUNDS):
+    heuristics: tuple[_Heuristic, ...] = (_grid, _shelves, _columns, _fullest)
+    found = [_thinned(need, heuristic(need, size), size) for heuristic in heuristics]
+    for _ in range(CENTRING_ROUNDS):
         found = [_centred(need, corners, size) for corners in found]
     best = min(found, key=lambda corners: (len(corners), -_held(need, corners, size)))
     return Windows(height, width, size.height, size.width, tuple(sorted(best)), smooth)
 
 
 def covered(windows: Windows) -> np.ndarray:
-    """Bool [height, width]: cells that lie in a window."""
+    """Return bool [height, width]: the cells inside a window."""
     return _counted((windows.height, windows.width), list(windows.corners), _tile_of(windows)) > 0
 
 
@@ -56,7 +55,7 @@ def _grid(need: np.ndarray, tile: _Tile) -> Corners:
 
 
 def _shelves(need: np.ndarray, tile: _Tile) -> Corners:
-    """From the topmost cell down: rows of windows, each from its leftmost cell."""
+    """Fill rows of windows from the topmost cell down, each row from its leftmost cell."""
     left, found = need.copy(), []
     while left.any():
         y = min(int(left.any(1).argmax()), need.shape[0] - tile.height)
@@ -88,25 +87,25 @@ def _fullest(need: np.ndarray, tile: _Tile) -> Corners:
 
 
 def _thinned(need: np.ndarray, corners: Corners, tile: _Tile) -> Corners:
-    """Without the windows that alone hold too little, the emptiest first."""
+    """Drop windows that add too few cells, the emptiest first."""
     kept = list(corners)
     while kept:
-        alone = [int(_alone(need, kept, corner, tile).sum()) for corner in kept]
-        emptiest = int(np.argmin(alone))
-        if alone[emptiest] >= max(1.0, WORTH * tile.height * tile.width):
+        exclusive = [int(_exclusive(need, kept, corner, tile).sum()) for corner in kept]
+        emptiest = int(np.argmin(exclusive))
+        if exclusive[emptiest] >= max(1.0, MIN_SHARE * tile.height * tile.width):
             break
         kept.pop(emptiest)
     return kept
 
 
 def _centred(need: np.ndarray, corners: Corners, tile: _Tile) -> Corners:
-    """Each window moved, one after the other, so that what it alone holds is in its middle; nothing is uncovered.
+    """Move windows one by one so that the cells only they cover are in the middle; nothing becomes uncovered.
 
-    A window that holds nothing alone since others have moved is dropped.
+    A window that became redundant by the moves of others is dropped.
     """
     moved: Corners = []
     for index, (y, x) in enumerate(corners):
-        rows, columns = np.nonzero(_alone(need, [*moved, *corners[index:]], (y, x), tile))
+        rows, columns = np.nonzero(_exclusive(need, [*moved, *corners[index:]], (y, x), tile))
         if rows.size:
             top = _middle(y + int(rows.min()), y + int(rows.max()), tile.height, need.shape[0])
             left = _middle(x + int(columns.min()), x + int(columns.max()), tile.width, need.shape[1])
@@ -115,18 +114,18 @@ def _centred(need: np.ndarray, corners: Corners, tile: _Tile) -> Corners:
 
 
 def _middle(first: int, last: int, tile: int, length: int) -> int:
-    """Start of a window around cells ``first`` to ``last``, which fit into it."""
+    """Return the start of a window centred on the cells ``first`` to ``last``, which fit into it."""
     return min(max(0, (first + last + 1 - tile) // 2), length - tile)
 
 
-def _alone(need: np.ndarray, corners: Corners, corner: tuple[int, int], tile: _Tile) -> np.ndarray:
-    """Bool of the window's shape: needed cells that no other window holds."""
+def _exclusive(need: np.ndarray, corners: Corners, corner: tuple[int, int], tile: _Tile) -> np.ndarray:
+    """Return bool of the window's shape: needed cells that no other window covers."""
     counts = _counted(need.shape, corners, tile)
     return _part(need, corner, tile) & (_part(counts, corner, tile) == 1)
 
 
 def _held(need: np.ndarray, corners: Corners, tile: _Tile) -> int:
-    """Needed cells in windows, those in several counted once for each: overlap hides edges."""
+    """Return the number of needed cells over all windows; overlaps count repeatedly, because they hide edges."""
     return int(_counted(need.shape, corners, tile)[need].sum())
 
 

@@ -1,4 +1,4 @@
-"""Wrappers around one callable, each returning the same kind of callable, so that none knows the others.
+"""Wrappers around a denoiser; each returns a callable with the same signature, so they combine freely.
 
 ``denoise(latents, timestep, text, condition) -> prediction``: float [B, c, h, w], int64 [B], float [B, L, D], float
 [B, C, h, w], and float [B, c, h, w].
@@ -15,10 +15,10 @@ Denoise = Callable[[Tensor, Tensor, Tensor, Tensor], Tensor]
 
 
 def guided(denoise: Denoise, scale: float, negative: Tensor) -> Denoise:
-    """Classifier-free guidance, Ho and Salimans 2022: ``u + scale * (c - u)``, both halves in one call.
+    """Apply classifier-free guidance, Ho and Salimans 2022: ``u + scale * (c - u)``, both halves in one call.
 
-    ``negative`` float [1, L, D] is the text of the unconditional half; both halves get the condition. A scale of 1 is
-    the plain conditional prediction and costs half.
+    ``negative`` float [1, L, D] is the text of the unconditional half; both halves get the condition. A scale of 1
+    gives the plain conditional prediction at half the cost.
     """
     if scale == 1.0:
         return denoise
@@ -36,26 +36,26 @@ def guided(denoise: Denoise, scale: float, negative: Tensor) -> Denoise:
     return call
 
 
-def in_batches(denoise: Denoise, size: int, done: Callable[[int], None] | None = None) -> Denoise:
-    """Calls ``denoise`` with at most ``size`` samples at once; ``done`` hears the number of samples after each call."""
+def in_batches(denoise: Denoise, size: int, count: Callable[[int], None] | None = None) -> Denoise:
+    """Call ``denoise`` with at most ``size`` samples; ``count`` gets the number of samples after each call."""
 
     def call(latents: Tensor, timestep: Tensor, text: Tensor, condition: Tensor) -> Tensor:
         parts = []
         for start in range(0, latents.shape[0], size):
             part = slice(start, start + size)
             parts.append(denoise(latents[part], timestep[part], text[part], condition[part]))
-            if done:
-                done(parts[-1].shape[0])
+            if count:
+                count(parts[-1].shape[0])
         return parts[0] if len(parts) == 1 else torch.cat(parts)
 
     return call
 
 
-def in_steps(denoise: Denoise, step: int, most: int) -> Denoise:
-    """Calls ``denoise``, for up to ``most`` samples, with a multiple of ``step`` of them or with ``most``: the last one
-    is repeated, and what that adds is dropped.
+def in_padded_batches(denoise: Denoise, step: int, most: int) -> Denoise:
+    """Pad a batch of up to ``most`` samples to a multiple of ``step``, or to ``most``, by repeating its last sample.
 
-    For networks that are recorded once for each batch size, where images have windows of different number.
+    This limits the number of batch sizes for networks that are captured once for each size, when images have different
+    numbers of windows.
     """
 
     def call(*tensors: Tensor) -> Tensor:
@@ -70,7 +70,7 @@ def in_steps(denoise: Denoise, step: int, most: int) -> Denoise:
 
 
 def tiled(denoise: Denoise, windows: Windows) -> Denoise:
-    """Denoises every window and averages. ``condition`` is that of the windows, [N * len(windows), C, th, tw]."""
+    """Denoise every window and average. ``condition`` belongs to the windows, [N * len(windows), C, th, tw]."""
 
     def call(latents: Tensor, timestep: Tensor, text: Tensor, condition: Tensor) -> Tensor:
         count = len(windows)
@@ -82,13 +82,13 @@ def tiled(denoise: Denoise, windows: Windows) -> Denoise:
 
 
 def tiled_each(denoise: Denoise, layouts: Sequence[Windows]) -> Denoise:
-    """As :func:`tiled` where each image has windows of its own; ``condition`` is that of all windows, in order."""
+    """Do the same as :func:`tiled` for images with different windows; ``condition`` is that of all windows in order."""
     counts = [len(windows) for windows in layouts]
     owner = torch.repeat_interleave(torch.tensor(counts))
 
     def call(latents: Tensor, timestep: Tensor, text: Tensor, condition: Tensor) -> Tensor:
         nonlocal owner
-        owner = owner.to(latents.device)  # moved once: a copy from the host waits for all that a GPU has to do
+        owner = owner.to(latents.device)  # only once, because a copy from the host waits for the GPU
         images = zip(layouts, latents.split(1), strict=True)
         tiles = torch.cat([windows.cut(image) for windows, image in images])
         prediction = denoise(tiles, timestep[owner], text[owner], condition)

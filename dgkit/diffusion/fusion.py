@@ -1,16 +1,18 @@
-"""What the second pass keeps of the first: the large connected components of the label."""
+"""The area that the second pass keeps from the first: large connected components of the label."""
 
 import cv2
 import numpy as np
 
 from dgkit.labels import IGNORE, NUM_CLASSES
 
-REFERENCE_AREA = 512 * 512  # pixels of the label for which area thresholds are stated
+REFERENCE_AREA = 512 * 512  # label size in pixels that area thresholds refer to
 
 
 def large_components(label: np.ndarray, large_area: int) -> np.ndarray:
-    """Bool [H, W]: union over classes of 8-connected components with more than ``large_area`` pixels, scaled by the
-    label's area over 512 x 512. ``label`` uint8 [H, W] of train ids; ignore (255) belongs to no component.
+    """Return bool [H, W]: the union over classes of 8-connected components with more than ``large_area`` pixels.
+
+    ``label`` uint8 [H, W] of train ids; ignore (255) belongs to no component. The threshold is scaled by the label's
+    area over 512 x 512.
 
     Source: DGInStyle, controlnet/tools/refine.py and pipeline_refine.py.
     """
@@ -30,7 +32,7 @@ def large_components(label: np.ndarray, large_area: int) -> np.ndarray:
 
 
 def downscale(mask: np.ndarray, height: int, width: int) -> np.ndarray:
-    """``mask`` [H, W] at [height, width] cells: cell i takes pixel floor(i * H / height), as published."""
+    """Scale ``mask`` [H, W] to [height, width] cells: cell i takes pixel floor(i * H / height), as published."""
     rows = np.arange(height) * mask.shape[0] // height
     columns = np.arange(width) * mask.shape[1] // width
     return mask[np.ix_(rows, columns)]

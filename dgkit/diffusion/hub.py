@@ -1,4 +1,4 @@
-"""Where a model lies: a folder, or a Hugging Face hub id fetched into the hub's own cache."""
+"""Locating a model: a folder, or a Hugging Face hub id that is downloaded into the hub's cache."""
 
 import re
 from pathlib import Path
@@ -25,24 +25,24 @@ _HUB_ID = re.compile(r"^[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*(/[\w.-]+)*$")
 
 
 def embedded_model() -> Path:
-    """The folder of the model that ships inside the package; ModelError where this copy of dgkit lacks it."""
+    """Return the folder of the model inside the package. Raises ModelError if this installation lacks it."""
     if not (EMBEDDED / "model_index.json").is_file():
         raise ModelError(
             f"the embedded model is missing from this installation ({EMBEDDED})",
-            "pass --model FOLDER, or install a dgkit wheel, which carries it",
+            "pass --model FOLDER, or install a dgkit wheel, which contains the model",
         )
     return EMBEDDED
 
 
 def find_model(model: str | Path | None) -> Path:
-    """The folder of a pipeline: ``None`` is the embedded model, else a folder or a hub id ``owner/name``."""
+    """Return the folder of a model: ``None`` is the embedded model, else a folder or a hub id ``owner/name``."""
     return embedded_model() if model is None else _find(model, PRIOR_FILES, OPTIONAL_FILES)
 
 
 def find_controlnet(controlnet: str | Path) -> Path:
-    """The folder of a ControlNet: a folder, or a hub id ``owner/name[/subfolder]``.
+    """Return the folder of a ControlNet: a folder, or a hub id ``owner/name[/subfolder]``.
 
-    A pipeline folder that holds ``controlnet/`` stands for that sub-folder.
+    For a model folder that contains ``controlnet/``, that sub-folder is returned.
     """
     folder = _find(controlnet, CONTROLNET_FILES, ())
     if not (folder / "config.json").is_file() and (folder / "controlnet" / "config.json").is_file():
@@ -70,14 +70,14 @@ def _download(source: str, files: tuple[str, ...], optional: tuple[str, ...]) ->
     hint = f"with network: hf download {repository} {' '.join(wanted)}"
     try:
         root = snapshot_download(repository, allow_patterns=wanted + [prefix + file for file in optional])
-    except Exception as error:  # the client's own errors, its HTTP library's, the system's: one meaning for a user
+    except Exception as error:  # errors of the client, its HTTP library or the system
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
         raise ModelError(
-            f"{source} is no folder here and could not be fetched from the hub ({reason}); needed: {', '.join(wanted)}",
+            f"{source} is not a folder, and downloading it from the hub failed ({reason}); needed: {', '.join(wanted)}",
             hint,
         ) from error
     folder = Path(root, *rest)
     missing = [file for file in files if not (folder / file).is_file()]
     if missing:
-        raise ModelError(f"{source} on the hub lacks, or its cached copy lacks: {', '.join(missing)}", hint)
+        raise ModelError(f"{source} lacks files on the hub or in its cached copy: {', '.join(missing)}", hint)
     return folder

@@ -1,8 +1,8 @@
-"""From the name of a model to a :class:`~dgkit.diffusion.pipeline.Pipeline`.
+"""Loading a :class:`~dgkit.diffusion.pipeline.Pipeline` by the name of its model.
 
 A model folder has the layout that diffusers writes for Stable Diffusion (``unet/ vae/ text_encoder/ tokenizer/
-scheduler/``) plus ``controlnet/`` and, optionally, ``dgkit.json``. Any such folder works, from the embedded model of a
-few million weights to Stable Diffusion 1.5 (``stable-diffusion-v1-5/stable-diffusion-v1-5``) with the published
+scheduler/``) plus ``controlnet/`` and, optionally, ``dgkit.json``. Any such folder works, from the embedded model with
+a few million weights to Stable Diffusion 1.5 (``stable-diffusion-v1-5/stable-diffusion-v1-5``) with the published
 ControlNet (``yurujaja/DGInStyle/ControlNet_UNet-S``).
 """
 
@@ -34,17 +34,17 @@ def load_pipeline(
     rebuild: Policy = "auto",
     notify: Notify | None = None,
 ) -> Pipeline:
-    """Find, check and prepare a model; weights reach the device when the pipeline is entered.
+    """Find, check and prepare a model; weights are loaded when the pipeline is entered.
 
     ``model``: None for the embedded one, a folder, a hub id, or ``random:NAME``, see
     :mod:`dgkit.diffusion.random_model`. ``controlnet``: None for the model's own ``controlnet/``, a folder, or a hub id
-    with an optional sub-folder. ``device`` ``auto`` is a GPU where there is one. ``dtype`` is fp32, bf16, fp16 or
-    int8; each network makes of it what :func:`~dgkit.engines.engine_recipe.recipe_dtype` says. ``recipe`` replaces
-    ``engine``, ``device`` and ``dtype`` and may state them for each network. ``rebuild`` (``never``, ``auto``,
-    ``always``) says what happens where an engine is missing or stale when the pipeline is entered, and ``notify`` is
-    told of it, see :meth:`dgkit.engines.store.EngineStore.obtain`.
+    with an optional sub-folder. ``device`` ``auto`` is a GPU if there is one. ``dtype`` is fp32, bf16, fp16 or int8;
+    :func:`~dgkit.engines.engine_recipe.recipe_dtype` maps it to the dtype of each network. ``recipe`` replaces
+    ``engine``, ``device`` and ``dtype`` and may set them for each network. ``rebuild`` (``never``, ``auto``,
+    ``always``) and ``notify`` apply to engines that are missing or stale when the pipeline is entered, see
+    :meth:`dgkit.engines.store.EngineStore.obtain`.
 
-    Raises ModelError for anything wrong with the folder, UsageError for an unknown engine, device, dtype or policy.
+    Raises ModelError for an invalid model folder, UsageError for an unknown engine, device, dtype or policy.
     """
     find_device("cpu" if device == "auto" else device), known_dtype(dtype)
     used = recipe or EngineRecipe.model_validate({"engine": engine, "device": device, "dtype": dtype})
@@ -70,13 +70,14 @@ def load_pipeline(
 
 
 def open_model(model: str | Path | None = None, controlnet: str | Path | None = None) -> ModelSource:
-    """The parts of a model, found and checked against each other: a folder, a hub id, or ``random:NAME``.
+    """Find a model, a folder, a hub id or ``random:NAME``, and check that its parts fit together.
 
-    Raises ModelError for anything wrong with the folder, UsageError for an unknown random model or one given a
-    ControlNet.
+    Raises ModelError for an invalid folder, UsageError for an unknown random model or a ControlNet with one.
     """
     if isinstance(model, str) and model.startswith(RANDOM):
         if controlnet is not None:
-            raise UsageError(f"{model} has a ControlNet of its own; got {controlnet}", "leave out --controlnet")
+            raise UsageError(
+                f"{model} has its own ControlNet and cannot be combined with {controlnet}", "leave out --controlnet"
+            )
         return RandomModel(model.removeprefix(RANDOM))
     return ModelFolder(find_model(model), None if controlnet is None else find_controlnet(controlnet))

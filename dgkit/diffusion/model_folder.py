@@ -1,4 +1,4 @@
-"""A model folder as a whole: its parts, whether they fit each other, and what they are together."""
+"""Model folders: their parts, the check that these fit together, and the sizes and settings of the model."""
 
 import functools
 import hashlib
@@ -18,19 +18,19 @@ from dgkit.labels import CONDITION_CHANNELS
 
 
 class ModelDefaults(Config):
-    """``dgkit.json``: what a model was trained for. All optional."""
+    """``dgkit.json``: the settings that a model was trained for. All are optional."""
 
     name: str = ""
-    """The model's name in records; empty: the folder's name."""
+    """Name of the model in records; empty: the name of the folder."""
     label_height: int | None = None
-    """Height in pixels to which label maps are scaled before cropping; None: left as they are."""
+    """Height in pixels that label maps are scaled to before cropping; None: not scaled."""
     guidance_scale: float | None = None
-    """Classifier-free guidance scale used where the preset states none."""
+    """Classifier-free guidance scale, used if the preset has none."""
 
 
 @dataclass(frozen=True)
 class ModelInfo:
-    """Sizes and settings of a model: ``size`` in pixels a side, ``tile`` in latent cells, ``text_length`` in tokens."""
+    """Sizes and settings of a model: ``tile`` in latent cells per side, ``text_length`` in tokens."""
 
     name: str
     tile: int
@@ -45,10 +45,11 @@ class ModelInfo:
 
     @property
     def size(self) -> int:
+        """Pixels per side of the images that the model was trained on."""
         return self.tile * self.vae_factor
 
     def symbol_sizes(self) -> dict[str, int]:
-        """Example size of every symbol in :mod:`dgkit.engines.spec`: the model's own tile at batch 2."""
+        """Return an example size of every symbol in :mod:`dgkit.engines.spec`: the model's own tile at batch 2."""
         return {
             "batch": 2,
             "length": self.text_length,
@@ -94,9 +95,9 @@ class ModelSource(Protocol):
 
 
 class ModelFolder:
-    """The five parts of a pipeline, found and checked against each other; weights are read by :meth:`part`.
+    """The parts of a model in a folder, checked to fit together; weights are read by :meth:`part`.
 
-    ModelError names the missing part, the file and what differs.
+    Raises ModelError with the missing part, or the file and what differs.
     """
 
     def __init__(self, root: Path, controlnet: Path | None = None) -> None:
@@ -106,8 +107,8 @@ class ModelFolder:
             self.paths["controlnet"] = controlnet
         for name, path in self.paths.items():
             if not path.is_dir():
-                hint = "pass --controlnet, or join one with dgkit swap" if name == "controlnet" else ""
-                raise ModelError(f"the model folder {root} lacks the part {name}/", hint)
+                hint = "pass --controlnet, or add one with dgkit swap" if name == "controlnet" else ""
+                raise ModelError(f"the model folder {root} has no {name}/", hint)
         self.configs = {name: read_config(path, name) for name, path in self.paths.items()}
         check_fit(self.configs, self.paths)
         self.info = _info(root, self.configs)
@@ -117,17 +118,19 @@ class ModelFolder:
         return build(self.paths[name], name, self.configs[name])
 
     def command_words(self) -> str:
-        """The model as a command takes it, quoted for a shell, with ``--controlnet`` where that is not its own."""
+        """Return the model as command-line arguments, quoted for a shell, with ``--controlnet`` if given."""
         controlnet = self.paths["controlnet"]
         own = controlnet == self.root / "controlnet"
         return shlex.join([str(self.root), *(() if own else ("--controlnet", str(controlnet)))])
 
     def release(self) -> None:
-        """Forget the parts read so far; whoever holds them keeps them."""
+        """Drop the cached parts; modules that a caller holds stay valid."""
         self.part.cache_clear()
 
     def digest(self, *parts: str) -> str:
-        """SHA-256 (hex) over the weights and configs of ``parts``; of all parts, scheduler and tokenizer if none."""
+        """Return the SHA-256 (hex) over weights and configs of ``parts``; without ``parts`` over all of them, scheduler
+        and tokenizer.
+        """
         total = hashlib.sha256()
         for name in parts or tuple(PARTS):
             total.update(f"{name} {_file_digest(weights_file(self.paths[name], name))} ".encode())
@@ -139,7 +142,7 @@ class ModelFolder:
         return total.hexdigest()
 
     def tokenizer(self) -> Any:
-        """The CLIP tokenizer of the folder; ModelError where its files are absent or damaged."""
+        """Return the CLIP tokenizer of the folder. Raises ModelError if its files are missing or damaged."""
         from transformers import CLIPTokenizer
 
         folder = self.root / "tokenizer"
@@ -148,11 +151,11 @@ class ModelFolder:
                 raise ModelError(f"{folder / name} is missing")
         try:
             tokenizer = CLIPTokenizer.from_pretrained(folder, local_files_only=True)
-        except Exception as error:  # a damaged file surfaces as any of half a dozen library errors
+        except Exception as error:  # a damaged file can raise many different library errors
             raise ModelError(f"{folder} cannot be read: {error}") from error
         known = int(self.configs["text_encoder"].get("vocab_size", 49408))
         if len(tokenizer) > known:
-            raise ModelError(f"{folder} has {len(tokenizer)} tokens; the text encoder knows {known}")
+            raise ModelError(f"{folder} has {len(tokenizer)} tokens, but the vocabulary of the text encoder is {known}")
         return tokenizer
 
 
@@ -167,31 +170,33 @@ def _file_digest(path: Path) -> str:
 
 
 def check_fit(configs: dict[str, dict[str, Any]], paths: dict[str, Path]) -> None:
-    """ModelError where ControlNet, UNet, VAE and text encoder do not fit each other or the 20-channel condition."""
+    """Raise ModelError unless ControlNet, UNet, VAE and text encoder fit together and the 20-channel condition."""
     unet, control, vae, text = (configs[name] for name in ("unet", "controlnet", "vae", "text_encoder"))
     _check_controlnet(unet, control, paths)
     latents, cells = vae.get("latent_channels", 4), unet.get("in_channels", 4)
     if latents != cells:
         raise ModelError(
-            f"the VAE {paths['vae']} has {latents} latent channels, the UNet {paths['unet']} takes {cells}"
+            f"the VAE {paths['vae']} has {latents} latent channels, but the UNet {paths['unet']} expects {cells}"
         )
     width = text.get("hidden_size", 512)
     cross = unet.get("encoder_hid_dim") or unet.get("cross_attention_dim")
     if width != cross:
         raise ModelError(
-            f"the text encoder {paths['text_encoder']} is {width} wide, the UNet's cross attention {cross}"
+            f"the text encoder {paths['text_encoder']} has width {width}, but the UNet's attention expects {cross}"
         )
     strides = 2 ** (len(control.get("conditioning_embedding_out_channels") or (16, 32, 96, 256)) - 1)
     if strides != _vae_factor(vae):
         where, factor = paths["controlnet"], _vae_factor(vae)
-        raise ModelError(f"the ControlNet {where} shrinks labels {strides} times, the VAE images {factor} times")
+        raise ModelError(
+            f"the ControlNet {where} downscales labels {strides} times, but the VAE downscales images {factor} times"
+        )
 
 
 def _check_controlnet(unet: dict[str, Any], control: dict[str, Any], paths: dict[str, Path]) -> None:
     where = paths["controlnet"]
     channels = control.get("conditioning_channels", 3)
     if channels != CONDITION_CHANNELS:
-        raise ModelError(f"the ControlNet {where} takes {channels} condition channels; expected {CONDITION_CHANNELS}")
+        raise ModelError(f"the ControlNet {where} has {channels} condition channels; expected {CONDITION_CHANNELS}")
     shared = ("in_channels", "block_out_channels", "down_block_types", "layers_per_block", "cross_attention_dim")
     for key in (*shared, "addition_embed_type"):
         if control.get(key) != unet.get(key):
@@ -200,11 +205,11 @@ def _check_controlnet(unet: dict[str, Any], control: dict[str, Any], paths: dict
                 "use a ControlNet trained on a UNet of this architecture",
             )
     if control.get("controlnet_conditioning_channel_order", "rgb") != "rgb":
-        raise ModelError(f"the ControlNet {where} reverses its condition channels; expected the order 'rgb'")
+        raise ModelError(f"the ControlNet {where} reverses the order of its condition channels; expected 'rgb'")
     kind = unet.get("addition_embed_type")
     if kind not in (None, "text") or unet.get("class_embed_type") is not None:
         raise ModelError(
-            f"the UNet {paths['unet']} wants more than text ({kind or 'class labels'}); expected none or 'text'"
+            f"the UNet {paths['unet']} needs more inputs than text ({kind or 'class labels'}), which is not supported"
         )
 
 
@@ -216,7 +221,7 @@ def _info(root: Path, configs: dict[str, dict[str, Any]]) -> ModelInfo:
     unet, text = configs["unet"], configs["text_encoder"]
     tile = unet.get("sample_size")
     if not isinstance(tile, int):
-        raise ModelError(f"{root / 'unet' / 'config.json'}: sample_size is {tile}; expected the tile in latent cells")
+        raise ModelError(f"{root / 'unet' / 'config.json'}: sample_size is {tile}; expected a number of latent cells")
     defaults = _defaults(root / "dgkit.json")
     length = read_json(root / "tokenizer" / "tokenizer_config.json").get("model_max_length")
     positions = int(text.get("max_position_embeddings", 77))
@@ -225,7 +230,7 @@ def _info(root: Path, configs: dict[str, dict[str, Any]]) -> ModelInfo:
         tile=tile,
         vae_factor=_vae_factor(configs["vae"]),
         latent_channels=int(unet.get("in_channels", 4)),
-        text_length=min(int(length or positions), positions),  # absent or absurdly large means "no limit of its own"
+        text_length=min(int(length or positions), positions),  # a missing or huge value means no limit
         text_width=int(text.get("hidden_size", 512)),
         features=int(configs["controlnet"]["block_out_channels"][0]),
         scaling_factor=float(configs["vae"].get("scaling_factor", 0.18215)),

@@ -1,4 +1,4 @@
-"""Noise of an image as a function of its seed and its purpose alone, whatever the batch, order or engine."""
+"""Noise of an image, determined by its seed and purpose alone, independent of batch, order and engine."""
 
 import hashlib
 from collections.abc import Callable
@@ -12,12 +12,12 @@ NoiseSource = Callable[[int, str, tuple[int, ...]], Tensor]
 
 
 def seeded_noise(seed: int, purpose: str, shape: tuple[int, ...]) -> Tensor:
-    """float32 CPU noise from a generator of its own for each (seed, purpose)."""
+    """Return float32 CPU noise; every (seed, purpose) has its own generator."""
     generator = torch.Generator().manual_seed(noise_seed(seed, purpose))
     return torch.randn(shape, generator=generator)
 
 
 def noise_seed(seed: int, purpose: str) -> int:
-    """63 bits of SHA-256 over seed and purpose: neighbouring seeds share nothing."""
+    """Return 63 bits of the SHA-256 over seed and purpose, so that neighbouring seeds are unrelated."""
     digest = hashlib.sha256(f"{seed} {purpose}".encode()).digest()
     return int.from_bytes(digest[:8], "big") >> 1

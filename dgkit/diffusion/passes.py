@@ -1,7 +1,7 @@
-"""The passes of the sampler for images of one size, which progress in lockstep.
+"""The two passes of the sampler, for images of one size in lockstep.
 
-A batch of the denoiser is filled with windows, guidance halves and images. The canvas, the averages and the steps are
-float32 whatever the networks compute in.
+A batch of the denoiser contains windows, guidance halves and images. The canvas, the averages and the steps are float32
+regardless of the precision of the networks.
 """
 
 import os
@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import interpolate
 
-from dgkit.diffusion.denoiser import Denoise, guided, in_batches, in_steps, tiled, tiled_each
+from dgkit.diffusion.denoiser import Denoise, guided, in_batches, in_padded_batches, tiled, tiled_each
 from dgkit.diffusion.noise import NoiseSource, seeded_noise
 from dgkit.diffusion.pipeline import Pipeline, one_hot
 from dgkit.diffusion.pixels import resize, to_float, to_uint8
@@ -24,18 +24,17 @@ from dgkit.diffusion.sampling_plan import Redraw, SamplingPlan
 from dgkit.diffusion.schedule import Schedule
 from dgkit.diffusion.tiles import Windows
 
-Done = Callable[[int], None]  # hears the number of denoiser samples after every call
-BATCH_SIZES = 4  # of the network on a GPU where the number of windows differs: each size is recorded once
-SECOND_PASS_CALLS = 8  # of the denoiser a step, that images are put together for: of the last one a part stays empty
-VAE_PIXELS = 1024 * 1024  # in a call on a GPU, which one small image leaves idle
-Item = TypeVar("Item")
-Result = TypeVar("Result")
-Step = Callable[[int, Tensor], Tensor]  # (index of the step, latents) -> prediction, or latents
+BATCH_SIZES = 4  # distinct batch sizes on a GPU, each captured once, when images have different numbers of windows
+SECOND_PASS_CALLS = 8  # denoiser calls per step that images are grouped for; only the last one may be partly empty
+VAE_PIXELS = 1024 * 1024  # pixels per VAE call on a GPU, which a single small image would not use fully
+_Item = TypeVar("_Item")
+_Result = TypeVar("_Result")
+_Step = Callable[[int, Tensor], Tensor]  # (index of the step, latents) -> prediction, or latents
 
 
 @dataclass(frozen=True)
 class SceneRequest:
-    """``label``: uint8 [H, W] of train ids, 255 = ignore; H and W are multiples of the VAE factor."""
+    """An image to generate; ``label`` uint8 [H, W] of train ids, 255 = ignore, H and W multiples of the VAE factor."""
 
     label: np.ndarray
     prompt: str
@@ -44,7 +43,10 @@ class SceneRequest:
 
 @dataclass
 class SceneState:
-    """One request on its way; ``finite`` turns False at the first value that is not."""
+    """The state of one request; ``finite`` becomes False at the first image with a value that is not finite.
+
+    ``low`` and ``high`` are the 8-bit images of the passes, ``upsampled`` the latents that the second pass starts from.
+    """
 
     request: SceneRequest
     prompt: str
@@ -58,36 +60,50 @@ class SceneState:
 
 
 class Run:
-    """The settings of one call of :func:`dgkit.diffusion.sampler.sample`, and the passes."""
+    """The passes, with the settings of one call of :func:`dgkit.diffusion.sampler.sample`.
 
-    def __init__(self, pipeline: Pipeline, preset: Preset, batch: int, noise: NoiseSource) -> None:
-        self.pipeline, self.preset, self.batch, self.noise = pipeline, preset, batch, noise
+    ``count`` is called with the number of denoiser samples after every call of the denoiser.
+    """
+
+    def __init__(
+        self,
+        pipeline: Pipeline,
+        preset: Preset,
+        batch: int,
+        noise: NoiseSource,
+        count: Callable[[int], None] | None = None,
+    ) -> None:
+        self.pipeline, self.preset, self.batch, self.noise, self.count = pipeline, preset, batch, noise, count
         self.plan = SamplingPlan(preset, pipeline.info)
         self.negative = torch.zeros(0)
 
     @property
-    def wide(self) -> bool:
-        """A GPU, where a call of a network costs more than what few samples compute, and one core is slow beside it."""
+    def on_gpu(self) -> bool:
+        """Whether the denoiser runs on a GPU: there small calls waste time, and so does work on a single CPU core."""
         return self.pipeline.device.type != "cpu"
 
-    def lockstep(self) -> int:
-        """Images that fill a batch of the first pass when each is one window."""
+    def images_per_batch(self) -> int:
+        """Return the number of images that fill a batch of the first pass if each is one window."""
         return max(1, self.batch // self.plan.halves)
 
-    def texts(self, requests: Sequence[SceneRequest]) -> dict[str, tuple[str, bool, Tensor]]:
-        """Prompt as asked for -> (prompt used, shortened, text [L, D]); each distinct prompt is encoded once."""
-        asked_for = dict.fromkeys(request.prompt for request in requests)
-        prompts = {prompt: self.pipeline.fit_prompt(prompt) for prompt in asked_for}
-        distinct = list(dict.fromkeys(["", *(used for used, _ in prompts.values())]))
+    def scenes(self, requests: Sequence[SceneRequest]) -> list[SceneState]:
+        """Return the initial state of each request; each distinct prompt is fitted and encoded once."""
+        prompts = {prompt: self.pipeline.fit_prompt(prompt) for prompt in dict.fromkeys(r.prompt for r in requests)}
+        distinct = list(dict.fromkeys(["", *(fitted for fitted, _ in prompts.values())]))
         encoded = dict(zip(distinct, self.pipeline.encode_text(distinct), strict=True))
         self.negative = encoded[""][None]
-        return {asked: (used, cut, encoded[used]) for asked, (used, cut) in prompts.items()}
 
-    def make(self, scenes: list[SceneState], done: Done) -> None:
-        """Both passes for scenes of one size; each scene ends with its images, or not finite."""
+        def scene(request: SceneRequest) -> SceneState:
+            fitted, shortened = prompts[request.prompt]
+            return SceneState(request, fitted, shortened, encoded[fitted])
+
+        return [scene(request) for request in requests]
+
+    def generate(self, scenes: list[SceneState]) -> None:
+        """Run both passes for scenes of one size; afterwards each scene has its images, or is not finite."""
         redraws = self.redraws(scenes) if self.preset.two_pass else []
         again = [i for i, redraw in enumerate(redraws) if len(redraw.windows)]
-        latents = self.first_pass(scenes, done)
+        latents = self.first_pass(scenes)
         direct = self.preset.bridge == "latent"
         shown = [i for i in range(len(scenes)) if not (direct and i in again)]
         for i, image in zip(shown, self.decode(latents[shown]), strict=True):
@@ -97,39 +113,42 @@ class Run:
         enlarged = self.enlarge(latents[again]) if direct else self.bridge([scenes[i] for i in again])
         for i, upsampled in zip(again, enlarged.split(1), strict=True):
             scenes[i].upsampled = upsampled
-        for part in self.packed(again, redraws):
-            high = self.second_pass([scenes[i] for i in part], done)
+        for part in self.second_pass_groups(again, redraws):
+            high = self.second_pass([scenes[i] for i in part])
             for i, image in zip(part, self.decode(high), strict=True):
                 scenes[i].high = self.finish(scenes[i], image)
 
     def cost(self, scenes: list[SceneState]) -> int:
-        """Denoiser samples of all scenes."""
+        """Return the number of denoiser samples of all scenes."""
         redraws = self.redraws(scenes) if self.preset.two_pass else [None] * len(scenes)
         pairs = zip(scenes, redraws, strict=True)
         return sum(self.plan.cost(scene.request.label, redraw).total for scene, redraw in pairs)
 
     def redraws(self, scenes: list[SceneState]) -> list[Redraw]:
-        """What the second pass does with each, found once."""
+        """Return the second-pass plan of each scene, computed once per scene."""
 
         def find(scene: SceneState) -> Redraw:
             scene.redraw = scene.redraw or self.plan.redraw(scene.request.label)
             return scene.redraw
 
-        return self.each(find, scenes)
+        return self.map(find, scenes)
 
-    def each(self, function: Callable[[Item], Result], items: Sequence[Item]) -> list[Result]:
-        """``function`` of every item, on a GPU by several threads: it would wait for one core to do them in turn."""
-        if not self.wide or len(items) < 2:
+    def map(self, function: Callable[[_Item], _Result], items: Sequence[_Item]) -> list[_Result]:
+        """Return ``function`` of every item; with a GPU in several threads, so that it does not wait for one core."""
+        if not self.on_gpu or len(items) < 2:
             return [function(item) for item in items]
         with ThreadPoolExecutor(min(len(items), os.cpu_count() or 1)) as threads:
             return list(threads.map(function, items))
 
-    def packed(self, again: list[int], redraws: list[Redraw]) -> Iterator[list[int]]:
-        """Neighbours whose windows fit some batches together, where they are guided in both halves; one at least."""
+    def second_pass_groups(self, again: list[int], redraws: list[Redraw]) -> Iterator[list[int]]:
+        """Yield groups of consecutive images whose samples fill up to :data:`SECOND_PASS_CALLS` denoiser batches.
+
+        Samples are counted for the steps with both guidance halves. A group has at least one image.
+        """
         part: list[int] = []
         filled = 0
         for i in again:
-            samples = len(redraws[i].windows) * self.plan.most(self.plan.second)
+            samples = len(redraws[i].windows) * self.plan.max_samples(self.plan.second)
             if part and filled + samples > SECOND_PASS_CALLS * self.batch:
                 yield part
                 part, filled = [], 0
@@ -138,49 +157,51 @@ class Run:
         if part:
             yield part
 
-    def first_pass(self, scenes: list[SceneState], done: Done) -> Tensor:
-        """Latents float32 [N, c, H/f, W/f]."""
+    def first_pass(self, scenes: list[SceneState]) -> Tensor:
+        """Return latents float32 [N, c, H/f, W/f]."""
         windows = [self.plan.windows(scene.request.label.shape, 1) for scene in scenes]
-        denoise = self.denoiser(self.plan.first, scenes, windows, 1, done)
-        return self.loop(self.plan.first, denoise, self.draw(scenes, "pass1", 1), None)
+        denoise = self.denoiser(self.plan.first, scenes, windows, 1)
+        return self.loop(self.plan.first, denoise, self.noise_of(scenes, "pass1", 1), None)
 
     def bridge(self, scenes: list[SceneState]) -> Tensor:
-        """First-pass images -> 8 bit -> Lanczos -> VAE posterior sample, scaled: float32 [N, c, r*H/f, r*W/f]."""
+        """Enlarge the 8-bit images of the first pass (Lanczos) and encode them.
+
+        Returns scaled samples of the VAE posterior, float32 [N, c, r*H/f, r*W/f].
+        """
         height, width = (size * self.preset.rescale for size in scenes[0].low.shape[:2])
-        together, parts = self.together(height, width), []
-        for start in range(0, len(scenes), together):
-            part = scenes[start : start + together]
-            images = torch.stack(self.each(lambda scene: to_float(resize(scene.low, height, width)), part))
-            noise = self.draw(part, "bridge", self.preset.rescale)
+        batch, parts = self.vae_batch(height, width), []
+        for start in range(0, len(scenes), batch):
+            part = scenes[start : start + batch]
+            images = torch.stack(self.map(lambda scene: to_float(resize(scene.low, height, width)), part))
+            noise = self.noise_of(part, "bridge", self.preset.rescale)
             parts.append(self.pipeline.encode_image(images.to(self.pipeline.device), noise))
         return torch.cat(parts)
 
     def enlarge(self, latents: Tensor) -> Tensor:
-        """First-pass latents [N, c, H/f, W/f] -> [N, c, r*H/f, r*W/f], bicubic, without a VAE between."""
+        """Enlarge first-pass latents [N, c, H/f, W/f] to [N, c, r*H/f, r*W/f], bicubic, without the VAE."""
         return interpolate(latents, scale_factor=self.preset.rescale, mode="bicubic")
 
-    def second_pass(self, scenes: list[SceneState], done: Done) -> Tensor:
-        """Latents float32 [N, c, r*H/f, r*W/f], with what is not drawn again held to ``scene.upsampled``."""
+    def second_pass(self, scenes: list[SceneState]) -> Tensor:
+        """Return latents float32 [N, c, r*H/f, r*W/f]; cells that are kept follow ``scene.upsampled``."""
         preset, schedule = self.preset, self.plan.second
         clean = torch.cat([scene.upsampled for scene in scenes])
         redraws = self.redraws(scenes)
         keep = torch.from_numpy(np.stack([redraw.keep for redraw in redraws])[:, None]).to(clean.device)
-
-        fixed = self.draw(scenes, "pass2", preset.rescale)
+        fixed = self.noise_of(scenes, "pass2", preset.rescale)
 
         def fuse(index: int, latents: Tensor) -> Tensor:
             fresh = preset.fuse_noise == "fresh"
-            noise = self.draw(scenes, f"fuse/{index}", preset.rescale) if fresh else fixed
+            noise = self.noise_of(scenes, f"fuse/{index}", preset.rescale) if fresh else fixed
             return torch.where(keep, schedule.fused(index, preset.fuse_level, clean, noise), latents)
 
         start = fixed
         if preset.second_start < 1.0:
             start = schedule.levels[0].signal * clean + schedule.levels[0].noise * fixed
         windows = [redraw.windows for redraw in redraws]
-        return self.loop(schedule, self.denoiser(schedule, scenes, windows, preset.rescale, done), start, fuse)
+        return self.loop(schedule, self.denoiser(schedule, scenes, windows, preset.rescale), start, fuse)
 
-    def loop(self, schedule: Schedule, denoise: Step, latents: Tensor, fuse: Step | None) -> Tensor:
-        """Every step of the schedule; ``fuse`` runs after each."""
+    def loop(self, schedule: Schedule, denoise: _Step, latents: Tensor, fuse: _Step | None) -> Tensor:
+        """Run every step of the schedule, with ``fuse`` after each, and return the latents."""
         last: Tensor | None = None
         for index in range(len(schedule.timesteps)):
             latents, last = schedule.step(index, latents, denoise(index, latents), last)
@@ -188,22 +209,20 @@ class Run:
                 latents = fuse(index, latents)
         return latents
 
-    def denoiser(
-        self, schedule: Schedule, scenes: list[SceneState], windows: list[Windows], rescale: int, done: Done
-    ) -> Step:
-        """The network behind guidance, batches and windows, with times, text and condition bound."""
+    def denoiser(self, schedule: Schedule, scenes: list[SceneState], windows: list[Windows], rescale: int) -> _Step:
+        """Return the network wrapped in guidance, batches and windows, with timesteps, text and condition bound."""
         text = torch.stack([scene.text for scene in scenes])
         condition = self.conditions(scenes, windows, rescale)
         alike = len(set(windows)) == 1
         network: Denoise = self.pipeline.denoise
-        if self.preset.windows == "cover" and self.wide:
-            network = in_steps(network, max(1, self.batch // BATCH_SIZES), self.batch)
-        inner = in_batches(network, self.batch, done)
-        # Pairs of guidance halves stay together, except that a batch of 1 takes them one after the other.
+        if self.preset.windows == "cover" and self.on_gpu:
+            network = in_padded_batches(network, max(1, self.batch // BATCH_SIZES), self.batch)
+        inner = in_batches(network, self.batch, self.count)
+        # Both guidance halves of a sample are in one call, unless the batch is 1.
         pair = in_batches(guided(inner, self.plan.scale, self.negative), max(1, self.batch // self.plan.halves))
         whole = {
-            steered: tiled(one, windows[0]) if alike else tiled_each(one, windows)
-            for steered, one in ((True, pair), (False, inner))
+            with_guidance: tiled(one, windows[0]) if alike else tiled_each(one, windows)
+            for with_guidance, one in ((True, pair), (False, inner))
         }
 
         def call(index: int, latents: Tensor) -> Tensor:
@@ -214,14 +233,14 @@ class Run:
         return call
 
     def conditions(self, scenes: list[SceneState], windows: list[Windows], rescale: int) -> Tensor:
-        """Condition embedding of every window, [sum of len(windows), C, th, tw], each from the window's own crop."""
+        """Return the condition embedding of every window, [sum of len(windows), C, th, tw], each from its own crop."""
         crops = [self.crops(scene, layout, rescale) for scene, layout in zip(scenes, windows, strict=True)]
-        groups = [torch.cat(crops)] if self.wide else crops
+        groups = [torch.cat(crops)] if self.on_gpu else crops
         parts = [part for group in groups for part in group.split(self.batch)]
         return torch.cat([self.pipeline.condition(one_hot(part)) for part in parts])
 
     def crops(self, scene: SceneState, windows: Windows, rescale: int) -> Tensor:
-        """Labels uint8 [len(windows), f*th, f*tw] of the windows."""
+        """Return the labels of the windows, uint8 [len(windows), f*th, f*tw]."""
         factor = self.pipeline.vae_factor
         label = torch.from_numpy(np.array(scene.request.label)).to(self.pipeline.device)
         label = label.repeat_interleave(rescale, 0).repeat_interleave(rescale, 1)
@@ -230,28 +249,28 @@ class Run:
         return torch.stack([label[y : y + height, x : x + width] for y, x in corners])
 
     def decode(self, latents: Tensor) -> Iterator[Tensor]:
-        """Images float32 [3, H, W], one after the other."""
+        """Yield the images of ``latents``, float32 [3, H, W]."""
         height, width = (size * self.pipeline.vae_factor for size in latents.shape[2:])
-        together = self.together(height, width)
-        for start in range(0, len(latents), together):
-            yield from self.pipeline.decode(latents[start : start + together])
+        batch = self.vae_batch(height, width)
+        for start in range(0, len(latents), batch):
+            yield from self.pipeline.decode(latents[start : start + batch])
 
-    def together(self, height: int, width: int) -> int:
-        """Images of a size that go through the VAE at once: it needs far more memory a cell than the denoiser."""
-        return max(1, VAE_PIXELS // (height * width)) if self.wide else 1
+    def vae_batch(self, height: int, width: int) -> int:
+        """Return the number of images per VAE call; the VAE needs far more memory per cell than the denoiser."""
+        return max(1, VAE_PIXELS // (height * width)) if self.on_gpu else 1
 
     def finish(self, scene: SceneState, image: Tensor) -> np.ndarray:
-        """The 8-bit image; notes on the scene whether all values were finite."""
+        """Return the 8-bit image; set ``scene.finite`` to False if a value is not finite."""
         scene.finite = scene.finite and bool(torch.isfinite(image).all())
         return to_uint8(torch.nan_to_num(image))
 
-    def draw(self, scenes: list[SceneState], purpose: str, rescale: int) -> Tensor:
-        """Noise float32 [N, c, h, w] on the pipeline's device."""
+    def noise_of(self, scenes: list[SceneState], purpose: str, rescale: int) -> Tensor:
+        """Return noise float32 [N, c, h, w] on the pipeline's device."""
         height, width = (size * rescale // self.pipeline.vae_factor for size in scenes[0].request.label.shape)
         shape = (1, self.pipeline.latent_channels, height, width)
         seeds = [scene.request.seed for scene in scenes]
         if self.noise is seeded_noise:
-            rows = self.each(lambda seed: seeded_noise(seed, purpose, shape), seeds)
-        else:  # whatever is given need not bear several threads, and may depend on the order
+            rows = self.map(lambda seed: seeded_noise(seed, purpose, shape), seeds)
+        else:  # another source may not be thread-safe, and may depend on the order of calls
             rows = [self.noise(seed, purpose, shape) for seed in seeds]
         return torch.cat(rows).to(self.pipeline.device)

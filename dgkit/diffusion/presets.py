@@ -1,4 +1,4 @@
-"""Settings of the two-pass sampler under names."""
+"""Presets: named settings of the two-pass sampler."""
 
 import dataclasses
 from dataclasses import dataclass
@@ -8,7 +8,7 @@ import yaml
 
 from dgkit.errors import UsageError
 
-GUIDANCE_SCALE = 7.5  # DGInStyle, where neither preset nor model states another
+GUIDANCE_SCALE = 7.5  # that of DGInStyle, if neither preset nor model has one
 FUSE_LEVELS = ("official", "reached")
 WINDOWS = ("grid", "cover")
 WEIGHTS = ("equal", "smooth")
@@ -18,39 +18,42 @@ FUSE_NOISES = ("fresh", "fixed")
 
 @dataclass(frozen=True)
 class Preset:
-    """How to sample.
-
-    ``steps`` of ``solver`` in each pass; ``guidance_scale`` None: the model's own, else 7.5; ``stride`` between windows
-    as a share of the tile; ``large_area`` in pixels of a 512 x 512 label, scaled with the area of others: connected
-    components above it keep the first pass; ``fuse_level`` see :meth:`Schedule.fused`; ``rescale`` of the second pass;
-    ``two_pass`` False: the first pass is the result.
-
-    What saves evaluations: ``second_start``, the share of the schedule that the second pass runs, below 1 from the
-    first pass noised to that level (Meng et al. 2022, SDEdit); ``guidance_low`` and ``guidance_high``, the noise levels
-    (standard deviation, 0 to 1) between which guidance is applied, outside of them only the half with the text is
-    evaluated (Kynkäänniemi et al. 2024); ``windows`` of the second pass: a ``grid``, or ``cover``, as few as hold
-    everything that does not keep the first pass; ``weights`` of a window's cells in the average, ``equal`` or
-    ``smooth``, falling to its edges; ``bridge`` between the passes by the ``image``, or by enlarging the ``latent``;
-    ``fuse_noise`` of what keeps the first pass, ``fresh`` after every step, or ``fixed``, the one the pass began with,
-    so that those cells lie on one path through the noise levels.
-    """
+    """Sampler settings. Those from ``second_start`` on save evaluations; see docs/presets.md for measurements."""
 
     name: str
     steps: int = 20
+    """Steps of the solver in each pass."""
     guidance_scale: float | None = None
+    """Classifier-free guidance scale; None: that of the model, else :data:`GUIDANCE_SCALE`."""
     solver: str = "ddim"
+    """``ddim`` or ``dpm++2m``."""
     stride: float = 0.25
+    """Distance between windows as a share of the tile."""
     large_area: int = 30_000
+    """Pixels of a 512 x 512 label, scaled with the area of other sizes; larger components keep the first pass."""
     fuse_level: str = "reached"
+    """Noise level of the cells that keep the first pass, see :meth:`Schedule.fused`."""
     rescale: int = 2
+    """Enlargement of the second pass."""
     two_pass: bool = True
+    """False: the first pass is the result."""
     second_start: float = 1.0
+    """Share of the schedule that the second pass runs; below 1 it starts from the first pass, noised to that level
+    (Meng et al. 2022, SDEdit)."""
     guidance_low: float = 0.0
+    """Noise level (standard deviation, 0 to 1) below which only the half with the text is evaluated
+    (Kynkäänniemi et al. 2024)."""
     guidance_high: float = 1.0
+    """Noise level above which only the half with the text is evaluated."""
     windows: str = "grid"
+    """Windows of the second pass: a ``grid``, or a ``cover`` with as few windows as the changed area needs."""
     weights: str = "equal"
+    """Weights of a window's cells in the average: ``equal``, or ``smooth``, which decreases towards the edges."""
     bridge: str = "image"
+    """Between the passes: through the ``image``, or by enlarging the ``latent``."""
     fuse_noise: str = "fresh"
+    """Noise of the cells that keep the first pass: ``fresh`` after every step, or ``fixed``, the initial noise of the
+    pass, so that these cells follow one path through the noise levels."""
 
     def __post_init__(self) -> None:
         low, high = self.guidance_low, self.guidance_high
@@ -89,7 +92,7 @@ PRESETS = {
         Preset("official", guidance_scale=7.5, fuse_level="official"),
         Preset("exact"),
         Preset("one-pass", two_pass=False),
-        # docs/presets.md tells what each of these settings saves and costs, measured one by one.
+        # docs/presets.md gives the measured saving and cost of each of these settings.
         Preset("fast", steps=10, solver="dpm++2m", second_start=0.5, guidance_low=0.5, windows="cover",
                weights="smooth"),
         Preset("turbo", steps=6, solver="dpm++2m", second_start=0.34, guidance_scale=1.0, windows="cover",
@@ -99,14 +102,14 @@ PRESETS = {
 
 
 def find_preset(name: str) -> Preset:
-    """The preset called ``name``, or one with other values: ``exact:steps=10,solver=dpm++2m``.
+    """Return the preset called ``name``, optionally with other values: ``exact:steps=10,solver=dpm++2m``.
 
-    UsageError lists the known presets or settings.
+    Raises UsageError for an unknown preset or setting, or an invalid value.
     """
     base, colon, changes = name.partition(":")
     if base not in PRESETS:
         raise UsageError(
-            f"unknown preset {base!r}; known: {', '.join(PRESETS)}", "values are set as in exact:steps=10,bridge=latent"
+            f"unknown preset {base!r}; known: {', '.join(PRESETS)}", "change values with exact:steps=10,bridge=latent"
         )
     preset = PRESETS[base]
     return dataclasses.replace(preset, name=name, **_changes(name, changes)) if colon else preset
@@ -118,13 +121,13 @@ def _changes(name: str, text: str) -> dict[str, Any]:
     for part in text.split(","):
         key, equals, value = (word.strip() for word in part.partition("="))
         if not equals or key not in fields:
-            raise UsageError(f"preset {name!r}: no setting {part.strip()!r}; known: {', '.join(fields)}")
+            raise UsageError(f"preset {name!r}: unknown setting {part.strip()!r}; known: {', '.join(fields)}")
         found[key] = _value(name, key, value)
     return found
 
 
 def _value(name: str, key: str, text: str) -> Any:
-    """``text`` in the type of the field; whole numbers stand for floats too."""
+    """Parse ``text`` in the type of the field; floats may be written as whole numbers."""
     default = 0.0 if key == "guidance_scale" else getattr(PRESETS["exact"], key)
     value = text if isinstance(default, str) else yaml.safe_load(text)
     if isinstance(default, float) and type(value) is int:

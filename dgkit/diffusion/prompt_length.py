@@ -1,4 +1,4 @@
-"""Shortening a prompt to what a text encoder takes, without losing its style."""
+"""Shortening a prompt to the length that a text encoder supports, without losing its style."""
 
 import re
 from collections.abc import Callable
@@ -9,9 +9,9 @@ _STYLE = re.compile(r"^(?P<head>.*?)(?P<style>, in [^,]*\.?)?$", re.DOTALL)
 
 
 def fit_words(prompt: str, fits: Callable[[str], bool]) -> tuple[str, bool]:
-    """``prompt`` with as many of its last class names (or words) dropped as ``fits`` asks for, and whether any were.
+    """Drop the last class names (or words) of ``prompt`` until ``fits``; return it and whether any were dropped.
 
-    A closing clause ", in <style> weather." is kept. "traffic light" goes as one name.
+    A final clause ", in <style> weather." is kept. "traffic light" is dropped as one name.
     """
     if fits(prompt):
         return prompt, False

@@ -1,7 +1,7 @@
-"""Models of a known size with random weights, made in memory: to export, build and measure without any file.
+"""Models of a known size with random weights, created in memory to export, build and measure without files.
 
-Every layer has an effect, also those with which a ControlNet starts at zero. Equal names and seeds give equal weights
-on machines of one kind and one version of torch.
+Every layer has an effect, including those that are zero in a new ControlNet. Equal names and seeds give equal weights
+on the same kind of machine and version of torch.
 """
 
 import hashlib
@@ -22,7 +22,7 @@ from dgkit.errors import UsageError
 from dgkit.labels import CONDITION_CHANNELS
 
 RANDOM = "random:"
-# Stable Diffusion 1.5's own scheduler_config.json.
+# The scheduler_config.json of Stable Diffusion 1.5.
 SD15_SCHEDULER: dict[str, Any] = {
     "_class_name": "PNDMScheduler",
     "_diffusers_version": "0.6.0",
@@ -36,7 +36,7 @@ SD15_SCHEDULER: dict[str, Any] = {
     "steps_offset": 1,
     "trained_betas": None,
 }
-# The other defaults of diffusers are Stable Diffusion 1's.
+# All other defaults of diffusers are those of Stable Diffusion 1.
 SD15_UNET: dict[str, Any] = {"sample_size": 64, "cross_attention_dim": 768}
 SD15_VAE: dict[str, Any] = {
     "block_out_channels": (128, 256, 512, 512),
@@ -127,7 +127,11 @@ MODELS = tuple(_CONFIGS)
 
 
 class RandomModel:
-    """Stands for a :class:`~dgkit.diffusion.model_folder.ModelFolder`."""
+    """A :class:`~dgkit.diffusion.model_folder.ModelSource` with random weights.
+
+    ``name``: one of :data:`MODELS`, with the sizes of Stable Diffusion 1.5 and its ControlNet, of the embedded model,
+    or of a model for tests. Raises UsageError for another name.
+    """
 
     def __init__(self, name: str, seed: int = 0) -> None:
         if name not in _CONFIGS:
@@ -160,38 +164,41 @@ class RandomModel:
         self._made.clear()
 
     def digest(self, *parts: str) -> str:
-        """SHA-256 (hex) over what the weights of ``parts`` follow from; of all parts if none."""
+        """Return the SHA-256 (hex) over everything that determines the weights of ``parts``, by default of all."""
         facts = {part: self.configs[part] for part in parts or PARTS}
-        versions = package_versions(("torch", "diffusers", "transformers"))  # each may initialise in another way
+        versions = package_versions(("torch", "diffusers", "transformers"))  # each may change the initialisation
         facts["random"] = {"model": self.name, "seed": self.seed, **versions}
         return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
 
     def command_words(self) -> str:
-        """The option that stands for this model in a command."""
+        """Return the command-line option for this model."""
         return f"--random {self.name}"
 
     def tokenizer(self) -> "HashTokenizer":
-        """Words by their checksum: enough to tell prompts apart."""
+        """Return a tokenizer without a vocabulary file."""
         return HashTokenizer(self.info.text_length, self.configs["text_encoder"]["vocab_size"])
 
     def _make(self, part: str) -> nn.Module:
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(self.seed + tuple(PARTS).index(part))
-            with _QuickInitialisation():
+            with _FastInitialisation():
                 module = construct(part, self.configs[part])
-                _wake_zero_layers(module)
+                _initialise_zero_layers(module)
         return module.eval().requires_grad_(False)
 
 
 @dataclass(frozen=True)
 class HashTokenizer:
-    """Called as CLIP's tokenizer: ids below ``vocabulary``, of which the last two mark begin, end and padding."""
+    """A tokenizer with the interface of CLIP's, whose token ids are checksums of words.
+
+    Ids are below ``vocabulary``; the last two mark the beginning, and the end and padding.
+    """
 
     length: int
     vocabulary: int
 
     def __call__(self, text: str | Sequence[str], **options: Any) -> dict[str, Any]:
-        """``input_ids``; options as CLIP's tokenizer takes them, ``padding="max_length"`` among them."""
+        """Return ``input_ids``; options as for CLIP's tokenizer: ``truncation`` and ``padding="max_length"``."""
         limit = self.length if options.get("truncation") else None
         rows = [self._ids(item, limit) for item in ([text] if isinstance(text, str) else text)]
         if options.get("padding") == "max_length":
@@ -220,10 +227,10 @@ def _configs(name: str) -> dict[str, dict[str, Any]]:
     }
 
 
-class _QuickInitialisation(TorchDispatchMode):
-    """Within it, ``uniform_`` and ``normal_`` repeat one block of random numbers, from a random place on.
+class _FastInitialisation(TorchDispatchMode):
+    """A mode in which ``uniform_`` and ``normal_`` repeat one block of random numbers, from a random position.
 
-    Drawing the numbers of Stable Diffusion one by one takes longer than many a measurement with them. The length of the
+    Individual random numbers for Stable Diffusion would take longer than many measurements with it. The length of the
     block is prime, so that no two rows of a weight are equal.
     """
 
@@ -254,8 +261,8 @@ class _QuickInitialisation(TorchDispatchMode):
 
 
 @torch.no_grad()
-def _wake_zero_layers(module: nn.Module) -> None:
-    """A fresh ControlNet ends in zero convolutions and dampens labels, so that they would have no effect at all."""
+def _initialise_zero_layers(module: nn.Module) -> None:
+    """Initialise the zero convolutions and the label encoder of a new ControlNet, so that labels have an effect."""
     for name, weight in module.named_parameters():
         if weight.ndim > 1 and ("controlnet_cond_embedding" in name or not weight.any()):
             weight.normal_(std=1.4 * weight[0].numel() ** -0.5)

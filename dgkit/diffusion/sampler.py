@@ -1,13 +1,13 @@
 """Multi-Resolution Latent Fusion: from a label and a prompt to an image, in two passes.
 
-Pass 1 samples at the label's size. The bridge decodes, doubles the image by Lanczos and encodes it again. Pass 2
-samples at twice the size in overlapping windows, and after each step puts the noised first-pass latents back wherever
-the label holds a large component, so that it redraws the small objects only. Source: DGInStyle (arXiv 2312.03048),
-controlnet/pipeline_refine.py, demo.py, gen_datasets.py. Presets other than ``official`` and ``exact`` depart from it to
-spare evaluations, see :class:`~dgkit.diffusion.presets.Preset`.
+Pass 1 samples at the label's size. The bridge decodes the image, doubles its size (Lanczos) and encodes it again. Pass
+2 samples at twice the size in overlapping windows. After each step it replaces the latents of large label components by
+the noised first-pass latents, so that only small objects are generated again. Source: DGInStyle (arXiv 2312.03048),
+controlnet/pipeline_refine.py, demo.py, gen_datasets.py. Presets other than ``official`` and ``exact`` deviate from it
+to save evaluations, see :class:`~dgkit.diffusion.presets.Preset`.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -20,16 +20,17 @@ from dgkit.diffusion.pixels import resize
 from dgkit.diffusion.presets import Preset
 from dgkit.errors import EngineError, LabelError, UsageError
 from dgkit.labels import CONDITION_CHANNELS, IGNORE
+from dgkit.progress import Advance
 
 __all__ = ["SceneRequest", "SceneResult", "sample"]
 
 
 @dataclass(frozen=True)
 class SceneResult:
-    """``image`` uint8 [H, W, 3] RGB; ``high_res`` the second pass before it is made smaller, or None.
+    """``image`` uint8 [H, W, 3] RGB; ``high_res`` the image of the second pass before downscaling, or None.
 
-    ``prompt`` is what the text encoder was given and ``prompt_shortened`` whether that lost class names. ``retried``:
-    the image was not finite in the network's precision and was made again in fp32.
+    ``prompt`` is the text that was encoded; ``prompt_shortened``: class names were dropped from it. ``retried``: the
+    image was not finite in the network's precision and was generated again in fp32.
     """
 
     image: np.ndarray
@@ -40,17 +41,17 @@ class SceneResult:
 
 
 @dataclass
-class _Progress:
-    """Denoiser samples done and to do, told to ``report`` after every network call."""
+class _SampleCount:
+    """Denoiser samples done and in total, reported to ``progress`` after every network call."""
 
-    total: int
-    report: Callable[[int, int], None] | None
+    progress: Advance | None
+    total: int = 0
     done: int = 0
 
     def add(self, samples: int) -> None:
         self.done += samples
-        if self.report:
-            self.report(self.done, self.total)
+        if self.progress:
+            self.progress(self.done, self.total)
 
 
 def sample(
@@ -59,31 +60,33 @@ def sample(
     preset: Preset,
     *,
     batch: int = 8,
-    progress: Callable[[int, int], None] | None = None,
+    progress: Advance | None = None,
     noise: NoiseSource = seeded_noise,
 ) -> list[SceneResult]:
-    """One result per request, in order. ``pipeline`` is open.
+    """Generate an image per request with an open ``pipeline``; return the results in order.
 
-    ``batch``: denoiser samples a call (a window in one guidance half is one sample). It changes no noise, and pixels
-    only by the rounding of the backend. ``progress(done, total)`` counts denoiser samples. An image that is not finite
-    is made again alone in fp32; EngineError if it still is not, or for a size that the model cannot make. UsageError
-    for a batch below 1 or a label of another type, LabelError for one with unknown ids.
+    ``batch``: denoiser samples per call (a window in one guidance half is one sample). It does not change the noise;
+    pixels change only by the rounding of the backend. ``progress(done, total)`` counts denoiser samples. An image with
+    values that are not finite is generated again alone in fp32.
+
+    Raises EngineError if an image is not finite in fp32 either, or the model does not support its size; UsageError for
+    a batch below 1 or a label of another type; LabelError for a label with unknown ids.
     """
     if batch < 1:
         raise UsageError(f"batch {batch}; allowed: 1 or more")
     for request in requests:
         _check(pipeline, request)
-    run = Run(pipeline, preset, batch, noise)
+    samples = _SampleCount(progress)
+    run = Run(pipeline, preset, batch, noise, samples.add)
     results: list[SceneResult | None] = [None] * len(requests)
     with torch.inference_mode():
-        texts = run.texts(requests)
-        scenes = [SceneState(request, *texts[request.prompt]) for request in requests]
-        tracker = _Progress(run.cost(scenes), progress)
-        for group in _groups(requests, run.lockstep()):
+        scenes = run.scenes(requests)
+        samples.total = run.cost(scenes)
+        for group in _groups(requests, run.images_per_batch()):
             part = [scenes[i] for i in group]
-            run.make(part, tracker.add)
-            for index, scene, result in zip(group, part, run.each(_result, part), strict=True):
-                results[index] = result if scene.finite else _retry(run, scene, tracker)
+            run.generate(part)
+            for index, scene, result in zip(group, part, run.map(_result, part), strict=True):
+                results[index] = result if scene.finite else _retry(run, scene, samples)
     return [result for result in results if result is not None]
 
 
@@ -93,12 +96,12 @@ def _check(pipeline: Pipeline, request: SceneRequest) -> None:
         raise UsageError(f"label is {label.dtype} {list(label.shape)}; expected uint8 [height, width]")
     unknown = np.setdiff1d(label, np.append(np.arange(CONDITION_CHANNELS), IGNORE))
     if unknown.size:
-        raise LabelError(f"label holds ids {unknown[:5].tolist()}; allowed: train ids 0 to 18, and 255 for ignore")
+        raise LabelError(f"label has ids {unknown[:5].tolist()}; allowed: train ids 0 to 18, and 255 for ignore")
     pipeline.check_size(*label.shape)
 
 
 def _groups(requests: Sequence[SceneRequest], most: int) -> Iterator[list[int]]:
-    """Indices of requests of one size, at most ``most`` together."""
+    """Yield the indices of up to ``most`` requests of one size."""
     by_size: dict[tuple[int, ...], list[int]] = {}
     for index, request in enumerate(requests):
         by_size.setdefault(request.label.shape, []).append(index)
@@ -113,16 +116,15 @@ def _result(scene: SceneState, retried: bool = False) -> SceneResult:
     return SceneResult(image, scene.high, scene.prompt, scene.shortened, retried)
 
 
-def _retry(run: Run, scene: SceneState, tracker: _Progress) -> SceneResult:
+def _retry(run: Run, scene: SceneState, samples: _SampleCount) -> SceneResult:
     pipeline = run.pipeline.full_precision()
     if pipeline is None:
         raise EngineError(
-            f"the model made values that are not finite in fp32 (prompt {scene.prompt!r}, seed {scene.request.seed})",
-            "check the model folder; other seeds may work",
+            f"the image is not finite in fp32 (prompt {scene.prompt!r}, seed {scene.request.seed})",
+            "check the model folder, or try another seed",
         )
-    precise = Run(pipeline, run.preset, run.batch, run.noise)
-    text, shortened, embedding = precise.texts([scene.request])[scene.request.prompt]
-    again = SceneState(scene.request, text, shortened, embedding)
-    tracker.total += precise.cost([again])
-    precise.make([again], tracker.add)
-    return _result(again, retried=True) if again.finite else _retry(precise, again, tracker)
+    precise = Run(pipeline, run.preset, run.batch, run.noise, samples.add)
+    (again,) = precise.scenes([scene.request])
+    samples.total += precise.cost([again])
+    precise.generate([again])
+    return _result(again, retried=True) if again.finite else _retry(precise, again, samples)

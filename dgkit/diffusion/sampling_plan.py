@@ -1,4 +1,4 @@
-"""What a preset comes to on a model: schedules, windows, what is drawn again, and the evaluations that it costs."""
+"""The plan of a preset on a model: schedules, windows, the area of the second pass, and the cost in evaluations."""
 
 from dataclasses import dataclass
 
@@ -14,26 +14,27 @@ from dgkit.diffusion.tiles import Windows, make_windows
 
 @dataclass(frozen=True)
 class Cost:
-    """Evaluations of the denoiser for one image, by pass: a window in one guidance half and step is one sample."""
+    """Denoiser samples of one image by pass; a window in one guidance half and step is one sample."""
 
     first: int
     second: int
 
     @property
     def total(self) -> int:
+        """Samples of both passes."""
         return self.first + self.second
 
 
 @dataclass(frozen=True)
 class Redraw:
-    """The second pass of one label: cells bool [r*H/f, r*W/f] that ``keep`` the first, and ``windows`` on the rest."""
+    """The second pass of one label: ``windows``, and bool [r*H/f, r*W/f] of the cells that ``keep`` the first pass."""
 
     keep: np.ndarray
     windows: Windows
 
 
 class SamplingPlan:
-    """``preset`` on a model: ``scale`` of the guidance, and the schedules ``first`` and ``second`` of the passes.
+    """A preset on a model: the guidance ``scale``, and the schedules ``first`` and ``second`` of the passes.
 
     Raises what :func:`~dgkit.diffusion.schedule.make_schedule` raises.
     """
@@ -46,31 +47,31 @@ class SamplingPlan:
 
     @property
     def halves(self) -> int:
-        """Samples of a window where it is guided."""
+        """Samples of a window in a step with guidance."""
         return 1 if self.scale == 1.0 else 2
 
     def guided(self, schedule: Schedule, index: int) -> bool:
-        """Whether both guidance halves are evaluated at a step."""
+        """Return whether both guidance halves are evaluated at a step."""
         noise = schedule.levels[index].noise
         return self.halves == 2 and self.preset.guidance_low <= noise <= self.preset.guidance_high
 
-    def most(self, schedule: Schedule) -> int:
-        """The most samples that a window takes in a step of a pass."""
+    def max_samples(self, schedule: Schedule) -> int:
+        """Return the maximum number of samples of a window in a step of a pass."""
         return 1 + any(self.guided(schedule, index) for index in range(len(schedule.timesteps)))
 
     def samples(self, schedule: Schedule) -> int:
-        """Samples of one window in all steps of a pass."""
+        """Return the number of samples of one window in all steps of a pass."""
         return sum(1 + self.guided(schedule, index) for index in range(len(schedule.timesteps)))
 
     def windows(self, shape: tuple[int, ...], rescale: int) -> Windows:
-        """The grid over a label of ``shape`` pixels enlarged ``rescale`` times."""
+        """Return the grid of windows over a label of ``shape`` pixels, enlarged ``rescale`` times."""
         factor, tile = self.info.vae_factor, self.info.tile
         stride = max(1, round(tile * self.preset.stride))
         smooth = self.preset.weights == "smooth"
         return make_windows(shape[0] * rescale // factor, shape[1] * rescale // factor, tile, stride, smooth)
 
     def redraw(self, label: np.ndarray) -> Redraw:
-        """What the second pass does with ``label``, uint8 [H, W] of train ids."""
+        """Return the second pass of ``label``, uint8 [H, W] of train ids."""
         grid = self.windows(label.shape, self.preset.rescale)
         keep = downscale(large_components(label, self.preset.large_area), grid.height, grid.width)
         if self.preset.windows == "grid":
@@ -79,9 +80,9 @@ class SamplingPlan:
         return Redraw(keep | ~covered(windows), windows)
 
     def cost(self, label: np.ndarray, redraw: Redraw | None = None) -> Cost:
-        """What one image of ``label`` costs; an image that is made again in fp32 costs it once more.
+        """Return the cost of one image of ``label``, without a retry in fp32.
 
-        ``redraw`` is what :meth:`redraw` says of the label, where that is known already.
+        ``redraw`` is the result of :meth:`redraw` for the label, if already computed.
         """
         first = len(self.windows(label.shape, 1)) * self.samples(self.first)
         if not self.preset.two_pass:

@@ -1,8 +1,8 @@
-"""Noise schedules and solvers as frozen values and pure functions; the state of a multistep solver is the caller's.
+"""Noise schedules and solvers as immutable values and pure functions; the caller keeps the state of a solver.
 
 Both solvers follow diffusers' ``DDIMScheduler`` (eta 0) and ``DPMSolverMultistepScheduler`` (dpmsolver++, order 2,
 midpoint) in timesteps, levels and end conditions, and are tested against them. A step is linear in the prediction, so
-averaging the predictions of overlapping tiles and stepping once equals averaging the stepped tiles.
+averaging the predictions of overlapping tiles and taking one step equals averaging the tiles after their steps.
 """
 
 import dataclasses
@@ -20,12 +20,12 @@ from dgkit.errors import ModelError, UsageError
 SOLVERS = ("ddim", "dpm++2m")
 SPACINGS = ("leading", "trailing", "linspace")
 PREDICTIONS = ("epsilon", "v_prediction")
-FEW_STEPS = 15  # diffusers' lower_order_final: below, the last multistep step is first order, for stability
+FEW_STEPS = 15  # with fewer steps the last one is first order, for stability: diffusers' lower_order_final
 
 
 @dataclass(frozen=True)
 class Level:
-    """Noise level: a latent at this level is ``signal * clean + noise * n`` with ``n`` standard normal."""
+    """A noise level: a latent at this level is ``signal * clean + noise * n`` with ``n`` standard normal."""
 
     signal: float
     noise: float
@@ -33,9 +33,10 @@ class Level:
 
 @dataclass(frozen=True)
 class Schedule:
-    """``timesteps`` descending, N of them; ``levels`` N + 1: before each step, and after the last.
+    """A solver and its N descending ``timesteps``.
 
-    ``table`` holds the level of every training timestep.
+    ``levels`` has N + 1 entries: before each step, and after the last. ``reached`` is the level after each step.
+    ``table`` has the level of every training timestep.
     """
 
     solver: str
@@ -46,7 +47,7 @@ class Schedule:
     table: tuple[Level, ...]
 
     def step(self, index: int, latents: Tensor, prediction: Tensor, last: Tensor | None) -> tuple[Tensor, Tensor]:
-        """Latents after step ``index`` and the clean estimate, to be passed as ``last`` to the next step.
+        """Return the latents after step ``index``, and the clean estimate to pass as ``last`` to the next step.
 
         ``latents`` and ``prediction``: float [B, c, h, w] of equal shape; ``last`` is None at the first step.
         """
@@ -57,14 +58,17 @@ class Schedule:
         return self._multistep(index, latents, clean, last), clean
 
     def split(self, index: int, latents: Tensor, prediction: Tensor) -> tuple[Tensor, Tensor]:
-        """The clean latents and the noise that ``prediction`` implies for ``latents`` at step ``index``."""
+        """Return the clean latents and the noise that ``prediction`` implies for ``latents`` at step ``index``."""
         here = self.levels[index]
         if self.prediction_type == "epsilon":
             return (latents - here.noise * prediction) / here.signal, prediction
         return here.signal * latents - here.noise * prediction, here.signal * prediction + here.noise * latents
 
     def _multistep(self, index: int, latents: Tensor, clean: Tensor, last: Tensor | None) -> Tensor:
-        """DPM-Solver++(2M), Lu et al. 2022, algorithm 2; first order at the start, and at the end as diffusers does."""
+        """Take a step of DPM-Solver++(2M), Lu et al. 2022, algorithm 2.
+
+        It is first order at the start, and at the end under the same conditions as in diffusers.
+        """
         here, target = self.levels[index], self.reached[index]
         step = _log_snr(target) - _log_snr(here)
         scale = target.signal * math.expm1(-step)
@@ -77,25 +81,25 @@ class Schedule:
         return result - (0.5 * scale / ratio) * (clean - last)
 
     def tail(self, share: float) -> "Schedule":
-        """The last ``share`` of the steps, at least one, for latents noised to ``levels[0]`` of the result."""
+        """Return the last ``share`` of the steps, at least one, for latents noised to ``levels[0]`` of the result."""
         skipped = len(self.timesteps) - max(1, round(share * len(self.timesteps)))
         return dataclasses.replace(
             self, timesteps=self.timesteps[skipped:], levels=self.levels[skipped:], reached=self.reached[skipped:]
         )
 
     def fused(self, index: int, rule: str, clean: Tensor, noise: Tensor) -> Tensor:
-        """``clean`` latents noised to join the canvas after step ``index``.
+        """Return ``clean`` latents, noised to be merged with the canvas after step ``index``.
 
-        Rule ``reached``: the level the canvas has just reached. Rule ``official``: the level of training timestep
-        t - 1, as DGInStyle's pipeline_refine.py does, noisier than the canvas at all steps but the last.
-        ModelError where t - 1 is negative, which the official code turns into the noisiest level.
+        Rule ``reached``: the level that the canvas has just reached. Rule ``official``: the level of training timestep
+        t - 1, as in DGInStyle's pipeline_refine.py, which is noisier than the canvas in all steps except the last.
+        Raises ModelError if t - 1 is negative, for which the official code uses the noisiest level.
         """
         level = self.reached[index]
         if rule == "official":
             position = self.timesteps[index] - 1
             if position < 0:
                 raise ModelError(
-                    "fuse level 'official' noises to timestep t - 1, but this model's schedule ends at t = 0",
+                    "fuse level 'official' uses timestep t - 1, but the schedule of this model ends at t = 0",
                     "use --preset exact",
                 )
             level = self.table[position]
@@ -103,24 +107,28 @@ class Schedule:
 
 
 def make_schedule(config: Mapping[str, Any], steps: int, solver: str = "ddim") -> Schedule:
-    """The schedule that a ``scheduler_config.json`` and a number of steps define.
+    """Return the schedule that a ``scheduler_config.json`` and a number of steps define.
 
-    Read: the betas, ``prediction_type``, ``timestep_spacing``, ``steps_offset``, ``set_alpha_to_one``,
-    ``rescale_betas_zero_snr``, ``final_sigmas_type``. ModelError for a config with clipping or thresholding (not
-    linear), UsageError for an unknown solver or a number of steps out of range.
+    It depends on the betas, ``prediction_type``, ``timestep_spacing``, ``steps_offset``, ``set_alpha_to_one``,
+    ``rescale_betas_zero_snr`` and ``final_sigmas_type``. Raises ModelError for a config with clipping or thresholding,
+    which are not linear; UsageError for an unknown solver or a number of steps out of range.
     """
     prediction, spacing = _check(config, steps, solver)
     alphas = _alphas_cumprod(config)
     if solver == "dpm++2m" and config.get("rescale_betas_zero_snr"):
-        alphas[-1] = 2.0**-24  # as diffusers: a finite first log-SNR
+        alphas[-1] = 2.0**-24  # as in diffusers, for a finite first log-SNR
     if prediction == "epsilon" and alphas[-1] <= 0.0:
-        raise ModelError("the scheduler has zero terminal SNR with prediction_type 'epsilon', which divides by zero")
+        raise ModelError(
+            "scheduler_config.json: zero terminal SNR does not work with prediction_type 'epsilon'; use 'v_prediction'"
+        )
     table = tuple(Level(math.sqrt(a), math.sqrt(1.0 - a)) for a in alphas.tolist())
     offset = int(config.get("steps_offset", 0))
     times = _ddim_times if solver == "ddim" else _dpm_times
     timesteps = times(len(table), steps, spacing, offset)
     if max(timesteps) >= len(table) or min(timesteps) < 0:
-        raise ModelError(f"steps_offset {offset} with {steps} steps leaves the {len(table)} training timesteps")
+        raise ModelError(
+            f"scheduler_config.json: steps_offset {offset} with {steps} steps exceeds {len(table)} training timesteps"
+        )
     levels = [table[t] for t in timesteps]
     if solver == "ddim":
         final = Level(1.0, 0.0) if config.get("set_alpha_to_one", True) else table[0]
@@ -145,12 +153,12 @@ def _check(config: Mapping[str, Any], steps: int, solver: str) -> tuple[str, str
             raise ModelError(f"scheduler_config.json: {key} {value!r}; supported: {', '.join(known)}")
     for key in ("clip_sample", "thresholding"):
         if config.get(key):
-            raise ModelError(f"scheduler_config.json: {key} is on; latent models are sampled without it")
+            raise ModelError(f"scheduler_config.json: {key} is not supported; set it to false")
     return prediction, spacing
 
 
 def _alphas_cumprod(config: Mapping[str, Any]) -> Tensor:
-    """float32 [T], computed in float32 as diffusers does, so that levels agree to the last bit."""
+    """Return float32 [T], computed in float32 as in diffusers, so that levels agree to the last bit."""
     total = int(config.get("num_train_timesteps", 1000))
     first, last = float(config.get("beta_start", 0.0001)), float(config.get("beta_end", 0.02))
     kind = config.get("beta_schedule", "linear")
@@ -172,7 +180,7 @@ def _alphas_cumprod(config: Mapping[str, Any]) -> Tensor:
 
 
 def _cosine_betas(total: int) -> Tensor:
-    """Nichol and Dhariwal 2021, equation 17, capped at 0.999."""
+    """Return betas by Nichol and Dhariwal 2021, equation 17, capped at 0.999."""
 
     def level(t: float) -> float:
         return math.cos((t + 0.008) / 1.008 * math.pi / 2) ** 2
@@ -182,7 +190,7 @@ def _cosine_betas(total: int) -> Tensor:
 
 
 def _zero_terminal_snr(betas: Tensor) -> Tensor:
-    """Betas whose last level holds no signal: Lin et al. 2023 (arXiv 2305.08891), algorithm 1."""
+    """Rescale betas so that the last level has no signal: Lin et al. 2023 (arXiv 2305.08891), algorithm 1."""
     root = torch.cumprod(1.0 - betas, dim=0).sqrt()
     root = (root - root[-1]) * (root[0] / (root[0] - root[-1]))
     bars = root**2
@@ -213,5 +221,5 @@ def _dpm_times(total: int, steps: int, spacing: str, offset: int) -> tuple[int, 
 
 
 def _log_snr(level: Level) -> float:
-    """Half the log signal-to-noise ratio, lambda in the DPM-Solver papers; infinite without noise."""
+    """Return half the log signal-to-noise ratio, lambda in the DPM-Solver papers; infinite without noise."""
     return math.inf if level.noise == 0.0 else math.log(level.signal / level.noise)

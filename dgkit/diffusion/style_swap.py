@@ -1,7 +1,7 @@
-"""Style swap: a ControlNet trained on one UNet, run with another.
+"""Style swap: a ControlNet that was trained with one UNet runs with another.
 
-The ControlNet is trained against a UNet specialised to the labelled source, then attached to the general prior, which
-the source's look has never touched. No weight is changed; the two folders only have to fit. Source: DGInStyle
+The ControlNet is trained with a UNet that was fine-tuned on the labelled source, then attached to the original prior,
+which has not learned the look of the source. No weight is changed; the two only have to fit together. Source: DGInStyle
 (arXiv 2312.03048), demo.py.
 """
 
@@ -28,7 +28,11 @@ _CONFIGS = ("tokenizer", "scheduler", "feature_extractor")
 
 @dataclass(frozen=True)
 class SwapReport:
-    """What :func:`swap` did. ``parameters`` counts weights by part; ``existed``: the same folder was already there."""
+    """The result of :func:`swap`.
+
+    ``parameters`` is the number of weights by part, ``residuals`` that of the ControlNet's residuals, ``size`` the
+    image size in pixels. ``existed``: the same folder existed before.
+    """
 
     out: Path
     prior: Path
@@ -41,13 +45,14 @@ class SwapReport:
 
 
 def swap(prior: str | Path, controlnet: str | Path, out: str | Path) -> SwapReport:
-    """Join the pipeline ``prior`` and the ControlNet ``controlnet`` (folders or hub ids) in the new folder ``out``.
+    """Join the model ``prior`` and the ControlNet ``controlnet`` (folders or hub ids) in the new folder ``out``.
 
-    Checks that every weight of both is there, finite and of the shape its config states, that none is left over, and
+    Checks that every weight of both exists, is finite and has the shape in its config, that there are no others, and
     that each residual of the ControlNet has the shape of the UNet feature it is added to. ``out`` is complete or
-    absent; dgkit and diffusers' ``StableDiffusionControlNetPipeline`` both load it.
+    absent; both dgkit and diffusers' ``StableDiffusionControlNetPipeline`` can load it.
 
-    ModelError names what does not fit; OutputError where ``out`` exists with other content or cannot be written.
+    Raises ModelError if the parts do not fit together; OutputError if ``out`` exists with other content or cannot be
+    written.
     """
     target = Path(out).expanduser()
     folder = ModelFolder(find_model(prior), find_controlnet(controlnet))
@@ -72,7 +77,7 @@ def swap(prior: str | Path, controlnet: str | Path, out: str | Path) -> SwapRepo
 
 
 def _check_part(folder: ModelFolder, name: str) -> int:
-    """Number of weights of a part, all present, of the right shape and finite."""
+    """Check that all weights of a part exist, have the right shape and are finite; return their number."""
     path = folder.paths[name]
     shapes = read_shapes(path, name)
     check_keys(shapes, skeleton(path, name, folder.configs[name]), path)
@@ -81,7 +86,7 @@ def _check_part(folder: ModelFolder, name: str) -> int:
 
 
 def _check_residuals(folder: ModelFolder) -> int:
-    """Runs both networks on tensors without data: a residual that does not fit a feature fails here."""
+    """Run both networks on meta tensors, which fails if a residual does not fit; return the number of residuals."""
     unet = skeleton(folder.paths["unet"], "unet", folder.configs["unet"])
     controlnet = skeleton(folder.paths["controlnet"], "controlnet", folder.configs["controlnet"])
     info = folder.info
@@ -104,7 +109,7 @@ def _check_residuals(folder: ModelFolder) -> int:
 
 
 def _files(folder: ModelFolder) -> Iterator[tuple[str, Path]]:
-    """(path inside the new folder, source) of every file that is copied."""
+    """Yield (path inside the new folder, source) of every file to copy."""
     for name, path in folder.paths.items():
         weights = weights_file(path, name)
         yield f"{name}/config.json", path / "config.json"
@@ -118,7 +123,7 @@ def _files(folder: ModelFolder) -> Iterator[tuple[str, Path]]:
 
 
 def _index(folder: ModelFolder) -> str:
-    """``model_index.json`` for diffusers, without the safety checker, which no street scene needs."""
+    """Return ``model_index.json`` for diffusers, without the safety checker, which street scenes do not need."""
     prior = read_json(folder.root / "model_index.json") if (folder.root / "model_index.json").is_file() else {}
     has_extractor = (folder.root / "feature_extractor").is_dir()
     scheduler = folder.info.scheduler.get("_class_name", "DDIMScheduler")
@@ -148,20 +153,20 @@ def _write(folder: ModelFolder, target: Path) -> None:
         temporary.rename(target)
     except OSError as error:
         if error.errno == errno.ENOTEMPTY:
-            raise _taken(target, "another process has just made it") from error
+            raise _taken(target, "another process has just created it") from error
         raise output_error(target, error) from error
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
 
 
 def _check_same(folder: ModelFolder, target: Path) -> None:
-    """OutputError unless ``target`` is what :func:`swap` would write."""
+    """Raise OutputError unless ``target`` has the content that :func:`swap` would write."""
     if not target.is_dir():
         raise _taken(target, "it is a file")
     expected = dict(_files(folder))
     found = {path.relative_to(target).as_posix() for path in target.rglob("*") if path.is_file()}
     for name in sorted({*expected, "model_index.json"} ^ found):
-        raise _taken(target, f"{name} is {'new there' if name in found else 'missing there'}")
+        raise _taken(target, f"{name} is {'not part of it' if name in found else 'missing'}")
     for name, source in expected.items():
         if not filecmp.cmp(source, target / name, shallow=False):
             raise _taken(target, f"{name} differs")
@@ -170,4 +175,4 @@ def _check_same(folder: ModelFolder, target: Path) -> None:
 
 
 def _taken(target: Path, reason: str) -> OutputError:
-    return OutputError(f"{target} exists and is not this pair of models ({reason})", "choose a new output folder")
+    return OutputError(f"{target} exists and is not this pair of models ({reason})", "choose another output folder")

@@ -1,8 +1,8 @@
-"""Windows over a latent canvas: where they lie, cutting them out, and averaging what comes back.
+"""Windows over a latent canvas: their positions, cutting tiles, and averaging the results.
 
-The published code counts windows by floor division and leaves the right and bottom remainder of some sizes in no
-window (DGInStyle, tools/refine.py). Here the last window of each axis is clamped to the border, which changes nothing
-where the stride divides the remainder and covers every cell everywhere else.
+The published code computes the number of windows by floor division, so that for some sizes no window covers the right
+and bottom remainder (DGInStyle, tools/refine.py). Here the last window of each axis is clamped to the border. This
+covers every cell, and changes nothing if the stride divides the remainder.
 """
 
 import functools
@@ -15,14 +15,14 @@ from torch import Tensor
 from dgkit.errors import UsageError
 
 CPU = torch.device("cpu")
-NOWHERE = 1e-6  # far below the smallest weight: what a cell that lies in no window is divided by
+MIN_WEIGHT = 1e-6  # far below the smallest weight; divisor of a cell outside of every window
 
 
 @dataclass(frozen=True)
 class Windows:
-    """Equal windows over a canvas of ``height`` x ``width`` cells; ``corners`` are (y, x), row-major, x fastest.
+    """Windows of equal size over a canvas of ``height`` x ``width`` cells; ``corners`` are (y, x), row by row.
 
-    ``smooth``: cells near the edge of a window count less in the average.
+    ``smooth``: cells near the edge of a window have a lower weight in the average.
     """
 
     height: int
@@ -37,39 +37,42 @@ class Windows:
 
     @property
     def whole(self) -> bool:
-        """One window that is the canvas."""
+        """Whether there is one window that is the canvas."""
         return (self.tile_height, self.tile_width) == (self.height, self.width)
 
     def cut(self, canvas: Tensor) -> Tensor:
-        """[N, C, height, width] -> [N * len(self), C, tile_height, tile_width], windows of an image in a row."""
+        """Cut [N, C, height, width] into [N * len(self), C, tile_height, tile_width], image by image."""
         if self.whole:
             return canvas
         tiles = [canvas[:, :, y : y + self.tile_height, x : x + self.tile_width] for y, x in self.corners]
         return torch.stack(tiles, dim=1).flatten(0, 1)
 
     def average(self, tiles: Tensor) -> Tensor:
-        """Inverse of :meth:`cut`: each cell is the weighted float32 mean over the windows on it, 0 in none."""
+        """Invert :meth:`cut`: each cell is the float32 weighted mean over the windows that contain it, else 0."""
         if self.whole:
             return tiles.float()
         tiles = tiles.unflatten(0, (-1, len(self))).float()
         if self.smooth:
             tiles = tiles * self.weights(tiles.device)
         total = tiles.new_zeros((tiles.shape[0], tiles.shape[2], self.height, self.width))
-        # One addition a window in a fixed order: a scatter would sum in any order on a GPU, and so differ between runs.
+        # A loop in a fixed order: on a GPU a scatter would add in any order, and results would differ between runs.
         for index, (y, x) in enumerate(self.corners):
             total[:, :, y : y + self.tile_height, x : x + self.tile_width] += tiles[:, index]
-        return total / self.counts(total.device).clamp(min=NOWHERE)
+        return total / self.counts(total.device).clamp(min=MIN_WEIGHT)
 
     def weights(self, device: torch.device = CPU) -> Tensor:
-        """float32 [tile_height, tile_width] of a cell by place in a window: 1, or if smooth a squared sine each way."""
+        """Return the weight of each cell of a window, float32 [tile_height, tile_width].
+
+        It is 1, or for ``smooth`` the product of a squared sine in each direction.
+        """
         return _weights(self.tile_height, self.tile_width, self.smooth, device)
 
     def counts(self, device: torch.device = CPU) -> Tensor:
-        """float32 [height, width]: the sum of the weights on each cell."""
+        """Return the sum of the weights on each cell, float32 [height, width]."""
         return _counts(self, device)
 
 
-# Kept on the device: a copy from the host, at every step of every image, would wait for all that the device has to do.
+# Cached on the device: a copy from the host at every step would wait for the device.
 @functools.lru_cache(maxsize=64)
 def _weights(height: int, width: int, smooth: bool, device: torch.device) -> Tensor:
     if not smooth:
@@ -90,7 +93,10 @@ def _hill(length: int) -> Tensor:
 
 
 def make_windows(height: int, width: int, tile: int, stride: int, smooth: bool = False) -> Windows:
-    """Windows of at most ``tile`` cells a side, ``stride`` cells apart, that cover the canvas. All in latent cells."""
+    """Return windows of at most ``tile`` cells per side, ``stride`` apart, that cover the canvas. All in latent cells.
+
+    Raises UsageError for a stride out of range.
+    """
     if not 1 <= stride <= tile:
         raise UsageError(f"stride {stride}; allowed: 1 to the tile of {tile} latent cells")
     tile_height, tile_width = min(tile, height), min(tile, width)
@@ -99,7 +105,7 @@ def make_windows(height: int, width: int, tile: int, stride: int, smooth: bool =
 
 
 def starts(length: int, tile: int, stride: int) -> list[int]:
-    """First cells of windows of ``tile`` cells, ``stride`` apart, the last one clamped to the end of ``length``."""
+    """Return the first cells of windows of ``tile`` cells, ``stride`` apart, the last one clamped to ``length``."""
     found = list(range(0, length - tile + 1, stride))
     if found[-1] != length - tile:
         found.append(length - tile)

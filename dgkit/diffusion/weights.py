@@ -1,7 +1,7 @@
-"""Reading one part of a model folder: its config, its safetensors file, every key and shape checked.
+"""Reading one part of a model folder: its config and its safetensors file, with every key and shape checked.
 
-Nothing in a model folder is executed: classes are chosen here, never by name from a file, and pickled weights are
-refused. Parts are built without a first random initialisation, so that peak memory is one copy of the weights.
+Nothing in a model folder is executed: classes are chosen here, never by a name in a file, and pickled weights are
+refused. Parts are built without random initialisation, so that peak memory is one copy of the weights.
 """
 
 import json
@@ -19,7 +19,7 @@ from dgkit.errors import ModelError
 
 @dataclass(frozen=True)
 class Part:
-    """One sub-folder of a model: the class its config must name and the stem of its weights file."""
+    """A sub-folder of a model: the classes that its config may name, and the stem of its weights file."""
 
     name: str
     class_names: tuple[str, ...]
@@ -38,7 +38,7 @@ PARTS = {
 
 
 def read_json(path: Path) -> dict[str, Any]:
-    """A JSON object; ModelError where the file is missing, unreadable or holds something else."""
+    """Read a JSON object. Raises ModelError if the file is missing, unreadable or has other content."""
     try:
         value = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
@@ -48,12 +48,12 @@ def read_json(path: Path) -> dict[str, Any]:
     except ValueError as error:
         raise ModelError(f"{path} is not valid JSON: {error}") from None
     if not isinstance(value, dict):
-        raise ModelError(f"{path} holds a {type(value).__name__}; expected a JSON object")
+        raise ModelError(f"{path} contains a {type(value).__name__}; expected a JSON object")
     return value
 
 
 def read_config(folder: Path, part: str) -> dict[str, Any]:
-    """``config.json`` of a part folder; ModelError where it describes another class."""
+    """Read ``config.json`` of a part folder. Raises ModelError if it describes another class."""
     config = read_json(folder / "config.json")
     known = PARTS[part].class_names
     named = config.get("_class_name") or next(iter(config.get("architectures") or ()), known[0])
@@ -63,7 +63,7 @@ def read_config(folder: Path, part: str) -> dict[str, Any]:
 
 
 def weights_file(folder: Path, part: str) -> Path:
-    """The safetensors file of a part folder, full precision before fp16; ModelError where there is none."""
+    """Return the safetensors file of a part folder, preferably in full precision. Raises ModelError without one."""
     stem = PARTS[part].stem
     for name in (f"{stem}.safetensors", f"{stem}.fp16.safetensors"):
         if (folder / name).is_file():
@@ -71,7 +71,7 @@ def weights_file(folder: Path, part: str) -> Path:
     pickles = sorted(path.name for suffix in ("bin", "pt", "pth", "ckpt") for path in folder.glob(f"*.{suffix}"))
     if pickles:
         raise ModelError(
-            f"{folder} holds pickled weights ({pickles[0]}) and no {stem}.safetensors; pickles can run code",
+            f"{folder} has only pickled weights ({pickles[0]}), which can execute code; expected {stem}.safetensors",
             f'convert: python -c "import torch; from safetensors.torch import save_file; '
             f"save_file(torch.load('{folder / pickles[0]}', weights_only=True), '{folder / stem}.safetensors')\"",
         )
@@ -79,14 +79,14 @@ def weights_file(folder: Path, part: str) -> Path:
 
 
 def read_shapes(folder: Path, part: str) -> dict[str, tuple[int, ...]]:
-    """Shape of every tensor of a part under the names that the current classes use; reads the header only."""
+    """Return the shape of every tensor of a part by the names of the current classes; reads the header only."""
     path = weights_file(folder, part)
     with _open(path) as file:
         return {_modern(key, part): tuple(file.get_slice(key).get_shape()) for key in _keys(file, part)}
 
 
 def read_weights(folder: Path, part: str) -> dict[str, Tensor]:
-    """Every tensor of a part; ModelError for a damaged file or a value that is not finite."""
+    """Read every tensor of a part. Raises ModelError for a damaged file or a value that is not finite."""
     tensors = {}
     for key, tensor in _finite(weights_file(folder, part), part):
         name = _modern(key, part)
@@ -95,26 +95,26 @@ def read_weights(folder: Path, part: str) -> dict[str, Tensor]:
 
 
 def check_finite(folder: Path, part: str) -> None:
-    """ModelError where a weight is not finite; holds one tensor at a time."""
+    """Raise ModelError if a weight is not finite; keeps one tensor in memory at a time."""
     for _ in _finite(weights_file(folder, part), part):
         pass
 
 
 def build(folder: Path, part: str, config: Mapping[str, Any]) -> nn.Module:
-    """The part with its weights, in the precision of the file, in inference mode."""
+    """Return the part with its weights, in the precision of the file, in inference mode."""
     module = skeleton(folder, part, config)
     weights = read_weights(folder, part)
     check_keys({k: tuple(v.shape) for k, v in weights.items()}, module, folder)
     module.load_state_dict(_named_for(module, weights), strict=True, assign=True)
     for name, buffer in list(module.named_buffers()):
-        if buffer.is_meta:  # buffers that no file holds: CLIP's position ids are the only ones
+        if buffer.is_meta:  # not in the file; CLIP's position ids are the only such buffer
             owner = module.get_submodule(name.rpartition(".")[0])
             setattr(owner, name.rpartition(".")[2], torch.arange(buffer.shape[-1]).expand(buffer.shape))
     return module.eval().requires_grad_(False)
 
 
 def skeleton(folder: Path, part: str, config: Mapping[str, Any]) -> nn.Module:
-    """The part without memory for its weights, as its config describes it; ModelError where that is impossible."""
+    """Return the part that a config describes, on the meta device. Raises ModelError if it cannot be built."""
     try:
         with torch.device("meta"):
             return construct(part, config)
@@ -124,7 +124,7 @@ def skeleton(folder: Path, part: str, config: Mapping[str, Any]) -> nn.Module:
 
 
 def check_keys(found: Mapping[str, tuple[int, ...]], module: nn.Module, folder: Path) -> None:
-    """ModelError unless names and shapes equal those of ``module``, both ways."""
+    """Raise ModelError unless names and shapes are exactly those of ``module``."""
     expected = {_plain(key): tuple(value.shape) for key, value in module.state_dict().items()}
     missing, surplus = sorted(set(expected) - set(found)), sorted(set(found) - set(expected))
     if missing or surplus:
@@ -141,7 +141,7 @@ def check_keys(found: Mapping[str, tuple[int, ...]], module: nn.Module, folder: 
 
 
 def construct(part: str, config: Mapping[str, Any]) -> nn.Module:
-    """The class of a part as its config describes it, freshly initialised; raises whatever the class raises."""
+    """Return the part that a config describes, newly initialised. Raises what its class raises."""
     if part == "text_encoder":
         from transformers import CLIPTextConfig, CLIPTextModel
 
@@ -155,12 +155,12 @@ def construct(part: str, config: Mapping[str, Any]) -> nn.Module:
 
 
 def _finite(path: Path, part: str) -> Iterator[tuple[str, Tensor]]:
-    """Name and tensor, one at a time; ModelError at the first that is not finite."""
+    """Yield name and tensor. Raises ModelError at the first value that is not finite."""
     with _open(path) as file:
         for key in _keys(file, part):
             tensor = file.get_tensor(key)
             if tensor.is_floating_point() and not bool(torch.isfinite(tensor).all()):
-                raise ModelError(f"{path}: {key} holds NaN or infinity", "train again or fetch the weights again")
+                raise ModelError(f"{path}: {key} contains NaN or infinity", "train or download the weights again")
             yield key, tensor
 
 
@@ -168,12 +168,13 @@ def _open(path: Path) -> Any:
     try:
         return safe_open(path, framework="pt")
     except (SafetensorError, OSError) as error:
-        raise ModelError(f"{path} is damaged: {error}", "fetch or copy the file again") from None
+        raise ModelError(f"{path} is damaged: {error}", "download or copy the file again") from None
 
 
 def _keys(file: Any, part: str) -> list[str]:
-    """Tensor names, without CLIP's position ids, which older files hold and newer classes compute."""
-    return [key for key in file.keys() if not (part == "text_encoder" and key.endswith("position_ids"))]
+    """Return the tensor names without CLIP's position ids, which older files contain and newer classes compute."""
+    names: list[str] = file.keys()
+    return [key for key in names if not (part == "text_encoder" and key.endswith("position_ids"))]
 
 
 def _modern(key: str, part: str) -> str:
@@ -186,12 +187,12 @@ def _modern(key: str, part: str) -> str:
 
 
 def _fit_linear(name: str, tensor: Tensor) -> Tensor:
-    """The oldest VAE files hold attention projections as 1x1 convolutions."""
+    """Flatten attention projections, which the oldest VAE files store as 1x1 convolutions."""
     return tensor.flatten(1) if ".attentions." in name and tensor.ndim == 4 else tensor
 
 
 def _plain(key: str) -> str:
-    """Transformers 5 dropped the prefix that every published CLIP text model carries."""
+    """Remove the prefix of published CLIP text models, which Transformers 5 no longer uses."""
     return key.removeprefix("text_model.")
 
 

@@ -1,4 +1,4 @@
-"""Building the engines of a model: what is there, what is missing and why, what was built, how long it took."""
+"""The engines of a model before and after a build: which exist, which are missing and why, which were built."""
 
 import time
 from collections.abc import Iterable, Iterator
@@ -8,7 +8,7 @@ from typing import Any, Literal
 from dgkit.engines.onnx_export import graph_key
 from dgkit.engines.runner import DTYPES, Runner
 from dgkit.engines.sidecar import EngineSideCar, read_sidecar
-from dgkit.engines.store import Engine
+from dgkit.engines.store import REBUILD_REQUESTED, Engine
 from dgkit.errors import EngineError
 
 State = Literal["ready", "built", "missing", "failed", "none needed"]
@@ -16,11 +16,12 @@ State = Literal["ready", "built", "missing", "failed", "none needed"]
 
 @dataclass(frozen=True)
 class EngineStatus:
-    """One network. ``reason`` says why it is missing, was built or failed; empty where it was ready.
+    """The engines of one network.
 
-    ``engines`` are the files of the store behind it, ``size`` their bytes, ``seconds`` what building them took now.
-    ``error`` is the largest of any output against PyTorch when it was made (relative L2; None: not known), of what
-    ``error_of`` says: the ``engine``, or the ``graph`` that it was made from.
+    ``reason`` says why an engine is missing, was built or failed; empty if it was ready. ``engines`` are the entries of
+    the store, ``seconds`` the duration of the build now. ``error`` is the largest relative L2 error of any output
+    against PyTorch, recorded at build time (None: not known). ``error_of`` says what was measured: the ``engine``, or
+    the ``graph`` that it was built from.
     """
 
     network: str
@@ -37,13 +38,14 @@ class EngineStatus:
 
     @property
     def size(self) -> int:
+        """Bytes of all engine files."""
         return sum(engine.sidecar.size for engine in self.engines)
 
 
 def inspect(name: str, engine: str, runner: Runner) -> EngineStatus:
-    """What is there of the engines that ``runner`` needs; nothing is built.
+    """Return the status of the engines that ``runner`` needs, without building any.
 
-    Raises MissingDependency and UsageError where the backend cannot run here at all.
+    Raises MissingDependency or UsageError if the backend cannot run on this machine at all.
     """
     facts = (name, engine, runner.dtype_name, str(runner.device))
     policy, runner.rebuild = runner.rebuild, "never"
@@ -57,9 +59,9 @@ def inspect(name: str, engine: str, runner: Runner) -> EngineStatus:
 
 
 def build(name: str, engine: str, runner: Runner) -> EngineStatus:
-    """Build what ``runner`` needs, as far as its ``rebuild`` asks for it.
+    """Build the engines that ``runner`` needs, as its ``rebuild`` policy says, and return their status.
 
-    A build that fails is an outcome with the reason. Raises MissingDependency, OutputError and UsageError.
+    A failed build is a status with the reason. Raises MissingDependency, OutputError and UsageError.
     """
     before = inspect(name, engine, runner)
     if runner.rebuild == "never" or (before.state != "missing" and runner.rebuild == "auto"):
@@ -69,31 +71,31 @@ def build(name: str, engine: str, runner: Runner) -> EngineStatus:
         found = tuple(runner.prepare())
     except EngineError as error:
         return EngineStatus(*facts, "failed", error.message, error.hint, time.perf_counter() - started)
-    reason = before.reason or "asked for anew"
+    reason = before.reason or REBUILD_REQUESTED
     state: State = "built" if found else "none needed"
     seconds = time.perf_counter() - started
     return EngineStatus(*facts, state, reason if found else "", "", seconds, found, **_error(found, runner))
 
 
-def first_problem(outcomes: Iterable[EngineStatus]) -> EngineError | None:
-    """The error to end with: of the first network that failed, or is missing."""
-    for outcome in outcomes:
-        if outcome.state in ("failed", "missing"):
-            return EngineError(outcome.reason, outcome.hint)
+def first_problem(found: Iterable[EngineStatus]) -> EngineError | None:
+    """Return the error of the first network whose engine failed or is missing; None if there is none."""
+    for status in found:
+        if status.state in ("failed", "missing"):
+            return EngineError(status.reason, status.hint)
     return None
 
 
-def verdict(rebuild: str, outcome: EngineStatus) -> str:
-    """What a build under ``rebuild`` would do with what :func:`look` found."""
-    if outcome.state == "none needed":
+def planned_action(rebuild: str, status: EngineStatus) -> str:
+    """Return what a build with the policy ``rebuild`` would do, given the result of :func:`inspect`."""
+    if status.state == "none needed":
         return "nothing to build"
     if rebuild == "never":
-        return "would be refused" if outcome.state == "missing" else "would be used"
-    return "would be built" if outcome.state == "missing" or rebuild == "always" else "would be used"
+        return "would be refused" if status.state == "missing" else "would be used"
+    return "would be built" if status.state == "missing" or rebuild == "always" else "would be used"
 
 
 def _error(engines: tuple[Engine, ...], runner: Runner) -> dict[str, Any]:
-    """As noted when an engine was made, else in the side-car of its graph."""
+    """Return the largest error in the side-cars of the engines, else in that of their graph, as status fields."""
     notes = [engine.sidecar.notes for engine in engines]
     found, of = [error for note in notes for error in _numbers(note.get("error"))], "engine"
     if engines and not found and runner.dtype_name in DTYPES:

@@ -1,6 +1,6 @@
-"""Two backends on the same inputs: error of each output against a stated tolerance, and where one is not finite.
+"""Comparison of two engines on the same inputs: the error of each output, and where values are not finite.
 
-The first backend is the reference.
+The first engine is the reference.
 """
 
 from collections.abc import Callable, Mapping
@@ -19,10 +19,11 @@ from dgkit.progress import Notify
 
 @dataclass(frozen=True)
 class OutputCheck:
-    """One output: ``relative`` is the L2 norm of the difference over that of the reference, ``absolute`` its maximum.
+    """The comparison of one output.
 
-    Both are NaN where a value is not finite; ``not_finite`` then says how many in which backend, and where the first
-    is.
+    ``relative`` is the L2 norm of the difference over that of the reference, ``absolute`` the maximum difference. Both
+    are NaN if a value is not finite; ``not_finite`` then gives the engine, the number of such values and the index of
+    the first one.
     """
 
     network: str
@@ -34,71 +35,95 @@ class OutputCheck:
 
     @property
     def passed(self) -> bool:
+        """Whether all values are finite and the relative error is within the tolerance."""
         return not self.not_finite and self.relative <= self.tolerance
 
 
 @dataclass(frozen=True)
 class EngineSpec:
-    """One of the two: an engine and a dtype, written ``ort`` or ``torch:bf16``."""
+    """An engine and its dtype, written ``ort`` or ``torch:bf16``."""
 
     engine: str
     dtype: str = "fp32"
 
     @classmethod
     def parse(cls, text: str) -> "EngineSpec":
-        """UsageError for an engine or a dtype that is not known."""
+        """Return the spec that ``text`` describes. Raises UsageError for an unknown engine or dtype."""
         engine, _, dtype = text.partition(":")
         runner_class(engine), known_dtype(dtype or "fp32")
         return cls(engine, dtype or "fp32")
 
     def of(self, network: str) -> "EngineSpec":
-        """With the dtype that the network called so gets beside a denoiser in this one."""
+        """Return the spec for ``network`` in a model whose denoiser has this dtype."""
         return EngineSpec(self.engine, network_dtype(network, self.engine, self.dtype))
 
     def __str__(self) -> str:
         return f"{self.engine}:{self.dtype}"
 
 
-def check_network(
-    load: Callable[[], Network],
-    first: EngineSpec,
-    second: EngineSpec,
-    *,
-    device: str = "cpu",
-    batch: int = 2,
-    seed: int = 0,
-    rebuild: Policy = "auto",
-    notify: Notify | None = None,
-) -> list[OutputCheck]:
-    """Run a network on both sides, one after the other, with random inputs of the model's own sizes; where a side is
-    quantised, with those of the calls that its engine was verified on, ``batch`` of them at once.
+@dataclass(frozen=True)
+class Comparison:
+    """What to compare: a network on the engines ``first``, the reference, and ``second``.
 
-    ``load`` is called for each side and gives the network with untouched weights: a side may round those it was given.
-    Raises what the runners raise, and UsageError where ``batch`` is not positive.
+    ``load`` is called for each engine and returns the network with unmodified weights: an engine may round the weights
+    that it is given. ``batch`` is the number of samples per call, ``seed`` that of random inputs. Raises UsageError if
+    ``batch`` is not positive.
     """
-    if batch < 1:
-        raise UsageError(f"batch {batch}; allowed are 1 and more")
-    network = load()
-    sides = (first.of(network.spec.name), second.of(network.spec.name))
 
-    def runner_of(side: EngineSpec, network: Network) -> Runner:
-        return runner_class(side.engine)(network, device, side.dtype, rebuild=rebuild, notify=notify)
+    load: Callable[[], Network]
+    first: EngineSpec
+    second: EngineSpec
+    device: str = "cpu"
+    batch: int = 2
+    seed: int = 0
+    rebuild: Policy = "auto"
+    notify: Notify | None = None
 
-    inputs = example_inputs(network, batch=batch, seed=seed)
+    def __post_init__(self) -> None:
+        if self.batch < 1:
+            raise UsageError(f"batch {self.batch}; allowed: 1 or more")
+
+    def inputs(self, network: Network) -> dict[str, Tensor]:
+        """Return random inputs by name, of the model's own sizes."""
+        return example_inputs(network, batch=self.batch, seed=self.seed)
+
+    def runner(self, side: EngineSpec, network: Network) -> Runner:
+        """Return a runner of ``network`` on one of the engines, not opened."""
+        runner: Runner = runner_class(side.engine)(
+            network, self.device, side.dtype, rebuild=self.rebuild, notify=self.notify
+        )
+        return runner
+
+
+def check_network(comparison: Comparison) -> list[OutputCheck]:
+    """Run a network on both engines, one after the other, and compare each output.
+
+    Inputs are random. If an engine is quantised, they are the held-out calls that it was verified on, ``batch`` of them
+    per call. Raises what the runners raise.
+    """
+    network = comparison.load()
+    sides = (comparison.first.of(network.spec.name), comparison.second.of(network.spec.name))
+    inputs = comparison.inputs(network)
     for side in sides:
-        if side.dtype in QUANTISED and (held_out := runner_of(side, network).held_out()):
+        if side.dtype in QUANTISED and (held_out := comparison.runner(side, network).held_out()):
             inputs = held_out[0]
     outputs = []
     for side in sides:
-        with runner_of(side, load()) as runner:
-            outputs.append({name: value.cpu() for name, value in run_in_batches(runner, inputs, batch).items()})
+        with comparison.runner(side, comparison.load()) as runner:
+            found = run_in_batches(runner, inputs, comparison.batch)
+            outputs.append({name: value.cpu() for name, value in found.items()})
     expected, found = outputs
-    names, tolerance = (str(sides[0]), str(sides[1])), max(TOLERANCES[side.dtype] for side in sides)
-    return compare_outputs(network.spec.name, names, expected, found, tolerance)
+    names = (str(sides[0]), str(sides[1]))
+    return compare_outputs(network.spec.name, names, expected, found, allowed_error(*sides))
+
+
+def allowed_error(*sides: EngineSpec) -> float:
+    """Return the tolerance of the least precise of the given dtypes."""
+    return max(TOLERANCES[side.dtype] for side in sides)
 
 
 def run_in_batches(runner: Runner, inputs: Mapping[str, Tensor], batch: int) -> dict[str, Tensor]:
-    """Float32 outputs by name of an open runner, ``batch`` samples at once, on its device."""
+    """Return the float32 outputs of an open runner by name, on its device; ``batch`` samples per call."""
     count = min(len(value) for value in inputs.values())
     parts = [
         runner(**{name: value[start : start + batch] for name, value in inputs.items()})
@@ -110,7 +135,10 @@ def run_in_batches(runner: Runner, inputs: Mapping[str, Tensor], batch: int) -> 
 def compare_outputs(
     network: str, sides: tuple[str, str], expected: Mapping[str, Tensor], found: Mapping[str, Tensor], tolerance: float
 ) -> list[OutputCheck]:
-    """Each output of two backends by name, float tensors of equal shape on the CPU; ``expected`` is the reference."""
+    """Compare the outputs of two engines by name: float tensors of equal shape on the CPU.
+
+    ``expected`` is the reference. ``sides`` names the engines in messages.
+    """
     checks = []
     for name, value in expected.items():
         pair = zip(sides, (value, found[name]), strict=True)

@@ -1,14 +1,13 @@
-"""Packages of AOTInductor: each network compiled once to machine code, kept in the engine store, loaded in seconds.
+"""AOTInductor packages: each network compiled once to machine code, kept in the engine store, loaded in seconds.
 
-See the PyTorch documentation, "AOTInductor: Ahead-Of-Time Compilation for Torch.Export-ed Models". A CPU needs a C++
-compiler for the build, a GPU also Triton; running needs neither.
+See the PyTorch documentation, "AOTInductor: Ahead-Of-Time Compilation for Torch.Export-ed Models". A build needs a C++
+compiler, for a GPU also Triton. Running a package needs neither.
 """
 
-import copy
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -28,8 +27,9 @@ from dgkit.engines.onnx_export import (
 )
 from dgkit.engines.runner import Runner
 from dgkit.engines.sidecar import EngineKey
-from dgkit.engines.store import Engine, EngineStore, rebuild_command
-from dgkit.engines.torch_runner import as_tuple, graphed, on_device, place
+from dgkit.engines.store import Engine, EngineStore
+from dgkit.engines.torch_runner import TensorFunction, TorchRunner, as_tuple, graphed, on_device
+from dgkit.engines.typed import copy_in_dtype
 from dgkit.errors import DgkitError, EngineError
 from dgkit.optional import first_line
 
@@ -39,40 +39,45 @@ _PROBE = "void* probe() { return ::operator new(1); }"
 _CXX_LIBRARIES = (b"libstdc++.so", b"libc++.so")
 
 
-class CompileRunner(Runner):
-    """Runs the package, built on first use unless ``rebuild`` is ``never``; ``notify`` is told of it.
+class CompileRunner(TorchRunner):
+    """Runs a package, which is built on first use unless ``rebuild`` is ``never``; ``notify`` reports a build.
 
-    Outputs are fresh tensors in the runner's dtype. Of the options, ``optimisation_level`` 4 and 5 let the compiler
-    time several kernels for each matrix product; ``threads`` and ``cuda_graph`` count as for
-    :class:`~dgkit.engines.torch_runner.TorchRunner`.
+    Outputs are new tensors in the runner's dtype. Options used: ``optimisation_level`` 4 and 5 let the compiler time
+    several kernels for each matrix product; ``threads`` and ``cuda_graph`` as for :class:`TorchRunner`.
     """
 
     def prepare(self) -> list[Engine]:
+        """Return the package of the network, built if missing or stale."""
         key = engine_key(self)
         store, model = EngineStore(), self.network.model
         return [store.obtain(key, self._build, rebuild=self.rebuild, model=model, notify=self.notify)]
 
     def _build(self, folder: Path) -> dict[str, Any]:
-        module = cast(_rounded(self.network.load(), self.dtype), self.device, self.dtype)
+        # Of a copy: the module may be the source of the next engine, so its weights must not be rounded.
+        module = cast(copy_in_dtype(self.network.load(), self.dtype), self.device, self.dtype)
         try:
             with torch.no_grad(), on_device(self), quiet_exporter():
                 _compile(self, module, folder)
                 return {"error": self._verify(module, folder / PACKAGE)}
-        except (OSError, DgkitError):  # a full disk, and what is explained already
+        except (OSError, DgkitError):  # a full disk, or an error with its own explanation
             raise
         except Exception as error:  # the compiler raises a dozen unrelated classes
-            raise EngineError(f"{self}: cannot be compiled: {first_line(error)}", "use --engine torch") from error
+            raise EngineError(f"{self}: compilation failed: {first_line(error)}", "use --engine torch") from error
 
     def _verify(self, module: nn.Module, path: Path) -> dict[str, float]:
-        """Error of each output of the package against the module in the same dtype."""
-        inputs = [_packed(place(self, tensor)) for tensor in check_inputs(self.network).values()]
+        """Return the relative error of each output of the package against the module in the same dtype."""
+        inputs = self.place(check_inputs(self.network)).values()
         expected, errors = as_tuple(module(*inputs)), {}
         found = _load(path, self.device)(*inputs)
         for spec, value, wanted in zip(self.spec.outputs, found, expected, strict=True):
             error = relative_error(value.float().cpu().numpy(), wanted.float().cpu().numpy())
             errors[spec.name] = error
-            if not error <= TOLERANCES[self.dtype_name]:
-                raise EngineError(f"{self}: {spec.name} of the package is off by {error:.1e} from PyTorch")
+            if not error <= (tolerance := TOLERANCES[self.dtype_name]):
+                raise EngineError(
+                    f"{self}: output {spec.name} of the package differs from PyTorch by {error:.1e} (relative L2 "
+                    f"error); at most {tolerance:.0e} is allowed",
+                    "use --engine torch",
+                )
         return errors
 
     def _open(self) -> None:
@@ -81,24 +86,21 @@ class CompileRunner(Runner):
         try:
             package = _load(path, self.device)
         except RuntimeError as error:
-            hint = rebuild_command(engine.key, self.network.model)
-            raise EngineError(f"{path} cannot be opened: {first_line(error)}", hint) from error
+            raise self._not_opened(engine, path, error) from error
         with on_device(self):
-            self._call: Callable[..., Sequence[Tensor]] | None = graphed(self, package)
+            self._call = graphed(self, package)
 
-    def _run(self, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
-        assert self._call is not None
-        arguments = [_packed(place(self, tensor)) for tensor in tensors.values()]
-        with torch.inference_mode(), on_device(self):
-            results = self._call(*arguments)
-        return {spec.name: value for spec, value in zip(self.spec.outputs, results, strict=True)}
+    def place(self, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Return the tensors on the runner's device and in its dtype, in contiguous, aligned memory.
 
-    def _close(self) -> None:
-        self._call = None
+        Compiled kernels rely on the strides and the alignment of a new tensor; a slice or a view may have others.
+        """
+        placed = {name: tensor.contiguous() for name, tensor in super().place(tensors).items()}
+        return {name: value if value.data_ptr() % 64 == 0 else value.clone() for name, value in placed.items()}
 
 
 def engine_key(runner: Runner) -> EngineKey:
-    """Key of a package: network, dtype, device and version of torch."""
+    """Return the key of a package, over network, dtype, device and version of torch."""
     graph = graph_key(runner.network)
     return graph.model_copy(
         update={
@@ -114,22 +116,25 @@ def engine_key(runner: Runner) -> EngineKey:
 
 
 def _settings(runner: Runner) -> dict[str, bool | str]:
-    """Settings of the compiler: on a CPU constants are folded and weights packed into the layout of its kernels.
+    """Return the settings of the compiler.
 
-    On a GPU the C++ that launches the kernels is not optimised: to compile it takes long, and a graph replays them.
+    On a CPU constants are folded and weights are packed into the layout of the kernels. On a GPU the C++ code that
+    launches kernels is not optimised: that would take long to compile, and a CUDA graph replays the launches anyway.
     """
     on_cpu = runner.device.type == "cpu"
     return {
         "freezing": on_cpu,
-        "cpp.dynamic_threads": on_cpu,  # else the number of threads at the time of the build is part of the code
+        "cpp.dynamic_threads": on_cpu,  # otherwise the code contains the number of threads at build time
         "max_autotune": (runner.options.optimisation_level or 0) >= _AUTOTUNE_FROM,
         **({} if on_cpu else {"aot_inductor.compile_wrapper_opt_level": "O0"}),
     }
 
 
 def _check_compiler() -> None:
-    """EngineError for a C++ compiler that copies its standard library into what it links. Beside the one that PyTorch
-    has loaded, the copy in a package crashes the process: in ``std::regex``, by which it reads the name of its device.
+    """Raise EngineError if the C++ compiler links its standard library statically.
+
+    Such a package carries a second copy of the library that PyTorch has loaded, and crashes the process: in
+    ``std::regex``, which parses the device name.
     """
     from torch._inductor.cpp_builder import get_cpp_compiler
 
@@ -140,49 +145,33 @@ def _check_compiler() -> None:
         library = Path(folder) / "probe.so"
         command = [compiler, "-shared", "-fPIC", "-x", "c++", "-", "-o", str(library)]
         done = subprocess.run(command, input=_PROBE, capture_output=True, text=True)
-        # The names of the libraries that it needs are text in the file. Where the probe fails the build says why.
+        # A linked file names its libraries as text. If the probe itself fails, the build will report why.
         if done.returncode or any(name in library.read_bytes() for name in _CXX_LIBRARIES):
             return
     hint = "set CXX to a compiler that links libstdc++.so, such as CXX=/usr/bin/g++"
-    raise EngineError(f"packages that {compiler} links hold a copy of the C++ library, and crash", hint)
+    raise EngineError(f"the compiler {compiler} links the C++ library statically, and such packages crash", hint)
 
 
 def _compile(runner: Runner, module: nn.Module, folder: Path) -> None:
     from torch._inductor.utils import fresh_cache
 
     _check_compiler()
-    inputs = tuple(_packed(place(runner, tensor)) for tensor in example_inputs(runner.network).values())
+    inputs = tuple(runner.place(example_inputs(runner.network)).values())
     program = torch.export.export(module, inputs, dynamic_shapes=dynamic_shapes(runner.spec))
-    with fresh_cache(dir=str(folder)):  # gigabytes of intermediate files would stay in the user's own
+    with fresh_cache(dir=str(folder)):  # otherwise gigabytes of intermediate files stay in the user's cache
         torch._inductor.aoti_compile_and_package(
             program, package_path=str(folder / PACKAGE), inductor_configs=dict(_settings(runner))
         )
 
 
-def _rounded(module: nn.Module, dtype: torch.dtype) -> nn.Module:
-    """A copy in ``dtype``; ``module`` may be what the next engine is built from, so it keeps its weights."""
-    memo: dict[int, Any] = {}
-    for tensor in (*module.parameters(), *module.buffers()):
-        value = tensor.detach().to(dtype) if tensor.is_floating_point() else tensor.detach()
-        memo[id(tensor)] = nn.Parameter(value, requires_grad=False) if isinstance(tensor, nn.Parameter) else value
-    return copy.deepcopy(module, memo)  # takes the weights from memo: never two copies in the old type
+def _load(path: Path, device: torch.device) -> TensorFunction:
+    """Return the package as a function of tensors. Two threads must not call it at once.
 
-
-def _load(path: Path, device: torch.device) -> Callable[..., Sequence[Tensor]]:
-    """The package as a function of tensors.
-
-    This is the loader behind ``torch._inductor.aoti_load_package``, which imports the compiler first: 2 s, and nearly a
-    minute where cores are slow. It takes no locks between threads, which a CUDA graph cannot record: one runner is not
-    called by two at once.
+    This is the loader behind ``torch._inductor.aoti_load_package``, which would import the compiler first: that takes
+    2 s, and nearly a minute on slow cores. The loader takes no locks, because a CUDA graph cannot record them.
     """
     if device.type == "cuda":
-        torch.cuda.init()  # the loader takes it for granted
+        torch.cuda.init()  # the loader relies on it
     index = -1 if device.index is None else device.index
     loader: Any = torch._C._aoti.AOTIModelPackageLoader(str(path), "model", True, 1, index)
     return lambda *tensors: tuple(loader.run(list(tensors)))
-
-
-def _packed(tensor: Tensor) -> Tensor:
-    """Compiled kernels take strides and alignment of a fresh tensor for granted; a slice or a view may lack both."""
-    tensor = tensor.contiguous()
-    return tensor if tensor.data_ptr() % 64 == 0 else tensor.clone()

@@ -1,4 +1,4 @@
-"""Files of an engine outside the store, for other programs."""
+"""Copies of engine files outside the store, for other programs."""
 
 import contextlib
 import os
@@ -12,13 +12,13 @@ from dgkit.files import output_error
 
 
 def copy_out(engine: Engine, folder: Path) -> Path:
-    """Make ``folder`` hold the files of ``engine`` and its side-car, and nothing else; it is complete or absent.
+    """Copy the files of ``engine`` and its side-car to ``folder``, which is complete or absent afterwards.
 
-    Files are copied: onnx refuses weights in a file with several hard links. A folder that an earlier call made is
-    replaced. OutputError where another folder is in the way or the disk refuses.
+    Files are copied, not linked: onnx refuses a weights file with several hard links. A folder of an earlier export is
+    replaced. Raises OutputError if ``folder`` is another existing folder or cannot be written.
     """
     if folder.exists() and not (folder / SIDECAR).is_file():
-        raise OutputError(f"{folder} is there and was not made by an export", "choose another output folder")
+        raise OutputError(f"{folder} exists and is not an exported engine", "choose another output folder")
     temporary, old = (folder.with_name(f".{folder.name}.{os.getpid()}.{end}") for end in ("tmp", "old"))
     try:
         temporary.mkdir(parents=True)

@@ -1,7 +1,7 @@
-"""A function of tensors on a GPU, recorded once for each set of shapes and replayed: one launch instead of thousands.
+"""CUDA graphs: a function of tensors is captured once per input shape and replayed with one launch.
 
-The steps are those of the PyTorch documentation (notes on CUDA semantics, "CUDA Graphs"): warm-up on a side stream,
-capture into a private memory pool, copies into the captured inputs before each replay.
+The steps follow the PyTorch documentation (notes on CUDA semantics, "CUDA Graphs"): warm-up on a side stream, capture
+into a private memory pool, copies into the captured inputs before each replay.
 """
 
 import functools
@@ -14,14 +14,14 @@ from torch import Tensor
 
 T = TypeVar("T")
 Function = Callable[..., Sequence[Tensor]]
-WARM_UPS = 3  # calls before the capture, in which libraries choose their kernels and allocate workspaces
-MOST_SHAPES = 8  # each holds its activations; calls of further shapes run without a graph
+WARM_UPS = 3  # calls before the capture, so that libraries can choose kernels and allocate workspaces
+MOST_SHAPES = 8  # a graph keeps its activations; calls with further shapes run without a graph
 
 
 def record(function: Callable[[], T], pool: Any = None) -> tuple["torch.cuda.CUDAGraph", T]:
-    """``function`` as a graph on the current device, and what its recorded call returned: a replay fills its tensors.
+    """Capture ``function`` on the current device; return the graph and the result, whose tensors a replay fills.
 
-    ``pool`` is the memory pool of graphs that are never replayed at the same time.
+    ``pool`` is a memory pool shared by graphs that are never replayed at the same time.
     """
     stream = _stream(torch.cuda.current_device())
     stream.wait_stream(torch.cuda.current_stream())
@@ -36,8 +36,9 @@ def record(function: Callable[[], T], pool: Any = None) -> tuple["torch.cuda.CUD
 
 @functools.cache
 def _stream(device: int) -> "torch.cuda.Stream":
-    """The one stream that a device's graphs are recorded on: cuBLAS keeps a workspace, on an H100 of 33 MiB, for every
-    stream it has worked on.
+    """Return the stream that all graphs of a device are captured on.
+
+    cuBLAS keeps a workspace, 33 MiB on an H100, for every stream that it was used on.
     """
     return torch.cuda.Stream(device)
 
@@ -50,10 +51,10 @@ class _Capture:
 
 
 class CudaGraph:
-    """``CudaGraph(function)(*tensors)`` is ``function(*tensors)``, which must not read values on the CPU.
+    """``CudaGraph(function)(*tensors)`` equals ``function(*tensors)``. ``function`` must not read values on the CPU.
 
-    Tensors in and out are on the current CUDA device; those that a call returns are the caller's. All shapes share one
-    pool of memory, because a replay is over, in the order of the stream, before the next one begins.
+    Inputs and outputs are on the current CUDA device; outputs belong to the caller. All shapes share one memory pool,
+    because replays run one after the other on a stream.
     """
 
     def __init__(self, function: Function) -> None:
@@ -62,6 +63,7 @@ class CudaGraph:
         self._pool = torch.cuda.graph_pool_handle()
 
     def __call__(self, *tensors: Tensor) -> tuple[Tensor, ...]:
+        """Return the outputs for ``tensors``; the first call with a shape captures its graph."""
         key = tuple((tuple(tensor.shape), tensor.dtype) for tensor in tensors)
         if key not in self._captures:
             if len(self._captures) == MOST_SHAPES:

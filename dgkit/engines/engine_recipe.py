@@ -1,4 +1,4 @@
-"""Which backend, precision and batch each network of a model gets: what a recipe of ``engines/`` states."""
+"""Engine recipes: the backend, precision and batch of each network of a model. See the folder ``engines/``."""
 
 import importlib
 from collections.abc import Iterable, Mapping
@@ -20,14 +20,14 @@ CPU_ONLY = frozenset({"openvino"})
 
 
 class NetworkRecipe(Config):
-    """What one network has of its own; what is left out is that of the recipe."""
+    """Settings of one network; those left out are taken from the recipe."""
 
     engine: str | None = None
     """backend"""
     dtype: Precision | None = None
     """number format"""
     batch: tuple[int, int, int] | None = None
-    """samples of one call: the fewest, the number that the engine is tuned for, the most"""
+    """samples per call: minimum, the number that the engine is tuned for, maximum"""
 
     @field_validator("engine")
     @classmethod
@@ -36,19 +36,19 @@ class NetworkRecipe(Config):
 
 
 class EngineRecipe(Config):
-    """How the networks of a model are run. The defaults are the recipe that is used where none is given."""
+    """How the networks of a model are run. The default values are the default recipe."""
 
     engine: str = "ort"
     """backend: torch, compile, ort, openvino or trt"""
     dtype: Precision = "fp32"
-    """number format of all networks but the text encoder, which stays fp32, and in fp16 the VAE encoder. int8 is that
-    of the denoiser, beside which the others compute in bf16 where OpenVINO has it, else in fp32"""
+    """number format of the networks. The text encoder always stays fp32, the VAE encoder does in fp16. int8 applies to
+    the denoiser; the other networks then use bf16 if OpenVINO supports it on this CPU, else fp32"""
     device: str = "auto"
-    """auto, cpu, cuda or cuda:N; auto: cuda where there is one and the engine runs on it"""
+    """auto, cpu, cuda or cuda:N; auto: cuda if there is a GPU that the engine supports"""
     networks: dict[str, NetworkRecipe] = Field(default_factory=dict)
     """exceptions by network"""
     options: BuildOptions = BuildOptions()
-    """how engines are built; a backend with limits of its own, such as TensorRT's for a VAE, keeps within them"""
+    """how engines are built; a backend reduces values above its own limits, such as TensorRT's batch for a VAE"""
 
     @field_validator("engine")
     @classmethod
@@ -63,7 +63,7 @@ class EngineRecipe(Config):
         return networks
 
     def choice(self, name: str) -> tuple[str, str, BuildOptions]:
-        """Backend, number format and options of the network called ``name``."""
+        """Return backend, number format and options of the network called ``name``."""
         own = self.networks.get(name, NetworkRecipe())
         options = BuildOptions(**{**self.options.model_dump(), "batch": own.batch or self.options.batch})
         engine = own.engine or self.engine
@@ -72,7 +72,10 @@ class EngineRecipe(Config):
     def runners(
         self, networks: Mapping[str, Network], rebuild: Policy = "auto", notify: Notify | None = None
     ) -> dict[str, Runner]:
-        """A runner of each network by name, not opened; UsageError where a backend refuses its device or dtype."""
+        """Return a runner for each network by name, not opened.
+
+        Raises UsageError if a backend does not support its device or dtype.
+        """
         choices = {name: self.choice(name) for name in networks}
         engines = dict.fromkeys(engine for engine, _, _ in choices.values())
         devices = {engine: resolve_device(self.device, engine, notify) for engine in engines}
@@ -81,15 +84,17 @@ class EngineRecipe(Config):
             engine, dtype, options = choices[name]
             device = devices[engine]
             found[name] = runner_class(engine)(network, device, dtype, rebuild=rebuild, notify=notify, options=options)
-        beside = [f"{name} in {found[name].dtype_name}" for name in found if name not in ("text_encoder", "denoiser")]
-        if notify and self.dtype in QUANTISED and beside:
-            notify(f"{self.dtype} is for the denoiser: {', '.join(beside)}")
+        others = [f"{name} in {found[name].dtype_name}" for name in found if name not in ("text_encoder", "denoiser")]
+        if notify and self.dtype in QUANTISED and others:
+            notify(f"{self.dtype} applies to the denoiser only; {', '.join(others)}")
         return found
 
 
 def recipe_dtype(name: str, engine: str, dtype: str) -> str:
-    """What ``dtype`` of a whole recipe is for the network called ``name``. The text encoder stays fp32: it runs once a
-    prompt. So does the VAE encoder in fp16, whose range is not that of every VAE (``force_upcast`` of diffusers).
+    """Return the dtype of the network called ``name`` if ``dtype`` is that of the whole recipe.
+
+    The text encoder stays fp32, because it runs once per prompt. The VAE encoder does in fp16, because some VAEs exceed
+    its range (``force_upcast`` of diffusers).
     """
     if name == "text_encoder" or (name, dtype) == ("vae_encoder", "fp16"):
         return "fp32"
@@ -97,8 +102,9 @@ def recipe_dtype(name: str, engine: str, dtype: str) -> str:
 
 
 def network_dtype(name: str, engine: str, dtype: str) -> str:
-    """``dtype`` for the network called ``name``. int8 is the denoiser's alone: beside it the text encoder gets fp32,
-    and the others bf16 if they run on an OpenVINO that has it here, else fp32.
+    """Return ``dtype`` for the network called ``name``, with a substitute for int8 unless it is the denoiser.
+
+    The text encoder gets fp32. The others get bf16 if ``engine`` is OpenVINO and supports it on this CPU, else fp32.
     """
     if dtype not in QUANTISED or name == "denoiser":
         return dtype
@@ -110,14 +116,17 @@ def network_dtype(name: str, engine: str, dtype: str) -> str:
 
 
 def known_engine(engine: str) -> str:
-    """``engine`` itself; UsageError lists the known ones. The backend is not imported."""
+    """Return ``engine`` if it is known, without importing it; raise UsageError otherwise."""
     if engine not in RUNNERS:
         raise UsageError(f"unknown engine {engine!r}; known: {', '.join(RUNNERS)}")
     return engine
 
 
 def choose_networks(names: str | Iterable[str] = "all") -> tuple[str, ...]:
-    """Names of networks in the order of the spec, from ``all`` or ``denoiser,vae_decoder``; UsageError if unknown."""
+    """Return network names in the order of the spec, from ``all``, a comma-separated string or an iterable.
+
+    Raises UsageError for an unknown name.
+    """
     if names == "all":
         return tuple(NETWORKS)
     listed = names.split(",") if isinstance(names, str) else names
@@ -126,9 +135,9 @@ def choose_networks(names: str | Iterable[str] = "all") -> tuple[str, ...]:
 
 
 def resolve_device(device: str, engine: str = "torch", notify: Notify | None = None) -> str:
-    """``auto`` as ``cuda`` where torch sees a GPU and ``engine`` runs on one, else ``cpu``; any other as it is.
+    """Return ``cuda`` for ``auto`` if torch sees a GPU that ``engine`` supports, else ``cpu``; other values unchanged.
 
-    ``notify`` is told where a GPU is left alone because the ONNX Runtime that is installed is the one for CPUs.
+    ``notify`` gets a line if the GPU is unused because the installed ONNX Runtime is the one for CPUs.
     """
     if device != "auto":
         return device
@@ -137,12 +146,12 @@ def resolve_device(device: str, engine: str = "torch", notify: Notify | None = N
     if engine != "ort" or not _cpu_only_onnxruntime():
         return "cuda"
     if notify:
-        notify(f"engine ort runs on the CPU: this onnxruntime has no CUDA; for the GPU: {install_line('gpu')}")
+        notify(f"engine ort uses the CPU: the installed onnxruntime has no CUDA; for the GPU: {install_line('gpu')}")
     return "cpu"
 
 
 def _cpu_only_onnxruntime() -> bool:
-    """Whether the installed ONNX Runtime has no CUDA provider; False where none loads, as the runner says more."""
+    """Return whether the installed ONNX Runtime lacks CUDA; False if none loads, which the runner reports in detail."""
     try:
         runtime = importlib.import_module("onnxruntime")
     except ImportError:
@@ -151,9 +160,9 @@ def _cpu_only_onnxruntime() -> bool:
 
 
 def parse_batch(text: str) -> tuple[int, int, int]:
-    """``1,8,64`` as three numbers, and ``8`` as that number thrice; UsageError for anything else."""
+    """Parse ``1,8,64`` or one number, which stands for all three. Raises UsageError for anything else."""
     parts = [part.strip() for part in text.split(",")]
     if len(parts) not in (1, 3) or not all(part.isdecimal() for part in parts):
-        raise UsageError(f"batch {text!r}; expected min,opt,max or one number", "such as --batch 1,8,64")
+        raise UsageError(f"batch {text!r}; expected min,opt,max or one number", "for example --batch 1,8,64")
     least, usual, most = (int(part) for part in (parts if len(parts) == 3 else parts * 3))
     return least, usual, most

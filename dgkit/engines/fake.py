@@ -1,4 +1,4 @@
-"""A runner made of a function, so that everything above the runners is tested without a model."""
+"""A runner that calls a function, to test the layers above the runners without a model."""
 
 from collections.abc import Callable, Mapping
 
@@ -10,9 +10,9 @@ from dgkit.errors import EngineError
 
 
 class FakeRunner(Runner):
-    """``FakeRunner("denoiser", fn, sizes)`` calls ``fn(**tensors)``, which returns the dict of outputs.
+    """``FakeRunner("denoiser", fn, sizes)`` calls ``fn(**tensors)``, which returns the outputs by name.
 
-    ``sizes`` fixes the model's own sizes (``latent_channels`` and so on); those left out are not checked.
+    ``sizes`` sets the sizes that a model fixes, such as ``latent_channels``; others are not checked.
     """
 
     def __init__(self, name: str, fn: Callable[..., dict[str, Tensor]], sizes: Mapping[str, int] | None = None) -> None:

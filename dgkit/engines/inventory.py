@@ -1,11 +1,11 @@
-"""What the store holds: every engine compared with itself and with this machine, found by name, removed when unused."""
+"""Inventory of the engine store: list engines and their state, find one by name, remove unused ones."""
 
 import re
 import time
 from dataclasses import dataclass
 from pathlib import Path
 
-from dgkit.engines.machine import here
+from dgkit.engines.machine import local_key
 from dgkit.engines.sidecar import Difference, EngineSideCar, file_differences, key_differences, read_sidecar
 from dgkit.engines.store import EngineStore
 from dgkit.errors import UsageError
@@ -19,10 +19,10 @@ _DAY = 86400.0
 
 @dataclass(frozen=True)
 class StoredEngine:
-    """One folder of the store as found.
+    """One folder of the store, valid or not.
 
-    ``sidecar`` is None where it cannot be read; ``differences`` are those from the side-car and from this machine;
-    ``size`` in bytes; ``used``, when the engine was last opened, in seconds since 1970.
+    ``sidecar`` is None if it cannot be read. ``differences`` are those of the files to the side-car and of the key to
+    this machine. ``size`` is in bytes; ``used`` is the time of the last use in seconds since 1970.
     """
 
     folder: Path
@@ -33,27 +33,31 @@ class StoredEngine:
 
     @property
     def name(self) -> str:
+        """Name of the folder."""
         return self.folder.name
 
     @property
     def state(self) -> str:
-        """``ok``, or ``stale: `` and the first field that differs."""
+        """``ok``, or ``stale: `` followed by the first field that differs."""
         return f"stale: {self.differences[0].field}" if self.differences else "ok"
 
 
 def entries(store: EngineStore) -> list[StoredEngine]:
-    """All folders of the store, by name."""
+    """Return all folders of the store, sorted by name."""
     return [entry for name in _names(store) if (entry := _examine(store.root / name)) is not None]
 
 
 def find(store: EngineStore, identity: str) -> StoredEngine:
-    """The engine whose name is ``identity``, or the only one whose name or digest starts so; UsageError otherwise."""
+    """Return the engine whose name is ``identity``, or the only one whose name or digest starts with it.
+
+    Raises UsageError if there is none or more than one.
+    """
     names = _names(store)
     matches = [name for name in names if name == identity]
     matches = matches or [n for n in names if n.startswith(identity) or n.rpartition("-")[2].startswith(identity)]
     found = _examine(store.root / matches[0]) if len(matches) == 1 else None
     if found is None:
-        what = f"stands for {len(matches)} engines: {', '.join(matches)}" if matches else "is no engine of this cache"
+        what = f"matches {len(matches)} engines: {', '.join(matches)}" if matches else "matches no engine"
         raise UsageError(f"{identity!r} {what}", "dgkit engines list shows the names")
     return found
 
@@ -61,10 +65,10 @@ def find(store: EngineStore, identity: str) -> StoredEngine:
 def prune(
     store: EngineStore, *, unused_days: float | None = None, stale: bool = False, dry_run: bool = False
 ) -> list[StoredEngine]:
-    """Remove engines not opened for ``unused_days`` days, those that are ``stale``, and what killed builds left.
+    """Remove engines not used for ``unused_days`` days, ``stale`` ones, and the remains of killed builds.
 
-    Returns the engines removed; with ``dry_run`` those that would be. A folder whose name is not that of an engine, and
-    an engine that is being built, are left alone. OutputError where something cannot be removed.
+    Returns the removed engines; with ``dry_run`` those that would be removed. Folders that are not named like an engine
+    and engines that are being built are kept. Raises OutputError if something cannot be removed.
     """
     before = float("-inf") if unused_days is None else time.time() - unused_days * _DAY
     chosen = [e for e in entries(store) if _NAME.match(e.name) and (e.used < before or (stale and e.differences))]
@@ -87,7 +91,7 @@ def _names(store: EngineStore) -> list[str]:
 
 
 def _examine(folder: Path) -> StoredEngine | None:
-    """None where another process has just removed it."""
+    """Return the folder's entry; None if another process has just removed it."""
     try:
         status = folder.lstat()
         size = status.st_size if not folder.is_dir() else sum(path.lstat().st_size for path in folder.rglob("*"))
@@ -103,7 +107,7 @@ def _compare(folder: Path) -> tuple[EngineSideCar | None, tuple[Difference, ...]
     sidecar = read_sidecar(folder)
     if isinstance(sidecar, Difference):
         return None, (sidecar,)
-    found = file_differences(folder, sidecar.files) + key_differences(here(sidecar.key), sidecar.key)
+    found = file_differences(folder, sidecar.files) + key_differences(local_key(sidecar.key), sidecar.key)
     if sidecar.key.name != folder.name:
         found = (Difference("folder", sidecar.key.name, folder.name), *found)
     return sidecar, found

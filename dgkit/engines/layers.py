@@ -1,9 +1,9 @@
-"""Where two backends part: the outputs of the layers of a network on both, in the order in which they are computed.
+"""Layer by layer comparison of two engines, in the order of computation, to find where they start to differ.
 
-A layer is a module without parts that is called once. PyTorch gives its output to a hook. In an exported graph it is
-the last tensor whose node lies in the scope of that module, which the exporter notes; the graph is run with these
-tensors as outputs of their own. So a backend that takes ONNX graphs is compared with any other, in the precision of the
-graph that it would run. Fusions across layers, which such outputs prevent, are what this cannot show.
+A layer is a module without submodules that is called once. In PyTorch a hook receives its output. In an exported graph
+its output is the last tensor whose node lies in the scope of that module, which the exporter records; the graph runs
+with these tensors as additional outputs. This compares any engine that takes ONNX graphs, in the precision of its
+graph. It cannot show errors of fusions across layers, because the additional outputs prevent them.
 """
 
 import ast
@@ -19,9 +19,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from dgkit.engines.compare import EngineSpec, OutputCheck, compare_outputs
+from dgkit.engines.compare import Comparison, EngineSpec, OutputCheck, allowed_error, compare_outputs
 from dgkit.engines.modules import cast
-from dgkit.engines.onnx_export import MODEL, SCOPES, TOLERANCES, example_inputs, export_engine, run_graph
+from dgkit.engines.onnx_export import MODEL, SCOPES, export_engine, run_graph
 from dgkit.engines.runner import DTYPES, QUANTISED, BuildOptions, Network, find_device, find_dtype
 from dgkit.engines.store import EngineStore, Policy
 from dgkit.errors import EngineError, UsageError
@@ -29,19 +29,19 @@ from dgkit.optional import openvino_core, require
 from dgkit.progress import Notify
 
 Values = dict[str, Tensor]
-"""Outputs by path of the module, float32 on the CPU."""
+"""Outputs by module path, float32 on the CPU."""
 
 
 @dataclass(frozen=True)
 class LayerReport:
-    """``checks`` in the order of computation; each ``output`` is the path of a module in the network."""
+    """The compared layers in the order of computation; ``output`` of a check is the path of a module."""
 
     network: str
     checks: tuple[OutputCheck, ...]
 
     @property
     def first(self) -> OutputCheck | None:
-        """The first layer past the tolerance or with a value that is not finite, None where there is none."""
+        """The first layer above the tolerance or with a value that is not finite; None if every layer passed."""
         return next((check for check in self.checks if not check.passed), None)
 
     @property
@@ -51,8 +51,8 @@ class LayerReport:
 
 
 @dataclass(frozen=True)
-class _Job:
-    """What a backend needs to give the outputs of ``layers``."""
+class _TraceJob:
+    """A network to run in ``dtype``, and the paths of the layers whose outputs are wanted."""
 
     network: Network
     dtype: str
@@ -63,48 +63,45 @@ class _Job:
     notify: Notify | None
 
 
-def check_layers(
-    load: Callable[[], Network],
-    first: EngineSpec,
-    second: EngineSpec,
-    *,
-    device: str = "cpu",
-    batch: int = 2,
-    seed: int = 0,
-    rebuild: Policy = "auto",
-    notify: Notify | None = None,
-) -> LayerReport:
-    """Compare the layers of a network on two sides; ``load`` and the inputs are those of ``check_network``.
+def check_layers(comparison: Comparison) -> LayerReport:
+    """Compare the layers of a network on two engines, with random inputs.
 
-    UsageError for a backend whose layers cannot be seen or a batch that is not positive; EngineError where a side
-    cannot be run here or no layer is seen on both.
+    Raises UsageError for an engine or a dtype whose layers are not accessible; EngineError if an engine cannot run here
+    or the two have no layer in common.
     """
+    first, second = comparison.first, comparison.second
     for side in (first, second):
         if side.engine not in _TRACERS:
-            raise UsageError(f"the layers of engine {side.engine!r} cannot be seen; those of {', '.join(_TRACERS)} can")
+            raise UsageError(
+                f"engine {side.engine!r} gives no access to its layers; engines that do: {', '.join(_TRACERS)}",
+                "leave out --worst-layer",
+            )
         if side.dtype in QUANTISED:
-            raise UsageError(f"the layers of {side} cannot be seen; those in {', '.join(DTYPES)} can")
-    if batch < 1:
-        raise UsageError(f"batch {batch}; allowed are 1 and more")
-    network = load()
-    inputs = example_inputs(network, batch=batch, seed=seed)
+            raise UsageError(
+                f"{side} gives no access to its layers; dtypes that do: {', '.join(DTYPES)}", "leave out --worst-layer"
+            )
+    network = comparison.load()
+    inputs = comparison.inputs(network)
     layers = list(_run_hooked(network.load().float().eval(), list(inputs.values()), keep=False))
-    found = []
-    for side in (first, second):
-        job = _Job(load(), side.dtype, find_device(device), inputs, layers, rebuild, notify)
-        found.append(_TRACERS[side.engine](job))
-    expected, other = found
-    both = [name for name in layers if name in expected and name in other and expected[name].shape == other[name].shape]
+
+    def trace(side: EngineSpec) -> Values:
+        device = find_device(comparison.device)
+        job = _TraceJob(comparison.load(), side.dtype, device, inputs, layers, comparison.rebuild, comparison.notify)
+        return _TRACERS[side.engine](job)
+
+    expected, found = trace(first), trace(second)
+    both = [name for name in layers if name in expected and name in found and expected[name].shape == found[name].shape]
     if not both:
-        raise EngineError(f"{network.spec.name}: {first} and {second} have no layer in common to compare")
-    tolerance = max(TOLERANCES[side.dtype] for side in (first, second))
-    sides = (str(first), str(second))
-    checks = compare_outputs(network.spec.name, sides, {name: expected[name] for name in both}, other, tolerance)
+        raise EngineError(
+            f"{network.spec.name}: {first} and {second} have no layer in common to compare", "leave out --worst-layer"
+        )
+    wanted = {name: expected[name] for name in both}
+    checks = compare_outputs(network.spec.name, (str(first), str(second)), wanted, found, allowed_error(first, second))
     return LayerReport(network.spec.name, tuple(checks))
 
 
 def _run_hooked(module: nn.Module, arguments: Sequence[Tensor], *, keep: bool = True) -> Values:
-    """Outputs of all modules without parts that are called once; empty tensors unless ``keep``."""
+    """Run ``module`` and return the outputs of its layers; with ``keep`` False only their paths, with empty tensors."""
     values: Values = {}
     counts: dict[str, int] = {}
 
@@ -127,24 +124,24 @@ def _run_hooked(module: nn.Module, arguments: Sequence[Tensor], *, keep: bool = 
     return {name: value for name, value in values.items() if counts[name] == 1}
 
 
-def _trace_torch(job: _Job) -> Values:
+def _trace_torch(job: _TraceJob) -> Values:
     kind = find_dtype(job.dtype)
     module = cast(job.network.load(), job.device, kind)
     placed = [v.to(job.device, kind if v.is_floating_point() else None) for v in job.inputs.values()]
     return _run_hooked(module, placed)
 
 
-def _trace_ort(job: _Job) -> Values:
+def _trace_ort(job: _TraceJob) -> Values:
     if job.dtype == "bf16":
-        raise UsageError("ONNX Runtime has no bf16 for the CPU; allowed are ort:fp32 and ort:fp16")
+        raise UsageError("ONNX Runtime does not support bf16 on the CPU", "use ort:fp32 or ort:fp16")
     with _marked(job, job.dtype) as (path, tensors):
         found = run_graph(path, job.inputs, job.dtype)
         return {layer: torch.from_numpy(found[name]).float() for layer, name in tensors.items()}
 
 
-def _trace_openvino(job: _Job) -> Values:
+def _trace_openvino(job: _TraceJob) -> Values:
     if job.dtype == "fp16":
-        raise UsageError("OpenVINO has no fp16 for the CPU; allowed are openvino:fp32 and openvino:bf16")
+        raise UsageError("OpenVINO does not support fp16 on the CPU", "use openvino:fp32 or openvino:bf16")
     hint = {"INFERENCE_PRECISION_HINT": "bf16" if job.dtype == "bf16" else "f32"}
     with _marked(job, "fp32") as (path, tensors):
         compiled = openvino_core().compile_model(str(path), "CPU", hint)
@@ -152,13 +149,13 @@ def _trace_openvino(job: _Job) -> Values:
         return {layer: torch.from_numpy(found[compiled.output(name)].copy()) for layer, name in tensors.items()}
 
 
-def _trace_trt(job: _Job) -> Values:
+def _trace_trt(job: _TraceJob) -> Values:
     from dgkit.engines.trt_build import ENGINE, build_engine
     from dgkit.engines.trt_library import load_library, on_gpu
     from dgkit.engines.trt_session import Session
 
     if not on_gpu(job.device):
-        raise EngineError(f"TensorRT runs on an NVIDIA GPU; asked for device {job.device}", "use --device cuda")
+        raise EngineError(f"TensorRT needs an NVIDIA GPU; the device is {job.device}", "use --device cuda")
     library, batch = load_library(), job.inputs[job.network.spec.inputs[0].name].shape[0]
     with _marked(job, job.dtype) as (path, tensors):
         file = path.parent / ENGINE
@@ -171,7 +168,7 @@ def _trace_trt(job: _Job) -> Values:
             session.close()
 
 
-_TRACERS: dict[str, Callable[[_Job], Values]] = {
+_TRACERS: dict[str, Callable[[_TraceJob], Values]] = {
     "torch": _trace_torch,
     "ort": _trace_ort,
     "openvino": _trace_openvino,
@@ -180,8 +177,8 @@ _TRACERS: dict[str, Callable[[_Job], Values]] = {
 
 
 @contextlib.contextmanager
-def _marked(job: _Job, dtype: str) -> Iterator[tuple[Path, dict[str, str]]]:
-    """The exported graph with the layers as further outputs, in a folder of its own, and the tensor of each layer."""
+def _marked(job: _TraceJob, dtype: str) -> Iterator[tuple[Path, dict[str, str]]]:
+    """Yield the path of the exported graph with the layers as additional outputs, and the tensor name of each layer."""
     onnx: Any = require("onnx", "cpu")
     source = export_engine(job.network, job.rebuild, job.notify, dtype=dtype).file(MODEL)
     model = onnx.load(source, load_external_data=False)
@@ -190,12 +187,12 @@ def _marked(job: _Job, dtype: str) -> Iterator[tuple[Path, dict[str, str]]]:
     for name in dict.fromkeys(tensors.values()):
         if name not in taken:
             model.graph.output.append(onnx.helper.make_empty_tensor_value_info(name))
-    # In the store, which has room for the weights and can link to them: a runtime takes no symbolic link.
+    # Inside the store, so that the weights can be hard links: runtimes refuse symbolic links.
     with tempfile.TemporaryDirectory(prefix=".layers-", dir=EngineStore().root) as folder:
         for path in source.parent.glob(f"{MODEL}.*"):
             try:
                 os.link(path, Path(folder) / path.name)
-            except OSError:  # a file system without hard links
+            except OSError:  # the file system has no hard links
                 shutil.copy(path, Path(folder) / path.name)
         target = Path(folder) / MODEL
         onnx.save(model, target)
@@ -203,7 +200,7 @@ def _marked(job: _Job, dtype: str) -> Iterator[tuple[Path, dict[str, str]]]:
 
 
 def _layer_tensors(graph: Any, layers: set[str]) -> dict[str, str]:
-    """For each layer the last tensor of its scope."""
+    """Return the name of the last tensor in the scope of each layer."""
     found: dict[str, str] = {}
     for node in graph.node:
         scopes = next((entry.value for entry in node.metadata_props if entry.key == SCOPES), "[]")

@@ -1,7 +1,7 @@
-"""What this machine is to an engine: versions of packages, instruction sets of the CPU, compute capability of a GPU.
+"""Properties of this machine that an engine depends on: package versions, CPU instruction sets, GPU capability.
 
-An engine states these facts in its key; :func:`here` gives the same key as this machine would make it now. Torch is
-imported for GPUs only.
+They are part of an engine's key; :func:`local_key` returns the key as this machine would build it now. Torch is
+imported only for GPUs.
 """
 
 import platform
@@ -12,7 +12,7 @@ from dgkit import provenance
 from dgkit.diagnosis import cpu
 from dgkit.engines.sidecar import FORMAT, EngineKey
 
-# Distributions that bring each backend, the first installed one counts.
+# Distributions that provide each backend, in order of preference.
 PACKAGES = {
     "torch": ("torch",),
     "compile": ("torch",),
@@ -27,21 +27,21 @@ _DRIVER = Path("/sys/module/nvidia/version")
 
 
 def backend_version(backend: str) -> str:
-    """Version of the package behind a backend, or :data:`NOT_INSTALLED`."""
+    """Return the version of the package that provides a backend, or :data:`NOT_INSTALLED`."""
     found = (provenance.version(package) for package in PACKAGES.get(backend, ()))
     return next((version for version in found if version is not None), NOT_INSTALLED)
 
 
 def package_versions(packages: Iterable[str]) -> dict[str, str]:
-    """Installed version of each package, or :data:`NOT_INSTALLED`."""
+    """Return the installed version of each package, or :data:`NOT_INSTALLED`."""
     return {package: provenance.version(package) or NOT_INSTALLED for package in packages}
 
 
 def device_facts(device: str) -> dict[str, str]:
-    """Facts that an engine built for ``device`` depends on: ``any``, ``cpu``, ``cuda`` or ``cuda:N``.
+    """Return the properties of ``device`` that an engine depends on.
 
-    A CPU by architecture and instruction sets, a GPU by name, compute capability and driver; ``kind: none`` where the
-    GPU does not exist here.
+    ``device`` is ``any``, ``cpu``, ``cuda`` or ``cuda:N``. For a CPU architecture and instruction sets, for a GPU name,
+    compute capability and driver; ``kind: none`` if this machine does not have the GPU.
     """
     kind, _, number = device.partition(":")
     if kind == "cpu":
@@ -51,8 +51,8 @@ def device_facts(device: str) -> dict[str, str]:
     return {"kind": "any"}
 
 
-def here(key: EngineKey) -> EngineKey:
-    """``key`` as this machine would state it now: the same network, other versions, device and format."""
+def local_key(key: EngineKey) -> EngineKey:
+    """Return ``key`` as this machine would build it now: with its own versions, device and format."""
     return key.model_copy(
         update={
             "backend_version": backend_version(key.backend),
@@ -64,7 +64,7 @@ def here(key: EngineKey) -> EngineKey:
 
 
 def _same_device(wanted: dict[str, str]) -> dict[str, str]:
-    """Of several GPUs the one that is as ``wanted``, if there is one."""
+    """Return this machine's device of the same kind; of several GPUs the one equal to ``wanted``, if any."""
     kind = wanted.get("kind", "any")
     if kind != "cuda":
         return device_facts(kind)

@@ -1,8 +1,9 @@
-"""Networks as ONNX files, kept in the engine store and checked against PyTorch when made.
+"""Export of networks as ONNX files, which are kept in the engine store and compared with PyTorch after the export.
 
-The key of a file holds the weights, the configuration, the shapes and the versions of all packages that shape a graph.
-Batch is dynamic in all networks, height and width in the VAE's, which see whole images; the others see tiles of the
-model's own size. Precision is part of the graph, see :mod:`dgkit.engines.typed`; weights lie in a file beside it.
+The key of a file covers weights, configuration, shapes and the versions of all packages that affect the graph. The
+batch axis is always dynamic. Height and width are dynamic in the VAE networks, which process whole images; the other
+networks process tiles of the model's own size. Precision is part of the graph, see :mod:`dgkit.engines.typed`. Weights
+are in a separate file next to it.
 """
 
 import contextlib
@@ -31,18 +32,18 @@ from dgkit.progress import Notify
 from dgkit.resources import peak_memory, usable_cores
 
 OPSET = 18
-OPSETS = range(18, 24)  # what torch's exporter writes
+OPSETS = range(18, 24)  # those that torch's exporter can write
 MODEL = "model.onnx"
-SCOPES = "pkg.torch.onnx.name_scopes"  # names of the modules that a node is part of, as the exporter notes them
+SCOPES = "pkg.torch.onnx.name_scopes"  # metadata key: the modules that a node belongs to
 _FAILURES = (RuntimeError, ValueError, TypeError, torch.onnx.errors.OnnxExporterError)
-# Relative L2 error against PyTorch in fp32 that a graph may have. Measured on Stable Diffusion 1.5 shapes in fp32: at
-# most 3.5e-5; in the other types it is what rounding weights and activations to 11 and 8 bits costs. int8, which no
-# graph is exported in, is measured on calls that the network gets in use: 0.05 with the embedded model.
+# Largest allowed relative L2 error against PyTorch in fp32. Measured on Stable Diffusion 1.5 shapes: at most 3.5e-5 in
+# fp32; in fp16 and bf16 the error comes from rounding weights and activations to 11 and 8 bits. int8, which is never
+# exported as a graph, is measured on recorded calls: 0.05 with the embedded model.
 TOLERANCES = {"fp32": 1e-3, "fp16": 1e-2, "bf16": 5e-2, "int8": 1e-1}
 
 
 def export_network(network: Network, rebuild: Policy = "auto", notify: Notify | None = None) -> Path:
-    """The ONNX file of ``network`` in fp32, from the store or exported now; otherwise as :func:`export_engine`."""
+    """Return the path of the ONNX file of ``network`` in fp32; otherwise as :func:`export_engine`."""
     return export_engine(network, rebuild, notify).file(MODEL)
 
 
@@ -54,15 +55,15 @@ def export_engine(
     dtype: str = "fp32",
     opset: int = OPSET,
 ) -> Engine:
-    """The graph of ``network`` in ``dtype``, from the store or exported now; ``rebuild`` and ``notify`` as there.
+    """Return the graph of ``network`` in ``dtype``; see :meth:`EngineStore.obtain` for ``rebuild`` and ``notify``.
 
-    Its file is :data:`MODEL`; inputs and outputs of type float are in ``dtype``. The notes of the side-car hold the
-    relative L2 error of each output against PyTorch in fp32. It is measured in ONNX Runtime on the CPU: of the graph
-    itself in fp32 and fp16, of its copy in fp32 for bf16, of which no CPU runs all operators.
+    Its file is :data:`MODEL`; floating-point inputs and outputs are in ``dtype``. The notes of the side-car hold the
+    relative L2 error of each output against PyTorch in fp32, measured with ONNX Runtime on the CPU. For fp32 and fp16
+    the graph itself is measured; for bf16 an fp32 copy, because ONNX Runtime lacks bf16 operators for the CPU.
 
-    EngineError where the export fails, differs from PyTorch by more than :data:`TOLERANCES`, or is not there and
-    ``rebuild`` is ``never``; UsageError for an unknown dtype or opset; MissingDependency names the extra; OutputError
-    where the store cannot be written.
+    Raises EngineError if the export fails, its error exceeds :data:`TOLERANCES`, or the graph is missing and
+    ``rebuild`` is ``never``; UsageError for an unknown dtype or opset; MissingDependency with the extra to install;
+    OutputError if the store cannot be written.
     """
     for package in ("onnx", "onnxscript", "onnxruntime"):
         require(package, "cpu")
@@ -74,7 +75,7 @@ def export_engine(
             result = module(*inputs.values())
             expected = result if isinstance(result, tuple) else (result,)
             _export(network, typed_copy(module, find_dtype(dtype)), folder / MODEL, opset)
-            gc.collect()  # what the exporter made refers to itself and holds the copy
+            gc.collect()  # the exporter leaves reference cycles that hold the copy
             errors = _verify(network, folder / MODEL, dtype, inputs, expected)
         peak = (peak_memory() or 0) / 2**30
         return {"error": errors, "checked": "fp32 copy" if dtype == "bf16" else dtype, "peak_gib": round(peak, 2)}
@@ -84,10 +85,10 @@ def export_engine(
 
 
 def graph_key(network: Network, dtype: str = "fp32", opset: int = OPSET) -> EngineKey:
-    """Key of the exported graph of ``network``, which runs on any device. UsageError for an unknown dtype or opset."""
+    """Return the key of the graph of ``network``, for any device. Raises UsageError for an unknown dtype or opset."""
     find_dtype(dtype)
     if opset not in OPSETS:
-        raise UsageError(f"opset {opset}; allowed are {OPSETS.start} to {OPSETS.stop - 1}", f"use {OPSET}")
+        raise UsageError(f"opset {opset}; allowed: {OPSETS.start} to {OPSETS.stop - 1}", f"use {OPSET}")
     free = dynamic_symbols(network.spec)
     symbols = sorted({symbol for item in (*network.spec.inputs, *network.spec.outputs) for symbol in item.shape})
     return EngineKey(
@@ -104,8 +105,9 @@ def graph_key(network: Network, dtype: str = "fp32", opset: int = OPSET) -> Engi
 
 
 def example_inputs(network: Network, batch: int = 2, seed: int = 0, **sizes: int) -> dict[str, Tensor]:
-    """Random inputs by name, of the network's own sizes where ``sizes`` (by symbol) states no other: floats standard
-    normal, integers 0 to 99.
+    """Return random inputs by name: floats standard normal, integers 0 to 99.
+
+    ``sizes`` by symbol override the network's own.
     """
     generator = torch.Generator().manual_seed(seed)
     sizes = {**network.sizes, "batch": batch, **sizes}
@@ -138,11 +140,11 @@ def _export(network: Network, module: nn.Module, path: Path, opset: int) -> None
             )
             if program is None:
                 raise EngineError(f"{spec.name}: the exporter returned nothing")
-            for node in program.model.graph:  # the others quote source files and their paths
+            for node in program.model.graph:  # other metadata contains source paths of this machine
                 for name in [name for name in node.metadata_props if name != SCOPES]:
                     del node.metadata_props[name]
             program.save(str(path), external_data=True)
-        onnx.checker.check_model(str(path))  # by path: a graph of 2 GB and more is no message
+        onnx.checker.check_model(str(path))  # by path, because a graph above 2 GB does not fit a protobuf message
     except (*_FAILURES, onnx.checker.ValidationError) as error:
         raise EngineError(
             f"{spec.name} cannot be exported to ONNX: {first_line(error)}", "use --engine torch"
@@ -150,13 +152,13 @@ def _export(network: Network, module: nn.Module, path: Path, opset: int) -> None
 
 
 def dynamic_symbols(spec: NetworkSpec) -> frozenset[str]:
-    """Symbols whose size an exported network takes from its input."""
+    """Return the symbols whose axes are dynamic in the exported network."""
     spatial = {"height", "width", "image_height", "image_width"} if spec.name.startswith("vae_") else set()
     return frozenset({"batch", *spatial})
 
 
 def dynamic_shapes(spec: NetworkSpec) -> tuple[dict[int, object], ...]:
-    """For each input the axes that ``torch.export`` leaves open."""
+    """Return the dynamic axes of each input, as ``torch.export`` takes them."""
     free = dynamic_symbols(spec)
     return tuple(
         {axis: torch.export.Dim.DYNAMIC for axis, symbol in enumerate(item.shape) if symbol in free}
@@ -165,7 +167,7 @@ def dynamic_shapes(spec: NetworkSpec) -> tuple[dict[int, object], ...]:
 
 
 def check_inputs(network: Network) -> dict[str, Tensor]:
-    """Another batch, other values and, where it is dynamic, another height than those of the export."""
+    """Return inputs whose batch, values and, if dynamic, height differ from those of the export."""
     changed: dict[str, int] = {}
     if "height" in dynamic_symbols(network.spec):
         changed = {name: network.sizes[name] // 2 for name in ("height", "image_height")}
@@ -175,7 +177,7 @@ def check_inputs(network: Network) -> dict[str, Tensor]:
 def _verify(
     network: Network, path: Path, dtype: str, inputs: Mapping[str, Tensor], expected: Sequence[Tensor]
 ) -> dict[str, float]:
-    """Error of each output of the graph against ``expected``, what PyTorch in fp32 makes of ``inputs``."""
+    """Return the relative error of each output of the graph; ``expected`` are the outputs of PyTorch in fp32."""
     tolerance = TOLERANCES[dtype]
     with tempfile.TemporaryDirectory(dir=path.parent) as folder:
         if dtype == "bf16":
@@ -183,26 +185,32 @@ def _verify(
         try:
             found = run_graph(path, inputs, dtype)
         except Exception as error:  # ONNX Runtime raises its own unrelated classes
-            raise EngineError(f"{network.spec.name}: ONNX Runtime refuses the graph: {first_line(error)}") from error
+            raise EngineError(
+                f"{network.spec.name}: ONNX Runtime cannot run the graph: {first_line(error)}", "use --engine torch"
+            ) from error
     errors = {}
     for spec, value, wanted in zip(network.spec.outputs, found.values(), expected, strict=True):
         off = errors[spec.name] = relative_error(value, wanted.numpy())
         if not off <= tolerance:
-            raise EngineError(f"{network.spec.name}: {spec.name} of the ONNX file is off by {off:.1e} from PyTorch")
+            raise EngineError(
+                f"{network.spec.name}: output {spec.name} of the ONNX file differs from PyTorch by {off:.1e} (relative "
+                f"L2 error); at most {tolerance:.0e} is allowed",
+                "use --engine torch",
+            )
     return errors
 
 
 def run_graph(path: Path, inputs: Mapping[str, Tensor], dtype: str = "fp32") -> dict[str, np.ndarray]:
-    """Outputs by name of the fp32 or fp16 graph at ``path`` in ONNX Runtime on the CPU; ``inputs`` are cast to it.
+    """Run the graph at ``path`` in ONNX Runtime on the CPU and return its outputs by name.
 
-    Raises what ONNX Runtime raises.
+    ``dtype``: that of the graph, fp32 or fp16; floating-point inputs are cast to it. Raises what ONNX Runtime raises.
     """
     runtime: Any = require("onnxruntime", "cpu")
     options = runtime.SessionOptions()
     options.intra_op_num_threads = min(torch.get_num_threads(), len(usable_cores()))
     options.log_severity_level = 3
-    # One run only, so no copies of the weights in other layouts and types: 7 instead of 11 GiB for the denoiser of
-    # Stable Diffusion 1.5 in fp16.
+    # The session runs once, so copies of the weights in other layouts and types do not pay off. Without them the
+    # denoiser of Stable Diffusion 1.5 in fp16 takes 7 instead of 11 GiB.
     options.graph_optimization_level = runtime.GraphOptimizationLevel.ORT_ENABLE_BASIC
     options.add_session_config_entry("session.disable_prepacking", "1")
     options.enable_cpu_mem_arena = options.enable_mem_pattern = False
@@ -214,14 +222,14 @@ def run_graph(path: Path, inputs: Mapping[str, Tensor], dtype: str = "fp32") -> 
 
 
 def relative_error(value: np.ndarray, expected: np.ndarray) -> float:
-    """L2 norm of the difference over that of ``expected``."""
+    """Return the L2 norm of the difference over that of ``expected``."""
     value, expected = value.astype(np.float64), expected.astype(np.float64)
     return float(np.linalg.norm(value - expected) / max(float(np.linalg.norm(expected)), 1e-30))
 
 
 @contextlib.contextmanager
 def quiet_exporter() -> Iterator[None]:
-    """The exporter warns and reports about its own internals, on three channels."""
+    """Silence the exporter's reports about its own internals: warnings, standard output and log lines."""
     loggers = [logging.getLogger(name) for name in ("torch.onnx", "onnxscript", "onnx_ir")]
     levels: Mapping[logging.Logger, int] = {logger: logger.level for logger in loggers}
     with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):

@@ -1,4 +1,4 @@
-"""ONNX Runtime from an export of each network in the engine store: fp32 on a CPU, fp32 and fp16 on a GPU.
+"""ONNX Runtime, which runs the exported graph of a network: in fp32 on a CPU, in fp32 and fp16 on a GPU.
 
 A GPU needs the package ``onnxruntime-gpu``. See the documentation of ONNX Runtime, "CUDA Execution Provider",
 "TensorRT Execution Provider" and "I/O Binding".
@@ -12,11 +12,10 @@ import torch
 from torch import Tensor
 
 from dgkit.engines.onnx_export import MODEL, export_engine
-from dgkit.engines.runner import BuildOptions, Network, Runner
-from dgkit.engines.store import Engine, Policy, rebuild_command
+from dgkit.engines.runner import SMALL_IMAGE_HINT, Network, Runner
+from dgkit.engines.store import Engine
 from dgkit.errors import EngineError, MissingDependency, UsageError
 from dgkit.optional import first_line, install_command, require
-from dgkit.progress import Notify
 from dgkit.resources import usable_cores
 
 _DTYPES = {"cpu": ("fp32",), "cuda": ("fp32", "fp16")}
@@ -25,34 +24,26 @@ _CUDA, _TENSORRT = "CUDAExecutionProvider", "TensorrtExecutionProvider"
 
 
 class OrtRunner(Runner):
-    """Runs the ONNX file, exported on first use unless ``rebuild`` is ``never``; ``notify`` is told of an export.
+    """Runs an ONNX file, which is exported on first use unless ``rebuild`` is ``never``; ``notify`` reports an export.
 
-    Outputs are fresh tensors in the runner's dtype; on a GPU inputs and outputs stay there. Of the options, ``threads``
-    counts on a CPU. On a GPU an ``optimisation_level`` puts TensorRT's provider before CUDA's: it builds its engines at
-    the first call of each shape and keeps none, so the engine ``trt`` is the one for repeated use.
+    Outputs are new tensors in the runner's dtype; on a GPU inputs and outputs stay there. Options used: ``threads`` on
+    a CPU. On a GPU an ``optimisation_level`` selects TensorRT's provider before CUDA's. That provider builds an engine
+    at the first call of each shape and does not keep it; for repeated use take the engine ``trt``.
     """
 
     dtypes = ("fp32", "fp16")
 
-    def __init__(
-        self,
-        network: Network,
-        device: str = "cpu",
-        dtype: str = "fp32",
-        *,
-        rebuild: Policy = "auto",
-        notify: Notify | None = None,
-        options: BuildOptions | None = None,
-    ) -> None:
-        super().__init__(network, device, dtype, rebuild=rebuild, notify=notify, options=options)
-        if dtype not in _DTYPES[self.device.type]:
+    def _setup(self) -> None:
+        if self.dtype_name not in _DTYPES[self.device.type]:
             raise UsageError(
-                f"engine 'ort' runs in fp32 on a CPU, in fp32 and fp16 on a GPU; asked for {device} in {dtype}",
+                f"engine 'ort' does not support {self.dtype_name} on {self.device}, only fp32 on a CPU, and fp32 and "
+                "fp16 on a GPU",
                 "use --engine torch, or --dtype fp32",
             )
         self._session: Any = None
 
     def prepare(self) -> list[Engine]:
+        """Return the exported graph of the network, exported if missing or stale."""
         return [export_engine(self.network, self.rebuild, self.notify, dtype=self.dtype_name)]
 
     def _open(self) -> None:
@@ -66,12 +57,12 @@ class OrtRunner(Runner):
         try:
             session = runtime.InferenceSession(str(path), options, providers=providers)
         except Exception as error:  # ONNX Runtime raises its own unrelated classes
-            hint = rebuild_command(engine.key, self.network.model)
-            raise EngineError(f"{path} cannot be opened: {first_line(error)}", hint) from error
+            raise self._not_opened(engine, path, error) from error
         found, wanted = session.get_providers(), providers[0][0]
-        if wanted not in found:  # it goes on with the next provider where the libraries of one do not load
+        if wanted not in found:  # ONNX Runtime silently falls back to the next provider
             raise EngineError(
-                f"{self}: {wanted} does not load, {found[0]} does", "see dgkit doctor, or use --device cpu"
+                f"{self}: {wanted} does not load; ONNX Runtime would use {found[0]}",
+                "see dgkit doctor, or use --device cpu",
             )
         self._session = session
 
@@ -80,7 +71,7 @@ class OrtRunner(Runner):
             return [("CPUExecutionProvider", {})]
         if _CUDA not in available:
             raise MissingDependency(
-                f"the installed onnxruntime has no {_CUDA}; it has {', '.join(available)}",
+                f"the installed onnxruntime has no {_CUDA}, only {', '.join(available)}",
                 f"pip uninstall onnxruntime, then {install_command('gpu')}",
             )
         number = {"device_id": self.device.index or 0}
@@ -89,25 +80,27 @@ class OrtRunner(Runner):
         if level is None:
             return [cuda]
         if _TENSORRT not in available:
-            raise MissingDependency(f"the installed onnxruntime has no {_TENSORRT}", "leave the optimisation level out")
+            raise MissingDependency(
+                f"the installed onnxruntime has no {_TENSORRT}, which an optimisation level selects",
+                "leave out the optimisation level",
+            )
         return [(_TENSORRT, {**number, "trt_builder_optimization_level": level}), cuda]
 
     def _run(self, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
         try:
             return self._run_bound(tensors) if self.device.type == "cuda" else self._run_on_cpu(tensors)
-        except Exception as error:  # see above
-            hint = "images smaller than the model's own size need --engine torch"
-            raise EngineError(f"{self}: {first_line(error)}", hint) from error
+        except Exception as error:  # see _open
+            raise EngineError(f"{self}: {first_line(error)}", SMALL_IMAGE_HINT) from error
 
     def _run_on_cpu(self, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
-        feed = {name: np.ascontiguousarray(self._place(tensor).numpy()) for name, tensor in tensors.items()}
+        feed = {name: np.ascontiguousarray(tensor.numpy()) for name, tensor in self.place(tensors).items()}
         names = [spec.name for spec in self.spec.outputs]
         values = self._session.run(names, feed)
         return {name: torch.from_numpy(value) for name, value in zip(names, values, strict=True)}
 
     def _run_bound(self, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
-        """Without a copy to the CPU: ONNX Runtime reads and writes memory of torch's tensors."""
-        inputs = {name: self._place(tensor).contiguous() for name, tensor in tensors.items()}
+        """Run without copies to the CPU: ONNX Runtime reads and writes the memory of torch's tensors."""
+        inputs = {name: tensor.contiguous() for name, tensor in self.place(tensors).items()}
         outputs = {
             name: torch.empty(shape, dtype=self.dtype, device=self.device)
             for name, shape in output_shapes(self.network, inputs).items()
@@ -125,12 +118,12 @@ class OrtRunner(Runner):
     def _close(self) -> None:
         self._session = None
 
-    def _place(self, tensor: Tensor) -> Tensor:
-        return tensor.detach().to(self.device, self.dtype if tensor.is_floating_point() else None)
-
 
 def output_shapes(network: Network, inputs: Mapping[str, Tensor]) -> dict[str, tuple[int, ...]]:
-    """Shape of each output of a call: sizes that no input has are the model's own, scaled as pixels are to cells."""
+    """Return the shape of each output of a call by name.
+
+    A size that no input states is the model's own; for spatial sizes it is scaled by pixels per latent cell.
+    """
     known = {
         symbol: size
         for spec in network.spec.inputs

@@ -1,6 +1,6 @@
-"""Products of a network in 8 bits: quantised after training by NNCF, calibrated on calls that it gets in use.
+"""Post-training quantisation of a network to 8 bits by NNCF, calibrated on recorded calls.
 
-Source: NNCF, "Post-training Quantization". What is not quantised keeps the precision that the engine computes in.
+Source: NNCF, "Post-training Quantization". Layers that are not quantised keep the precision of the engine.
 """
 
 import contextlib
@@ -18,22 +18,22 @@ from dgkit.errors import EngineError
 from dgkit.optional import first_line, openvino_core, require
 
 EXTRA = "int8"
-SCOPE = "wide"  # docs/engines.md has what the others gain and lose
+SCOPE = "wide"  # docs/engines.md compares the scopes
 _NARROW = 16  # channels
 
 
 def quantised(model: Any, calls: Sequence[Call], scope: str = SCOPE) -> Any:
-    """``model``, an ``openvino.Model``, with 8-bit products by NNCF's settings for transformers; weights are int8.
+    """Return ``model``, an ``openvino.Model``, with 8-bit products and int8 weights, by NNCF's transformer settings.
 
-    ``calls`` calibrate it. ``scope``: ``wide``, all products but those that :func:`narrow` names; ``convolutions``
-    among them; ``all``. MissingDependency without NNCF, EngineError where it fails.
+    ``calls`` calibrate it. ``scope``: ``wide``, all products except :func:`sensitive_layers`; ``convolutions``, only
+    the convolutions among those; ``all``. Raises MissingDependency without NNCF, EngineError if it fails.
     """
     nncf: Any = load_nncf()
-    types, names = ["MatMul"] if scope == "convolutions" else [], [] if scope == "all" else narrow(model)
+    types, names = ["MatMul"] if scope == "convolutions" else [], [] if scope == "all" else sensitive_layers(model)
     ignored = nncf.IgnoredScope(types=types, names=names) if types or names else None
     items = [{name: np.ascontiguousarray(value) for name, value in call.items()} for call in calls]
     try:
-        with _one_core(), contextlib.redirect_stdout(io.StringIO()):  # bars of progress
+        with _one_core(), contextlib.redirect_stdout(io.StringIO()):  # NNCF prints progress bars
             return nncf.quantize(
                 model,
                 nncf.Dataset(items),
@@ -47,8 +47,10 @@ def quantised(model: Any, calls: Sequence[Call], scope: str = SCOPE) -> Any:
 
 
 def _settings(nncf: Any) -> Any:
-    """Activations range over all calls: the mean over calls, which is NNCF's own choice, cuts off what the noisiest and
-    the cleanest latents need. Channels are not smoothed (SmoothQuant): no variant of the benchmark got better by it.
+    """Return NNCF settings: activation ranges over all calls, and no smoothing of channels (SmoothQuant).
+
+    NNCF's default, the mean range over calls, clips the noisiest and the cleanest latents. Smoothing improved no
+    variant of the benchmark.
     """
     return nncf.AdvancedQuantizationParameters(
         activations_range_estimator_params=nncf.quantization.range_estimator.RangeEstimatorParametersSet.MINMAX,
@@ -56,9 +58,10 @@ def _settings(nncf: Any) -> Any:
     )
 
 
-def narrow(model: Any) -> list[str]:
-    """Layers that cost little and carry much: convolutions from or to latents, products with a vector per sample, which
-    stands for the timestep.
+def sensitive_layers(model: Any) -> list[str]:
+    """Return the names of layers that are cheap but sensitive to quantisation.
+
+    These are convolutions from or to latents, and products with one vector per sample, which encodes the timestep.
     """
     found = []
     for node in model.get_ops():
@@ -71,12 +74,13 @@ def narrow(model: Any) -> list[str]:
 
 
 def load_nncf() -> ModuleType:
-    """NNCF without what it does beside its work: it reports its use to its makers, prints what it passes over, and
-    makes its own class that of all loggers. MissingDependency where it is not installed.
+    """Import NNCF without its side effects. Raises MissingDependency if it is not installed.
+
+    By default NNCF reports its use to its developers, prints the layers it skips and replaces the logger class.
     """
     before = logging.getLoggerClass()
     try:
-        with _variable("NNCF_CI", "1"):  # read once, when it is imported
+        with _variable("NNCF_CI", "1"):  # NNCF reads it once, at import
             library = require("nncf", EXTRA)
     finally:
         logging.setLoggerClass(before)
@@ -86,7 +90,7 @@ def load_nncf() -> ModuleType:
 
 @contextlib.contextmanager
 def _one_core() -> Iterator[None]:
-    """NNCF makes a Core for every model that it runs; why there is to be one, :func:`openvino_core` tells."""
+    """Make NNCF use the single Core of this process instead of new ones; see :func:`openvino_core` for the reason."""
     library: Any = require("openvino", "cpu")
     before = library.Core
     library.Core = openvino_core

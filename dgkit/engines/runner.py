@@ -1,8 +1,8 @@
-"""What every backend shares: checks, the context manager, timing, and the rule on buffers.
+"""The base class of all backends: input checks, the context manager, timing and buffer ownership.
 
-A backend overrides ``_open``, ``_run`` and ``_close``, and ``prepare`` where it runs files of the engine store. It
-touches the device inside ``with`` alone. The tensors that a call returns are the caller's: a backend that reuses
-buffers copies them out first.
+A backend overrides ``_open``, ``_run`` and ``_close``, plus ``prepare`` if it runs files from the engine store. It
+touches the device only inside ``with``. Returned tensors belong to the caller: a backend that reuses buffers copies
+them first.
 """
 
 import importlib
@@ -10,6 +10,7 @@ import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from types import TracebackType
 from typing import Any, ClassVar, Self
 
@@ -20,8 +21,9 @@ from torch import Tensor, nn
 
 from dgkit.config import Config
 from dgkit.engines.spec import FIXED_SYMBOLS, NetworkSpec, bind
-from dgkit.engines.store import Engine, Policy, check_policy
+from dgkit.engines.store import Engine, Policy, check_policy, rebuild_command
 from dgkit.errors import EngineError, UsageError
+from dgkit.optional import first_line
 from dgkit.progress import Notify
 
 RUNNERS = {
@@ -32,26 +34,28 @@ RUNNERS = {
     "trt": "dgkit.engines.trt.TrtRunner",
 }
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
-QUANTISED = ("int8",)  # number formats of weights and of some products, which no tensor outside of an engine has
+QUANTISED = ("int8",)  # used inside an engine only; its inputs and outputs are fp32
+
+SMALL_IMAGE_HINT = "images smaller than the model's own size need --engine torch"
 
 
 class BuildOptions(Config):
-    """How engines are built and run. A backend ignores what it has no use for; its docstring says what it uses."""
+    """Options for building and running engines. The docstring of each backend lists the ones that it uses."""
 
     batch: tuple[int, int, int] = (1, 8, 64)
-    """Samples of one call: the fewest, the number that the engine is tuned for, the most."""
+    """Samples per call: minimum, the number that the engine is tuned for, maximum."""
     optimisation_level: int | None = Field(None, ge=0, le=5)
-    """Effort of the builder, 0 (quick build) to 5 (quick engine); none: the backend's own."""
+    """Builder effort, 0 (fast build) to 5 (fast engine); none: the backend's default."""
     workspace_gib: float | None = Field(None, gt=0)
-    """GiB of device memory that the builder may use as scratch; none: all there is."""
+    """GiB of device memory that the builder may use as workspace; none: no limit."""
     strip_weights: bool = False
-    """Build without weights, which are put in from the exported graph when the engine is opened."""
+    """Build without weights; they are loaded from the exported graph when the engine is opened."""
     refit: bool = False
-    """Build so that weights can be replaced later."""
+    """Build an engine whose weights can be replaced."""
     cuda_graph: bool = True
-    """Capture one CUDA graph for each batch size, where the device is a GPU."""
+    """Capture a CUDA graph for each batch size; GPU only."""
     threads: int | None = Field(None, ge=1)
-    """CPU threads; none: those that torch uses."""
+    """CPU threads; none: the number that torch uses."""
 
     @field_validator("batch")
     @classmethod
@@ -63,15 +67,15 @@ class BuildOptions(Config):
 
 
 Call = Mapping[str, np.ndarray]
-"""Tensors of one sample by the names of a spec, batch axis included: float32 and int64."""
+"""Tensors of one sample by their names in the spec, batch axis included; float32 or int64."""
 
 
 @dataclass(frozen=True)
 class Calibration:
-    """Calls that a network gets in use: what it is quantised by, and what tells how far off that made it.
+    """Recorded calls of a network, for quantising it and for measuring the error of the result.
 
-    ``draw`` returns the inputs of the calls that calibrate, and inputs and fp32 outputs of others that do not.
-    ``facts`` is all that they depend on beside the network, for the key of an engine.
+    ``draw`` returns the inputs of the calibration calls, and the inputs and fp32 outputs of held-out calls. ``facts``
+    returns everything that they depend on in addition to the network; it becomes part of the engine key.
     """
 
     draw: Callable[[], tuple[Sequence[Call], Sequence[Call]]]
@@ -82,10 +86,10 @@ class Calibration:
 class Network:
     """One network of a model, ready for any backend.
 
-    ``load`` returns the module with its weights and is called by backends that need them. ``digest`` (hex) identifies
-    weights and configuration. ``sizes`` gives an example size for every symbol of the spec; those of
-    :data:`~dgkit.engines.spec.FIXED_SYMBOLS` are the only ones the network takes. ``model`` is the model as a command
-    takes it, quoted for a shell, for messages only. A network without ``calibration`` cannot be quantised.
+    ``load`` returns the module with its weights; only backends that need weights call it. ``digest`` (hex) identifies
+    weights and configuration. ``sizes`` gives an example size for every symbol of the spec; for the symbols in
+    :data:`~dgkit.engines.spec.FIXED_SYMBOLS` it is the only valid size. ``model`` is the model as command-line
+    arguments, quoted for a shell, for messages only. A network without ``calibration`` cannot be quantised.
     """
 
     spec: NetworkSpec
@@ -98,7 +102,7 @@ class Network:
 
 @dataclass
 class Timing:
-    """Work done by a runner since it was opened: calls, samples (sum of batch sizes) and seconds inside the backend."""
+    """Work of a runner since it was opened: calls, samples (sum of batch sizes) and seconds inside the backend."""
 
     calls: int = 0
     samples: int = 0
@@ -108,13 +112,13 @@ class Timing:
 class Runner(ABC):
     """Base of all backends: ``with runner: outputs = runner(name=tensor, ...)``.
 
-    Set ``synchronize`` to wait for the device at each end of a call, so that ``timing.seconds`` is device time.
-    ``rebuild`` and ``notify`` are for backends that run files of the engine store, see
-    :meth:`dgkit.engines.store.EngineStore.obtain`; ``options`` says how those files are built and run.
+    Set ``synchronize`` to wait for the device before and after a call, so that ``timing.seconds`` is device time.
+    ``rebuild`` and ``notify`` apply to backends that run files from the engine store, see
+    :meth:`dgkit.engines.store.EngineStore.obtain`; ``options`` controls how those files are built and run.
     """
 
     dtypes: ClassVar[tuple[str, ...]] = tuple(DTYPES)
-    """Number formats that the backend knows; which of them it has here depends on the device."""
+    """Supported number formats; a device may support fewer."""
 
     def __init__(
         self,
@@ -136,18 +140,20 @@ class Runner(ABC):
         self.synchronize = False
         self.timing = Timing()
         self._is_open = False
+        self._setup()
 
     def prepare(self) -> list[Engine]:
-        """The files of the engine store that this runner runs, built where they have to be, without opening a device.
+        """Return the engines that this runner runs; build those that are missing or stale. Opens no device.
 
         Empty for a backend that runs the module itself. Raises what :meth:`EngineStore.obtain` and the build raise.
         """
         return []
 
     def held_out(self) -> tuple[dict[str, Tensor], dict[str, Tensor]] | None:
-        """Inputs and fp32 outputs, a sample a row, of calls that the network gets in use: what it is compared on.
+        """Return inputs and fp32 outputs of held-out calls, one sample per row, to measure the error on.
 
-        None where random inputs do, as they do for all that is not quantised. Raises what :meth:`prepare` does.
+        None unless the network is quantised: random inputs are enough for other engines. Raises what :meth:`prepare`
+        raises.
         """
         return None
 
@@ -166,9 +172,10 @@ class Runner(ABC):
             self._close()
 
     def __call__(self, **tensors: Tensor) -> dict[str, Tensor]:
-        """Run once. Inputs by the names of the spec, on any device; outputs on the runner's device, yours to keep.
+        """Run the network once. Inputs, on any device, and outputs, on the runner's device, have their spec names.
 
-        EngineError: the runner is not open, or a name, rank, dtype or size is wrong.
+        The outputs belong to the caller. Raises EngineError if the runner is not open, or for a wrong name, rank, dtype
+        or size.
         """
         if not self._is_open:
             raise EngineError(f"{self}: not open", "use it inside `with runner:`")
@@ -183,21 +190,29 @@ class Runner(ABC):
             bind(spec, tuple(outputs[spec.name].shape), sizes, str(self))
         return outputs
 
+    def place(self, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Return the tensors on the runner's device, floating-point ones in its dtype."""
+        return {
+            name: tensor.detach().to(self.device, self.dtype if tensor.is_floating_point() else None)
+            for name, tensor in tensors.items()
+        }
+
     def __str__(self) -> str:
         return f"{type(self).__name__}({self.spec.name}, {self.device}, {self.dtype_name})"
 
     def _check_quantised(self, network: Network, dtype: str) -> None:
         if dtype not in self.dtypes:
-            names = {cls.__name__ for cls in type(self).__mro__}
-            engine = next(name for name, path in RUNNERS.items() if path.rpartition(".")[2] in names)
+            paths = {path.rpartition(".")[2]: name for name, path in RUNNERS.items()}
+            engine = next(paths[cls.__name__] for cls in type(self).__mro__ if cls.__name__ in paths)
             raise UsageError(
-                f"engine {engine!r} does not compute in {dtype}; it takes {', '.join(self.dtypes)}, and engine "
-                f"'openvino' takes {dtype}",
+                f"engine {engine!r} does not support {dtype}, only {', '.join(self.dtypes)}; engine 'openvino' does",
                 "use --engine openvino, or another --dtype",
             )
         if network.calibration is None:
-            raise UsageError(f"network {network.spec.name} is not offered in {dtype}; allowed is the denoiser",
-                             "use bf16 or fp32 for this network")  # fmt: skip
+            raise UsageError(
+                f"network {network.spec.name!r} does not support {dtype}; only the denoiser does",
+                "use bf16 or fp32 for this network",
+            )
 
     def _check_inputs(self, tensors: dict[str, Tensor], sizes: dict[str, int]) -> None:
         names = [spec.name for spec in self.spec.inputs]
@@ -215,6 +230,14 @@ class Runner(ABC):
             torch.cuda.synchronize(self.device)
         return time.perf_counter()
 
+    def _not_opened(self, engine: Engine, path: Path, error: BaseException) -> EngineError:
+        """Return the error for an engine file that its library refuses."""
+        hint = rebuild_command(engine.key, self.network.model)
+        return EngineError(f"{path} cannot be opened: {first_line(error)}", hint)
+
+    def _setup(self) -> None:  # noqa: B027 - most backends need no setup
+        """Check that the backend supports device and dtype, and set its attributes; called last in ``__init__``."""
+
     @abstractmethod
     def _open(self) -> None: ...
 
@@ -226,33 +249,33 @@ class Runner(ABC):
 
 
 def known_dtype(name: str) -> str:
-    """``name``, which is a number format of some engine; UsageError lists them."""
+    """Return ``name`` if an engine supports it as a number format; raise UsageError otherwise."""
     if name not in (*DTYPES, *QUANTISED):
         raise UsageError(f"unknown dtype {name!r}; known: {', '.join((*DTYPES, *QUANTISED))}")
     return name
 
 
 def find_dtype(name: str) -> torch.dtype:
-    """The torch dtype of ``fp32``, ``bf16`` or ``fp16``; UsageError lists them."""
+    """Return the torch dtype of ``fp32``, ``bf16`` or ``fp16``. Raises UsageError for another name."""
     if name not in DTYPES:
         raise UsageError(f"unknown dtype {name!r}; known: {', '.join(DTYPES)}")
     return DTYPES[name]
 
 
 def find_device(name: str) -> torch.device:
-    """The torch device called ``name`` (``cpu``, ``cuda``, ``cuda:1``); UsageError where it does not exist here."""
+    """Return the torch device ``cpu``, ``cuda`` or ``cuda:N``. Raises UsageError if this machine does not have it."""
     kind, _, number = name.partition(":")
     count = torch.cuda.device_count() if kind == "cuda" else 1
     if kind not in ("cpu", "cuda") or (number and (not number.isdigit() or int(number) >= max(count, 1))):
         known = ["cpu", *(f"cuda:{i}" for i in range(torch.cuda.device_count()))]
-        raise UsageError(f"unknown device {name!r}; here: {', '.join(known)}")
+        raise UsageError(f"unknown device {name!r}; this machine has {', '.join(known)}")
     if count == 0:
-        raise UsageError("device 'cuda' asked for, but torch sees no CUDA device", "use --device cpu")
+        raise UsageError(f"device {name!r} is not available: torch sees no CUDA device", "use --device cpu")
     return torch.device(name)
 
 
 def runner_class(engine: str) -> Any:
-    """The backend called ``engine``, imported on first use; UsageError lists the known ones."""
+    """Return the runner class of ``engine``, imported on first use. Raises UsageError for an unknown engine."""
     if engine not in RUNNERS:
         raise UsageError(f"unknown engine {engine!r}; known: {', '.join(RUNNERS)}")
     module, _, name = RUNNERS[engine].rpartition(".")

@@ -1,7 +1,7 @@
-"""The side-car of an engine: all that made it what it is, and size and digest of each of its files.
+"""The side-car of an engine: its key, and the size and digest of each of its files.
 
-An engine is right or wrong by comparison only: its :class:`EngineKey` with the one wanted, its files with what the
-side-car says of them. Each comparison gives :class:`Difference` objects that name the field. Torch is not needed here.
+An engine is valid if its :class:`EngineKey` equals the requested one and its files match the side-car. Each comparison
+returns :class:`Difference` objects that name the field. This module does not import torch.
 """
 
 import contextlib
@@ -18,10 +18,10 @@ from dgkit.config import Config
 from dgkit.errors import OutputError
 from dgkit.files import atomic_write, digest_file
 
-FORMAT = 1  # raise it whenever a change in dgkit makes another engine of an otherwise equal key
+FORMAT = 1  # increase it when a change in dgkit produces a different engine for the same key
 SIDECAR = "engine.json"
 STAMPS = "verified.json"
-ALWAYS_HASHED = 16 << 20  # bytes; a larger file is hashed again only where its stamp changed
+ALWAYS_HASHED = 16 << 20  # bytes; a larger file is hashed again only if its stamp has changed
 _ABSENT = "absent"
 
 Name = Annotated[str, Field(pattern=r"^[a-z0-9_]+$")]
@@ -29,7 +29,7 @@ Scalar = bool | int | float | str
 
 
 class EngineKey(Config):
-    """Everything that makes one engine differ from another. Equal keys mean interchangeable engines."""
+    """Everything that distinguishes one engine from another. Engines with equal keys are interchangeable."""
 
     network: Name
     """Name in :data:`dgkit.engines.spec.NETWORKS`."""
@@ -42,30 +42,30 @@ class EngineKey(Config):
     graph: dict[str, Scalar] = Field(default_factory=dict)
     """Settings of the export: opset, form."""
     backend: Name
-    """What runs the engine; ``onnx`` for a graph that any of them takes."""
+    """Library that runs the engine; ``onnx`` for an exported graph."""
     backend_version: str
     """Version of its package."""
     versions: dict[str, str] = Field(default_factory=dict)
     """Versions of the other packages that the engine depends on."""
     device: dict[str, str]
-    """What :func:`dgkit.engines.machine.device_facts` says of the device."""
+    """Result of :func:`dgkit.engines.machine.device_facts` for the device."""
     flags: dict[str, Scalar] = Field(default_factory=dict)
     """Options of the build."""
     format: int = FORMAT
-    """Version of dgkit's own way of exporting and building."""
+    """Version of dgkit's export and build code, see :data:`FORMAT`."""
 
     def digest(self) -> str:
-        """SHA-256 (hex) over all fields."""
+        """Return the SHA-256 (hex) over all fields."""
         return _digest(self.model_dump(mode="json"))
 
     @property
     def name(self) -> str:
-        """Name of the engine's folder: readable, and one to one with the digest."""
+        """Name of the engine's folder: readable, and unique by the digest."""
         return f"{self.network}-{self.backend}-{self.dtype}-{self.digest()[:16]}"
 
 
 class FileEntry(Config):
-    """One file of an engine: path relative to its folder, size in bytes, SHA-256 in hex."""
+    """One file of an engine: path relative to the folder, size in bytes, SHA-256 in hex."""
 
     path: str
     size: int = Field(ge=0)
@@ -87,20 +87,20 @@ class EngineSideCar(Config):
     """Version of this layout."""
     key: EngineKey
     digest: str
-    """That of the key, in full."""
+    """Full digest of the key."""
     files: tuple[FileEntry, ...] = Field(min_length=1)
     model: str = ""
-    """The model as given to a command, for the one that rebuilds the engine."""
+    """The model as command-line arguments, for the rebuild command."""
     created: str
-    """UTC, ISO 8601."""
+    """Time of the build, UTC, ISO 8601."""
     seconds: float
-    """Duration of the build."""
+    """Duration of the build in seconds."""
     dgkit: str
     """Version of dgkit that built it."""
     notes: dict[str, JsonValue] = Field(default_factory=dict)
-    """What the builder measured, e.g. its error against PyTorch."""
+    """Measurements of the build, such as the error against PyTorch."""
     checksum: str = ""
-    """SHA-256 over all of the above, so that an edited side-car is noticed."""
+    """SHA-256 over all fields above, to detect an edited side-car."""
 
     @property
     def size(self) -> int:
@@ -108,25 +108,25 @@ class EngineSideCar(Config):
         return sum(entry.size for entry in self.files)
 
     def sealed(self) -> "EngineSideCar":
-        """The same with the checksum that belongs to it."""
-        content = json.loads(self.model_dump_json(exclude={"checksum"}))  # as it will be read: NaN becomes null
+        """Return a copy with the correct checksum."""
+        content = json.loads(self.model_dump_json(exclude={"checksum"}))  # as it will be read back: NaN becomes null
         return self.model_copy(update={"checksum": _digest(content)})
 
 
 @dataclass(frozen=True)
 class Difference:
-    """One field in which what is there is not what is wanted."""
+    """A field whose actual value ``have`` is not the expected value ``wanted``."""
 
     field: str
     wanted: str
     have: str
 
     def __str__(self) -> str:
-        return f"{self.field}: wanted {_shorten(self.wanted)}, have {_shorten(self.have)}"
+        return f"{self.field}: expected {_shorten(self.wanted)}, found {_shorten(self.have)}"
 
 
 def key_differences(wanted: EngineKey, have: EngineKey) -> tuple[Difference, ...]:
-    """Fields in which the keys differ, nested ones with a dot (``shapes.batch``), in the order of the class."""
+    """Return the fields in which the keys differ, nested ones as ``shapes.batch``, in the order of the class."""
     want, has = dict(_flatten(wanted.model_dump())), dict(_flatten(have.model_dump()))
     names = [*want, *(name for name in has if name not in want)]
     return tuple(
@@ -137,14 +137,14 @@ def key_differences(wanted: EngineKey, have: EngineKey) -> tuple[Difference, ...
 
 
 def write_sidecar(folder: Path, sidecar: EngineSideCar) -> None:
-    """Write ``engine.json`` and the stamps of the files, just hashed. Raises OutputError."""
+    """Write ``engine.json`` and the stamps of the files, which were just hashed. Raises OutputError."""
     text = sidecar.sealed().model_dump_json(indent=2) + "\n"
     atomic_write(folder / SIDECAR, text.encode())
     _write_stamps(folder, {entry.path: [*_stamp(folder / entry.path), entry.sha256] for entry in sidecar.files})
 
 
 def read_sidecar(folder: Path) -> EngineSideCar | Difference:
-    """``engine.json`` of a folder, or in what it is not one that dgkit wrote."""
+    """Return the side-car of a folder, or the reason why it is not one that dgkit wrote."""
     path = folder / SIDECAR
     try:
         sidecar = EngineSideCar.model_validate_json(path.read_bytes())
@@ -165,14 +165,14 @@ def read_sidecar(folder: Path) -> EngineSideCar | Difference:
 
 
 def list_files(folder: Path) -> list[str]:
-    """Paths of all files in a folder, relative to it, those that the store itself writes left out."""
+    """Return the paths of all files in a folder, relative to it, without those that the store itself writes."""
     found = (path for path in folder.rglob("*") if not path.is_dir() or path.is_symlink())
     names = (path.relative_to(folder).as_posix() for path in found)
     return sorted(name for name in names if name not in (SIDECAR, STAMPS) and not name.startswith(f".{STAMPS}."))
 
 
 def describe_files(folder: Path) -> tuple[FileEntry, ...]:
-    """Size and digest of each file of a folder. Raises OSError."""
+    """Return size and digest of each file of a folder. Raises OSError."""
     return tuple(
         FileEntry(path=name, size=(folder / name).stat().st_size, sha256=digest_file(folder / name))
         for name in list_files(folder)
@@ -180,10 +180,10 @@ def describe_files(folder: Path) -> tuple[FileEntry, ...]:
 
 
 def file_differences(folder: Path, entries: Iterable[FileEntry]) -> tuple[Difference, ...]:
-    """In what the files of a folder are not those of its side-car: missing, foreign, another size, other bytes.
+    """Return how the files of a folder differ from its side-car: missing, unknown, of another size, changed.
 
-    Sizes are always compared. Digests are computed for files up to :data:`ALWAYS_HASHED` bytes, and for larger ones
-    where inode or times have changed since they were last computed.
+    Sizes are always compared. Digests are computed for files of up to :data:`ALWAYS_HASHED` bytes, and for larger files
+    if their inode or times have changed since the last computation.
     """
     wanted = {entry.path: entry for entry in entries}
     present = set(list_files(folder))
@@ -201,7 +201,7 @@ def file_differences(folder: Path, entries: Iterable[FileEntry]) -> tuple[Differ
         else:
             fresh[name] = stamp
     if fresh != stamps and not found:
-        with contextlib.suppress(OutputError):  # a folder that may only be read: hashed again next time
+        with contextlib.suppress(OutputError):  # a read-only folder: its files are hashed again next time
             _write_stamps(folder, fresh)
     return tuple(found)
 
@@ -219,7 +219,7 @@ def _check_file(path: Path, entry: FileEntry, known: Any) -> tuple[Difference | 
 
 
 def _stamp(path: Path) -> list[Any]:
-    """What changes when a file does; unlike the time of writing, that of the last change of status cannot be set."""
+    """Return size, times and inode of a file. Unlike the time of modification, that of the status cannot be set."""
     status = path.stat()
     return [status.st_size, status.st_mtime_ns, status.st_ctime_ns, status.st_ino]
 
@@ -249,5 +249,5 @@ def _flatten(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str,
 
 
 def _shorten(text: str) -> str:
-    """Digests by their first twelve letters."""
+    """Return the first twelve digits of a digest, and any other text unchanged."""
     return f"{text[:12]}…" if len(text) == 64 and not text.strip("0123456789abcdef") else text

@@ -1,7 +1,7 @@
-"""Names, order, dtypes and symbolic shapes of every network's inputs and outputs: the only place that states them.
+"""Names, order, dtypes and symbolic shapes of the inputs and outputs of every network.
 
-A shape mixes symbols (``"batch"``) and nothing else; two tensors of one call that share a symbol share that size.
-``float`` stands for any floating dtype, because a runner casts to the precision it computes in.
+A shape consists of symbols such as ``"batch"``; tensors of one call that share a symbol share that size. ``float``
+means any floating-point dtype, because a runner casts to its own precision.
 """
 
 from dataclasses import dataclass
@@ -62,22 +62,22 @@ NETWORKS = {
     )
 }
 
-# Not part of a generator's model folder, so not in the table above. The logits are those of its input's size.
+# Not part of a generator's model folder, so not in NETWORKS. The logits have the size of the input.
 SEGMENTER = NetworkSpec("segmenter", (TensorSpec("image", _IMAGE),), (TensorSpec("logits", _LABEL),))
 
-# Symbols whose size a model fixes; all others may change from call to call.
+# Symbols whose size the model determines; all others may change from call to call.
 FIXED_SYMBOLS = frozenset({"latent_channels", "text_width", "features", "rgb", "classes", "length"})
 
 
 def network_spec(name: str) -> NetworkSpec:
-    """The spec called ``name``; UsageError lists the known ones."""
+    """Return the spec called ``name``. Raises UsageError for an unknown network."""
     if name not in NETWORKS:
         raise UsageError(f"unknown network {name!r}; known: {', '.join(NETWORKS)}")
     return NETWORKS[name]
 
 
 def bind(spec: TensorSpec, shape: tuple[int, ...], sizes: dict[str, int], owner: str) -> None:
-    """Add the sizes of ``shape`` to ``sizes``; EngineError where the rank or an already known size differs."""
+    """Add the sizes of ``shape`` to ``sizes``. Raises EngineError if the rank or an already known size differs."""
     if len(shape) != len(spec.shape):
         raise EngineError(f"{owner}: {spec.name} has shape {list(shape)}; expected [{', '.join(spec.shape)}]")
     for symbol, size in zip(spec.shape, shape, strict=True):

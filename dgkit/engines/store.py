@@ -1,7 +1,7 @@
-"""Engines on disk, found by content: a folder each, named by the digest of its key, with a side-car that says all.
+"""The engine store on disk: one folder per engine, named by the digest of its key, with a side-car.
 
-An engine is opened only where its side-car agrees with what is wanted in every field and its files with the side-car.
-A folder is complete or absent: it is built under a temporary name and renamed, by one process at a time.
+An engine is opened only if every field of its side-car matches the requested key and its files match the side-car. A
+folder is complete or absent: one process at a time builds it under a temporary name and renames it.
 """
 
 import contextlib
@@ -32,26 +32,29 @@ from dgkit.progress import Notify
 
 Policy = Literal["never", "auto", "always"]
 Build = Callable[[Path], Mapping[str, Any] | None]
-_OPTIONS = {"onnx": "ort", "rtx": "trt"}  # backend of a key -> what --engine calls it, where that differs
+REBUILD_REQUESTED = "rebuild requested"
+_OPTIONS = {"onnx": "ort", "rtx": "trt"}  # backend of a key -> value of --engine, if it differs
 
 
 @dataclass(frozen=True)
 class Engine:
-    """An engine that was verified when it was opened."""
+    """An engine of the store, verified when it was opened."""
 
     folder: Path
     sidecar: EngineSideCar
 
     @property
     def name(self) -> str:
+        """Name of its folder."""
         return self.folder.name
 
     @property
     def key(self) -> EngineKey:
+        """Its key, read from the side-car."""
         return self.sidecar.key
 
     def file(self, name: str) -> Path:
-        """Path of one of its files; EngineError where the engine has no such file."""
+        """Return the path of one of its files. Raises EngineError if the engine has no such file."""
         known = [entry.path for entry in self.sidecar.files]
         if name not in known:
             raise EngineError(f"engine {self.name} has no file {name!r}; it has {', '.join(known)}")
@@ -59,22 +62,22 @@ class Engine:
 
 
 class EngineStore:
-    """The engines under ``root`` (by default ``engines/`` in the cache folder), which is made when first written to."""
+    """The engines under ``root`` (default: ``engines/`` in the cache folder), which the first build creates."""
 
     def __init__(self, root: Path | None = None) -> None:
         self.root = cache_folder() / "engines" if root is None else root
 
     def folder(self, key: EngineKey) -> Path:
-        """Where the engine of ``key`` is, or would be."""
+        """Return the folder of the engine of ``key``, which may not exist."""
         return self.root / key.name
 
     def open(self, key: EngineKey, model: str = "") -> Engine:
-        """The engine of ``key``.
+        """Return the engine of ``key``.
 
-        EngineError where there is none or it differs from ``key`` or from its own side-car; it names the field, what is
-        wanted and what is there, and the command that builds the engine for ``model``.
+        Raises EngineError if it is missing, or differs from ``key`` or from its own side-car. The error names the
+        field, the expected and the actual value, and the command that builds the engine for ``model``.
         """
-        found = self._look(key)
+        found = self._find(key)
         if isinstance(found, str):
             raise EngineError(found, rebuild_command(key, model))
         return found
@@ -88,29 +91,32 @@ class EngineStore:
         model: str = "",
         notify: Notify | None = None,
     ) -> Engine:
-        """The engine of ``key``, built by ``build(folder)`` where it has to be.
+        """Return the engine of ``key``, which ``build(folder)`` builds if needed.
 
-        ``rebuild``: ``never`` raises what :meth:`open` does, ``auto`` builds what is missing or differs, ``always``
-        builds. ``build`` writes its files into the folder it is given and may return notes for the side-car. Where
-        another process is building the same engine, ``auto`` waits for it. ``notify`` is told why anything is built or
-        waited for. OutputError where the store cannot be written; nothing half-made is left, whatever ``build`` raises.
+        ``rebuild``: ``never`` raises what :meth:`open` raises, ``auto`` builds an engine that is missing or differs,
+        ``always`` builds. ``build`` writes its files into the given folder and may return notes for the side-car. If
+        another process is building the same engine, ``auto`` waits for it. ``notify`` gets the reason for a build or a
+        wait. Raises OutputError if the store cannot be written. No partial engine is left, whatever ``build`` raises.
         """
         if check_policy(rebuild) == "never":
             return self.open(key, model)
-        found = self._look(key) if rebuild == "auto" else "asked for anew"
+        found = self._find(key) if rebuild == "auto" else REBUILD_REQUESTED
         if isinstance(found, Engine):
             return found
-        say = notify or (lambda message: None)
-        with self._locked(key, say):
+        notify = notify or (lambda text: None)
+        with self._locked(key, notify):
             if rebuild == "auto":
-                found = self._look(key)  # another process may have built it since
+                found = self._find(key)  # another process may have built it meanwhile
             if isinstance(found, Engine):
                 return found
-            say(f"building {key.name}: {found}")
+            notify(f"building {key.name}: {found}")
             return self._build(key, build, model)
 
     def remove(self, name: str, *, engine: bool = True) -> bool:
-        """Remove an engine, or only what killed builds of it left; False where it is being built. Raises OSError."""
+        """Remove an engine and the remains of killed builds; with ``engine`` False only the remains.
+
+        Returns False if the engine is being built. Raises OSError.
+        """
         with locked(self.root, _lock_name(name), wait=False) as entered:
             if entered:
                 _delete(self.root / f".{name}.tmp")
@@ -119,23 +125,23 @@ class EngineStore:
                 self._drop(name)
             return entered
 
-    def _look(self, key: EngineKey) -> Engine | str:
-        """The engine, or why there is none that fits, in words."""
+    def _find(self, key: EngineKey) -> Engine | str:
+        """Return the engine, or the reason why there is none."""
         folder = self.folder(key)
         if not folder.exists():
             return self._explain_missing(key)
         sidecar = read_sidecar(folder)
         if isinstance(sidecar, Difference):
-            return f"engine {folder.name} is not what it was: {sidecar}"
+            return f"engine {folder.name} has changed: {sidecar}"
         found = key_differences(key, sidecar.key) or file_differences(folder, sidecar.files)
         if found:
-            return f"engine {folder.name} is not what it was: {_join(found)}"
-        with contextlib.suppress(OSError):  # a store that may only be read
-            folder.touch()  # prune goes by the last use
+            return f"engine {folder.name} has changed: {_join(found)}"
+        with contextlib.suppress(OSError):  # the store is read-only
+            folder.touch()  # the last use, for prune
         return Engine(folder, sidecar)
 
     def _explain_missing(self, key: EngineKey) -> str:
-        """With the engine of the same network and backend that comes closest: what has changed since it was built."""
+        """Return the reason, with the differences to the closest engine of the same network and backend."""
         best: tuple[Difference, ...] = ()
         name = ""
         for folder in sorted(self.root.glob(f"{key.network}-{key.backend}-*")):
@@ -145,17 +151,17 @@ class EngineStore:
             found = key_differences(key, sidecar.key)
             if found and (not name or len(found) < len(best)):
                 best, name = found, folder.name
-        missing = f"no engine of {key.network} for {key.backend} in {key.dtype} "
-        return f"{missing}fits; the nearest, {name}, differs in {_join(best)}" if name else f"{missing}is built"
+        missing = f"there is no {key.backend} engine in {key.dtype} for the {key.network}"
+        return f"{missing}; the closest one, {name}, differs in {_join(best)}" if name else missing
 
     @contextlib.contextmanager
-    def _locked(self, key: EngineKey, say: Notify) -> Iterator[None]:
+    def _locked(self, key: EngineKey, notify: Notify) -> Iterator[None]:
         try:
             self.root.mkdir(parents=True, exist_ok=True)
             with ExitStack() as stack:
                 name = _lock_name(key.name)
                 if not stack.enter_context(locked(self.root, name, wait=False)):
-                    say(f"another process is building {key.name}; waiting for it")
+                    notify(f"another process is building {key.name}; waiting for it")
                     stack.enter_context(locked(self.root, name))
                 stack = stack.pop_all()
         except OSError as error:
@@ -166,7 +172,7 @@ class EngineStore:
     def _build(self, key: EngineKey, build: Build, model: str) -> Engine:
         target, temporary = self.folder(key), self.root / f".{key.name}.tmp"
         try:
-            _delete(temporary)  # we hold the lock: whoever made it is gone
+            _delete(temporary)  # left by a killed build: this process holds the lock
             temporary.mkdir()
             started = time.perf_counter()
             notes = build(temporary) or {}
@@ -183,7 +189,7 @@ class EngineStore:
         return Engine(target, sidecar.sealed())
 
     def _displace(self, name: str) -> None:
-        """Rename a folder, so that a half-removed one never has the name of an engine."""
+        """Rename a folder before its removal, so that a partly removed one never has the name of an engine."""
         self._drop(name)
         with contextlib.suppress(FileNotFoundError):
             (self.root / name).rename(self.root / f".{name}.old")
@@ -193,7 +199,7 @@ class EngineStore:
 
 
 def check_policy(rebuild: str) -> Policy:
-    """``rebuild``, which is one of the policies; UsageError lists them."""
+    """Return ``rebuild`` if it is a policy; raise UsageError otherwise."""
     found = next((policy for policy in get_args(Policy) if policy == rebuild), None)
     if found is None:
         raise UsageError(f"unknown --rebuild {rebuild!r}; known: {', '.join(get_args(Policy))}")
@@ -201,8 +207,8 @@ def check_policy(rebuild: str) -> Policy:
 
 
 def rebuild_command(key: EngineKey, model: str = "") -> str:
-    """The command that builds the engine of ``key`` for ``model``, which is quoted for a shell already."""
-    if key.backend == "onnx" and key.dtype != "fp32":  # a graph that only other backends take
+    """Return the command that builds the engine of ``key``; ``model`` is already quoted for a shell."""
+    if key.backend == "onnx" and key.dtype != "fp32":  # a graph for other backends
         return f"dgkit export {model or 'MODEL'} OUT --networks {key.network} --dtype {key.dtype} --rebuild always"
     words = ["dgkit build-engines", model or "MODEL", "--engine", _OPTIONS.get(key.backend, key.backend)]
     words += ["--networks", key.network, "--dtype", key.dtype]
@@ -233,9 +239,9 @@ def _lock_name(name: str) -> str:
 
 
 def _join(found: tuple[Difference, ...]) -> str:
-    """The first difference in full, and the fields of two more."""
+    """Return the first difference in full and the fields of two more."""
     others = [item.field for item in found[1:3]] + (["..."] if len(found) > 3 else [])
-    return f"{found[0]} (and in {', '.join(others)})" if others else str(found[0])
+    return f"{found[0]} (also in {', '.join(others)})" if others else str(found[0])
 
 
 def _delete(path: Path) -> None:

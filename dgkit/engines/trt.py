@@ -1,4 +1,4 @@
-"""TensorRT and TensorRT-RTX on an NVIDIA GPU; which of them, see :func:`dgkit.engines.trt_library.load_library`."""
+"""TensorRT or TensorRT-RTX on an NVIDIA GPU; :func:`dgkit.engines.trt_library.load_library` chooses between them."""
 
 from collections.abc import Mapping
 
@@ -6,38 +6,28 @@ import torch
 from torch import Tensor
 
 from dgkit.engines.onnx_export import MODEL, export_engine
-from dgkit.engines.runner import BuildOptions, Network, Runner
-from dgkit.engines.store import Engine, EngineStore, Policy
+from dgkit.engines.runner import Runner
+from dgkit.engines.store import Engine, EngineStore
 from dgkit.engines.trt_build import ENGINE, Profile, choose_profile, describe_profile, obtain_engine, profiles
 from dgkit.engines.trt_library import load_library, on_gpu
 from dgkit.engines.trt_session import Session
 from dgkit.errors import EngineError
-from dgkit.progress import Notify
 
 
 class TrtRunner(Runner):
-    """Runs an engine of the store, built on first use unless ``rebuild`` is ``never``.
+    """Runs an engine of the store, which is built on first use unless ``rebuild`` is ``never``.
 
-    Uses all of :class:`~dgkit.engines.runner.BuildOptions` but ``threads``. A call of more samples than the
-    largest batch is run in parts. Outputs are fresh tensors on the GPU in the runner's dtype. On ``device``
-    ``cpu`` an engine of TensorRT-RTX can be built (:meth:`prepare`), not opened.
+    Uses every option of :class:`~dgkit.engines.runner.BuildOptions` except ``threads``. A call with more samples than
+    the largest batch runs in parts. Outputs are new tensors on the GPU in the runner's dtype. With ``device`` ``cpu``
+    an engine of TensorRT-RTX can be built (:meth:`prepare`) but not opened.
     """
 
-    def __init__(
-        self,
-        network: Network,
-        device: str = "cpu",
-        dtype: str = "fp32",
-        *,
-        rebuild: Policy = "auto",
-        notify: Notify | None = None,
-        options: BuildOptions | None = None,
-    ) -> None:
-        super().__init__(network, device, dtype, rebuild=rebuild, notify=notify, options=options)
-        self._profiles: tuple[Profile, ...] = profiles(network, self.options.batch)
+    def _setup(self) -> None:
+        self._profiles: tuple[Profile, ...] = profiles(self.network, self.options.batch)
         self._session: Session | None = None
 
     def prepare(self) -> list[Engine]:
+        """Return the engine of the network, built if missing or stale."""
         engine = obtain_engine(
             load_library(),
             self.network,
@@ -53,9 +43,11 @@ class TrtRunner(Runner):
         library = load_library()
         (engine,) = self.prepare()
         if not on_gpu(self.device):
-            found = "asked for the CPU" if torch.cuda.is_available() else "torch sees no CUDA device here"
+            found = f"the device is {self.device}" if torch.cuda.is_available() else "torch sees no CUDA device"
             hint = "use --device cuda" if torch.cuda.is_available() else "use --engine torch, openvino or ort"
-            raise EngineError(f"engine {engine.name} is built, but TensorRT runs on an NVIDIA GPU; {found}", hint)
+            raise EngineError(
+                f"engine {engine.name} is built, but TensorRT needs an NVIDIA GPU to run it; {found}", hint
+            )
         weights = None
         if self.options.strip_weights:
             weights = export_engine(self.network, self.rebuild, self.notify, dtype=self.dtype_name).file(MODEL)
@@ -78,7 +70,7 @@ class TrtRunner(Runner):
         return {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
 
     def _choose(self, tensors: Mapping[str, Tensor]) -> tuple[int, int]:
-        """The profile to run with, and in how many parts; EngineError where the engine does not take these sizes."""
+        """Return the profile to run with and the number of parts. Raises EngineError if no profile fits the sizes."""
         sizes: dict[str, int] = {}
         for spec in self.spec.inputs:
             sizes.update(zip(spec.shape, tensors[spec.name].shape, strict=True))
@@ -87,7 +79,7 @@ class TrtRunner(Runner):
             names = sorted({symbol for profile in self._profiles for symbol in profile if symbol in sizes})
             taken = " or ".join(describe_profile(profile, names) for profile in self._profiles)
             got = ", ".join(f"{name} {sizes[name]}" for name in names)
-            raise EngineError(f"{self}: got {got}; the engine takes {taken}", "use --engine torch for other sizes")
+            raise EngineError(f"{self}: got {got}; the engine supports {taken}", "use --engine torch for other sizes")
         return found
 
     def _close(self) -> None:

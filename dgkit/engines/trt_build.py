@@ -1,7 +1,7 @@
-"""Engines for TensorRT and TensorRT-RTX: their key, the shapes they are built for, and the build from a typed graph.
+"""Engines for TensorRT and TensorRT-RTX: their key, their optimisation profiles, and the build from a typed graph.
 
-Precision comes from the graph alone (:mod:`dgkit.engines.typed`): the network is strongly typed. TF32 is off, so that
-fp32 means fp32.
+The network is strongly typed: its precision comes from the graph alone (:mod:`dgkit.engines.typed`). TF32 is off, so
+that fp32 means fp32.
 """
 
 import contextlib
@@ -24,18 +24,18 @@ from dgkit.progress import Notify
 from dgkit.resources import peak_memory
 
 ENGINE = "model.engine"
-# Pixels of one call of the VAE. Its widest tensors have 256 channels at full resolution, and a tensor of TensorRT may
-# hold 2**31 values: this leaves half of it.
+# Pixels per call of the VAE. Its widest tensors have 256 channels at full resolution, which is half of the 2**31 values
+# that a TensorRT tensor may hold.
 VAE_PIXELS = 1 << 22
 Profile = Mapping[str, tuple[int, int, int]]
-"""Fewest, usual and most of each symbol whose size may change."""
+"""Minimum, optimum and maximum of each symbol whose size may change."""
 
 
 def profiles(network: Network, batch: tuple[int, int, int]) -> tuple[Profile, ...]:
-    """The shapes that an engine takes: one profile, and for the VAE a second one for single images of other sizes.
+    """Return the optimisation profiles of an engine.
 
-    Those are half to twice as high and half to four times as wide as the model's own. The batch of the first profile
-    ends where a call would exceed :data:`VAE_PIXELS`.
+    The VAE networks have a second profile for single images of other sizes: half to twice the height and half to four
+    times the width of the model's own. The batch of the first profile is limited to :data:`VAE_PIXELS` per call.
     """
     sizes = network.sizes
     if "height" not in dynamic_symbols(network.spec):
@@ -53,8 +53,9 @@ def profiles(network: Network, batch: tuple[int, int, int]) -> tuple[Profile, ..
 
 
 def choose_profile(network: Network, known: Sequence[Profile], sizes: Mapping[str, int]) -> tuple[int, int] | None:
-    """Index of the profile that takes inputs of these ``sizes`` by symbol with the largest batches, and in how many
-    parts of about equal batch; None where there is none.
+    """Return the profile for inputs of these ``sizes`` by symbol, as (index, number of parts); None if none fits.
+
+    The profile is the one with the fewest parts, which have about equal batch.
     """
     found = []
     for index, profile in enumerate(known):
@@ -68,7 +69,7 @@ def choose_profile(network: Network, known: Sequence[Profile], sizes: Mapping[st
 
 
 def describe_profile(profile: Profile, names: Sequence[str]) -> str:
-    """The ranges of the symbols ``names``, as messages state them."""
+    """Return the ranges of the symbols ``names`` as text for messages."""
     ranges = ((name, profile[name]) for name in names)
     return ", ".join(f"{name} {low}" if low == high else f"{name} {low} to {high}" for name, (low, _, high) in ranges)
 
@@ -76,7 +77,9 @@ def describe_profile(profile: Profile, names: Sequence[str]) -> str:
 def engine_key(
     library: TrtLibrary, network: Network, dtype: str, device: torch.device, options: BuildOptions
 ) -> EngineKey:
-    """Key of the engine of ``network``. One of TensorRT-RTX is for any device unless its GPU is none of the usual."""
+    """Return the key of the engine of ``network``; a TensorRT-RTX engine may be for any device, see
+    :func:`~dgkit.engines.trt_library.is_portable`.
+    """
     graph = graph_key(network, dtype)
     first, *others = profiles(network, options.batch)
     ranges = {**first, **(others[0] if others else {}), "batch": first["batch"]}
@@ -111,10 +114,10 @@ def obtain_engine(
     rebuild: Policy = "auto",
     notify: Notify | None = None,
 ) -> Engine:
-    """The engine of ``network`` from the store, or built for ``device`` now; ``rebuild`` and ``notify`` as there.
+    """Return the engine of ``network`` for ``device``; see :meth:`EngineStore.obtain` for ``rebuild`` and ``notify``.
 
-    EngineError where the library refuses, and where a build needs a GPU and there is none: with TensorRT always, with
-    TensorRT-RTX for weights that can be replaced.
+    Raises EngineError if the library fails or a build needs a GPU that is missing: TensorRT always needs one,
+    TensorRT-RTX for engines whose weights can be replaced.
     """
     key = engine_key(library, network, dtype, device, options)
 
@@ -132,12 +135,12 @@ def _check_device(library: TrtLibrary, device: torch.device, options: BuildOptio
         return
     if not library.is_rtx:
         raise EngineError(
-            f"TensorRT builds on the GPU that the engine is for; asked for device {device}",
+            f"TensorRT builds an engine on the GPU that will run it; the device is {device}",
             "use --device cuda on a machine with an NVIDIA GPU, or DGKIT_TRT=rtx",
         )
     if options.strip_weights or options.refit:
         raise EngineError(
-            "TensorRT-RTX builds engines whose weights can be replaced on a GPU only; there is none here",
+            f"TensorRT-RTX needs a GPU to build engines whose weights can be replaced; the device is {device}",
             "build without strip_weights and refit",
         )
 
@@ -151,15 +154,17 @@ def build_engine(
     options: BuildOptions,
     notify: Notify | None,
 ) -> dict[str, Any]:
-    """Build the engine file ``target``; returns notes for the side-car."""
+    """Build the engine file ``target`` from ``graph`` and return notes for the side-car."""
     name, trt = network.spec.name, library.module
-    library.reason()  # forget what was said before
+    library.reason()  # clears earlier messages
     builder = trt.Builder(library.logger)
-    flag = int(trt.NetworkDefinitionCreationFlag.STRONGLY_TYPED)  # the only kind in TensorRT 11, which ignores it
+    flag = int(trt.NetworkDefinitionCreationFlag.STRONGLY_TYPED)  # TensorRT 11 ignores it: it knows no other kind
     definition = builder.create_network(1 << flag)
     parser = trt.OnnxParser(definition, library.logger)
     if not parser.parse_from_file(str(graph)):
-        raise EngineError(f"{name} cannot be parsed: {_parser_errors(parser) or library.reason()}")
+        raise EngineError(
+            f"TensorRT cannot parse the {name}: {_parser_errors(parser) or library.reason()}", "use --engine torch"
+        )
     config = _configure(library, builder, device, options)
     monitor = config.progress_monitor = make_monitor(library, notify, name)
     for profile in profiles(network, options.batch):
@@ -172,7 +177,7 @@ def build_engine(
     if monitor.cancelled:
         raise KeyboardInterrupt
     if plan is None:
-        raise EngineError(f"{name} cannot be built: {library.reason()}", "use --engine torch")
+        raise EngineError(f"TensorRT cannot build the {name}: {library.reason()}", "use --engine torch")
     target.write_bytes(memoryview(plan))
     if timings is not None:
         atomic_write(timings, bytes(config.get_timing_cache().serialize()))
@@ -191,10 +196,10 @@ def _configure(library: TrtLibrary, builder: Any, device: torch.device, options:
         config.set_flag(trt.BuilderFlag.STRIP_PLAN)
     if options.refit:
         config.set_flag(trt.BuilderFlag.REFIT)
-    elif options.strip_weights:  # only the weights that it was built from fit, so that they may shape the engine
+    elif options.strip_weights:  # the engine is optimised for the weights it was built from, and takes no others
         config.set_flag(trt.BuilderFlag.REFIT_IDENTICAL)
     if library.is_rtx:
-        config.set_flag(trt.BuilderFlag.REQUIRE_USER_ALLOCATION)  # without it no CUDA graph can be captured
+        config.set_flag(trt.BuilderFlag.REQUIRE_USER_ALLOCATION)  # required for CUDA graphs
         if not is_portable(device):
             config.num_compute_capabilities = 1
             config.set_compute_capability(trt.ComputeCapability.CURRENT, 0)
@@ -202,9 +207,9 @@ def _configure(library: TrtLibrary, builder: Any, device: torch.device, options:
 
 
 def _load_timings(library: TrtLibrary, config: Any, device: torch.device) -> Path | None:
-    """Give the builder the timings of earlier builds on this GPU; returns where to keep them.
+    """Give the builder the timing cache of earlier builds on this GPU; return the path of the cache.
 
-    TensorRT-RTX times nothing; with a cache of timings it asks for a GPU.
+    TensorRT-RTX does not time kernels, and would need a GPU for a timing cache.
     """
     if library.is_rtx:
         return None

@@ -1,7 +1,8 @@
-"""An engine file of TensorRT or TensorRT-RTX opened on a GPU, called with torch tensors.
+"""An open engine of TensorRT or TensorRT-RTX on a GPU, called with torch tensors.
 
-Each set of input shapes has an execution context of its own, because a captured CUDA graph is bound to the state of its
-context. All contexts share one workspace, which torch owns: they never run at the same time. Nothing waits for the GPU.
+Each set of input shapes has its own execution context, because a captured CUDA graph depends on the state of its
+context. All contexts share one workspace, owned by torch, because they never run at the same time. A call does not wait
+for the GPU.
 """
 
 import contextlib
@@ -18,12 +19,12 @@ from dgkit.engines.trt_library import TrtLibrary
 from dgkit.errors import EngineError, OutputError
 from dgkit.files import atomic_write
 
-CONTEXTS = 16  # kept at a time; one more set of shapes drops the one that was made first
+CONTEXTS = 16  # maximum number of contexts; another set of shapes drops the oldest one
 
 
 @dataclass
 class _Plan:
-    """One set of input shapes; ``static`` holds the tensors that ``graph`` reads and writes, if there is one."""
+    """The execution context of one set of input shapes; ``graph`` reads and writes the tensors ``static``."""
 
     context: Any
     outputs: dict[str, tuple[int, ...]]
@@ -32,11 +33,11 @@ class _Plan:
 
 
 class Session:
-    """Runs an engine file on ``device``. Inputs are cast to the types that the engine states; outputs are fresh.
+    """Runs an engine file on ``device``. Inputs are cast to the engine's input types; outputs are new tensors.
 
-    ``weights`` is the exported graph whose weights an engine without any gets, None for all other engines. ``kernels``
-    is where TensorRT-RTX keeps what it compiles on first use. EngineError where the library refuses the file on this
-    GPU.
+    ``weights`` is the exported graph that provides the weights of an engine built without any, None for other engines.
+    ``kernels`` is the file in which TensorRT-RTX caches compiled kernels. Raises EngineError if the library cannot run
+    the file on this GPU.
     """
 
     def __init__(
@@ -50,9 +51,9 @@ class Session:
         kernels: Path,
     ) -> None:
         self._library, self._device, self._cuda_graph, self._kernels = library, device, cuda_graph, kernels
-        library.reason()  # forget what was said before
+        library.reason()  # clears earlier messages
         with torch.cuda.device(device):
-            self._stream = torch.cuda.Stream(device)  # on the default stream TensorRT would wait for the GPU
+            self._stream = torch.cuda.Stream(device)  # TensorRT synchronises on the default stream
             self._runtime = library.module.Runtime(library.logger)
             self._engine = self._deserialise(file)
             if weights is not None:
@@ -63,7 +64,7 @@ class Session:
         self._plans: dict[tuple[Any, ...], _Plan] = {}
 
     def run(self, profile: int, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """Outputs by name, on the device, for inputs that fit the optimisation profile number ``profile``."""
+        """Return the outputs by name, on the device, for inputs that fit the optimisation profile ``profile``."""
         with torch.cuda.device(self._device), torch.no_grad():
             plan = self._plan(profile, tensors)
             if plan.graph is None:
@@ -74,10 +75,10 @@ class Session:
             return {name: plan.static[name].clone() for name in plan.outputs}
 
     def close(self) -> None:
-        """Keep the compiled kernels; release the GPU's memory."""
+        """Save the compiled kernels and release the GPU memory."""
         torch.cuda.synchronize(self._device)
         if self._cache is not None:
-            with contextlib.suppress(OutputError):  # a store that may only be read: compiled again next time
+            with contextlib.suppress(OutputError):  # a read-only store: kernels are compiled again next time
                 atomic_write(self._kernels, bytes(self._cache.serialize()))
         self._plans.clear()
         del self._config, self._cache, self._engine, self._runtime, self._workspace
@@ -90,7 +91,7 @@ class Session:
         return engine
 
     def _refusal(self, content: mmap.mmap) -> str:
-        """What the library has against an engine, in words where it knows some (TensorRT-RTX does)."""
+        """Return why the library refuses an engine; TensorRT-RTX gives details."""
         reason, trt = self._library.reason(), self._library.module
         if hasattr(self._runtime, "get_engine_validity"):
             _, bits = self._runtime.get_engine_validity(content)
@@ -101,25 +102,28 @@ class Session:
         return reason
 
     def _refit(self, weights: Path) -> None:
-        """Put in the weights of the exported graph at ``weights``."""
+        """Load the weights of the exported graph at ``weights`` into the engine."""
         trt = self._library.module
         refitter = trt.Refitter(self._engine, self._library.logger)
         parser = trt.OnnxParserRefitter(refitter, self._library.logger)
         if not (parser.refit_from_file(str(weights)) and refitter.refit_cuda_engine()):
-            raise EngineError(f"the weights of {weights} cannot be put into the engine: {self._library.reason()}")
+            raise EngineError(
+                f"the weights of {weights} cannot be loaded into the engine: {self._library.reason()}",
+                "build it again with --rebuild always",
+            )
 
     def _configure(self) -> tuple[Any, Any]:
-        """The cache of compiled kernels (None for TensorRT), and what contexts are created from."""
+        """Return the cache of compiled kernels (None for TensorRT), and the settings of new contexts."""
         trt = self._library.module
         if not self._library.is_rtx:
             return None, trt.ExecutionContextAllocationStrategy.USER_MANAGED
         config = self._engine.create_runtime_config()
         config.set_execution_context_allocation_strategy(trt.ExecutionContextAllocationStrategy.USER_MANAGED)
-        # Kernels for a new shape are compiled before its first run, not beside it: a graph captures what runs then.
+        # Compile kernels for a new shape before its first run, not in parallel: a graph captures the kernels in use.
         config.dynamic_shapes_kernel_specialization_strategy = trt.DynamicShapesKernelSpecializationStrategy.EAGER
         cache = config.create_runtime_cache()
         if self._kernels.is_file():
-            cache.deserialize(self._kernels.read_bytes())  # refused where another GPU or driver wrote it
+            cache.deserialize(self._kernels.read_bytes())  # ignored if another GPU or driver wrote it
         config.set_runtime_cache(cache)
         return cache, config
 
@@ -147,20 +151,20 @@ class Session:
         return self._plans[key]
 
     def _prepare(self, profile: int, tensors: Mapping[str, Tensor]) -> _Plan:
-        """A context with the shapes of ``tensors``, and a workspace that is large enough for it."""
+        """Create a context for the shapes of ``tensors``, and enlarge the workspace if needed."""
         context = self._engine.create_execution_context(self._config)
         if context is None:
-            raise EngineError(f"no execution context: {self._library.reason()}", "use a smaller batch")
+            raise EngineError(f"cannot create an execution context: {self._library.reason()}", "use a smaller batch")
         ready = context.set_optimization_profile_async(profile, self._stream.cuda_stream)
         self._stream.synchronize()
         for name, value in tensors.items():
             ready = ready and context.set_input_shape(name, tuple(value.shape))
         if not ready or context.infer_shapes():
             shapes = {name: list(value.shape) for name, value in tensors.items()}
-            raise EngineError(f"the engine does not take inputs of {shapes}: {self._library.reason()}")
+            raise EngineError(f"the engine does not support inputs of shape {shapes}: {self._library.reason()}")
         size = context.update_device_memory_size_for_shapes()
         if size > self._workspace.numel():
-            for key in list(self._plans):  # their graphs hold the address of the old workspace
+            for key in list(self._plans):  # their graphs refer to the old workspace
                 self._drop(key)
             self._workspace = torch.empty(0, dtype=torch.uint8, device=self._device)
             self._workspace = torch.empty(size, dtype=torch.uint8, device=self._device)
@@ -173,12 +177,14 @@ class Session:
         del self._plans[key]
 
     def _capturable(self, plan: _Plan) -> bool:
-        """TensorRT-RTX knows after a run; TensorRT captures all that have no control flow, as ours."""
+        """Return whether the engine can be captured. TensorRT-RTX knows after a run; TensorRT captures every engine
+        without control flow, which ours do not have.
+        """
         asked = getattr(plan.context, "is_stream_capturable", None)
         return asked is None or bool(asked(self._stream.cuda_stream))
 
     def _capture(self, plan: _Plan, tensors: Mapping[str, Tensor]) -> None:
-        """One run to compile and load kernels, a second one into a CUDA graph, where the library can do that."""
+        """Run once to compile and load kernels, then capture a second run into a CUDA graph if the library can."""
         static = {name: self._empty(name, tuple(value.shape)) for name, value in tensors.items()}
         for name, value in tensors.items():
             static[name].copy_(value)
@@ -193,7 +199,7 @@ class Session:
                 self._bind_and_run(plan, static, self._stream)
         except RuntimeError as error:
             message = f"the engine cannot be captured into a CUDA graph: {self._library.reason()}"
-            raise EngineError(message, "build and run it with cuda_graph false") from error
+            raise EngineError(message, "set the option cuda_graph to false") from error
         plan.graph, plan.static = graph, static
 
     def _execute(self, plan: _Plan, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -206,9 +212,9 @@ class Session:
         return outputs
 
     def _enqueue(self, plan: _Plan, tensors: Mapping[str, Tensor]) -> None:
-        """Run on our stream after all that the caller's stream does now, and before all that it does later.
+        """Run on the session's stream, after the work queued on the caller's stream and before later work there.
 
-        So the caching allocator, which orders by the caller's stream, hands no tensor of the call out too early.
+        This order keeps the caching allocator, which follows the caller's stream, from reusing a tensor too early.
         """
         current = torch.cuda.current_stream(self._device)
         self._stream.wait_stream(current)
@@ -226,5 +232,5 @@ class Session:
 
 
 def _need_not_wait(value: Tensor) -> bool:
-    """Whether ``value`` is on a GPU, or in memory that is read before the call returns: pinned memory is read later."""
+    """Return whether a copy of ``value`` may be asynchronous: pinned memory could be read after the call returns."""
     return value.is_cuda or not value.is_pinned()

@@ -1,8 +1,8 @@
-"""A network in one precision: the copy of the module that is exported, and its graph back in fp32 for checking.
+"""Networks in one precision: the module copy that is exported, and its graph converted back to fp32 for checking.
 
-Weights and activations are in that precision, and so are inputs and outputs of type float. Group and layer norms
-compute in fp32 between two casts: their sums of squares leave the range of fp16. Softmax stays in the precision of the
-graph, because builders fuse attention only so; queries and keys are scaled before their product.
+Weights, activations and floating-point inputs and outputs all have that precision. Group and layer norms compute in
+fp32 between two casts, because their sums of squares exceed the range of fp16. Softmax stays in the precision of the
+graph, because builders only fuse attention in that form; queries and keys are scaled before their product.
 """
 
 import copy
@@ -15,7 +15,7 @@ from torch.nn import functional
 
 from dgkit.optional import require
 
-_EXTERNAL = 1024  # bytes; smaller tensors stay in the graph, where folding of constants looks for them
+_EXTERNAL = 1024  # bytes; smaller tensors stay in the graph, where constant folding looks for them
 
 
 class _GroupNorm(nn.GroupNorm):
@@ -32,15 +32,11 @@ class _LayerNorm(nn.LayerNorm):
 
 
 def typed_copy(module: nn.Module, dtype: torch.dtype) -> nn.Module:
-    """A copy of ``module`` in ``dtype`` for inference, norms in fp32; the module itself keeps its weights.
+    """Return a copy of ``module`` in ``dtype`` for inference, with norms in fp32. The module is unchanged.
 
     In fp32 the copy shares its weights with the module.
     """
-    memo: dict[int, Any] = {}
-    for tensor in (*module.parameters(), *module.buffers()):
-        value = tensor.detach().to(dtype) if tensor.is_floating_point() else tensor.detach()
-        memo[id(tensor)] = nn.Parameter(value, requires_grad=False) if isinstance(tensor, nn.Parameter) else value
-    result = copy.deepcopy(module, memo)  # takes the weights from memo: never two copies in the old type
+    result = copy_in_dtype(module, dtype)
     for part in result.modules() if dtype != torch.float32 else ():
         if type(part) is nn.GroupNorm:
             part.__class__ = _GroupNorm
@@ -49,11 +45,20 @@ def typed_copy(module: nn.Module, dtype: torch.dtype) -> nn.Module:
     return result.eval()
 
 
-def write_fp32_graph(source: Path, target: Path) -> Path:
-    """Write the ONNX file ``source`` with every bf16 tensor in fp32 to ``target``: the same weights and nodes, without
-    bf16 arithmetic. Returns ``target``.
+def copy_in_dtype(module: nn.Module, dtype: torch.dtype) -> nn.Module:
+    """Return a copy of ``module`` with floating-point weights in ``dtype``, shared where they have it already."""
+    memo: dict[int, Any] = {}
+    for tensor in (*module.parameters(), *module.buffers()):
+        value = tensor.detach().to(dtype) if tensor.is_floating_point() else tensor.detach()
+        memo[id(tensor)] = nn.Parameter(value, requires_grad=False) if isinstance(tensor, nn.Parameter) else value
+    return copy.deepcopy(module, memo)  # deepcopy takes the weights from memo: no second copy in the old dtype
 
-    ONNX Runtime has no bf16 kernels for the CPU. What the copy does not show is the rounding of activations.
+
+def write_fp32_graph(source: Path, target: Path) -> Path:
+    """Write the ONNX file ``source`` to ``target`` with every bf16 tensor in fp32, and return ``target``.
+
+    ONNX Runtime has no bf16 kernels for the CPU. The copy has the same weights and nodes but does not round activations
+    to bf16.
     """
     ir: Any = require("onnx_ir", "cpu")
     model = ir.load(source)

@@ -51,7 +51,7 @@ class SceneGenerator:
         """Return the wanted images of a block; ``advance(share)`` reports the finished share of the block, 0 to 1."""
         from dgkit.diffusion.sampler import SceneRequest, sample
 
-        def progress(step: int, steps: int) -> None:
+        def progress(step: float, steps: float) -> None:
             advance(step / max(steps, 1))
 
         def sample_jobs(jobs: Sequence[Job]) -> "list[SceneResult]":

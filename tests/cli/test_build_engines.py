@@ -70,7 +70,7 @@ def build(capsys: Capture, *arguments: str, code: int = 0) -> tuple[list[dict], 
 
 
 def test_missing_then_built_then_ready(store: EngineStore, capsys: Capture) -> None:
-    reason = "no engine of condition for openvino in fp32 is built"
+    reason = "there is no openvino engine in fp32 for the condition"
     (row,), _ = build(capsys, *TINY, "--dry-run")
     assert (row["state"], row["reason"], row["ids"]) == ("missing", reason, []) and not store.root.exists()
     (row,), said = build(capsys, *TINY, "--rebuild", "never", code=1)
@@ -84,7 +84,7 @@ def test_missing_then_built_then_ready(store: EngineStore, capsys: Capture) -> N
         (again,), _ = build(capsys, *TINY, "--rebuild", policy)
         assert again == {**row, "state": "ready", "reason": "", "seconds": 0}
     (again,), _ = build(capsys, *TINY, "--rebuild", "always")
-    assert (again["state"], again["reason"]) == ("built", "asked for anew")
+    assert (again["state"], again["reason"]) == ("built", "rebuild requested")
 
 
 def test_the_hint_is_a_command_that_helps(store: EngineStore, capsys: Capture, micro: Path) -> None:
@@ -144,7 +144,7 @@ def test_a_build_that_fails_does_not_stop_the_others(
         (("--random", "sd3"), "unknown random model 'sd3'; known: sd15, city, tiny"),
         (("--device", "tpu"), "unknown device 'tpu'"),
         (("models/city", "--random", "tiny"), "the model models/city and --random tiny cannot be combined"),
-        (("--random", "tiny", "--controlnet", "c"), "a ControlNet of its own"),
+        (("--random", "tiny", "--controlnet", "c"), "has its own ControlNet"),
     ],
 )
 def test_refusals(store: EngineStore, capsys: Capture, arguments: tuple[str, ...], words: str) -> None:
@@ -182,13 +182,16 @@ def swap_in_another(folder: Path) -> None:
 
 
 DAMAGES: dict[str, tuple[Callable[[Path], object], str]] = {
-    "truncated": (truncate, "size of model.blob: wanted 10240, have 100"),
-    "one byte flipped": (flip, "sha256 of model.blob: wanted "),
-    "file missing": (lambda folder: (folder / "model.blob").unlink(), "file model.blob: wanted present, have absent"),
-    "foreign file": (lambda folder: (folder / "x.bin").write_bytes(b""), "file x.bin: wanted absent, have present"),
-    "side-car missing": (lambda folder: (folder / SIDECAR).unlink(), "side-car: wanted engine.json, have missing"),
-    "side-car edited": (edit, "side-car checksum: wanted "),
-    "foreign engine": (swap_in_another, "dtype: wanted fp32, have bf16"),
+    "truncated": (truncate, "size of model.blob: expected 10240, found 100"),
+    "one byte flipped": (flip, "sha256 of model.blob: expected "),
+    "file missing": (
+        lambda folder: (folder / "model.blob").unlink(),
+        "file model.blob: expected present, found absent",
+    ),
+    "foreign file": (lambda folder: (folder / "x.bin").write_bytes(b""), "file x.bin: expected absent, found present"),
+    "side-car missing": (lambda folder: (folder / SIDECAR).unlink(), "side-car: expected engine.json, found missing"),
+    "side-car edited": (edit, "side-car checksum: expected "),
+    "foreign engine": (swap_in_another, "dtype: expected fp32, found bf16"),
 }
 
 
@@ -197,7 +200,7 @@ def test_a_damaged_engine_is_refused_and_rebuilt(store: EngineStore, capsys: Cap
     (good,), _ = build(capsys, *TINY)
     harm, words = DAMAGES[damage]
     harm(store.root / good["ids"][0])
-    refused_then_rebuilt(capsys, f"is not what it was: {words}", good["ids"])
+    refused_then_rebuilt(capsys, f"has changed: {words}", good["ids"])
 
 
 def test_other_weights(store: EngineStore, capsys: Capture, micro: Path, tmp_path: Path) -> None:
@@ -210,12 +213,12 @@ def test_other_weights(store: EngineStore, capsys: Capture, micro: Path, tmp_pat
     tensors = load_file(path)
     tensors["controlnet_cond_embedding.conv_in.bias"] += np.float32(1e-3)
     save_file(tensors, path)
-    refused_then_rebuilt(capsys, "differs in weights: wanted ", arguments=only)
+    refused_then_rebuilt(capsys, "differs in weights: expected ", arguments=only)
 
 
 OTHERS = {
-    "shapes": (("--batch", "1,8,32"), "differs in shapes.batch: wanted 1,8,32, have 1,8,64"),
-    "dtype": (("--dtype", "bf16"), "differs in dtype: wanted bf16, have fp32"),
+    "shapes": (("--batch", "1,8,32"), "differs in shapes.batch: expected 1,8,32, found 1,8,64"),
+    "dtype": (("--dtype", "bf16"), "differs in dtype: expected bf16, found fp32"),
 }
 
 
@@ -232,11 +235,11 @@ def test_another_machine(store: EngineStore, capsys: Capture, monkeypatch: pytes
     build(capsys, *TINY)
     if what == "version":
         monkeypatch.setattr(machine, "backend_version", lambda backend: "9.9")
-        words = "differs in backend_version: wanted 9.9, have "
+        words = "differs in backend_version: expected 9.9, found "
     else:
         facts = {**machine.device_facts("cpu"), "features": "none"}
         monkeypatch.setattr(machine, "device_facts", lambda device: facts)
-        words = "differs in device.features: wanted none, have "
+        words = "differs in device.features: expected none, found "
     refused_then_rebuilt(capsys, words)
 
 

@@ -84,7 +84,7 @@ def test_inspect(store: EngineStore, capsys: pytest.CaptureFixture[str]) -> None
     assert f"id: {GOOD.name}" in text and "state: ok" in text and "rebuild" not in text
     assert "\n  weights: " + "a" * 64 in text and "model.onnx 2048" in text
     text = run(capsys, "inspect", STALE.name)
-    assert f"backend_version: wanted {backend_version('onnx')}, have 0.1" in text
+    assert f"backend_version: expected {backend_version('onnx')}, found 0.1" in text
     assert "rebuild: dgkit build-engines m --engine ort --networks condition --dtype fp32 --batch 1,4,16" in text
     found = json.loads(run(capsys, "inspect", "condition", "--json"))
     assert found["side_car"]["key"]["backend_version"] == "0.1" and found["rebuild"].startswith("dgkit build-engines m")
@@ -93,11 +93,9 @@ def test_inspect(store: EngineStore, capsys: pytest.CaptureFixture[str]) -> None
 def test_inspect_a_broken_and_an_unknown_one(store: EngineStore, capsys: pytest.CaptureFixture[str]) -> None:
     (store.folder(GOOD) / "engine.json").unlink()
     text = run(capsys, "inspect", "denoiser")
-    assert "side-car: wanted engine.json, have missing" in text and "stale: side-car" in run(capsys, "list")
+    assert "side-car: expected engine.json, found missing" in text and "stale: side-car" in run(capsys, "list")
     assert main(["engines", "inspect", "nope"]) == 2
-    assert capsys.readouterr().err == (
-        "error: 'nope' is no engine of this cache\nhint: dgkit engines list shows the names\n"
-    )
+    assert capsys.readouterr().err == ("error: 'nope' matches no engine\nhint: dgkit engines list shows the names\n")
 
 
 def test_prune(store: EngineStore, capsys: pytest.CaptureFixture[str]) -> None:

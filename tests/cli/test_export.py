@@ -32,17 +32,17 @@ def test_networks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Captu
 
     (tmp_path / "mine" / "condition").mkdir(parents=True)
     assert main(["export", str(tmp_path / "mine"), *TINY]) == 1
-    assert "was not made by an export" in capsys.readouterr().err
+    assert "is not an exported engine" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
     ("arguments", "code", "words"),
     [
         (("--dtype", "int8"), 2, "unknown dtype 'int8'"),
-        (("--opset", "7"), 2, "opset 7; allowed are 18 to "),
+        (("--opset", "7"), 2, "opset 7; allowed: 18 to "),
         (("--networks", "unet"), 2, "unknown network 'unet'"),
         (("a", "b"), 2, "expected [MODEL] OUT, got 3 arguments"),
-        (("--rebuild", "never"), 1, "no engine of text_encoder for onnx in fp32 is built"),
+        (("--rebuild", "never"), 1, "there is no onnx engine in fp32 for the text_encoder"),
     ],
 )
 def test_networks_refused(

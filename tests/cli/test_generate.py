@@ -216,7 +216,7 @@ BAD: dict[str, tuple[Build, int, str, str]] = {
         lambda r, m, s: ["--model", "nobody/nothing-here"], 1, "nobody/nothing-here", "hf download",
     ),
     "a part is missing": (
-        lambda r, m, s: broken_model(m, r, lambda f: shutil.rmtree(f / "vae")), 1, "lacks the part vae", "",
+        lambda r, m, s: broken_model(m, r, lambda f: shutil.rmtree(f / "vae")), 1, "has no vae/", "",
     ),
     "no ControlNet": (
         lambda r, m, s: broken_model(m, r, lambda f: shutil.rmtree(f / "controlnet")), 1, "controlnet", "--controlnet",

@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from dgkit.diffusion import calibration
-from dgkit.diffusion.calibration import calibrating_places, draw_calls, held_out_count, held_out_place, scene_count
+from dgkit.diffusion.calibration import calibrating_places, held_out_count, held_out_place, record_calls, scene_count
 from dgkit.diffusion.loading import model_networks
 from dgkit.diffusion.model_folder import ModelFolder
 from dgkit.diffusion.random_model import RandomModel
@@ -30,7 +30,7 @@ def test_places_come_in_equally_often_and_those_held_out_never(scenes: int, halv
     assert set(used) == {(scene, half) for scene in range(first) for half in range(halves)}
     assert set(held) == {(scene, half) for scene in range(first, scenes) for half in range(halves)}
     assert max(used.values()) - min(used.values()) <= 1 and max(held.values()) - min(held.values()) <= 1
-    assert sum(used.values()) == STEPS * min(calibration.EACH, first * halves)
+    assert sum(used.values()) == STEPS * min(calibration.SAMPLES_PER_STEP, first * halves)
 
 
 def test_a_large_model_draws_fewer_scenes() -> None:
@@ -40,7 +40,7 @@ def test_a_large_model_draws_fewer_scenes() -> None:
 def test_calls_of_a_model(like_embedded: Path) -> None:
     folder = ModelFolder(like_embedded)
     networks = model_networks(folder)
-    calibrating, held_out = draw_calls(folder, networks)
+    calibrating, held_out = record_calls(folder, networks)
     times = [int(call["timestep"][0]) for call in held_out]
     assert len(set(times)) == STEPS == len(held_out) and times == sorted(times, reverse=True)
     assert [int(call["timestep"][0]) for call in calibrating] == [time for time in times for _ in range(3)]
@@ -63,7 +63,7 @@ def test_calls_of_a_model(like_embedded: Path) -> None:
 
 
 def test_the_same_calls_each_time(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(calibration, "_MOST", 3)
+    monkeypatch.setattr(calibration, "_MAX_SCENES", 3)
     first, second = (model_networks(RandomModel("tiny"))["denoiser"].calibration for _ in range(2))
     assert first and second and first.facts() == second.facts()
     for one, other in zip(first.draw(), second.draw(), strict=True):
@@ -86,11 +86,11 @@ def test_facts_tell_what_the_calls_depend_on(monkeypatch: pytest.MonkeyPatch) ->
 
 
 def test_values_that_are_not_finite_calibrate_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(calibration, "_MOST", 3)
+    monkeypatch.setattr(calibration, "_MAX_SCENES", 3)
     model = RandomModel("tiny")
     model.part("unet").get_parameter("conv_out.bias").data[0] = math.nan
     with pytest.raises(EngineError, match="not finite in fp32"):
-        draw_calls(model, model_networks(model))
+        record_calls(model, model_networks(model))
     assert torch.isfinite(model.part("unet").get_parameter("conv_out.bias")).all()  # the part was forgotten
 
 

@@ -3,7 +3,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from dgkit.diffusion.cover import WORTH, cover_windows, covered
+from dgkit.diffusion.cover import MIN_SHARE, cover_windows, covered
 
 TILE = 16
 
@@ -26,7 +26,7 @@ def test_whatever_is_worth_a_window_lies_in_one(seed: int, height: int, width: i
         need[y : y + rng.integers(1, 14), x : x + rng.integers(1, 14)] = True
     windows = cover_windows(need, TILE)
     missed = need & ~covered(windows)
-    assert missed.sum() <= 4 * WORTH * windows.tile_height * windows.tile_width
+    assert missed.sum() <= 4 * MIN_SHARE * windows.tile_height * windows.tile_width
     assert all(0 <= y <= height - windows.tile_height and 0 <= x <= width - windows.tile_width
                for y, x in windows.corners)  # fmt: skip
     assert len(windows) <= -(-height // TILE) * -(-width // TILE)  # never more than a grid

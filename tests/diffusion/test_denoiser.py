@@ -3,7 +3,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from dgkit.diffusion.denoiser import guided, in_batches, in_steps, tiled, tiled_each
+from dgkit.diffusion.denoiser import guided, in_batches, in_padded_batches, tiled, tiled_each
 from dgkit.diffusion.tiles import Windows, make_windows
 
 
@@ -85,5 +85,5 @@ def test_steps_of_the_batch_size_change_nothing_else() -> None:
     arguments = inputs(5)
     for step, most, size in ((1, 8, 5), (2, 8, 6), (4, 8, 8), (4, 7, 7), (5, 5, 5), (64, 64, 64)):
         probe = Probe()
-        assert torch.equal(in_steps(probe, step, most)(*arguments), Probe()(*arguments))
+        assert torch.equal(in_padded_batches(probe, step, most)(*arguments), Probe()(*arguments))
         assert probe.sizes == [size]

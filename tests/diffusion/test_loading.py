@@ -164,8 +164,8 @@ def remove(name: str) -> Callable[[Path], None]:
 
 CONTROL = "controlnet/config.json"
 DAMAGE: dict[str, tuple[Callable[[Path], object], str]] = {
-    "part missing": (remove("vae"), "lacks the part vae/"),
-    "controlnet missing": (remove("controlnet"), "lacks the part controlnet/"),
+    "part missing": (remove("vae"), "has no vae/"),
+    "controlnet missing": (remove("controlnet"), "has no controlnet/"),
     "config missing": (remove("unet/config.json"), r"config\.json is missing"),
     "config broken": (lambda f: (f / "unet/config.json").write_text("{"), "not valid JSON"),
     "config no object": (lambda f: (f / "unet/config.json").write_text("[]"), "a list; expected a JSON object"),
@@ -176,10 +176,13 @@ DAMAGE: dict[str, tuple[Callable[[Path], object], str]] = {
     "pickled weights": (to_pickle, "pickled weights"),
     "truncated weights": (truncate(UNET, 5000), "is damaged"),
     "empty weights": (truncate(UNET, 0), "is damaged"),
-    "nan weights": (edit(UNET, lambda w: w["conv_in.weight"].view(-1)[3].fill_(torch.nan)), "conv_in.weight holds NaN"),
+    "nan weights": (
+        edit(UNET, lambda w: w["conv_in.weight"].view(-1)[3].fill_(torch.nan)),
+        "conv_in.weight contains NaN",
+    ),
     "nan controlnet": (
         edit(f"controlnet/{UNET.split('/')[1]}", lambda w: w["conv_in.bias"].fill_(torch.inf)),
-        "controlnet.*holds NaN",
+        "controlnet.*contains NaN",
     ),
     "weight missing": (edit(UNET, lambda w: w.pop("conv_in.bias")), r"1 missing \(conv_in\.bias\)"),
     "weight too many": (edit(UNET, lambda w: w.update(extra=torch.zeros(1))), r"1 not in the config \(extra\)"),
@@ -187,14 +190,17 @@ DAMAGE: dict[str, tuple[Callable[[Path], object], str]] = {
         edit(UNET, lambda w: w.update({"conv_in.bias": torch.zeros(9)})),
         r"conv_in\.bias is \[9\], expected \[8\]",
     ),
-    "three condition channels": (change(CONTROL, conditioning_channels=3), "takes 3 condition channels; expected 20"),
+    "three condition channels": (change(CONTROL, conditioning_channels=3), "has 3 condition channels; expected 20"),
     "another width": (change(CONTROL, block_out_channels=[16, 32]), r"its block_out_channels is \[16, 32\]"),
     "another text width": (change(CONTROL, cross_attention_dim=32), "its cross_attention_dim is 32, not 16"),
-    "another text encoder": (change("text_encoder/config.json", hidden_size=32), "32 wide"),
+    "another text encoder": (
+        change("text_encoder/config.json", hidden_size=32),
+        "has width 32, but the UNet's attention expects 16",
+    ),
     "another vae": (change("vae/config.json", latent_channels=8), "8 latent channels"),
     "another factor": (
         change(CONTROL, conditioning_embedding_out_channels=[4, 4, 8]),
-        "4 times, the VAE images 8 times",
+        "4 times, but the VAE downscales images 8 times",
     ),
     "no sample size": (change("unet/config.json", sample_size=None), "sample_size is None"),
     "unsupported unet": (
@@ -202,7 +208,7 @@ DAMAGE: dict[str, tuple[Callable[[Path], object], str]] = {
             change("unet/config.json", addition_embed_type="image")(f),
             change(CONTROL, addition_embed_type="image")(f),
         ),
-        "wants more than text",
+        "needs more inputs than text",
     ),
     "scheduler missing": (remove("scheduler/scheduler_config.json"), r"scheduler_config\.json is missing"),
     "tokenizer missing": (remove("tokenizer/vocab.json"), r"vocab\.json is missing"),

@@ -103,7 +103,7 @@ def test_what_a_gpu_does_in_larger_calls_is_the_same(name: str, monkeypatch: pyt
     """Networks in fewer and fuller calls, few batch sizes, noise from several threads."""
     preset, requests = replace(find_preset(name), large_area=100_000), [street(i) for i in range(7)]
     expected = run(requests, preset, batch=16)
-    monkeypatch.setattr(Run, "wide", True)
+    monkeypatch.setattr(Run, "on_gpu", True)
     recorder = Recorder()
     with recorder.pipeline() as pipeline:
         found = sample(pipeline, requests, preset, batch=16)
@@ -186,11 +186,16 @@ def test_settings_in_the_name() -> None:
         PRESETS["exact"], name=preset.name, steps=12, solver="dpm++2m", second_start=0.5, guidance_scale=2.0
     )
     for wrong, message in (
-        ("exact:step=3", "no setting 'step=3'"), ("exact:steps", "no setting 'steps'"), ("best:steps=3", "'best'"),
-        ("exact:steps=1.5", "expected int"), ("exact:steps=many", "expected int"),
+        ("exact:step=3", "unknown setting 'step=3'"),
+        ("exact:steps", "unknown setting 'steps'"),
+        ("best:steps=3", "'best'"),
+        ("exact:steps=1.5", "expected int"),
+        ("exact:steps=many", "expected int"),
         ("exact:two_pass=3", "expected bool"),
-        ("exact:bridge=3", "allowed: image, latent"), ("exact:name=x", "no setting"), ("exact:", "no setting"),
-    ):  # fmt: skip
+        ("exact:bridge=3", "allowed: image, latent"),
+        ("exact:name=x", "unknown setting"),
+        ("exact:", "unknown setting"),
+    ):
         with pytest.raises(UsageError, match=message):
             find_preset(wrong)
 

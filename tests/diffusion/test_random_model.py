@@ -93,7 +93,7 @@ def test_a_pipeline_of_random_weights() -> None:
     assert image.shape == (64, 64, 3) and len(np.unique(image)) > 10
     with pytest.raises(UsageError, match="unknown random model 'sd3'; known: sd15, city, tiny"):
         load_pipeline("random:sd3")
-    with pytest.raises(UsageError, match="a ControlNet of its own"):
+    with pytest.raises(UsageError, match="random:tiny has its own ControlNet and cannot be combined with elsewhere"):
         load_pipeline("random:tiny", "elsewhere")
 
 

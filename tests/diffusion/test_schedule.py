@@ -100,7 +100,7 @@ def test_state_is_the_callers() -> None:
         ({"prediction_type": "sample"}, 20, "ddim", ModelError, "epsilon, v_prediction"),
         ({"timestep_spacing": "log"}, 20, "ddim", ModelError, "leading, trailing, linspace"),
         ({"beta_schedule": "sigmoid"}, 20, "ddim", ModelError, "scaled_linear"),
-        ({"rescale_betas_zero_snr": True}, 20, "ddim", ModelError, "divides by zero"),
+        ({"rescale_betas_zero_snr": True}, 20, "ddim", ModelError, "zero terminal SNR does not work"),
         ({"steps_offset": 60}, 20, "ddim", ModelError, "steps_offset 60"),
         ({}, 0, "ddim", UsageError, "1 to 999"),
         ({}, 1000, "ddim", UsageError, "1 to 999"),

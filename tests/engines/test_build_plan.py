@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from dgkit.engines.build_plan import EngineStatus, build, first_problem, inspect, verdict
+from dgkit.engines.build_plan import EngineStatus, build, first_problem, inspect, planned_action
 from dgkit.engines.onnx_export import graph_key
 from dgkit.engines.runner import Network
 from dgkit.engines.store import Engine, EngineStore
@@ -81,7 +81,9 @@ def test_failures(runner: Quick) -> None:
 def test_verdicts() -> None:
     states = {state: EngineStatus("a", "ort", "fp32", "cpu", state) for state in ("ready", "missing", "none needed")}
     found = {
-        (policy, state): verdict(policy, states[state]) for policy in ("never", "auto", "always") for state in states
+        (policy, state): planned_action(policy, states[state])
+        for policy in ("never", "auto", "always")
+        for state in states
     }
     assert {key for key, text in found.items() if text == "would be built"} == {
         ("auto", "missing"), ("always", "missing"), ("always", "ready"),

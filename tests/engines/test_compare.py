@@ -10,7 +10,7 @@ import torch
 
 from dgkit.diffusion.loading import model_networks
 from dgkit.diffusion.model_folder import ModelFolder
-from dgkit.engines.compare import TOLERANCES, EngineSpec, check_network, compare_outputs
+from dgkit.engines.compare import TOLERANCES, Comparison, EngineSpec, check_network, compare_outputs
 from dgkit.engines.runner import DTYPES, QUANTISED, Network
 from dgkit.errors import UsageError
 
@@ -23,14 +23,13 @@ def load(folder: ModelFolder, name: str) -> Network:
 
 
 def test_a_backend_agrees_with_itself_and_lower_precision_differs(folder: ModelFolder) -> None:
+    """The order of the two does not matter: rounding the weights of one leaves those of the other alone."""
     fresh = partial(load, folder, "vae_encoder")
-    same = check_network(fresh, EngineSpec("torch"), EngineSpec("torch"))
+    same = check_network(Comparison(fresh, EngineSpec("torch"), EngineSpec("torch")))
     assert [(item.output, item.relative, item.absolute) for item in same] == [("mean", 0, 0), ("logvar", 0, 0)]
-    lower = check_network(fresh, EngineSpec("torch"), EngineSpec("torch", "bf16"), batch=3)
+    lower = check_network(Comparison(fresh, EngineSpec("torch"), EngineSpec("torch", "bf16"), batch=3))
     assert all(0 < item.relative <= item.tolerance == TOLERANCES["bf16"] and item.passed for item in lower)
-    swapped = check_network(
-        fresh, EngineSpec("torch", "bf16"), EngineSpec("torch"), batch=3
-    )  # rounds no weights of the other side
+    swapped = check_network(Comparison(fresh, EngineSpec("torch", "bf16"), EngineSpec("torch"), batch=3))
     assert [item.absolute for item in swapped] == [item.absolute for item in lower]
 
 
@@ -62,5 +61,5 @@ def test_sides() -> None:
 
 
 def test_batch_is_positive(folder: ModelFolder) -> None:
-    with pytest.raises(UsageError, match="1 and more"):
-        check_network(partial(load, folder, "condition"), EngineSpec("torch"), EngineSpec("torch"), batch=0)
+    with pytest.raises(UsageError, match="batch 0; allowed: 1 or more"):
+        Comparison(partial(load, folder, "condition"), EngineSpec("torch"), EngineSpec("torch"), batch=0)

@@ -61,7 +61,7 @@ def test_what_is_stated_in_the_key(folder: ModelFolder) -> None:
 
 @pytest.mark.parametrize(
     ("failure", "raised", "words"),
-    [(RuntimeError("no g++"), EngineError, "cannot be compiled: no g++"), (OSError(28, "full"), OutputError, "full")],
+    [(RuntimeError("no g++"), EngineError, "compilation failed: no g++"), (OSError(28, "full"), OutputError, "full")],
 )
 def test_a_failed_build_is_an_error_and_leaves_nothing(
     folder: ModelFolder,
@@ -81,7 +81,7 @@ def test_a_failed_build_is_an_error_and_leaves_nothing(
     with pytest.raises(raised, match=words):
         CompileRunner(network).prepare()
     assert not [path for path in EngineStore().root.iterdir() if path.is_dir()]
-    with pytest.raises(EngineError, match="no engine of condition for compile in fp32 is built") as caught:
+    with pytest.raises(EngineError, match="there is no compile engine in fp32 for the condition") as caught:
         CompileRunner(network, rebuild="never").__enter__()
     assert caught.value.hint == rebuild_command(engine_key(CompileRunner(network)), str(folder.root))
 
@@ -94,7 +94,7 @@ def test_a_build_rounds_nobodys_weights(folder: ModelFolder, monkeypatch: pytest
     monkeypatch.setattr(
         compile_runner, "_compile", lambda _, module, folder: seen.append(next(module.parameters()).dtype)
     )
-    with pytest.raises(EngineError, match="cannot be compiled"):  # there is no package to verify
+    with pytest.raises(EngineError, match="compilation failed"):  # there is no package to verify
         CompileRunner(network, dtype="bf16").prepare()
     assert seen == [torch.bfloat16]
     assert all(torch.equal(value, before[name]) for name, value in network.load().state_dict().items())
@@ -111,7 +111,7 @@ def test_a_compiler_that_copies_the_cxx_library_is_refused(
     script.chmod(0o755)
     monkeypatch.setenv("DGKIT_CACHE", str(tmp_path))
     monkeypatch.setattr(config.cpp, "cxx", (None, str(script)))
-    with pytest.raises(EngineError, match=r"static-g\+\+ links hold a copy of the C\+\+ library") as caught:
+    with pytest.raises(EngineError, match=r"static-g\+\+ links the C\+\+ library statically") as caught:
         CompileRunner(model_networks(folder)["condition"]).prepare()
     assert "CXX=" in (caught.value.hint or "")
 
@@ -145,7 +145,7 @@ def test_a_package_that_differs_is_refused(
     monkeypatch.setenv("DGKIT_CACHE", str(tmp_path))
     monkeypatch.setattr(compile_runner, "_compile", lambda *_: shutil.copy(engine.file(PACKAGE), _[2] / PACKAGE))
     monkeypatch.setattr(compile_runner, "relative_error", lambda *_: float("nan"))
-    with pytest.raises(EngineError, match="condition of the package is off by nan"):
+    with pytest.raises(EngineError, match="output condition of the package differs from PyTorch by nan"):
         CompileRunner(network).prepare()
 
 

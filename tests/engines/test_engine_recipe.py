@@ -121,7 +121,7 @@ def test_onnxruntime_of_a_cpu_leaves_the_gpu_alone(
         assert said == []
     else:
         (line,) = said
-        assert line.startswith("engine ort runs on the CPU") and "pip install 'dgkit[gpu]'" in line
+        assert line.startswith("engine ort uses the CPU") and "pip install 'dgkit[gpu]'" in line
 
 
 def test_a_device_is_chosen_once_for_each_engine(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from dgkit.diffusion.loading import model_networks
 from dgkit.diffusion.model_folder import ModelFolder
 from dgkit.engines import layers
-from dgkit.engines.compare import EngineSpec, OutputCheck
+from dgkit.engines.compare import Comparison, EngineSpec, OutputCheck
 from dgkit.engines.layers import LayerReport, check_layers
 from dgkit.engines.runner import Network
 from dgkit.engines.store import EngineStore
@@ -42,7 +42,9 @@ def with_weights(network: Network, change: Callable[[nn.Module], None]) -> Netwo
 def test_layers_of_equal_networks_agree(folder: ModelFolder, second: str) -> None:
     if second == "openvino":
         pytest.importorskip("openvino", reason="needs openvino: pip install 'dgkit[cpu]'")
-    report = check_layers(partial(load, folder, "vae_encoder"), EngineSpec("torch"), EngineSpec.parse(second))
+    report = check_layers(
+        Comparison(partial(load, folder, "vae_encoder"), EngineSpec("torch"), EngineSpec.parse(second))
+    )
     print(f"{second}: {len(report.checks)} layers, worst {report.worst.output} {report.worst.relative:.1e}")
     names = [check.output for check in report.checks]
     assert len(names) == len(set(names)) > 20
@@ -71,13 +73,13 @@ def test_the_layer_that_differs_is_found(
     """One side computes with other weights from one layer on."""
     trace = layers._TRACERS["torch"]
 
-    def wrong(job: layers._Job) -> dict[str, Tensor]:
+    def wrong(job: layers._TraceJob) -> dict[str, Tensor]:
         return trace(dataclasses.replace(job, network=with_weights(job.network, partial(damage, value=value))))
 
     monkeypatch.setitem(layers._TRACERS, "torch", wrong)
     if second == "torch":
         monkeypatch.setitem(layers._TRACERS, "ort", trace)
-    report = check_layers(partial(load, folder, "vae_encoder"), EngineSpec("ort"), EngineSpec("torch"))
+    report = check_layers(Comparison(partial(load, folder, "vae_encoder"), EngineSpec("ort"), EngineSpec("torch")))
     names = [check.output for check in report.checks]
     assert report.first is not None and report.first.output == "encoder.mid_block.resnets.0.conv1"
     before = report.checks[: names.index(report.first.output)]
@@ -113,17 +115,21 @@ def test_the_worst_layer_is_the_one_that_is_not_finite() -> None:
 
 
 def test_what_cannot_be_compared_is_refused(folder: ModelFolder, monkeypatch: pytest.MonkeyPatch) -> None:
-    compare = partial(check_layers, partial(load, folder, "condition"))
+    def compare(second: EngineSpec) -> LayerReport:
+        return check_layers(Comparison(partial(load, folder, "condition"), EngineSpec("torch"), second))
+
     for second, words in (
-        (EngineSpec("compile"), "engine 'compile' cannot be seen; those of torch, ort, openvino, trt can"),
-        (EngineSpec("ort", "bf16"), "allowed are ort:fp32"),
+        (EngineSpec("compile"), "'compile' gives no access to its layers; engines that do: torch, ort, openvino, trt"),
+        (
+            EngineSpec("openvino", "int8"),
+            "openvino:int8 gives no access to its layers; dtypes that do: fp32, bf16, fp16",
+        ),
+        (EngineSpec("ort", "bf16"), "ONNX Runtime does not support bf16 on the CPU"),
     ):
         with pytest.raises(UsageError, match=words):
-            compare(EngineSpec("torch"), second)
-    with pytest.raises(UsageError, match="1 and more"):
-        compare(EngineSpec("torch"), EngineSpec("torch"), batch=0)
-    with pytest.raises(EngineError, match="asked for device cpu"):
-        compare(EngineSpec("torch"), EngineSpec("trt"))
+            compare(second)
+    with pytest.raises(EngineError, match="TensorRT needs an NVIDIA GPU; the device is cpu"):
+        compare(EngineSpec("trt"))
     monkeypatch.setitem(layers._TRACERS, "ort", lambda job: {})
     with pytest.raises(EngineError, match="condition: torch:fp32 and ort:fp32 have no layer in common"):
-        compare(EngineSpec("torch"), EngineSpec("ort"))
+        compare(EngineSpec("ort"))

@@ -19,11 +19,11 @@ from dgkit.diffusion import calibration
 from dgkit.diffusion.loading import load_pipeline, model_networks
 from dgkit.diffusion.model_folder import ModelFolder
 from dgkit.engines import openvino_runner
-from dgkit.engines.compare import EngineSpec, check_network
+from dgkit.engines.compare import Comparison, EngineSpec, check_network
 from dgkit.engines.engine_recipe import EngineRecipe
 from dgkit.engines.onnx_export import TOLERANCES
 from dgkit.engines.openvino_runner import BLOB, HELD_OUT, OpenVinoRunner, engine_key
-from dgkit.engines.quantise import load_nncf, narrow
+from dgkit.engines.quantise import load_nncf, sensitive_layers
 from dgkit.engines.runner import RUNNERS, Network, runner_class
 from dgkit.engines.sidecar import key_differences
 from dgkit.engines.spec import NETWORKS
@@ -37,8 +37,8 @@ pytest.importorskip("onnxscript", reason="needs onnxscript: pip install 'dgkit[c
 @pytest.fixture(autouse=True)
 def few(monkeypatch: pytest.MonkeyPatch) -> None:
     """Three scenes, a sample of each timestep."""
-    monkeypatch.setattr(calibration, "_MOST", 3)
-    monkeypatch.setattr(calibration, "EACH", 1)
+    monkeypatch.setattr(calibration, "_MAX_SCENES", 3)
+    monkeypatch.setattr(calibration, "SAMPLES_PER_STEP", 1)
 
 
 def denoiser(folder: ModelFolder) -> Network:
@@ -73,11 +73,12 @@ def test_an_engine_and_what_it_was_verified_on(built: Engine, folder: ModelFolde
     kinds = [(info["layerType"].astype(str), info["runtimePrecision"].astype(str)) for info in facts]
     for layers in (["Convolution"], ["FullyConnected", "MatMul"]):
         types = [kind for layer, kind in kinds if layer in layers]
-        assert 0 < types.count("u8") + types.count("i8") < len(types)  # narrow ones are left alone
+        assert 0 < types.count("u8") + types.count("i8") < len(types)  # the sensitive ones are not quantised
 
 
 def test_engines_are_compared_on_calls_in_use(built: Engine, folder: ModelFolder) -> None:
-    (check,) = check_network(partial(denoiser, folder), EngineSpec("torch"), EngineSpec("openvino", "int8"), batch=7)
+    sides = (EngineSpec("torch"), EngineSpec("openvino", "int8"))
+    (check,) = check_network(Comparison(partial(denoiser, folder), *sides, batch=7))
     assert check.passed and check.tolerance == TOLERANCES["int8"]
     assert check.relative == pytest.approx(built.sidecar.notes["error"]["prediction"], rel=0.05)
 
@@ -94,7 +95,7 @@ def test_the_benchmark_compares_on_calls_in_use(
 
 def test_other_calls_make_another_engine(built: Engine, folder: ModelFolder, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(calibration, "SEED", 78)
-    with pytest.raises(EngineError, match=r"differs in flags\.calibration_seed: wanted 78, have 77"):
+    with pytest.raises(EngineError, match=r"differs in flags\.calibration_seed: expected 78, found 77"):
         OpenVinoRunner(denoiser(folder), dtype="int8", rebuild="never").prepare()
     monkeypatch.setattr(openvino_runner, "SCOPE", "all")
     changed = {item.field for item in key_differences(engine_key(denoiser(folder), "int8"), built.key)}
@@ -108,7 +109,7 @@ def test_one_that_is_too_far_off_is_not_kept(
     monkeypatch.setattr(openvino_runner, "quantised", lambda model, calls: model)  # what is verified matters here
     monkeypatch.setitem(TOLERANCES, "int8", 1e-6)
     with pytest.raises(
-        EngineError, match=r"prediction is off by .* on calls that did not calibrate it; allowed"
+        EngineError, match=r"prediction differs from PyTorch by .* on held-out calls .*; at most 1e-06 is"
     ) as caught:
         OpenVinoRunner(denoiser(folder), dtype="int8").prepare()
     assert caught.value.hint == "use --dtype bf16"
@@ -134,7 +135,7 @@ def test_a_recipe_in_int8_is_that_of_the_denoiser(folder: ModelFolder, monkeypat
     assert found == {**dict.fromkeys(NETWORKS, "fp32"), "denoiser": "int8", **beside}
     said: list[str] = []
     recipe.runners(model_networks(folder), notify=said.append)
-    assert said == ["int8 is for the denoiser: condition in bf16, vae_encoder in bf16, vae_decoder in fp32"]
+    assert said == ["int8 applies to the denoiser only; condition in bf16, vae_encoder in bf16, vae_decoder in fp32"]
     said.clear()
     own = EngineRecipe.model_validate(
         {"engine": "torch", "networks": {"denoiser": {"engine": "openvino", "dtype": "int8"}}}
@@ -153,14 +154,14 @@ def test_a_pipeline_in_int8_has_one_in_fp32_to_fall_back_on(micro_folder: Path) 
 @pytest.mark.parametrize("engine", sorted(set(RUNNERS) - {"openvino"}))
 def test_other_engines_refuse(engine: str, folder: ModelFolder) -> None:
     with pytest.raises(
-        UsageError, match=rf"engine '{engine}' does not compute in int8; it takes fp32, .*'openvino'"
+        UsageError, match=rf"engine '{engine}' does not support int8, only fp32, .*'openvino' does"
     ) as caught:
         runner_class(engine)(denoiser(folder), dtype="int8")
     assert "use --engine openvino" in caught.value.hint
 
 
 def test_other_networks_refuse(folder: ModelFolder) -> None:
-    with pytest.raises(UsageError, match="vae_decoder is not offered in int8; allowed is the denoiser"):
+    with pytest.raises(UsageError, match="network 'vae_decoder' does not support int8; only the denoiser does"):
         OpenVinoRunner(model_networks(folder)["vae_decoder"], dtype="int8")
 
 
@@ -200,4 +201,4 @@ def test_narrow_layers_are_named() -> None:
     ends = [product([2, 8], "of vectors"), product([2, 5, 8], "of tokens")]
     ends += [convolution(8, "of latents"), convolution(32, "of features")]
     inputs = [end.input(0).get_source_output().get_node() for end in ends]
-    assert sorted(narrow(Model(ends, inputs))) == ["of latents", "of vectors"]
+    assert sorted(sensitive_layers(Model(ends, inputs))) == ["of latents", "of vectors"]

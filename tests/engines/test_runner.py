@@ -117,7 +117,7 @@ def test_specs() -> None:
 def test_devices() -> None:
     assert find_device("cpu") == torch.device("cpu")
     for name in ("tpu", "cuda:99", "cuda:x"):
-        with pytest.raises(UsageError, match="here: cpu"):
+        with pytest.raises(UsageError, match="this machine has cpu"):
             find_device(name)
     if not torch.cuda.is_available():
         with pytest.raises(UsageError, match="no CUDA device"):

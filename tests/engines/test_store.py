@@ -12,7 +12,7 @@ import pytest
 
 from dgkit.engines import machine
 from dgkit.engines.inventory import entries, find, prune
-from dgkit.engines.machine import NOT_INSTALLED, backend_version, device_facts, here, package_versions
+from dgkit.engines.machine import NOT_INSTALLED, backend_version, device_facts, local_key, package_versions
 from dgkit.engines.sidecar import Difference, EngineKey, key_differences, list_files
 from dgkit.engines.store import Engine, EngineStore, rebuild_command
 from dgkit.errors import EngineError, UsageError
@@ -22,7 +22,7 @@ from tests.engines.stored import CONTENT, KEY, OTHER_KEYS, build, change, refuse
 def test_builds_once_and_says_so(store: EngineStore) -> None:
     said: list[str] = []
     engine = store.obtain(KEY, build, notify=said.append)
-    assert said == [f"building {KEY.name}: no engine of denoiser for openvino in fp32 is built"]
+    assert said == [f"building {KEY.name}: there is no openvino engine in fp32 for the denoiser"]
     assert store.obtain(KEY, refuse, notify=said.append) == store.open(KEY) == engine and len(said) == 1
     assert engine.file("model.bin").read_bytes() == CONTENT and engine.file("weights/0.bin").is_file()
     assert engine.sidecar.size == len(CONTENT) + 7 and engine.sidecar.notes == {"error": 1e-5}
@@ -35,7 +35,7 @@ def test_builds_once_and_says_so(store: EngineStore) -> None:
 def test_another_key_is_another_engine(store: EngineStore, engine: Engine, field: str) -> None:
     other = change(**OTHER_KEYS[field])
     said: list[str] = []
-    with pytest.raises(EngineError, match=f"differs in {field}: wanted .*, have ") as caught:
+    with pytest.raises(EngineError, match=f"differs in {field}: expected .*, found ") as caught:
         store.open(other, "models/city")
     assert caught.value.hint == (
         f"dgkit build-engines models/city --engine openvino --networks denoiser --dtype {other.dtype} "
@@ -58,7 +58,7 @@ def test_always_builds_again_and_keeps_the_old_one_until_then(store: EngineStore
 
     with pytest.raises(EngineError, match="no"):
         store.obtain(KEY, fail, rebuild="always", notify=said.append)
-    assert said == [f"building {KEY.name}: asked for anew"]
+    assert said == [f"building {KEY.name}: rebuild requested"]
     assert store.open(KEY) == engine and [path.name for path in store.root.iterdir()] == [KEY.name]
 
     def rebuild(folder: Path) -> None:
@@ -110,7 +110,7 @@ def test_entries_compare_with_this_machine(store: EngineStore, engine: Engine) -
     }
     entry = find(store, KEY.digest()[:8])
     assert entry.sidecar == engine.sidecar and entry.size > len(CONTENT)
-    for identity, words in (("denoiser-", "stands for 3 engines"), ("zzz", "is no engine")):
+    for identity, words in (("denoiser-", "matches 3 engines"), ("zzz", "matches no engine")):
         with pytest.raises(UsageError, match=words):
             find(store, identity)
     assert entries(EngineStore(store.root / "absent")) == []
@@ -138,14 +138,14 @@ def test_prune(store: EngineStore, engine: Engine) -> None:
 
 
 def test_this_machine(monkeypatch: pytest.MonkeyPatch) -> None:
-    assert here(KEY) == KEY
+    assert local_key(KEY) == KEY
     assert backend_version("nope") == NOT_INSTALLED and package_versions(["nope"]) == {"nope": NOT_INSTALLED}
     assert device_facts("any") == {"kind": "any"}
     assert device_facts("cpu")["arch"]
     gpus = [{"kind": "cuda", "name": name} for name in ("small", "large")]
     monkeypatch.setattr(machine, "_cuda_facts", lambda index: (gpus[index : index + 1] or [{"kind": "none"}])[0])
-    assert here(change(device=gpus[1])).device == gpus[1]
-    assert here(change(device={"kind": "cuda", "name": "other"})).device == gpus[0]
+    assert local_key(change(device=gpus[1])).device == gpus[1]
+    assert local_key(change(device={"kind": "cuda", "name": "other"})).device == gpus[0]
     assert device_facts("cuda:1") == gpus[1] and device_facts("cuda:7") == {"kind": "none"}
 
 

@@ -125,7 +125,7 @@ def test_large_batches_run_in_parts(network: Network, monkeypatch: pytest.Monkey
     with TrtRunner(network, options=BuildOptions(batch=(2, 2, 3))) as runner:
         found = runner(**inputs)["condition"]
         assert rows.calls == [(0, 3), (0, 2), (0, 2)] and torch.allclose(found, expected, atol=1e-6)
-        words = "got batch 1; the engine takes batch 2 to 3"
+        words = "got batch 1; the engine supports batch 2 to 3"
         with pytest.raises(EngineError, match=words):
             runner(**example_inputs(network, batch=1))
         with pytest.raises(EngineError, match="got batch 2"):  # height and width of this network are fixed
@@ -136,7 +136,7 @@ def test_an_engine_that_does_not_fit_is_refused(
     network: Network, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     monkeypatch.setenv("DGKIT_CACHE", str(tmp_path))
-    with pytest.raises(EngineError, match="no engine of condition for rtx in fp16 is built") as caught:
+    with pytest.raises(EngineError, match="there is no rtx engine in fp16 for the condition") as caught:
         TrtRunner(network, dtype="fp16", rebuild="never").prepare()
     for words in ("dgkit build-engines", "--engine trt", "--dtype fp16", "--batch 1,8,64"):
         assert words in caught.value.hint
@@ -146,22 +146,22 @@ def test_an_engine_that_does_not_fit_is_refused(
         with pytest.raises(EngineError, match=words):
             TrtRunner(network, dtype="fp16", rebuild="never", options=options).prepare()
 
-    refused(r"differs in shapes\.batch: wanted 1,8,32, have 1,8,64", BuildOptions(batch=(1, 8, 32)))
-    refused(r"differs in flags\.optimisation_level: wanted 1, have absent", BuildOptions(optimisation_level=1))
+    refused(r"differs in shapes\.batch: expected 1,8,32, found 1,8,64", BuildOptions(batch=(1, 8, 32)))
+    refused(r"differs in flags\.optimisation_level: expected 1, found absent", BuildOptions(optimisation_level=1))
     with monkeypatch.context() as patch:
         patch.setattr(trt_build, "backend_version", lambda backend: "99.0")
-        refused(r"differs in backend_version: wanted 99\.0, have ")
+        refused(r"differs in backend_version: expected 99\.0, found ")
     path = engine.file(ENGINE)
     content = path.read_bytes()
     for damaged, words in (
-        (content[:-1], rf"size of {ENGINE}: wanted {len(content)}, have {len(content) - 1}"),
-        (content[:99] + bytes([content[99] ^ 1]) + content[100:], f"sha256 of {ENGINE}: wanted"),
+        (content[:-1], rf"size of {ENGINE}: expected {len(content)}, found {len(content) - 1}"),
+        (content[:99] + bytes([content[99] ^ 1]) + content[100:], f"sha256 of {ENGINE}: expected"),
     ):
         path.write_bytes(damaged)
         refused(words)
     path.write_bytes(content)
     (path.parent / "foreign.engine").write_bytes(b"x")
-    refused(r"file foreign\.engine: wanted absent, have present")
+    refused(r"file foreign\.engine: expected absent, found present")
     said: list[str] = []
     (again,) = TrtRunner(network, dtype="fp16", notify=said.append).prepare()
     assert again.folder == engine.folder and "foreign.engine" in said[0]
@@ -203,20 +203,20 @@ def test_a_gpu_that_is_none_of_the_usual_gets_engines_of_its_own(
 @pytest.mark.skipif(torch.cuda.is_available(), reason="this machine has the GPU that the error is about")
 @pytest.mark.parametrize("options", [BuildOptions(strip_weights=True), BuildOptions(refit=True)])
 def test_weights_that_can_be_replaced_need_a_gpu(network: Network, options: BuildOptions) -> None:
-    with pytest.raises(EngineError, match="on a GPU only"):
+    with pytest.raises(EngineError, match="needs a GPU to build engines whose weights can be replaced"):
         TrtRunner(network, options=options).prepare()
 
 
 def test_tensorrt_itself_builds_on_a_gpu_only(network: Network) -> None:
     library = TrtLibrary("trt", load_library().module, load_library().logger)
-    with pytest.raises(EngineError, match="asked for device cpu"):
+    with pytest.raises(EngineError, match="the device is cpu"):
         obtain_engine(library, network, "fp32", CPU, BuildOptions())
 
 
 def test_which_library(monkeypatch: pytest.MonkeyPatch) -> None:
     assert load_library().is_rtx
     monkeypatch.setenv(trt_library.VARIABLE, "cuda")
-    with pytest.raises(UsageError, match="allowed are tensorrt, rtx"):
+    with pytest.raises(UsageError, match="allowed: tensorrt, rtx"):
         load_library()
     asked: list[str] = []
 
@@ -271,7 +271,7 @@ def test_a_graph_that_cannot_be_parsed(network: Network, monkeypatch: pytest.Mon
 
     monkeypatch.setenv("DGKIT_CACHE", str(tmp_path / "cache"))
     monkeypatch.setattr(trt_build, "export_engine", lambda *_, **__: Garbage())
-    with pytest.raises(EngineError, match=r"condition cannot be parsed: \S+") as caught:
+    with pytest.raises(EngineError, match=r"TensorRT cannot parse the condition: \S+") as caught:
         TrtRunner(network).prepare()
     assert "\n" not in caught.value.message and not list(EngineStore().root.glob("condition*"))
 

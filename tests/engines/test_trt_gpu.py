@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 import torch
 
-from dgkit.engines.compare import TOLERANCES, EngineSpec
+from dgkit.engines.compare import TOLERANCES, Comparison, EngineSpec
 from dgkit.engines.layers import check_layers
 from dgkit.engines.onnx_export import example_inputs, relative_error
 from dgkit.engines.runner import BuildOptions, Network
@@ -53,7 +53,7 @@ def test_images_of_any_size_and_batches_past_the_profile(cuda_graph: bool) -> No
             error = error_of(network, runner, batch=batch, height=high * height, width=wide * width)
             print(f"batch {batch}, {high} x {wide} tiles: {error:.1e}")
             assert error < TOLERANCES["fp16"]
-        with pytest.raises(EngineError, match="the engine takes batch 1 to 4"):
+        with pytest.raises(EngineError, match="the engine supports batch 1 to 4"):
             runner(latents=torch.zeros(1, network.sizes["latent_channels"], 8 * height, width))
 
 
@@ -83,8 +83,9 @@ def test_weights_put_in_when_opened() -> None:
 
 
 def test_layers_of_an_engine_are_those_of_the_graph() -> None:
-    report = check_layers(
-        lambda: random_networks("tiny")["denoiser"], EngineSpec("torch"), EngineSpec("trt", "fp16"), device="cuda"
-    )
+    def load() -> Network:
+        return random_networks("tiny")["denoiser"]
+
+    report = check_layers(Comparison(load, EngineSpec("torch"), EngineSpec("trt", "fp16"), device="cuda"))
     print(f"{len(report.checks)} layers, worst {report.worst.output} {report.worst.relative:.1e}")
     assert len(report.checks) > 20 and report.first is None

@@ -122,7 +122,7 @@ def test_never_builds_nothing(
 ) -> None:
     pytest.importorskip("onnxscript", reason=EXTRA.format("onnxscript"))
     monkeypatch.setenv("DGKIT_CACHE", str(tmp_path / "cache"))
-    with pytest.raises(EngineError, match="no engine of text_encoder for onnx in fp32 is built") as caught:
+    with pytest.raises(EngineError, match="there is no onnx engine in fp32 for the text_encoder") as caught:
         generate(tmp_path / "out", engine="ort", device="cpu", rebuild="never", **demo)
     assert caught.value.hint.startswith(f"dgkit build-engines {demo['model']} --engine ort --networks text_encoder ")
     assert not EngineStore().root.exists()
@@ -143,7 +143,7 @@ def test_tensorrt_without_a_gpu(
     *notes, error, hint = capsys.readouterr().err.splitlines()
     assert any(line.startswith("building text_encoder-rtx-fp32-") for line in notes)
     assert error.startswith("error: engine text_encoder-rtx-fp32-") and "needs" not in hint
-    assert error.endswith("TensorRT runs on an NVIDIA GPU; torch sees no CUDA device here")
+    assert error.endswith("TensorRT needs an NVIDIA GPU to run it; torch sees no CUDA device")
     (engine,) = EngineStore().root.glob("text_encoder-rtx-*")
     assert (engine / "model.engine").stat().st_size > 10_000
     assert not list((tmp_path / "out").glob("images/*"))

@@ -13,7 +13,7 @@ import torch
 
 from dgkit.diffusion.fusion import large_components
 from dgkit.diffusion.loading import load_pipeline
-from dgkit.diffusion.passes import Run, SceneState
+from dgkit.diffusion.passes import Run
 from dgkit.diffusion.pipeline import Pipeline
 from dgkit.diffusion.pixels import resize
 from dgkit.diffusion.presets import PRESETS
@@ -81,12 +81,12 @@ def test_each_pass(pipeline: Pipeline, name: str) -> None:
     golden = Golden(name)
     run = Run(pipeline, golden.preset, batch=BATCH, noise=golden.noise)
     with torch.inference_mode():
-        scene = SceneState(golden.request, *run.texts([golden.request])[golden.request.prompt])
-        first = run.first_pass([scene], lambda samples: None)
+        (scene,) = run.scenes([golden.request])
+        first = run.first_pass([scene])
         scene.low = run.finish(scene, next(run.decode(first)))
         upsampled = run.bridge([scene])
         scene.upsampled = torch.from_numpy(golden.arrays["upsampled_latents"])
-        second = run.second_pass([scene], lambda samples: None)
+        second = run.second_pass([scene])
         image = resize(run.finish(scene, next(run.decode(second))), 512, 512)
     assert not scene.shortened and scene.finite
     assert golden.error("pass1_latents", first) < 1e-4
