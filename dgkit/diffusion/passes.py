@@ -213,7 +213,7 @@ class Run:
         """Return the network wrapped in guidance, batches and windows, with timesteps, text and condition bound."""
         text = torch.stack([scene.text for scene in scenes])
         condition = self.conditions(scenes, windows, rescale)
-        alike = len(set(windows)) == 1
+        same_windows = len(set(windows)) == 1
         network: Denoise = self.pipeline.denoise
         if self.preset.windows == "cover" and self.on_gpu:
             network = in_padded_batches(network, max(1, self.batch // BATCH_SIZES), self.batch)
@@ -221,7 +221,7 @@ class Run:
         # Both guidance halves of a sample are in one call, unless the batch is 1.
         pair = in_batches(guided(inner, self.plan.scale, self.negative), max(1, self.batch // self.plan.halves))
         whole = {
-            with_guidance: tiled(one, windows[0]) if alike else tiled_each(one, windows)
+            with_guidance: tiled(one, windows[0]) if same_windows else tiled_each(one, windows)
             for with_guidance, one in ((True, pair), (False, inner))
         }
 

@@ -1,6 +1,6 @@
 """OpenVINO on the CPU: a compiled model of each network in the engine store, made from its fp32 ONNX graph.
 
-In bf16 the library uses bf16 for every operation that supports it (``INFERENCE_PRECISION_HINT``); the file holds
+In bf16 the library uses bf16 for every operation that supports it (``INFERENCE_PRECISION_HINT``); the file has
 weights in fp16, which is more precise than bf16 and half the size of fp32. In int8 most products are quantised, see
 :mod:`dgkit.engines.quantise`; the rest runs in bf16 if the CPU supports it, else in fp32.
 """
@@ -138,7 +138,7 @@ class OpenVinoRunner(Runner):
             raise self._not_opened(engine, path, error) from error
 
     def place(self, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """Return the tensors on the CPU, floating-point ones in fp32 whatever the precision of the engine."""
+        """Return the tensors on the CPU, floating-point ones in fp32 at any precision of the engine."""
         kinds = {name: torch.float32 if tensor.is_floating_point() else None for name, tensor in tensors.items()}
         return {name: tensor.detach().to("cpu", kinds[name]) for name, tensor in tensors.items()}
 

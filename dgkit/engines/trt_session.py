@@ -180,8 +180,8 @@ class Session:
         """Return whether the engine can be captured. TensorRT-RTX knows after a run; TensorRT captures every engine
         without control flow, which ours do not have.
         """
-        asked = getattr(plan.context, "is_stream_capturable", None)
-        return asked is None or bool(asked(self._stream.cuda_stream))
+        query = getattr(plan.context, "is_stream_capturable", None)
+        return query is None or bool(query(self._stream.cuda_stream))
 
     def _capture(self, plan: _Plan, tensors: Mapping[str, Tensor]) -> None:
         """Run once to compile and load kernels, then capture a second run into a CUDA graph if the library can."""

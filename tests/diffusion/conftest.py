@@ -1,4 +1,4 @@
-"""Micro models on disk, made once a session; tests that damage one copy it first."""
+"""Micro models on disk, created once per session; tests that damage one copy it first."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import pytest
 
 from tests.models import make_micro_model
 
-# What the embedded model has and Stable Diffusion has not.
+# Features of the embedded model that Stable Diffusion does not have.
 LIKE_EMBEDDED = {
     "latent_channels": 8,
     "text_time": True,

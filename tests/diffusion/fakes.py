@@ -1,4 +1,4 @@
-"""A pipeline of functions: small exact arithmetic in place of networks, with a record of every call."""
+"""A pipeline of functions: simple exact arithmetic instead of networks, with a record of every call."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ SCHEDULER = {"beta_start": 0.00085, "beta_end": 0.012, "beta_schedule": "scaled_
 
 
 class WordTokenizer:
-    """One token a word and one for the end, as few as a test needs."""
+    """One token per word and one for the end."""
 
     def __call__(self, text: Any, max_length: int = 0, **_: Any) -> dict[str, Any]:
         if isinstance(text, str):

@@ -1,4 +1,4 @@
-"""Calls that calibrate int8: of every timestep, scene and guidance half, always the same, none of those held out."""
+"""Calibration calls cover every timestep, scene and guidance half, are reproducible, and exclude held-out calls."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ STEPS = calibration.PRESET.steps
 
 
 @pytest.mark.parametrize(("scenes", "halves"), [(3, 1), (3, 2), (5, 2), (8, 1), (8, 2)])
-def test_places_come_in_equally_often_and_those_held_out_never(scenes: int, halves: int) -> None:
+def test_samples_are_used_equally_often_and_held_out_ones_never(scenes: int, halves: int) -> None:
     used = Counter(place for step in range(STEPS) for place in calibrating_places(step, scenes, halves))
     held = Counter(held_out_place(step, scenes, halves) for step in range(STEPS))
     first = scenes - held_out_count(scenes)
@@ -33,7 +33,7 @@ def test_places_come_in_equally_often_and_those_held_out_never(scenes: int, halv
     assert sum(used.values()) == STEPS * min(calibration.SAMPLES_PER_STEP, first * halves)
 
 
-def test_a_large_model_draws_fewer_scenes() -> None:
+def test_a_large_model_generates_fewer_scenes() -> None:
     assert [scene_count(RandomModel(name).info) for name in ("tiny", "city", "sd15")] == [8, 8, 3]
 
 
@@ -52,7 +52,7 @@ def test_calls_of_a_model(like_embedded: Path) -> None:
             assert call[item.name].shape == tuple(sizes[symbol] for symbol in item.shape)
             assert call[item.name].dtype == (np.int64 if item.dtype == "int64" else np.float32)
     texts = {call["text"].tobytes() for call in calibrating}
-    assert len(texts) > 2 and texts & {call["text"].tobytes() for call in held_out}  # the half without the text
+    assert len(texts) > 2 and texts & {call["text"].tobytes() for call in held_out}  # the guidance half without text
     assert not {call["latents"].tobytes() for call in calibrating} & {call["latents"].tobytes() for call in held_out}
     inputs = {
         item.name: torch.from_numpy(np.concatenate([call[item.name] for call in held_out])) for item in spec.inputs
@@ -71,7 +71,7 @@ def test_the_same_calls_each_time(monkeypatch: pytest.MonkeyPatch) -> None:
             assert all(np.array_equal(call[name], again[name]) for name in call)
 
 
-def test_facts_tell_what_the_calls_depend_on(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_facts_contain_everything_that_calls_depend_on(monkeypatch: pytest.MonkeyPatch) -> None:
     def facts(seed: int = 0) -> dict[str, int | str]:
         found = model_networks(RandomModel("tiny", seed))["denoiser"].calibration
         assert found
@@ -85,13 +85,13 @@ def test_facts_tell_what_the_calls_depend_on(monkeypatch: pytest.MonkeyPatch) ->
     assert facts() == {**plain, "calibration_seed": 78}
 
 
-def test_values_that_are_not_finite_calibrate_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_values_that_are_not_finite_are_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(calibration, "_MAX_SCENES", 3)
     model = RandomModel("tiny")
     model.part("unet").get_parameter("conv_out.bias").data[0] = math.nan
     with pytest.raises(EngineError, match="not finite in fp32"):
         record_calls(model, model_networks(model))
-    assert torch.isfinite(model.part("unet").get_parameter("conv_out.bias")).all()  # the part was forgotten
+    assert torch.isfinite(model.part("unet").get_parameter("conv_out.bias")).all()  # the part was released
 
 
 def test_only_the_denoiser_can_be_calibrated() -> None:

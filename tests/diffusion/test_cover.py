@@ -9,7 +9,7 @@ TILE = 16
 
 
 def blob(height: int, width: int, *boxes: tuple[int, int, int, int]) -> np.ndarray:
-    """True in boxes of (y, x, height, width)."""
+    """Return a mask that is True in boxes of (y, x, height, width)."""
     need = np.zeros((height, width), bool)
     for y, x, h, w in boxes:
         need[y : y + h, x : x + w] = True
@@ -18,7 +18,7 @@ def blob(height: int, width: int, *boxes: tuple[int, int, int, int]) -> np.ndarr
 
 @pytest.mark.parametrize("seed", range(12))
 @pytest.mark.parametrize(("height", "width"), [(32, 32), (40, 56), (16, 70), (9, 33)])
-def test_whatever_is_worth_a_window_lies_in_one(seed: int, height: int, width: int) -> None:
+def test_all_but_small_patches_are_covered(seed: int, height: int, width: int) -> None:
     rng = np.random.default_rng(seed)
     need = np.zeros((height, width), bool)
     for _ in range(6):
@@ -46,14 +46,14 @@ def test_a_full_canvas_is_the_grid() -> None:
 
 
 def test_a_band_takes_one_row() -> None:
-    """The horizon of a street: a grid would take two rows of it."""
+    """The horizon of a street, for which a grid would need two rows."""
     windows = cover_windows(blob(32, 32, (10, 0, 12, 32)), TILE)
     assert windows.corners == ((8, 0), (8, 16))  # the band in the middle of each
 
 
 def test_one_object_is_in_the_middle_of_one_window() -> None:
     assert cover_windows(blob(32, 32, (14, 13, 4, 6)), TILE).corners == ((8, 8),)
-    assert cover_windows(blob(32, 32, (0, 28, 4, 4)), TILE).corners == ((0, 16),)  # as far as the canvas lets it
+    assert cover_windows(blob(32, 32, (0, 28, 4, 4)), TILE).corners == ((0, 16),)  # as far as the canvas allows
 
 
 def test_two_far_objects_take_two_windows() -> None:
@@ -61,7 +61,7 @@ def test_two_far_objects_take_two_windows() -> None:
     assert len(windows) == 2
 
 
-def test_specks_are_not_worth_a_window() -> None:
+def test_specks_get_no_window() -> None:
     assert len(cover_windows(blob(32, 32, (0, 0, 1, 2)), TILE)) == 0
     with_object = blob(64, 64, (0, 0, 1, 2), (40, 40, 10, 10))
     windows = cover_windows(with_object, TILE)
@@ -73,6 +73,6 @@ def test_nothing_to_redraw() -> None:
     assert len(windows) == 0 and not covered(windows).any()
 
 
-def test_a_canvas_below_the_tile() -> None:
+def test_a_canvas_smaller_than_the_tile() -> None:
     windows = cover_windows(np.ones((9, 12), bool), TILE)
     assert windows.whole and windows.corners == ((0, 0),)

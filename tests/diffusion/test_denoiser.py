@@ -8,7 +8,7 @@ from dgkit.diffusion.tiles import Windows, make_windows
 
 
 class Probe:
-    """Prediction = latents + mean of the text + condition; keeps the batch size of every call."""
+    """Prediction = latents + mean of the text + condition; records the batch size of every call."""
 
     def __init__(self) -> None:
         self.sizes: list[int] = []
@@ -37,7 +37,7 @@ def test_guidance_formula() -> None:
     assert probe.sizes == [6]
 
 
-def test_guidance_of_one_is_the_network_itself() -> None:
+def test_a_guidance_scale_of_one_is_the_network_itself() -> None:
     probe = Probe()
     assert guided(probe, 1.0, torch.zeros(1, 3, 5)) is probe
 
@@ -73,7 +73,7 @@ def test_windows_of_each_image_go_together() -> None:
         assert torch.equal(found[row], alone[0])
 
 
-def test_windows_alike_are_averaged_alike() -> None:
+def test_equal_windows_give_equal_averages() -> None:
     windows = make_windows(6, 8, tile=4, stride=2)
     latents, timestep, text, condition = inputs(2, 6, 8)
     arguments = (latents, timestep, text, windows.cut(condition))
@@ -81,7 +81,7 @@ def test_windows_alike_are_averaged_alike() -> None:
     assert torch.equal(each, tiled(Probe(), windows)(*arguments))
 
 
-def test_steps_of_the_batch_size_change_nothing_else() -> None:
+def test_padded_batches_change_nothing_else() -> None:
     arguments = inputs(5)
     for step, most, size in ((1, 8, 5), (2, 8, 6), (4, 8, 8), (4, 7, 7), (5, 5, 5), (64, 64, 64)):
         probe = Probe()

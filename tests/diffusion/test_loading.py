@@ -32,7 +32,7 @@ def open_and_close(folder: Path, **settings: str) -> None:
         pass
 
 
-def test_facts_of_a_model(micro: Path, like_embedded: Path) -> None:
+def test_info_of_a_model(micro: Path, like_embedded: Path) -> None:
     pipeline = load_pipeline(micro)
     assert (pipeline.size, pipeline.vae_factor, pipeline.tile, pipeline.latent_channels) == (64, 8, 8, 4)
     assert pipeline.defaults.guidance_scale is None and pipeline.info.text_length == 77
@@ -99,7 +99,7 @@ def test_controlnet_of_another_folder(micro: Path, tmp_path: Path) -> None:
 
 
 def test_weights_under_older_names(micro: Path, copy: Path) -> None:
-    """As Stable Diffusion 1.5 is published: prefixed text weights with position ids."""
+    """Prefixed text weights with position ids, as in the published Stable Diffusion 1.5."""
     text = load_file(copy / TEXT)
     text = {f"text_model.{key.removeprefix('text_model.')}": value for key, value in text.items()}
     text["text_model.embeddings.position_ids"] = torch.arange(77)[None]
@@ -248,7 +248,7 @@ def test_hub_ids_without_network_name_the_files() -> None:
     assert "hf download yurujaja/DGInStyle ControlNet_UNet-S/config.json" in raised.value.hint
 
 
-def test_embedded_model_is_named_when_absent(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_a_missing_embedded_model_is_reported(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr(hub, "EMBEDDED", tmp_path / "none")
     with pytest.raises(DgkitError, match="embedded model is missing"):
         load_pipeline()

@@ -1,4 +1,4 @@
-"""What the presets cost, counted by a denoiser that counts, and what their settings do."""
+"""The cost of the presets, measured with a counting denoiser, and the effect of their settings."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ LEADS = (
 
 
 def street(seed: int = 0, height: int = SIZE, width: int = SIZE) -> SceneRequest:
-    """Sky over road, with a car and a pole between them at places of their own."""
+    """Sky above road, with a car and a pole at random places between them."""
     rng = np.random.default_rng(seed)
     label = np.full((height, width), 10, np.uint8)
     label[height // 2 :] = 0
@@ -55,7 +55,7 @@ def distance(a: SceneResult, b: SceneResult) -> int:
 
 @pytest.mark.parametrize("name", [*PRESETS, *(f"exact:steps=6,{lead}" for lead in LEADS)])
 @pytest.mark.parametrize(("guidance", "batch"), [(None, 8), (1.0, 3)])
-def test_the_predicted_cost_is_what_the_denoiser_sees(name: str, guidance: float | None, batch: int) -> None:
+def test_the_predicted_cost_equals_the_denoiser_samples(name: str, guidance: float | None, batch: int) -> None:
     recorder, preset = Recorder(), replace(find_preset(name), large_area=100_000)
     requests = [street(0), street(1), street(2, 80, 144)]
     told: list[tuple[int, int]] = []
@@ -68,7 +68,7 @@ def test_the_predicted_cost_is_what_the_denoiser_sees(name: str, guidance: float
     assert max(recorder.batches["denoiser"]) <= batch
 
 
-def test_the_published_schedule_costs_what_the_paper_code_does() -> None:
+def test_the_published_schedule_costs_as_much_as_the_published_code() -> None:
     label = np.zeros((SIZE, SIZE), np.uint8)
     assert SamplingPlan(PRESETS["official"], info()).cost(label).total == 2 * (20 + 20 * 25)
     assert SamplingPlan(PRESETS["exact"], info()).cost(label).total == 1040
@@ -77,7 +77,7 @@ def test_the_published_schedule_costs_what_the_paper_code_does() -> None:
 
 @pytest.mark.parametrize(("name", "times"), [("fast", 10), ("turbo", 40)])
 def test_fast_presets_cost_far_less_whatever_the_label(name: str, times: int) -> None:
-    """No block touches one of its own id, so that nothing at all keeps the first pass."""
+    """No block touches one with the same id, so nothing keeps the first pass."""
     ids = np.arange(8)[:, None] % 2 * 2 + np.arange(8) % 2
     label = ids.repeat(SIZE // 8, 0).repeat(SIZE // 8, 1).astype(np.uint8)
     for guidance in (None, 7.5):
@@ -99,8 +99,8 @@ def test_batch_and_order_change_nothing_but_rounding(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", ["exact:steps=2", "fast"])
-def test_what_a_gpu_does_in_larger_calls_is_the_same(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Networks in fewer and fuller calls, few batch sizes, noise from several threads."""
+def test_larger_calls_on_a_gpu_change_nothing(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Fewer and larger calls, few batch sizes, noise from several threads."""
     preset, requests = replace(find_preset(name), large_area=100_000), [street(i) for i in range(7)]
     expected = run(requests, preset, batch=16)
     monkeypatch.setattr(Run, "on_gpu", True)
@@ -114,7 +114,7 @@ def test_what_a_gpu_does_in_larger_calls_is_the_same(name: str, monkeypatch: pyt
 
 
 def test_guidance_outside_its_interval_is_the_half_with_the_text() -> None:
-    """An empty interval is no guidance at all, and an interval that holds every level changes nothing."""
+    """An empty interval means no guidance; an interval with every level changes nothing."""
     requests = [street()]
     plain, steered = Preset("plain", steps=4, guidance_scale=1.0), Preset("steered", steps=4, guidance_scale=3.0)
     nowhere = replace(steered, guidance_low=0.0, guidance_high=0.0)
@@ -128,7 +128,7 @@ def test_guidance_outside_its_interval_is_the_half_with_the_text() -> None:
 
 
 def test_a_second_pass_that_starts_late_stays_near_the_first() -> None:
-    """Nothing keeps the first pass by its label here, so that what is alike comes from the start."""
+    """Nothing keeps the first pass because of its label here, so the similarity comes from the start."""
     request = [street(3)]
     one = run(request, Preset("one", steps=10, two_pass=False))[0].image.astype(int)
     errors = []
@@ -138,7 +138,7 @@ def test_a_second_pass_that_starts_late_stays_near_the_first() -> None:
     assert errors[0] > errors[1] > errors[2]
 
 
-def test_cover_redraws_what_does_not_keep_the_first_pass() -> None:
+def test_cover_changes_the_cells_that_do_not_keep_the_first_pass() -> None:
     request = street(4)
     plan = SamplingPlan(Preset("cover", windows="cover", large_area=100_000), info())
     redraw = plan.redraw(request.label)
@@ -167,7 +167,7 @@ def test_latent_bridge_needs_no_vae_between_the_passes() -> None:
     assert "vae_encoder" not in recorder.batches and recorder.batches["vae_decoder"] == {1: 2}
 
 
-def test_an_image_that_is_not_finite_is_made_again() -> None:
+def test_an_image_that_is_not_finite_is_generated_again() -> None:
     def where(tensors: dict[str, Tensor]) -> Tensor:
         return tensors["condition"].mean(dim=(1, 2, 3)) > 0.4
 

@@ -1,4 +1,4 @@
-"""Networks of random weights: of the sizes they stand for, alive in every input, the same in every process."""
+"""Networks with random weights: right sizes, an effect of every input, and the same in every process."""
 
 from __future__ import annotations
 
@@ -59,11 +59,11 @@ def test_every_input_has_an_effect() -> None:
             assert all(float((b - a).norm() / a.norm()) > 0.02 for a, b in zip(first, other, strict=True)), (name, key)
 
 
-def test_weights_are_those_of_name_and_seed() -> None:
+def test_weights_depend_on_name_and_seed() -> None:
     weights = [next(random_networks("tiny", seed)["condition"].load().parameters()) for seed in (0, 0, 1)]
     assert torch.equal(weights[0], weights[1]) and not torch.equal(weights[0], weights[2])
     digests = {random_networks("tiny", seed)[name].digest() for seed in (0, 0, 1) for name in NETWORKS}
-    assert len(digests) == 2 * 4  # the two networks of the VAE share theirs, as in a folder
+    assert len(digests) == 2 * 4  # the two VAE networks share a digest, as in a folder
     script = "from dgkit.diffusion.random_model import RandomModel as M; print(M('tiny').digest('unet', 'controlnet'))"
     other = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
     assert other.stdout.strip() == random_networks("tiny")["denoiser"].digest()

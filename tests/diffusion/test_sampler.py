@@ -57,7 +57,7 @@ def test_seed_decides_the_noise() -> None:
     assert distance(run([first])[0], run([other])[0]) > 20
 
 
-def test_batches_are_filled_and_embeddings_made_once() -> None:
+def test_batches_are_full_and_embeddings_computed_once() -> None:
     recorder = Recorder()
     requests = [scene(i, prompt=("road", "sky")[i % 2]) for i in range(4)]
     calls: list[tuple[int, int]] = []
@@ -68,25 +68,25 @@ def test_batches_are_filled_and_embeddings_made_once() -> None:
     assert calls[-1] == (low + high, low + high)
     assert recorder.batches["denoiser"] == {8: QUICK.steps + 4 * 6 * QUICK.steps, 2: 4 * QUICK.steps}
     assert sum(size * count for size, count in recorder.batches["condition"].items()) == 4 * (1 + windows)
-    assert recorder.prompts == 3  # two distinct ones and the empty one
+    assert recorder.prompts == 3  # two distinct prompts and the empty one
 
 
-def test_images_share_the_batches_of_the_second_pass() -> None:
+def test_images_share_batches_of_the_second_pass() -> None:
     recorder = Recorder()
     with recorder.pipeline() as pipeline:
         sample(pipeline, [scene(i) for i in range(4)], QUICK, batch=200)
     assert recorder.batches["denoiser"] == {8: QUICK.steps, 200: QUICK.steps}
 
 
-def test_a_second_pass_leaves_one_call_a_step_unfilled() -> None:
-    """Two guidance halves of 25 windows would leave a batch of 64 a fifth empty, if each image were on its own."""
+def test_a_second_pass_has_at_most_one_partial_call_per_step() -> None:
+    """With one image per call, two guidance halves of 25 windows would leave a fifth of a batch of 64 empty."""
     recorder = Recorder()
     with recorder.pipeline() as pipeline:
         sample(pipeline, [scene(i) for i in range(4)], QUICK, batch=64)
     assert recorder.batches["denoiser"] == {8: 2 * QUICK.steps, 64: 3 * QUICK.steps}
 
 
-def test_guidance_of_one_costs_half() -> None:
+def test_a_guidance_scale_of_one_costs_half() -> None:
     recorder = Recorder()
     with recorder.pipeline(guidance=1.0) as pipeline:
         sample(pipeline, [scene()], QUICK, batch=8)
@@ -120,7 +120,7 @@ def test_sizes_may_be_mixed() -> None:
 
 
 def test_large_components_come_from_the_first_pass() -> None:
-    """Where the label has a large component the noise that starts the second pass has no effect at all."""
+    """In a large component of the label the initial noise of the second pass has no effect."""
     label = np.full((SIZE, SIZE), 2, np.uint8)
     label[16:24, 40:48] = 13
     request = SceneRequest(label, "building car", 5)
@@ -128,7 +128,7 @@ def test_large_components_come_from_the_first_pass() -> None:
     def other_second_pass(seed: int, purpose: str, shape: tuple[int, ...]) -> Tensor:
         return seeded_noise(seed + (purpose == "pass2"), purpose, shape)
 
-    preset = Preset("p", steps=3, large_area=SIZE * SIZE // 2 * 64)  # half of this label, stated for 512 x 512
+    preset = Preset("p", steps=3, large_area=SIZE * SIZE // 2 * 64)  # half of this label, scaled to 512 x 512
     with Recorder().pipeline() as pipeline:
         results = [sample(pipeline, [request], preset, noise=n)[0].high_res for n in (seeded_noise, other_second_pass)]
     assert results[0] is not None and results[1] is not None
@@ -146,7 +146,7 @@ def test_label_is_unchanged() -> None:
 
 
 def poison(seed_value: float) -> Recorder:
-    """Not finite where the condition's mean is ``seed_value``: one image of several."""
+    """Make one of several images not finite: the one whose mean condition is ``seed_value``."""
 
     def where(tensors: dict[str, Tensor]) -> Tensor:
         return (tensors["condition"].mean(dim=(1, 2, 3)) - seed_value).abs() < 1e-6
@@ -154,7 +154,7 @@ def poison(seed_value: float) -> Recorder:
     return Recorder(where)
 
 
-def test_not_finite_is_made_again_in_full_precision() -> None:
+def test_an_image_that_is_not_finite_is_retried_in_full_precision() -> None:
     bad = SceneRequest(np.full((SIZE, SIZE), 13, np.uint8), "car", 9)
     requests = [scene(1), bad, scene(2)]
     with poison(13 / 20).pipeline(precise=Recorder().pipeline) as pipeline:
@@ -163,7 +163,7 @@ def test_not_finite_is_made_again_in_full_precision() -> None:
     assert max(distance(a, b) for a, b in zip(results, run(requests), strict=True)) <= 1
 
 
-def test_not_finite_in_full_precision_is_an_error() -> None:
+def test_an_image_that_is_not_finite_in_full_precision_is_an_error() -> None:
     bad = SceneRequest(np.full((SIZE, SIZE), 13, np.uint8), "car", 9)
     with (
         poison(13 / 20).pipeline(precise=poison(13 / 20).pipeline) as pipeline,

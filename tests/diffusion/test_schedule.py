@@ -84,7 +84,7 @@ def test_zero_terminal_snr() -> None:
     assert torch.isfinite(schedule.step(0, x, v, None)[0]).all()
 
 
-def test_state_is_the_callers() -> None:
+def test_the_caller_keeps_the_state() -> None:
     schedule = make_schedule(SD15, 10, "dpm++2m")
     x, e = torch.ones(1, 1, 2, 2), torch.full((1, 1, 2, 2), 0.3)
     first = schedule.step(4, x, e, torch.zeros_like(x))[0]

@@ -17,7 +17,7 @@ WEIGHTS = "diffusion_pytorch_model.safetensors"
 
 @pytest.fixture(scope="module")
 def source(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A model of the same architecture and other weights, whose ControlNet is taken."""
+    """A model with the same architecture and other weights, which provides the ControlNet."""
     return make_micro_model(tmp_path_factory.mktemp("swap") / "source", seed=1, defaults={"name": "source"})
 
 
@@ -33,7 +33,7 @@ def test_joins_prior_and_controlnet(micro: Path, source: Path, tmp_path: Path) -
     assert not list((tmp_path / "new").glob(".*"))
 
 
-def test_again_is_no_work_and_another_pair_is_refused(micro: Path, source: Path, tmp_path: Path) -> None:
+def test_a_second_swap_is_no_work_and_another_pair_is_refused(micro: Path, source: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
     swap(micro, source, out)
     assert swap(micro, source, out).existed
@@ -51,7 +51,7 @@ def test_again_is_no_work_and_another_pair_is_refused(micro: Path, source: Path,
         swap(micro, source, tmp_path / "file")
 
 
-@pytest.mark.filterwarnings("ignore")  # of diffusers and transformers about packages that nothing here needs
+@pytest.mark.filterwarnings("ignore")  # diffusers and transformers warn about packages that are not needed here
 def test_plain_diffusers_computes_the_same(micro: Path, source: Path, tmp_path: Path) -> None:
     from diffusers import StableDiffusionControlNetPipeline
 
@@ -71,7 +71,7 @@ def test_plain_diffusers_computes_the_same(micro: Path, source: Path, tmp_path: 
         assert torch.allclose(found, expected, atol=1e-5)
 
 
-def test_what_does_not_fit(micro: Path, source: Path, like_embedded: Path, tmp_path: Path) -> None:
+def test_models_that_do_not_fit(micro: Path, source: Path, like_embedded: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
     with pytest.raises(ModelError, match="does not fit the UNet"):
         swap(micro, like_embedded, out)
@@ -95,7 +95,7 @@ def test_what_does_not_fit(micro: Path, source: Path, like_embedded: Path, tmp_p
 
 
 def test_a_residual_of_another_shape(micro: Path, source: Path, tmp_path: Path) -> None:
-    """Configs may agree on widths and still make other residuals: a block without its downsampler does."""
+    """Residuals can differ although the widths match: here a block has no downsampler."""
     import json
 
     broken = tmp_path / "broken"

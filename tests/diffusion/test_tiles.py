@@ -12,7 +12,7 @@ def test_published_windows(stride: int, count: int) -> None:
     windows = make_windows(128, 128, tile=64, stride=stride)
     assert len(windows) == count
     assert windows.corners[0] == (0, 0) and windows.corners[-1] == (64, 64)
-    assert windows.corners[1] == (0, stride)  # x fastest
+    assert windows.corners[1] == (0, stride)  # row by row
     assert len(make_windows(64, 64, tile=64, stride=stride)) == 1
 
 

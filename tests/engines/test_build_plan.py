@@ -1,4 +1,4 @@
-"""What is known of an engine that was looked for or built: its state, its size, and whose error it is."""
+"""The status of an engine before and after a build: its state, its size, and which error it reports."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from tests.models import random_networks
 
 
 class Quick(TorchRunner):
-    """Keeps a graph, and an engine of it where ``backend`` is another than ``onnx``."""
+    """Stores a graph, or an engine built from it if ``backend`` is not ``onnx``."""
 
     backend = "onnx"
     failure: Exception | None = None
@@ -43,7 +43,7 @@ def runner(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Quick:
     return Quick(random_networks("tiny")["condition"])
 
 
-def test_look_changes_nothing(runner: Quick) -> None:
+def test_inspect_changes_nothing(runner: Quick) -> None:
     runner.rebuild = "always"
     outcome = inspect("condition", "ort", runner)
     assert outcome.state == "missing" and outcome.hint.startswith("dgkit build-engines --random tiny --engine ort ")
@@ -74,11 +74,11 @@ def test_failures(runner: Quick) -> None:
     assert problem is not None and (problem.message, problem.hint) == ("no", "try something")
     assert first_problem([EngineStatus("a", "ort", "fp32", "cpu", "built")]) is None
     runner.failure = OutputError("full")
-    with pytest.raises(OutputError, match="full"):  # the next network would meet the same disk
+    with pytest.raises(OutputError, match="full"):  # the next network would fail, too
         build("condition", "ort", runner)
 
 
-def test_verdicts() -> None:
+def test_planned_actions() -> None:
     states = {state: EngineStatus("a", "ort", "fp32", "cpu", state) for state in ("ready", "missing", "none needed")}
     found = {
         (policy, state): planned_action(policy, states[state])

@@ -1,4 +1,4 @@
-"""The comparison of two backends sees each way in which one can be wrong."""
+"""The comparison of two engines detects every kind of error."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def load(folder: ModelFolder, name: str) -> Network:
 
 
 def test_a_backend_agrees_with_itself_and_lower_precision_differs(folder: ModelFolder) -> None:
-    """The order of the two does not matter: rounding the weights of one leaves those of the other alone."""
+    """The order of the engines does not matter: one that rounds weights does not change those of the other."""
     fresh = partial(load, folder, "vae_encoder")
     same = check_network(Comparison(fresh, EngineSpec("torch"), EngineSpec("torch")))
     assert [(item.output, item.relative, item.absolute) for item in same] == [("mean", 0, 0), ("logvar", 0, 0)]

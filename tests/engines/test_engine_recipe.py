@@ -1,4 +1,4 @@
-"""Recipes: what each network gets, what is refused, and that generate and build-engines mean the same engines."""
+"""Recipes: the settings of each network, invalid recipes, and that generate runs what build-engines builds."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def test_the_example_of_the_readme_is_a_recipe(tmp_path: Path) -> None:
     assert load_config(EngineRecipe, tmp_path / "recipe.yaml").choice("text_encoder")[0] == "torch"
 
 
-def test_what_each_network_gets() -> None:
+def test_settings_of_each_network() -> None:
     assert EngineRecipe().choice("denoiser") == ("ort", "fp32", BuildOptions())
     recipe = load_config(
         EngineRecipe,
@@ -53,7 +53,7 @@ def test_what_each_network_gets() -> None:
 
 
 def test_generate_runs_what_build_engines_builds() -> None:
-    """The keys of both depend on backend, dtype, device and options alone."""
+    """The keys of both depend only on backend, dtype, device and options."""
     recipe = load_config(EngineRecipe, None, ["networks.vae_decoder.engine=ort"], engine="torch", dtype="fp32")
     built = recipe.runners(random_networks("tiny"))
     run = load_pipeline("random:tiny", recipe=recipe).runners
@@ -90,7 +90,7 @@ def test_refusals(sets: list[str], words: str) -> None:
     assert words in caught.value.message
 
 
-def test_small_parts(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_parsing(monkeypatch: pytest.MonkeyPatch) -> None:
     assert parse_batch(" 1, 8,64") == (1, 8, 64) and parse_batch("4") == (4, 4, 4)
     for text in ("1,8", "a", "", "1,2,3,4", "-1,2,3"):
         with pytest.raises(UsageError, match="expected min,opt,max or one number"):
@@ -108,10 +108,10 @@ def test_small_parts(monkeypatch: pytest.MonkeyPatch) -> None:
     ("providers", "device"),
     [(["CPUExecutionProvider"], "cpu"), (["CUDAExecutionProvider", "CPUExecutionProvider"], "cuda"), (None, "cuda")],
 )
-def test_onnxruntime_of_a_cpu_leaves_the_gpu_alone(
+def test_onnxruntime_for_cpus_does_not_use_the_gpu(
     providers: list[str] | None, device: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Where it is not installed at all the runner's own message says what is."""
+    """If it is not installed at all, the runner reports what is missing."""
     fake = None if providers is None else SimpleNamespace(get_available_providers=lambda: providers)
     monkeypatch.setitem(sys.modules, "onnxruntime", fake)
     monkeypatch.setattr("torch.cuda.is_available", lambda: True)
@@ -124,8 +124,8 @@ def test_onnxruntime_of_a_cpu_leaves_the_gpu_alone(
         assert line.startswith("engine ort uses the CPU") and "pip install 'dgkit[gpu]'" in line
 
 
-def test_a_device_is_chosen_once_for_each_engine(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Torch sees no GPU here, so only runners that were left on the CPU can be made."""
+def test_a_device_is_chosen_once_per_engine(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Torch sees no GPU here, so only runners on the CPU can be created."""
     fake = SimpleNamespace(get_available_providers=lambda: ["CPUExecutionProvider"])
     monkeypatch.setitem(sys.modules, "onnxruntime", fake)
     monkeypatch.setattr("torch.cuda.is_available", lambda: True)

@@ -1,4 +1,4 @@
-"""The layer in which two backends part is found by name, whatever computes it."""
+"""The first layer in which two engines differ is found by name, on every engine."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ def test_layers_of_equal_networks_agree(folder: ModelFolder, second: str) -> Non
     assert names[0] == "encoder.conv_in" and names[-1] == "quant_conv"
     assert report.first is None and 0 < report.worst.relative < report.worst.tolerance
     assert report.worst.relative == max(check.relative for check in report.checks)
-    if second in ("ort", "openvino"):  # every layer was matched with the tensor that is its own
+    if second in ("ort", "openvino"):  # every layer was matched with its own tensor
         assert report.worst.relative < 1e-5
     assert not list(EngineStore().root.glob(".layers-*"))
 
@@ -70,7 +70,7 @@ def damage(module: nn.Module, *, value: float | None = None) -> None:
 def test_the_layer_that_differs_is_found(
     folder: ModelFolder, second: str, value: float | None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """One side computes with other weights from one layer on."""
+    """One engine computes with other weights in one layer."""
     trace = layers._TRACERS["torch"]
 
     def wrong(job: layers._TraceJob) -> dict[str, Tensor]:
@@ -91,7 +91,7 @@ def test_the_layer_that_differs_is_found(
         assert math.isnan(report.worst.relative) and report.worst.not_finite
 
 
-def test_layers_called_twice_or_with_parts_are_left_out() -> None:
+def test_layers_called_twice_or_with_submodules_are_excluded() -> None:
     class Twice(nn.Module):
         def __init__(self) -> None:
             super().__init__()
@@ -114,7 +114,7 @@ def test_the_worst_layer_is_the_one_that_is_not_finite() -> None:
     assert LayerReport("denoiser", (check("a", 1e-6), check("b", 1e-5))).worst.output == "b"
 
 
-def test_what_cannot_be_compared_is_refused(folder: ModelFolder, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_engines_without_access_to_layers_are_refused(folder: ModelFolder, monkeypatch: pytest.MonkeyPatch) -> None:
     def compare(second: EngineSpec) -> LayerReport:
         return check_layers(Comparison(partial(load, folder, "condition"), EngineSpec("torch"), second))
 

@@ -15,7 +15,7 @@ from dgkit.engines.spec import NETWORKS
 from dgkit.engines.torch_runner import TorchRunner
 from tests.models import random_networks
 
-# (backend, dtype): relative L2 error allowed.
+# (backend, dtype): allowed relative L2 error.
 SIDES = {
     ("torch", "bf16"): TOLERANCES["bf16"],
     ("torch", "fp16"): TOLERANCES["fp16"],
@@ -26,7 +26,7 @@ SIDES = {
     ("openvino", "bf16"): TOLERANCES["bf16"],
 }
 PACKAGES = {"ort": ("onnxruntime", "onnxscript"), "openvino": ("openvino", "onnxscript")}
-# Compiling C++ takes about ten seconds a network and more for the large ones.
+# Compiling C++ takes about ten seconds per network, and more for large ones.
 QUICK = {("fp32", "condition")}
 
 
@@ -49,7 +49,7 @@ def cases(model: str) -> list[object]:
 @pytest.mark.parametrize(("model", "name", "engine", "dtype"), [*cases("micro"), *cases("city")])
 def test_against_torch(micro_folder: Path, model: str, name: str, engine: str, dtype: str) -> None:
     def network() -> Network:
-        """With weights that no other runner has rounded."""
+        """Load weights that no other runner has rounded."""
         return (model_networks(ModelFolder(micro_folder)) if model == "micro" else random_networks(model))[name]
 
     for package in PACKAGES.get(engine, ()):

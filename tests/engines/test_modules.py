@@ -13,7 +13,7 @@ from dgkit.engines.torch_runner import TorchRunner
 
 
 @pytest.mark.parametrize("name", NETWORKS)
-def test_modules_keep_to_their_spec(folder: ModelFolder, name: str) -> None:
+def test_modules_match_their_spec(folder: ModelFolder, name: str) -> None:
     network = model_networks(folder)[name]
     with TorchRunner(network) as runner:
         outputs = runner(**example_inputs(network, batch=3))

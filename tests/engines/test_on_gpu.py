@@ -25,7 +25,7 @@ BATCH = (1, 2, 4)
 
 
 def need(engine: str) -> None:
-    """Skip where the library behind an engine is absent, or not made for this GPU."""
+    """Skip if the library of an engine is not installed, or does not support this GPU."""
     if engine == "compile" and not importlib.util.find_spec("triton"):
         pytest.skip("needs triton")
     if engine == "ort":
@@ -74,9 +74,9 @@ def check(name: str, sides: str, expected: dict[str, Tensor], found: dict[str, T
         ("trt", "vae_decoder", "fp16"),
     ],
 )
-def test_outputs_are_those_of_the_cpu(engine: str, name: str, dtype: str) -> None:
+def test_outputs_equal_those_of_the_cpu(engine: str, name: str, dtype: str) -> None:
     inputs = example_inputs(network_of(name), batch=2)
-    # By default PyTorch's convolutions round their inputs to TF32, in what it calls fp32.
+    # By default PyTorch's convolutions in fp32 round their inputs to TF32.
     exact = torch.backends.cudnn.flags(enabled=True, allow_tf32=False)
     with exact, runner_of(engine, name, dtype) as runner:
         found = runner(**inputs)
@@ -86,8 +86,8 @@ def test_outputs_are_those_of_the_cpu(engine: str, name: str, dtype: str) -> Non
 
 @pytest.mark.parametrize("cuda_graph", [True, False])
 @pytest.mark.parametrize("engine", ["torch", "compile", "ort", "trt"])
-def test_an_open_runner_takes_any_batch_and_gives_its_outputs_away(engine: str, cuda_graph: bool) -> None:
-    """Each batch size may have buffers of its own; what an earlier call returned stays as it was."""
+def test_an_open_runner_takes_any_batch_and_outputs_belong_to_the_caller(engine: str, cuda_graph: bool) -> None:
+    """Each batch size may have its own buffers; the outputs of earlier calls do not change."""
     whole = example_inputs(network_of("denoiser"), batch=4)
     expected = on_cpu("denoiser", whole)["prediction"]
     rows = [(0, 1), (0, 2), (1, 4), (2, 4), (3, 4), (0, 1)]
@@ -95,7 +95,7 @@ def test_an_open_runner_takes_any_batch_and_gives_its_outputs_away(engine: str, 
         found = []
         for number, (first, last) in enumerate(rows):
             part = {key: value[first:last] for key, value in whole.items()}
-            if number % 2:  # inputs may lie anywhere
+            if number % 2:  # inputs may be on any device
                 part = {key: value.cuda() for key, value in part.items()}
             found.append(runner(**part)["prediction"])
         for (first, last), value in zip(rows, found, strict=True):
@@ -104,7 +104,7 @@ def test_an_open_runner_takes_any_batch_and_gives_its_outputs_away(engine: str, 
 
 
 @pytest.mark.parametrize("engine", ["torch", "compile", "ort", "trt"])
-def test_a_runner_is_opened_again_and_closing_frees_the_device(engine: str) -> None:
+def test_a_runner_can_be_opened_again_and_closing_frees_the_device(engine: str) -> None:
     inputs = example_inputs(network_of("denoiser"), batch=4)
     runner = runner_of(engine, "denoiser", "fp16")
 
@@ -115,12 +115,12 @@ def test_a_runner_is_opened_again_and_closing_frees_the_device(engine: str) -> N
         torch.cuda.synchronize()
         return found, torch.cuda.memory_allocated()
 
-    run()  # libraries take their workspaces once
+    run()  # libraries allocate their workspaces once
     (first, held), (second, still) = run(), run()
     assert torch.equal(first, second) and still <= held + 2**20 and runner.timing.calls == 1
 
 
-def test_an_engine_for_a_gpu_is_of_that_gpu() -> None:
+def test_the_key_of_an_engine_names_its_gpu() -> None:
     major, minor = torch.cuda.get_device_capability(0)
     facts = device_facts("cuda")
     assert facts["kind"] == "cuda" and facts["name"] == torch.cuda.get_device_name(0)

@@ -1,4 +1,4 @@
-"""Group norms of one group become normalisations of four axes; everything else stays as it is."""
+"""Group norms of one group become norms over [C, H, W]; everything else is unchanged."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ pytest.importorskip("onnxscript", reason="needs onnxscript: pip install 'dgkit[c
 
 
 class Blocks(nn.Module):
-    """As a VAE has them, with one group and with two, and a layer norm of the channels."""
+    """Group norms as in a VAE, with one group and with two, and a layer norm over the channels."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -53,7 +53,7 @@ def flattened(model: Any) -> int:
 
 
 @pytest.mark.filterwarnings("ignore::FutureWarning", "ignore::DeprecationWarning")  # of PyTorch's exporter
-def test_norms_of_one_group_are_joined(tmp_path: Path) -> None:
+def test_norms_of_one_group_are_replaced(tmp_path: Path) -> None:
     module = Blocks()
     model = read(module, tmp_path / "blocks.onnx", (2, 8, 16, 12))
     picture = np.random.default_rng(0).normal(3, 2, (3, 8, 10, 14)).astype(np.float32)
@@ -64,8 +64,8 @@ def test_norms_of_one_group_are_joined(tmp_path: Path) -> None:
     assert join_norms(model) == 0
 
 
-def test_another_scale_shift_or_axis_is_left_alone() -> None:
-    """What an instance norm of its own, not a group norm, may have between norm and picture; a norm of each value."""
+def test_another_scale_shift_or_axis_is_not_replaced() -> None:
+    """Variants that are no group norm of one group, and a norm over each value."""
     from openvino import Model
     from openvino import opset13 as op
 

@@ -74,7 +74,9 @@ def test_exports_once(folder: ModelFolder, monkeypatch: pytest.MonkeyPatch) -> N
     assert export_network(network) == path
 
 
-def test_a_graph_that_differs_is_refused(folder: ModelFolder, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_a_graph_that_differs_from_pytorch_is_refused(
+    folder: ModelFolder, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
     monkeypatch.setenv("DGKIT_CACHE", str(tmp_path))
     monkeypatch.setattr(export, "relative_error", lambda *_: float("nan"))
     with pytest.raises(EngineError, match="differs from PyTorch by nan"):
@@ -82,7 +84,7 @@ def test_a_graph_that_differs_is_refused(folder: ModelFolder, monkeypatch: pytes
     assert not list((tmp_path / "engines").iterdir())
 
 
-def test_the_store_says_what_was_exported(folder: ModelFolder) -> None:
+def test_the_side_car_of_a_graph(folder: ModelFolder) -> None:
     network = model_networks(folder)["vae_encoder"]
     engine = export_engine(network)
     assert engine.key == graph_key(network) and engine.sidecar.model == str(folder.root)
@@ -93,7 +95,7 @@ def test_the_store_says_what_was_exported(folder: ModelFolder) -> None:
     assert all(isinstance(error, float) and 0 <= error < export.TOLERANCES["fp32"] for error in errors.values())
 
 
-def test_other_weights_are_another_graph(folder: ModelFolder, tmp_path: Path) -> None:
+def test_other_weights_give_another_graph(folder: ModelFolder, tmp_path: Path) -> None:
     other = model_networks(ModelFolder(make_micro_model(tmp_path / "other", text_time=True, text_length=12, seed=1)))
     for name, network in model_networks(folder).items():
         assert {item.field for item in key_differences(graph_key(network), graph_key(other[name]))} == {"weights"}
@@ -129,7 +131,7 @@ def test_other_sizes_of_a_tile_are_refused(folder: ModelFolder) -> None:
 
 
 @pytest.mark.parametrize("name", NETWORKS)
-def test_shapes_of_outputs_are_known_before_a_call(folder: ModelFolder, name: str) -> None:
+def test_output_shapes(folder: ModelFolder, name: str) -> None:
     network = model_networks(folder)[name]
     other = {"height": 6, "width": 10, "image_height": 48, "image_width": 80} if name.startswith("vae_") else {}
     inputs = example_inputs(network, batch=3, **other)

@@ -1,4 +1,4 @@
-"""int8 on OpenVINO: what is quantised, how it is verified, who refuses it. NNCF is needed for engines alone."""
+"""int8 on OpenVINO: which layers are quantised, how it is verified, which engines refuse it."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ pytest.importorskip("onnxscript", reason="needs onnxscript: pip install 'dgkit[c
 
 @pytest.fixture(autouse=True)
 def few(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Three scenes, a sample of each timestep."""
+    """Calibrate on three scenes with one sample per timestep."""
     monkeypatch.setattr(calibration, "_MAX_SCENES", 3)
     monkeypatch.setattr(calibration, "SAMPLES_PER_STEP", 1)
 
@@ -48,13 +48,13 @@ def denoiser(folder: ModelFolder) -> Network:
 
 @pytest.fixture()
 def built(folder: ModelFolder) -> Iterator[Engine]:
-    """Built by the first test that needs it: the store is that of the session."""
+    """Built by the first test that needs it; the store is shared in the session."""
     pytest.importorskip("nncf", reason="needs nncf: pip install 'dgkit[int8]'")
     (engine,) = OpenVinoRunner(denoiser(folder), dtype="int8").prepare()
     yield engine
 
 
-def test_an_engine_and_what_it_was_verified_on(built: Engine, folder: ModelFolder) -> None:
+def test_an_engine_and_its_held_out_calls(built: Engine, folder: ModelFolder) -> None:
     assert {entry.path for entry in built.sidecar.files} == {BLOB, HELD_OUT}
     assert 1e-3 < built.sidecar.notes["error"]["prediction"] < TOLERANCES["int8"]
     key = built.key
@@ -76,14 +76,14 @@ def test_an_engine_and_what_it_was_verified_on(built: Engine, folder: ModelFolde
         assert 0 < types.count("u8") + types.count("i8") < len(types)  # the sensitive ones are not quantised
 
 
-def test_engines_are_compared_on_calls_in_use(built: Engine, folder: ModelFolder) -> None:
+def test_engines_are_compared_on_held_out_calls(built: Engine, folder: ModelFolder) -> None:
     sides = (EngineSpec("torch"), EngineSpec("openvino", "int8"))
     (check,) = check_network(Comparison(partial(denoiser, folder), *sides, batch=7))
     assert check.passed and check.tolerance == TOLERANCES["int8"]
     assert check.relative == pytest.approx(built.sidecar.notes["error"]["prediction"], rel=0.05)
 
 
-def test_the_benchmark_compares_on_calls_in_use(
+def test_the_benchmark_compares_on_held_out_calls(
     built: Engine, micro_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     task = BenchTask(kind="measure", subject="denoiser", engine="openvino", dtype="int8", model=str(micro_folder),
@@ -93,7 +93,7 @@ def test_the_benchmark_compares_on_calls_in_use(
     assert cells["parity"] == pytest.approx(built.sidecar.notes["error"]["prediction"], rel=0.05)
 
 
-def test_other_calls_make_another_engine(built: Engine, folder: ModelFolder, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_other_calls_give_another_engine(built: Engine, folder: ModelFolder, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(calibration, "SEED", 78)
     with pytest.raises(EngineError, match=r"differs in flags\.calibration_seed: expected 78, found 77"):
         OpenVinoRunner(denoiser(folder), dtype="int8", rebuild="never").prepare()
@@ -102,11 +102,11 @@ def test_other_calls_make_another_engine(built: Engine, folder: ModelFolder, mon
     assert changed == {"flags.quantised", "flags.calibration_seed"}
 
 
-def test_one_that_is_too_far_off_is_not_kept(
+def test_an_engine_above_the_tolerance_is_not_kept(
     built: Engine, folder: ModelFolder, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(calibration, "SEED", 79)
-    monkeypatch.setattr(openvino_runner, "quantised", lambda model, calls: model)  # what is verified matters here
+    monkeypatch.setattr(openvino_runner, "quantised", lambda model, calls: model)  # only the verification matters here
     monkeypatch.setitem(TOLERANCES, "int8", 1e-6)
     with pytest.raises(
         EngineError, match=r"prediction differs from PyTorch by .* on held-out calls .*; at most 1e-06 is"
@@ -117,7 +117,7 @@ def test_one_that_is_too_far_off_is_not_kept(
     assert not list(store.root.glob(".*.tmp")) and not store.folder(engine_key(denoiser(folder), "int8")).exists()
 
 
-def test_without_bf16_the_rest_is_fp32(folder: ModelFolder, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_bf16_other_layers_are_fp32(folder: ModelFolder, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(openvino_runner, "has_bf16", lambda: False)
     assert engine_key(denoiser(folder), "int8").flags["precision"] == "f32"
     assert EngineRecipe(engine="openvino", dtype="int8").choice("condition")[1] == "fp32"
@@ -125,7 +125,7 @@ def test_without_bf16_the_rest_is_fp32(folder: ModelFolder, monkeypatch: pytest.
     assert engine_key(denoiser(folder), "int8").flags["precision"] == "bf16"
 
 
-def test_a_recipe_in_int8_is_that_of_the_denoiser(folder: ModelFolder, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_recipe_in_int8_changes_the_denoiser_only(folder: ModelFolder, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(openvino_runner, "has_bf16", lambda: True)
     recipe = EngineRecipe.model_validate(
         {"engine": "openvino", "dtype": "int8", "networks": {"vae_decoder": {"engine": "torch"}}}
@@ -146,13 +146,13 @@ def test_a_recipe_in_int8_is_that_of_the_denoiser(folder: ModelFolder, monkeypat
     assert sides == ["openvino:int8", "openvino:bf16", "openvino:fp32"]
 
 
-def test_a_pipeline_in_int8_has_one_in_fp32_to_fall_back_on(micro_folder: Path) -> None:
+def test_a_pipeline_in_int8_falls_back_to_fp32(micro_folder: Path) -> None:
     pipeline = load_pipeline(micro_folder, engine="openvino", dtype="int8")
     assert pipeline.runners["denoiser"].dtype_name == "int8" and pipeline._load_precise is not None
 
 
 @pytest.mark.parametrize("engine", sorted(set(RUNNERS) - {"openvino"}))
-def test_other_engines_refuse(engine: str, folder: ModelFolder) -> None:
+def test_other_engines_refuse_int8(engine: str, folder: ModelFolder) -> None:
     with pytest.raises(
         UsageError, match=rf"engine '{engine}' does not support int8, only fp32, .*'openvino' does"
     ) as caught:
@@ -160,12 +160,14 @@ def test_other_engines_refuse(engine: str, folder: ModelFolder) -> None:
     assert "use --engine openvino" in caught.value.hint
 
 
-def test_other_networks_refuse(folder: ModelFolder) -> None:
+def test_other_networks_refuse_int8(folder: ModelFolder) -> None:
     with pytest.raises(UsageError, match="network 'vae_decoder' does not support int8; only the denoiser does"):
         OpenVinoRunner(model_networks(folder)["vae_decoder"], dtype="int8")
 
 
-def test_without_nncf_the_hint_brings_it(folder: ModelFolder, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_without_nncf_the_hint_installs_it(
+    folder: ModelFolder, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
     monkeypatch.setenv("DGKIT_CACHE", str(tmp_path))
     monkeypatch.setitem(sys.modules, "nncf", None)
     with pytest.raises(MissingDependency, match="'nncf' is not installed") as caught:
@@ -174,8 +176,8 @@ def test_without_nncf_the_hint_brings_it(folder: ModelFolder, monkeypatch: pytes
     assert not [path for path in EngineStore().root.iterdir() if not path.name.endswith(".lock")]
 
 
-def test_nncf_is_loaded_alone(monkeypatch: pytest.MonkeyPatch) -> None:
-    """It reports its use unless told not to, and puts a class of its own in place of that of all loggers."""
+def test_nncf_is_loaded_without_side_effects(monkeypatch: pytest.MonkeyPatch) -> None:
+    """By default NNCF reports its use and replaces the logger class."""
     pytest.importorskip("nncf", reason="needs nncf: pip install 'dgkit[int8]'")
     monkeypatch.delenv("NNCF_CI", raising=False)
     before = logging.getLoggerClass()
@@ -183,7 +185,7 @@ def test_nncf_is_loaded_alone(monkeypatch: pytest.MonkeyPatch) -> None:
     assert logging.getLoggerClass() is before and "NNCF_CI" not in os.environ
 
 
-def test_narrow_layers_are_named() -> None:
+def test_sensitive_layers() -> None:
     from openvino import Model
     from openvino import opset13 as op
 

@@ -20,7 +20,7 @@ def runner() -> FakeRunner:
     return FakeRunner("vae_decoder", decode, {"latent_channels": 4, "rgb": 3})
 
 
-def test_runs_inside_with_only(runner: FakeRunner) -> None:
+def test_runs_only_inside_with(runner: FakeRunner) -> None:
     latents = torch.zeros(1, 4, 2, 2)
     with pytest.raises(EngineError, match="not open"):
         runner(latents=latents)
@@ -30,7 +30,7 @@ def test_runs_inside_with_only(runner: FakeRunner) -> None:
             runner.__enter__()
     with pytest.raises(EngineError, match="not open"):
         runner(latents=latents)
-    with runner:  # may be opened again
+    with runner:  # can be opened again
         runner(latents=latents)
 
 

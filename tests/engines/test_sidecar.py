@@ -1,4 +1,4 @@
-"""Keys and side-cars keep their bytes from release to release, so that engines on disk stay valid."""
+"""Keys and side-cars do not change between releases, so that engines on disk stay valid."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def _fixed_machine(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.golden
 @pytest.mark.usefixtures("_fixed_machine")
 def test_engine_names_never_change() -> None:
-    """Computed with dgkit 0.1 at commit b240e2c, except ``format``, which a new way of building raises on purpose."""
+    """Computed with dgkit 0.1 at commit b240e2c, where ``format`` was 1."""
     networks = model_networks(ModelFolder(GOLDEN / "tiny-sd"))
     denoiser, decoder = networks["denoiser"], networks["vae_decoder"]
     tuned = BuildOptions(batch=(1, 4, 16), optimisation_level=3, refit=True)

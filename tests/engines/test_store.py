@@ -1,4 +1,4 @@
-"""An engine is built once, found by all that it depends on, listed, and removed when it is not used."""
+"""An engine is built once, found by its key, listed, and removed when it is unused."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from dgkit.errors import EngineError, UsageError
 from tests.engines.stored import CONTENT, KEY, OTHER_KEYS, build, change, refuse
 
 
-def test_builds_once_and_says_so(store: EngineStore) -> None:
+def test_builds_once_and_reports_it(store: EngineStore) -> None:
     said: list[str] = []
     engine = store.obtain(KEY, build, notify=said.append)
     assert said == [f"building {KEY.name}: there is no openvino engine in fp32 for the denoiser"]
@@ -32,7 +32,7 @@ def test_builds_once_and_says_so(store: EngineStore) -> None:
 
 
 @pytest.mark.parametrize("field", OTHER_KEYS)
-def test_another_key_is_another_engine(store: EngineStore, engine: Engine, field: str) -> None:
+def test_another_key_gives_another_engine(store: EngineStore, engine: Engine, field: str) -> None:
     other = change(**OTHER_KEYS[field])
     said: list[str] = []
     with pytest.raises(EngineError, match=f"differs in {field}: expected .*, found ") as caught:
@@ -45,14 +45,14 @@ def test_another_key_is_another_engine(store: EngineStore, engine: Engine, field
         store.obtain(other, refuse, rebuild="never")
     second = store.obtain(other, build, notify=said.append)
     assert f"differs in {field}: " in said[0]
-    assert second.folder != engine.folder and store.open(KEY) == engine  # the first stays: both may be in use
+    assert second.folder != engine.folder and store.open(KEY) == engine  # the first one is kept: both may be in use
 
 
 def test_always_builds_again_and_keeps_the_old_one_until_then(store: EngineStore, engine: Engine) -> None:
     said: list[str] = []
 
     def fail(folder: Path) -> None:
-        assert store.open(KEY) == engine  # readers are not in the way of a build, nor it in theirs
+        assert store.open(KEY) == engine  # readers and a build do not block each other
         (folder / "half.bin").write_bytes(b"half")
         raise EngineError("no")
 
@@ -131,7 +131,7 @@ def test_prune(store: EngineStore, engine: Engine) -> None:
     assert names() == []
     assert names(unused_days=30) == [old.name] and not store.folder(old).exists()
     assert names(stale=True) == [stale.name]
-    assert sorted(path.name for path in store.root.iterdir()) == sorted([KEY.name, "notes"])  # a foreign folder stays
+    assert sorted(path.name for path in store.root.iterdir()) == sorted([KEY.name, "notes"])  # another folder is kept
     os.utime(engine.folder, (0, 0))
     store.open(KEY)  # a use
     assert names(unused_days=30) == []

@@ -1,4 +1,4 @@
-"""TensorRT-RTX builds engines without a GPU, so everything up to running them is tested for real."""
+"""TensorRT-RTX builds engines without a GPU, so everything except running them is tested."""
 
 from __future__ import annotations
 
@@ -93,7 +93,7 @@ def test_profiles(folder: ModelFolder) -> None:
         (31, 64, 1, None),
     ],
 )
-def test_a_call_finds_its_profile(height: int, width: int, batch: int, expected: tuple[int, int] | None) -> None:
+def test_profile_of_a_call(height: int, width: int, batch: int, expected: tuple[int, int] | None) -> None:
     network = random_networks("sd15")["vae_decoder"]
     known = profiles(network, (1, 8, 64))
     sizes = {"batch": batch, "latent_channels": 4, "height": height, "width": width}
@@ -101,7 +101,7 @@ def test_a_call_finds_its_profile(height: int, width: int, batch: int, expected:
 
 
 class Rows:
-    """In place of an open engine: PyTorch, and a record of the calls."""
+    """A session that runs PyTorch and records its calls."""
 
     def __init__(self, network: Network) -> None:
         self.runner, self.calls = TorchRunner(network), list[tuple[int, int]]()
@@ -187,7 +187,7 @@ def test_build_options_reach_the_builder(network: Network) -> None:
 @pytest.mark.parametrize(
     ("capability", "portable"), [((8, 0), True), ((8, 9), True), ((12, 1), True), ((7, 5), False), ((9, 0), False)]
 )
-def test_a_gpu_that_is_none_of_the_usual_gets_engines_of_its_own(
+def test_other_gpus_get_engines_of_their_own(
     network: Network, monkeypatch: pytest.MonkeyPatch, capability: tuple[int, int], portable: bool
 ) -> None:
     monkeypatch.setattr(trt_library, "on_gpu", lambda device: True)
@@ -207,13 +207,13 @@ def test_weights_that_can_be_replaced_need_a_gpu(network: Network, options: Buil
         TrtRunner(network, options=options).prepare()
 
 
-def test_tensorrt_itself_builds_on_a_gpu_only(network: Network) -> None:
+def test_tensorrt_builds_only_on_a_gpu(network: Network) -> None:
     library = TrtLibrary("trt", load_library().module, load_library().logger)
     with pytest.raises(EngineError, match="the device is cpu"):
         obtain_engine(library, network, "fp32", CPU, BuildOptions())
 
 
-def test_which_library(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_choice_of_the_library(monkeypatch: pytest.MonkeyPatch) -> None:
     assert load_library().is_rtx
     monkeypatch.setenv(trt_library.VARIABLE, "cuda")
     with pytest.raises(UsageError, match="allowed: tensorrt, rtx"):
@@ -239,7 +239,7 @@ def test_which_library(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def build(network: Network, folder: Path, monkeypatch: pytest.MonkeyPatch, notify: Callable[[str], None]) -> None:
-    """A build in a store of its own that tells of every step."""
+    """A build in a separate store that reports every step."""
     monkeypatch.setenv("DGKIT_CACHE", str(folder))
     monkeypatch.setattr(trt_library, "INTERVAL", 0.0)
     TrtRunner(network, notify=notify).prepare()

@@ -1,4 +1,4 @@
-"""TensorRT or TensorRT-RTX on a GPU, beyond what every backend is asked there: ``pytest -m gpu``."""
+"""TensorRT or TensorRT-RTX on a GPU, in addition to the tests of all backends: ``pytest -m gpu``."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def runner_of(network: Network, **options: Any) -> TrtRunner:
 
 
 def error_of(network: Network, runner: TrtRunner, **sizes: int) -> float:
-    """Largest error of an output of the open runner against PyTorch in fp32 on the CPU."""
+    """Return the largest error of an output of the open runner against PyTorch in fp32 on the CPU."""
     inputs = example_inputs(network, **sizes)
     with TorchRunner(network) as reference:
         expected = reference(**inputs)
@@ -45,7 +45,7 @@ def error_of(network: Network, runner: TrtRunner, **sizes: int) -> float:
 
 
 @pytest.mark.parametrize("cuda_graph", [True, False])
-def test_images_of_any_size_and_batches_past_the_profile(cuda_graph: bool) -> None:
+def test_images_of_any_size_and_batches_above_the_profile(cuda_graph: bool) -> None:
     network = random_networks("tiny")["vae_decoder"]
     height, width = network.sizes["height"], network.sizes["width"]
     with runner_of(network, cuda_graph=cuda_graph) as runner:
@@ -72,7 +72,7 @@ def test_a_call_does_not_wait_for_the_gpu(cuda_graph: bool) -> None:
         assert torch.equal(first, second)
 
 
-def test_weights_put_in_when_opened() -> None:
+def test_weights_loaded_when_opened() -> None:
     network = random_networks("tiny")["denoiser"]
     whole, stripped = runner_of(network), runner_of(network, strip_weights=True)
     sizes = [runner.prepare()[0].sidecar.size for runner in (whole, stripped)]
@@ -82,7 +82,7 @@ def test_weights_put_in_when_opened() -> None:
         assert error_of(network, runner) < TOLERANCES["fp16"]
 
 
-def test_layers_of_an_engine_are_those_of_the_graph() -> None:
+def test_layers_of_an_engine_equal_those_of_the_graph() -> None:
     def load() -> Network:
         return random_networks("tiny")["denoiser"]
 

@@ -1,4 +1,4 @@
-"""What surrounds the GPU in a session: contexts, workspace, casts and errors, with an engine that computes on the CPU.
+"""A session without a GPU: contexts, workspace, casts and errors, with an engine that computes on the CPU.
 
 The stand-in reads and writes tensors by their addresses, as the library does; the engine doubles its input.
 """
@@ -142,7 +142,7 @@ def latents(batch: int) -> torch.Tensor:
     return torch.randn(batch, 3, generator=torch.Generator().manual_seed(batch))
 
 
-def test_outputs_are_fresh_and_inputs_are_cast(session: Session) -> None:
+def test_outputs_are_new_and_inputs_are_cast(session: Session) -> None:
     for value in (latents(2), latents(2).half(), latents(3).T.contiguous().T, latents(4)[::2]):
         found = session.run(0, {"latents": value})["image"]
         assert torch.equal(found, 2 * value.float())
@@ -157,7 +157,9 @@ def test_a_context_for_each_set_of_shapes(session: Session, engine: Engine) -> N
         session.run(0, {"latents": latents(batch)})
     session.run(1, {"latents": latents(5)})
     assert [(context.profile, context.shape[0]) for context in engine.made] == [(0, 2), (0, 5), (0, 2), (1, 5)]
-    assert len({id(context) for context in engine.runs}) == 4  # the workspace grew once, so the first was made anew
+    assert (
+        len({id(context) for context in engine.runs}) == 4
+    )  # the workspace grew once, so the first one was created again
 
 
 def test_all_contexts_share_the_workspace(session: Session, engine: Engine) -> None:

@@ -1,4 +1,4 @@
-"""Graphs in each precision: strongly typed, norms in fp32, checked by number, the module's own weights untouched."""
+"""Graphs in each precision: strongly typed, norms in fp32, compared with PyTorch; the module is not changed."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ CASES = [
 
 
 def types(path: Path) -> tuple[dict[str, int], Any]:
-    """Element type of each tensor of a graph by name, and the graph, shapes inferred anew."""
+    """Return the element type of each tensor of a graph by name, and the graph with inferred shapes."""
     graph = onnx.shape_inference.infer_shapes(onnx.load(path), strict_mode=True).graph
     found = {item.name: item.type.tensor_type.elem_type for item in (*graph.value_info, *graph.input, *graph.output)}
     return found | {item.name: item.data_type for item in graph.initializer}, graph
@@ -99,7 +99,7 @@ def test_the_fp32_copy_of_a_bf16_graph_shows_its_weights(folder: ModelFolder, tm
     assert relative_error(run_graph(wide, inputs)["condition"], expected) < 1e-5
 
 
-def test_a_graph_past_the_tolerance_is_not_kept(
+def test_a_graph_above_the_tolerance_is_not_kept(
     folder: ModelFolder, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     monkeypatch.setenv("DGKIT_CACHE", str(tmp_path))

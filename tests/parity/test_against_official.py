@@ -24,7 +24,7 @@ GOLDEN = Path(__file__).parents[1] / "golden"
 
 
 class Golden:
-    """One golden file, the preset it was made with, and noise drawn from one generator in the published order."""
+    """A golden file, its preset, and noise from one generator in the published order."""
 
     def __init__(self, name: str) -> None:
         with np.load(GOLDEN / f"official_{name}.npz") as arrays:
@@ -56,7 +56,7 @@ class Golden:
 
 
 PACKAGES = {"ort": "onnxruntime", "openvino": "openvino"}
-BATCH = 4  # ONNX Runtime holds the attention scores of a whole call, 270 MB a sample at this size, several times
+BATCH = 4  # ONNX Runtime keeps several copies of the attention scores of a call, 270 MB per sample at this size
 
 
 @pytest.fixture(scope="module", params=["torch", *(pytest.param(name, marks=pytest.mark.slow) for name in PACKAGES)])
@@ -77,7 +77,7 @@ def test_large_components(name: str) -> None:
 
 @pytest.mark.parametrize("name", ["a", "b"])
 def test_each_pass(pipeline: Pipeline, name: str) -> None:
-    """Every stage starts from the golden result of the stage before, so that each error is its own."""
+    """Every stage starts from the golden result of the previous one, so that errors do not add up."""
     golden = Golden(name)
     run = Run(pipeline, golden.preset, batch=BATCH, noise=golden.noise)
     with torch.inference_mode():

@@ -1,4 +1,4 @@
-"""Schedules against the schedulers of diffusers, and one step for averaged tiles against a step for each tile."""
+"""Schedules against the schedulers of diffusers, and one step of averaged tiles against the average of steps."""
 
 from __future__ import annotations
 
@@ -76,7 +76,7 @@ def test_ddim(case: dict[str, Any], steps: int, to_one: bool) -> None:
     assert_same_path(ours(config, steps, "ddim", values), theirs(scheduler, steps, values))
 
 
-# diffusers hands a tensor to numpy in a way that numpy 2 warns of.
+# diffusers converts a tensor to numpy in a way that numpy 2 warns about.
 @pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")
 @pytest.mark.parametrize("case", CASES, ids=ids)
 @pytest.mark.parametrize("steps", [1, 4, 12, 20])
@@ -105,7 +105,7 @@ def test_other_betas(kind: str) -> None:
 
 @pytest.mark.parametrize("solver", ["ddim", "dpm++2m"])
 def test_step_of_average_is_average_of_steps(solver: str) -> None:
-    """DDIM needs one step for it; DPM-Solver++ also the average of its history."""
+    """It holds for a DDIM step; DPM-Solver++ also needs the average of its history."""
     schedule = make_schedule({**BASE, "steps_offset": 1}, 10, solver)
     windows = make_windows(14, 9, tile=6, stride=4)
     generator = torch.Generator().manual_seed(3)

@@ -1,4 +1,4 @@
-"""Images of the embedded model on every engine of the CPU against PyTorch in fp32."""
+"""Images of the embedded model on every CPU engine against PyTorch in fp32."""
 
 from __future__ import annotations
 

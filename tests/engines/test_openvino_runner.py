@@ -21,7 +21,7 @@ pytest.importorskip("openvino", reason="needs openvino: pip install 'dgkit[cpu]'
 pytest.importorskip("onnxscript", reason="needs onnxscript: pip install 'dgkit[cpu]'")
 
 
-def test_the_store_holds_what_is_run(folder: ModelFolder) -> None:
+def test_the_engine_is_in_the_store(folder: ModelFolder) -> None:
     network = model_networks(folder)["condition"]
     said: list[str] = []
     (engine,) = OpenVinoRunner(network, dtype="bf16", notify=said.append).prepare()
@@ -34,7 +34,7 @@ def test_the_store_holds_what_is_run(folder: ModelFolder) -> None:
     assert sum(text.startswith("building condition-openvino-bf16") for text in said) <= 1
 
 
-def test_outputs_are_the_callers(folder: ModelFolder) -> None:
+def test_outputs_belong_to_the_caller(folder: ModelFolder) -> None:
     network = model_networks(folder)["condition"]
     with OpenVinoRunner(network, options=BuildOptions(threads=1)) as runner:
         inputs = example_inputs(network)
@@ -69,7 +69,7 @@ except KeyboardInterrupt:
 """
 
 
-def test_ctrl_c_is_heard_after_engines_were_closed(folder: ModelFolder) -> None:
+def test_ctrl_c_works_after_engines_were_closed(folder: ModelFolder) -> None:
     networks = model_networks(folder)
     for name in ("condition", "vae_decoder"):
         OpenVinoRunner(networks[name]).prepare()
@@ -114,11 +114,11 @@ def test_a_failed_build_leaves_nothing(folder: ModelFolder, monkeypatch: pytest.
     with pytest.raises(EngineError, match="OpenVINO cannot compile the graph"):
         OpenVinoRunner(network, rebuild="always").prepare()
     assert not list(EngineStore().root.glob(".*.tmp"))
-    OpenVinoRunner(network, rebuild="never").prepare()  # what was there before is still whole
+    OpenVinoRunner(network, rebuild="never").prepare()  # the earlier engine is still intact
 
 
 class _Text:
-    """An exported graph whose file is none."""
+    """An exported graph whose file is invalid."""
 
     def __init__(self, folder: Path, name: str) -> None:
         self.folder, self.name = folder, name
@@ -128,7 +128,7 @@ class _Text:
         return self.folder / name
 
 
-def test_precisions_and_devices(folder: ModelFolder, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_dtypes_and_devices(folder: ModelFolder, monkeypatch: pytest.MonkeyPatch) -> None:
     network = model_networks(folder)["condition"]
     with pytest.raises(UsageError, match="does not support fp16 on cpu, only fp32, bf16, int8 on the CPU"):
         OpenVinoRunner(network, dtype="fp16")

@@ -1,4 +1,4 @@
-"""Packages of AOTInductor. The network is the smallest of five: a C++ compiler takes seconds for each."""
+"""AOTInductor packages of the smallest network, because the C++ compiler takes seconds for each."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def test_a_package_is_built_once_and_runs_for_any_batch(folder: ModelFolder, mon
             runner(label=label[:, :19])
 
 
-def test_what_is_stated_in_the_key(folder: ModelFolder) -> None:
+def test_fields_of_the_key(folder: ModelFolder) -> None:
     network = model_networks(folder)["condition"]
     key = engine_key(CompileRunner(network))
     assert key.backend_version == torch.__version__ and set(key.device) == {"kind", "arch", "features"}
@@ -86,7 +86,9 @@ def test_a_failed_build_is_an_error_and_leaves_nothing(
     assert caught.value.hint == rebuild_command(engine_key(CompileRunner(network)), str(folder.root))
 
 
-def test_a_build_rounds_nobodys_weights(folder: ModelFolder, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_a_build_does_not_round_the_weights_of_the_model(
+    folder: ModelFolder, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
     monkeypatch.setenv("DGKIT_CACHE", str(tmp_path))
     network = model_networks(folder)["condition"]
     before = {name: value.clone() for name, value in network.load().state_dict().items()}
@@ -101,7 +103,7 @@ def test_a_build_rounds_nobodys_weights(folder: ModelFolder, monkeypatch: pytest
 
 
 @needs_compiler
-def test_a_compiler_that_copies_the_cxx_library_is_refused(
+def test_a_compiler_with_a_static_cxx_library_is_refused(
     folder: ModelFolder, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     from torch._inductor import config
@@ -118,7 +120,7 @@ def test_a_compiler_that_copies_the_cxx_library_is_refused(
 
 @needs_compiler
 def test_a_package_opens_without_the_compiler(folder: ModelFolder) -> None:
-    """To import it takes longer than everything else that an engine needs to start."""
+    """Importing the compiler would take longer than everything else at the start of an engine."""
     CompileRunner(model_networks(folder)["condition"]).prepare()
     script = f"""
 import sys
@@ -149,7 +151,7 @@ def test_a_package_that_differs_is_refused(
         CompileRunner(network).prepare()
 
 
-def test_threads_are_those_asked_for(folder: ModelFolder) -> None:
+def test_number_of_threads(folder: ModelFolder) -> None:
     network = model_networks(folder)["condition"]
     seen: list[int] = []
     before = torch.get_num_threads()

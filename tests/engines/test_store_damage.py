@@ -1,4 +1,4 @@
-"""An engine that is stale, broken or foreign is named with what differs, never used, and rebuilt as asked."""
+"""An engine that is stale, damaged or of another machine is reported with the difference, and never used."""
 
 from __future__ import annotations
 
@@ -23,9 +23,9 @@ from tests.engines.stored import CONTENT, KEY, OTHER_KEYS, build, change, refuse
 
 
 @pytest.mark.parametrize("field", OTHER_KEYS)
-def test_an_engine_under_a_name_that_is_not_its_own(store: EngineStore, engine: Engine, field: str) -> None:
+def test_an_engine_under_a_wrong_name(store: EngineStore, engine: Engine, field: str) -> None:
     other = change(**OTHER_KEYS[field])
-    shutil.copytree(engine.folder, store.folder(other))  # copied from another machine or model, say
+    shutil.copytree(engine.folder, store.folder(other))  # for example copied from another machine or model
     with pytest.raises(EngineError, match=f"{other.name} has changed: {field}: "):
         store.open(other)
 
@@ -35,7 +35,7 @@ def truncate(folder: Path) -> None:
 
 
 def flip(folder: Path) -> None:
-    """One byte, with size and time of writing as they were."""
+    """Change one byte, but neither size nor modification time."""
     path = folder / "model.bin"
     status = path.stat()
     data = bytearray(path.read_bytes())
@@ -57,7 +57,7 @@ def edit(name: str, value: object) -> Callable[[Path], None]:
 
 
 def forge(folder: Path) -> None:
-    """Another file with a side-car that agrees with it, but lacks the checksum."""
+    """Replace a file and its entry in the side-car, but not the checksum."""
     (folder / "model.bin").write_bytes(b"other")
     entries = [entry.model_dump() for entry in sidecar.describe_files(folder)]
     edit("files", entries)(folder)
@@ -99,7 +99,7 @@ def test_a_sidecar_cannot_point_elsewhere(store: EngineStore, engine: Engine, pa
         store.open(KEY)
 
 
-def test_large_files_are_hashed_again_only_where_something_changed(
+def test_large_files_are_hashed_again_only_if_something_changed(
     store: EngineStore, engine: Engine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     hashed: list[str] = []
@@ -132,7 +132,7 @@ def test_a_full_disk_leaves_nothing(store: EngineStore) -> None:
     assert not list(store.root.iterdir())
 
 
-def test_a_disk_that_fills_up_with_the_sidecar(store: EngineStore, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_disk_that_is_full_at_the_sidecar(store: EngineStore, monkeypatch: pytest.MonkeyPatch) -> None:
     def full(*_: object) -> None:
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
@@ -142,7 +142,7 @@ def test_a_disk_that_fills_up_with_the_sidecar(store: EngineStore, monkeypatch: 
     assert not list(store.root.iterdir())
 
 
-def test_a_store_that_cannot_be_made(tmp_path: Path) -> None:
+def test_a_store_that_cannot_be_created(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(OutputError, match="cannot write"):
         EngineStore(tmp_path / "file" / "engines").obtain(KEY, build)
@@ -175,8 +175,8 @@ def test_two_builders_build_once(store: EngineStore) -> None:
         said = [builder.communicate()[0].split() for builder in (first, second)]
     assert (first.returncode, second.returncode) == (0, 0)
     waited, built = sorted(said, key=len)
-    assert built == ["building", "building", "complete"]  # told, then done
-    assert waited in (["another", "complete"], ["complete"])  # the latter where it started after the other had ended
+    assert built == ["building", "building", "complete"]  # the notification, then the build
+    assert waited in (["another", "complete"], ["complete"])  # the latter if it started after the end of the other
     assert [path.name for path in store.root.iterdir()] == [KEY.name]
 
 
@@ -191,11 +191,11 @@ def test_the_second_builder_waits(store: EngineStore) -> None:
     assert engine.file("model.bin").read_bytes() == b"complete"
 
 
-def test_a_killed_builder_leaves_nothing_that_counts(store: EngineStore) -> None:
+def test_the_remains_of_a_killed_builder_are_ignored(store: EngineStore) -> None:
     with start_builder(store, 60) as builder:
         assert builder.stdout is not None and builder.stdout.readline() == "building\n"
         builder.stdout.readline()
-        assert prune(store) == []  # it is being built: left alone
+        assert prune(store) == []  # it is being built, so it is kept
         assert f".{KEY.name}.tmp" in {path.name for path in store.root.iterdir()}
         builder.send_signal(signal.SIGKILL)
     assert f".{KEY.name}.tmp" in {path.name for path in store.root.iterdir()} and entries(store) == []
@@ -209,7 +209,7 @@ def test_a_killed_builder_leaves_nothing_that_counts(store: EngineStore) -> None
     assert [path.name for path in store.root.iterdir()] == [KEY.name]
 
 
-def test_a_store_that_may_only_be_read(store: EngineStore, engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_read_only_store(store: EngineStore, engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
     def deny(*_: object, **__: object) -> None:
         raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
 
