@@ -69,6 +69,28 @@ def write_changed(path: Path, data: bytes) -> None:
         atomic_write(path, data)
 
 
+def hard_link(source: Path, target: Path) -> bool:
+    """Make ``target`` a hard link to the file ``source`` and return True; return False where a copy is needed.
+
+    That is so for a symbolic link, which a hard link would repeat, so that ``target`` points outside its own folder or
+    at nothing, and for a file system without hard links. ``target`` is complete or absent at any time.
+    """
+    temporary = temporary_path(target)
+    try:
+        if source.is_symlink():
+            return False
+        if target.exists() and not target.is_symlink() and source.samefile(target):
+            return True  # the rename below would leave the temporary file
+        target.parent.mkdir(parents=True, exist_ok=True)
+        temporary.unlink(missing_ok=True)
+        os.link(source, temporary)
+        temporary.replace(target)
+    except OSError:
+        _remove(temporary)
+        return False
+    return True
+
+
 def json_bytes(value: Any) -> bytes:
     """Return ``value`` as indented JSON in UTF-8, with a line feed at the end."""
     return (json.dumps(value, indent=2, ensure_ascii=False) + "\n").encode()

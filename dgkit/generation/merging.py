@@ -1,6 +1,5 @@
 """``merge``: join the shards of a run into the folder that the run would have made without shards."""
 
-import os
 import shutil
 import time
 from collections.abc import Sequence
@@ -8,7 +7,7 @@ from pathlib import Path
 
 from dgkit.data.records import Record
 from dgkit.errors import DgkitError, InputError, UsageError
-from dgkit.files import atomic_path
+from dgkit.files import atomic_path, hard_link
 from dgkit.generation.blocks import block_numbers
 from dgkit.generation.filter_folder import write_filtered_labels
 from dgkit.generation.generate_config import GenerateConfig
@@ -24,7 +23,8 @@ def merge(
 ) -> GenerateResult:
     """Join ``parts``, folders of ``generate`` with ``shard``, in the folder ``out``; the same call again resumes.
 
-    Files are hard links if the file system has them and ``copy`` is off, otherwise copies. The parts are not changed.
+    Files are hard links if the file system has them and ``copy`` is off, otherwise copies; symbolic links are copied.
+    The parts are not changed.
     The result is byte for byte the folder of one run without ``shard``, including filtered labels if their judge is on
     this machine.
 
@@ -102,18 +102,13 @@ def _read_part(path: Path, progress: Progress) -> tuple[GenerateConfig, dict[int
 
 
 def _place(source: Path, target: Path, copy: bool) -> None:
-    """Link or copy ``source`` to ``target``, which is complete or absent at any time."""
-    if target.exists() and (source.samefile(target) or source.read_bytes() == target.read_bytes()):
+    """Link or copy ``source`` to ``target``, which is complete or absent at any time; a symbolic link is copied."""
+    present = target.exists() and not target.is_symlink()
+    if present and (source.samefile(target) or source.read_bytes() == target.read_bytes()):
         return
-    with atomic_path(target) as temporary:
-        temporary.unlink(missing_ok=True)
-        if not copy:
-            try:
-                os.link(source, temporary)
-                return
-            except OSError:
-                pass  # another file system, or one without hard links
-        shutil.copyfile(source, temporary)
+    if copy or not hard_link(source, target):
+        with atomic_path(target) as temporary:
+            shutil.copyfile(source, temporary)
 
 
 def _model_name(config: GenerateConfig) -> str:

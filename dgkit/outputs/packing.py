@@ -245,7 +245,7 @@ def _finished(dest: Path, wanted: set[str]) -> FileDigests:
 
 def _digest(path: Path) -> str | None:
     try:
-        return digest_file(path)
+        return None if path.is_symlink() else digest_file(path)  # a packed folder holds its files itself
     except OSError:
         return None
 

@@ -4,11 +4,9 @@ Each writer makes complete files, with the same bytes for the same scenes. It ca
 scenes that it has just written, and returns the SHA-256 of each file by its path relative to the target folder.
 """
 
-import contextlib
 import hashlib
 import io
 import json
-import os
 import tarfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -16,7 +14,7 @@ from typing import Any
 
 from dgkit.data.generated import Line
 from dgkit.errors import InputError
-from dgkit.files import atomic_path, atomic_write, digest_file
+from dgkit.files import atomic_path, atomic_write, digest_file, hard_link
 from dgkit.optional import require
 
 EXTRA = "outputs"
@@ -81,12 +79,16 @@ def write_parquet(source: Path, records: Sequence[Line], target: Path, name: str
 
 
 def write_tree(source: Path, records: Sequence[Line], target: Path, name: str, on_written: OnWritten) -> FileDigests:
-    """Fill ``images/`` and ``labels/`` below ``name``, with hard links if the file system has them, else copies."""
+    """Fill ``images/`` and ``labels/`` below ``name``, with hard links if the file system has them, else copies.
+
+    A symbolic link in ``source`` becomes a copy of its file.
+    """
     written: FileDigests = {}
     for record in records:
         for kind, data in zip(("image", "label"), read_scene(source, record), strict=True):
             below = f"{name}/{tree_path(record, kind)}"
-            _link(source / record[kind], target / below, data)
+            if not hard_link(source / record[kind], target / below):
+                atomic_write(target / below, data)
             written[below] = hashlib.sha256(data).hexdigest()
         on_written(1)
     return written
@@ -146,13 +148,3 @@ def _row(record: Line, image: bytes, label: bytes) -> Line:
     }
     rest = {name: record[name] for name in _COLUMNS if name in record}
     return {**rest, **pictures, "record": _line(record).decode()}
-
-
-def _link(origin: Path, path: Path, data: bytes) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with contextlib.suppress(OSError):  # another file system, or one without hard links
-        with contextlib.suppress(FileNotFoundError):
-            path.unlink()
-        os.link(origin, path)
-        return
-    atomic_write(path, data)

@@ -48,6 +48,22 @@ def test_shards_join_to_the_folder_of_one_run(whole: Path, shards: list[Path], t
     assert snapshot(tmp_path / "out") == snapshot(whole)
 
 
+@pytest.mark.parametrize("copy", [False, True])
+def test_symbolic_links_in_a_part_are_copied(whole: Path, shards: list[Path], tmp_path: Path, copy: bool) -> None:
+    parts = [tmp_path / f"part{number}" for number in (1, 2, 3)]
+    for part, shard in zip(parts, shards, strict=True):
+        shutil.copytree(shard, part)
+        for path in [path for kind in ("images", "labels", "vis") for path in (part / kind).iterdir()]:
+            store = tmp_path / f"{path.parent.name}-{path.name}"
+            path.rename(store)
+            path.symlink_to(store)
+    merge(tmp_path / "out", parts, copy=copy)
+    for part in parts:
+        shutil.rmtree(part)
+    assert not [path for path in (tmp_path / "out").rglob("*") if path.is_symlink()]
+    assert snapshot(tmp_path / "out") == snapshot(whole)
+
+
 def test_an_interrupted_merge_resumes(
     whole: Path, shards: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -254,6 +254,37 @@ def packed_labels(dest: Path, kind: str) -> list[bytes]:
     return [row["bytes"] for row in parquet.read_table(dest / "data")["label"].to_pylist()]
 
 
+@pytest.mark.parametrize("target", ["absolute", "relative", "folder", "chain"])
+def test_an_image_folder_of_symbolic_links_holds_its_own_files(generated: Path, tmp_path: Path, target: str) -> None:
+    """The packed folder is complete without the files that the links name, also if an older version packed it."""
+    out, store, dest = tmp_path / "out", tmp_path / "store", tmp_path / "dest"
+    shutil.copytree(generated, out)
+    for kind in ("images", "labels"):
+        shutil.move(out / kind, store / kind)
+        if target == "folder":
+            (out / kind).symlink_to(store / kind)
+            continue
+        (out / kind).mkdir()
+        for path in (store / kind).iterdir():
+            named = Path("..", "..", "store", kind, path.name) if target == "relative" else path
+            if target == "chain":
+                named = tmp_path / f"{kind}-{path.name}"
+                named.symlink_to(path)
+            (out / kind / path.name).symlink_to(named)
+    contents = snapshot(generated)
+    result = pack(out, dest, "folder")
+    linked = dest / result.files[0]
+    linked.unlink()
+    linked.symlink_to(tmp_path / "elsewhere.png")
+    pack(out, dest, "folder")
+    shutil.rmtree(store)
+    for name in check_sums(dest):
+        path = dest / name
+        assert path.is_file() and not path.is_symlink()
+        assert path.read_bytes() == contents[name.removeprefix("train/")]
+    assert not [name for name in snapshot(dest) if name.endswith(".tmp")]
+
+
 def test_an_image_folder_of_hard_links_takes_no_space(generated: Path, tmp_path: Path) -> None:
     pack(generated, tmp_path / "dest", "folder")
     image = next((tmp_path / "dest" / "train" / "images").iterdir())
