@@ -8,6 +8,7 @@ import contextlib
 import errno
 import hashlib
 import json
+import math
 import os
 import re
 from collections.abc import Iterator
@@ -93,7 +94,35 @@ def hard_link(source: Path, target: Path) -> bool:
 
 def json_bytes(value: Any) -> bytes:
     """Return ``value`` as indented JSON in UTF-8, with a line feed at the end."""
-    return (json.dumps(value, indent=2, ensure_ascii=False) + "\n").encode()
+    return (json.dumps(value, indent=2, ensure_ascii=False) + "\n").encode("utf-8", "backslashreplace")
+
+
+def json_line(value: Any) -> bytes:
+    """Return ``value`` as one line of JSON in UTF-8, with a line feed at the end. Raises ValueError for nan and inf.
+
+    Bytes of a file name that are not UTF-8, which Python holds as lone surrogates, become escapes.
+    """
+    return (json.dumps(value, ensure_ascii=False, allow_nan=False) + "\n").encode("utf-8", "backslashreplace")
+
+
+def parse_json(data: bytes | str) -> Any:
+    """Return the value of a JSON text in UTF-8, with or without a byte order mark.
+
+    Raises ValueError with the reason, also for numbers that are not finite (``NaN``, ``1e999``) and for a text nested
+    deeper than Python's recursion limit; json.JSONDecodeError or UnicodeDecodeError if the text is not JSON at all.
+    """
+    text = data.decode("utf-8-sig") if isinstance(data, bytes) else data.removeprefix("\ufeff")
+    try:
+        return json.loads(text, parse_float=_finite, parse_constant=_finite)
+    except RecursionError:
+        raise ValueError("nested too deep") from None
+
+
+def _finite(text: str) -> float:
+    value = float(text)
+    if not math.isfinite(value):
+        raise ValueError(f"the number {text} is not finite")
+    return value
 
 
 def temporary_path(path: Path) -> Path:

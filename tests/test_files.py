@@ -18,6 +18,7 @@ from dgkit.files import (
     is_temporary,
     json_bytes,
     output_error,
+    parse_json,
     remove_stale_temporaries,
     temporary_path,
     write_changed,
@@ -122,6 +123,17 @@ def test_an_unchanged_file_is_not_touched(tmp_path: Path) -> None:
 
 def test_json_is_readable_text() -> None:
     assert json_bytes({"name": "é", "size": [1]}) == '{\n  "name": "é",\n  "size": [\n    1\n  ]\n}\n'.encode()
+
+
+def test_json_with_a_byte_order_mark() -> None:
+    assert parse_json(b'\xef\xbb\xbf{"a": 1}') == parse_json('\ufeff{"a": 1}') == {"a": 1}
+
+
+@pytest.mark.parametrize("text", ["1e999", "NaN", "[-Infinity]", "[" * 100_000, "{", "\udcff", '"' + "9" * 5000])
+def test_json_that_cannot_be_used_is_a_value_error(text: str) -> None:
+    with pytest.raises(ValueError):
+        parse_json(text)
+    assert parse_json(json_bytes("stra\udcdfe")) == "stra\udcdfe"
 
 
 def test_names_of_temporary_files() -> None:

@@ -28,8 +28,9 @@ def console() -> "Console":
 
 
 def print_json(value: Mapping[str, Any]) -> None:
-    """Print data for other programs: one JSON object on stdout."""
-    sys.stdout.write(json.dumps(value, indent=2, ensure_ascii=False) + "\n")
+    """Print data for other programs: one JSON object on stdout; bytes of names that are not UTF-8 become escapes."""
+    text = json.dumps(value, indent=2, ensure_ascii=False) + "\n"
+    sys.stdout.write(text.encode("utf-8", "backslashreplace").decode())
     sys.stdout.flush()
 
 

@@ -6,7 +6,6 @@ read-only: published data sets hold 19 instead of 255 because a helper edited it
 
 import functools
 import io
-import json
 import struct
 import zlib
 from collections.abc import Iterable
@@ -16,7 +15,7 @@ import numpy as np
 from PIL import Image
 
 from dgkit.errors import InputError, LabelError, UsageError
-from dgkit.files import atomic_write
+from dgkit.files import atomic_write, parse_json
 from dgkit.labels import (
     ENCODINGS,
     FORBIDDEN,
@@ -144,7 +143,7 @@ def label_size(path: Path | str) -> tuple[int, int]:
 @functools.lru_cache(maxsize=8)
 def _mapillary_encoding(config: str) -> Encoding:
     try:
-        labels = json.loads(Path(config).read_text(encoding="utf-8"))["labels"]
+        labels = parse_json(Path(config).read_bytes())["labels"]
         names = [str(entry.get("readable") or entry["name"]) for entry in labels]
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise InputError(

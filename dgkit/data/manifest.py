@@ -1,7 +1,7 @@
 """The manifest of an output folder: one JSON object per line, appended when its files are on disk.
 
-Each append is one write followed by fsync, so a kill can truncate the last line only. A truncated line is ignored by
-readers and removed before the next append.
+Each append is one write followed by fsync, so a kill can truncate the last line only. A truncated line, which is not
+JSON, is ignored by readers and removed before the next append. A last line that lacks only its line feed counts.
 """
 
 import json
@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from dgkit.errors import InputError
-from dgkit.files import atomic_write, output_error
+from dgkit.files import atomic_write, json_line, output_error, parse_json
 
 
 class Manifest:
@@ -26,7 +26,7 @@ class Manifest:
 
         A truncated last line is removed before the first append of this object.
         """
-        line = _encode(record)
+        line = json_line(record)
         if not self._checked:
             self.repair()
             self._checked = True
@@ -44,44 +44,53 @@ class Manifest:
 
     def rewrite(self, records: Iterable[dict[str, Any]]) -> None:
         """Replace the whole file atomically. Raises OutputError if it cannot be written."""
-        atomic_write(self.path, b"".join(_encode(record) for record in records))
+        atomic_write(self.path, b"".join(json_line(record) for record in records))
 
     def read(self) -> list[dict[str, Any]]:
         """Return all complete records in order, as :func:`read`."""
         return read(self.path)
 
     def repair(self) -> int:
-        """Remove a truncated last line and return its length in bytes. Raises OutputError."""
+        """Remove a truncated last line and return its length in bytes; end a whole last line. Raises OutputError."""
         data = _content(self.path)
-        torn = len(data) - _complete(data)
-        if torn:
-            try:
-                os.truncate(self.path, len(data) - torn)
-            except OSError as error:
-                raise output_error(self.path, error) from error
-        return torn
+        complete = _complete(data)
+        try:
+            if complete < len(data):
+                os.truncate(self.path, complete)
+            elif data and not data.endswith(b"\n"):
+                with self.path.open("ab") as stream:
+                    stream.write(b"\n")
+        except OSError as error:
+            raise output_error(self.path, error) from error
+        return len(data) - complete
 
 
 def read(path: Path | str) -> list[dict[str, Any]]:
     """Return the records of a manifest in order, none if it does not exist. A truncated last line is ignored.
 
-    Raises InputError if the file cannot be read, or naming a line other than the last that is not a JSON object.
+    Raises InputError if the file cannot be read, or naming a line that is not a JSON object, or that holds a number
+    beyond the range of floats.
     """
     data = _content(Path(path))
-    records = []
-    for number, line in enumerate(data[: _complete(data)].splitlines(), 1):
-        record = _parse(line)
-        if record is None:
-            raise InputError(
-                f"{path}, line {number}: not a JSON object",
-                "restore the manifest from a copy, or use another output folder",
-            )
-        records.append(record)
-    return records
+    return [_record(path, number, line) for number, line in enumerate(_lines(data[: _complete(data)]), 1)]
 
 
-def _encode(record: dict[str, Any]) -> bytes:
-    return (json.dumps(record, ensure_ascii=False, allow_nan=False) + "\n").encode("utf-8")
+def _record(path: Path | str, number: int, line: bytes) -> dict[str, Any]:
+    try:
+        record, reason = parse_json(line), ""
+    except ValueError as error:
+        record, reason = None, f" ({error})"
+    if not isinstance(record, dict):
+        raise InputError(
+            f"{path}, line {number}: not a JSON object{reason}",
+            "restore the manifest from a copy, or use another output folder",
+        )
+    return record
+
+
+def _lines(data: bytes) -> list[bytes]:
+    """Split at line feeds alone: other separators may occur inside a text."""
+    return data.removesuffix(b"\n").split(b"\n") if data else []
 
 
 def _content(path: Path) -> bytes:
@@ -94,21 +103,18 @@ def _content(path: Path) -> bytes:
 
 
 def _complete(data: bytes) -> int:
-    """Return the length without a truncated last line, which has no line feed or (after a power cut) no JSON."""
-    end = data.rfind(b"\n") + 1
-    if end == len(data) and end:
-        start = data.rfind(b"\n", 0, end - 1) + 1
-        if _parse(data[start:end]) is None:
-            return start
-    return end
+    """Return the length without a truncated last line: one that is not JSON, as a kill or a power cut leaves it."""
+    start = data.rfind(b"\n", 0, max(0, len(data) - 1)) + 1
+    return start if _is_torn(data[start:]) else len(data)
 
 
-def _parse(line: bytes) -> dict[str, Any] | None:
+def _is_torn(line: bytes) -> bool:
     try:
-        record = json.loads(line)
-    except ValueError:
-        return None
-    return record if isinstance(record, dict) else None
+        return not isinstance(parse_json(line), dict)
+    except (json.JSONDecodeError, UnicodeDecodeError):
+        return True
+    except ValueError:  # whole, but not usable
+        return False
 
 
 def _write_all(descriptor: int, data: bytes) -> None:

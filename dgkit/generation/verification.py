@@ -1,7 +1,6 @@
 """``verify``: check that a folder holds every image, intact and with its label, and nothing else."""
 
 import dataclasses
-import json
 import re
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
@@ -17,7 +16,7 @@ from dgkit.data.generated import MANIFEST
 from dgkit.data.manifest import Manifest
 from dgkit.data.records import Record, parse_record
 from dgkit.errors import InputError, OutputError
-from dgkit.files import digest_file, is_temporary, output_error
+from dgkit.files import digest_file, is_temporary, output_error, parse_json
 from dgkit.generation.blocks import block_numbers
 from dgkit.generation.generate_config import GenerateConfig
 from dgkit.generation.writer import SUBFOLDERS, OutputFolder
@@ -166,12 +165,12 @@ def _manifest_lines(path: Path) -> list[dict[str, Any]]:
         lines = (path / MANIFEST).read_bytes().split(b"\n")
     except FileNotFoundError:
         return []
-    return [_parse_json(line) for line in lines if line]
+    return [_parse_line(line) for line in lines if line.strip()]
 
 
-def _parse_json(line: bytes) -> dict[str, Any]:
+def _parse_line(line: bytes) -> dict[str, Any]:
     try:
-        value = json.loads(line)
+        value = parse_json(line)
     except ValueError:
         return {}
     return value if isinstance(value, dict) else {}

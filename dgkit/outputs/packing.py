@@ -21,6 +21,7 @@ from dgkit.files import (
     digest_file,
     json_bytes,
     output_error,
+    parse_json,
     remove_stale_temporaries,
     write_changed,
 )
@@ -218,8 +219,8 @@ def _opened(dest: Path, identity: dict[str, Any]) -> Iterator[None]:
 
 def _refuse_others(dest: Path, identity: dict[str, Any]) -> None:
     try:
-        old = json.loads((dest / SETTINGS).read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+        old = dict(parse_json((dest / SETTINGS).read_bytes()))
+    except (OSError, ValueError, TypeError):
         found = [entry.name for entry in dest.iterdir() if not entry.name.startswith(".")]
         if found:
             shown = ", ".join(sorted(found)[:3])
@@ -236,8 +237,8 @@ def _refuse_others(dest: Path, identity: dict[str, Any]) -> None:
 def _finished(dest: Path, wanted: set[str]) -> FileDigests:
     """Return the files that still have the digest in SHA256SUMS; others are written again."""
     try:
-        lines = (dest / SUMS).read_text(encoding="utf-8").splitlines()
-    except OSError:
+        lines = (dest / SUMS).read_text(encoding="utf-8").split("\n")
+    except (OSError, UnicodeDecodeError):
         return {}
     listed = {match[2]: match[1] for match in map(_LINE.fullmatch, lines) if match}
     return {name: digest for name, digest in listed.items() if name in wanted and _digest(dest / name) == digest}

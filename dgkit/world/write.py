@@ -14,7 +14,7 @@ from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
 from dgkit.errors import OutputError, UsageError
-from dgkit.files import atomic_write, output_error
+from dgkit.files import atomic_write, output_error, parse_json
 from dgkit.progress import Advance
 from dgkit.world import disk_layouts as disk
 from dgkit.world import vistas
@@ -112,9 +112,10 @@ def _prepare_folder(out: Path, settings: dict[str, object]) -> None:
     path = out / SETTINGS
     if path.exists():
         try:
-            found = json.loads(path.read_text(encoding="utf-8"))
+            found = parse_json(path.read_bytes())
         except ValueError as error:
             raise OutputError(f"{path} is not JSON: {error}", f"delete {out} or choose another folder") from error
+        found = found if isinstance(found, dict) else {}
         for key, value in settings.items():
             if found.get(key) != value:
                 raise OutputError(

@@ -31,7 +31,7 @@ def test_truncation_at_every_byte(manifest: Manifest) -> None:
     ends = [0, *(i + 1 for i, byte in enumerate(whole) if byte == ord("\n"))]
     for length in range(len(whole) + 1):
         manifest.path.write_bytes(whole[:length])
-        complete = sum(end <= length for end in ends) - 1
+        complete = sum(end <= length + 1 for end in ends[1:])  # a record that lacks only its line feed is whole
         assert manifest.read() == RECORDS[:complete]
         Manifest(manifest.path).append({"id": "new"})
         assert manifest.read() == [*RECORDS[:complete], {"id": "new"}]
@@ -57,6 +57,36 @@ def test_damage_elsewhere_is_an_error_that_names_the_line(manifest: Manifest) ->
     manifest.path.write_bytes(lines[0] + b"[1]\n" + lines[2])
     with pytest.raises(InputError, match="line 2: not a JSON object"):
         manifest.read()
+
+
+def test_the_last_record_counts_without_its_line_feed(manifest: Manifest) -> None:
+    whole = manifest.path.read_bytes()
+    manifest.path.write_bytes(whole.removesuffix(b"\n"))
+    assert manifest.read() == RECORDS
+    assert manifest.repair() == 0
+    assert manifest.path.read_bytes() == whole
+
+
+def test_a_byte_order_mark_and_windows_line_ends(manifest: Manifest) -> None:
+    whole = manifest.path.read_bytes()
+    manifest.path.write_bytes(b"\xef\xbb\xbf" + whole.replace(b"\n", b"\r\n"))
+    assert manifest.read() == RECORDS
+
+
+@pytest.mark.parametrize("value", ["1e999", "-1e999", "NaN", "[" * 100_000 + "]" * 100_000], ids=lambda v: v[:6])
+@pytest.mark.parametrize("last", [True, False])
+def test_values_that_no_record_holds_are_refused_even_on_the_last_line(
+    manifest: Manifest, value: str, last: bool
+) -> None:
+    with manifest.path.open("a") as stream:
+        stream.write(f'{{"id": "d", "seed": {value}}}\n' + '{"id": "e"}\n' * (not last))
+    with pytest.raises(InputError, match=r"line 4: not a JSON object \((the number|nested)"):
+        manifest.read()
+
+
+def test_names_that_are_not_utf8_come_back(manifest: Manifest) -> None:
+    manifest.append({"id": "stra\udcdfe"})
+    assert manifest.read()[-1] == {"id": "stra\udcdfe"}
 
 
 def test_a_line_separator_in_a_text_does_not_end_the_line(manifest: Manifest) -> None:

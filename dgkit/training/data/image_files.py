@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -14,6 +13,7 @@ from PIL import Image
 
 from dgkit.data.crops import CropBox
 from dgkit.errors import InputError
+from dgkit.files import parse_json
 from dgkit.training.data.captions import style_of
 from dgkit.training.data.feed import Example, LatentSource, Moments, WholeImage, check_grid, place_crop
 
@@ -152,7 +152,7 @@ def read_captions(root: Path) -> tuple[tuple[Path, ...], tuple[tuple[str, str], 
     """
     table = root / "metadata.jsonl"
     try:
-        lines = table.read_text(encoding="utf-8").splitlines()
+        lines = table.read_text(encoding="utf-8-sig").split("\n")  # a caption may hold other separators
     except (OSError, UnicodeDecodeError) as error:
         raise InputError(f"cannot read {table}: {error}", "use a folder with images and metadata.jsonl") from error
     rows = [_caption_row(table, number, line) for number, line in enumerate(lines, 1) if line.strip()]
@@ -163,7 +163,7 @@ def read_captions(root: Path) -> tuple[tuple[Path, ...], tuple[tuple[str, str], 
 
 def _caption_row(table: Path, number: int, line: str) -> tuple[Path, tuple[str, str]]:
     try:
-        values = json.loads(line)
+        values = parse_json(line)
         path = table.parent / str(values["file_name"])
         text = str(next(values[key] for key in TEXT_KEYS if key in values))
     except (ValueError, KeyError, TypeError, StopIteration) as error:
