@@ -77,7 +77,7 @@ def draw_labels(given: argparse.Namespace, info: ModelInfo) -> list[np.ndarray]:
         config = GenerateConfig(labels=given.labels, seed=given.seed)
         dataset = open_files(config)
         assert dataset is not None
-        index = index_files(dataset, config, height)
+        index = index_files(dataset, config, height, size)
     else:
         index = index_world(GenerateConfig(world=given.scenes, seed=given.seed), height or info.size, size)
     plan = JobPlan(index, CropRules(size), STYLE_MIXES["uniform"], given.seed)

@@ -22,6 +22,7 @@ from dgkit.files import atomic_write, cache_folder
 from dgkit.labels import NUM_CLASSES
 from dgkit.progress import Advance
 
+MAX_SCALE = 16.0  # of label maps
 _CACHE_VERSION = 1
 _MAX_LISTED = 3  # unreadable files named in one error
 
@@ -80,8 +81,8 @@ def build_index(
     Raises LabelError naming the label maps that cannot be read, OutputError if the cache cannot be written, UsageError
     for a scale or number of workers that is not allowed.
     """
-    if not 0 < scale <= 16:
-        raise UsageError(f"label scale {scale}; allowed: above 0, at most 16", "use for example 0.5")
+    if not 0 < scale <= MAX_SCALE:
+        raise UsageError(f"label scale {scale}; allowed: above 0, at most {MAX_SCALE:g}", "use for example 0.5")
     if workers < 0:
         raise UsageError(f"{workers} workers; allowed: 0 or more", "use for example --workers 4")
     keys = [_key(sample, scale) for sample in dataset.samples]

@@ -48,7 +48,8 @@ def generate(
     the run, for :func:`~dgkit.generation.merging.merge`.
 
     ``progress`` reports the stages "index", in label maps, "generate", in images and fractions of them, and those of
-    ``filter_folder``. ``notify`` gets a line for each engine that is built, and why, and for each worker that died.
+    ``filter_folder``. ``notify`` gets a line for each engine that is built, and why, for each worker that died, and for
+    label maps that are scaled to fill the images or do not fill them.
 
     Raises UsageError for settings that are not allowed, InputError for label maps or a model that cannot be used,
     OutputError for a folder that is in use, was made with other settings or cannot be written, EngineError if the
@@ -67,7 +68,7 @@ def generate(
     pipeline = load_pipeline(
         config.model, config.controlnet, recipe=chosen_engines(config), rebuild=config.rebuild, notify=notify
     )
-    plan, config = make_plan(config, dataset, pipeline, mix, progress)
+    plan, config = make_plan(config, dataset, pipeline, mix, progress, notify)
     if config.workers == "auto" and config.ray is None:
         from dgkit.generation.worker_setup import best_worker_count
 

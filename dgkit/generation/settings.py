@@ -12,8 +12,8 @@ from dgkit.generation.agreement import judge_digest
 from dgkit.generation.balance import Balance
 from dgkit.generation.generate_config import DEFAULT_WORLD, GenerateConfig
 from dgkit.generation.jobs import JobPlan
-from dgkit.generation.sources import index_files, index_world
-from dgkit.progress import Progress, within
+from dgkit.generation.sources import index_files, index_world, padding_note
+from dgkit.progress import Notify, Progress, within
 
 if TYPE_CHECKING:
     from dgkit.data.datasets import Dataset
@@ -91,12 +91,20 @@ def _recipe_values(recipe: Path | dict[str, Any] | None) -> dict[str, Any]:
 
 
 def make_plan(
-    config: GenerateConfig, dataset: "Dataset | None", pipeline: "Pipeline", mix: StyleMix, progress: Progress
+    config: GenerateConfig,
+    dataset: "Dataset | None",
+    pipeline: "Pipeline",
+    mix: StyleMix,
+    progress: Progress,
+    notify: Notify | None = None,
 ) -> tuple[JobPlan, GenerateConfig]:
     """Return the plan of the jobs, and the settings with the values that model and label maps determine filled in.
 
-    ``dataset`` None: the procedural city. ``progress`` reports the stage "index", in label maps. Raises LabelError for
-    label maps that cannot be read, InputError for a source, model or judge with another digest than the settings state.
+    ``dataset`` None: the procedural city. ``progress`` reports the stage "index", in label maps. ``notify`` gets a line
+    about a label scale that was chosen to fill the images, and about label maps that do not fill them.
+
+    Raises LabelError for label maps that cannot be read, InputError for a source, model or judge with another digest
+    than the settings state.
     """
     size = config.size or (pipeline.size, pipeline.size)
     pipeline.check_size(*size)
@@ -106,8 +114,11 @@ def make_plan(
         index = index_world(config, height, size, within(progress, "index"))
         scale = config.label_scale
     else:
-        index = index_files(dataset, config, height, within(progress, "index"))
+        index = index_files(dataset, config, height, size, within(progress, "index"), notify)
         scale = index.scale
+    padding = padding_note(index, size)
+    if padding is not None and notify is not None:
+        notify(padding)
     rules = CropRules(size, config.min_pixels, config.min_share, config.attempts, config.temperature)
     found = {"source_digest": index.digest, "model_digest": str(pipeline.identity()["digest"])}
     if config.judge is not None:

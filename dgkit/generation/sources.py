@@ -2,21 +2,24 @@
 
 import dataclasses
 import hashlib
+import math
 import os
 import tempfile
 from pathlib import Path
 from statistics import median
 
+import numpy as np
+
 from dgkit.data.datasets import Dataset, Sample, open_dataset, open_source
-from dgkit.data.index import ClassIndex, build_index, default_cache
+from dgkit.data.index import MAX_SCALE, ClassIndex, build_index, default_cache
 from dgkit.data.labelmap import label_size
 from dgkit.errors import UsageError
 from dgkit.files import cache_folder
 from dgkit.generation.generate_config import DEFAULT_WORLD, GenerateConfig
-from dgkit.progress import Advance
+from dgkit.progress import Advance, Notify
 
 WORLD_HEIGHT = 256  # pixels of a city scene at label scale 1; it is twice as wide
-_PROBED = 32  # label maps whose size is read to find the usual height of a set
+_PROBED = 32  # label maps whose size is read to find the usual size of a set
 
 
 def open_files(config: GenerateConfig) -> Dataset | None:
@@ -35,18 +38,53 @@ def open_files(config: GenerateConfig) -> Dataset | None:
 
 
 def index_files(
-    dataset: Dataset, config: GenerateConfig, label_height: int | None, progress: Advance | None = None
+    dataset: Dataset,
+    config: GenerateConfig,
+    label_height: int | None,
+    size: tuple[int, int],
+    progress: Advance | None = None,
+    notify: Notify | None = None,
 ) -> ClassIndex:
     """Return the class counts of every label map.
 
-    The maps are scaled by the ``label_scale`` of the settings, else to ``label_height`` pixels, else not at all.
-    Raises LabelError that names the files that are not label maps.
+    The maps are scaled by the ``label_scale`` of the settings, else as :func:`filling_scale` says; ``notify`` gets a
+    line if that is not the scale of the model. Raises LabelError that names the files that are not label maps.
     """
     scale = config.label_scale
     if scale is None:
-        scale = 1.0 if label_height is None else label_height / _usual_height(dataset)
+        usual = _usual_size(dataset)
+        native = 1.0 if label_height is None else label_height / usual[0]
+        scale = filling_scale(usual, size, native)
+        if notify is not None and scale != native:
+            notify(
+                f"label maps scaled by {scale:.3g} instead of the model's {native:.3g}, so that maps of "
+                f"{usual[1]:g}x{usual[0]:g} pixels fill images of {size[1]}x{size[0]}; set another with --label-scale"
+            )
     cache = default_cache(dataset)
     return build_index(dataset, scale=scale, workers=config.readers, cache=cache, progress=progress)
+
+
+def filling_scale(usual: tuple[float, float], size: tuple[int, int], native: float = 1.0) -> float:
+    """Return ``native``, or the least scale at which maps of the ``usual`` (height, width) fill a crop of ``size``.
+
+    The scale is at most :data:`~dgkit.data.index.MAX_SCALE`.
+    """
+    if all(round(side * native) >= pixels for side, pixels in zip(usual, size, strict=True)):
+        return native
+    return min(MAX_SCALE, max(pixels / side for side, pixels in zip(usual, size, strict=True)))
+
+
+def padding_note(index: ClassIndex, size: tuple[int, int]) -> str | None:
+    """Return a warning that label maps are smaller than a crop of ``size``, with the share that is padding."""
+    covered = np.minimum(index.sizes, size).astype(np.int64).prod(axis=1) / (size[0] * size[1])
+    small = covered[covered < 1]
+    if not len(small):
+        return None
+    return (
+        f"{len(small)} of {len(index.sizes)} label maps are smaller than images of {size[1]}x{size[0]} pixels at label "
+        f"scale {index.scale:.3g}: {1 - small.mean():.0%} of such an image is ignored padding; use a smaller --size "
+        "or a larger --label-scale"
+    )
 
 
 def index_world(
@@ -54,20 +92,29 @@ def index_world(
 ) -> ClassIndex:
     """Render the scenes of the city at the ``label_height`` of the model, and return their class counts.
 
-    Without a ``label_height``, scenes are large enough for a crop of ``size`` (height, width). Rendered scenes stay in
-    the cache folder. Scene n of a seed does not depend on the number of scenes.
+    Scenes are never smaller than a crop of ``size`` (height, width), unless the settings state a ``label_scale``.
+    Rendered scenes stay in the cache folder. Scene n of a seed does not depend on the number of scenes.
     """
-    natural = max(size[0], size[1] / 2, WORLD_HEIGHT) if label_height is None else label_height
-    height = max(8, round(natural if config.label_scale is None else WORLD_HEIGHT * config.label_scale))
-    count = config.world or DEFAULT_WORLD
-    dataset = _world_dataset(count, config.seed, height, config.readers, progress)
-    return build_index(dataset, cache=default_cache(dataset), workers=config.readers)
+    native = WORLD_HEIGHT if label_height is None else label_height
+    heights = [max(size[0], math.ceil(size[1] / 2), native)]
+    if config.source_digest is not None and label_height is not None:
+        heights.append(label_height)  # folders of earlier versions, which padded large crops
+    if config.label_scale is not None:
+        heights = [round(WORLD_HEIGHT * config.label_scale)]
+    for height in heights:
+        count = config.world or DEFAULT_WORLD
+        dataset = _world_dataset(count, config.seed, max(8, height), config.readers, progress)
+        index = build_index(dataset, cache=default_cache(dataset), workers=config.readers)
+        if config.source_digest in (None, index.digest):
+            break
+    return index
 
 
-def _usual_height(dataset: Dataset) -> float:
-    """Return the median height of maps spread over the set: some sets mix sizes, and headers are cheap to read."""
+def _usual_size(dataset: Dataset) -> tuple[float, float]:
+    """Return the median height and width of maps spread over the set: some sets mix sizes; only headers are read."""
     step = max(1, len(dataset.samples) // _PROBED)
-    return median(label_size(sample.label)[0] for sample in dataset.samples[::step])
+    heights, widths = zip(*(label_size(sample.label) for sample in dataset.samples[::step]), strict=True)
+    return median(heights), median(widths)
 
 
 def _world_dataset(count: int, seed: int, height: int, workers: int, progress: Advance | None) -> Dataset:

@@ -12,11 +12,14 @@ from PIL import Image
 import dgkit
 from dgkit.config import load_config
 from dgkit.data.crops import CropBox, crop
+from dgkit.data.datasets import Sample
+from dgkit.data.index import read_scaled
 from dgkit.data.labelmap import read_label
 from dgkit.errors import EngineError, InputError, OutputError, UsageError
 from dgkit.generation import run, sources
 from dgkit.generation.generate_config import GenerateConfig
 from dgkit.generation.guards import memory_errors
+from dgkit.generation.verification import verify
 from tests.models import make_micro_model
 from tests.scenes import FAST, make_label, snapshot
 
@@ -134,10 +137,56 @@ def test_maps_are_scaled_to_the_height_of_the_model(tmp_path: Path, labels: Path
 def test_maps_smaller_than_the_image_are_padded_with_ignore(tmp_path: Path, micro: Path) -> None:
     (tmp_path / "labels").mkdir()
     Image.fromarray(make_label(0, 40, 48)).save(tmp_path / "labels/small.png")
-    result = dgkit.generate(tmp_path / "out", labels=tmp_path / "labels", model=str(micro), count=1, **FAST)
+    said: list[str] = []
+    settings = {"labels": tmp_path / "labels", "model": str(micro), "count": 1, **FAST}
+    result = dgkit.generate(tmp_path / "out", label_scale=1, notify=said.append, **settings)
+    assert "1 of 1 label maps" in said[0] and "53% of such an image" in said[0]
     written = np.asarray(Image.open(result.out / result.records[0].label))
     assert (written[40:] == 255).all() and (written[:, 48:] == 255).all()
     assert np.array_equal(written[:40, :48], make_label(0, 40, 48))
+
+
+@pytest.mark.parametrize(("size", "label_height"), [("64x128", 64), ("128x64", 64), ("128x192", None), ("64x192", 64)])
+def test_maps_are_enlarged_to_fill_the_image(tmp_path: Path, labels: Path, size: str, label_height: int | None) -> None:
+    model = make_micro_model(
+        tmp_path / "model", defaults={} if label_height is None else {"label_height": label_height}
+    )
+    said: list[str] = []
+    settings = {"labels": labels, "model": str(model), "count": 2, "size": size, **FAST}
+    result = dgkit.generate(tmp_path / "out", notify=said.append, **settings)
+    height, width = map(int, size.split("x"))
+    for record in result.records:
+        assert record.label_scale == max(height / 96, width / 160)
+        x, y, *_ = record.crop
+        whole = read_scaled(Sample("", labels / f"{record.source}.png", None, "train_ids"), record.label_scale)
+        label = np.asarray(Image.open(result.out / record.label))
+        assert np.array_equal(label, whole[y : y + height, x : x + width])  # nothing of it is padding
+    assert [line for line in said if f"fill images of {width}x{height}" in line]
+    assert not [line for line in said if "padding" in line]
+    again = dgkit.generate(tmp_path / "again", load_config(GenerateConfig, result.out / "config.yaml"))
+    assert snapshot(again.out) == snapshot(result.out)
+
+
+def test_a_scale_that_fills_the_image_is_the_one_of_the_model() -> None:
+    assert sources.filling_scale((1052, 1914), (256, 256), 256 / 1052) == 256 / 1052
+    assert sources.filling_scale((1052, 1914), (256, 465), 256 / 1052) == 256 / 1052
+    assert sources.filling_scale((1052, 1914), (512, 1024), 256 / 1052) == 1024 / 1914
+    assert sources.filling_scale((10, 10), (512, 512)) == 16
+
+
+def test_an_old_folder_of_padded_city_scenes_still_opens(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Before scenes were made to fill the image, a model's own height was kept: such a folder can be repaired."""
+    model = make_micro_model(tmp_path / "model", defaults={"label_height": 64})
+    settings = {"world": 2, "count": 2, "model": str(model), "size": "64x192", **FAST}
+    old = dgkit.generate(tmp_path / "old", label_scale=64 / 256, **settings)
+    config = (old.out / "config.yaml").read_text().replace("label_scale: 0.25", "label_scale: null")
+    (old.out / "config.yaml").write_text(config)
+    before = snapshot(old.out)
+    (old.out / old.records[0].image).unlink()
+    assert verify(old.out, repair=True).problems == ()
+    assert snapshot(old.out) == before
+    new = dgkit.generate(tmp_path / "new", **settings)
+    assert all((np.asarray(Image.open(new.out / record.label)) != 255).any(axis=0).all() for record in new.records)
 
 
 def test_size_need_not_be_square(tmp_path: Path, micro: Path, labels: Path) -> None:
@@ -195,6 +244,9 @@ def test_other_runtime_errors_are_not_translated() -> None:
         ((512, 512), None, None, 512),
         ((64, 64), 128, None, 128),
         ((64, 64), 128, 0.75, 192),
+        ((256, 768), 256, None, 384),
+        ((512, 64), 256, None, 512),
+        ((256, 768), 256, 1.0, 256),
     ],
 )
 def test_city_scenes_are_rendered_at_the_required_height(
