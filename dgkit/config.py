@@ -13,9 +13,11 @@ from typing import Any, TypeVar
 import yaml
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from dgkit.errors import InputError, UsageError
+from dgkit.documents import DocumentError, parse_yaml, read_bytes
+from dgkit.errors import InputError, UsageError, one_line, shown
 
 C = TypeVar("C", bound="Config")
+MAX_GROUPS = 20  # of a key of --set, a.b.c
 
 
 @dataclass(frozen=True)
@@ -38,11 +40,12 @@ class Config(BaseModel):
 
 
 def load_config(
-    cls: type[C], recipe: Path | str | Mapping[str, Any] | None = None, sets: Sequence[str] = (), **flags: Any
+    cls: type[C], recipe: Path | str | Mapping[str, Any] | None = None, sets: Sequence[str] = (), /, **flags: Any
 ) -> C:
     """Return a ``cls`` built from a YAML recipe, then ``sets`` (each ``"a.b=value"``, value in YAML), then ``flags``.
 
-    ``recipe`` is a file or its content. A flag that is ``None`` was not given and changes nothing. Raises
+    ``recipe`` is a file or its content. A flag that is ``None`` was not given and changes nothing. Values that come
+    from a file are passed as ``recipe``, never as flags. Raises
     :class:`InputError` if the recipe cannot be read, and :class:`UsageError` for an unknown key (with the known ones)
     or a value that is not allowed.
     """
@@ -63,14 +66,13 @@ def read_recipe(path: Path | str) -> dict[str, Any]:
     """Return the mapping in a YAML file, empty for an empty file. Raises :class:`InputError`."""
     path = Path(path)
     try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+        content = parse_yaml(read_bytes(path).decode("utf-8"))
     except OSError as error:
         raise InputError(f"cannot read the recipe {path}: {error.strerror}", "check the path") from error
     except UnicodeDecodeError as error:
         raise InputError(f"{path} is not a YAML recipe: it is not UTF-8 text", "pass a .yaml file") from error
-    except yaml.YAMLError as error:
-        reason = " ".join(str(error).split())
-        raise InputError(f"{path} is not valid YAML: {reason}", "write one 'key: value' per line") from error
+    except DocumentError as error:
+        raise InputError(f"{path} is not valid YAML: {error}", "write one 'key: value' per line") from error
     if content is None:
         return {}
     if not isinstance(content, dict):
@@ -89,12 +91,14 @@ def dump_config(config: Config) -> str:
 def _assign(values: dict[str, Any], text: str) -> None:
     key, equals, raw = text.partition("=")
     parts = [part.strip() for part in key.split(".")]
-    if not equals or not all(parts):
-        raise UsageError(f"--set {text!r} is not an assignment", "write --set key=value, or --set group.key=value")
+    if not equals or not all(parts) or len(parts) > MAX_GROUPS:
+        raise UsageError(f"--set {shown(text)} is not an assignment", "write --set key=value, or --set group.key=value")
     try:
-        value = yaml.safe_load(raw)
-    except yaml.YAMLError as error:
-        raise UsageError(f"--set {text!r}: the value is not valid YAML", "quote it: --set 'key=\"value\"'") from error
+        value = parse_yaml(raw)
+    except DocumentError as error:
+        raise UsageError(
+            f"--set {shown(text)}: the value is not valid YAML: {error}", "quote it: --set 'key=\"value\"'"
+        ) from error
     node = values
     for part in parts[:-1]:
         child = node.get(part)
@@ -115,18 +119,20 @@ def _usage_error(cls: type[BaseModel], error: ValidationError) -> UsageError:
     problems = error.errors(include_url=False)
     first = problems[0]
     location = tuple(first["loc"])
-    name = ".".join(str(part) for part in location) or cls.__name__
+    name = one_line(".".join(str(part) for part in location), 100) or cls.__name__
     more = f" (and {len(problems) - 1} more)" if len(problems) > 1 else ""
     if first["type"] == "extra_forbidden":
         keys = sorted(_fields_at(cls, location[:-1]))
-        close = difflib.get_close_matches(str(location[-1]), keys, n=1)
+        close = difflib.get_close_matches(str(location[-1])[:100], keys, n=1)
         hint = f"did you mean {close[0]}?" if close else "remove it"
         return UsageError(f"unknown key {name!r}, allowed: {', '.join(keys)}{more}", hint)
     if first["type"] == "missing":
         return UsageError(f"{name} is required{more}", f"add --set {name}=VALUE or its flag")
-    reason = first["msg"].removeprefix("Value error, ").removeprefix("Assertion failed, ")
+    reason = one_line(first["msg"], 500).removeprefix("Value error, ").removeprefix("Assertion failed, ")
     reason = reason[:1].lower() + reason[1:]
-    return UsageError(f"{name}={first['input']!r} is not allowed: {reason}{more}", f"choose another value for {name}")
+    return UsageError(
+        f"{name}={shown(first['input'])} is not allowed: {reason}{more}", f"choose another value for {name}"
+    )
 
 
 def _fields_at(cls: type[BaseModel], location: tuple[Any, ...]) -> list[str]:

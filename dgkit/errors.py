@@ -10,8 +10,11 @@
     └── MissingDependency         exit 1   an optional package is absent
 
 A message says what came and what is allowed; ``hint`` says what to type next. The command line prints each on one
-line, without a traceback.
+line, without a traceback. :func:`shown` and :func:`one_line` bound what a message quotes.
 """
+
+import reprlib
+from typing import Any
 
 
 class DgkitError(Exception):
@@ -53,3 +56,37 @@ class EngineError(DgkitError):
 
 class MissingDependency(DgkitError):
     """An optional package is not installed."""
+
+
+class _Short(reprlib.Repr):
+    """Representations of bounded size, whatever the size of the value."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.maxlevel = 3
+        self.maxlist = self.maxtuple = self.maxset = self.maxfrozenset = self.maxdict = 8
+        self.maxstring = self.maxother = 120
+
+    def repr_int(self, value: int, level: int) -> str:
+        """Return the digits of a number, or its size where Python refuses to print it."""
+        try:
+            return super().repr_int(value, level)
+        except ValueError:
+            return f"<integer of {value.bit_length()} bits>"
+
+
+_SHORT = _Short()
+
+
+def shown(value: Any, most: int = 300) -> str:
+    """Return the representation of any value for a message: one line of at most ``most`` characters."""
+    return one_line(_SHORT.repr(value), most)
+
+
+def one_line(text: str, most: int = 300) -> str:
+    """Return a text for a message: blanks and line breaks joined, unprintable characters escaped, cut to ``most``."""
+    kept = text if len(text) <= 2 * most else f"{text[:most]}{text[-most:]}"
+    kept = " ".join(kept.split())
+    kept = "".join(c if c.isprintable() else c.encode("unicode_escape", "surrogatepass").decode() for c in kept)
+    half = (most - 3) // 2
+    return kept if len(kept) <= most else f"{kept[:half]}...{kept[-half:]}"

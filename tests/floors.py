@@ -14,6 +14,7 @@ FLOORS = {
             "labels",
             "errors",
             "config",
+            "documents",
             "optional",
             "provenance",
             "files",

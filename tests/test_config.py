@@ -73,11 +73,11 @@ def test_flags_merge_into_groups(recipe: Path) -> None:
     ],
 )
 def test_values_of_assignments_are_yaml(text: str, field: str, value: object) -> None:
-    assert getattr(load_config(Example, sets=[text]), field) == value
+    assert getattr(load_config(Example, None, [text]), field) == value
 
 
 def test_small_numbers_that_yaml_reads_as_text() -> None:
-    assert load_config(Example, sets=["noise.scale=1e-5"]).noise.scale == 1e-5
+    assert load_config(Example, None, ["noise.scale=1e-5"]).noise.scale == 1e-5
 
 
 def test_dump_reads_back_to_an_equal_object(tmp_path: Path) -> None:
@@ -109,7 +109,7 @@ def test_frozen() -> None:
 )
 def test_mistakes_name_the_key_and_what_is_allowed(text: str, words: str, hint: str) -> None:
     with pytest.raises(UsageError) as caught:
-        load_config(Example, sets=[text])
+        load_config(Example, None, [text])
     assert words in caught.value.message and hint in caught.value.hint
     assert "\n" not in caught.value.message and caught.value.exit_code == 2
 

@@ -243,6 +243,6 @@ def _defaults(path: Path) -> ModelDefaults:
     if not path.is_file():
         return ModelDefaults()
     try:
-        return load_config(ModelDefaults, **read_json(path))
+        return load_config(ModelDefaults, read_json(path))
     except UsageError as error:
         raise ModelError(f"{path}: {error.message}", error.hint) from error

@@ -4,8 +4,7 @@ import dataclasses
 from dataclasses import dataclass
 from typing import Any
 
-import yaml
-
+from dgkit.documents import DocumentError, parse_yaml
 from dgkit.errors import UsageError
 
 GUIDANCE_SCALE = 7.5  # that of DGInStyle, if neither preset nor model has one
@@ -129,7 +128,10 @@ def _changes(name: str, text: str) -> dict[str, Any]:
 def _value(name: str, key: str, text: str) -> Any:
     """Parse ``text`` in the type of the field; floats may be written as whole numbers."""
     default = 0.0 if key == "guidance_scale" else getattr(PRESETS["exact"], key)
-    value = text if isinstance(default, str) else yaml.safe_load(text)
+    try:
+        value = text if isinstance(default, str) else parse_yaml(text)
+    except DocumentError:
+        value = text  # of a type that no such setting has
     if isinstance(default, float) and type(value) is int:
         value = float(value)
     if type(value) is not type(default):
