@@ -1,0 +1,1 @@
+"""Hostile and damaged input files: every reader returns or raises DgkitError, in bounded time and memory."""

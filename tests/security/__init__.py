@@ -1,0 +1,1 @@
+"""What dgkit does with folders and files that somebody else prepared."""
