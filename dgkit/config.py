@@ -15,8 +15,10 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from dgkit.documents import DocumentError, parse_yaml, read_bytes
 from dgkit.errors import InputError, UsageError, one_line, shown
+from dgkit.files import refuse_url
 
 C = TypeVar("C", bound="Config")
+_TEXTS = frozenset({"ray", "note", "name"})  # settings that are not paths and may be URLs
 MAX_GROUPS = 20  # of a key of --set, a.b.c
 
 
@@ -47,7 +49,7 @@ def load_config(
     ``recipe`` is a file or its content. A flag that is ``None`` was not given and changes nothing. Values that come
     from a file are passed as ``recipe``, never as flags. Raises
     :class:`InputError` if the recipe cannot be read, and :class:`UsageError` for an unknown key (with the known ones)
-    or a value that is not allowed.
+    or a value that is not allowed, such as a URL in place of a path.
     """
     values = dict(recipe) if isinstance(recipe, Mapping) else read_recipe(recipe) if recipe is not None else {}
     for text in sets:
@@ -56,10 +58,24 @@ def load_config(
     for key, value in given.items():
         old = values.get(key)
         values[key] = _merged(old, value) if isinstance(old, dict) and isinstance(value, Mapping) else value
+    _refuse_urls(values)
     try:
         return cls.model_validate(values)
     except ValidationError as error:
         raise _usage_error(cls, error) from error
+
+
+def _refuse_urls(values: Mapping[str, Any]) -> None:
+    """Raise UsageError for a URL as a value at any depth, except of the keys in :data:`_TEXTS`."""
+    seen: set[int] = set()  # aliases of YAML: the same object in many places
+    left: list[Any] = [value for key, value in values.items() if key not in _TEXTS]
+    while left:
+        value = left.pop()
+        if isinstance(value, str | Path):
+            refuse_url(value)
+        elif isinstance(value, Mapping | list | tuple) and id(value) not in seen:
+            seen.add(id(value))
+            left.extend(value.values() if isinstance(value, Mapping) else value)
 
 
 def read_recipe(path: Path | str) -> dict[str, Any]:

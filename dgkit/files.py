@@ -15,11 +15,46 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from dgkit.errors import OutputError
+from dgkit.errors import OutputError, UsageError
 
 _TEMPORARY = re.compile(r"^\..+\.(\d+)\.tmp$")
+_URL = re.compile(r"(?:[^/]*=)?([A-Za-z][A-Za-z0-9+.-]+)://")  # one letter is a drive
+_SCHEMES = (
+    "s3|s3a|s3n|gs|gcs|hf|https?|ftps?|sftp|ssh|file|az|abfss?|adl|wasbs?|hdfs|webhdfs|dbfs|oci|oss|r2|b2|smb|memory"
+)
+_COLLAPSED = re.compile(rf"({_SCHEMES}):/", re.IGNORECASE)  # Path("s3://a") is "s3:/a"
 _FULL = (errno.ENOSPC, errno.EDQUOT)
 _DENIED = (errno.EACCES, errno.EPERM, errno.EROFS)
+
+
+def local_path(value: Path | str) -> Path:
+    """Return ``value`` as a path; colons are allowed in names.
+
+    Raises UsageError for a URL such as ``s3://bucket/folder``, which pathlib would take for a folder ``s3:``.
+    """
+    refuse_url(value)
+    return Path(value)
+
+
+def refuse_url(value: Path | str) -> None:
+    """Raise UsageError if ``value``, or its part after ``=`` as in ``gta=DIR``, is a URL.
+
+    A Path is one if it has a common scheme and lost a slash after it.
+    """
+    text = str(value)
+    match = _URL.match(text) or (_COLLAPSED.match(text) if isinstance(value, Path) else None)
+    if match is None:
+        return
+    scheme, rest = match[1].lower(), text[match.end() :].lstrip("/")
+    url = f"{match[1]}://{rest}" if scheme != "file" else f"file:///{rest}"
+    hints = {
+        "file": f"pass the path /{rest}",
+        "hf": f"a model of the Hugging Face hub is written without hf://: {rest}; copy anything else to a local folder",
+    }
+    raise UsageError(
+        f"{url} is a URL; paths must be local files or folders",
+        hints.get(scheme, "copy it to a local folder, or mount it, and pass that path"),
+    )
 
 
 def output_error(path: Path, error: OSError) -> OutputError:

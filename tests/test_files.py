@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from dgkit.errors import OutputError
+from dgkit.errors import OutputError, UsageError
 from dgkit.files import (
     atomic_path,
     atomic_write,
@@ -17,6 +17,7 @@ from dgkit.files import (
     digest_file,
     is_temporary,
     json_bytes,
+    local_path,
     output_error,
     parse_json,
     remove_stale_temporaries,
@@ -139,3 +140,20 @@ def test_json_that_cannot_be_used_is_a_value_error(text: str) -> None:
 def test_names_of_temporary_files() -> None:
     assert is_temporary(temporary_path(Path("a/b.png")).name)
     assert not any(map(is_temporary, ("b.png", ".b.png.tmp", "b.png.12.tmp", ".lock")))
+
+
+@pytest.mark.parametrize(
+    "value", ["s3://bucket/x", Path("s3://bucket/x"), "hf://me/ds", Path("file:///x"), "x-y.z+1://a", Path("GS://b")]
+)
+def test_urls_are_no_paths(value: str | Path) -> None:
+    with pytest.raises(UsageError, match="is a URL; paths must be local") as raised:
+        local_path(value)
+    assert raised.value.hint
+    assert "://" in raised.value.message
+
+
+@pytest.mark.parametrize(
+    "value", ["exp:night", "exp:night/a", "C:/x", "C://x", "a/s3://b", Path("exp:/a"), ":", "owner/name"]
+)
+def test_colons_are_allowed_in_paths(value: str | Path) -> None:
+    assert local_path(value) == Path(value)

@@ -14,7 +14,7 @@ from dgkit import __version__
 from dgkit.cli.bench import bench
 from dgkit.cli.build_engines import build_engines
 from dgkit.cli.check import check
-from dgkit.cli.common import BROKEN_PIPE, INTERRUPTED, print_error
+from dgkit.cli.common import BROKEN_PIPE, INTERRUPTED, print_error, refuse_urls
 from dgkit.cli.doctor import doctor
 from dgkit.cli.engines import engines
 from dgkit.cli.eval import evaluate
@@ -86,7 +86,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     ``error:`` and ``hint:``; a traceback is a bug in dgkit.
     """
     try:
-        given = None if arguments is None else list(arguments)
+        given = sys.argv[1:] if arguments is None else list(arguments)
+        refuse_urls(given)
         code = app(args=given, prog_name="dgkit", standalone_mode=False)
     except DgkitError as error:
         print_error(error.message, error.hint)

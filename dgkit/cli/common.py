@@ -4,7 +4,7 @@ import contextlib
 import json
 import sys
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import typer
@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
 INTERRUPTED = 130  # 128 + SIGINT, as shells report it
 BROKEN_PIPE = 141  # 128 + SIGPIPE
+NOT_PATHS = frozenset({"--ray", "--note", "--set"})  # options whose value may be a URL
 LINE_SECONDS = 60.0  # between two lines of a stage without a terminal
 
 
@@ -99,6 +100,15 @@ def interruptible(message: str = "run the same command again to resume") -> Iter
     except KeyboardInterrupt:
         console().print(f"\nstopped; {message}", markup=False)
         raise typer.Exit(INTERRUPTED) from None
+
+
+def refuse_urls(arguments: Sequence[str]) -> None:
+    """Raise UsageError if an argument is a URL; the config classes check ``--set`` themselves."""
+    from dgkit.files import refuse_url
+
+    for before, argument in zip(("", *arguments), arguments, strict=False):
+        if before not in NOT_PATHS and argument.partition("=")[0] not in NOT_PATHS:
+            refuse_url(argument)
 
 
 def size_text(count: int) -> str:

@@ -12,6 +12,7 @@ from PIL import Image
 from dgkit.data.labelmap import find_encoding, label_size, read_label
 from dgkit.data.layouts import ALL, LAYOUTS, SPLIT_FOLDERS, TRAIN_IDS, Layout, Tree
 from dgkit.errors import InputError, LabelError, UsageError
+from dgkit.files import local_path
 
 _PICTURE_ERRORS = (OSError, SyntaxError, ValueError, Image.DecompressionBombError)
 
@@ -172,7 +173,7 @@ def _mismatch(sample: Sample, label: tuple[int, ...], image: tuple[int, ...]) ->
 
 
 def _existing_folder(root: Path | str) -> Path:
-    folder = Path(root).expanduser()
+    folder = local_path(root).expanduser()
     if not folder.is_dir():
         what = "this is a file, not a folder" if folder.exists() else "no such folder"
         raise InputError(f"{folder}: {what}", "give the root folder of the label maps")

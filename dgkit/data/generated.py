@@ -20,7 +20,7 @@ from dgkit.data.datasets import Sample, labels_folder, read_pair
 from dgkit.data.layouts import IMAGE_SUFFIXES
 from dgkit.data.records import names_own_files
 from dgkit.errors import InputError
-from dgkit.files import digest_file
+from dgkit.files import digest_file, local_path
 from dgkit.prompts import NO_STYLE
 
 MANIFEST, SETTINGS = "manifest.jsonl", "config.yaml"
@@ -127,7 +127,7 @@ def open_generated(path: Path | str, *, partial: bool = False, filtered: bool = 
     Raises InputError if the folder is not one of ``dgkit generate``, holds no scenes or too few, or if ``dgkit filter``
     has not finished.
     """
-    path = Path(path)
+    path = local_path(path)
     if not (path / MANIFEST).is_file() or not (path / SETTINGS).is_file():
         raise InputError(
             f"{path} is not a folder of dgkit generate: it needs {MANIFEST} and {SETTINGS}",
@@ -187,7 +187,7 @@ def list_scenes(folder: Path | str, *, filtered: bool = False, refuse_unlabelled
 
     Raises InputError if there are no scenes, or for a manifest line without image and label.
     """
-    folder = Path(folder).expanduser()
+    folder = local_path(folder).expanduser()
     if not folder.is_dir():
         raise InputError(f"{folder}: no such folder", "give a folder that dgkit generate wrote")
     if filtered:

@@ -15,7 +15,14 @@ from dgkit.data.generated import FILTERED, MANIFEST, MEASURED, SceneFiles, list_
 from dgkit.data.labelmap import write_label
 from dgkit.data.manifest import Manifest
 from dgkit.errors import OutputError, UsageError
-from dgkit.files import atomic_write, digest_file, json_bytes, output_error, remove_stale_temporaries
+from dgkit.files import (
+    atomic_write,
+    digest_file,
+    json_bytes,
+    local_path,
+    output_error,
+    remove_stale_temporaries,
+)
 from dgkit.generation.filter_config import FilterConfig
 from dgkit.generation.filter_measurement import SceneJudge, SceneMeasurement, canonical, list_reference, measure_scenes
 from dgkit.generation.generate_config import GenerateConfig
@@ -44,7 +51,7 @@ def filter_folder(
     """
     config = load_config(FilterConfig, **settings) if config is None else config
     _check(config)
-    out = Path(out).expanduser()
+    out = local_path(out).expanduser()
     scenes, judge = list_scenes(out), SceneJudge(config.segmenter)
     folder = _prepare(out / FILTERED)
     with sole_writer(folder):

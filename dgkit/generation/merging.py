@@ -7,7 +7,7 @@ from pathlib import Path
 
 from dgkit.data.records import Record
 from dgkit.errors import DgkitError, InputError, UsageError
-from dgkit.files import atomic_path, hard_link
+from dgkit.files import atomic_path, hard_link, local_path
 from dgkit.generation.blocks import block_numbers
 from dgkit.generation.filter_folder import write_filtered_labels
 from dgkit.generation.generate_config import GenerateConfig
@@ -36,14 +36,14 @@ def merge(
     """
     started = time.perf_counter()
     progress = progress or ignore
-    paths = [Path(part) for part in parts]
+    out, paths = local_path(out), [local_path(part) for part in parts]
     if not paths:
         raise UsageError("no parts to merge; at least one is required", "dgkit merge OUT PART PART")
-    same = [path for path in paths if path.resolve() == Path(out).resolve()]
+    same = [path for path in paths if path.resolve() == out.resolve()]
     if same:
         raise UsageError(f"{same[0]} is both a part and the output folder", "choose a new output folder")
     whole, located = _join(paths, progress)
-    folder = OutputFolder(Path(out))
+    folder = OutputFolder(out)
     with folder.opened(whole):
         for done, (record, part) in enumerate(located, 1):
             for name in (record.image, record.label, record.vis):

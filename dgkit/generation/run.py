@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from dgkit.files import local_path
 from dgkit.generation.blocks import Block, missing_blocks, refuse_empty_shard, total_images
 from dgkit.generation.filter_folder import write_filtered_labels
 from dgkit.generation.flow import ImageProgress, InProcessPool, Pool, fill
@@ -59,7 +60,7 @@ def generate(
     config = resolve_paths(make_config(config, settings))
     refuse_empty_shard(config)
     progress = progress or ignore
-    folder = OutputFolder(Path(out))
+    folder = OutputFolder(local_path(out))
     folder.check()
     mix, dataset = chosen_style_mix(config), open_files(config)
     chosen_preset(config)  # an unknown preset fails before the model is loaded

@@ -16,7 +16,7 @@ from dgkit.data.generated import MANIFEST
 from dgkit.data.manifest import Manifest
 from dgkit.data.records import Record, parse_record
 from dgkit.errors import InputError, OutputError
-from dgkit.files import digest_file, is_temporary, output_error, parse_json
+from dgkit.files import digest_file, is_temporary, local_path, output_error, parse_json
 from dgkit.generation.blocks import block_numbers
 from dgkit.generation.generate_config import GenerateConfig
 from dgkit.generation.writer import SUBFOLDERS, OutputFolder
@@ -101,7 +101,7 @@ def verify(
     Raises InputError for a folder that was not generated, OutputError for a folder in use, and with ``repair`` what
     ``generate`` raises.
     """
-    path = Path(out)
+    path = local_path(out)
     config, before, old = inspect_folder(path, progress or ignore)
     if not repair or not before.problems:
         return before

@@ -20,6 +20,7 @@ from dgkit.files import (
     atomic_write,
     digest_file,
     json_bytes,
+    local_path,
     output_error,
     parse_json,
     remove_stale_temporaries,
@@ -106,7 +107,7 @@ def pack(
     check_format(format)
     if shard_bytes < 1:
         raise UsageError(f"a shard size of {shard_bytes} bytes; allowed: 1 or more", "use for example --shard-size 500")
-    source, dest = open_generated(out, partial=partial, filtered=filtered), Path(dest)
+    source, dest = open_generated(out, partial=partial, filtered=filtered), local_path(dest)
     summary = summarise(source, count_classes(source, 0, within(progress, "count")))
     plan = plan_shards(source, format, shard_bytes)
     with _opened(dest, _identity(source, format, shard_bytes)):

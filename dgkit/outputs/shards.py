@@ -68,7 +68,11 @@ def write_parquet(source: Path, records: Sequence[Line], target: Path, name: str
     leaves = [*(name for name in _COLUMNS if name not in _PICTURES), *parts]
     compression = {leaf: "NONE" if leaf.endswith(".bytes") else "ZSTD" for leaf in leaves}
     with atomic_path(target / name) as temporary:
-        with parquet.ParquetWriter(temporary, schema, compression=compression) as writer:
+        # An open file, since pyarrow takes a path such as exp:night for a URL.
+        with (
+            temporary.open("wb") as stream,
+            parquet.ParquetWriter(stream, schema, compression=compression) as writer,
+        ):
             for start in range(0, len(records), _ROW_GROUP):
                 group = records[start : start + _ROW_GROUP]
                 rows = [_row(record, *read_scene(source, record)) for record in group]

@@ -2,14 +2,19 @@
 
 import subprocess
 import sys
+from pathlib import Path
+from typing import Any
 
 import pytest
 
 import dgkit
-from dgkit.cli import app
+from dgkit.cli import app, common
 from dgkit.cli.app import main
+from dgkit.config import load_config
 from dgkit.errors import DgkitError, OutputError, UsageError
+from dgkit.generation.generate_config import GenerateConfig
 
+URL = "s3://bucket/x"
 HEAVY = ("torch", "diffusers", "transformers", "cv2", "onnx", "onnxruntime", "numpy")
 
 
@@ -109,3 +114,46 @@ def test_a_defect_shows_its_traceback(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(app, "app", command)
     with pytest.raises(ZeroDivisionError):
         main(["generate"])
+
+
+def path_arguments() -> list[list[str]]:
+    """A command line for each argument and option of each command, with a URL as its value."""
+    import typer.main
+
+    found: list[list[str]] = []
+
+    def visit(command: Any, words: list[str]) -> None:
+        for name, child in getattr(command, "commands", {}).items():
+            visit(child, [*words, name])
+        if words and not hasattr(command, "commands"):
+            for parameter in command.get_params(command.make_context("x", [], resilient_parsing=True)):
+                if parameter.param_type_name == "argument":
+                    found.append([*words, URL])
+                elif not parameter.is_flag and parameter.opts[0] not in {"--ray", "--note", "--set"}:
+                    found.append([*words, parameter.opts[0], URL])
+
+    visit(typer.main.get_command(app.app), [])
+    return found
+
+
+@pytest.mark.parametrize("url", [URL, "hf://me/ds", "file:///data/x", "HTTPS://host/x", "gta=gs://bucket/x"])
+def test_urls_are_refused_in_every_path_argument(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, url: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    lines = path_arguments()
+    assert len(lines) > 150 and {line[0] for line in lines} >= {"generate", "pack", "eval", "train", "engines"}
+    for line in lines:
+        assert main([url if word == URL else word for word in line]) == 2
+        error, hint = capsys.readouterr().err.splitlines()
+        assert "is a URL" in error and url.removeprefix("gta=").lower() in error.lower() and hint, line
+    assert not list(tmp_path.iterdir())
+    assert main(["generate", "out", f"--labels={url}"]) == 2
+    assert main(["generate", "out", "--set", f"dataset=gta={url.removeprefix('gta=')}"]) == 2
+    assert main(["generate", "out", "--set", f"judge={url.removeprefix('gta=')}"]) == 2
+    capsys.readouterr()
+
+
+def test_a_ray_address_is_no_path(tmp_path: Path, labels: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    common.refuse_urls(["generate", "out", "--ray", "ray://host:1", "--ray=ray://host:1", "--set", "ray=ray://host:1"])
+    assert load_config(GenerateConfig, None, ["ray=ray://host:1"]).ray == "ray://host:1"

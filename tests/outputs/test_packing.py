@@ -254,6 +254,18 @@ def packed_labels(dest: Path, kind: str) -> list[bytes]:
     return [row["bytes"] for row in parquet.read_table(dest / "data")["label"].to_pylist()]
 
 
+@pytest.mark.parametrize("name", ["exp:night", "s3:x", "http:"])
+def test_names_with_colons(
+    generated: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, format: str, name: str
+) -> None:
+    """pyarrow takes a relative path with a colon for a URL."""
+    monkeypatch.chdir(tmp_path)
+    shutil.copytree(generated, f"out:{name}")
+    result = pack(f"out:{name}", name, format, shard_bytes=SHARD)
+    assert snapshot(tmp_path / name) == snapshot(pack(generated, tmp_path / "plain", format, shard_bytes=SHARD).dest)
+    assert sorted(check_sums(tmp_path / name)) == list(result.files)
+
+
 @pytest.mark.parametrize("target", ["absolute", "relative", "folder", "chain"])
 def test_an_image_folder_of_symbolic_links_holds_its_own_files(generated: Path, tmp_path: Path, target: str) -> None:
     """The packed folder is complete without the files that the links name, also if an older version packed it."""
