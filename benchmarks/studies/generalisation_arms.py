@@ -46,7 +46,7 @@ ARMS = {
     "exact": Arm("generated, preset exact", ("--preset", "exact"), extra=True),
     "official": Arm("generated, preset official", ("--preset", "official"), extra=True),
     "filter": Arm("generated, doubtful pixels ignored", (), filtered=True, folder=FULL),
-    "boundary": Arm("generated, two pixels beside borders ignored", ("--boundary", "2"), own_filter=True, extra=True),
+    "boundary": Arm("generated, two pixels along borders ignored", ("--boundary", "2"), own_filter=True, extra=True),
     "balance": Arm("generated, classes and styles balanced", BALANCED, extra=True),
     "balance-filter": Arm("balanced, doubtful pixels ignored", (), filtered=True, folder="balance", extra=True),
     "many": Arm("balanced, three times as many", BALANCED, times=3, extra=True),

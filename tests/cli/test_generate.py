@@ -368,7 +368,7 @@ def test_a_full_disk_is_named_and_the_same_command_resumes(
 def test_a_limit_on_file_size_keeps_what_is_whole(
     usual: Arguments, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    """A quota stops the writing as a full disk does; lifted, the same command goes on."""
+    """A quota stops the writing as a full disk does; after it is lifted, the same command resumes."""
     resource = pytest.importorskip("resource")
     out = tmp_path / "out"
     assert main(["generate", str(tmp_path / "whole"), *usual]) == 0

@@ -22,7 +22,7 @@ from dgkit.errors import InputError, LabelError, UsageError
 from tests.data.trees import write_ids, write_image, write_many, write_synthia_label
 
 CITY = "aachen/aachen_000000_000019"
-# name of the set, split asked for, files on disk, samples expected: (id, label, photograph, encoding, condition)
+# name of the set, requested split, files on disk, expected samples: (id, label, photograph, encoding, condition)
 Expected = list[tuple[str, str, str | None, str, str]]
 CASES: dict[str, tuple[str, str | None, list[str], Expected]] = {
     "gta": (

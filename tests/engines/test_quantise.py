@@ -131,8 +131,8 @@ def test_a_recipe_in_int8_changes_the_denoiser_only(folder: ModelFolder, monkeyp
         {"engine": "openvino", "dtype": "int8", "networks": {"vae_decoder": {"engine": "torch"}}}
     )
     found = {name: recipe.choice(name)[1] for name in NETWORKS}
-    beside = {"condition": "bf16", "vae_encoder": "bf16"}
-    assert found == {**dict.fromkeys(NETWORKS, "fp32"), "denoiser": "int8", **beside}
+    others = {"condition": "bf16", "vae_encoder": "bf16"}
+    assert found == {**dict.fromkeys(NETWORKS, "fp32"), "denoiser": "int8", **others}
     said: list[str] = []
     recipe.runners(model_networks(folder), notify=said.append)
     assert said == ["int8 applies to the denoiser only; condition in bf16, vae_encoder in bf16, vae_decoder in fp32"]

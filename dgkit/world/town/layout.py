@@ -8,7 +8,7 @@ from dgkit.world.canvas import Canvas
 from dgkit.world.colour import RGB, mix, shade
 from dgkit.world.ranges import uniform
 from dgkit.world.role import Plan, Role
-from dgkit.world.town import frontage, furniture, ground, traffic
+from dgkit.world.town import frontage, ground, pavements, traffic
 from dgkit.world.town.state import BACKDROP, Town
 
 
@@ -16,7 +16,7 @@ def compose(rng: np.random.Generator, role: Role) -> Town:
     """Compose a scene; every random choice of its content is made here, before anything is drawn."""
     town = _plan(rng, role)
     frontage.fill(town)
-    furniture.fill(town)
+    pavements.fill(town)
     traffic.fill(town)
     return town
 

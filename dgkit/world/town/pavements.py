@@ -2,7 +2,7 @@
 
 from dgkit.world.colour import RGB, shade
 from dgkit.world.things import furniture
-from dgkit.world.town import target_furniture
+from dgkit.world.town import target_pavements
 from dgkit.world.town.frontage import plant, shrub
 from dgkit.world.town.ground import KERB
 from dgkit.world.town.state import STREET, Town
@@ -22,7 +22,7 @@ def _row(town: Town, s: int) -> None:
     side, w, plan = town.ground.sides[s], town.road.half_width, town.role.plan
     kerb = w + (side.verge * 0.5 if side.verge else 0.5)
     kit = town.role.furniture
-    rgb = _lamps(town, s, kerb) if kit is None else target_furniture.lamps(town, kit, s, kerb)
+    rgb = _lamps(town, s, kerb) if kit is None else target_pavements.lamps(town, kit, s, kerb)
     if town.odds(plan.trees):
         z, gap = town.uniform(5, 16), town.uniform(7, 14)
         while z < 100:
@@ -32,7 +32,7 @@ def _row(town: Town, s: int) -> None:
     if kit is None:
         _signs(town, s, rgb)
     else:
-        target_furniture.signs(town, kit, s)
+        target_pavements.signs(town, kit, s)
     for _ in range(town.integer(0, 4)):
         shrub(town, s * (w + side.width + town.uniform(0.2, 1.2)), town.uniform(4, 40), STREET)
     if town.odds(0.4):
@@ -78,7 +78,7 @@ def _signals(town: Town) -> None:
     else:
         return
     if town.role.furniture is not None:
-        target_furniture.signals(town, town.role.furniture, z)
+        target_pavements.signals(town, town.role.furniture, z)
         return
     state, rgb = town.integer(0, 3), town.pick(((80, 84, 86), (60, 64, 62), (150, 140, 60)))
     mast = town.odds(0.5)
