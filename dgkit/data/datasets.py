@@ -10,7 +10,8 @@ import numpy as np
 from PIL import Image
 
 from dgkit.data.labelmap import find_encoding, label_size, read_label
-from dgkit.data.layouts import ALL, LAYOUTS, SPLIT_FOLDERS, TRAIN_IDS, Layout, Tree
+from dgkit.data.layouts import ALL, LABEL_SKIPS, LAYOUTS, SPLIT_FOLDERS, TRAIN_IDS, Layout, Tree
+from dgkit.data.listing import find_stems, printable, same_name, split_ending, walk
 from dgkit.errors import InputError, LabelError, UsageError
 from dgkit.files import local_path
 
@@ -72,17 +73,19 @@ def labels_folder(root: Path | str, encoding: str | None = None) -> Dataset:
     """List a plain folder of label maps (PNG), recursively, or a folder with ``labels/`` and optionally ``images/``.
 
     If both ``a.png`` and ``a_labelTrainIds.png`` exist, the latter is used; ``*_labelIds.png`` are Cityscapes ids;
-    other files have the id system ``encoding``, by default train ids.
-    Raises InputError if there are no PNG files, UsageError for an unknown encoding.
+    other files have the id system ``encoding``, by default train ids. Colour, instance and invalid maps of Cityscapes,
+    ACDC and Dark Zurich are skipped. Raises InputError if there are no PNG files of ids, UsageError for an unknown
+    encoding.
     """
     folder = _existing_folder(root)
     plain = find_encoding(encoding or "train_ids").name
-    suffixes = (TRAIN_IDS, ("_labelIds.png", "cityscapes_ids"), ("_color.png", None), (".png", plain))
+    skips = tuple((suffix, None) for suffix in LABEL_SKIPS)
+    suffixes = (TRAIN_IDS, ("_labelIds.png", "cityscapes_ids"), *skips, (".png", plain))
     inside = (folder / "labels").is_dir()
     tree = Tree("labels" if inside else ".", "images" if inside else "", suffixes)
     samples = tuple(_tree_samples(folder, tree, Layout("label maps", (tree,)), ALL))
     if not samples:
-        raise InputError(f"no PNG files in {folder / 'labels' if inside else folder}", "give a folder of label maps")
+        raise _no_labels(folder / "labels" if inside else folder)
     return Dataset("labels", folder, ALL, samples)
 
 
@@ -184,6 +187,17 @@ def _existing_folder(root: Path | str) -> Path:
     return folder
 
 
+def _no_labels(folder: Path) -> InputError:
+    names = [name for _, names in walk(folder) for name in sorted(names)]
+    skipped = [name for name in names if split_ending(name, LABEL_SKIPS)]
+    if skipped:
+        return InputError(
+            f"no label maps in {folder}: it holds {len(skipped)} colour, instance or invalid maps such as {skipped[0]}",
+            "give the files that hold class ids, such as *_labelTrainIds.png or *_labelIds.png",
+        )
+    return InputError(f"no PNG files in {folder}", "give a folder of label maps")
+
+
 def _label_suffixes(tree: Tree) -> str:
     kept = [suffix for suffix, encoding in tree.suffixes if encoding is not None]
     return kept[0] if len(kept) == 1 else "{" + ",".join(kept) + "}"
@@ -192,27 +206,36 @@ def _label_suffixes(tree: Tree) -> str:
 def _tree_samples(root: Path, tree: Tree, layout: Layout, split: str) -> Iterator[Sample]:
     """Yield the samples of a tree in the order of their paths, with unique ids."""
     found: list[tuple[str, str, Sample]] = []
+    seen: set[tuple[int, int]] = set()
+    photographs: dict[Path, dict[str, Path]] = {}
     for condition in tree.conditions:
         for folder_name in _split_folders(tree, split):
             fill = {"split": folder_name, "condition": condition}
             labels = root / tree.labels.format(**fill)
             images = root / tree.images.format(**fill) if tree.images else None
-            for sub, stem, suffix, encoding in _walk(labels, tree.suffixes):
+            for sub, stem, file, encoding in _label_files(labels, tree.suffixes, seen):
                 if tree.config:
                     encoding = f"{encoding}@{root / tree.config}"
-                image = _image(images / sub, stem, tree.image_suffixes) if images else None
-                path = labels / sub / f"{stem}{suffix}"
+                image = None
+                if images:
+                    if images / sub not in photographs:
+                        photographs[images / sub] = find_stems(images / sub, tree.image_suffixes)
+                    image = photographs[images / sub].get(same_name(stem))
+                path = labels / sub / file
                 name = "_".join(part for part in (condition, *Path(sub).parts, stem) if part)
                 found.append((stem, name, Sample("", path, image, encoding, condition or layout.condition)))
     return _with_ids(found)
 
 
 def _with_ids(found: list[tuple[str, str, Sample]]) -> Iterator[Sample]:
-    """Assign ids: the stem if it is unique in the data set, else the path below the label folder joined by "_"."""
+    """Assign ids: the stem if it is unique in the data set, else the path below the label folder joined by "_".
+
+    Ids are :func:`~dgkit.data.listing.printable`, because they become part of file names and texts.
+    """
     stems = Counter(stem for stem, _, _ in found)
     taken: set[str] = set()
     for stem, name, sample in found:
-        unique = chosen = stem if stems[stem] == 1 else name
+        unique = chosen = printable(stem if stems[stem] == 1 else name)
         number = 1
         while unique in taken:
             number += 1
@@ -228,23 +251,22 @@ def _split_folders(tree: Tree, split: str) -> tuple[str, ...]:
     return tuple(name for key, names in SPLIT_FOLDERS.items() if split in (key, ALL) for name in names)
 
 
-def _walk(folder: Path, suffixes: tuple[tuple[str, str | None], ...]) -> Iterable[tuple[str, str, str, str]]:
-    """Yield (subfolder, stem, suffix, encoding) of the label files below ``folder``, sorted by path, one per stem."""
-    best: dict[tuple[str, str], int] = {}
-    for directory, _, names in os.walk(folder, followlinks=True):
-        sub = os.path.relpath(directory, folder)
+def _label_files(
+    folder: Path, suffixes: tuple[tuple[str, str | None], ...], seen: set[tuple[int, int]]
+) -> Iterable[tuple[str, str, str, str]]:
+    """Yield (subfolder, stem, file, encoding) of the label files below ``folder``, sorted by path, one per stem."""
+    endings = [suffix for suffix, _ in suffixes]
+    best: dict[tuple[str, str], tuple[int, bool, str]] = {}
+    for sub, names in walk(folder, seen):
         for name in names:
-            rank = next((i for i, (suffix, _) in enumerate(suffixes) if name.endswith(suffix)), None)
-            if rank is None or name.startswith(".") or suffixes[rank][1] is None:
+            split = split_ending(name, endings)
+            if split is None or suffixes[split[1]][1] is None:
                 continue
-            key = (sub, name.removesuffix(suffixes[rank][0]))
-            best[key] = min(rank, best.get(key, rank))
-    for (sub, stem), rank in sorted(best.items()):
-        suffix, encoding = suffixes[rank]
+            stem, rank = split
+            # Of a.png and a.PNG the first one counts, as on systems that do not distinguish them.
+            order = (rank, not name.endswith(endings[rank]), name)
+            best[sub, stem] = min(order, best.get((sub, stem), order))
+    for (sub, stem), (rank, _, name) in sorted(best.items()):
+        encoding = suffixes[rank][1]
         assert encoding is not None
-        yield sub, stem, suffix, encoding
-
-
-def _image(folder: Path, stem: str, suffixes: tuple[str, ...]) -> Path | None:
-    names = (f"{stem}{ending}" for suffix in suffixes for ending in (suffix, suffix.upper()))
-    return next((path for name in names if (path := folder / name).is_file()), None)
+        yield sub, stem, name, encoding

@@ -17,7 +17,7 @@ import numpy as np
 from dgkit.config import read_recipe
 from dgkit.data import manifest
 from dgkit.data.datasets import Sample, labels_folder, read_pair
-from dgkit.data.layouts import IMAGE_SUFFIXES
+from dgkit.data.listing import PHOTOGRAPHS, find_named, same_name, split_ending, walk
 from dgkit.data.records import names_own_files
 from dgkit.errors import InputError
 from dgkit.files import digest_file, local_path
@@ -257,7 +257,7 @@ def _nothing_kept(folder: Path) -> InputError:
 
 def _scene(folder: Path, line: Line, where: str) -> SceneFiles:
     try:
-        image, label = folder / line["image"], folder / line["label"]
+        image, label = find_named(folder, line["image"]), find_named(folder, line["label"])
         crop = tuple(line["crop"]) if line.get("crop") else None
     except (KeyError, TypeError) as error:
         raise InputError(f"{where}: no usable path under {error}", "give a folder that dgkit generate wrote") from error
@@ -277,9 +277,10 @@ def _pair_files(folder: Path, refuse_unlabelled: bool) -> list[SceneFiles]:
     samples = labels_folder(folder).samples if (folder / "labels").is_dir() else ()
     scenes = [SceneFiles(s.id, s.image, s.label, s.encoding) for s in samples if s.image is not None]
     if refuse_unlabelled:
-        labelled = {scene.image.stem for scene in scenes}
-        for image in sorted((folder / "images").glob("*")):
-            if image.suffix.lower() in IMAGE_SUFFIXES and image.stem not in labelled:
+        labelled = {(scene.image.parent, same_name(scene.image.stem)) for scene in scenes}
+        found = [folder / "images" / sub / name for sub, names in walk(folder / "images") for name in names]
+        for image in sorted(found):
+            if split_ending(image.name, PHOTOGRAPHS) and (image.parent, same_name(image.stem)) not in labelled:
                 raise InputError(
                     f"{image} has no label map: {folder / 'labels' / image.stem}.png is missing",
                     "restore the label map or remove the image",

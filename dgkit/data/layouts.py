@@ -6,6 +6,8 @@ Within a tree the label ``LABELS/sub/<stem><suffix>`` belongs to the photograph 
 
 from dataclasses import dataclass
 
+from dgkit.data.listing import PHOTOGRAPHS
+
 ALL = "all"
 SPLIT_FOLDERS = {
     "train": ("train", "training"),
@@ -13,7 +15,11 @@ SPLIT_FOLDERS = {
     "test": ("test", "testing"),
 }
 TRAIN_IDS = ("_labelTrainIds.png", "train_ids")
-IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg")
+# Files next to the label maps of Cityscapes, ACDC, Dark Zurich and BDD100K that hold no class ids.
+LABEL_SKIPS = tuple(
+    f"_{kind}.png"
+    for kind in ("color", "labelColor", "instanceIds", "instanceTrainIds", "invIds", "invColor", "invGray")
+)
 
 
 @dataclass(frozen=True)
@@ -29,7 +35,7 @@ class Tree:
     labels: str
     images: str
     suffixes: tuple[tuple[str, str | None], ...]
-    image_suffixes: tuple[str, ...] = IMAGE_SUFFIXES
+    image_suffixes: tuple[str, ...] = PHOTOGRAPHS
     conditions: tuple[str, ...] = ("",)
     config: str = ""
 

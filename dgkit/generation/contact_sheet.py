@@ -89,7 +89,7 @@ def _write_caption(draw: ImageDraw.ImageDraw, cell: Cell, x: int, y: int, width:
     bold, small = ImageFont.load_default(size=14), ImageFont.load_default(size=12)
     draw.text((x, y), style, STYLE_INKS.get(cell.style, FAINT), font=bold)
     left = x + draw.textlength(style, font=bold) + 10
-    note = cell.note
+    note = " ".join(cell.note.split())
     while note and left + draw.textlength(note, font=small) > x + width:
         note = note[:-1]
     draw.text((left, y + 2), note, FAINT, font=small)

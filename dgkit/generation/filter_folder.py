@@ -13,6 +13,7 @@ from dgkit.config import load_config
 from dgkit.data.filtering import boundary_band, class_means, doubtful, near_duplicates
 from dgkit.data.generated import FILTERED, MANIFEST, MEASURED, SceneFiles, list_scenes
 from dgkit.data.labelmap import write_label
+from dgkit.data.listing import is_hidden
 from dgkit.data.manifest import Manifest
 from dgkit.errors import OutputError, UsageError
 from dgkit.files import (
@@ -115,7 +116,7 @@ def _prepare(folder: Path) -> Path:
     """Create the folder of the filtered labels if needed. Raises OutputError if it holds other files."""
     try:
         names = [entry.name for entry in folder.iterdir()] if folder.exists() else []
-        if any(not name.startswith(".") for name in names) and MEASURED not in names:
+        if not all(is_hidden(name) for name in names) and MEASURED not in names:
             raise OutputError(f"{folder} holds files that dgkit filter did not write", "rename or remove the folder")
         folder.mkdir(exist_ok=True)
     except OSError as error:

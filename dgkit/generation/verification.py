@@ -13,6 +13,7 @@ import numpy as np
 from PIL import Image
 
 from dgkit.data.generated import MANIFEST
+from dgkit.data.listing import is_hidden
 from dgkit.data.manifest import Manifest
 from dgkit.data.records import Record, parse_record
 from dgkit.errors import InputError, OutputError
@@ -213,14 +214,14 @@ def _decode(path: Path) -> np.ndarray | None:
 
 
 def _unnamed_files(path: Path, records: Mapping[int, Record]) -> Iterator[FolderProblem]:
-    """Yield files that no manifest line names, and incomplete files of a killed run."""
+    """Yield files that no manifest line names, except hidden ones, and incomplete files of a killed run."""
     named = {name for record in records.values() for name in (record.image, record.label, record.vis)}
     folders = [path, *(path / name for name in SUBFOLDERS)]
     for entry in sorted(entry for folder in folders if folder.is_dir() for entry in folder.iterdir()):
         name = str(entry.relative_to(path))
         if is_temporary(entry.name):
             yield FolderProblem("temporary", name)
-        elif entry.parent != path and name not in named:
+        elif entry.parent != path and name not in named and not is_hidden(entry.name):
             yield FolderProblem("orphan", name)
 
 

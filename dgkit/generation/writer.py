@@ -14,6 +14,7 @@ from PIL import Image
 
 from dgkit.config import dump_config, load_config
 from dgkit.data.generated import MANIFEST, SETTINGS
+from dgkit.data.listing import is_hidden
 from dgkit.data.manifest import Manifest
 from dgkit.data.records import Record, parse_record
 from dgkit.errors import DgkitError, OutputError
@@ -59,9 +60,10 @@ class OutputFolder:
             names = sorted(entry.name for entry in self.path.iterdir()) if self.path.exists() else []
         except OSError as error:
             raise output_error(self.path, error) from error
-        others = [name for name in names if name not in SUBFOLDERS and not name.startswith(".")]
+        others = [name for name in names if name not in SUBFOLDERS and not is_hidden(name)]
         if self.config_path.name not in others:
-            if others or any(any((self.path / name).iterdir()) for name in SUBFOLDERS if name in names):
+            inside = [file for name in SUBFOLDERS if name in names for file in (self.path / name).iterdir()]
+            if others or not all(is_hidden(file.name) for file in inside):
                 shown = ", ".join((others or names)[:3])
                 raise OutputError(
                     f"{self.path} holds other files ({shown}) and no config.yaml of a run",

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from dgkit.data.generated import GeneratedFolder, Line, open_generated
+from dgkit.data.listing import is_hidden
 from dgkit.errors import OutputError, UsageError
 from dgkit.files import (
     atomic_write,
@@ -222,7 +223,7 @@ def _refuse_others(dest: Path, identity: dict[str, Any]) -> None:
     try:
         old = dict(parse_json((dest / SETTINGS).read_bytes()))
     except (OSError, ValueError, TypeError):
-        found = [entry.name for entry in dest.iterdir() if not entry.name.startswith(".")]
+        found = [entry.name for entry in dest.iterdir() if not is_hidden(entry.name)]
         if found:
             shown = ", ".join(sorted(found)[:3])
             raise OutputError(f"{dest} holds other files ({shown})", "choose a new or empty folder") from None

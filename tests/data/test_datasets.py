@@ -1,6 +1,8 @@
 """Every layout of the public data sets, as tiny trees on disk."""
 
 import json
+import os
+import unicodedata
 from pathlib import Path
 
 import numpy as np
@@ -390,3 +392,60 @@ def test_a_pair_without_a_usable_photograph(tmp_path: Path) -> None:
     for call in (lambda: read_pair(sample), lambda: check_pairs(Dataset("x", tmp_path, "all", (sample,)))):
         with pytest.raises(LabelError, match="cannot be read as an image"):
             call()
+
+
+def test_endings_count_in_any_case(tmp_path: Path) -> None:
+    write_many(tmp_path, ["labels/A.PNG.png", "labels/b.png", "images/b.png"])
+    (tmp_path / "labels" / "A.PNG.png").rename(tmp_path / "labels" / "A.PNG")
+    (tmp_path / "images" / "b.png").rename(tmp_path / "images" / "b.Jpg")
+    found = labels_folder(tmp_path).samples
+    assert [(s.id, s.label.name, s.image and s.image.name) for s in found] == [
+        ("A", "A.PNG", None),
+        ("b", "b.png", "b.Jpg"),
+    ]
+    city = tmp_path / "city"
+    write_many(city, [f"gtFine/train/{CITY}_gtFine_labelIds.png", f"leftImg8bit/train/{CITY}_leftImg8bit.png"])
+    for path in (*city.rglob("*labelIds.png"), *city.rglob("*leftImg8bit.png")):
+        path.rename(path.with_name(path.name.upper().replace("AACHEN", "aachen")))
+    (sample,) = open_dataset("cityscapes", city).samples
+    assert sample.id == "aachen_000000_000019" and sample.image is not None
+
+
+def test_hidden_folders_hold_no_label_maps(tmp_path: Path) -> None:
+    names = ["a.png", ".ipynb_checkpoints/a-checkpoint.png", "@eaDir/a.png/SYNOPHOTO_THUMB_XL.png", "__MACOSX/._a.png"]
+    write_many(tmp_path, [f"labels/{name}" for name in names])
+    assert [sample.id for sample in labels_folder(tmp_path).samples] == ["a"]
+
+
+@pytest.mark.parametrize("mark", ["_gtFine", "_gt"])
+def test_a_labels_folder_as_unzipped(tmp_path: Path, mark: str) -> None:
+    kinds = ["labelIds", "labelTrainIds", "color", "labelColor", "instanceIds", "invIds", "invColor"]
+    write_many(tmp_path, [f"gt/ulm_1{mark}_{kind}.png" for kind in kinds])
+    (sample,) = labels_folder(tmp_path / "gt").samples
+    assert (sample.label.name, sample.encoding) == (f"ulm_1{mark}_labelTrainIds.png", "train_ids")
+
+
+def test_a_folder_of_colour_maps_says_so(tmp_path: Path) -> None:
+    write_many(tmp_path, ["gt/a_gt_labelColor.png", "gt/a_gt_invIds.png"])
+    with pytest.raises(InputError, match=r"2 colour, instance or invalid maps such as a_gt_invIds\.png") as caught:
+        labels_folder(tmp_path / "gt")
+    assert "*_labelTrainIds.png" in caught.value.hint
+
+
+def test_a_split_that_links_to_another_counts_once(tmp_path: Path) -> None:
+    write_many(tmp_path, ["labels/train/a.png", "images/train/a.png"])
+    (tmp_path / "labels" / "training").symlink_to("train")
+    assert len(open_dataset("bdd100k", tmp_path, "train").samples) == 1
+
+
+def test_accents_may_be_composed_or_not(tmp_path: Path) -> None:
+    write_many(
+        tmp_path, [f"labels/{unicodedata.normalize('NFC', 'é')}.png", f"images/{unicodedata.normalize('NFD', 'é')}.png"]
+    )
+    assert labels_folder(tmp_path).samples[0].image is not None
+
+
+def test_ids_are_printable_and_unique(tmp_path: Path) -> None:
+    for name in (b"a\nb.png", b"a\rb.png", b"stra\xdfe.png"):
+        write_ids(tmp_path / "a.png").rename(tmp_path / os.fsdecode(name))
+    assert [s.id for s in labels_folder(tmp_path).samples] == ["a\ufffdb", "a\ufffdb_2", "stra\ufffde"]

@@ -1,5 +1,6 @@
 """The contact sheet."""
 
+import dataclasses
 from pathlib import Path
 
 import numpy as np
@@ -34,6 +35,12 @@ def test_the_sheet_depends_on_its_input_alone(tmp_path: Path) -> None:
     cells = make_cells(tmp_path, 3, (64, 128))
     first, second = (np.asarray(contact_sheet(cells, "t", "f")) for _ in range(2))
     assert np.array_equal(first, second)
+
+
+def test_a_line_break_in_a_source_becomes_a_blank(tmp_path: Path) -> None:
+    (cell,) = make_cells(tmp_path, 1)
+    sheets = [contact_sheet([dataclasses.replace(cell, note=note)], "t") for note in ("a\nb", "a b")]
+    assert np.array_equal(*map(np.asarray, sheets))
 
 
 @pytest.mark.parametrize("shape", [(64, 64), (64, 512), (256, 64), (32, 32)])

@@ -147,6 +147,12 @@ def test_damage_is_repaired_bit_for_bit(
     assert snapshot(out) == snapshot(made)
 
 
+def test_files_of_the_system_are_no_problem(out: Path) -> None:
+    for name in ("images/.DS_Store", "labels/Thumbs.db", "vis/desktop.ini", "images/._000000.png"):
+        (out / name).write_bytes(b"x")
+    assert verify(out).problems == ()
+
+
 def test_leftovers_of_runs_are_removed_and_other_files_are_kept(made: Path, out: Path) -> None:
     (out / "images/.000001_x.png.999999999.tmp").write_bytes(b"half")
     shutil.copy(out / name(out, "image", 0), out / "images/000077_0_car.png")

@@ -12,6 +12,7 @@ from PIL import Image
 from dgkit.data.datasets import Dataset, Sample, open_dataset
 from dgkit.data.labelmap import find_encoding, label_size, read_label
 from dgkit.data.layouts import ALL, LAYOUTS
+from dgkit.data.listing import same_name, split_ending, walk
 from dgkit.data.pictures import read_picture
 from dgkit.errors import InputError, LabelError, UsageError
 from dgkit.evaluation.benchmark.protocols import Protocol, fitted_size
@@ -172,16 +173,22 @@ def _sizes(dataset: str, sample: Sample, label: tuple[int, ...], image: tuple[in
 
 def _unlabelled(dataset: Dataset) -> list[BadFile]:
     """Return photographs without a label map, in the folders and with the ending of those that have one."""
-    used = {sample.image for sample in dataset.samples if sample.image is not None}
-    endings = {_ending(path) for path in used}
+    used = [sample.image for sample in dataset.samples if sample.image is not None]
+    endings, labelled = {_ending(path) for path in used}, {(path.parent, same_name(path.stem)) for path in used}
     found = sorted(
-        path for folder in {path.parent for path in used} for path in folder.iterdir()
-        if path not in used and _ending(path) in endings and not path.name.startswith(".")
+        folder / name for folder in {path.parent for path in used} for sub, names in walk(folder) if sub == "."
+        for name in names if _ending(Path(name)) in endings
     )  # fmt: skip
-    return [BadFile(dataset.name, NO_LABEL, str(path), f"{path}: its label map was not found") for path in found]
+    return [
+        BadFile(dataset.name, NO_LABEL, str(path), f"{path}: its label map was not found")
+        for path in found
+        if (path.parent, same_name(path.stem)) not in labelled
+    ]
 
 
 def _ending(path: Path) -> str:
     """Return the end of a photograph's name: a marked one such as ``_rgb_anon.png``, else the file type alone."""
-    marked = next((mark for mark in ("_leftImg8bit", "_rgb_anon") if path.stem.endswith(mark)), "")
+    marks = ("_leftImg8bit", "_rgb_anon")
+    split = split_ending(path.stem, marks)
+    marked = "" if split is None else marks[split[1]]
     return f"{marked}{path.suffix.lower()}"

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from dgkit.data.datasets import Dataset, Sample
 from dgkit.data.labelmap import write_label
+from dgkit.data.listing import is_hidden
 from dgkit.data.scores import confusion
 from dgkit.errors import InputError, OutputError
 from dgkit.evaluation.benchmark.eval_config import EvalConfig
@@ -146,7 +147,7 @@ def _resume(
 
 
 def _open_journal(segmenter: Segmenter, config: EvalConfig, out: Path) -> ScoreJournal:
-    held = sorted(entry.name for entry in out.iterdir() if not entry.name.startswith("."))
+    held = sorted(entry.name for entry in out.iterdir() if not is_hidden(entry.name))
     if held and JOURNAL not in held:
         raise OutputError(f"{out} holds other files ({', '.join(held[:3])})", "choose a new or empty folder for --out")
     facts = {name: value for name, value in segmenter.facts().items() if name not in ("path", "device")}

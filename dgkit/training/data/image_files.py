@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import partial
@@ -12,12 +11,12 @@ import numpy as np
 from PIL import Image
 
 from dgkit.data.crops import CropBox
+from dgkit.data.listing import PHOTOGRAPHS, find_named, split_ending, walk
 from dgkit.errors import InputError
 from dgkit.files import parse_json
 from dgkit.training.data.captions import style_of
 from dgkit.training.data.feed import Example, LatentSource, Moments, WholeImage, check_grid, place_crop
 
-SUFFIXES = (".png", ".jpg", ".jpeg")
 TEXT_KEYS = ("text", "caption", "prompt")
 _IMAGE_ERRORS = (OSError, SyntaxError, ValueError, Image.DecompressionBombError)
 
@@ -133,14 +132,9 @@ class CaptionedFeed(ImageFeed):
 
 def list_images(root: Path) -> tuple[Path, ...]:
     """Return all .png and .jpg files below ``root``, sorted by path. Raises :class:`InputError` if there are none."""
-    found = [
-        Path(folder, name)
-        for folder, _, names in os.walk(root, followlinks=True)
-        for name in names
-        if name.lower().endswith(SUFFIXES) and not name.startswith(".")
-    ]
+    found = [root / sub / name for sub, names in walk(root) for name in names if split_ending(name, PHOTOGRAPHS)]
     if not found:
-        raise InputError(f"no images ({', '.join(SUFFIXES)}) below {root}", "use a folder with images")
+        raise InputError(f"no images ({', '.join(PHOTOGRAPHS)}) below {root}", "use a folder with images")
     return tuple(sorted(found))
 
 
@@ -164,7 +158,7 @@ def read_captions(root: Path) -> tuple[tuple[Path, ...], tuple[tuple[str, str], 
 def _caption_row(table: Path, number: int, line: str) -> tuple[Path, tuple[str, str]]:
     try:
         values = parse_json(line)
-        path = table.parent / str(values["file_name"])
+        path = find_named(table.parent, str(values["file_name"]))
         text = str(next(values[key] for key in TEXT_KEYS if key in values))
     except (ValueError, KeyError, TypeError, StopIteration) as error:
         raise InputError(
