@@ -14,6 +14,8 @@ from dgkit.bench.network_speed import reference_key
 from dgkit.bench.task_process import EXACT, attempt
 from dgkit.bench.timing import LEAST, Times
 from dgkit.files import atomic_write, digest_file
+from dgkit.segmenters.onnx_digest import digest_onnx
+from dgkit.segmenters.segmenter_sidecar import sidecar_path
 
 
 def build(task: BenchTask) -> Iterator[dict[str, Any]]:
@@ -80,9 +82,18 @@ def _is_onnx(task: BenchTask) -> bool:
     return task.segmenter is not None and task.segmenter.suffix == ".onnx"
 
 
+def _weight_digests(segmenter: Path) -> list[str]:
+    """Return a digest for each part of a segmenter that its scores depend on."""
+    if segmenter.suffix == ".onnx":
+        sidecar = sidecar_path(segmenter)
+        return [digest_onnx(segmenter), *([digest_file(sidecar)] if sidecar.is_file() else [])]
+    if segmenter.is_file():
+        return [digest_file(segmenter)]
+    return [digest_file(path) for path in sorted(segmenter.iterdir()) if path.suffix in (".json", ".safetensors")]
+
+
 def _reference_path(task: BenchTask) -> Path | None:
     if task.references is None or task.segmenter is None:
         return None
-    files = [task.segmenter] if task.segmenter.is_file() else sorted(task.segmenter.glob("*.safetensors"))
-    facts = {"weights": [digest_file(path) for path in files], "on": task.on, "protocol": task.protocol}
+    facts = {"weights": _weight_digests(task.segmenter), "on": task.on, "protocol": task.protocol}
     return task.references / f"eval-{reference_key(task, facts)}.json"

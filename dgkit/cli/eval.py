@@ -40,6 +40,8 @@ def evaluate(
     opened = open_segmenter(
         segmenter, config.engine, config.dtype, config.device, config=network, batch=config.batch, notify=say
     )
+    for note in opened.notes:
+        say(f"{segmenter}: {note}")
     with progress_bars(STAGES) as report:
         result = run(opened, config, out, report)
     if as_json:

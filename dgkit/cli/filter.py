@@ -28,6 +28,8 @@ def filter_labels(out: Scenes, flags: dict[str, Any], as_json: Json = False) -> 
 
     with interruptible(), progress_bars(STAGES) as report:
         found = filter_folder(out, progress=report, **flags)
+    for note in found.get("segmenter_notes", ()):
+        say(f"{found['settings']['segmenter']}: {note}")
     if as_json:
         print_json(found)
     else:

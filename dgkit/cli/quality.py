@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
-from dgkit.cli.common import print_json, print_table, progress_bars
+from dgkit.cli.common import print_json, print_table, progress_bars, say
 from dgkit.cli.options import Json, Scenes, option
 
 STAGES = {"measure": ("Measuring", "pictures"), "reference": ("Measuring the reference", "pictures")}
@@ -27,6 +27,8 @@ def quality(
     from dgkit.evaluation.quality.measures import find_judge, measure_quality
 
     found = find_judge(judge, segmenter, styles)
+    for note in found.segmenter.notes:
+        say(f"{found.segmenter.path}: {note}")
     with progress_bars(STAGES) as report:
         result = measure_quality(out, found, reference, progress=report)
     if as_json:

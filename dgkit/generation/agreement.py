@@ -16,6 +16,7 @@ from dgkit.generation.encoding import GeneratedImage
 from dgkit.generation.generate_config import GenerateConfig
 from dgkit.generation.jobs import Job, attempt_seed
 from dgkit.segmenters.onnx import open_onnx_segmenter
+from dgkit.segmenters.onnx_digest import digest_onnx
 
 if TYPE_CHECKING:
     from dgkit.diffusion.sampler import SceneResult
@@ -76,9 +77,9 @@ class AgreementCheck:
 
 
 def judge_digest(path: Path) -> str:
-    """Return the SHA-256 over an ONNX file and its sidecar. Raises InputError if the file is missing."""
+    """Return the SHA-256 over an ONNX file, its external data and its side-car. Raises InputError if it is missing."""
     try:
-        digests = [digest_file(path)]
+        digests = [digest_onnx(path)]
     except OSError as error:
         raise InputError(f"{path}: {error.strerror}", "dgkit train judge DIR writes DIR/segmenter.onnx") from error
     sidecar = path.with_suffix(".yaml")

@@ -229,6 +229,7 @@ def _summary(
     return {
         "settings": rule.config.model_dump(mode="json"),
         "segmenter_sha256": rule.judge.digest,
+        **({"segmenter_notes": list(rule.judge.notes)} if rule.judge.notes else {}),
         "scenes": len(measured),
         "kept": len(lines),
         "left_out": dropped,

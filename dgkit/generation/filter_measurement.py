@@ -74,8 +74,9 @@ class SceneJudge:
         """Open the ONNX file at ``path``. Raises InputError, EngineError, MissingDependency."""
         self._segmenter = None if path is None else open_onnx_segmenter(path)
         self.digest = None if self._segmenter is None else self._segmenter.digest
-        sidecar = None if self._segmenter is None else self._segmenter.sidecar.model_dump(mode="json")
-        self.identity: dict[str, Any] = {"segmenter_sha256": self.digest, "sidecar": sidecar}
+        self.notes = () if self._segmenter is None else self._segmenter.notes
+        reading = {"sidecar": None} if self._segmenter is None else self._segmenter.reading()
+        self.identity: dict[str, Any] = {"segmenter_sha256": self.digest, **reading}
         self._losses: dict[Path, np.ndarray] = {}
         self._free_bytes = CACHE_BYTES
 

@@ -17,9 +17,10 @@ from torch.nn import functional
 from dgkit.engines.engine_recipe import known_engine, resolve_device
 from dgkit.engines.runner import BuildOptions, Network, Runner, runner_class
 from dgkit.engines.spec import SEGMENTER
-from dgkit.errors import EngineError, InputError
+from dgkit.errors import EngineError
 from dgkit.labels import CLASSES
 from dgkit.progress import Notify
+from dgkit.segmenters.class_names import match_classes
 
 Triple = tuple[float, float, float]
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
@@ -32,7 +33,8 @@ class ModuleSource:
 
     ``load`` returns a module that maps float [B,3,H,W] to logits [B,C,h,w] of any stride; its input is RGB,
     (value / 255 - ``mean``) / ``std``. ``digest`` identifies weights and configuration. ``classes``: names of the C
-    outputs. ``side``: input height and width in pixels of an ONNX export, None if an export takes any size.
+    outputs. ``side``: input height and width in pixels of an ONNX export, None if an export takes any size. ``notes``:
+    sentences for the user on what was assumed or is not used.
     """
 
     path: Path
@@ -43,16 +45,27 @@ class ModuleSource:
     mean: Triple = IMAGENET_MEAN
     std: Triple = IMAGENET_STD
     side: int | None = None
+    notes: tuple[str, ...] = ()
 
 
 class Segmenter(ABC):
     """A network that labels images with the 19 classes, used as ``with segmenter: segmenter.logits(images)``.
 
-    ``classes``: uint8 [K], the train id of each channel of the logits.
+    ``classes``: uint8 [K], the train id of each channel of the logits. ``notes``: sentences for the user on what was
+    assumed or is not used.
     """
 
-    def __init__(self, path: Path, kind: str, classes: np.ndarray, mean: Triple, std: Triple, device: str) -> None:
-        self.path, self.kind, self.classes = path, kind, classes
+    def __init__(
+        self,
+        path: Path,
+        kind: str,
+        classes: np.ndarray,
+        mean: Triple,
+        std: Triple,
+        device: str,
+        notes: tuple[str, ...] = (),
+    ) -> None:
+        self.path, self.kind, self.classes, self.notes = path, kind, classes, notes
         self.device = torch.device(device)
         self._opened = ExitStack()
         self._mean, self._std = (255 * torch.tensor(v, device=self.device).view(1, 3, 1, 1) for v in (mean, std))
@@ -122,10 +135,19 @@ class ModuleSegmenter(Segmenter):
         Raises UsageError if the engine does not run on this device or in this dtype.
         """
         self.source, self.engine, self.dtype, self.notify = source, known_engine(engine), dtype, notify
-        self._keep, classes = train_ids(source.classes, source.path)
+        self._match = match_classes(source.classes, source.path)
+        self._keep = self._match.channels
         self._options = BuildOptions(batch=(1, batch, batch))
         self._runners: dict[tuple[int, int] | None, Runner] = {}  # by (height, width); None: any size
-        super().__init__(source.path, source.kind, classes, source.mean, source.std, resolve_device(device, engine))
+        super().__init__(
+            source.path,
+            source.kind,
+            self._match.train_ids,
+            source.mean,
+            source.std,
+            resolve_device(device, engine),
+            source.notes + self._match.notes(),
+        )
         self._runner(64, 64)  # fails early, before any file is read, if the engine cannot run this
 
     def facts(self) -> dict[str, Any]:
@@ -137,6 +159,7 @@ class ModuleSegmenter(Segmenter):
             "engine": self.engine,
             "dtype": self.dtype,
             "device": str(self.device),
+            **self._match.facts(),
         }
 
     def close(self) -> None:
@@ -157,7 +180,7 @@ class ModuleSegmenter(Segmenter):
         return self._runners[size](image=values)["logits"].to(self.device).float()
 
     def _runner(self, height: int, width: int) -> Runner:
-        sizes = {"batch": min(2, self._options.batch[2]), "rgb": 3, "classes": len(self.classes)}
+        sizes = {"batch": min(2, self._options.batch[2]), "rgb": 3, "classes": len(self._keep)}
         sizes |= {"height": height, "width": width, "image_height": height, "image_width": width}
         network = Network(SEGMENTER, self._module, self._digest, sizes, str(self.path))
         return runner_class(self.engine)(
@@ -169,16 +192,3 @@ class ModuleSegmenter(Segmenter):
 
     def _digest(self) -> str:
         return hashlib.sha256(f"{self.source.digest} {self._keep}".encode()).hexdigest()
-
-
-def train_ids(names: Sequence[str], path: Path) -> tuple[list[int], np.ndarray]:
-    """Return the channels whose name is one of the 19 classes, and their train ids, uint8.
-
-    Labels do not have the other channels, so those cannot win a pixel. Raises InputError if no name is known.
-    """
-    keep = [number for number, name in enumerate(names) if name in CLASSES]
-    if not keep:
-        raise InputError(
-            f"{path} names none of the 19 classes: {', '.join(names[:5])}", f"use names such as {CLASSES[0]!r}"
-        )
-    return keep, np.array([CLASSES.index(names[number]) for number in keep], np.uint8)

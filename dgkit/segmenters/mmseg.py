@@ -35,15 +35,17 @@ def mmseg_source(checkpoint: Path, config: Path | None = None) -> ModuleSource:
     mean, std, reverse = _normalization(preprocessor, checkpoint)
     software = f"{version('onedl-mmsegmentation')} {version('onedl-mmcv')}"  # their code defines the graph
     facts = json.dumps(model, sort_keys=True, default=str) + software
+    classes = _stated_classes(meta)
     return ModuleSource(
         path=checkpoint,
         kind="mmsegmentation",
         load=lambda: _Network(_build(model, checkpoint), reverse),
         digest=hashlib.sha256((digest_file(checkpoint) + facts).encode()).hexdigest(),
-        classes=_classes(model, meta, checkpoint),
+        classes=classes or _usual_classes(model, checkpoint),
         mean=mean,
         std=std,
         side=_fixed_side(model),
+        notes=() if classes else ("the checkpoint names no classes: they are taken in the usual order",),
     )
 
 
@@ -117,18 +119,20 @@ def _normalization(preprocessor: Mapping[str, Any], path: Path) -> tuple[Triple,
     return (first, second, third), (spread[0], spread[1], spread[2]), reverse
 
 
-def _classes(model: Mapping[str, Any], meta: Mapping[str, Any], path: Path) -> tuple[str, ...]:
+def _stated_classes(meta: Mapping[str, Any]) -> tuple[str, ...]:
     stated = meta.get("dataset_meta")
     names = (stated if isinstance(stated, Mapping) else {}).get("classes") or meta.get("CLASSES")
-    if names:
-        return tuple(str(name) for name in names)
+    return tuple(str(name) for name in names or ())
+
+
+def _usual_classes(model: Mapping[str, Any], path: Path) -> tuple[str, ...]:
     head = model.get("decode_head")
     count = (head[-1] if isinstance(head, Sequence) else head or {}).get("num_classes")
     if count != NUM_CLASSES:
         raise ModelError(
             f"{path} does not name its {count} classes", f"name them, or use a model of the {NUM_CLASSES} classes"
         )
-    return CLASSES  # the usual order
+    return CLASSES
 
 
 def _fixed_side(model: Mapping[str, Any]) -> int | None:

@@ -10,10 +10,10 @@ from torch import Tensor
 from torch.nn import functional
 
 from dgkit.errors import InputError, UsageError
-from dgkit.files import digest_file
 from dgkit.labels import CLASSES
 from dgkit.resources import usable_cores
-from dgkit.segmenters.base import Segmenter, train_ids
+from dgkit.segmenters.base import Segmenter
+from dgkit.segmenters.class_names import match_classes
 from dgkit.segmenters.onnx_session import ONNX_ENGINES, open_session
 from dgkit.segmenters.segmenter_sidecar import read_segmenter_sidecar, sidecar_path
 
@@ -63,10 +63,19 @@ class OnnxSegmenter(Segmenter):
             )
         self.sidecar = read_segmenter_sidecar(path)
         self._names = self.sidecar.classes or CLASSES
-        self._keep, classes = train_ids(self._names, sidecar_path(path))
+        self._match = match_classes(self._names, sidecar_path(path))
+        self._keep = self._match.channels
         self._session = open_session(path, engine, device, threads=threads or torch.get_num_threads(), tf32=tf32)
-        self.engine, self.digest = engine, digest_file(path)
-        super().__init__(path, "ONNX", classes, self.sidecar.mean, self.sidecar.std, self._session.device)
+        self.engine, self.digest = engine, self._session.digest
+        super().__init__(
+            path,
+            "ONNX",
+            self._match.train_ids,
+            self.sidecar.mean,
+            self.sidecar.std,
+            self._session.device,
+            self._match.notes(),
+        )
 
     @property
     def fixed_size(self) -> tuple[int, int] | None:
@@ -80,11 +89,15 @@ class OnnxSegmenter(Segmenter):
             "path": str(self.path),
             "kind": self.kind,
             "sha256": self.digest,
-            "sidecar": self.sidecar.model_dump(mode="json"),
+            **self.reading(),
             "engine": self.engine,
             "dtype": "as in the file",
             "device": str(self.device),
         }
+
+    def reading(self) -> dict[str, Any]:
+        """Return how the outputs are read, which scores depend on: the side-car, and names of classes that vary."""
+        return {"sidecar": self.sidecar.model_dump(mode="json"), **self._match.facts()}
 
     # Batches of windows
 

@@ -11,6 +11,7 @@ import torch
 from dgkit.engines.runner import find_device
 from dgkit.errors import EngineError, InputError, UsageError
 from dgkit.optional import first_line, openvino_core, require
+from dgkit.segmenters.onnx_digest import digest_onnx
 from dgkit.segmenters.segmenter_sidecar import sidecar_path
 
 ONNX_ENGINES = ("ort", "openvino")
@@ -21,6 +22,8 @@ class OnnxSession:
     """An open ONNX file of one image input, in single or half precision, of any or of a fixed batch size."""
 
     path: Path
+    digest: str
+    """SHA-256 of the file and of its external data."""
     shape: tuple[int | None, ...]
     """Input shape [N,3,H,W]; None where a size is free."""
     outputs: tuple[str, ...]
@@ -52,19 +55,23 @@ def open_session(path: Path, engine: str, device: str, *, threads: int, tf32: bo
     """Open ``path`` on ``engine`` (ort or openvino).
 
     ``device`` is auto, cpu, cuda or cuda:N; ``threads`` is the number of CPU threads of one call; ``tf32`` lets a GPU
-    multiply in TF32. Raises InputError for a missing file or other inputs than one image, EngineError for a file that
-    does not open, UsageError for a device that is absent, MissingDependency.
+    multiply in TF32. Raises InputError for a missing file, also one of external data, or other inputs than one image;
+    EngineError for a file that does not open; UsageError for a device that is absent, MissingDependency.
     """
     if not path.is_file():
         raise InputError(f"{path}: no such file", "dgkit train judge DIR writes DIR/segmenter.onnx")
-    session = _open_openvino(path, device, threads) if engine == "openvino" else _open_ort(path, device, threads, tf32)
+    digest = digest_onnx(path)
+    if engine == "openvino":
+        session = _open_openvino(path, digest, device, threads)
+    else:
+        session = _open_ort(path, digest, device, threads, tf32)
     if len(session.shape) != 4 or session.shape[1] not in (3, None):
         raise InputError(f"{path} takes an input of {list(session.shape)}; allowed: one image [N,3,H,W]",
                          "export the network with an image as its only input")  # fmt: skip
     return session
 
 
-def _open_ort(path: Path, device: str, threads: int, tf32: bool) -> OnnxSession:
+def _open_ort(path: Path, digest: str, device: str, threads: int, tf32: bool) -> OnnxSession:
     runtime = require("onnxruntime", "cpu")
     options = runtime.SessionOptions()
     options.log_severity_level = 3
@@ -85,6 +92,7 @@ def _open_ort(path: Path, device: str, threads: int, tf32: bool) -> OnnxSession:
     name = inputs[0].name
     return OnnxSession(
         path=path,
+        digest=digest,
         shape=tuple(size if isinstance(size, int) else None for size in inputs[0].shape),
         outputs=tuple(output.name for output in session.get_outputs()),
         device=str(where),
@@ -93,7 +101,7 @@ def _open_ort(path: Path, device: str, threads: int, tf32: bool) -> OnnxSession:
     )
 
 
-def _open_openvino(path: Path, device: str, threads: int) -> OnnxSession:
+def _open_openvino(path: Path, digest: str, device: str, threads: int) -> OnnxSession:
     if device not in ("auto", "cpu"):
         raise UsageError(f"engine 'openvino' runs on the CPU, not on {device!r}", "use --device cpu")
     settings = {"INFERENCE_PRECISION_HINT": "f32", "INFERENCE_NUM_THREADS": threads, "NUM_STREAMS": 1}
@@ -112,6 +120,7 @@ def _open_openvino(path: Path, device: str, threads: int) -> OnnxSession:
 
     return OnnxSession(
         path=path,
+        digest=digest,
         shape=tuple(size.get_length() if size.is_static else None for size in compiled.input(0).get_partial_shape()),
         outputs=outputs,
         device="cpu",

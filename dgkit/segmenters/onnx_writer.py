@@ -61,13 +61,18 @@ def write_segmenter(
         ) from failure
     sidecar = {
         "layout": "NCHW, RGB, (value / 255 - mean) / std",
-        "mean": [round(value, 6) for value in mean],
-        "std": [round(value, 6) for value in std],
+        "mean": [_rounded(value) for value in mean],
+        "std": [_rounded(value) for value in std],
         "classes": list(classes),
         "multiple_of": None if fixed else MULTIPLE,
     }
     atomic_write(path.with_suffix(".yaml"), yaml.safe_dump(sidecar, sort_keys=False, width=110).encode())
     return error
+
+
+def _rounded(value: float) -> float:
+    """Return a value with six decimals, or as many digits if it is small."""
+    return round(value, 6) if value >= 0.1 else float(f"{value:.6g}")
 
 
 def _verify(module: nn.Module, path: Path, name: str, example: Tensor, classes: int, fixed: bool) -> float:

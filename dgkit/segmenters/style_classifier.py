@@ -6,7 +6,6 @@ import numpy as np
 
 from dgkit.data.pictures import centre_square
 from dgkit.errors import InputError
-from dgkit.files import digest_file
 from dgkit.prompts import STYLE_NAMES
 from dgkit.resources import usable_cores
 from dgkit.segmenters.onnx_session import open_session
@@ -36,7 +35,7 @@ class StyleClassifier:
         self._session = open_session(self.path, "ort", "auto", threads=len(usable_cores()), tf32=True)
         height, width = self._session.shape[2:]
         self._side = height if height and width else self.sidecar.size or DEFAULT_SIZE
-        self.digest = digest_file(self.path)
+        self.digest = self._session.digest
 
     def predict(self, image: np.ndarray) -> str:
         """Return the style of ``image``, uint8 [H,W,3] RGB; only its centre square is looked at.

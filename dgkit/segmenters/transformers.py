@@ -3,7 +3,8 @@
 import contextlib
 import hashlib
 import json
-from collections.abc import Iterator
+import math
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -12,16 +13,22 @@ from torch import Tensor, nn
 from dgkit.errors import ModelError
 from dgkit.files import digest_file
 from dgkit.labels import CLASSES, NUM_CLASSES
+from dgkit.optional import first_line
 from dgkit.segmenters.base import IMAGENET_MEAN, IMAGENET_STD, ModuleSource, Triple
 
-_WEIGHTS = "model.safetensors"
+WEIGHTS, INDEX, ADAPTER = "model.safetensors", "model.safetensors.index.json", "adapter_config.json"
+MAX_SIZE, MAX_LAYERS = 65536, 1024  # larger numbers in a config are mistakes
+_SAVE = "save or download it again"
+_DTYPES = ("float32", "float16", "bfloat16")
+_UNUSED = ("do_resize", "do_center_crop", "do_pad")  # the protocol of the evaluation determines the size of images
 
 
 def transformers_source(folder: Path) -> ModuleSource:
-    """Return the SegformerForSemanticSegmentation in ``folder``; nothing in it is executed.
+    """Return the SegformerForSemanticSegmentation in ``folder``; nothing in it is executed or fetched.
 
-    Classes are those of ``id2label``; mean and std those of ``preprocessor_config.json``, by default ImageNet's.
-    Raises ModelError.
+    Classes are those of ``id2label``; the normalization is that of ``preprocessor_config.json``, by default ImageNet's.
+    The digest covers weights (single or sharded), config and normalization. Raises ModelError, also for a folder with a
+    PEFT adapter, which transformers would apply only where peft is installed.
     """
     config = _json(folder / "config.json")
     if config.get("model_type") != "segformer":
@@ -29,48 +36,71 @@ def transformers_source(folder: Path) -> ModuleSource:
             f"{folder} holds a {config.get('model_type')!r} model; allowed: 'segformer'",
             "export it to ONNX: an .onnx file may hold any network",
         )
-    if not (folder / _WEIGHTS).is_file():
-        raise ModelError(f"{folder} has no {_WEIGHTS}", "save it with safe_serialization")
-    labels = {int(number): str(name) for number, name in dict(config.get("id2label") or {}).items()}
-    names = tuple(labels[number] for number in sorted(labels))
-    if len(names) == NUM_CLASSES and names == tuple(f"LABEL_{number}" for number in range(NUM_CLASSES)):
-        names = CLASSES  # unnamed classes are in the usual order
-    preprocessor = folder / "preprocessor_config.json"
-    values = _json(preprocessor) if preprocessor.is_file() else {}
+    if (folder / ADAPTER).exists():
+        raise ModelError(
+            f"{folder} holds a PEFT adapter ({ADAPTER}), which dgkit does not apply",
+            f"merge it (merge_and_unload) and save the model, or remove {ADAPTER} to use the model without it",
+        )
+    if config.get("quantization_config") is not None:
+        raise ModelError(f"{folder} holds quantized weights; allowed: fp32, fp16, bf16", "save it without quantization")
+    files = _weight_files(folder)
+    names, notes = _classes(config, folder / "config.json")
+    mean, std, ignored = _normalization(folder / "preprocessor_config.json")
     return ModuleSource(
         path=folder,
         kind="transformers SegFormer",
-        load=lambda: _Segformer(folder),
-        digest=hashlib.sha256(
-            (digest_file(folder / _WEIGHTS) + json.dumps(config, sort_keys=True)).encode()
-        ).hexdigest(),
+        load=lambda: _Segformer(folder, config),
+        digest=_digest(files, config, mean, std),
         classes=names,
-        mean=_triple(values.get("image_mean"), IMAGENET_MEAN, preprocessor),
-        std=_triple(values.get("image_std"), IMAGENET_STD, preprocessor),
+        mean=mean,
+        std=std,
+        notes=(*notes, *ignored),
     )
 
 
 class _Segformer(nn.Module):
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, config: Mapping[str, Any]) -> None:
         super().__init__()
         from transformers import SegformerForSemanticSegmentation
 
         try:
             with _without_progress_bar():
                 self.model, found = SegformerForSemanticSegmentation.from_pretrained(
-                    folder, local_files_only=True, use_safetensors=True, output_loading_info=True
+                    folder,
+                    config=_network_config(config),
+                    local_files_only=True,
+                    use_safetensors=True,
+                    output_loading_info=True,
                 )
         except Exception as error:  # a damaged file raises one of many library errors
-            raise ModelError(f"{folder} cannot be read: {error}", "save or download it again") from error
+            raise ModelError(f"{folder} cannot be read: {first_line(error)}", _SAVE) from error
         missing = sorted(found["missing_keys"])
         if missing:  # the library would initialize them at random
             raise ModelError(
-                f"{folder / _WEIGHTS} lacks {len(missing)} weights of the network, the first is {missing[0]}",
+                f"{folder} lacks {len(missing)} weights of the network, the first is {missing[0]}",
                 "use a whole segmenter: a backbone alone has no classes",
             )
 
     def forward(self, image: Tensor) -> Tensor:
         return self.model(image, return_dict=False)[0]
+
+
+def _network_config(config: Mapping[str, Any]) -> Any:
+    """Return a SegformerConfig of the keys that describe the network.
+
+    All other keys are dropped, since some make transformers import or download code (``attn_implementation``).
+    """
+    from transformers import SegformerConfig
+
+    known = {*SegformerConfig.__annotations__, "id2label", "label2id"}
+    kept = {name: value for name, value in config.items() if name in known}
+    numbers = [value for entry in kept.values() for value in (entry if isinstance(entry, list) else [entry])]
+    large = [value for value in numbers if isinstance(value, int | float) and not abs(value) <= MAX_SIZE]
+    depths = kept.get("depths")
+    if large or (isinstance(depths, list) and sum(v for v in depths if isinstance(v, int)) > MAX_LAYERS):
+        raise ValueError(f"its config states {large[0] if large else depths}, which is too large")
+    dtype = config.get("dtype", config.get("torch_dtype"))
+    return SegformerConfig(**kept, **({"dtype": dtype} if dtype in _DTYPES else {}))
 
 
 @contextlib.contextmanager
@@ -86,19 +116,99 @@ def _without_progress_bar() -> Iterator[None]:
             logging.enable_progress_bar()
 
 
+def _weight_files(folder: Path) -> list[Path]:
+    """Return the files with the weights: one, or an index and its shards."""
+    if (folder / WEIGHTS).is_file():
+        return [folder / WEIGHTS]
+    if not (folder / INDEX).is_file():
+        raise ModelError(f"{folder} has no {WEIGHTS}", "save it with safe_serialization")
+    shards = _json(folder / INDEX).get("weight_map")
+    if not isinstance(shards, dict) or not all(isinstance(name, str) for name in shards.values()) or not shards:
+        raise ModelError(f"{folder / INDEX} does not name the files of the weights", _SAVE)
+    names = sorted(set(shards.values()))
+    for name in names:
+        if Path(name).name != name or not (folder / name).is_file():
+            raise ModelError(f"{folder / INDEX} names {name!r}, which is not a file in {folder}", _SAVE)
+    return [folder / INDEX, *(folder / name for name in names)]
+
+
+def _digest(files: list[Path], config: Mapping[str, Any], mean: Triple, std: Triple) -> str:
+    """Return the SHA-256 of weights, config and normalization; ImageNet's normalization is not part of it."""
+    parts = [digest_file(path) for path in files] + [json.dumps(config, sort_keys=True)]
+    if (mean, std) != (IMAGENET_MEAN, IMAGENET_STD):
+        parts.append(json.dumps([mean, std]))
+    return hashlib.sha256("".join(parts).encode()).hexdigest()
+
+
+def _classes(config: Mapping[str, Any], path: Path) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """Return the class names in the order of the channels, and what was assumed about them."""
+    found = config.get("id2label")
+    if found is None and config.get("num_labels") == NUM_CLASSES:
+        found = {str(number): f"LABEL_{number}" for number in range(NUM_CLASSES)}
+    if not isinstance(found, dict) or sorted(map(str, found)) != sorted(map(str, range(len(found)))) or not found:
+        raise ModelError(f"{path}: 'id2label' does not map the numbers 0, 1, 2, ... to names", "correct the file")
+    names = tuple(found[str(number)] for number in range(len(found)))
+    if not all(isinstance(name, str) for name in names):
+        wrong = next(name for name in names if not isinstance(name, str))
+        raise ModelError(f"{path}: 'id2label' holds {wrong!r}; allowed are names", "correct the file")
+    if names == tuple(f"LABEL_{number}" for number in range(NUM_CLASSES)):
+        return CLASSES, ("config.json names no classes: they are taken in the usual order",)
+    return names, ()
+
+
+def _normalization(path: Path) -> tuple[Triple, Triple, tuple[str, ...]]:
+    """Return mean and std of RGB / 255 that give the tensors of the image processor, and which settings have no effect.
+
+    The processor computes (value * rescale_factor - mean) / std, where ``do_rescale`` and ``do_normalize`` are true.
+    """
+    values = _json(path) if path.is_file() else {}
+    if values.get("do_flip_channel_order"):
+        raise ModelError(f"{path}: the network takes BGR images (do_flip_channel_order)", "export it to ONNX with RGB")
+    mean, std = _triple(values, "image_mean", IMAGENET_MEAN, path), _triple(values, "image_std", IMAGENET_STD, path)
+    factor = values.get("rescale_factor")
+    factor = 1 / 255 if factor is None else _number(factor, "rescale_factor", path)
+    if factor <= 0 or min(std) <= 0:
+        raise ModelError(f"{path}: image_std and rescale_factor must be above 0", "correct the file")
+    if not _flag(values, "do_normalize", path):
+        mean, std = (0.0, 0.0, 0.0), (1.0, 1.0, 1.0)
+    scale = 255 * factor if _flag(values, "do_rescale", path) else 255.0
+    if not math.isclose(scale, 1):
+        mean, std = ((v[0] / scale, v[1] / scale, v[2] / scale) for v in (mean, std))
+    unused = [key for key in _UNUSED if values.get(key)]
+    note = f"{path.name}: {', '.join(unused)} not applied; the protocol determines the size of images"
+    return mean, std, ((note,) if unused else ())
+
+
+def _flag(values: Mapping[str, Any], key: str, path: Path) -> bool:
+    found = values.get(key)
+    if found is not None and not isinstance(found, bool):
+        raise ModelError(f"{path}: {key} is {found!r}; allowed are true and false", "correct the file")
+    return found is not False
+
+
+def _number(value: Any, key: str, path: Path) -> float:
+    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+        raise ModelError(f"{path}: {key} is {value!r}; allowed is a finite number", "correct the file")
+    return value
+
+
+def _triple(values: Mapping[str, Any], key: str, default: Triple, path: Path) -> Triple:
+    found = values.get(key)
+    if found is None:
+        return default
+    if isinstance(found, int | float):  # one number for all channels
+        found = [found] * 3
+    if not isinstance(found, list) or len(found) != 3 or not all(isinstance(v, int | float) for v in found):
+        raise ModelError(f"{path}: {found!r} is not a list of three numbers", "correct the file")
+    first, second, third = (_number(value, key, path) for value in found)
+    return first, second, third
+
+
 def _json(path: Path) -> dict[str, Any]:
     try:
-        found = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise ModelError(f"{path} cannot be read: {error}", "save or download it again") from error
+        found = json.loads(path.read_text(encoding="utf-8-sig"))
+    except (OSError, ValueError, RecursionError) as error:
+        raise ModelError(f"{path} cannot be read: {first_line(error)}", _SAVE) from error
     if not isinstance(found, dict):
-        raise ModelError(f"{path} does not hold a JSON object", "save or download it again")
+        raise ModelError(f"{path} does not hold a JSON object", _SAVE)
     return found
-
-
-def _triple(values: Any, default: Triple, path: Path) -> Triple:
-    if values is None:
-        return default
-    if not isinstance(values, list) or len(values) != 3 or not all(isinstance(v, int | float) for v in values):
-        raise ModelError(f"{path}: {values!r} is not a list of three numbers", "correct the file")
-    return values[0], values[1], values[2]

@@ -1,6 +1,11 @@
 """Transformers folders as segmenters on every engine, and what is refused."""
 
+import hashlib
+import json
+import shutil
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -108,3 +113,154 @@ def test_refused_folders(folder: Path, tmp_path: Path) -> None:
         found.logits(images_of())
     with pytest.raises(UsageError, match="unknown engine 'tvm'"):
         open_segmenter(folder, "tvm")
+
+
+def copied(folder: Path, target: Path, config: Mapping[str, Any] | None = None, **preprocessor: Any) -> Path:
+    """Copy a folder; ``config`` changes its config, ``preprocessor`` replaces that of the images."""
+    shutil.copytree(folder, target)
+    if config:
+        known = json.loads((target / "config.json").read_text())
+        (target / "config.json").write_text(json.dumps({**known, **config}))
+    (target / "preprocessor_config.json").write_text(json.dumps(preprocessor))
+    return target
+
+
+def test_the_digest_depends_on_the_normalization(folder: Path, tmp_path: Path) -> None:
+    plain = transformers_source(copied(folder, tmp_path / "plain"))
+    weights, config = (folder / "model.safetensors").read_bytes(), json.loads((folder / "config.json").read_text())
+    text = hashlib.sha256(weights).hexdigest() + json.dumps(config, sort_keys=True)
+    assert plain.digest == hashlib.sha256(text.encode()).hexdigest()  # scores of earlier versions stay valid
+    usual = copied(
+        folder, tmp_path / "usual", do_normalize=True, image_std=[0.229, 0.224, 0.225], rescale_factor=1 / 255
+    )
+    assert transformers_source(usual).digest == plain.digest
+    changes = [{"image_mean": [0.5, 0.4, 0.3]}, {"do_normalize": False}, {"do_rescale": False}, {"rescale_factor": 0.5}]
+    found = {transformers_source(copied(folder, tmp_path / str(i), **c)).digest for i, c in enumerate(changes)}
+    assert len(found | {plain.digest}) == 1 + len(changes)
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {},
+        {"do_normalize": False},
+        {"do_rescale": False},
+        {"do_normalize": False, "do_rescale": False},
+        {"rescale_factor": 1 / 127.5, "image_mean": [1.0, 1.0, 1.0], "image_std": [1.0, 1.0, 1.0]},
+        {"rescale_factor": 1 / 127.5, "do_normalize": False},
+        {"do_rescale": False, "image_mean": [123.675, 116.28, 103.53], "image_std": [58.395, 57.12, 57.375]},
+        {"image_mean": [0.5] * 3, "image_std": [0.25, 0.5, 1], "do_resize": False},
+    ],
+)
+def test_the_input_equals_that_of_the_image_processor(folder: Path, tmp_path: Path, settings: dict[str, Any]) -> None:
+    from transformers import SegformerImageProcessor
+
+    images = images_of(32, 32)
+    processor = SegformerImageProcessor(**{"do_resize": False, **settings})
+    wanted = torch.stack([torch.as_tensor(v) for v in processor(list(images), return_tensors="pt")["pixel_values"]])
+    path = copied(folder, tmp_path / "s")
+    processor.save_pretrained(path)
+    with open_segmenter(path, device="cpu") as found:
+        seen: list[torch.Tensor] = []
+        found._run = lambda values: seen.append(values) or torch.zeros(1)  # type: ignore[method-assign]
+        found.logits(images)
+    assert torch.allclose(seen[0], wanted.float(), rtol=1e-5, atol=1e-6)
+
+
+def test_settings_without_effect_are_reported(folder: Path, tmp_path: Path) -> None:
+    with open_segmenter(copied(folder, tmp_path / "s", do_resize=True, size={"height": 512}), device="cpu") as found:
+        assert any("do_resize not applied; the protocol determines" in note for note in found.notes)
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"do_normalize": "no"}, "do_normalize is 'no'; allowed are true and false"),
+        ({"rescale_factor": "1"}, "rescale_factor is '1'; allowed is a finite number"),
+        ({"rescale_factor": 0}, "must be above 0"),
+        ({"image_std": [1, 0, 1]}, "must be above 0"),
+        ({"image_mean": [float("nan")] * 3}, "image_mean is nan"),
+        ({"image_mean": {}}, r"\{\} is not a list of three numbers"),
+        ({"do_flip_channel_order": True}, "takes BGR images"),
+    ],
+)
+def test_refused_image_processors(folder: Path, tmp_path: Path, settings: dict[str, Any], message: str) -> None:
+    with pytest.raises(ModelError, match=message):
+        transformers_source(copied(folder, tmp_path / "s", **settings))
+
+
+def test_an_adapter_is_refused(folder: Path, tmp_path: Path) -> None:
+    path = copied(folder, tmp_path / "s")
+    (path / "adapter_config.json").write_text("{}")
+    with pytest.raises(ModelError, match="holds a PEFT adapter") as caught:
+        open_segmenter(path)
+    assert "merge_and_unload" in caught.value.hint
+
+
+def test_sharded_weights(folder: Path, tmp_path: Path) -> None:
+    from transformers import SegformerForSemanticSegmentation
+
+    path = tmp_path / "s"
+    SegformerForSemanticSegmentation.from_pretrained(folder).save_pretrained(path, max_shard_size="20KB")
+    (path / "preprocessor_config.json").write_bytes((folder / "preprocessor_config.json").read_bytes())
+    shards = sorted(path.glob("model-*.safetensors"))
+    assert len(shards) > 1
+    with open_segmenter(path, device="cpu") as found:
+        assert torch.allclose(found.logits(images_of()), expected(folder, images_of()), atol=1e-4)
+    before = transformers_source(path).digest
+    content = bytearray(shards[-1].read_bytes())
+    content[-1] ^= 1
+    shards[-1].write_bytes(content)
+    assert transformers_source(path).digest != before
+    shards[0].unlink()
+    with pytest.raises(ModelError, match=r"names 'model-00001-of-.*', which is not a file in"):
+        transformers_source(path)
+    index = path / "model.safetensors.index.json"
+    for content, message in (('{"weight_map": {"a": "../b"}}', "names '../b'"), ("{}", "does not name the files")):
+        index.write_text(content)
+        with pytest.raises(ModelError, match=message):
+            transformers_source(path)
+
+
+@pytest.mark.parametrize(
+    "names",
+    [3, "road", ["road"], {}, {"a": "road"}, {"0": "road", "2": "sky"}, {"0": None}, {"0": {"a": 1}}, {"00": "sky"}],
+)
+def test_id2label_of_wrong_types(folder: Path, tmp_path: Path, names: Any) -> None:
+    with pytest.raises(ModelError, match="'id2label'"):
+        transformers_source(copied(folder, tmp_path / "s", {"id2label": names}))
+
+
+@pytest.mark.parametrize(
+    "config",
+    [{"depths": [10**9] * 4}, {"depths": "many"}, {"hidden_sizes": [10**12] * 4}, {"num_attention_heads": [0] * 4}],
+)
+def test_configs_that_no_network_has(folder: Path, tmp_path: Path, config: dict[str, Any]) -> None:
+    path = copied(folder, tmp_path / "s", config)
+    with open_segmenter(path, device="cpu") as found, pytest.raises(ModelError, match="cannot be read"):
+        found.logits(images_of())
+
+
+def test_a_config_cannot_import_or_download(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "evil.py").write_text(f"open({str(tmp_path / 'made')!r}, 'w')")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    hostile = {
+        "attn_implementation": "evil/kernel",
+        "_attn_implementation": "evil/kernel",
+        "auto_map": {"AutoModel": "evil.M"},
+    }
+    with open_segmenter(copied(folder, tmp_path / "s", hostile), device="cpu") as found:
+        found.logits(images_of())
+    assert not (tmp_path / "made").exists()
+    with pytest.raises(ModelError, match="holds quantized weights"):
+        transformers_source(copied(folder, tmp_path / "q", {"quantization_config": {"quant_method": "gptq"}}))
+
+
+def test_files_with_a_byte_order_mark(folder: Path, tmp_path: Path) -> None:
+    path = copied(folder, tmp_path / "s")
+    digest = transformers_source(path).digest
+    for name in ("config.json", "preprocessor_config.json"):
+        (path / name).write_bytes(b"\xef\xbb\xbf" + (path / name).read_bytes())
+    assert transformers_source(path).digest == digest
+    with open_segmenter(path, device="cpu") as found:
+        found.logits(images_of())

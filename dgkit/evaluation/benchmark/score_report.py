@@ -28,7 +28,7 @@ def build_report(segmenter: Segmenter, config: EvalConfig, found: SetScores) -> 
         if all(member in sets and sets[member]["miou"] is not None for member in members)
     }
     return {
-        "segmenter": segmenter.facts(),
+        "segmenter": {**segmenter.facts(), "notes": list(segmenter.notes)},
         "protocol": protocol.to_json(),
         "test_time_augmentation": "mirrored, probabilities averaged" if config.tta else None,
         "averages": means,

@@ -34,7 +34,9 @@ class QualityJudge:
     def to_json(self) -> dict[str, Any]:
         """Return path and SHA-256 of each network."""
         models = {"segmenter": self.segmenter, "styles": self.styles}
-        return {name: {"path": str(m.path), "sha256": m.digest} for name, m in models.items() if m is not None}
+        found = {name: {"path": str(m.path), "sha256": m.digest} for name, m in models.items() if m is not None}
+        notes = {"notes": list(self.segmenter.notes)} if self.segmenter.notes else {}
+        return found | {"segmenter": {**found["segmenter"], **notes}}
 
 
 @dataclass
