@@ -4,10 +4,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
-from dgkit.data.labelmap import colorize
+from dgkit.data.labelmap import colorize, read_label
+from dgkit.data.pictures import read_picture
 from dgkit.labels import CLASSES, PALETTE
 
 MAX_CELLS = 24
@@ -73,10 +73,8 @@ def contact_sheet(cells: Sequence[Cell], title: str, footnote: str = "") -> Imag
 
 
 def _pair(cell: Cell) -> Image.Image:
-    with Image.open(cell.image) as opened:
-        image = opened.convert("RGB")
-    with Image.open(cell.label) as opened:
-        label = Image.fromarray(colorize(np.asarray(opened)))
+    image = Image.fromarray(read_picture(cell.image))
+    label = Image.fromarray(colorize(read_label(cell.label)))
     size = (max(1, round(image.width * THUMBNAIL_HEIGHT / image.height)), THUMBNAIL_HEIGHT)
     pair = Image.new("RGB", (2 * size[0], size[1]))
     pair.paste(image.resize(size, Image.Resampling.LANCZOS), (0, 0))

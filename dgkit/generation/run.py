@@ -56,12 +56,25 @@ def generate(
     OutputError for a folder that is in use, was made with other settings or cannot be written, EngineError if the
     device fails.
     """
-    started = time.perf_counter()
     config = resolve_paths(make_config(config, settings))
+    return generate_into(OutputFolder(local_path(out)), config, progress or ignore, notify)
+
+
+def generate_into(
+    folder: OutputFolder, config: GenerateConfig, progress: Progress, notify: Notify | None
+) -> GenerateResult:
+    """Generate the missing images of a folder, which may be locked already, by settings with absolute paths."""
+    started = time.perf_counter()
     refuse_empty_shard(config)
-    progress = progress or ignore
-    folder = OutputFolder(local_path(out))
     folder.check()
+    # From the start, so that verify --repair does not take images that this run is about to make for missing ones.
+    with folder.locked() if folder.path.is_dir() else contextlib.nullcontext():
+        return _generate(folder, config, progress, notify, started)
+
+
+def _generate(
+    folder: OutputFolder, config: GenerateConfig, progress: Progress, notify: Notify | None, started: float
+) -> GenerateResult:
     mix, dataset = chosen_style_mix(config), open_files(config)
     chosen_preset(config)  # an unknown preset fails before the model is loaded
     from dgkit.diffusion.loading import load_pipeline

@@ -1,30 +1,35 @@
 """``verify``: check that a folder holds every image, intact and with its label, and nothing else."""
 
+import contextlib
 import dataclasses
+import os
 import re
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from PIL import Image
 
-from dgkit.data.generated import MANIFEST
+from dgkit.data.generated import MANIFEST, SETTINGS
 from dgkit.data.listing import is_hidden
 from dgkit.data.manifest import Manifest
 from dgkit.data.records import Record, parse_record
 from dgkit.errors import InputError, OutputError
 from dgkit.files import digest_file, is_temporary, local_path, output_error, parse_json
-from dgkit.generation.blocks import block_numbers
+from dgkit.generation.blocks import belongs, block_numbers, total_images
 from dgkit.generation.generate_config import GenerateConfig
+from dgkit.generation.settings import resolve_paths
 from dgkit.generation.writer import SUBFOLDERS, OutputFolder
 from dgkit.labels import IGNORE, NUM_CLASSES
 from dgkit.locks import has_writer
 from dgkit.progress import Notify, Progress, ignore
 
+MAX_LISTED = 1000  # missing images that are problems of their own; a run may have 10 million
 THREADS = 4  # decoding and hashing release the GIL
 KINDS = {
     "line": "manifest lines that do not describe an image of this run",
@@ -54,14 +59,17 @@ class FolderProblem:
 class VerifyResult:
     """The result of a check: ``images`` were checked of ``expected``, with the remaining ``problems``.
 
-    ``repaired`` problems were fixed. ``redrawn`` images were generated again, ``changed`` of them with other bytes than
-    before: pixels computed on another machine or with other threads may differ in their last bits.
+    ``unlisted`` is the number of images that are not generated yet and not among the problems, which list the first
+    :data:`MAX_LISTED`. ``repaired`` problems were fixed. ``redrawn`` images were generated again, ``changed`` of them
+    with other bytes than before: pixels computed on another machine or with other threads may differ in their last
+    bits.
     """
 
     out: Path
     images: int
     expected: int
     problems: tuple[FolderProblem, ...]
+    unlisted: int = 0
     repaired: int = 0
     redrawn: int = 0
     changed: int = 0
@@ -69,7 +77,7 @@ class VerifyResult:
     @property
     def counts(self) -> dict[str, int]:
         """Number of problems by kind, in the order of :data:`KINDS`."""
-        found = Counter(problem.kind for problem in self.problems)
+        found = Counter(problem.kind for problem in self.problems) + Counter(job=self.unlisted)
         return {kind: found[kind] for kind in KINDS if kind in found}
 
     def to_json(self) -> dict[str, Any]:
@@ -102,19 +110,22 @@ def verify(
     Raises InputError for a folder that was not generated, OutputError for a folder in use, and with ``repair`` what
     ``generate`` raises.
     """
-    path = local_path(out)
-    config, before, old = inspect_folder(path, progress or ignore)
-    if not repair or not before.problems:
-        return before
-    _remove_damaged(path, before.problems)
-    from dgkit.generation.run import generate
+    path, progress = local_path(out), progress or ignore
+    config, folder = _config(path), OutputFolder(path)
+    # Held until the end: a run that started meanwhile would find its images removed or made twice.
+    with folder.locked() if repair and os.access(path, os.W_OK) else contextlib.nullcontext():
+        before, old = _inspect(path, config, progress)
+        if not repair or not before.problems:
+            return before
+        _remove_damaged(path, before.problems)
+        from dgkit.generation.run import generate_into
 
-    without_ray = config.model_copy(update={"ray": None})
-    result = generate(path, without_ray, progress=progress, notify=notify)
-    _remove_orphans(path, {record.index: record for record in result.records})
-    _, after, new = inspect_folder(path, progress or ignore)
+        without_ray = resolve_paths(config.model_copy(update={"ray": None}))
+        result = generate_into(folder, without_ray, progress, notify)
+        _remove_orphans(path, {record.index: record for record in result.records})
+        after, new = _inspect(path, config, progress)
     left = set(after.problems)
-    repaired = sum(problem not in left for problem in before.problems)
+    repaired = sum(problem not in left for problem in before.problems) + before.unlisted - after.unlisted
     changed = sum(new[index].image_sha256 != record.image_sha256 for index, record in old.items() if index in new)
     return dataclasses.replace(after, repaired=repaired, redrawn=result.written, changed=changed)
 
@@ -122,27 +133,35 @@ def verify(
 def inspect_folder(path: Path, progress: Progress) -> tuple[GenerateConfig, VerifyResult, dict[int, Record]]:
     """Return the settings of a folder, its problems, and its records by job number. Raises as :func:`verify`."""
     config = _config(path)
-    if has_writer(path):
-        raise OutputError(f"another run is writing to {path}", "wait for it to end")
+    return config, *_inspect(path, config, progress)
+
+
+def _inspect(path: Path, config: GenerateConfig, progress: Progress) -> tuple[VerifyResult, dict[int, Record]]:
     problems, records = _read_lines(path)
-    expected = {number for numbers in block_numbers(config) for number in numbers}
-    problems += [FolderProblem("job", "", number) for number in sorted(expected - set(records))]
-    problems += [FolderProblem("line", MANIFEST, number) for number in sorted(set(records) - expected)]
+    missing = (number for numbers in block_numbers(config) for number in numbers if number not in records)
+    listed = list(islice(missing, MAX_LISTED))
+    unlisted = sum(1 for _ in missing)
+    problems += [FolderProblem("job", "", number) for number in listed]
+    problems += [FolderProblem("line", MANIFEST, number) for number in sorted(records) if not belongs(config, number)]
     with ThreadPoolExecutor(THREADS) as threads:
         found = threads.map(lambda record: list(_check(path, record, config)), records.values())
         for done, some in enumerate(found, 1):
             problems += some
             progress("verify", done, len(records))
     problems += _unnamed_files(path, records)
-    if expected <= set(records):
+    if not listed:
         problems += _readable(path, "contact_sheet.png", None)
-    return config, VerifyResult(path, len(records), len(expected), tuple(problems)), records
+    return VerifyResult(path, len(records), total_images(config), tuple(problems), unlisted), records
 
 
 def _config(path: Path) -> GenerateConfig:
     config = OutputFolder(path).check() if path.is_dir() else None
     if config is None:
         raise InputError(f"{path} has no config.yaml of a run", "pass a folder that dgkit generate wrote")
+    if config.size is None:
+        raise InputError(f"{path / SETTINGS} does not state the size of the images", "restore it from a copy")
+    if has_writer(path):
+        raise OutputError(f"another run is writing to {path}", "wait for it to end")
     return config
 
 
@@ -187,7 +206,7 @@ def _check(path: Path, record: Record, config: GenerateConfig) -> Iterator[Folde
         record.vis: ((height, 3 * width, 3), None),
     }
     for name, (shape, digest) in expected.items():
-        array = _decode(path / name)
+        array = _decode(path / name, (shape[1], shape[0]))
         if array is None:
             kind = "unreadable" if (path / name).exists() else "missing"
             yield FolderProblem(kind, name, record.index)
@@ -204,12 +223,15 @@ def _readable(path: Path, name: str, index: int | None) -> Iterator[FolderProble
         yield FolderProblem("unreadable" if (path / name).exists() else "missing", name, index)
 
 
-def _decode(path: Path) -> np.ndarray | None:
-    """Return the pixels of an image, None if it cannot be decoded completely."""
+def _decode(path: Path, size: tuple[int, int] | None = None) -> np.ndarray | None:
+    """Return the pixels of an image, None if it cannot be decoded completely.
+
+    An image that is not of ``size`` (width, height), if given, is not decoded: its array has no pixels.
+    """
     try:
         with Image.open(path) as opened:
-            return np.asarray(opened)
-    except (OSError, SyntaxError, ValueError):
+            return np.asarray(opened) if size in (None, opened.size) else np.empty(0, np.uint8)
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError):
         return None
 
 

@@ -10,12 +10,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from PIL import Image
 
 from dgkit.config import dump_config, load_config
 from dgkit.data.generated import MANIFEST, SETTINGS
+from dgkit.data.labelmap import read_label
 from dgkit.data.listing import is_hidden
 from dgkit.data.manifest import Manifest
+from dgkit.data.pictures import read_picture
 from dgkit.data.records import Record, parse_record
 from dgkit.errors import DgkitError, OutputError
 from dgkit.files import atomic_write, digest_file, output_error, remove_stale_temporaries, write_changed
@@ -48,6 +49,20 @@ class OutputFolder:
         self.config_path = path / SETTINGS
         self.manifest = Manifest(path / MANIFEST)
         self.records: dict[int, Record] = {}
+        self._is_locked = False
+
+    @contextlib.contextmanager
+    def locked(self) -> Iterator[None]:
+        """Hold the lock of the folder, which must exist. Raises OutputError if another run is writing to it."""
+        if self._is_locked:
+            yield
+            return
+        with sole_writer(self.path):
+            self._is_locked = True
+            try:
+                yield
+            finally:
+                self._is_locked = False
 
     def check(self) -> GenerateConfig | None:
         """Return the settings of the run that made this folder, None for a new one.
@@ -89,14 +104,14 @@ class OutputFolder:
         with _disk_errors(self.path):
             self.path.mkdir(parents=True, exist_ok=True)
         try:
-            with sole_writer(self.path):
-                yield from self._locked(config)
+            with self.locked():
+                yield from self._filled(config)
         finally:
             if created and not self.records:
                 with contextlib.suppress(OSError):
                     self.path.rmdir()  # fails unless the folder is empty
 
-    def _locked(self, config: GenerateConfig) -> Iterator["OutputFolder"]:
+    def _filled(self, config: GenerateConfig) -> Iterator["OutputFolder"]:
         old = self.check()
         if old is not None:
             refuse_changes(self.path, old, config)
@@ -166,8 +181,8 @@ class OutputFolder:
         """Write what is derived from the images: missing vis files, the manifest in job order, the contact sheet."""
         for record in self.in_order():
             if not (self.path / record.vis).is_file():
-                with Image.open(self.path / record.image) as image, Image.open(self.path / record.label) as label:
-                    atomic_write(self.path / record.vis, png(side_by_side(np.asarray(image), np.asarray(label))))
+                image, label = read_picture(self.path / record.image), read_label(self.path / record.label)
+                atomic_write(self.path / record.vis, png(side_by_side(image, label)))
         self._sort_manifest(self.manifest.read())
         records = self.in_order()
         chosen = [records[i] for i in choose([record.style for record in records], MAX_CELLS)]

@@ -1,9 +1,14 @@
 """``verify`` finds every kind of damage in a folder, and ``repair`` restores the folder."""
 
 import json
+import re
 import shutil
-from collections.abc import Callable
+import struct
+import tracemalloc
+import zlib
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -11,7 +16,10 @@ from PIL import Image
 
 import dgkit
 from dgkit.cli.app import main
+from dgkit.config import load_config
 from dgkit.errors import InputError, OutputError
+from dgkit.generation import verification as module
+from dgkit.generation.generate_config import GenerateConfig
 from dgkit.generation.verification import KINDS, verify
 from dgkit.locks import sole_writer
 from tests.scenes import FAST, snapshot
@@ -192,3 +200,75 @@ def test_other_folders_and_folders_in_use_are_refused(out: Path, tmp_path: Path)
     with sole_writer(out), pytest.raises(OutputError, match="another run is writing"):
         verify(out)
     assert verify(out).problems == ()
+
+
+def test_many_missing_images_are_counted_and_not_listed(out: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    config = (out / "config.yaml").read_text().replace("count: 4", "count: 3000000")
+    (out / "config.yaml").write_text(config)
+    tracemalloc.start()
+    result = verify(out)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert (result.expected, result.images, result.counts) == (3_000_000, 4, {"job": 2_999_996})
+    assert len(result.problems) == 1000 and result.problems[0].index == 4
+    assert peak < 20e6
+    assert main(["verify", str(out), "--json"]) == 1
+    found = json.loads(capsys.readouterr().out)
+    assert found["counts"] == {"job": 2_999_996} and len(found["problems"]) == 1000
+
+
+def test_repair_of_a_folder_that_a_run_has_opened_is_refused(
+    out: Path, micro: Path, labels: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """From the start of the run, before its model is loaded; otherwise its images would be made twice."""
+    import dgkit.diffusion.loading as loading
+
+    load, errors = loading.load_pipeline, []
+
+    def look(*args: Any, **options: Any) -> Any:
+        with pytest.raises(OutputError, match="another run is writing") as raised:
+            verify(out, repair=True)
+        errors.append(raised.value)
+        return load(*args, **options)
+
+    monkeypatch.setattr(loading, "load_pipeline", look)
+    settings = {"labels": labels, "model": str(micro), "style_mix": "uniform", **FAST}
+    result = dgkit.generate(out, count=6, **settings)
+    assert errors and result.written == 2
+    assert verify(out, repair=True).problems == ()
+
+
+def test_a_run_is_refused_while_a_folder_is_repaired(out: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    remove = module._remove_damaged
+
+    def look(path: Path, problems: Sequence[Any]) -> None:
+        with pytest.raises(OutputError, match="another run is writing"):
+            dgkit.generate(out, load_config(GenerateConfig, out / "config.yaml"))
+        remove(path, problems)
+
+    monkeypatch.setattr(module, "_remove_damaged", look)
+    before = snapshot(out)
+    (out / name(out, "image", 1)).unlink()
+    assert verify(out, repair=True).redrawn == 1
+    assert snapshot(out) == before
+
+
+@pytest.mark.parametrize("kind", KINDS_OF_FILES)
+def test_images_too_large_to_decode_are_replaced(out: Path, kind: str) -> None:
+    """Such files take gigabytes when they are decoded, a few bytes on disk."""
+    before = snapshot(out)
+    path = out / name(out, kind, 2)
+    data = bytearray(path.read_bytes())
+    data[16:24] = struct.pack(">II", 60_000, 60_000)
+    data[29:33] = struct.pack(">I", zlib.crc32(data[12:29]))
+    path.write_bytes(data)
+    assert verify(out).counts == {"unreadable": 1}
+    assert verify(out, repair=True).problems == ()
+    assert snapshot(out) == before
+
+
+def test_a_folder_without_a_size_is_refused(out: Path) -> None:
+    text = (out / "config.yaml").read_text()
+    (out / "config.yaml").write_text(re.sub(r"size:\n- 64\n- 64\n", "size: null\n", text))
+    with pytest.raises(InputError, match="does not state the size"):
+        verify(out)
