@@ -7,12 +7,10 @@ points of mIoU below that of unseen source scenes. The segmenter is the judge's,
 and sharpness, which would narrow the gap.
 """
 
-import argparse
 import statistics
-from pathlib import Path
 from typing import Any
 
-from records import RESULTS, read_rows, write_rows
+from records import RESULTS, read_rows, study_parser, write_rows
 
 from dgkit.provenance import cpu_name, git_commit, version
 from dgkit.training.judge.judge_recipe import JudgeRecipe, JudgeScenes, SegmenterStage
@@ -23,14 +21,12 @@ TARGET_GAP = 0.15
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("work", type=Path, help="folder for scenes and checkpoints")
+    parser = study_parser(__doc__, "folder for scenes and checkpoints", RESULTS / "domain_gap.csv")
     parser.add_argument("--steps", type=int, default=1000)
     parser.add_argument("--scenes", type=int, default=600)
     parser.add_argument("--unseen", type=int, default=60, help="scenes per role to score")
     parser.add_argument("--seed", type=int, default=700)
     parser.add_argument("--workers", type=int, default=2)
-    parser.add_argument("--results", type=Path, default=RESULTS / "domain_gap.csv")
     given = parser.parse_args()
     recipe = JudgeRecipe(
         seed=given.seed,

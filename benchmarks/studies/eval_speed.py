@@ -21,7 +21,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from records import RESULTS, write_rows
+from records import RESULTS, study_parser, write_rows
 
 from dgkit.provenance import cpu_name, git_commit, version
 
@@ -43,8 +43,7 @@ ON_GPU = "mmseg,torch,torch-bf16,compile,compile-bf16"
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("work", type=Path, help="folder for scenes, checkpoint and engines")
+    parser = study_parser(__doc__, "folder for scenes, checkpoint and engines", RESULTS / "eval_speed.csv")
     parser.add_argument(
         "--checkpoint", type=Path, help="checkpoint of mmsegmentation, with its config in it or next to it"
     )
@@ -58,7 +57,6 @@ def main() -> None:
     parser.add_argument("--batch", type=int, default=4, help="windows per call of dgkit eval")
     parser.add_argument("--device", default="cpu", choices=["cpu", "cuda"])
     parser.add_argument("--note", default="", help="remark for each row, e.g. that the machine did other work")
-    parser.add_argument("--results", type=Path, default=RESULTS / "eval_speed.csv")
     parser.add_argument("--only", help=argparse.SUPPRESS)
     parser.add_argument("--build", action="store_true", help=argparse.SUPPRESS)
     given = parser.parse_args()

@@ -34,7 +34,7 @@ import numpy as np
 from generalisation_arms import ARMS, BASELINE, FULL, RENDERS, Arm
 from generalisation_table import plot, table
 from PIL import Image
-from records import RESULTS, Row, write_rows
+from records import Row, study_parser, write_rows
 
 from dgkit.data import manifest
 from dgkit.data.crops import CropBox, crop
@@ -298,8 +298,7 @@ def cores() -> int:
 
 
 def parse() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("work", type=Path)
+    parser = study_parser(__doc__, "working folder; the same one resumes the study")
     parser.add_argument("--unswapped", help="model folder with the UNet that was fine-tuned on the source")
     parser.add_argument("--model", help="model folder or hub id; by default the embedded model")
     parser.add_argument("--source", metavar="NAME=DIR", help="labelled source set; default: scenes of the city")
@@ -325,7 +324,6 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--report", action="store_true", help="only write the table of finished trainings")
     parser.add_argument("--processes", type=int, default=1, help="concurrent trainings")
     parser.add_argument("--generators", type=int, default=1, help="sets drawn or generated concurrently")
-    parser.add_argument("--results", type=Path, default=RESULTS)
     given = parser.parse_args()
     given.arms = given.arms or [name for name in most if name != RENDERS or not given.source]
     unknown = [name for name in given.arms if name not in ARMS]

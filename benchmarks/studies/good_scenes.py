@@ -7,7 +7,6 @@ Writes benchmarks/results/good_scenes.csv: label agreement of the first and of t
 hashes of different scenes, and classes and styles of jobs with and without balancing. Jobs are counted without images.
 """
 
-import argparse
 import itertools
 import json
 from collections import Counter, defaultdict
@@ -16,7 +15,7 @@ from pathlib import Path
 from statistics import fmean
 
 import numpy as np
-from records import RESULTS, write_rows
+from records import RESULTS, study_parser, write_rows
 
 from dgkit import GenerateConfig, generate, load_pipeline
 from dgkit.generation.jobs import Job, make_job
@@ -32,14 +31,12 @@ Figures = Iterator[tuple[str, float]]
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("work", type=Path, help="folder for the images")
+    parser = study_parser(__doc__, "folder for the images", RESULTS / "good_scenes.csv")
     parser.add_argument("--judge", type=Path, required=True, help="segmenter that scores the images")
     parser.add_argument("--count", type=int, default=48, help="images")
     parser.add_argument("--jobs", type=int, default=400, help="jobs whose classes and styles are counted")
     parser.add_argument("--min-agreement", type=float, default=0.8)
     parser.add_argument("--redraws", type=int, default=3)
-    parser.add_argument("--results", type=Path, default=RESULTS / "good_scenes.csv")
     given = parser.parse_args()
     config = GenerateConfig(
         count=given.count,

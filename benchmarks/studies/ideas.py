@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from records import RESULTS, Row, write_rows
+from records import Row, study_parser, write_rows
 
 import dgkit
 from dgkit.data.crops import CropRules
@@ -178,8 +178,7 @@ def figure(values: list[float], factor: float = 1.0, unit: str = "") -> str:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("work", type=Path)
+    parser = study_parser(__doc__, "folder of dgkit train city")
     parser.add_argument("--judge", type=Path, required=True)
     parser.add_argument("--seeds", type=int, default=3, help="number of seeds")
     parser.add_argument("--count", type=int, default=96, help="images of a one-pass cell")
@@ -190,7 +189,6 @@ def main() -> None:
     parser.add_argument("--dtype", default="bf16")
     parser.add_argument("--device", default="auto")
     parser.add_argument("--batch", type=int, default=8)
-    parser.add_argument("--results", type=Path, default=RESULTS)
     given = parser.parse_args()
     study = Study(given.work, find_judge(given.judge, None, None), given)
     rows = [line for seed in range(given.seeds) for line in study.rows(seed)]

@@ -26,7 +26,7 @@ import numpy as np
 import openvino as ov
 from int8_blocks import BLOCKS, INPUT
 from int8_networks import Arrays, opened, products, run, timed, timing_cells
-from records import RESULTS, Row, read_rows, write_rows
+from records import RESULTS, Row, read_rows, study_parser, write_rows
 
 from dgkit.engines.quantise import load_nncf, quantised
 from dgkit.errors import MissingDependency
@@ -252,8 +252,7 @@ COLUMNS = (
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("work", type=Path, help="folder for calls, quantised networks and images")
+    parser = study_parser(__doc__, "folder for calls, quantised networks and images", RESULTS / "int8.csv")
     parser.add_argument("--blocks", action="store_true", help="blocks of Stable Diffusion 1.5 instead of the model")
     parser.add_argument("--decoder", metavar="MODEL", help="VAE decoder of embedded or random:NAME instead")
     parser.add_argument("--variants", help=f"some of: {', '.join(VARIANTS)}; bf16 is always included")
@@ -261,7 +260,6 @@ def main() -> None:
     parser.add_argument("--judge", type=Path, help="folder of dgkit train judge")
     parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--threads", type=int, default=1)
-    parser.add_argument("--results", type=Path, default=RESULTS / "int8.csv")
     given = parser.parse_args()
     if given.images < 1 or given.images % (BATCH // 2):
         parser.error(f"--images {given.images}; allowed: multiples of {BATCH // 2}")

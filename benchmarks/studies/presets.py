@@ -30,7 +30,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 from preset_cells import add_options, chosen
-from records import RESULTS, Row, write_rows
+from records import Row, study_parser, write_rows
 
 from dgkit.bench.scatter import Point, scatter
 from dgkit.data.crops import CropRules
@@ -252,8 +252,7 @@ def report(row: Row) -> str:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("work", type=Path)
+    parser = study_parser(__doc__, "working folder; the same one resumes the study")
     parser.add_argument("--judge", type=Path, help="folder of dgkit train judge; default: measure cost only")
     add_options(parser)
     parser.add_argument("--engine", default="torch")
@@ -261,7 +260,6 @@ def main() -> None:
     parser.add_argument("--dtype", default="bf16")
     parser.add_argument("--batch", type=int, default=8)
     parser.add_argument("--workers", type=int, default=os.cpu_count() or 1, help="processes that draw the scenes")
-    parser.add_argument("--results", type=Path, default=RESULTS)
     given = parser.parse_args()
     cells = chosen(given, parser)
     pipeline = load_pipeline(given.model, engine=given.engine, device=given.device, dtype=given.dtype)

@@ -1,5 +1,6 @@
-"""Where the studies keep their results, and the CSV files in it."""
+"""Where the studies keep their results, the CSV files in it, and the options that most studies share."""
 
+import argparse
 import csv
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -25,3 +26,11 @@ def write_rows(path: Path, rows: Sequence[Mapping[str, Any]], columns: Sequence[
         writer = csv.DictWriter(file, names, lineterminator="\n")
         writer.writeheader()
         writer.writerows(rows)
+
+
+def study_parser(text: str | None, work: str, results: Path = RESULTS) -> argparse.ArgumentParser:
+    """Return a parser whose help is ``text``, with the folder WORK, described by ``work``, and ``--results``."""
+    parser = argparse.ArgumentParser(description=text, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("work", type=Path, help=work)
+    parser.add_argument("--results", type=Path, default=results, help="CSV file or folder for the figures")
+    return parser

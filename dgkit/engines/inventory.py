@@ -7,7 +7,7 @@ from pathlib import Path
 
 from dgkit.engines.machine import local_key
 from dgkit.engines.sidecar import Difference, EngineSideCar, file_differences, key_differences, read_sidecar
-from dgkit.engines.store import EngineStore
+from dgkit.engines.store import EngineFolder, EngineStore
 from dgkit.errors import UsageError
 from dgkit.files import output_error
 
@@ -18,23 +18,17 @@ _DAY = 86400.0
 
 
 @dataclass(frozen=True)
-class StoredEngine:
+class StoredEngine(EngineFolder):
     """One folder of the store, valid or not.
 
     ``sidecar`` is None if it cannot be read. ``differences`` are those of the files to the side-car and of the key to
     this machine. ``size`` is in bytes; ``used`` is the time of the last use in seconds since 1970.
     """
 
-    folder: Path
     sidecar: EngineSideCar | None
     differences: tuple[Difference, ...]
     size: int
     used: float
-
-    @property
-    def name(self) -> str:
-        """Name of the folder."""
-        return self.folder.name
 
     @property
     def state(self) -> str:

@@ -37,16 +37,22 @@ _OPTIONS = {"onnx": "ort", "rtx": "trt"}  # backend of a key -> value of --engin
 
 
 @dataclass(frozen=True)
-class Engine:
-    """An engine of the store, verified when it was opened."""
+class EngineFolder:
+    """A folder of the store."""
 
     folder: Path
-    sidecar: EngineSideCar
 
     @property
     def name(self) -> str:
-        """Name of its folder."""
+        """Name of the folder: that of the key, with the beginning of its digest."""
         return self.folder.name
+
+
+@dataclass(frozen=True)
+class Engine(EngineFolder):
+    """An engine of the store, verified when it was opened."""
+
+    sidecar: EngineSideCar
 
     @property
     def key(self) -> EngineKey:

@@ -121,14 +121,7 @@ class ModuleSegmenter(Segmenter):
     """A :class:`ModuleSource` on one of dgkit's engines, with one runner for each image size, made on first use."""
 
     def __init__(
-        self,
-        source: ModuleSource,
-        engine: str = "torch",
-        dtype: str = "fp32",
-        device: str = "auto",
-        *,
-        batch: int = 4,
-        notify: Notify | None = None,
+        self, source: ModuleSource, engine: str, dtype: str, device: str, *, batch: int, notify: Notify | None
     ) -> None:
         """Prepare ``source`` for ``engine``; ``batch`` is the largest batch.
 

@@ -41,14 +41,7 @@ class OnnxSegmenter(Segmenter):
     """
 
     def __init__(
-        self,
-        path: Path,
-        engine: str = "ort",
-        dtype: str = "fp32",
-        device: str = "auto",
-        *,
-        threads: int | None = None,
-        tf32: bool = False,
+        self, path: Path, engine: str, dtype: str, device: str, *, threads: int | None = None, tf32: bool = False
     ) -> None:
         """Open the file at ``path``.
 
@@ -250,7 +243,7 @@ def open_onnx_segmenter(path: Path | str) -> OnnxSegmenter:
 
     Raises what :class:`OnnxSegmenter` raises, and InputError if the side-car names an output that is absent.
     """
-    segmenter = OnnxSegmenter(Path(path), threads=len(usable_cores()), tf32=True)
+    segmenter = OnnxSegmenter(Path(path), "ort", "fp32", "auto", threads=len(usable_cores()), tf32=True)
     segmenter.check_features()
     return segmenter
 

@@ -112,7 +112,7 @@ def read_onnx(rng: random.Random, folder: Path) -> None:
     engine = "openvino" if rng.random() < 0.15 else "ort"
 
     def segment(name: str) -> None:
-        with OnnxSegmenter(folder / name, engine, device="cpu", threads=1) as segmenter:
+        with OnnxSegmenter(folder / name, engine, "fp32", "cpu", threads=1) as segmenter:
             json.dumps(segmenter.facts())
             segmenter.check_features()
             attempt(

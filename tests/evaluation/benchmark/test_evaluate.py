@@ -55,7 +55,7 @@ def make_config(city: Path, roles: tuple[str, ...] = ROLES, **values: Any) -> Ev
 
 
 def run(net: Path, config: EvalConfig, out: Path) -> dict[str, Any]:
-    return evaluate(OnnxSegmenter(net, device="cpu"), config, out)
+    return evaluate(OnnxSegmenter(net, "ort", "fp32", "cpu"), config, out)
 
 
 def copied(city: Path, role: str, target: Path) -> Path:
