@@ -6,6 +6,7 @@ averaging the predictions of overlapping tiles and taking one step equals averag
 """
 
 import dataclasses
+import json
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -15,11 +16,30 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from dgkit.errors import ModelError, UsageError
+from dgkit.errors import ModelError, UsageError, shown
 
 SOLVERS = ("ddim", "dpm++2m")
 SPACINGS = ("leading", "trailing", "linspace")
 PREDICTIONS = ("epsilon", "v_prediction")
+# Where a config does not state its spacing, each scheduler of diffusers has its own.
+DEFAULT_SPACING = {"ddim": "leading", "dpm++2m": "linspace"}
+# Settings of DPMSolverMultistepScheduler that change solver or noise levels, with the values that dpm++2m allows.
+_DPM_VALUES: dict[str, tuple[Any, ...]] = {
+    "solver_order": (2,),
+    "algorithm_type": ("dpmsolver++", "deis"),  # diffusers also reads DEIS and UniPC configs in this way
+    "solver_type": ("midpoint", "logrho", "bh1", "bh2"),
+    "lower_order_final": (True,),
+    "euler_at_final": (False,),
+    "use_karras_sigmas": (False, None),
+    "use_exponential_sigmas": (False, None),
+    "use_beta_sigmas": (False, None),
+    "use_lu_lambdas": (False, None),
+    "use_flow_sigmas": (False, None),
+    "use_dynamic_shifting": (False, None),
+    "lambda_min_clipped": (-math.inf,),
+    "variance_type": (None, "fixed_small", "fixed_large"),
+}
+_MOST_TIMESTEPS = 100_000
 FEW_STEPS = 15  # with fewer steps the last one is first order, for stability: diffusers' lower_order_final
 
 
@@ -109,20 +129,24 @@ class Schedule:
 def make_schedule(config: Mapping[str, Any], steps: int, solver: str = "ddim") -> Schedule:
     """Return the schedule that a ``scheduler_config.json`` and a number of steps define.
 
-    It depends on the betas, ``prediction_type``, ``timestep_spacing``, ``steps_offset``, ``set_alpha_to_one``,
-    ``rescale_betas_zero_snr`` and ``final_sigmas_type``. Raises ModelError for a config with clipping or thresholding,
-    which are not linear; UsageError for an unknown solver or a number of steps out of range.
+    It depends on the betas, ``prediction_type``, ``timestep_spacing`` (:data:`DEFAULT_SPACING` if not stated),
+    ``steps_offset``, ``set_alpha_to_one``, ``rescale_betas_zero_snr`` and ``final_sigmas_type``. Clipping that is not
+    stated is off, as in diffusers' Stable Diffusion pipelines. Raises ModelError for a config with clipping or
+    thresholding, which are not linear, and for settings of another multistep solver; UsageError for an unknown solver
+    or a number of steps out of range.
     """
     prediction, spacing = _check(config, steps, solver)
     alphas = _alphas_cumprod(config)
     if solver == "dpm++2m" and config.get("rescale_betas_zero_snr"):
         alphas[-1] = 2.0**-24  # as in diffusers, for a finite first log-SNR
+    if solver == "dpm++2m" and not bool((alphas > 0.0).all()):
+        raise ModelError("scheduler_config.json: the betas leave no signal at the last timesteps")
     if prediction == "epsilon" and alphas[-1] <= 0.0:
         raise ModelError(
             "scheduler_config.json: zero terminal SNR does not work with prediction_type 'epsilon'; use 'v_prediction'"
         )
     table = tuple(Level(math.sqrt(a), math.sqrt(1.0 - a)) for a in alphas.tolist())
-    offset = int(config.get("steps_offset", 0))
+    offset = int(_number(config, "steps_offset", 0))
     times = _ddim_times if solver == "ddim" else _dpm_times
     timesteps = times(len(table), steps, spacing, offset)
     if max(timesteps) >= len(table) or min(timesteps) < 0:
@@ -141,29 +165,37 @@ def make_schedule(config: Mapping[str, Any], steps: int, solver: str = "ddim") -
 
 
 def _check(config: Mapping[str, Any], steps: int, solver: str) -> tuple[str, str]:
-    prediction = config.get("prediction_type", "epsilon")
-    spacing = config.get("timestep_spacing", "leading")
-    total = int(config.get("num_train_timesteps", 1000))
     if solver not in SOLVERS:
         raise UsageError(f"unknown solver {solver!r}; known: {', '.join(SOLVERS)}")
+    prediction = config.get("prediction_type", "epsilon")
+    spacing = config.get("timestep_spacing", DEFAULT_SPACING[solver])
+    total = _timesteps(config)
     if not 1 <= steps < total:
         raise UsageError(f"{steps} steps; allowed: 1 to {total - 1}")
     for value, known, key in ((prediction, PREDICTIONS, "prediction_type"), (spacing, SPACINGS, "timestep_spacing")):
         if value not in known:
-            raise ModelError(f"scheduler_config.json: {key} {value!r}; supported: {', '.join(known)}")
+            raise ModelError(f"scheduler_config.json: {key} {shown(value)}; supported: {', '.join(known)}")
     for key in ("clip_sample", "thresholding"):
         if config.get(key):
             raise ModelError(f"scheduler_config.json: {key} is not supported; set it to false")
+    for key, allowed in _DPM_VALUES.items() if solver == "dpm++2m" else ():
+        if key in config and config[key] not in allowed:
+            raise ModelError(
+                f"scheduler_config.json: {key} is {shown(config[key])}, which solver dpm++2m does not support",
+                f"set it to {json.dumps(allowed[0])}, or use a preset with solver=ddim",
+            )
     return prediction, spacing
 
 
 def _alphas_cumprod(config: Mapping[str, Any]) -> Tensor:
     """Return float32 [T], computed in float32 as in diffusers, so that levels agree to the last bit."""
-    total = int(config.get("num_train_timesteps", 1000))
-    first, last = float(config.get("beta_start", 0.0001)), float(config.get("beta_end", 0.02))
+    total = _timesteps(config)
+    first, last = _number(config, "beta_start", 0.0001), _number(config, "beta_end", 0.02)
+    if not (0.0 < first < 1.0 and 0.0 < last < 1.0):
+        raise ModelError(f"scheduler_config.json: beta_start {first} or beta_end {last} is not between 0 and 1")
     kind = config.get("beta_schedule", "linear")
     if config.get("trained_betas") is not None:
-        betas = torch.tensor(config["trained_betas"], dtype=torch.float32)
+        betas = _trained_betas(config["trained_betas"], total)
     elif kind == "linear":
         betas = torch.linspace(first, last, total, dtype=torch.float32)
     elif kind == "scaled_linear":
@@ -172,11 +204,39 @@ def _alphas_cumprod(config: Mapping[str, Any]) -> Tensor:
         betas = _cosine_betas(total)
     else:
         raise ModelError(
-            f"scheduler_config.json: beta_schedule {kind!r}; supported: linear, scaled_linear, squaredcos_cap_v2"
+            f"scheduler_config.json: beta_schedule {shown(kind)}; supported: linear, scaled_linear, squaredcos_cap_v2"
         )
+    if not bool(((betas > 0.0) & (betas < 1.0)).all()):
+        raise ModelError("scheduler_config.json: a value of trained_betas is not between 0 and 1")
     if config.get("rescale_betas_zero_snr"):
         betas = _zero_terminal_snr(betas)
     return torch.cumprod(1.0 - betas, dim=0)
+
+
+def _number(config: Mapping[str, Any], key: str, default: float) -> float:
+    value = config.get(key, default)
+    if isinstance(value, bool) or not isinstance(value, int | float) or not abs(value) < 1e9:
+        raise ModelError(f"scheduler_config.json: {key} is {shown(value)}; expected a number")
+    return value
+
+
+def _timesteps(config: Mapping[str, Any]) -> int:
+    total = _number(config, "num_train_timesteps", 1000)
+    if total != int(total) or not 2 <= total <= _MOST_TIMESTEPS:
+        raise ModelError(f"scheduler_config.json: num_train_timesteps is {total}; expected 2 to {_MOST_TIMESTEPS}")
+    return int(total)
+
+
+def _trained_betas(values: Any, total: int) -> Tensor:
+    try:
+        betas = torch.tensor(values, dtype=torch.float32)
+    except (TypeError, ValueError, RuntimeError, OverflowError):
+        betas = torch.zeros(0)
+    if betas.shape != (total,):
+        raise ModelError(
+            f"scheduler_config.json: trained_betas is {shown(values, 80)}; expected num_train_timesteps={total} numbers"
+        )
+    return betas
 
 
 def _cosine_betas(total: int) -> Tensor:

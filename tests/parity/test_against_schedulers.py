@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 import torch
 
+from dgkit.diffusion.random_model import SD15_SCHEDULER
 from dgkit.diffusion.schedule import make_schedule
 from dgkit.diffusion.tiles import make_windows
 
@@ -19,10 +20,11 @@ BASE = {
     "num_train_timesteps": 1000,
     "clip_sample": False,
 }
+# Each scheduler has its own default for a spacing that the config does not state.
 CASES = [
-    {"prediction_type": prediction, "timestep_spacing": spacing, "rescale_betas_zero_snr": zero}
+    {"prediction_type": prediction, "rescale_betas_zero_snr": zero} | ({"timestep_spacing": spacing} if spacing else {})
     for prediction, spacing, zero in product(
-        ("epsilon", "v_prediction"), ("leading", "trailing", "linspace"), (False, True)
+        ("epsilon", "v_prediction"), ("leading", "trailing", "linspace", None), (False, True)
     )
     if not (zero and prediction == "epsilon")
 ]
@@ -30,7 +32,11 @@ CASES = [
 
 def ids(case: dict[str, Any]) -> str:
     zero = "-zero" if case["rescale_betas_zero_snr"] else ""
-    return f"{case['prediction_type']}-{case['timestep_spacing']}{zero}"
+    return f"{case['prediction_type']}-{case.get('timestep_spacing', 'unstated')}{zero}"
+
+
+def stated(**values: Any) -> dict[str, Any]:
+    return {key: value for key, value in values.items() if value is not None}
 
 
 def predictions(steps: int, seed: int) -> list[torch.Tensor]:
@@ -64,11 +70,12 @@ def assert_same_path(found: list[torch.Tensor], expected: list[torch.Tensor]) ->
 
 @pytest.mark.parametrize("case", CASES, ids=ids)
 @pytest.mark.parametrize("steps", [4, 12, 20])
-@pytest.mark.parametrize("to_one", [False, True])
-def test_ddim(case: dict[str, Any], steps: int, to_one: bool) -> None:
+@pytest.mark.parametrize("to_one", [False, True, None])
+@pytest.mark.parametrize("offset", [0, 1, None])
+def test_ddim(case: dict[str, Any], steps: int, to_one: bool | None, offset: int | None) -> None:
     from diffusers import DDIMScheduler
 
-    config = {**BASE, **case, "steps_offset": 1, "set_alpha_to_one": to_one}
+    config = {**BASE, **case, **stated(steps_offset=offset, set_alpha_to_one=to_one)}
     scheduler = DDIMScheduler(**config)
     scheduler.set_timesteps(steps)
     assert make_schedule(config, steps).timesteps == tuple(scheduler.timesteps.tolist())
@@ -80,17 +87,43 @@ def test_ddim(case: dict[str, Any], steps: int, to_one: bool) -> None:
 @pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")
 @pytest.mark.parametrize("case", CASES, ids=ids)
 @pytest.mark.parametrize("steps", [1, 4, 12, 20])
-@pytest.mark.parametrize("final", ["zero", "sigma_min"])
-def test_dpm_solver(case: dict[str, Any], steps: int, final: str) -> None:
+@pytest.mark.parametrize("final", ["zero", "sigma_min", None])
+@pytest.mark.parametrize("offset", [0, 1, None])
+def test_dpm_solver(case: dict[str, Any], steps: int, final: str | None, offset: int | None) -> None:
     from diffusers import DPMSolverMultistepScheduler
 
-    config = {**BASE, **case, "steps_offset": 1, "final_sigmas_type": final}
+    config = {**BASE, **case, **stated(steps_offset=offset, final_sigmas_type=final)}
     config.pop("clip_sample")
     scheduler = DPMSolverMultistepScheduler(**config)
     scheduler.set_timesteps(steps)
     assert make_schedule(config, steps, "dpm++2m").timesteps == tuple(scheduler.timesteps.tolist())
     values = predictions(steps, 1)
     assert_same_path(ours(config, steps, "dpm++2m", values), theirs(scheduler, steps, values))
+
+
+@pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")
+@pytest.mark.parametrize("spacing", ["leading", "trailing", "linspace", None])
+@pytest.mark.parametrize("solver", ["ddim", "dpm++2m"])
+@pytest.mark.parametrize("offset", [0, 1])
+def test_timesteps_of_every_number_of_steps(solver: str, spacing: str | None, offset: int) -> None:
+    from diffusers import DDIMScheduler, DPMSolverMultistepScheduler
+
+    config = {**BASE, **stated(timestep_spacing=spacing), "steps_offset": offset}
+    scheduler: Any = (DDIMScheduler if solver == "ddim" else DPMSolverMultistepScheduler).from_config(config)
+    for steps in (*range(1, 61), 99, 100, 250):
+        scheduler.set_timesteps(steps)
+        assert make_schedule(config, steps, solver).timesteps == tuple(scheduler.timesteps.tolist()), steps
+
+
+@pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")
+def test_published_config_of_stable_diffusion() -> None:
+    """It states no spacing: 901..91 and 999..100 differ in the noise that the first step removes."""
+    from diffusers import DPMSolverMultistepScheduler
+
+    scheduler: Any = DPMSolverMultistepScheduler.from_config(dict(SD15_SCHEDULER))
+    scheduler.set_timesteps(10)
+    found = make_schedule(SD15_SCHEDULER, 10, "dpm++2m").timesteps
+    assert found == tuple(scheduler.timesteps.tolist()) and found[0] == 999 and found[-1] == 100
 
 
 @pytest.mark.parametrize("kind", ["linear", "squaredcos_cap_v2"])
