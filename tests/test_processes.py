@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
 
 import dgkit
-from dgkit.processes import child_environment, describe_exit, kill_group
+from dgkit.processes import Terminated, child_environment, describe_exit, kill_group, sigterm_raises
 
 
 def test_children_import_the_same_package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -37,3 +39,19 @@ def test_killed_group_is_gone_and_may_be_killed_again() -> None:
 @pytest.mark.parametrize(("code", "text"), [(-6, "was terminated by SIGABRT"), (3, "exited with code 3")])
 def test_exits_are_described(code: int, text: str) -> None:
     assert describe_exit(code) == text
+
+
+def test_sigterm_raises_once_and_in_the_process_of_the_handler_only() -> None:
+    with pytest.raises(Terminated), sigterm_raises():
+        child = os.fork()
+        if child == 0:
+            os.kill(os.getpid(), signal.SIGTERM)
+            time.sleep(10)
+            os._exit(0)
+        assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == -signal.SIGTERM
+        try:
+            os.kill(os.getpid(), signal.SIGTERM)
+            time.sleep(10)
+        finally:
+            os.kill(os.getpid(), signal.SIGTERM)  # while the run ends
+    assert signal.getsignal(signal.SIGTERM) == signal.SIG_DFL

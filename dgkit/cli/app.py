@@ -14,7 +14,7 @@ from dgkit import __version__
 from dgkit.cli.bench import bench
 from dgkit.cli.build_engines import build_engines
 from dgkit.cli.check import check
-from dgkit.cli.common import BROKEN_PIPE, INTERRUPTED, print_error, refuse_urls
+from dgkit.cli.common import BROKEN_PIPE, print_error, refuse_urls, stop_code
 from dgkit.cli.doctor import doctor
 from dgkit.cli.engines import engines
 from dgkit.cli.eval import evaluate
@@ -33,6 +33,7 @@ from dgkit.cli.train import train
 from dgkit.cli.verify import verify
 from dgkit.cli.world import world
 from dgkit.errors import DgkitError
+from dgkit.processes import sigterm_raises
 
 # Typer uses click or, in newer versions, its own copy of click; only what Typer exports works with both.
 _WrongCommand: type[BaseException] = next(base for base in typer.BadParameter.__mro__ if base.__name__ == "UsageError")
@@ -74,16 +75,18 @@ def _show_version(wanted: bool) -> None:
 
 @app.callback()
 def _root(
+    ctx: typer.Context,
     version: bool = typer.Option(False, "--version", callback=_show_version, is_eager=True, help="Show the version"),
 ) -> None:
     """Label maps in, labelled street scenes in any weather out."""
+    ctx.with_resource(sigterm_raises())
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run a command line (by default the program's own) and return its exit code.
 
-    0 success, 1 failure, 2 wrong command, 130 stopped by Ctrl-C. User-fixable errors print two lines on stderr,
-    ``error:`` and ``hint:``; a traceback is a bug in dgkit.
+    0 success, 1 failure, 2 wrong command, 130 stopped by Ctrl-C, 143 by SIGTERM. User-fixable errors print two lines on
+    stderr, ``error:`` and ``hint:``; a traceback is a bug in dgkit.
     """
     try:
         given = sys.argv[1:] if arguments is None else list(arguments)
@@ -94,9 +97,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return error.exit_code
     except _WrongCommand as error:
         return _explain(error)
-    except (KeyboardInterrupt, typer.Abort):
+    except (KeyboardInterrupt, typer.Abort) as error:
         print_error("stopped")
-        return INTERRUPTED
+        return stop_code(error)
     except BrokenPipeError:
         # The reader of stdout has closed it; without this the interpreter reports that once more at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

@@ -7,10 +7,12 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from dgkit.cli.common import chosen_model, console, print_json, print_table
+from dgkit.cli.common import chosen_model, console, interruptible, print_json, print_table
 from dgkit.cli.options import Json, Random, options_of
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from dgkit.bench.rows import BenchRow
 
 PANELS = {
@@ -43,7 +45,7 @@ def bench(
     from dgkit.bench.benchmark import bench as run
 
     shown = console()
-    with shown.status("") as status:
+    with interruptible(_kept(config.csv)), shown.status("") as status:
         rows = run(
             config,
             progress=lambda stage, done, total, note="": status.update(f"{done + 1:.0f}/{total:.0f} {note}"),
@@ -53,6 +55,10 @@ def bench(
         print_json({"rows": [dataclasses.asdict(row) for row in rows]})
     else:
         _print_table(rows)
+
+
+def _kept(csv: Path | None) -> str:
+    return "rows so far are lost; --csv FILE keeps them" if csv is None else f"rows so far are in {csv}"
 
 
 def _line(row: BenchRow) -> str:

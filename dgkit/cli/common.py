@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from dgkit.progress import Progress
 
 INTERRUPTED = 130  # 128 + SIGINT, as shells report it
+TERMINATED = 143  # 128 + SIGTERM
 BROKEN_PIPE = 141  # 128 + SIGPIPE
 NOT_PATHS = frozenset({"--ray", "--note", "--set"})  # options whose value may be a URL
 LINE_SECONDS = 60.0  # between two lines of a stage without a terminal
@@ -94,12 +95,19 @@ def rate_text(done: float, left: float, seconds: float, unit: str) -> str:
 
 @contextlib.contextmanager
 def interruptible(message: str = "run the same command again to resume") -> Iterator[None]:
-    """On Ctrl-C print "stopped" with ``message`` and exit with code 130."""
+    """On Ctrl-C or SIGTERM print "stopped" with ``message`` and exit with code 130 or 143."""
     try:
         yield
-    except KeyboardInterrupt:
+    except KeyboardInterrupt as error:
         console().print(f"\nstopped; {message}", markup=False)
-        raise typer.Exit(INTERRUPTED) from None
+        raise typer.Exit(stop_code(error)) from None
+
+
+def stop_code(error: BaseException) -> int:
+    """Return the exit code of a command that a signal stopped; click raises Abort from the interrupt."""
+    from dgkit.processes import Terminated
+
+    return TERMINATED if isinstance(error, Terminated) or isinstance(error.__context__, Terminated) else INTERRUPTED
 
 
 def refuse_urls(arguments: Sequence[str]) -> None:

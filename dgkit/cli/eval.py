@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
-from dgkit.cli.common import print_json, print_table, progress_bars, say
+from dgkit.cli.common import interruptible, print_json, print_table, progress_bars, say
 from dgkit.cli.options import Json, MmsegConfig, option, options_of, settings
 
 STAGES = {"check": ("Checking files", "sets"), "score": ("Scoring", "images")}
@@ -42,7 +42,7 @@ def evaluate(
     )
     for note in opened.notes:
         say(f"{segmenter}: {note}")
-    with progress_bars(STAGES) as report:
+    with interruptible(f"run the same command again to resume {out}"), progress_bars(STAGES) as report:
         result = run(opened, config, out, report)
     if as_json:
         print_json(result)

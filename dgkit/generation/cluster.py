@@ -5,7 +5,9 @@ and the model, but neither the label maps nor the output folder.
 """
 
 import re
+import signal
 import socket
+import threading
 from collections import Counter
 from collections.abc import Iterable
 from contextlib import suppress
@@ -114,10 +116,14 @@ class RayPool:
         if self._joined:
             return
         _reach(str(self._config.ray))
+        handler = signal.getsignal(signal.SIGTERM)
         try:
             self._ray.init(address=self._config.ray, log_to_driver=False, logging_level="error")
         except (ConnectionError, RuntimeError, ValueError) as error:
             raise _no_cluster(str(self._config.ray), error) from error
+        finally:
+            if threading.current_thread() is threading.main_thread():
+                signal.signal(signal.SIGTERM, handler)  # Ray sets its own, which ends the process without a message
 
     def _start(self) -> None:
         resources = self._ray.cluster_resources()

@@ -1,4 +1,4 @@
-"""Context managers for steps that Ctrl-C must not interrupt, and for out-of-memory errors."""
+"""Context managers for steps that signals must not interrupt, and for out-of-memory errors."""
 
 import contextlib
 import signal
@@ -10,18 +10,22 @@ from dgkit.errors import DgkitError, EngineError
 
 @contextlib.contextmanager
 def uninterrupted() -> Iterator[None]:
-    """Delay Ctrl-C until the end of the block, so that no image is left without its label and manifest line."""
+    """Delay Ctrl-C and SIGTERM until the end of the block, so that no image is left without label and manifest line."""
     if threading.current_thread() is not threading.main_thread():
         yield  # only the main thread receives signals
         return
     held: list[int] = []
-    before = signal.signal(signal.SIGINT, lambda number, frame: held.append(number))
+    before = {
+        number: signal.signal(number, lambda received, frame: held.append(received))
+        for number in (signal.SIGINT, signal.SIGTERM)
+    }
     try:
         yield
     finally:
-        signal.signal(signal.SIGINT, before)
+        for number, handler in before.items():
+            signal.signal(number, handler)
     if held:
-        raise KeyboardInterrupt
+        signal.raise_signal(held[0])
 
 
 @contextlib.contextmanager

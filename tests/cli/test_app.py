@@ -1,8 +1,12 @@
 """The ``dgkit`` command itself: start-up, help, exit codes."""
 
+import os
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -114,6 +118,39 @@ def test_a_defect_shows_its_traceback(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(app, "app", command)
     with pytest.raises(ZeroDivisionError):
         main(["generate"])
+
+
+def stop(*arguments: object, **options: object) -> None:
+    os.kill(os.getpid(), signal.SIGTERM)
+    time.sleep(10)
+
+
+@pytest.mark.parametrize(
+    ("target", "arguments", "message"),
+    [
+        ("dgkit.generation.run.generate", ["generate", "out"], "run the same command again to resume out"),
+        ("dgkit.outputs.packing.pack", ["pack", "out", "dest"], "run the same command again to resume dest"),
+        ("dgkit.evaluation.benchmark.evaluate.evaluate", ["eval", "a.onnx", "--on", "a=b"], "again to resume eval"),
+        ("dgkit.bench.benchmark.bench", ["bench", "--csv", "rows.csv"], "rows so far are in rows.csv"),
+        ("dgkit.data.datasets.open_source", ["stats", "--labels", "x"], "error: stopped"),
+    ],
+)
+def test_sigterm_ends_a_command_as_ctrl_c_does(
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+    target: str,
+    arguments: list[str],
+    message: str,
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(
+        "dgkit.segmenters.opening.open_segmenter", lambda *arguments, **options: SimpleNamespace(notes=())
+    )
+    monkeypatch.setattr(target, stop)
+    assert main(arguments) == 143
+    assert message in capsys.readouterr().err
+    assert signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
 
 
 def path_arguments() -> list[list[str]]:

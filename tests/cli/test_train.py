@@ -1,6 +1,7 @@
 """``dgkit train``: bad recipes are refused before anything is written, good ones become model folders."""
 
 import json
+import signal
 
 import numpy as np
 import pytest
@@ -84,12 +85,14 @@ def test_a_training_without_an_output_folder_is_refused(recipe, capsys):
     assert "--out" in capsys.readouterr().err
 
 
-def test_ctrl_c_explains_how_to_resume(recipe, tmp_path, monkeypatch, capsys):
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_ends_with_how_to_resume(recipe, tmp_path, monkeypatch, capsys, number):
     from dgkit.training.diffusion import commands
 
-    def stop(*_):
-        raise KeyboardInterrupt
-
-    monkeypatch.setitem(commands.COMMANDS, "ldm", stop)
-    assert main(["train", "ldm", str(recipe), "--out", str(tmp_path / "unet")]) == 130
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    monkeypatch.setitem(commands.COMMANDS, "ldm", lambda *_: signal.raise_signal(number))
+    try:
+        assert main(["train", "ldm", str(recipe), "--out", str(tmp_path / "unet")]) == 128 + number
+    finally:
+        signal.signal(signal.SIGINT, before)
     assert "run the same command again to resume" in capsys.readouterr().err

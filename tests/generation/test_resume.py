@@ -108,9 +108,22 @@ def test_a_kill_inside_any_file_operation(server, command: list[str], whole: dic
     assert snapshot(out) == whole
 
 
-@pytest.mark.parametrize("flags", [(), pytest.param(("--workers", "2"), marks=pytest.mark.slow)])
-def test_ctrl_c_ends_cleanly_and_the_same_command_continues(
-    server, command: list[str], whole: dict[str, bytes], tmp_path: Path, flags: tuple[str, ...]
+@pytest.mark.parametrize(
+    ("number", "flags"),
+    [
+        (signal.SIGINT, ()),
+        (signal.SIGTERM, ()),
+        pytest.param(signal.SIGINT, ("--workers", "2"), marks=pytest.mark.slow),
+        pytest.param(signal.SIGTERM, ("--workers", "2"), marks=pytest.mark.slow),
+    ],
+)
+def test_a_signal_ends_the_run_cleanly_and_the_same_command_continues(
+    server,
+    command: list[str],
+    whole: dict[str, bytes],
+    tmp_path: Path,
+    number: signal.Signals,
+    flags: tuple[str, ...],
 ) -> None:
     out = tmp_path / "out"
     process = start(
@@ -119,9 +132,9 @@ def test_ctrl_c_ends_cleanly_and_the_same_command_continues(
     until = time.monotonic() + TIMEOUT
     while not (out / "manifest.jsonl").exists() and process.exitcode is None and time.monotonic() < until:
         time.sleep(0.001)
-    os.kill(process.pid, signal.SIGINT)
+    os.kill(process.pid, number)
     process.join(TIMEOUT)
-    assert process.exitcode == 130
+    assert process.exitcode == 128 + number
     check_pairs(out)
     names = set(snapshot(out))
     assert not [name for name in names if name.endswith(".tmp") or ".dgkit.lock" in name]

@@ -20,6 +20,7 @@ from dgkit.generation.generate_config import GenerateConfig
 from dgkit.generation.jobs import Job
 from dgkit.generation.writer import OutputFolder, refuse_changes
 from dgkit.locks import LOCK
+from dgkit.processes import Terminated, sigterm_raises
 from tests.scenes import make_label, snapshot
 
 CONFIG = GenerateConfig(count=3, source_digest="s", model_digest="m")
@@ -139,17 +140,21 @@ def test_a_full_disk_leaves_no_half_image(tmp_path: Path, monkeypatch: pytest.Mo
     assert snapshot(tmp_path / "out") == whole
 
 
-def test_ctrl_c_waits_for_the_manifest_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_waits_for_the_manifest_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: signal.Signals
+) -> None:
     folder = OutputFolder(tmp_path / "out")
     real = writer.atomic_write
 
     def interrupted(path: Path, data: bytes) -> None:
-        signal.raise_signal(signal.SIGINT)
+        signal.raise_signal(number)
         real(path, data)
 
-    with pytest.raises(KeyboardInterrupt), folder.opened(CONFIG):
+    with pytest.raises(KeyboardInterrupt) as raised, sigterm_raises(), folder.opened(CONFIG):
         monkeypatch.setattr(writer, "atomic_write", interrupted)
         folder.add(encoded(0))
+    assert isinstance(raised.value, Terminated) is (number == signal.SIGTERM)
     assert len((tmp_path / "out/manifest.jsonl").read_text().splitlines()) == 1
     again = OutputFolder(tmp_path / "out")
     with again.opened(CONFIG):
