@@ -11,7 +11,9 @@ import json
 import math
 import os
 import re
+import stat
 from collections.abc import Iterator
+from io import BufferedReader
 from pathlib import Path
 from typing import Any
 
@@ -185,9 +187,34 @@ def remove_stale_temporaries(folder: Path | str) -> int:
     return removed
 
 
+def open_regular(path: Path | str, limit: int | None = None) -> BufferedReader:
+    """Open a file for reading. Raises OSError, also for pipes, devices, and files of more than ``limit`` bytes.
+
+    Opening a pipe would wait for a writer, and reading a device need not end.
+    """
+    try:
+        descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0))
+    except ValueError as error:  # a NUL in the name
+        raise OSError(errno.EINVAL, str(error), str(path)) from error
+    try:
+        status = os.fstat(descriptor)
+        if stat.S_ISDIR(status.st_mode):
+            raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(path))
+        if not stat.S_ISREG(status.st_mode):
+            raise OSError(errno.EINVAL, "it is a pipe, a socket or a device, not a file", str(path))
+        if limit is not None and status.st_size > limit:
+            raise OSError(
+                errno.EFBIG, f"it has {status.st_size / 2**20:,.0f} MiB; the limit is {limit >> 20} MiB", str(path)
+            )
+        return os.fdopen(descriptor, "rb")
+    except BaseException:
+        os.close(descriptor)
+        raise
+
+
 def digest_file(path: Path | str) -> str:
     """Return the SHA-256 of a file in hexadecimal. Raises ``OSError``."""
-    with Path(path).open("rb") as stream:
+    with open_regular(path) as stream:
         return hashlib.file_digest(stream, "sha256").hexdigest()
 
 

@@ -2,20 +2,21 @@
 
 import os
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
-from PIL import Image
 
 from dgkit.data.labelmap import find_encoding, label_size, read_label
 from dgkit.data.layouts import ALL, LABEL_SKIPS, LAYOUTS, SPLIT_FOLDERS, TRAIN_IDS, Layout, Tree
 from dgkit.data.listing import find_stems, printable, same_name, split_ending, walk
+from dgkit.data.pictures import describe_size, picture_size, read_picture
 from dgkit.errors import InputError, LabelError, UsageError
 from dgkit.files import local_path
 
-_PICTURE_ERRORS = (OSError, SyntaxError, ValueError, Image.DecompressionBombError)
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -125,15 +126,9 @@ def read_pair(sample: Sample) -> tuple[np.ndarray, np.ndarray]:
         raise LabelError(
             f"{sample.label}: the photograph of this label map was not found", "complete the download of the images"
         )
-    try:
-        with Image.open(sample.image) as picture:
-            image = np.asarray(picture.convert("RGB"))
-    except _PICTURE_ERRORS as error:
-        raise LabelError(f"{sample.image}: cannot be read as an image ({error})", "copy it again") from error
+    image = _read_image(read_picture, sample.image)
     if image.shape[:2] != label.shape:
-        raise LabelError(
-            _mismatch(sample, label.shape, image.shape[:2]), "remove the pair, or download both files again"
-        )
+        raise LabelError(describe_mismatch(sample, label.shape), "remove the pair, or download both files again")
     return image, label
 
 
@@ -161,18 +156,21 @@ def mismatched_pairs(dataset: Dataset) -> list[str]:
         if sample.image is None:
             continue
         size = label_size(sample.label)
-        try:
-            with Image.open(sample.image) as picture:
-                width, height = picture.size
-        except _PICTURE_ERRORS as error:
-            raise LabelError(f"{sample.image}: cannot be read as an image ({error})", "copy it again") from error
-        if (height, width) != size:
-            lines.append(_mismatch(sample, size, (height, width)))
+        if _read_image(picture_size, sample.image) != size:
+            lines.append(describe_mismatch(sample, size))
     return lines
 
 
-def _mismatch(sample: Sample, label: tuple[int, ...], image: tuple[int, ...]) -> str:
-    return f"{sample.label} is {label[1]}x{label[0]} but {sample.image} is {image[1]}x{image[0]}"
+def describe_mismatch(sample: Sample, label: tuple[int, ...]) -> str:
+    """Return a line about a photograph whose size is not that of its label map, (height, width)."""
+    return f"{sample.label} is {label[1]}x{label[0]} but {describe_size(str(sample.image))}"
+
+
+def _read_image(read: Callable[[Path], T], path: Path) -> T:
+    try:
+        return read(path)
+    except InputError as error:
+        raise LabelError(error.message, error.hint) from error
 
 
 def _existing_folder(root: Path | str) -> Path:

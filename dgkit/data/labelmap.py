@@ -14,8 +14,9 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
+from dgkit.data.png import SIGNATURE, check_png
 from dgkit.errors import InputError, LabelError, UsageError
-from dgkit.files import atomic_write, parse_json
+from dgkit.files import atomic_write, open_regular, parse_json
 from dgkit.labels import (
     ENCODINGS,
     FORBIDDEN,
@@ -27,7 +28,7 @@ from dgkit.labels import (
 )
 
 MAX_PIXELS = 64 * 1024 * 1024  # larger maps are refused before decoding, since a small file can unpack to gigabytes
-_SIGNATURE = b"\x89PNG\r\n\x1a\n"
+MAX_BYTES = 512 * 1024 * 1024  # of a file
 _GREY, _PALETTED = 0, 3
 _COLOURS = {2: "an RGB", 4: "a grey and alpha", 6: "an RGBA"}
 _COLOUR_TABLE = np.zeros((256, 3), dtype=np.uint8)
@@ -158,7 +159,7 @@ def _mapillary_encoding(config: str) -> Encoding:
 
 def _read_bytes(path: Path, limit: int = -1) -> bytes:
     try:
-        with path.open("rb") as stream:
+        with open_regular(path, MAX_BYTES) as stream:
             data = stream.read(limit)
     except FileNotFoundError as error:
         raise LabelError(f"{path}: no such file", "check the path of the label map") from error
@@ -177,7 +178,7 @@ def _read_bytes(path: Path, limit: int = -1) -> bytes:
 
 def _header(path: Path, data: bytes) -> tuple[int, int, int, int]:
     """Return (width, height, bit depth, colour type) of PNG bytes."""
-    if not data.startswith(_SIGNATURE[: len(data)]):
+    if not data.startswith(SIGNATURE[: len(data)]):
         kind = _kind(data)
         raise LabelError(
             f"{path}: {kind}; label maps are PNG files of ids", "give label maps in a lossless format, as PNG"
@@ -190,22 +191,6 @@ def _header(path: Path, data: bytes) -> tuple[int, int, int, int]:
     return width, height, depth, colour
 
 
-def _check_chunks(data: bytes) -> None:
-    """Raise ValueError unless all chunks are present with the right checksum; Pillow does not check pixel data."""
-    start = len(_SIGNATURE)
-    while start + 12 <= len(data):
-        (length,) = struct.unpack_from(">I", data, start)
-        end = start + 8 + length
-        if end + 4 > len(data):
-            break
-        if zlib.crc32(data[start + 4 : end]) != struct.unpack_from(">I", data, end)[0]:
-            raise ValueError("a checksum is wrong")
-        if data[start + 4 : start + 8] == b"IEND":
-            return
-        start = end + 4
-    raise ValueError("its end is missing")
-
-
 def _kind(data: bytes) -> str:
     known = ((b"\xff\xd8", "a JPEG"), (b"GIF8", "a GIF"), (b"BM", "a BMP"), (b"II*\0", "a TIFF"), (b"MM\0*", "a TIFF"))
     return next((name for magic, name in known if data.startswith(magic)), "not a PNG")
@@ -214,7 +199,7 @@ def _kind(data: bytes) -> str:
 def _decode(path: Path, data: bytes, depth: int, colour: int, system: Encoding) -> np.ndarray:
     """Return the ids in the file, integer [H, W]."""
     try:
-        _check_chunks(data)
+        check_png(data)
         if colour in _COLOURS:
             return _decode_channel(data, system)
         # The size is below the one at which Pillow warns of a decompression bomb.

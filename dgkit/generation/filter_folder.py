@@ -25,7 +25,14 @@ from dgkit.files import (
     remove_stale_temporaries,
 )
 from dgkit.generation.filter_config import FilterConfig
-from dgkit.generation.filter_measurement import SceneJudge, SceneMeasurement, canonical, list_reference, measure_scenes
+from dgkit.generation.filter_measurement import (
+    DIGESTS,
+    SceneJudge,
+    SceneMeasurement,
+    canonical,
+    list_reference,
+    measure_scenes,
+)
 from dgkit.generation.generate_config import GenerateConfig
 from dgkit.labels import CLASSES, IGNORE, NUM_CLASSES
 from dgkit.locks import sole_writer
@@ -179,7 +186,7 @@ def _write_all(
 
 
 def _is_written(out: Path, line: dict[str, Any], rule: str, found: SceneMeasurement) -> bool:
-    if line["rule"] != rule or any(line[key] != value for key, value in found.digests.items()):
+    if line["rule"] != rule or any(line.get(key) != found.digests.get(key) for key in DIGESTS):
         return False
     try:
         return digest_file(out / line["label"]) == line["label_sha256"]

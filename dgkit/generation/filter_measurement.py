@@ -13,17 +13,21 @@ from dgkit.data.filtering import Judgement, judge, perceptual_hash
 from dgkit.data.generated import SceneFiles
 from dgkit.data.layouts import LAYOUTS
 from dgkit.data.manifest import Manifest
+from dgkit.data.pictures import reading
 from dgkit.errors import InputError
 from dgkit.labels import CLASSES, NUM_CLASSES
 from dgkit.progress import Advance
 from dgkit.segmenters.onnx import open_onnx_segmenter
 
+DIGESTS = ("image_sha256", "source_label_sha256", "image_reading")  # what a measurement is of
 CACHE_BYTES = 2**29  # of loss maps kept from measuring for filtering
 
 
 @dataclass(frozen=True, eq=False)
 class SceneMeasurement:
     """Digests, perceptual hash and judgement of a scene.
+
+    ``digests`` also holds :func:`~dgkit.data.pictures.reading` of the image if it is not empty.
 
     ``pixels`` int64 [19] and ``losses`` float64 [19] are those of :class:`~dgkit.data.filtering.Judgement`.
     """
@@ -53,7 +57,7 @@ class SceneMeasurement:
         pixels, losses = np.zeros(NUM_CLASSES, np.int64), np.zeros(NUM_CLASSES)
         for name, (count, loss) in line["classes"].items():
             pixels[CLASSES.index(name)], losses[CLASSES.index(name)] = count, loss
-        digests = {key: line[key] for key in ("image_sha256", "source_label_sha256")}
+        digests = {key: line[key] for key in DIGESTS if key in line}
         return cls(digests, int(line["hash"], 16), line["agreement"], line["mean_loss"], pixels, losses)
 
 
@@ -122,8 +126,10 @@ def measure_scenes(
     measured: list[SceneMeasurement] = []
     for scene in scenes:
         digests = dict(zip(("image_sha256", "source_label_sha256"), scene.digests(), strict=True))
+        if how := reading(scene.image):
+            digests["image_reading"] = how
         line = known.get(scene.id)
-        if line is not None and all(line[key] == value for key, value in digests.items()):
+        if line is not None and all(line.get(key) == digests.get(key) for key in DIGESTS):
             measured.append(SceneMeasurement.from_json(line))
         else:
             measured.append(judge.measure(scene, digests, keep_losses))

@@ -13,11 +13,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from PIL import Image
 
 from dgkit.data.generated import MANIFEST, SETTINGS
 from dgkit.data.listing import is_hidden
 from dgkit.data.manifest import Manifest
+from dgkit.data.pictures import picture_size, read_pixels
 from dgkit.data.records import Record, parse_record
 from dgkit.errors import InputError, OutputError
 from dgkit.files import digest_file, is_temporary, local_path, output_error, parse_json
@@ -229,9 +229,9 @@ def _decode(path: Path, size: tuple[int, int] | None = None) -> np.ndarray | Non
     An image that is not of ``size`` (width, height), if given, is not decoded: its array has no pixels.
     """
     try:
-        with Image.open(path) as opened:
-            return np.asarray(opened) if size in (None, opened.size) else np.empty(0, np.uint8)
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError):
+        other = size is not None and picture_size(path) != (size[1], size[0])
+        return np.empty(0, np.uint8) if other else read_pixels(path)
+    except InputError:
         return None
 
 

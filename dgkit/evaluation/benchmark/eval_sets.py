@@ -9,11 +9,11 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from dgkit.data.datasets import Dataset, Sample, open_dataset
+from dgkit.data.datasets import Dataset, Sample, describe_mismatch, open_dataset
 from dgkit.data.labelmap import find_encoding, label_size, read_label
 from dgkit.data.layouts import ALL, LAYOUTS
 from dgkit.data.listing import same_name, split_ending, walk
-from dgkit.data.pictures import read_picture
+from dgkit.data.pictures import picture_size, read_picture
 from dgkit.errors import InputError, LabelError, UsageError
 from dgkit.evaluation.benchmark.protocols import Protocol, fitted_size
 
@@ -122,10 +122,10 @@ def read_sample(dataset: str, sample: Sample) -> tuple[np.ndarray, np.ndarray]:
         raise BadSample(BadFile(dataset, kind, str(sample.label), error.message)) from error
     try:
         image = read_picture(Path(str(sample.image)))
-    except (InputError, Image.DecompressionBombError) as error:
-        raise BadSample(BadFile(dataset, DAMAGED, str(sample.image), str(error))) from error
+    except InputError as error:
+        raise BadSample(BadFile(dataset, DAMAGED, str(sample.image), error.message)) from error
     if image.shape[:2] != label.shape:
-        raise BadSample(_sizes(dataset, sample, label.shape, image.shape[:2]))
+        raise BadSample(_sizes(dataset, sample, label.shape))
     return image, label
 
 
@@ -159,16 +159,14 @@ def _check_headers(dataset: str, sample: Sample) -> BadFile | None:
     except LabelError as error:
         return BadFile(dataset, DAMAGED, str(sample.label), error.message)
     try:
-        with Image.open(sample.image) as picture:
-            width, height = picture.size
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-        return BadFile(dataset, DAMAGED, str(sample.image), f"{sample.image} cannot be read as an image: {error}")
-    return None if (height, width) == size else _sizes(dataset, sample, size, (height, width))
+        fits = picture_size(sample.image) == size
+    except InputError as error:
+        return BadFile(dataset, DAMAGED, str(sample.image), error.message)
+    return None if fits else _sizes(dataset, sample, size)
 
 
-def _sizes(dataset: str, sample: Sample, label: tuple[int, ...], image: tuple[int, ...]) -> BadFile:
-    message = f"{sample.label} is {label[1]}x{label[0]} but {sample.image} is {image[1]}x{image[0]}"
-    return BadFile(dataset, SIZES, str(sample.label), message)
+def _sizes(dataset: str, sample: Sample, label: tuple[int, ...]) -> BadFile:
+    return BadFile(dataset, SIZES, str(sample.label), describe_mismatch(sample, label))
 
 
 def _unlabelled(dataset: Dataset) -> list[BadFile]:

@@ -8,6 +8,7 @@ import numpy as np
 
 from dgkit.data.datasets import Sample
 from dgkit.data.manifest import Manifest
+from dgkit.data.pictures import reading
 from dgkit.errors import OutputError
 from dgkit.labels import NUM_CLASSES
 
@@ -63,7 +64,8 @@ def _stamp(sample: Sample) -> list[Any]:
     for path in (sample.image, sample.label):
         status = Path(str(path)).stat()
         found += [str(path), status.st_size, status.st_mtime_ns]
-    return found
+    how = reading(str(sample.image))
+    return [*found, how] if how else found  # as before for photographs that are read as stored
 
 
 def _differing(found: Any, wanted: dict[str, Any]) -> str:

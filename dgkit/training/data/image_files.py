@@ -12,13 +12,13 @@ from PIL import Image
 
 from dgkit.data.crops import CropBox
 from dgkit.data.listing import PHOTOGRAPHS, find_named, split_ending, walk
+from dgkit.data.pictures import picture_size, read_picture, reading
 from dgkit.errors import InputError
 from dgkit.files import parse_json
 from dgkit.training.data.captions import style_of
 from dgkit.training.data.feed import Example, LatentSource, Moments, WholeImage, check_grid, place_crop
 
 TEXT_KEYS = ("text", "caption", "prompt")
-_IMAGE_ERRORS = (OSError, SyntaxError, ValueError, Image.DecompressionBombError)
 
 
 @dataclass(frozen=True)
@@ -50,12 +50,7 @@ class ImageFiles:
 
     def shape(self, index: int, factor: float) -> tuple[int, int]:
         """Return (height, width) after rescaling; reads only the header."""
-        try:
-            with Image.open(self.paths[index]) as image:
-                width, height = image.size
-        except _IMAGE_ERRORS as error:
-            raise _unreadable(self.paths[index], error) from error
-        return scaled((height, width), factor)
+        return scaled(picture_size(self.paths[index]), factor)
 
     def cut(self, index: int, factor: float, box: CropBox) -> tuple[np.ndarray | None, Moments | None]:
         """Return the pixels uint8 [S, S, 3] and latents in ``box``, each ``None`` if not used."""
@@ -81,7 +76,8 @@ class ImageFiles:
             status = path.stat()
         except OSError as error:
             raise _unreadable(path, error) from error
-        return f"{path.absolute()} {status.st_size} {status.st_mtime_ns} {factor!r} {self.size}"
+        how = reading(path)
+        return f"{path.absolute()} {status.st_size} {status.st_mtime_ns} {factor!r} {self.size}" + f" {how}" * bool(how)
 
 
 class ImageFeed:
@@ -175,15 +171,11 @@ def read_image(path: Path, factor: float = 1.0) -> np.ndarray:
 
     Raises :class:`InputError` with the name of the file.
     """
-    try:
-        with Image.open(path) as file:
-            image = file.convert("RGB")
-    except _IMAGE_ERRORS as error:
-        raise _unreadable(path, error) from error
-    height, width = scaled((image.height, image.width), factor)
-    if (height, width) != (image.height, image.width):
-        image = image.resize((width, height), Image.Resampling.BILINEAR)
-    return np.asarray(image)
+    image = read_picture(path)
+    height, width = scaled(image.shape, factor)
+    if (height, width) == image.shape[:2]:
+        return image
+    return np.asarray(Image.fromarray(image).resize((width, height), Image.Resampling.BILINEAR))
 
 
 def scaled(shape: tuple[int, ...], factor: float) -> tuple[int, int]:
