@@ -13,7 +13,8 @@ from typing import Any
 from records import RESULTS, read_rows, study_parser, write_rows
 
 from dgkit.provenance import cpu_name, git_commit, version
-from dgkit.training.judge.judge_recipe import JudgeRecipe, JudgeScenes, SegmenterStage
+from dgkit.training.data.rendered_scenes import SceneCounts
+from dgkit.training.judge.judge_recipe import JudgeRecipe, SegmenterStage
 from dgkit.training.judge.judge_training import JudgeTraining
 from dgkit.world import ROLES
 
@@ -33,7 +34,7 @@ def main() -> None:
         roles=("source",),
         unseen=given.unseen,
         workers=given.workers,
-        source=JudgeScenes(zoom1=given.scenes, zoom2=0),
+        source=SceneCounts(zoom1=given.scenes, zoom2=0),
         segmenter=SegmenterStage(steps=given.steps, disturb=0.0),
     )
     scores: Any = JudgeTraining(given.work, recipe, show).run()["segmenter"]

@@ -9,7 +9,6 @@ from dgkit.training.data.rendered_scenes import SceneCounts, Zoom1, Zoom2
 from dgkit.training.diffusion.diffusion_recipes import ChromaWeight, GradientWeight, KlWeight
 from dgkit.training.loop.optimisation import Optimisation, Precision
 
-Crop = Annotated[int, Field(ge=32, description="side of the training crops, pixels")]
 EmptyPrompt = Annotated[float, Field(ge=0, le=1, description="share of captions to empty")]
 Zoom2Share = Annotated[float, Field(ge=0, le=1, description="share of samples from zoom-2 scenes")]
 
@@ -36,13 +35,18 @@ class CityStage(Optimisation):
     cuda_graph: bool = Field(True, description="on a GPU, replay each step as one CUDA graph")
 
 
-class VaeStage(CityStage):
-    """Autoencoder on square crops, with a weighted sum of L1, gradient, chroma and KL losses."""
+class PixelStage(CityStage):
+    """A stage on square crops of images."""
 
-    steps: int = 2500
     batch: int = 32
     ema: float = 0.995
-    crop: Crop = 128
+    crop: int = Field(128, ge=32, description="side of the training crops, pixels")
+
+
+class VaeStage(PixelStage):
+    """Autoencoder, with a weighted sum of L1, gradient, chroma and KL losses."""
+
+    steps: int = 2500
     gradient: GradientWeight = 0.5
     chroma: ChromaWeight = 0.5
     kl: KlWeight = 1e-4
@@ -83,14 +87,11 @@ class ControlNetStage(DiffusionStage):
     rare_class: float = Field(0.5, ge=0, le=1, description="share of crops drawn by rare class sampling")
 
 
-class DecoderStage(CityStage):
+class DecoderStage(PixelStage):
     """The decoder only, on latents with noise, such as a sampler leaves."""
 
     steps: int = Field(1500, ge=0, description="optimizer steps; 0 skips this stage")
-    batch: int = 32
     lr: float = 5e-4
-    ema: float = 0.995
-    crop: Crop = 128
     noise: float = Field(0.3, ge=0, description="maximum standard deviation of the noise on the whitened latents")
     gradient: GradientWeight = 0.5
     chroma: ChromaWeight = 0.5

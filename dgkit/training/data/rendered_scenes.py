@@ -56,8 +56,8 @@ class SceneCounts(Config):
     model's size shows what one tile of the sampler's second pass shows.
     """
 
-    zoom1: Zoom1
-    zoom2: Zoom2
+    zoom1: Zoom1 = 200
+    zoom2: Zoom2 = 40
 
     def sets(self, role: str, seed: int, height: int) -> list[SceneSet]:
         """Return the scenes at zoom 1 and, if there are any, at zoom 2."""

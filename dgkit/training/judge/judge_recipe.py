@@ -5,20 +5,19 @@ from typing import Annotated
 from pydantic import Field
 
 from dgkit.config import Config
-from dgkit.training.data.rendered_scenes import SceneCounts, Zoom1, Zoom2
+from dgkit.training.data.rendered_scenes import SceneCounts
 from dgkit.training.loop.optimisation import Optimisation, Precision
 
 Disturb = Annotated[float, Field(ge=0, le=1, description="probability of each disturbance: colour, blur, noise, JPEG")]
 
 
-class JudgeScenes(SceneCounts):
-    """Scenes of one role for the judge."""
+class JudgeStage(Optimisation):
+    """A stage of the judge, whose learning rate ends lower than usual."""
 
-    zoom1: Zoom1 = 200
-    zoom2: Zoom2 = 40
+    final_lr: float = 0.01
 
 
-class SegmenterStage(Optimisation):
+class SegmenterStage(JudgeStage):
     """The segmenter: weighted cross entropy on augmented crops."""
 
     steps: int = 3600
@@ -26,7 +25,6 @@ class SegmenterStage(Optimisation):
     lr: float = 3e-3
     warmup: int = 50
     decay: float = 0.6
-    final_lr: float = 0.01
     ema: float = 0.995
     precision: Precision = "bf16"
     crop: int = Field(192, ge=32, multiple_of=16, description="side of the training crops, pixels")
@@ -36,17 +34,14 @@ class SegmenterStage(Optimisation):
     disturb: Disturb = 0.35
 
 
-class StyleStage(Optimisation):
+class StyleStage(JudgeStage):
     """The style classifier: cross entropy on whole images."""
 
     steps: int = 500
-    batch: int = 16
     lr: float = 2e-3
     warmup: int = 30
     decay: float = 0.5
-    final_lr: float = 0.01
     ema: float = 0.98
-    precision: Precision = "fp32"
     disturb: Disturb = 0.4
 
 
@@ -59,8 +54,8 @@ class JudgeRecipe(Config):
     height: int = Field(256, ge=32, multiple_of=16, description="height of a zoom-1 scene, pixels")
     workers: int = Field(2, ge=1, description="rendering processes")
     roles: tuple[str, ...] | None = Field(None, description="roles of the city to train on; null: all")
-    prior: JudgeScenes = JudgeScenes(zoom1=800, zoom2=160)
-    source: JudgeScenes = JudgeScenes()
-    other: JudgeScenes = Field(JudgeScenes(zoom1=120, zoom2=24), description="scenes of every other role")
+    prior: SceneCounts = SceneCounts(zoom1=800, zoom2=160)
+    source: SceneCounts = SceneCounts()
+    other: SceneCounts = Field(SceneCounts(zoom1=120, zoom2=24), description="scenes of every other role")
     segmenter: SegmenterStage = SegmenterStage()
     styles: StyleStage = StyleStage()

@@ -22,11 +22,11 @@ from dgkit.labels import IGNORE
 from dgkit.progress import Progress, within
 from dgkit.prompts import STYLE_NAMES
 from dgkit.training.data.captions import style_of
-from dgkit.training.data.rendered_scenes import SceneCache, SceneSet, render_scenes
+from dgkit.training.data.rendered_scenes import SceneCache, SceneCounts, SceneSet, render_scenes
 from dgkit.training.judge.disturbed_crops import MEAN, STD, CropSampler, StyleSampler
 from dgkit.training.judge.judge_files import export
 from dgkit.training.judge.judge_networks import STYLE_SIZE, SegmenterNetwork, StyleNetwork
-from dgkit.training.judge.judge_recipe import JudgeRecipe, JudgeScenes
+from dgkit.training.judge.judge_recipe import JudgeRecipe
 from dgkit.training.loop.optimisation import Optimisation
 from dgkit.training.loop.task import Tensors, TrainingTask
 from dgkit.training.loop.trainer import fit
@@ -139,7 +139,7 @@ class JudgeTraining:
         return module.eval()
 
     def _scenes(self, role: str) -> list[SceneCache]:
-        counts: JudgeScenes = getattr(self.recipe, role if role in ("prior", "source") else "other")
+        counts: SceneCounts = getattr(self.recipe, role if role in ("prior", "source") else "other")
         sets = counts.sets(role, self.recipe.seed, self.recipe.height)
         return [self._render(f"{role}{zoom}", scenes) for zoom, scenes in enumerate(sets, 1)]
 

@@ -12,11 +12,11 @@ from dgkit.labels import CLASSES, IGNORE, NUM_CLASSES, PALETTE
 from dgkit.prompts import STYLE_NAMES
 from dgkit.segmenters.onnx import open_onnx_segmenter
 from dgkit.segmenters.style_classifier import StyleClassifier
-from dgkit.training.data.rendered_scenes import SceneCache, SceneSet
+from dgkit.training.data.rendered_scenes import SceneCache, SceneCounts, SceneSet
 from dgkit.training.judge import judge_training as judge
 from dgkit.training.judge.disturbed_crops import CropSampler, StyleSampler, disturb
 from dgkit.training.judge.judge_networks import SegmenterNetwork
-from dgkit.training.judge.judge_recipe import JudgeRecipe, JudgeScenes, SegmenterStage, StyleStage
+from dgkit.training.judge.judge_recipe import JudgeRecipe, SegmenterStage, StyleStage
 from dgkit.world import render
 
 pytest.importorskip("accelerate")
@@ -119,7 +119,7 @@ RECIPE = JudgeRecipe(
     height=HEIGHT,
     unseen=2,
     roles=("prior",),
-    prior=JudgeScenes(zoom1=12, zoom2=1),
+    prior=SceneCounts(zoom1=12, zoom2=1),
     segmenter=SegmenterStage(steps=3, batch=2, crop=32, warmup=1, checkpoint_every=2, precision="fp32"),
     styles=StyleStage(steps=3, batch=4, warmup=1, checkpoint_every=2),
 )
