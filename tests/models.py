@@ -41,6 +41,8 @@ def make_micro_model(
     import torch
     from diffusers import AutoencoderKL, ControlNetModel, UNet2DConditionModel
 
+    from dgkit.training.diffusion.model_files import PIPELINE_INDEX
+
     folder = Path(folder)
     width = 64 if text_time else 16
     with torch.random.fork_rng(devices=[]):
@@ -57,23 +59,20 @@ def make_micro_model(
         AutoencoderKL(**_vae_config(vae_factor, latent_channels, vae_attention)).save_pretrained(folder / "vae")
         _save_text(folder, width, text_length)
     _save_scheduler(folder, prediction_type, timestep_spacing, zero_snr)
-    _write_json(folder / "model_index.json", _model_index())
+    _write_json(folder / "model_index.json", PIPELINE_INDEX)
     if defaults is not None:
         _write_json(folder / "dgkit.json", defaults)
     return folder
 
 
 def _unet_config(latent_channels: int, sample_size: int, width: int, text_time: bool) -> dict[str, Any]:
+    from dgkit.diffusion.random_model import TINY_UNET
+
     return {
+        **TINY_UNET,
         "sample_size": sample_size,
         "in_channels": latent_channels,
         "out_channels": latent_channels,
-        "block_out_channels": (8, 16),
-        "down_block_types": ("CrossAttnDownBlock2D", "DownBlock2D"),
-        "up_block_types": ("UpBlock2D", "CrossAttnUpBlock2D"),
-        "layers_per_block": 1,
-        "norm_num_groups": 4,
-        "attention_head_dim": 2,
         "cross_attention_dim": width,
         "addition_embed_type": "text" if text_time else None,
     }
@@ -136,20 +135,6 @@ def _save_scheduler(folder: Path, prediction_type: str, timestep_spacing: str, z
     }
     (folder / "scheduler").mkdir(parents=True, exist_ok=True)
     _write_json(folder / "scheduler" / "scheduler_config.json", config)
-
-
-def _model_index() -> dict[str, Any]:
-    return {
-        "_class_name": "StableDiffusionPipeline",
-        "feature_extractor": [None, None],
-        "requires_safety_checker": False,
-        "safety_checker": [None, None],
-        "scheduler": ["diffusers", "DDIMScheduler"],
-        "text_encoder": ["transformers", "CLIPTextModel"],
-        "tokenizer": ["transformers", "CLIPTokenizer"],
-        "unet": ["diffusers", "UNet2DConditionModel"],
-        "vae": ["diffusers", "AutoencoderKL"],
-    }
 
 
 def _write_json(path: Path, value: dict[str, Any]) -> None:

@@ -76,7 +76,7 @@ _CITY_VAE: dict[str, Any] = {
     "mid_block_add_attention": False,
     "sample_size": 256,
 }
-_TINY_UNET: dict[str, Any] = {
+TINY_UNET: dict[str, Any] = {
     "sample_size": 8,
     "block_out_channels": (8, 16),
     "down_block_types": ("CrossAttnDownBlock2D", "DownBlock2D"),
@@ -110,7 +110,7 @@ _CONFIGS: dict[str, tuple[dict[str, Any], dict[str, Any], dict[str, Any], tuple[
         (8, 32, 64, 96),
     ),
     "tiny": (
-        _TINY_UNET,
+        TINY_UNET,
         _TINY_VAE,
         {
             "hidden_size": 16,

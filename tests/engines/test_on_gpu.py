@@ -15,8 +15,7 @@ from dgkit.engines.onnx_export import example_inputs
 from dgkit.engines.runner import DTYPES, BuildOptions, Network, Runner, runner_class
 from dgkit.engines.spec import NETWORKS
 from dgkit.engines.torch_runner import TorchRunner
-from dgkit.engines.trt_library import is_portable, load_library
-from dgkit.errors import MissingDependency
+from tests.engines.gpu_libraries import need_tensorrt
 from tests.models import random_networks
 
 pytestmark = pytest.mark.gpu
@@ -33,12 +32,7 @@ def need(engine: str) -> None:
         if "CUDAExecutionProvider" not in runtime.get_available_providers():
             pytest.skip("needs onnxruntime-gpu")
     if engine == "trt":
-        try:
-            library = load_library()
-        except MissingDependency as error:
-            pytest.skip(error.message)
-        if library.is_rtx and not is_portable(torch.device("cuda")):
-            pytest.skip("TensorRT-RTX is made for compute capability 8.x, 12.x and 7.5")
+        need_tensorrt()
 
 
 def network_of(name: str) -> Network:

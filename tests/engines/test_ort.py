@@ -42,14 +42,6 @@ def test_against_torch(folder: ModelFolder, name: str) -> None:
             assert error < 1e-4
 
 
-def test_vae_takes_images_of_any_size(folder: ModelFolder) -> None:
-    network = model_networks(folder)["vae_decoder"]
-    latents = torch.randn(1, 4, 16, 6, generator=torch.Generator().manual_seed(0))
-    with TorchRunner(network) as torch_runner, OrtRunner(network) as runner:
-        expected, found = torch_runner(latents=latents)["image"], runner(latents=latents)["image"]
-    assert found.shape == (1, 3, 128, 48) and relative_error(found.numpy(), expected.numpy()) < 1e-4
-
-
 @pytest.mark.parity
 def test_samples_the_same_image(micro_folder: Path) -> None:
     said: list[str] = []

@@ -5,9 +5,13 @@ import torch
 from torch import Tensor
 
 from dgkit.config import load_config
+from dgkit.diffusion.loading import model_networks
+from dgkit.diffusion.model_folder import ModelFolder
 from dgkit.engines.fake import FakeRunner
+from dgkit.engines.onnx_export import relative_error
 from dgkit.engines.runner import RUNNERS, BuildOptions, Runner, find_device, runner_class
 from dgkit.engines.spec import NETWORKS, network_spec
+from dgkit.engines.torch_runner import TorchRunner
 from dgkit.errors import EngineError, UsageError
 
 
@@ -122,3 +126,14 @@ def test_devices() -> None:
     if not torch.cuda.is_available():
         with pytest.raises(UsageError, match="no CUDA device"):
             find_device("cuda")
+
+
+@pytest.mark.parametrize(("engine", "library"), [("ort", "onnxruntime"), ("openvino", "openvino")])
+def test_vae_takes_images_of_any_size(folder: ModelFolder, engine: str, library: str) -> None:
+    for needed in (library, "onnxscript"):
+        pytest.importorskip(needed, reason=f"needs {needed}: pip install 'dgkit[cpu]'")
+    network = model_networks(folder)["vae_decoder"]
+    latents = torch.randn(1, 4, 16, 6, generator=torch.Generator().manual_seed(0))
+    with TorchRunner(network) as torch_runner, runner_class(engine)(network) as runner:
+        expected, found = torch_runner(latents=latents)["image"], runner(latents=latents)["image"]
+    assert found.shape == (1, 3, 128, 48) and relative_error(found.numpy(), expected.numpy()) < 1e-4

@@ -17,8 +17,9 @@ from dgkit.engines import compile_runner, machine, openvino_runner, trt_build
 from dgkit.engines.compile_runner import CompileRunner
 from dgkit.engines.onnx_export import graph_key
 from dgkit.engines.runner import BuildOptions
-from dgkit.engines.sidecar import SIDECAR, EngineKey, EngineSideCar, describe_files, read_sidecar, write_sidecar
+from dgkit.engines.sidecar import SIDECAR, EngineSideCar, describe_files, read_sidecar, write_sidecar
 from dgkit.engines.trt_library import TrtLibrary
+from tests.engines.stored import change
 
 GOLDEN = Path(__file__).parents[1] / "golden"
 CPU = torch.device("cpu")
@@ -79,12 +80,9 @@ def test_model_digests_never_change() -> None:
 
 @pytest.mark.golden
 def test_a_written_side_car_keeps_its_bytes(tmp_path: Path) -> None:
-    key = EngineKey(
-        network="denoiser",
-        weights="a" * 64,
+    key = change(
         dtype="fp16",
         shapes={"batch": "1,8,64", "height": 64},
-        graph={"opset": 18},
         backend="trt",
         backend_version="10.0",
         versions={"torch": "2.0"},

@@ -13,8 +13,8 @@ from dgkit.engines.onnx_export import example_inputs, relative_error
 from dgkit.engines.runner import BuildOptions, Network
 from dgkit.engines.torch_runner import TorchRunner
 from dgkit.engines.trt import TrtRunner
-from dgkit.engines.trt_library import is_portable, load_library
-from dgkit.errors import EngineError, MissingDependency
+from dgkit.errors import EngineError
+from tests.engines.gpu_libraries import need_tensorrt
 from tests.models import random_networks
 
 pytestmark = pytest.mark.gpu
@@ -22,12 +22,7 @@ pytestmark = pytest.mark.gpu
 
 @pytest.fixture(autouse=True)
 def _usable() -> None:
-    try:
-        library = load_library()
-    except MissingDependency as error:
-        pytest.skip(error.message)
-    if library.is_rtx and not is_portable(torch.device("cuda")):
-        pytest.skip("TensorRT-RTX is made for compute capability 8.x, 12.x and 7.5")
+    need_tensorrt()
 
 
 def runner_of(network: Network, **options: Any) -> TrtRunner:
