@@ -3,9 +3,12 @@
 Every command is a plain function in its own light module; torch is imported when a command runs, not for ``--help``.
 """
 
+import contextlib
+import errno
 import os
 import sys
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import typer
@@ -15,6 +18,7 @@ from dgkit.cli.bench import bench
 from dgkit.cli.build_engines import build_engines
 from dgkit.cli.check import check
 from dgkit.cli.common import BROKEN_PIPE, print_error, refuse_urls, stop_code
+from dgkit.cli.defects import occupy_closed_streams, report_defect
 from dgkit.cli.doctor import doctor
 from dgkit.cli.engines import engines
 from dgkit.cli.eval import evaluate
@@ -33,6 +37,7 @@ from dgkit.cli.train import train
 from dgkit.cli.verify import verify
 from dgkit.cli.world import world
 from dgkit.errors import DgkitError
+from dgkit.files import output_error
 from dgkit.processes import sigterm_raises
 
 # Typer uses click or, in newer versions, its own copy of click; only what Typer exports works with both.
@@ -85,13 +90,17 @@ def _root(
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run a command line (by default the program's own) and return its exit code.
 
-    0 success, 1 failure, 2 wrong command, 130 stopped by Ctrl-C, 143 by SIGTERM. User-fixable errors print two lines on
-    stderr, ``error:`` and ``hint:``; a traceback is a bug in dgkit.
+    0 success, 1 failure, 2 wrong command, 70 internal error, 130 stopped by Ctrl-C, 141 standard output was closed by
+    its reader, 143 stopped by SIGTERM. User-fixable errors print two lines on stderr, ``error:`` and ``hint:``. An
+    internal error is a bug in dgkit; its traceback is in a log file that the message names.
     """
+    occupy_closed_streams()
+    given = list(sys.argv[1:] if arguments is None else arguments)
     try:
-        given = sys.argv[1:] if arguments is None else list(arguments)
         refuse_urls(given)
         code = app(args=given, prog_name="dgkit", standalone_mode=False)
+        if sys.stdout is not None:
+            sys.stdout.flush()
     except DgkitError as error:
         print_error(error.message, error.hint)
         return error.exit_code
@@ -100,11 +109,32 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except (KeyboardInterrupt, typer.Abort) as error:
         print_error("stopped")
         return stop_code(error)
-    except BrokenPipeError:
+    except (OSError, SystemExit) as error:
+        return _failed_stream(error, given)
+    except MemoryError:
+        print_error("out of memory", "close other programs, or use smaller batches and fewer workers")
+        return 1
+    except Exception as error:
+        return report_defect(error, given)
+    return code if isinstance(code, int) else 0
+
+
+def _failed_stream(error: OSError | SystemExit, arguments: Sequence[str]) -> int:
+    """Return the exit code after an error of the system, or after click and rich have ended the program for one."""
+    broken = next((e for e in (error, error.__context__) if isinstance(e, OSError) and e.errno == errno.EPIPE), None)
+    if broken is not None:
         # The reader of stdout has closed it; without this the interpreter reports that once more at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return BROKEN_PIPE
-    return code if isinstance(code, int) else 0
+    if isinstance(error, SystemExit):
+        return error.code if isinstance(error.code, int) else int(error.code is not None)
+    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        with contextlib.suppress(OSError, AttributeError):  # what is left in the buffer cannot be written either
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        failure = output_error(Path(os.fsdecode(error.filename or "standard output")), error)
+        print_error(failure.message, failure.hint)
+        return failure.exit_code
+    return report_defect(error, arguments)
 
 
 def _explain(error: Any) -> int:

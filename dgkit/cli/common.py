@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 import typer
 
+from dgkit.errors import OutputError
+
 if TYPE_CHECKING:
     from rich.console import Console
     from rich.table import Table
@@ -31,6 +33,8 @@ def console() -> "Console":
 
 def print_json(value: Mapping[str, Any]) -> None:
     """Print data for other programs: one JSON object on stdout; bytes of names that are not UTF-8 become escapes."""
+    if sys.stdout is None:
+        raise OutputError("cannot print the result: standard output is closed", "send it to a file: > result.json")
     text = json.dumps(value, indent=2, ensure_ascii=False) + "\n"
     sys.stdout.write(text.encode("utf-8", "backslashreplace").decode())
     sys.stdout.flush()
@@ -38,6 +42,8 @@ def print_json(value: Mapping[str, Any]) -> None:
 
 def print_error(message: str, hint: str = "") -> None:
     """Print ``error: ...`` and ``hint: ...``, one line each; line breaks in the texts become spaces."""
+    if sys.stderr is None:
+        return
     sys.stderr.write(f"error: {' '.join(message.split())}\n")
     if hint:
         sys.stderr.write(f"hint: {' '.join(hint.split())}\n")

@@ -1,9 +1,11 @@
 """The ``dgkit`` command itself: start-up, help, exit codes."""
 
 import os
+import shlex
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from pathlib import Path
 from types import SimpleNamespace
@@ -19,6 +21,7 @@ from dgkit.errors import DgkitError, OutputError, UsageError
 from dgkit.generation.generate_config import GenerateConfig
 
 URL = "s3://bucket/x"
+ROOT = Path(__file__).resolve().parents[2]
 HEAVY = ("torch", "diffusers", "transformers", "cv2", "onnx", "onnxruntime", "numpy")
 
 
@@ -111,13 +114,80 @@ def test_errors_are_two_lines_and_an_exit_code(
     assert capsys.readouterr().err.splitlines() == lines
 
 
-def test_a_defect_shows_its_traceback(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_internal_error_is_reported_with_a_log_file(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
     def command(**kwargs: object) -> None:
-        raise ZeroDivisionError
+        raise ZeroDivisionError("a\nb")
+
+    monkeypatch.setenv("DGKIT_CACHE", str(tmp_path))
+    monkeypatch.setattr(app, "app", command)
+    assert main(["generate", "a b"]) == 70
+    (log,) = (tmp_path / "errors").iterdir()
+    error, hint = capsys.readouterr().err.splitlines()
+    assert error == f"error: internal error in dgkit {dgkit.__version__}: ZeroDivisionError: a b"
+    assert "please report" in hint and str(log) in hint
+    text = log.read_text()
+    assert "command: dgkit generate 'a b'" in text and "Traceback" in text and 'ZeroDivisionError("a\\nb")' in text
+
+
+def test_a_log_file_is_written_elsewhere_if_the_cache_is_not_writable(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    def command(**kwargs: object) -> None:
+        raise RecursionError
+
+    (tmp_path / "file").touch()
+    monkeypatch.setenv("DGKIT_CACHE", str(tmp_path / "file"))
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    monkeypatch.setattr(app, "app", command)
+    assert main(["generate"]) == 70
+    (log,) = tmp_path.glob("*.log")
+    assert str(log) in capsys.readouterr().err and "RecursionError" in log.read_text()
+
+
+def test_out_of_memory_is_no_internal_error(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def command(**kwargs: object) -> None:
+        raise MemoryError
 
     monkeypatch.setattr(app, "app", command)
-    with pytest.raises(ZeroDivisionError):
-        main(["generate"])
+    assert main(["generate"]) == 1
+    assert capsys.readouterr().err.startswith("error: out of memory\nhint: ")
+
+
+COMMANDS = ["engines list --json", "engines list", "stats --help", "--version"]
+
+
+def in_shell(line: str) -> tuple[int, str]:
+    """Exit code of the program on the left of a pipe, and what it said on stderr."""
+    dgkit = f"{shlex.quote(sys.executable)} -m dgkit"
+    script = line.replace("dgkit", dgkit, 1)
+    done = subprocess.run(["bash", "-c", script], capture_output=True, text=True, check=False, cwd=ROOT)
+    return done.returncode, done.stderr
+
+
+@pytest.mark.parametrize("words", COMMANDS)
+def test_a_reader_that_closes_the_pipe(words: str) -> None:
+    """``head`` may read nothing at all before it ends, so that the program's first byte fails."""
+    code, said = in_shell(f"dgkit {words} | (exec <&-; sleep 0.1); exit ${{PIPESTATUS[0]}}")
+    assert (code, said) == (141, "")
+
+
+@pytest.mark.parametrize("words", COMMANDS)
+def test_a_full_standard_output(words: str) -> None:
+    code, said = in_shell(f"dgkit {words} > /dev/full")
+    assert code == 1
+    error, _ = said.splitlines()
+    assert error == "error: cannot write standard output: the disk is full"
+
+
+def test_a_closed_standard_output(tmp_path: Path) -> None:
+    code, said = in_shell("dgkit engines list --json >&-")
+    assert code == 1 and said.splitlines()[0] == "error: cannot print the result: standard output is closed"
+    assert in_shell("dgkit engines list >&-") == (0, "")
+    assert in_shell("dgkit engines list --json >&- 2>&-")[0] == 1
 
 
 def stop(*arguments: object, **options: object) -> None:
