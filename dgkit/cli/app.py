@@ -12,12 +12,13 @@ from pathlib import Path
 from typing import Any
 
 import typer
+from typer.core import TyperGroup
 
 from dgkit import __version__
 from dgkit.cli.bench import bench
 from dgkit.cli.build_engines import build_engines
 from dgkit.cli.check import check
-from dgkit.cli.common import BROKEN_PIPE, print_error, refuse_urls, stop_code
+from dgkit.cli.common import BROKEN_PIPE, INTERRUPTED, print_error, refuse_urls, stop_code
 from dgkit.cli.defects import occupy_closed_streams, report_defect
 from dgkit.cli.doctor import doctor
 from dgkit.cli.engines import engines
@@ -43,8 +44,23 @@ from dgkit.processes import sigterm_raises
 # Typer uses click or, in newer versions, its own copy of click; only what Typer exports works with both.
 _WrongCommand: type[BaseException] = next(base for base in typer.BadParameter.__mro__ if base.__name__ == "UsageError")
 
+
+class _Commands(TyperGroup):
+    """The commands, of which a signal ends any with its own exit code; Typer has one for all."""
+
+    def invoke(self, ctx: Any) -> Any:
+        """Run the command that was parsed."""
+        with sigterm_raises():
+            try:
+                return super().invoke(ctx)
+            except KeyboardInterrupt as error:
+                print_error("stopped")
+                raise typer.Exit(stop_code(error)) from None
+
+
 app = typer.Typer(
     name="dgkit",
+    cls=_Commands,
     help="Label maps in, labelled street scenes in any weather out.",
     no_args_is_help=True,
     add_completion=False,
@@ -80,11 +96,9 @@ def _show_version(wanted: bool) -> None:
 
 @app.callback()
 def _root(
-    ctx: typer.Context,
     version: bool = typer.Option(False, "--version", callback=_show_version, is_eager=True, help="Show the version"),
 ) -> None:
     """Label maps in, labelled street scenes in any weather out."""
-    ctx.with_resource(sigterm_raises())
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -106,9 +120,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return error.exit_code
     except _WrongCommand as error:
         return _explain(error)
-    except (KeyboardInterrupt, typer.Abort) as error:
+    except (KeyboardInterrupt, typer.Abort):
         print_error("stopped")
-        return stop_code(error)
+        return INTERRUPTED
     except (OSError, SystemExit) as error:
         return _failed_stream(error, given)
     except MemoryError:

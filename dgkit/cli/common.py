@@ -110,10 +110,10 @@ def interruptible(message: str = "run the same command again to resume") -> Iter
 
 
 def stop_code(error: BaseException) -> int:
-    """Return the exit code of a command that a signal stopped; click raises Abort from the interrupt."""
+    """Return the exit code of a command that a signal stopped."""
     from dgkit.processes import Terminated
 
-    return TERMINATED if isinstance(error, Terminated) or isinstance(error.__context__, Terminated) else INTERRUPTED
+    return TERMINATED if isinstance(error, Terminated) else INTERRUPTED
 
 
 def refuse_urls(arguments: Sequence[str]) -> None:
