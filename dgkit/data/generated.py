@@ -5,6 +5,7 @@ less: the manifest lines may hold no more than an image and a label, and without
 and ``labels/`` will do.
 """
 
+import reprlib
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -18,7 +19,7 @@ from dgkit.config import read_recipe
 from dgkit.data import manifest
 from dgkit.data.datasets import Sample, labels_folder, read_pair
 from dgkit.data.listing import PHOTOGRAPHS, find_named, same_name, split_ending, walk
-from dgkit.data.records import names_own_files
+from dgkit.data.records import line_fault, names_own_files
 from dgkit.errors import InputError
 from dgkit.files import digest_file, local_path
 from dgkit.prompts import NO_STYLE
@@ -134,15 +135,16 @@ def open_generated(path: Path | str, *, partial: bool = False, filtered: bool = 
             f"dgkit generate {path} makes one",
         )
     settings = read_recipe(path / SETTINGS)
-    lines = manifest.read(path / MANIFEST)
-    records = sorted(lines, key=lambda line: (line.get("index", -1), str(line.get("id"))))
+    lines = [_with_slashes(line) for line in manifest.read(path / MANIFEST)]
     again = f"dgkit generate {path} --recipe {path / SETTINGS}"
-    for record in records:
-        if not record.keys() >= _KEYS or not names_own_files(record, "image", "label"):
+    for record in lines:
+        if (fault := line_fault(record)) or not record.keys() >= _KEYS or not names_own_files(record, "image", "label"):
             raise InputError(
-                f"{path / MANIFEST}: the line of {record.get('id')!r} does not describe a scene of this folder",
+                f"{path / MANIFEST}: the line of {reprlib.repr(record.get('id'))} does not describe a scene of this "
+                f"folder{fault and f' ({fault})'}",
                 f"{again} repairs the manifest",
             )
+    records = sorted(lines, key=lambda line: (line["index"], line["id"]))
     wanted = None if settings.get("shard") else settings.get("count")  # a shard has fewer than its settings say
     if not records or (not partial and isinstance(wanted, int) and len(records) < wanted):
         raise InputError(f"{path} holds {len(records)} of {settings.get('count')} scenes", f"{again} makes the rest")
@@ -151,7 +153,7 @@ def open_generated(path: Path | str, *, partial: bool = False, filtered: bool = 
 
 
 def _with_filtered_labels(folder: GeneratedFolder) -> GeneratedFolder:
-    kept = {line.get("id"): line for line in _read_filtered(folder.path)}
+    kept = {str(line.get("id")): line for line in _read_filtered(folder.path)}
     records = tuple(
         {
             **record,
@@ -174,7 +176,7 @@ def find_agreement(folder: GeneratedFolder) -> list[float | None] | None:
     """
     paths = [folder.path / FILTERED / name for name in (MEASURED, MANIFEST)]
     lines = (line for path in paths for line in manifest.read(path))
-    filtered = {line.get("id"): line.get("agreement") for line in lines if "agreement" in line}
+    filtered = {str(line.get("id")): line.get("agreement") for line in lines if "agreement" in line}
     values = [_share(record.get("agreement", filtered.get(record["id"]))) for record in folder.records]
     return values if any(value is not None for value in values) else None
 
@@ -255,7 +257,17 @@ def _nothing_kept(folder: Path) -> InputError:
     )
 
 
+def _with_slashes(line: Line) -> Line:
+    """Return a manifest line of Windows with slashes in its paths."""
+    paths = {key: line[key].replace("\\", "/") for key in ("image", "label", "vis") if isinstance(line.get(key), str)}
+    return {**line, **paths}
+
+
 def _scene(folder: Path, line: Line, where: str) -> SceneFiles:
+    if isinstance(line.get("id"), int):
+        line = {**line, "id": str(line["id"])}
+    if fault := line_fault(line):
+        raise InputError(f"{where}: {fault}", "correct the manifest, or restore it from a copy")
     try:
         image, label = find_named(folder, line["image"]), find_named(folder, line["label"])
         crop = tuple(line["crop"]) if line.get("crop") else None

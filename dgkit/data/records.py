@@ -1,10 +1,15 @@
 """The record of a generated image, one line of ``manifest.jsonl``, and the names of its files."""
 
-from collections.abc import Mapping
+import os
+import re
+import reprlib
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
 from pydantic import TypeAdapter
+
+MAX_NAME = 200  # bytes of an id: file systems allow 255 for a name, and endings follow
 
 
 @dataclass(frozen=True)
@@ -92,10 +97,69 @@ def parse_record(line: Mapping[str, Any]) -> Record | None:
     return record if names_own_files(line, "image", "label", "vis") else None
 
 
+def line_fault(line: Mapping[str, Any]) -> str:
+    """Return what is wrong with the values of a manifest line that describes a scene, empty if nothing is.
+
+    Only keys that are there are checked; ``crop`` may be None.
+    """
+    for key, (allowed, kind) in _VALUES.items():
+        if key in line and not allowed(line[key]):
+            return f"{key} is {reprlib.repr(line[key])}, not {kind}"
+    return ""
+
+
+def _is_text(value: Any) -> bool:
+    """Return whether ``value`` is a string that can be written and displayed: no lone surrogates, no NUL."""
+    return isinstance(value, str) and "\0" not in value and not any("\ud800" <= c <= "\udfff" for c in value)
+
+
+def _is_name(value: Any) -> bool:
+    return _is_text(value) and 0 < len(value.encode()) <= MAX_NAME
+
+
+def _is_path(value: Any) -> bool:
+    """Return whether ``value`` can be the path of a file, whose bytes need not be UTF-8."""
+    try:
+        parts = re.split(rb"[/\\]", os.fsencode(value))
+    except (TypeError, UnicodeEncodeError):
+        return False
+    return isinstance(value, str) and value != "" and "\0" not in value and max(map(len, parts)) <= 255
+
+
+def _is_whole(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and -(2**63) <= value < 2**63
+
+
+def _is_crop(value: Any) -> bool:
+    return value is None or (isinstance(value, list) and len(value) == 4 and all(map(_is_whole, value)))
+
+
+def _is_digest(value: Any) -> bool:
+    return value is None or (isinstance(value, str) and re.fullmatch("[0-9a-f]{64}", value) is not None)
+
+
+_TEXT, _PATH, _DIGEST = (_is_text, "a text"), (_is_path, "a path"), (_is_digest, "a SHA-256 in hexadecimal")
+_VALUES: dict[str, tuple[Callable[[Any], bool], str]] = {
+    "id": (_is_name, f"a text of 1 to {MAX_NAME} bytes"),
+    "index": (_is_whole, "an integer"),
+    "image": _PATH,
+    "label": _PATH,
+    "source": _TEXT,
+    "class": (lambda value: value is None or _is_text(value), "a text"),
+    "crop": (_is_crop, "four integers"),
+    "prompt": _TEXT,
+    "style": _TEXT,
+    "seed": (_is_whole, "an integer of 64 bits"),
+    "image_sha256": _DIGEST,
+    "label_sha256": _DIGEST,
+}
+
+
 def names_own_files(line: Mapping[str, Any], *kinds: str) -> bool:
     """Return whether a manifest line names the files of its own id: an edited line must not point elsewhere."""
     image_id = line.get("id")
-    if not isinstance(image_id, str) or "/" in image_id:
+    if not _is_name(image_id) or "/" in str(image_id):
         return False
+    assert isinstance(image_id, str)
     names = file_names(image_id)
     return all(line.get(kind) == names[kind] for kind in kinds)

@@ -63,6 +63,41 @@ def test_a_line_that_names_other_files_is_refused(tmp_path: Path, key: str, valu
         open_generated(out)
 
 
+def rewrite_line(out: Path, key: str, text: str) -> None:
+    """Give the only line of a manifest another value, as JSON text."""
+    line = json.loads((out / "manifest.jsonl").read_text())
+    values = [f"{json.dumps(name)}: {text if name == key else json.dumps(value)}" for name, value in line.items()]
+    (out / "manifest.jsonl").write_text("{" + ", ".join(values) + "}\n")
+
+
+@pytest.mark.parametrize(
+    ("key", "text"),
+    [
+        ("seed", "1e999"), ("seed", "NaN"), ("seed", '"1"'), ("seed", str(2**64)), ("index", "1.5"), ("index", '"0"'),
+        ("prompt", r'"\ud800"'), ("prompt", "[1]"), ("id", '"' + "a" * 300 + '"'), ("id", r'"a\u0000b"'), ("id", '""'),
+        ("crop", "[NaN, 0, 1, 1]"), ("crop", "[1, 2, 3]"), ("crop", "{}"), ("class", "7"), ("style", "null"),
+        ("image", r'"images/a\u0000.png"'), ("label", "12"), ("image", '"' + "a" * 300 + '"'), ("image_sha256", '"x"'),
+        ("source", "[" * 5000 + "]" * 5000),
+    ],
+    ids=lambda value: value[:12],
+)  # fmt: skip
+def test_values_of_the_wrong_kind_are_refused(tmp_path: Path, key: str, text: str) -> None:
+    out = make_generated(tmp_path / "out", 1)
+    rewrite_line(out, key, text)
+    for read in (open_generated, list_scenes):
+        with pytest.raises(InputError, match=r"manifest\.jsonl") as caught:
+            read(out)
+        assert len(caught.value.message) < 600
+
+
+def test_a_manifest_of_windows(tmp_path: Path) -> None:
+    out = make_generated(tmp_path / "out", 1)
+    before = open_generated(out).records, list_scenes(out)
+    for key in ("image", "label", "vis"):
+        rewrite_line(out, key, json.dumps(before[0][0][key].replace("/", "\\")))
+    assert (open_generated(out).records, list_scenes(out)) == before
+
+
 def test_scenes_of_a_manifest(generated: Path) -> None:
     scenes = list_scenes(generated)
     assert [scene.style for scene in scenes] == [make_job(index).style for index in range(7)]
