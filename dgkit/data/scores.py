@@ -13,15 +13,18 @@ Absent = Literal["skip", "zero"]
 """What the IoU of a class that was predicted but occurs in no label is: nan ("skip") or 0 ("zero")."""
 
 
-def confusion(label: np.ndarray, prediction: np.ndarray) -> np.ndarray:
+def confusion(label: np.ndarray, prediction: np.ndarray, *, void: bool = False) -> np.ndarray:
     """Return the confusion matrix, int64 [19,19]: pixels labelled as the class of the row, predicted as the column's.
 
     Both arguments are uint8 [H,W] train ids. Pixels that ``label`` ignores do not count; ``prediction`` must hold ids
-    0..18 only.
+    0..18 only. With ``void`` it may also hold 255 (none of the classes), and a 20th column counts these pixels: they
+    are misses of the labelled class and false positives of none, as in mmsegmentation.
     """
+    columns = NUM_CLASSES + void
     known = label < NUM_CLASSES
-    pairs = label[known].astype(np.int64) * NUM_CLASSES + prediction[known]
-    return np.bincount(pairs, minlength=NUM_CLASSES**2).reshape(NUM_CLASSES, NUM_CLASSES)
+    predicted = np.minimum(prediction[known], NUM_CLASSES) if void else prediction[known]
+    pairs = label[known].astype(np.int64) * columns + predicted
+    return np.bincount(pairs, minlength=NUM_CLASSES * columns).reshape(NUM_CLASSES, columns)
 
 
 def class_iou(matrix: np.ndarray, absent: Absent = "skip") -> np.ndarray:
@@ -29,11 +32,12 @@ def class_iou(matrix: np.ndarray, absent: Absent = "skip") -> np.ndarray:
 
     A class that was neither labelled nor predicted is nan. For one that was predicted but is in no label ``absent``
     decides: "skip" gives nan as in cityscapesScripts (evalPixelLevelSemanticLabeling.py), "zero" gives 0 as in
-    mmsegmentation (iou_metric.py). In both, the union counts false positives on labelled pixels.
+    mmsegmentation (iou_metric.py). In both, the union counts false positives on labelled pixels. ``matrix`` may have
+    the 20th column of :func:`confusion`.
     """
     hits = np.diag(matrix).astype(np.float64)
     rows = matrix.sum(1)
-    union = rows + matrix.sum(0) - hits
+    union = rows + matrix.sum(0)[: len(hits)] - hits
     known = rows > 0 if absent == "skip" else union > 0
     return np.divide(hits, union, out=np.full(len(hits), np.nan), where=known)
 

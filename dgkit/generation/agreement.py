@@ -64,16 +64,16 @@ class AgreementCheck:
         return dataclasses.replace(job, seed=attempt_seed(self._seed, job.index, attempt))
 
     def _better(self, before: GeneratedImage | None, job: Job, result: "SceneResult") -> GeneratedImage:
-        agreement = self.agreement(result.image, job.label)
+        agreement = self.agreement(result.image, job.label, job.id)
         attempts = (*(before.attempts if before else ()), Attempt(job.seed, agreement))
         if before is not None and _rank(agreement) <= max(_rank(earlier.agreement) for earlier in before.attempts):
             return dataclasses.replace(before, attempts=attempts)
         accepted = self._required is None or agreement is None or agreement >= self._required
         return GeneratedImage(job, result, attempts, accepted)
 
-    def agreement(self, image: np.ndarray, label: np.ndarray) -> float | None:
+    def agreement(self, image: np.ndarray, label: np.ndarray, name: str = "the image") -> float | None:
         """Return the share of pixels of uint8 [H,W,3] RGB classified as in uint8 [H,W]; None if no pixel counts."""
-        return judge(self._segmenter.image_logits(image), self._segmenter.classes, label).agreement
+        return judge(self._segmenter.image_logits(image, name), self._segmenter.classes, label).agreement
 
 
 def judge_digest(path: Path) -> str:

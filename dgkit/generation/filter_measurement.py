@@ -84,17 +84,17 @@ class SceneJudge:
         self._losses: dict[Path, np.ndarray] = {}
         self._free_bytes = CACHE_BYTES
 
-    def judge(self, image: np.ndarray, label: np.ndarray) -> Judgement:
+    def judge(self, image: np.ndarray, label: np.ndarray, name: str = "the image") -> Judgement:
         """Compare uint8 [H,W,3] RGB with uint8 [H,W] train ids; without a segmenter every loss is nan."""
         if self._segmenter is None:
             unknown = np.full(label.shape, np.nan, np.float32)
             return Judgement(unknown, np.zeros(NUM_CLASSES, np.int64), np.zeros(NUM_CLASSES), None)
-        return judge(self._segmenter.image_logits(image), self._segmenter.classes, label)
+        return judge(self._segmenter.image_logits(image, name), self._segmenter.classes, label)
 
     def measure(self, scene: SceneFiles, digests: dict[str, str], keep_loss: bool) -> SceneMeasurement:
         """Read and judge a scene; ``keep_loss`` caches its loss for :meth:`loss`, up to :data:`CACHE_BYTES`."""
         pixels = scene.read()
-        found = self.judge(pixels.image, pixels.label)
+        found = self.judge(pixels.image, pixels.label, str(scene.image))
         if keep_loss and found.loss.nbytes <= self._free_bytes:
             self._losses[scene.label] = found.loss
             self._free_bytes -= found.loss.nbytes
@@ -105,7 +105,9 @@ class SceneJudge:
         """Return (label uint8 [H,W], loss float32 [H,W]) of a scene."""
         pixels = scene.read()
         cached = self._losses.pop(scene.label, None)
-        return pixels.label, self.judge(pixels.image, pixels.label).loss if cached is None else cached
+        if cached is None:
+            cached = self.judge(pixels.image, pixels.label, str(scene.image)).loss
+        return pixels.label, cached
 
 
 def measure_scenes(

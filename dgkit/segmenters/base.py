@@ -51,9 +51,12 @@ class ModuleSource:
 class Segmenter(ABC):
     """A network that labels images with the 19 classes, used as ``with segmenter: segmenter.logits(images)``.
 
-    ``classes``: uint8 [K], the train id of each channel of the logits. ``notes``: sentences for the user on what was
-    assumed or is not used.
+    ``classes``: uint8 [K], the train id of each channel of the logits, 255 for a channel that counts class numbers of
+    none of the classes. ``output``: name of the output with the logits or class numbers. ``notes``: sentences for the
+    user on what was assumed or is not used.
     """
+
+    output = "logits"
 
     def __init__(
         self,
@@ -85,6 +88,14 @@ class Segmenter(ABC):
         """
         values = images.to(self.device).float().sub_(self._mean).div_(self._std)
         return self._run(values)
+
+    def check_finite(self, logits: Tensor, images: Sequence[str]) -> None:
+        """Raise EngineError, naming the first of ``images`` whose ``logits``, float [B,...], hold NaN or infinity."""
+        if bool(logits.sum().isfinite()):  # much faster than a test of each value
+            return
+        for image, values in zip(images, logits, strict=True):
+            if not bool(values.isfinite().all()):
+                raise not_finite(self.path, self.output, image)
 
     def close(self) -> None:
         """Release the network."""
@@ -185,3 +196,11 @@ class ModuleSegmenter(Segmenter):
 
     def _digest(self) -> str:
         return hashlib.sha256(f"{self.source.digest} {self._keep}".encode()).hexdigest()
+
+
+def not_finite(path: Path, output: str, image: str) -> EngineError:
+    """Return the error for an output that holds NaN or infinity for ``image``."""
+    return EngineError(
+        f"{path}: output {output!r} is NaN or infinite for {image}",
+        "the weights are damaged, or their precision is too low: use fp32",
+    )

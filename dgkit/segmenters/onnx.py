@@ -10,10 +10,11 @@ from torch import Tensor
 from torch.nn import functional
 
 from dgkit.errors import InputError, UsageError
-from dgkit.labels import CLASSES
+from dgkit.labels import CLASSES, IGNORE
 from dgkit.resources import usable_cores
-from dgkit.segmenters.base import Segmenter
+from dgkit.segmenters.base import Segmenter, not_finite
 from dgkit.segmenters.class_names import match_classes
+from dgkit.segmenters.onnx_output import choose_output, list_maps
 from dgkit.segmenters.onnx_session import ONNX_ENGINES, open_session
 from dgkit.segmenters.segmenter_sidecar import read_segmenter_sidecar, sidecar_path
 
@@ -31,8 +32,10 @@ class Prediction:
 class OnnxSegmenter(Segmenter):
     """A network with one input image [N,3,H,W] and an output map.
 
-    The map holds logits [N,C,h,w] of any stride, or class numbers [N,H,W] or [N,1,H,W]. The YAML side-car is described
-    by :class:`~dgkit.segmenters.segmenter_sidecar.SegmenterSideCar`.
+    The map holds logits [N,C,h,w] of any stride, or class numbers [N,H,W] or [N,1,H,W];
+    :func:`~dgkit.segmenters.onnx_output.choose_output` chooses it among several. The YAML side-car is described by
+    :class:`~dgkit.segmenters.segmenter_sidecar.SegmenterSideCar`. Class numbers of named classes that are none of the
+    19, such as void, become 255.
 
     :meth:`logits` serves ``dgkit eval``: batches of windows, normalized and resized by PyTorch, padded to a fixed input
     size. :meth:`image_logits` and :meth:`predict` serve ``dgkit quality``, ``dgkit filter`` and the judge of
@@ -60,14 +63,20 @@ class OnnxSegmenter(Segmenter):
         self._keep = self._match.channels
         self._session = open_session(path, engine, device, threads=threads or torch.get_num_threads(), tf32=tf32)
         self.engine, self.digest = engine, self._session.digest
+        chosen = choose_output(path, self._session.outputs, self.sidecar, len(self._names))
+        self.output = chosen.name
+        self._several = len(list_maps(self._session.outputs, self.sidecar)) > 1
+        self._numbers = chosen.is_numbers(len(self._names))
+        # Void is a prediction of its own for class numbers; in logits, the best of the 19 classes wins.
+        void = [IGNORE] if self._numbers and self._match.others else []
         super().__init__(
             path,
             "ONNX",
-            self._match.train_ids,
+            np.array([*self._match.train_ids, *void], np.uint8),
             self.sidecar.mean,
             self.sidecar.std,
             self._session.device,
-            self._match.notes(),
+            self._notes(),
         )
 
     @property
@@ -89,8 +98,18 @@ class OnnxSegmenter(Segmenter):
         }
 
     def reading(self) -> dict[str, Any]:
-        """Return how the outputs are read, which scores depend on: the side-car, and names of classes that vary."""
-        return {"sidecar": self.sidecar.model_dump(mode="json"), **self._match.facts()}
+        """Return how the outputs are read, which scores depend on.
+
+        That is the side-car, the output if there are several maps, and names of classes that are spelled otherwise.
+        """
+        output = {"output": self.output} if self._several else {}
+        return {"sidecar": self.sidecar.to_json(), **output, **self._match.facts()}
+
+    def _notes(self) -> tuple[str, ...]:
+        others = [o.name for o in list_maps(self._session.outputs, self.sidecar) if o.name != self.output]
+        if not others or self.sidecar.output is not None:
+            return self._match.notes()
+        return (f"output {self.output!r} is read, not {', '.join(map(repr, others))}", *self._match.notes())
 
     # Batches of windows
 
@@ -102,7 +121,7 @@ class OnnxSegmenter(Segmenter):
         step = self._session.shape[0] or len(values)
         images = values.cpu().numpy()
         parts = [images[start : start + step] for start in range(0, len(images), step)]
-        logits = torch.cat([self._votes(self._map(part)) for part in parts]).to(self.device)
+        logits = torch.cat([self._votes(self._map(part)[0]) for part in parts]).to(self.device)
         if logits.shape[-2:] != values.shape[-2:]:
             logits = functional.interpolate(logits, size=values.shape[-2:], mode="bilinear", align_corners=False)
         return logits[..., :height, :width]
@@ -122,40 +141,62 @@ class OnnxSegmenter(Segmenter):
     def _votes(self, found: np.ndarray) -> Tensor:
         """Return float32 [N,K,h,w]: logits of the known classes, or 1 for the class of a pixel and 0 for the others.
 
-        Where windows overlap, class numbers thus count as one vote each.
+        Where windows overlap, class numbers thus count as one vote each. NaN and infinity remain, also in votes.
         """
         if found.ndim == 4:
             self._check_channels(found.shape[1])
             logits = torch.from_numpy(found).float()
             return logits if len(self._keep) == len(self._names) else logits[:, self._keep]
-        numbers = torch.from_numpy(found.astype(np.int64))
-        votes = (numbers[:, None] == torch.tensor(self._keep).view(1, -1, 1, 1)).float()
-        unknown = ~votes.any(1)
-        if bool(unknown.any()):
-            raise self._unknown_numbers(numbers[unknown].numpy())
+        finite = np.isfinite(found)
+        ids = torch.from_numpy(self._train_ids(np.where(finite, found, self._keep[0])))
+        votes = (ids[:, None] == torch.from_numpy(self.classes).view(1, -1, 1, 1)).float()
+        if not finite.all():
+            votes.masked_fill_(torch.from_numpy(~finite)[:, None], torch.nan)
         return votes
+
+    def _train_ids(self, numbers: np.ndarray) -> np.ndarray:
+        """Return the train id of each class number, uint8; 255 for a named class that is none of the 19."""
+        whole = numbers.astype(np.int64)
+        if whole.dtype != numbers.dtype and not np.array_equal(whole, numbers):
+            value = numbers[whole != numbers].flat[0]
+            raise InputError(
+                f"{self.path}: output {self.output!r} holds values such as {value:.4g}, not class numbers",
+                f"name the output of the prediction with 'output: NAME' in {sidecar_path(self.path)}",
+            )
+        if whole.min(initial=0) < 0 or whole.max(initial=0) >= len(self._names):
+            raise self._unknown_numbers(whole[(whole < 0) | (whole >= len(self._names))])
+        table = np.full(len(self._names), IGNORE, np.uint8)
+        table[self._keep] = self._match.train_ids
+        return table[whole]
 
     # Single images
 
-    def image_logits(self, image: np.ndarray) -> np.ndarray:
+    def image_logits(self, image: np.ndarray, name: str = "the image") -> np.ndarray:
         """Return logits float32 [K,H,W] of ``image``, uint8 [H,W,3] RGB; channel k stands for train id ``classes[k]``.
 
-        Raises EngineError, and InputError if the network gives class numbers instead of logits.
+        ``name`` is for messages. Raises EngineError, also for logits that are not finite, and InputError if the network
+        gives class numbers instead of logits.
         """
         resized, padded = self._fit(image)
-        found = self._map(self.sidecar.normalize(padded))[0]
+        found = self._map(self.sidecar.normalize(padded))[0][0]
         if found.ndim == 2:
             raise InputError(f"{self.path} gives class numbers, but logits are needed", "export it without argmax")
-        logits = _resize_logits(self._known_channels(found), padded.shape[:2])
+        logits = _resize_logits(self._known_channels(found, name), padded.shape[:2])
         height, width = resized.shape[:2]
         return _resize_logits(logits[:, :height, :width], image.shape[:2]).astype(np.float32, copy=False)
 
-    def predict(self, image: np.ndarray) -> Prediction:
-        """Segment ``image``, uint8 [H,W,3] RGB of any size. Raises EngineError or InputError."""
+    def predict(self, image: np.ndarray, name: str = "the image") -> Prediction:
+        """Segment ``image``, uint8 [H,W,3] RGB of any size; ``name`` is for messages.
+
+        Raises EngineError, also for outputs that are not finite, or InputError.
+        """
         resized, padded = self._fit(image)
-        outputs = self._session.run(self.sidecar.normalize(padded))
-        features = outputs[self.sidecar.features][0].ravel() if self.sidecar.features else None
-        label = self._label(self._choose_map(outputs)[0], padded.shape[:2])
+        wanted = [self.sidecar.features] if self.sidecar.features else []
+        found, *others = self._map(self.sidecar.normalize(padded), *wanted)
+        features = others[0][0].ravel() if others else None
+        if features is not None and not np.isfinite(features).all():
+            raise not_finite(self.path, str(self.sidecar.features), name)
+        label = self._label(found[0], padded.shape[:2], name)
         height, width = resized.shape[:2]
         label = _resize_label(label[:height, :width], image.shape[:2])
         return Prediction(np.ascontiguousarray(label), features)
@@ -177,27 +218,26 @@ class OnnxSegmenter(Segmenter):
         ]
         return image, np.pad(image, (*padding, (0, 0)), mode="edge")
 
-    def _label(self, found: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
+    def _label(self, found: np.ndarray, shape: tuple[int, ...], name: str) -> np.ndarray:
         """Return uint8 train ids of ``shape`` for logits [C,h,w] or class numbers [h,w]."""
         if found.ndim == 3:
-            return self.classes[_resize_logits(self._known_channels(found), shape).argmax(0)]
-        numbers = _resize_label(found.astype(np.int32), shape)
-        known = np.isin(numbers, self._keep)
-        if not known.all():
-            raise self._unknown_numbers(numbers[~known])
-        table = np.zeros(len(self._names), np.uint8)
-        table[self._keep] = self.classes
-        return table[numbers]
+            return self.classes[_resize_logits(self._known_channels(found, name), shape).argmax(0)]
+        if not np.isfinite(found).all():
+            raise not_finite(self.path, self.output, name)
+        return _resize_label(self._train_ids(found), shape)
 
-    def _known_channels(self, found: np.ndarray) -> np.ndarray:
+    def _known_channels(self, found: np.ndarray, name: str) -> np.ndarray:
         self._check_channels(len(found))
-        return found[self._keep]
+        known = found[self._keep]
+        if not np.isfinite(known).all():
+            raise not_finite(self.path, self.output, name)
+        return known
 
     # Both
 
     def check_features(self) -> None:
         """Raise InputError if the side-car names an output for ``features`` that the file does not have."""
-        wanted, outputs = self.sidecar.features, self._session.outputs
+        wanted, outputs = self.sidecar.features, [output.name for output in self._session.outputs]
         if wanted and wanted not in outputs:
             sidecar = sidecar_path(self.path)
             raise InputError(
@@ -209,19 +249,20 @@ class OnnxSegmenter(Segmenter):
     def _multiple(self) -> int:
         return self.sidecar.multiple_of or DEFAULT_MULTIPLE
 
-    def _map(self, images: np.ndarray) -> np.ndarray:
-        """Return the output map of normalized float32 [N,3,H,W]: logits [N,C,h,w] or class numbers [N,h,w]."""
-        return self._choose_map(self._session.run(images))[: len(images)]
+    def _map(self, images: np.ndarray, *others: str) -> list[np.ndarray]:
+        """Return the map of normalized float32 [N,3,H,W], then the outputs ``others``.
 
-    def _choose_map(self, outputs: dict[str, np.ndarray]) -> np.ndarray:
-        maps = [value for name, value in outputs.items() if value.ndim >= 3 and name != self.sidecar.features]
-        if not maps:
+        The map is logits [N,C,h,w] or class numbers [N,h,w].
+        """
+        found, *rest = (value[: len(images)] for value in self._session.run(images, [self.output, *others]))
+        if found.ndim not in (3, 4):
             raise InputError(
-                f"{self.path} has the outputs {', '.join(outputs)}; none is a map of logits or class numbers",
+                f"{self.path}: output {self.output!r} is {list(found.shape)}; allowed: logits [N,C,h,w], class numbers "
+                "[N,h,w] or [N,1,h,w]",
                 "choose the ONNX file of a segmenter",
             )
-        first = maps[0]
-        return first[:, 0] if first.ndim == 4 and first.shape[1] == 1 else first
+        flat = found.ndim == 4 and found.shape[1] == 1 and (self._numbers or len(self._names) > 1)
+        return [found[:, 0] if flat else found, *rest]
 
     def _check_channels(self, count: int) -> None:
         if count != len(self._names):

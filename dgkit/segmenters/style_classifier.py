@@ -8,6 +8,7 @@ from dgkit.data.pictures import centre_square
 from dgkit.errors import InputError
 from dgkit.prompts import STYLE_NAMES
 from dgkit.resources import usable_cores
+from dgkit.segmenters.base import not_finite
 from dgkit.segmenters.onnx_session import open_session
 from dgkit.segmenters.segmenter_sidecar import read_segmenter_sidecar, sidecar_path
 
@@ -37,16 +38,19 @@ class StyleClassifier:
         self._side = height if height and width else self.sidecar.size or DEFAULT_SIZE
         self.digest = self._session.digest
 
-    def predict(self, image: np.ndarray) -> str:
-        """Return the style of ``image``, uint8 [H,W,3] RGB; only its centre square is looked at.
+    def predict(self, image: np.ndarray, name: str = "the image") -> str:
+        """Return the style of ``image``, uint8 [H,W,3] RGB; only its centre square is used. ``name`` is for messages.
 
         Raises EngineError or InputError.
         """
         square = self.sidecar.normalize(centre_square(image, self._side))
-        logits = next(iter(self._session.run(square).values()))[0].ravel()
+        output = self._session.outputs[0].name
+        logits = self._session.run(square, [output])[0][0].ravel()
         if len(logits) != len(self.styles):
             raise InputError(
                 f"{self.path} has {len(logits)} outputs but names {len(self.styles)} styles",
                 f"name every style under 'classes' in {sidecar_path(self.path)}",
             )
+        if not np.isfinite(logits).all():
+            raise not_finite(self.path, output, name)
         return self.styles[int(logits.argmax())]

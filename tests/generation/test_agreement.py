@@ -17,7 +17,7 @@ from dgkit.data.crops import CropBox
 from dgkit.data.filtering import judge
 from dgkit.data.labelmap import read_label
 from dgkit.diffusion.sampler import SceneResult
-from dgkit.errors import InputError, OutputError, UsageError
+from dgkit.errors import EngineError, InputError, OutputError, UsageError
 from dgkit.generation.agreement import AgreementCheck
 from dgkit.generation.generate_config import GenerateConfig
 from dgkit.generation.jobs import Job, attempt_seed
@@ -232,3 +232,9 @@ def test_only_rejected_images_are_sampled_again_and_together(segmenter: Path) ->
     assert (images[2].result.image == np.concatenate([PALETTE[label[:20]], PALETTE[np.full((12, 32), 8)]])).all()
     assert images[3].attempts[0].agreement is None
     assert [one.job.index for one in images] == [0, 1, 2, 3]
+
+
+def test_a_judge_whose_logits_are_not_finite(settings: dict, tmp_path: Path) -> None:
+    broken = palette_model(tmp_path / "nan.onnx", bias_of_wall=float("nan"))
+    with pytest.raises(EngineError, match=r"nan\.onnx: output 'logits' is NaN or infinite for "):
+        dgkit.generate(tmp_path / "out", **{**settings, "judge": broken})

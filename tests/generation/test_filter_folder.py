@@ -268,3 +268,12 @@ def test_command_line(out: Path, segmenter: Path, capsys: pytest.CaptureFixture[
     assert json.loads(capsys.readouterr().out)["kept"] == 4
     assert main(["filter", str(out)]) == 2
     assert "hint: add --segmenter FILE.onnx" in capsys.readouterr().err
+
+
+def test_logits_that_are_not_finite_are_refused(out: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    broken = palette_model(tmp_path / "nan.onnx", bias_of_wall=float("inf"))
+    assert main(["filter", str(out), "--segmenter", str(broken)]) == 1
+    assert (
+        f"error: {broken}: output 'logits' is NaN or infinite for {out / 'images' / 's0.png'}"
+        in capsys.readouterr().err
+    )

@@ -22,6 +22,7 @@ def palette_model(
     sharpness: float = 1.0,  # factor on the logits
     half: bool = False,  # input and logits in fp16
     batch: int | None = None,  # fixed batch size
+    bias_of_wall: float | None = None,  # NaN or infinity, as in damaged weights
 ) -> Path:
     """Write a network with logits [N,19,h,w], where the nearest palette colour wins; ``features``: mean logits."""
     # |x - c|^2 = |x|^2 - 2 x c + |c|^2: a 1x1 convolution ranks the colours.
@@ -32,6 +33,8 @@ def palette_model(
         helper.make_node("ReduceMean", ["logits", "axes"], ["features"], keepdims=0),
     ]
     bias = -sharpness * (colours**2).sum(1)
+    if bias_of_wall is not None:
+        bias[3] = bias_of_wall
     constants = {
         "weights": weights.astype(np.float32), "bias": bias.astype(np.float32), "axes": np.array([2, 3], np.int64)
     }  # fmt: skip
@@ -72,6 +75,17 @@ def style_model(path: Path) -> Path:
     _save(path, nodes, constants, None, {"logits": ["n", 6]})
     _sidecar(path, size=16)
     return path
+
+
+def externalize(path: Path, *, one_file: bool = True, folder: str = "") -> None:
+    """Move the weights of an ONNX file out of it, into one file or one for each tensor."""
+    model = onnx.load(path)
+    weights = [tensor for tensor in model.graph.initializer if tensor.data_type == TensorProto.FLOAT]
+    for number, tensor in enumerate(weights):
+        location = f"{folder}{path.name}.data" if one_file else f"{folder}tensor{number}"
+        (path.parent / location).parent.mkdir(exist_ok=True)
+        onnx.external_data_helper.set_external_data(tensor, location)
+    onnx.save(model, path)
 
 
 def _sidecar(path: Path, **values: object) -> None:

@@ -13,20 +13,9 @@ from dgkit.generation.agreement import judge_digest
 from dgkit.generation.filter_measurement import SceneJudge
 from dgkit.segmenters.onnx_digest import digest_onnx, external_files
 from dgkit.segmenters.opening import open_segmenter
-from tests.segmenters.onnx_files import palette_model
+from tests.segmenters.onnx_files import externalize, palette_model
 
 pytest.importorskip("onnxruntime")
-
-
-def externalize(path: Path, *, one_file: bool = True, folder: str = "") -> None:
-    """Move the weights of an ONNX file out of it, into one file or one for each tensor."""
-    model = onnx.load(path)
-    weights = [tensor for tensor in model.graph.initializer if tensor.data_type == TensorProto.FLOAT]
-    for number, tensor in enumerate(weights):
-        location = f"{folder}{path.name}.data" if one_file else f"{folder}tensor{number}"
-        (path.parent / location).parent.mkdir(exist_ok=True)
-        onnx.external_data_helper.set_external_data(tensor, location)
-    onnx.save(model, path)
 
 
 def change(path: Path) -> None:

@@ -120,6 +120,7 @@ def _run(segmenter: Segmenter, queue: list[_PendingWindow], batch: int) -> None:
     taken = queue[:batch]
     del queue[:batch]
     found = segmenter.logits(torch.stack([window.pixels() for window in taken]))
+    segmenter.check_finite(found, [str(window.image.sample.files.image) for window in taken])
     for window, logits in zip(taken, found, strict=True):
         window.image.add(window.view, window.place, logits)
 

@@ -18,7 +18,8 @@ JOURNAL = "scores.jsonl"
 class ScoreJournal:
     """``scores.jsonl`` in an output folder: first the settings, then a confusion matrix per image.
 
-    A line is valid while image and label map keep their path, size and modification time.
+    A line is valid while image and label map keep their path, size and modification time. ``void`` holds the pixels
+    that were predicted as none of the classes, by label; it is absent if there are none.
     """
 
     def __init__(self, folder: Path, settings: dict[str, Any]) -> None:
@@ -37,23 +38,26 @@ class ScoreJournal:
         self._lines: dict[tuple[str, str], dict[str, Any]] = {(line["set"], line["id"]): line for line in lines[1:]}
 
     def matrix(self, dataset: str, sample: Sample) -> np.ndarray | None:
-        """Return the matrix, int64 [19,19], of an image, or None if it has to be scored."""
+        """Return the matrix, int64 [19,20], of an image, or None if it has to be scored."""
         line = self._lines.get((dataset, sample.id))
         if line is None or line["files"] != _stamp(sample):
             return None
-        matrix = np.zeros(NUM_CLASSES**2, np.int64)
-        matrix[line["cells"]] = line["pixels"]
-        return matrix.reshape(NUM_CLASSES, NUM_CLASSES)
+        cells = np.zeros(NUM_CLASSES**2, np.int64)
+        cells[line["cells"]] = line["pixels"]
+        void = np.array(line.get("void", [0] * NUM_CLASSES), np.int64)
+        return np.column_stack([cells.reshape(NUM_CLASSES, NUM_CLASSES), void])
 
     def add(self, dataset: str, sample: Sample, matrix: np.ndarray) -> None:
         """Write the matrix of an image. Raises OutputError."""
-        cells = np.flatnonzero(matrix)
+        square, void = matrix[:, :NUM_CLASSES].ravel(), matrix[:, NUM_CLASSES]
+        cells = np.flatnonzero(square)
         line = {
             "set": dataset,
             "id": sample.id,
             "files": _stamp(sample),
             "cells": cells.tolist(),
-            "pixels": matrix.ravel()[cells].tolist(),
+            "pixels": square[cells].tolist(),
+            **({"void": void.tolist()} if void.any() else {}),
         }
         self._manifest.append(line)
         self._lines[dataset, sample.id] = line

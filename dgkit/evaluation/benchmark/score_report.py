@@ -13,7 +13,7 @@ from dgkit.evaluation.benchmark.eval_config import EvalConfig
 from dgkit.evaluation.benchmark.eval_sets import count_bad_files, label_encodings
 from dgkit.evaluation.benchmark.protocols import AVERAGES
 from dgkit.evaluation.benchmark.score_sets import SetScores
-from dgkit.labels import CLASSES
+from dgkit.labels import CLASSES, NUM_CLASSES
 from dgkit.provenance import record
 from dgkit.segmenters.base import Segmenter
 
@@ -70,7 +70,8 @@ def _set_report(config: EvalConfig, found: SetScores, dataset: Dataset) -> dict[
         "halved": dataset.name in protocol.halved,
         **_scores(matrix),
         "conditions": parts,
-        "confusion": matrix.tolist(),
+        "confusion": matrix[:, :NUM_CLASSES].tolist(),
+        **({"predicted_void": void} if any(void := matrix[:, NUM_CLASSES].tolist()) else {}),
     }
 
 

@@ -39,8 +39,8 @@ from dgkit.segmenters.base import Segmenter
 class SetScores:
     """Confusion matrices of all good images, and the files that could not be scored.
 
-    ``matrices``: int64 [19,19] by data set and id; rows are labels. ``scored_now`` of them were computed by this run,
-    in ``seconds`` of wall time; the others come from an earlier run.
+    ``matrices``: int64 [19,20] by data set and id; rows are labels, the last column counts pixels of no class.
+    ``scored_now`` of them were computed by this run, in ``seconds`` of wall time; the others come from an earlier run.
     """
 
     sets: list[Dataset]
@@ -51,8 +51,8 @@ class SetScores:
     seconds: float = 0.0
 
     def total(self, dataset: str, condition: str | None = None) -> np.ndarray:
-        """Return the sum, int64 [19,19], over the images of a data set, or over those of one condition."""
-        total = np.zeros((NUM_CLASSES, NUM_CLASSES), np.int64)
+        """Return the sum, int64 [19,20], over the images of a data set, or over those of one condition."""
+        total = np.zeros((NUM_CLASSES, NUM_CLASSES + 1), np.int64)
         for sample in self.samples[dataset]:
             if condition is None or sample.condition == condition:
                 total += self.matrices[dataset, sample.id]
@@ -167,7 +167,7 @@ def _score(
         predicted = segmenter.classes[channels.cpu().numpy()]
         if config.save_predictions is not None:
             write_label(_prediction_path(config.save_predictions, sample.dataset, sample.files), predicted)
-        return confusion(sample.label, predicted)
+        return confusion(sample.label, predicted, void=True)
 
     samples = read_samples(todo, protocol, worker_count(config), late)
     wanted = (sample for sample in samples if not (config.strict and late))

@@ -43,11 +43,12 @@ class QualityJudge:
 class Measurement:
     """Sums and lists over one set of images.
 
-    ``matrix``: int64 [19,19], rows are labels; ``agreement``: pixel accuracy of each image; ``seen``: (requested style,
-    recognised style) of each image; ``features``: float32 [D] of each image; ``ignored`` and ``pixels`` count pixels.
+    ``matrix``: int64 [19,20], rows are labels, the last column counts pixels of no class; ``agreement``: pixel accuracy
+    of each image; ``seen``: (requested style, recognised style) of each image; ``features``: float32 [D] of each image;
+    ``ignored`` and ``pixels`` count pixels.
     """
 
-    matrix: np.ndarray = field(default_factory=lambda: np.zeros((NUM_CLASSES, NUM_CLASSES), np.int64))
+    matrix: np.ndarray = field(default_factory=lambda: np.zeros((NUM_CLASSES, NUM_CLASSES + 1), np.int64))
     by_style: dict[str, np.ndarray] = field(default_factory=dict)
     ids: list[str] = field(default_factory=list)
     agreement: list[float] = field(default_factory=list)
@@ -58,14 +59,14 @@ class Measurement:
 
     def add(self, image: LabelledImage, judge: QualityJudge) -> None:
         """Judge one image and add it."""
-        predicted = judge.segmenter.predict(image.image)
-        matrix = confusion(image.label, predicted.label)
+        predicted = judge.segmenter.predict(image.image, image.id)
+        matrix = confusion(image.label, predicted.label, void=True)
         self.matrix += matrix
         self.by_style[image.style] = self.by_style.get(image.style, 0) + matrix
         self.ids.append(image.id)
         self.agreement.append(pixel_accuracy(matrix))
         if judge.styles is not None:
-            self.seen.append((image.style, judge.styles.predict(image.image)))
+            self.seen.append((image.style, judge.styles.predict(image.image, image.id)))
         if predicted.features is not None:
             self.features.append(predicted.features)
         self.ignored += int(np.count_nonzero(image.label == IGNORE))

@@ -17,7 +17,7 @@ from PIL import Image
 from dgkit.config import load_config
 from dgkit.data.datasets import open_dataset
 from dgkit.data.labelmap import read_label
-from dgkit.errors import InputError, OutputError, UsageError
+from dgkit.errors import EngineError, InputError, OutputError, UsageError
 from dgkit.evaluation.benchmark.eval_config import EvalConfig
 from dgkit.evaluation.benchmark.evaluate import evaluate
 from dgkit.evaluation.benchmark.score_journal import JOURNAL
@@ -26,7 +26,7 @@ from dgkit.locks import sole_writer
 from dgkit.segmenters.onnx import OnnxSegmenter
 from dgkit.world.write import write_role
 from tests import crash
-from tests.segmenters.onnx_files import palette_model
+from tests.segmenters.onnx_files import externalize, label_model, palette_model
 
 pytest.importorskip("onnxruntime")
 ROLES = ("cityscapes", "bdd", "mapillary", "acdc", "darkzurich")
@@ -266,3 +266,43 @@ def test_protocol_half_scores_halved_label_maps(city: Path, net: Path, tmp_path:
     pixels = [np.sum(result["sets"]["mapillary"]["confusion"]) for result in (found, full)]
     assert found["sets"]["mapillary"]["halved"] and 0.2 < pixels[0] / pixels[1] < 0.3
     assert set(found["sets"]["mapillary"]["iou"]) == set(CLASSES)
+
+
+def test_logits_that_are_not_finite_are_refused(city: Path, tmp_path: Path) -> None:
+    broken_net = palette_model(tmp_path / "nan.onnx", bias_of_wall=float("nan"))
+    with pytest.raises(EngineError, match=r"nan\.onnx: output 'logits' is NaN or infinite for .*cityscapes.*\.png"):
+        run(broken_net, make_config(city, ("cityscapes",)), tmp_path / "out")
+
+
+def test_class_numbers_of_void_are_misses(city: Path, tmp_path: Path) -> None:
+    root = oracle_set(city, tmp_path / "sets")
+    numbers = label_model(tmp_path / "l.onnx")
+    whole_images = {"worst": 1, "scale": (96, 48), "protocol": "whole", "crop": None, "stride": None}
+    config = make_config(root, ("cityscapes",), **whole_images)
+    perfect = run(numbers, config, tmp_path / "a")["sets"]["cityscapes"]
+    assert perfect["miou"] == 1 and "predicted_void" not in perfect
+    car = CLASSES.index("car")
+    names = ["void" if name == "car" else name for name in CLASSES]
+    numbers.with_suffix(".yaml").write_text(json.dumps({"classes": names, "mean": [0] * 3, "std": [1] * 3}))
+    out = tmp_path / "b"
+    result = run(numbers, config, out)
+    scores = result["sets"]["cityscapes"]
+    pixels = sum(perfect["confusion"][car])
+    assert pixels and scores["predicted_void"] == [pixels if i == car else 0 for i in range(NUM_CLASSES)]
+    assert scores["iou"] == {**perfect["iou"], "car": 0.0}
+    assert scores["pixel_accuracy"] == pytest.approx(1 - pixels / np.sum(perfect["confusion"]))
+    assert "ignored classes, which are none of the 19: void" in result["segmenter"]["notes"]
+    resumed = run(numbers, config, out)
+    assert resumed["run"]["scored"] == 0 and resumed["sets"] == result["sets"]
+
+
+def test_scores_belong_to_the_weights(city: Path, tmp_path: Path) -> None:
+    path = palette_model(tmp_path / "net.onnx")
+    externalize(path)
+    config = make_config(city, ("cityscapes",), worst=0)
+    run(path, config, tmp_path / "out")
+    content = bytearray((tmp_path / "net.onnx.data").read_bytes())
+    content[0] ^= 1
+    (tmp_path / "net.onnx.data").write_bytes(content)
+    with pytest.raises(OutputError, match="segmenter"):
+        run(path, config, tmp_path / "out")
