@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from dgkit.cli.common import print_json, print_table, progress_bars
+from dgkit.cli.common import print_json, print_table, progress_bars, say
 from dgkit.cli.options import Json, option
 
 if TYPE_CHECKING:
@@ -30,10 +30,13 @@ def stats(
     """Count the pixels of each class in a set of label maps."""
     from dgkit.data.crops import CropRules
     from dgkit.data.datasets import open_source
+    from dgkit.data.plausibility import doubt
 
     rules = CropRules(size)
     source = open_source(labels, dataset, split, encoding)
     index = _index(source, label_scale, workers, cache)
+    if (warning := doubt(source)) is not None:
+        say(f"warning: {warning}")
     found = summary(index, rules)
     if as_json:
         print_json(found)

@@ -119,7 +119,8 @@ def default_cache(dataset: Dataset, scale: float = 1.0) -> Path | None:
         return None
     if not os.access(folder, os.W_OK):
         return None
-    return folder / f"{dataset.name}-{hashlib.sha256(identity.encode()).hexdigest()[:16]}.npz"
+    digest = hashlib.sha256(identity.encode("utf-8", "surrogateescape")).hexdigest()
+    return folder / f"{dataset.name}-{digest[:16]}.npz"
 
 
 def _count(sample: Sample, scale: float) -> _Row | LabelError:

@@ -44,6 +44,11 @@ def read_label(path: Path | str, encoding: str = "train_ids") -> np.ndarray:
     Returns uint8 [H, W], values 0..18 or 255 (ignore), read-only. Raises LabelError naming the file if it is not such a
     map, UsageError for an unknown encoding.
     """
+    return encode(read_ids(path, encoding), encoding, path)
+
+
+def read_ids(path: Path | str, encoding: str = "train_ids") -> np.ndarray:
+    """Read the ids in a label map as they are in the file, integer [H, W]. Raises as :func:`read_label`."""
     path = Path(path)
     system = find_encoding(encoding)
     data = _read_bytes(path)
@@ -60,7 +65,7 @@ def read_label(path: Path | str, encoding: str = "train_ids") -> np.ndarray:
         )
     if colour == _GREY and depth < 8:
         raise LabelError(f"{path}: {depth}-bit grey PNG; label maps have 8 or 16 bits", "save the ids as 8-bit grey")
-    return encode(_decode(path, data, depth, colour, system), encoding, path)
+    return _decode(path, data, depth, colour, system)
 
 
 def encode(raw: np.ndarray, encoding: str = "train_ids", source: Path | str = "label map") -> np.ndarray:

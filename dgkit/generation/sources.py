@@ -13,6 +13,7 @@ import numpy as np
 from dgkit.data.datasets import Dataset, Sample, open_dataset, open_source
 from dgkit.data.index import MAX_SCALE, ClassIndex, build_index, default_cache
 from dgkit.data.labelmap import label_size
+from dgkit.data.plausibility import doubt
 from dgkit.errors import UsageError
 from dgkit.files import cache_folder
 from dgkit.generation.generate_config import DEFAULT_WORLD, GenerateConfig
@@ -47,9 +48,12 @@ def index_files(
 ) -> ClassIndex:
     """Return the class counts of every label map.
 
-    The maps are scaled by the ``label_scale`` of the settings, else as :func:`filling_scale` says; ``notify`` gets a
-    line if that is not the scale of the model. Raises LabelError that names the files that are not label maps.
+    The maps are scaled by the ``label_scale`` of the settings, else as :func:`filling_scale` says. ``notify`` gets a
+    line if that is not the scale of the model, and one if the maps look like those of another id system. Raises
+    LabelError that names the files that are not label maps.
     """
+    if notify is not None and (warning := doubt(dataset)) is not None:
+        notify(warning)
     scale = config.label_scale
     if scale is None:
         usual = _usual_size(dataset)

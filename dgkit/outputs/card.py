@@ -73,7 +73,7 @@ def write_readme(folder: Path, summary: Summary, layout: str) -> None:
     path = folder / CARD
     if path.is_file() and _MARK.encode() not in path.read_bytes():
         return
-    write_changed(path, card_text(summary, layout).encode())
+    write_changed(path, card_text(summary, layout).encode("utf-8", "backslashreplace"))
 
 
 def card_text(summary: Summary, layout: str) -> str:
@@ -106,7 +106,7 @@ def metadata_lines(records: Iterable[dict[str, Any]]) -> bytes:
         }
         for record in records
     )
-    return "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines).encode()
+    return "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines).encode("utf-8", "backslashreplace")
 
 
 def mmseg_snippet(prefix: str) -> str:

@@ -76,7 +76,7 @@ def report(
         chosen = np.linspace(0, len(folder.records) - 1, shown).round().astype(int).tolist()
         data = embedded(folder, data, chosen, within(progress, "embed"))
     page = folder.path / PAGE if to is None else to
-    atomic_write(page, render(data).encode())
+    atomic_write(page, render(data).encode("utf-8", "backslashreplace"))
     known = [value for value in data["scenes"]["agreement"] or () if value is not None]
     return ReportResult(page, len(folder.records), shown, float(np.mean(known)) if known else None)
 

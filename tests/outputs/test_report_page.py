@@ -15,6 +15,7 @@ from PIL import Image
 
 from dgkit.errors import InputError, UsageError
 from dgkit.labels import CLASSES, PALETTE
+from dgkit.outputs.packing import pack
 from dgkit.outputs.report_page import report, throughput
 from tests.generated import HEIGHT, WIDTH, make_generated, make_job
 
@@ -189,3 +190,10 @@ def test_what_cannot_be_reported(out: Path, tmp_path: Path) -> None:
         report(out, embed=0)
     with pytest.raises(UsageError, match="needs embedded images"):
         report(out, to=tmp_path / "page.html")
+
+
+def test_folders_whose_names_are_not_utf8(tmp_path: Path) -> None:
+    out = make_generated(tmp_path / "out", 2).rename(tmp_path / os.fsdecode(b"stra\xdfe"))
+    assert report(out, embed=1).scenes == 2
+    assert b"stra\\udcdfe" in (out / "report.html").read_bytes()
+    pack(out, tmp_path / os.fsdecode(b"\xdf"), "webdataset")

@@ -1,6 +1,5 @@
 """``dgkit eval``: score a segmenter on several data sets and write one folder of reports."""
 
-import json
 import math
 from pathlib import Path
 from typing import Any
@@ -15,7 +14,7 @@ from dgkit.evaluation.benchmark.gallery import Card, confusion_picture, gallery,
 from dgkit.evaluation.benchmark.inference import predict
 from dgkit.evaluation.benchmark.score_report import build_report, images_csv, percent, report_csv
 from dgkit.evaluation.benchmark.score_sets import SetScores, read_samples, score_sets, worker_count
-from dgkit.files import atomic_path, atomic_write
+from dgkit.files import atomic_path, atomic_write, json_bytes
 from dgkit.progress import Progress, ignore
 from dgkit.segmenters.base import Segmenter
 
@@ -32,8 +31,8 @@ def evaluate(segmenter: Segmenter, config: EvalConfig, out: Path | str, progress
         result = build_report(segmenter, config, found)
         result["files"] = _write_tables(out, config, found, result)
         cards = {name: _worst_cards(segmenter, config, found, name) for name in found.samples}
-    atomic_write(out / "index.html", gallery(result, cards, out).encode())
-    atomic_write(out / "report.json", (json.dumps(result, indent=2, ensure_ascii=False) + "\n").encode())
+    atomic_write(out / "index.html", gallery(result, cards, out).encode("utf-8", "backslashreplace"))
+    atomic_write(out / "report.json", json_bytes(result))
     return result
 
 

@@ -113,7 +113,7 @@ def report_csv(result: dict[str, Any]) -> bytes:
         values = [row["miou"], row["pixel_accuracy"], *(row["iou"].get(name) for name in CLASSES)]
         cells = ["" if value is None else f"{100 * value:.2f}" for value in values]
         writer.writerow([row["name"], row["images"], *cells, *made_with])
-    return stream.getvalue().encode()
+    return stream.getvalue().encode("utf-8", "backslashreplace")
 
 
 def images_csv(found: SetScores) -> bytes:
@@ -127,7 +127,7 @@ def images_csv(found: SetScores) -> bytes:
             values = (mean_iou(matrix, absent="zero"), pixel_accuracy(matrix))
             cells = ["" if math.isnan(value) else f"{100 * value:.2f}" for value in values]
             writer.writerow([name, sample.id, sample.condition, *cells])
-    return stream.getvalue().encode()
+    return stream.getvalue().encode("utf-8", "backslashreplace")
 
 
 def percent(share: float | None) -> str:
