@@ -6,12 +6,17 @@ half a file, whatever killed the writer.
 
 import contextlib
 import errno
+import functools
 import hashlib
 import json
 import math
 import os
+import platform
 import re
+import secrets
 import stat
+import tempfile
+import time
 from collections.abc import Iterator
 from io import BufferedReader
 from pathlib import Path
@@ -19,7 +24,10 @@ from typing import Any
 
 from dgkit.errors import OutputError, UsageError
 
-_TEMPORARY = re.compile(r"^\..+\.(\d+)\.tmp$")
+# Name, process and, since two containers on one disk share process numbers, where it runs and a random part.
+_TEMPORARY = re.compile(r"^\..+\.(\d+)(?:-([0-9a-f]{8})-[0-9a-f]{16})?\.tmp$", re.DOTALL)
+_NAME_BYTES = 150  # of the final name in a temporary one
+_STALE_SECONDS = 60.0  # without a write, after which a temporary file of another machine or container is stale
 _URL = re.compile(r"(?:[^/]*=)?([A-Za-z][A-Za-z0-9+.-]+)://")  # one letter is a drive
 _SCHEMES = (
     "s3|s3a|s3n|gs|gcs|hf|https?|ftps?|sftp|ssh|file|az|abfss?|adl|wasbs?|hdfs|webhdfs|dbfs|oci|oss|r2|b2|smb|memory"
@@ -85,6 +93,7 @@ def atomic_path(path: Path | str) -> Iterator[Path]:
     temporary = temporary_path(path)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
+        os.close(os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666))
         yield temporary
         temporary.replace(path)
     except OSError as error:
@@ -163,8 +172,9 @@ def _finite(text: str) -> float:
 
 
 def temporary_path(path: Path) -> Path:
-    """Return the name next to ``path`` under which this process writes it."""
-    return path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    """Return a new name next to ``path`` under which this process writes it; no other process has the same."""
+    name = os.fsdecode(os.fsencode(path.name)[:_NAME_BYTES])
+    return path.with_name(f".{name}.{os.getpid()}-{_process_space()}-{secrets.token_hex(8)}.tmp")
 
 
 def is_temporary(name: str) -> bool:
@@ -175,16 +185,35 @@ def is_temporary(name: str) -> bool:
 def remove_stale_temporaries(folder: Path | str) -> int:
     """Remove the temporary files that a killed run left in ``folder`` (not in subfolders); return their number.
 
-    Call it before writing starts: files of this process, and of processes that no longer run on this machine, count as
-    stale.
+    Call it before writing starts: files of this process, and of processes that no longer run, count as stale. Whether
+    a process of another machine or container runs cannot be seen here: its files are stale a minute after the last
+    write.
     """
     folder = Path(folder)
     removed = 0
     for entry in folder.iterdir() if folder.is_dir() else ():
         match = _TEMPORARY.match(entry.name)
-        if match and not _alive_elsewhere(int(match[1])):
+        if match and _is_stale(entry, int(match[1]), match[2]):
             removed += _remove(entry)
     return removed
+
+
+@functools.cache
+def _process_space() -> str:
+    """Return 8 hexadecimal digits of where process numbers are unique: this boot of the machine, this container."""
+    parts = [platform.node()]
+    with contextlib.suppress(OSError):
+        parts += [Path("/proc/sys/kernel/random/boot_id").read_text(), str(Path("/proc/self/ns/pid").readlink())]
+    return hashlib.sha256("\0".join(parts).encode()).hexdigest()[:8]
+
+
+def _is_stale(path: Path, pid: int, space: str | None) -> bool:
+    if space in (None, _process_space()):  # None: written by dgkit 0.1
+        return not _alive_elsewhere(pid)
+    try:
+        return time.time() - path.stat().st_mtime > _STALE_SECONDS
+    except OSError:
+        return False
 
 
 def open_regular(path: Path | str, limit: int | None = None) -> BufferedReader:
@@ -227,6 +256,37 @@ def cache_folder() -> Path:
         return Path(own).expanduser()
     base = os.environ.get("XDG_CACHE_HOME")
     return (Path(base) if base else Path("~/.cache").expanduser()) / "dgkit"
+
+
+def writable_cache() -> Path:
+    """Return :func:`cache_folder`, created, or if it cannot be written a folder in the system's temporary directory.
+
+    The latter belongs to this user alone (mode 0700): content of a cache is trusted. A folder of the expected name that
+    belongs to someone else, or that others may use, is left alone in favour of a new one for this process.
+    """
+    folder = cache_folder()
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        if os.access(folder, os.W_OK | os.X_OK):
+            return folder
+    except OSError:
+        pass
+    return _private_folder()
+
+
+@functools.cache
+def _private_folder() -> Path:
+    user = os.getuid() if hasattr(os, "getuid") else 0
+    folder = Path(tempfile.gettempdir()) / f"dgkit-{user}"
+    try:
+        with contextlib.suppress(FileExistsError):
+            folder.mkdir(mode=0o700)
+        status = folder.lstat()
+        if stat.S_ISDIR(status.st_mode) and status.st_uid == user and not status.st_mode & 0o077:
+            return folder
+    except OSError:
+        pass
+    return Path(tempfile.mkdtemp(prefix="dgkit-"))
 
 
 def _alive_elsewhere(pid: int) -> bool:

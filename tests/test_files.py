@@ -5,12 +5,15 @@ import hashlib
 import os
 import subprocess
 import sys
+import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from dgkit.errors import OutputError, UsageError
 from dgkit.files import (
+    _private_folder,
     atomic_path,
     atomic_write,
     cache_folder,
@@ -22,6 +25,7 @@ from dgkit.files import (
     parse_json,
     remove_stale_temporaries,
     temporary_path,
+    writable_cache,
     write_changed,
 )
 
@@ -39,7 +43,7 @@ def test_a_failing_block_keeps_the_old_file(tmp_path: Path) -> None:
     path.write_text("old")
     with pytest.raises(ZeroDivisionError), atomic_path(path) as temporary:
         temporary.write_text("half")
-        assert temporary.parent == tmp_path and temporary.name == f".a.txt.{os.getpid()}.tmp"
+        assert temporary.parent == tmp_path and is_temporary(temporary.name)
         _ = 1 / 0
     assert path.read_text() == "old"
     assert list(tmp_path.iterdir()) == [path]
@@ -94,6 +98,87 @@ def test_only_files_of_dead_processes_are_removed(tmp_path: Path) -> None:
     assert remove_stale_temporaries(tmp_path) == 2
     assert sorted(tmp_path.iterdir()) == sorted(kept)
     assert remove_stale_temporaries(tmp_path / "absent") == 0
+
+
+def test_temporary_names_are_new_each_time_and_never_too_long(tmp_path: Path) -> None:
+    names = {temporary_path(tmp_path / "a.png").name for _ in range(100)}
+    assert len(names) == 100 and all(map(is_temporary, names))
+    for name in ("a" * 250, "a\nb.png", os.fsdecode(b"\xdf" * 200)):
+        assert is_temporary(temporary_path(tmp_path / name).name)
+        atomic_write(tmp_path / name, b"x")
+        assert (tmp_path / name).read_bytes() == b"x"
+
+
+def test_a_temporary_file_that_exists_is_not_written_to(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "other").write_text("theirs")
+    (tmp_path / "link").symlink_to("other")
+    monkeypatch.setattr("dgkit.files.temporary_path", lambda path: tmp_path / "link")
+    with pytest.raises(OutputError):
+        atomic_write(tmp_path / "a", b"mine")
+    assert (tmp_path / "other").read_text() == "theirs"
+
+
+def test_files_of_other_containers_are_stale_after_a_minute(tmp_path: Path) -> None:
+    own = temporary_path(tmp_path / "a.png").name
+    pid, space, rest = own.removeprefix(".a.png.").split("-")
+    other = f"{int(space, 16) ^ 1:08x}"
+    running, stale = (tmp_path / f".{name}.png.{pid}-{other}-{rest}" for name in "ab")
+    for path in (running, stale):
+        path.write_text("x")
+    os.utime(stale, (0, 0))
+    ended = subprocess.Popen([sys.executable, "-c", ""])
+    ended.wait()
+    (tmp_path / own.replace(pid, str(ended.pid), 1)).write_text("x")
+    assert remove_stale_temporaries(tmp_path) == 2
+    assert list(tmp_path.iterdir()) == [running]
+
+
+@pytest.fixture
+def no_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """A cache folder that cannot be made, and a temporary directory of its own, which is returned."""
+    (tmp_path / "file").write_text("")
+    monkeypatch.setenv("DGKIT_CACHE", str(tmp_path / "file" / "cache"))
+    (tmp_path / "tmp").mkdir()
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "tmp"))
+    _private_folder.cache_clear()
+    yield tmp_path / "tmp"
+    _private_folder.cache_clear()
+
+
+def test_without_a_cache_a_private_folder_is_used(no_cache: Path) -> None:
+    folder = writable_cache()
+    assert folder == no_cache / f"dgkit-{os.getuid()}" and folder.stat().st_mode & 0o777 == 0o700
+    _private_folder.cache_clear()
+    assert writable_cache() == folder
+
+
+@pytest.mark.parametrize("kind", ["open", "link", "file", "foreign"])
+def test_a_folder_that_others_may_write_is_not_trusted(
+    no_cache: Path, kind: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    taken = no_cache / f"dgkit-{os.getuid()}"
+    if kind == "link":
+        (no_cache / "theirs").mkdir(mode=0o700)
+        taken.symlink_to("theirs")
+    elif kind == "file":
+        taken.write_text("")
+    else:
+        taken.mkdir()
+        taken.chmod(0o777 if kind == "open" else 0o700)
+    if kind == "foreign":
+        user = os.getuid()
+        monkeypatch.setattr(os, "getuid", lambda: user + 1)
+        taken.rename(no_cache / f"dgkit-{user + 1}")
+    folder = writable_cache()
+    assert folder.parent == no_cache and folder.name != taken.name and folder.stat().st_mode & 0o777 == 0o700
+    assert writable_cache() == folder
+    assert not list(taken.iterdir()) if taken.is_dir() else True
+
+
+def test_a_cache_that_can_be_written_is_used(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("DGKIT_CACHE", str(tmp_path / "cache"))
+    assert writable_cache() == tmp_path / "cache"
+    assert (tmp_path / "cache").is_dir()
 
 
 def test_digest_is_sha256(tmp_path: Path) -> None:

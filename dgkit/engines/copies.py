@@ -1,14 +1,13 @@
 """Copies of engine files outside the store, for other programs."""
 
 import contextlib
-import os
 import shutil
 from pathlib import Path
 
 from dgkit.engines.sidecar import SIDECAR
 from dgkit.engines.store import Engine
 from dgkit.errors import OutputError
-from dgkit.files import output_error
+from dgkit.files import output_error, temporary_path
 
 
 def copy_out(engine: Engine, folder: Path) -> Path:
@@ -19,7 +18,7 @@ def copy_out(engine: Engine, folder: Path) -> Path:
     """
     if folder.exists() and not (folder / SIDECAR).is_file():
         raise OutputError(f"{folder} exists and is not an exported engine", "choose another output folder")
-    temporary, old = (folder.with_name(f".{folder.name}.{os.getpid()}.{end}") for end in ("tmp", "old"))
+    temporary, old = (temporary_path(folder) for _ in range(2))
     try:
         temporary.mkdir(parents=True)
         for name in (*(entry.path for entry in engine.sidecar.files), SIDECAR):

@@ -3,8 +3,6 @@
 import dataclasses
 import hashlib
 import math
-import os
-import tempfile
 from pathlib import Path
 from statistics import median
 
@@ -15,7 +13,7 @@ from dgkit.data.index import MAX_SCALE, ClassIndex, build_index, default_cache
 from dgkit.data.labelmap import label_size
 from dgkit.data.plausibility import doubt
 from dgkit.errors import UsageError
-from dgkit.files import cache_folder
+from dgkit.files import writable_cache
 from dgkit.generation.generate_config import DEFAULT_WORLD, GenerateConfig
 from dgkit.progress import Advance, Notify
 
@@ -144,15 +142,4 @@ def _world_folder(seed: int, height: int) -> Path:
     digest = hashlib.sha256(f"{cv2.__version__} {seed} {height}".encode())
     for path in sorted(Path(dgkit.world.__file__).parent.rglob("*.py")):
         digest.update(path.read_bytes())
-    root = cache_folder()
-    if not _writable(root):
-        root = Path(tempfile.gettempdir()) / f"dgkit-{os.getuid() if hasattr(os, 'getuid') else 0}"
-    return root / "world" / digest.hexdigest()[:24]
-
-
-def _writable(folder: Path) -> bool:
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError:
-        return False
-    return os.access(folder, os.W_OK)
+    return writable_cache() / "world" / digest.hexdigest()[:24]
