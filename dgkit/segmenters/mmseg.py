@@ -1,23 +1,37 @@
 """Checkpoints of mmsegmentation, including those of ``dgkit train segmenter``, as segmenters."""
 
+import contextlib
 import hashlib
+import importlib
 import json
+import math
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from torch import Tensor, nn
 from torch.nn import functional
 
-from dgkit.errors import InputError, ModelError
+from dgkit.errors import InputError, ModelError, UsageError
 from dgkit.files import digest_file
 from dgkit.labels import CLASSES, NUM_CLASSES
 from dgkit.optional import first_line
 from dgkit.provenance import version
 from dgkit.segmenters.base import ModuleSource, Triple
 from dgkit.segmenters.mm_checkpoint import load_module, quiet, read_checkpoint
-from dgkit.segmenters.mmseg_config import find_config, find_model, read_config
+from dgkit.segmenters.mmseg_config import (
+    SCOPE,
+    find_config,
+    find_model,
+    read_config,
+    type_names,
+    without_initial_weights,
+)
+
+_LIBRARIES = ("mmseg", "mmengine", "mmcv")
+_PACKAGES = ("mmseg.", "mmengine.", "mmcv.", "torch.nn.", "dgkit.")
+_LOADERS = ("TIMMBackbone", "VPD", "CLIPTextEncoder")  # read or download files when they are built
 
 
 def mmseg_source(checkpoint: Path, config: Path | None = None) -> ModuleSource:
@@ -31,20 +45,27 @@ def mmseg_source(checkpoint: Path, config: Path | None = None) -> ModuleSource:
     meta = content.get("meta")
     meta = meta if isinstance(meta, Mapping) else {}
     model = _model_config(checkpoint, config, meta)
-    preprocessor = model.get("data_preprocessor") or {}
-    mean, std, reverse = _normalization(preprocessor, checkpoint)
+    build = _build_from_data if config is None else _build
     software = f"{version('onedl-mmsegmentation')} {version('onedl-mmcv')}"  # their code defines the graph
-    facts = json.dumps(model, sort_keys=True, default=str) + software
-    classes = _stated_classes(meta)
+    try:
+        mean, std, reverse = _normalization(model.get("data_preprocessor") or {}, checkpoint)
+        facts = json.dumps(model, sort_keys=True, default=str) + software
+        classes, side = _stated_classes(meta), _fixed_side(model)
+        names = classes or _usual_classes(model, checkpoint)
+    except (TypeError, ValueError, AttributeError, LookupError) as error:
+        raise ModelError(
+            f"the config of {checkpoint} holds values of wrong types: {first_line(error)}",
+            "choose another with --config",
+        ) from error
     return ModuleSource(
         path=checkpoint,
         kind="mmsegmentation",
-        load=lambda: _Network(_build(model, checkpoint), reverse),
+        load=lambda: _Network(build(model, checkpoint), reverse),
         digest=hashlib.sha256((digest_file(checkpoint) + facts).encode()).hexdigest(),
-        classes=classes or _usual_classes(model, checkpoint),
+        classes=names,
         mean=mean,
         std=std,
-        side=_fixed_side(model),
+        side=side,
         notes=() if classes else ("the checkpoint names no classes: they are taken in the usual order",),
     )
 
@@ -116,6 +137,8 @@ def _normalization(preprocessor: Mapping[str, Any], path: Path) -> tuple[Triple,
     step = -1 if reverse else 1
     first, second, third = (float(value) / 255 for value in mean[::step])
     spread = tuple(float(value) / 255 for value in std[::step])
+    if not all(map(math.isfinite, (first, second, third, *spread))) or min(spread) <= 0:
+        raise ModelError(f"{path}: mean {mean} and std {std} cannot normalize an image", "choose another with --config")
     return (first, second, third), (spread[0], spread[1], spread[2]), reverse
 
 
@@ -140,6 +163,41 @@ def _fixed_side(model: Mapping[str, Any]) -> int | None:
     return int(model["test_cfg"]["crop_size"][0]) if model.get("type") == "HRDASegmentor" else None
 
 
+def _build_from_data(model: Mapping[str, Any], checkpoint: Path) -> Any:
+    """Build a network from a config that was read as data, so that nothing is imported, read or downloaded."""
+    cleaned = without_initial_weights(model)
+    registries = [load_module("mmseg.registry").MODELS, load_module("mmengine.registry").MODELS]
+    registries.append(load_module("mmseg.registry").TASK_UTILS)
+    for name in type_names(cleaned):
+        found = next((registry.module_dict[name] for registry in registries if name in registry.module_dict), None)
+        if found is None or not found.__module__.startswith(_PACKAGES) or name in _LOADERS:
+            raise UsageError(
+                f"the config of {checkpoint} names the class {name!r}, which "
+                + ("is not registered" if found is None else "may read or download files"),
+                "if you trust the config, pass it with --config: it is then executed",
+            )
+    with _no_imports():
+        return _build(cleaned, checkpoint)
+
+
+@contextlib.contextmanager
+def _no_imports() -> Iterator[None]:
+    """Keep mmengine's registries from importing what an unknown name stands for."""
+    registry = load_module("mmengine.registry.registry")
+    before = registry.import_module, registry.get_object_from_string
+
+    def import_known(name: str) -> Any:
+        if name.partition(".")[0] not in _LIBRARIES:
+            raise ImportError(f"{name} is not part of mmsegmentation")
+        return importlib.import_module(name)
+
+    registry.import_module, registry.get_object_from_string = import_known, lambda name: None
+    try:
+        yield
+    finally:
+        registry.import_module, registry.get_object_from_string = before
+
+
 def _build(model: Mapping[str, Any], checkpoint: Path) -> Any:
     settings = {**model, "pretrained": None, "train_cfg": None, "init_cfg": None}
     state = read_checkpoint(checkpoint)["state_dict"]
@@ -157,4 +215,4 @@ def _build(model: Mapping[str, Any], checkpoint: Path) -> Any:
 def _prepare() -> None:
     """Register the classes of mmsegmentation."""
     load_module("mmseg.models")
-    load_module("mmengine.registry").init_default_scope("mmseg")
+    load_module("mmengine.registry").init_default_scope(SCOPE)

@@ -161,3 +161,72 @@ def test_a_network_of_dgkit_imported_by_its_config(tmp_path: Path) -> None:
         for size in ((64, 64), (84, 92)):  # the second is padded to multiples of 8
             wanted, had = expected(network, images_of(*size)), found.logits(images_of(*size))
             assert torch.allclose(had, wanted, atol=1e-3 * float(wanted.abs().max()))
+
+
+def hostile(tmp_path: Path, change: Any) -> Path:
+    """Write a package ``evilpkg`` that notes when it is imported, and a checkpoint whose config names it."""
+    package = tmp_path / "evilpkg"
+    package.mkdir()
+    for name in ("__init__", "registry"):
+        (package / f"{name}.py").write_text(f"open({str(tmp_path / 'made')!r}, 'w')")
+    path = tmp_path / "net" / "iter_1.pth"
+    path.parent.mkdir()
+    save(path, model_config())
+    model = model_config()
+    change(model)
+    (path.parent / "config.py").write_text(f"model = {model!r}\n")
+    return path
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda model: model.update(_scope_="evilpkg"),
+        lambda model: model["decode_head"].update(_scope_="evilpkg"),
+        lambda model: model["decode_head"]["norm_cfg"].update(type="evilpkg"),
+        lambda model: model["decode_head"]["norm_cfg"].update(type="evilpkg.A"),
+        lambda model: model["backbone"].update(type="evilpkg"),
+        lambda model: model["decode_head"].update(loss_decode={"type": "CrossEntropyLoss", "class_weight": "evil.pkl"}),
+        lambda model: model.update(backbone={"type": "TIMMBackbone", "model_name": "resnet18"}),
+        lambda model: model["decode_head"].update(act_cfg={"type": "ReLU", "_scope_": "evilpkg"}),
+    ],
+)
+def test_a_config_read_as_data_imports_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, change: Any) -> None:
+    path = hostile(tmp_path, change)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    with pytest.raises((UsageError, ModelError)) as caught, open_segmenter(path, device="cpu") as found:
+        found.logits(images_of())
+    assert not (tmp_path / "made").exists() and "--config" in caught.value.hint
+
+
+def test_names_that_reach_a_registry_indirectly_import_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from dgkit.segmenters.mmseg import _build_from_data
+
+    monkeypatch.syspath_prepend(str(tmp_path))
+    path = hostile(tmp_path, lambda model: None)
+    for layer in (
+        {"type": "ConvModule", "padding_mode": "evilpkg"},
+        {"type": "ConvModule", "conv_cfg": {"type": "Conv"}},
+    ):
+        config = {**layer, "in_channels": 1, "out_channels": 1, "kernel_size": 1}
+        with pytest.raises(ModelError, match="does not fit its config"):
+            _build_from_data(config, path)
+    assert not (tmp_path / "made").exists()
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda model: model.update(data_preprocessor=[1]),
+        lambda model: model["data_preprocessor"].update(mean=5),
+        lambda model: model["data_preprocessor"].update(mean=["a", "b", "c"]),
+        lambda model: model["data_preprocessor"].update(std=[0, 1, 1]),
+        lambda model: model["data_preprocessor"].update(std=[1e999, 1, 1]),
+        lambda model: model.update(type="HRDASegmentor", test_cfg=None),
+        lambda model: model.update(type="HRDASegmentor", test_cfg={"crop_size": "wide"}),
+    ],
+)
+def test_configs_with_values_of_wrong_types(tmp_path: Path, change: Any) -> None:
+    with pytest.raises((UsageError, ModelError)) as caught:
+        find_source(hostile(tmp_path, change))
+    assert caught.value.hint
