@@ -102,3 +102,23 @@ def test_an_unreadable_picture_is_named(tmp_path):
     for attempt in (lambda: ImageFeed(files).draw(np.random.default_rng(0)), lambda: read_image(tmp_path / "a.png")):
         with pytest.raises(InputError, match=r"a\.png cannot be read"):
             attempt()
+
+
+def test_captions_with_a_byte_order_mark_and_line_separators(tmp_path):
+    _picture(tmp_path / "a.PNG")
+    lines = ['{"file_name": ".\\\\a.PNG", "text": "rain\u2028and\x85snow"}', '{"file_name": "a.PNG", "text": "x"}']
+    (tmp_path / "metadata.jsonl").write_bytes("\ufeff".encode() + "\r\n".join(lines).encode())
+    assert [text for text, _ in read_captions(tmp_path)[1]] == ["rain\u2028and\x85snow", "x"]
+    assert [path.name for path in list_images(tmp_path)] == ["a.PNG"]
+
+
+def test_keys_of_latents_change_with_the_reading_of_a_photograph(tmp_path, monkeypatch):
+    _picture(tmp_path / "plain.png")
+    exif = Image.Exif()
+    exif[0x0112] = 3
+    Image.new("RGB", (20, 20)).save(tmp_path / "turned.png", exif=exif)
+    files = ImageFiles(list_images(tmp_path), 16)
+    applied = [image.key for image in files.whole_images()]
+    monkeypatch.setenv("DGKIT_EXIF", "ignore")
+    ignored = [image.key for image in files.whole_images()]
+    assert applied[0] == ignored[0] and applied[1] == f"{ignored[1]} EXIF orientation 3"

@@ -1,0 +1,28 @@
+"""Scores are kept for pictures that are read as before, and only for those."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from dgkit.data.datasets import Sample
+from dgkit.evaluation.benchmark.score_journal import ScoreJournal
+
+
+def test_a_photograph_that_is_read_differently_is_scored_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    exif = Image.Exif()
+    exif[0x0112] = 3
+    Image.new("RGB", (4, 4)).save(tmp_path / "turned.png", exif=exif)
+    Image.new("RGB", (4, 4)).save(tmp_path / "plain.png")
+    turned, plain = (
+        Sample(name, tmp_path / "plain.png", tmp_path / f"{name}.png", "train_ids") for name in ("turned", "plain")
+    )
+    monkeypatch.setenv("DGKIT_EXIF", "ignore")
+    journal = ScoreJournal(tmp_path, {})
+    for sample in (turned, plain):
+        journal.add("gta", sample, np.zeros((19, 19), np.int64))
+    assert len(journal._lines["gta", "turned"]["files"]) == 6  # as dgkit wrote it before it read orientations
+    monkeypatch.setenv("DGKIT_EXIF", "apply")
+    again = ScoreJournal(tmp_path, {})
+    assert again.matrix("gta", turned) is None and again.matrix("gta", plain) is not None
