@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from dgkit.documents import read_bytes
 from dgkit.errors import ModelError, UsageError, shown
 from dgkit.optional import first_line
 
@@ -150,15 +151,19 @@ def find_config(checkpoint: Path, inside: object) -> tuple[str, str]:
     """Return (name for messages, text) of the config of ``checkpoint``.
 
     It is ``config.py`` in the same folder, else the text ``inside`` the checkpoint, else the only ``.py`` file in the
-    folder. Raises UsageError if there is none.
+    folder. Raises UsageError if there is none, ModelError if it cannot be read.
     """
-    named, others = checkpoint.with_name("config.py"), sorted(checkpoint.parent.glob("*.py"))
+    named = checkpoint.with_name("config.py")
+    others = [path for path in sorted(checkpoint.parent.glob("*.py")) if path.is_file()]
     if not named.is_file() and isinstance(inside, str):
         return f"the config in {checkpoint}", inside
     file = named if named.is_file() else others[0] if len(others) == 1 else None
     if file is None:
         raise UsageError(f"no config found in {checkpoint} or in its folder", "pass it with --config FILE.py")
-    return str(file), file.read_text(encoding="utf-8", errors="replace")
+    try:
+        return str(file), read_bytes(file, MAX_TEXT).decode("utf-8", errors="replace")
+    except (OSError, ValueError) as error:
+        raise ModelError(f"{file} cannot be read: {first_line(error)}", "choose another with --config") from error
 
 
 def _value(node: ast.expr, known: Mapping[str, Any], name: str) -> Any:

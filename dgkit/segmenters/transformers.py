@@ -10,7 +10,8 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from dgkit.errors import ModelError
+from dgkit.documents import parse_config_json, read_bytes
+from dgkit.errors import ModelError, shown
 from dgkit.files import digest_file
 from dgkit.labels import CLASSES, NUM_CLASSES
 from dgkit.optional import first_line
@@ -33,7 +34,7 @@ def transformers_source(folder: Path) -> ModuleSource:
     config = _json(folder / "config.json")
     if config.get("model_type") != "segformer":
         raise ModelError(
-            f"{folder} holds a {config.get('model_type')!r} model; allowed: 'segformer'",
+            f"{folder} holds a {shown(config.get('model_type'))} model; allowed: 'segformer'",
             "export it to ONNX: an .onnx file may hold any network",
         )
     if (folder / ADAPTER).exists():
@@ -43,6 +44,8 @@ def transformers_source(folder: Path) -> ModuleSource:
         )
     if config.get("quantization_config") is not None:
         raise ModelError(f"{folder} holds quantized weights; allowed: fp32, fp16, bf16", "save it without quantization")
+    if config.get("num_channels", 3) != 3:
+        raise ModelError(f"{folder} takes images of {shown(config['num_channels'])} channels; allowed: 3", "use RGB")
     files = _weight_files(folder)
     names, notes = _classes(config, folder / "config.json")
     mean, std, ignored = _normalization(folder / "preprocessor_config.json")
@@ -128,7 +131,7 @@ def _weight_files(folder: Path) -> list[Path]:
     names = sorted(set(shards.values()))
     for name in names:
         if Path(name).name != name or not (folder / name).is_file():
-            raise ModelError(f"{folder / INDEX} names {name!r}, which is not a file in {folder}", _SAVE)
+            raise ModelError(f"{folder / INDEX} names {shown(name)}, which is not a file in {folder}", _SAVE)
     return [folder / INDEX, *(folder / name for name in names)]
 
 
@@ -150,7 +153,7 @@ def _classes(config: Mapping[str, Any], path: Path) -> tuple[tuple[str, ...], tu
     names = tuple(found[str(number)] for number in range(len(found)))
     if not all(isinstance(name, str) for name in names):
         wrong = next(name for name in names if not isinstance(name, str))
-        raise ModelError(f"{path}: 'id2label' holds {wrong!r}; allowed are names", "correct the file")
+        raise ModelError(f"{path}: 'id2label' holds {shown(wrong)}; allowed are names", "correct the file")
     if names == tuple(f"LABEL_{number}" for number in range(NUM_CLASSES)):
         return CLASSES, ("config.json names no classes: they are taken in the usual order",)
     return names, ()
@@ -182,13 +185,13 @@ def _normalization(path: Path) -> tuple[Triple, Triple, tuple[str, ...]]:
 def _flag(values: Mapping[str, Any], key: str, path: Path) -> bool:
     found = values.get(key)
     if found is not None and not isinstance(found, bool):
-        raise ModelError(f"{path}: {key} is {found!r}; allowed are true and false", "correct the file")
+        raise ModelError(f"{path}: {key} is {shown(found)}; allowed are true and false", "correct the file")
     return found is not False
 
 
 def _number(value: Any, key: str, path: Path) -> float:
     if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
-        raise ModelError(f"{path}: {key} is {value!r}; allowed is a finite number", "correct the file")
+        raise ModelError(f"{path}: {key} is {shown(value)}; allowed is a finite number", "correct the file")
     return value
 
 
@@ -199,15 +202,15 @@ def _triple(values: Mapping[str, Any], key: str, default: Triple, path: Path) ->
     if isinstance(found, int | float):  # one number for all channels
         found = [found] * 3
     if not isinstance(found, list) or len(found) != 3 or not all(isinstance(v, int | float) for v in found):
-        raise ModelError(f"{path}: {found!r} is not a list of three numbers", "correct the file")
+        raise ModelError(f"{path}: {shown(found)} is not a list of three numbers", "correct the file")
     first, second, third = (_number(value, key, path) for value in found)
     return first, second, third
 
 
 def _json(path: Path) -> dict[str, Any]:
     try:
-        found = json.loads(path.read_text(encoding="utf-8-sig"))
-    except (OSError, ValueError, RecursionError) as error:
+        found = parse_config_json(read_bytes(path))
+    except (OSError, ValueError) as error:
         raise ModelError(f"{path} cannot be read: {first_line(error)}", _SAVE) from error
     if not isinstance(found, dict):
         raise ModelError(f"{path} does not hold a JSON object", _SAVE)

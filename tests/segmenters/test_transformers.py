@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import os
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
@@ -264,3 +265,16 @@ def test_files_with_a_byte_order_mark(folder: Path, tmp_path: Path) -> None:
     assert transformers_source(path).digest == digest
     with open_segmenter(path, device="cpu") as found:
         found.logits(images_of())
+
+
+def test_pipes_and_huge_files_are_refused(folder: Path, tmp_path: Path) -> None:
+    path = copied(folder, tmp_path / "s")
+    (path / "config.json").write_bytes(b" " * (9 * 2**20))
+    with pytest.raises(ModelError, match=r"config\.json cannot be read: it is longer than"):
+        transformers_source(path)
+    (path / "config.json").unlink()
+    os.mkfifo(path / "config.json")
+    with pytest.raises(ModelError, match="it is not a regular file"):
+        transformers_source(path)
+    with pytest.raises(ModelError, match="takes images of 4 channels; allowed: 3"):
+        transformers_source(copied(folder, tmp_path / "four", {"num_channels": 4}))

@@ -9,7 +9,7 @@ import numpy as np
 from dgkit.data.datasets import Sample
 from dgkit.data.manifest import Manifest
 from dgkit.data.pictures import reading
-from dgkit.errors import OutputError
+from dgkit.errors import OutputError, shown
 from dgkit.labels import NUM_CLASSES
 
 JOURNAL = "scores.jsonl"
@@ -74,5 +74,11 @@ def _stamp(sample: Sample) -> list[Any]:
 
 def _differing(found: Any, wanted: dict[str, Any]) -> str:
     found = found if isinstance(found, dict) else {}
-    names = [name for name in sorted({*found, *wanted}) if found.get(name) != wanted.get(name)]
-    return "; ".join(f"{name} was {found.get(name)!r}, is {wanted.get(name)!r}" for name in names)
+    texts = []
+    for name in sorted({*found, *wanted}):
+        old, new = found.get(name), wanted.get(name)
+        if isinstance(old, dict) and isinstance(new, dict):
+            texts += [f"{name}: {_differing(old, new)}"] if old != new else []
+        elif old != new:
+            texts.append(f"{name} was {shown(old)}, is {shown(new)}")
+    return "; ".join(texts)
