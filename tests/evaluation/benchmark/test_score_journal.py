@@ -21,7 +21,7 @@ def test_a_photograph_that_is_read_differently_is_scored_again(tmp_path: Path, m
     monkeypatch.setenv("DGKIT_EXIF", "ignore")
     journal = ScoreJournal(tmp_path, {})
     for sample in (turned, plain):
-        journal.add("gta", sample, np.zeros((19, 19), np.int64))
+        journal.add("gta", sample, np.zeros((19, 20), np.int64))
     assert len(journal._lines["gta", "turned"]["files"]) == 6  # as dgkit wrote it before it read orientations
     monkeypatch.setenv("DGKIT_EXIF", "apply")
     again = ScoreJournal(tmp_path, {})
