@@ -33,7 +33,7 @@ def judge(
     if threads:
         torch.set_num_threads(threads)
     with progress_bars(_stages()) as report:
-        found = JudgeTraining(work, config, report).run()
+        found = JudgeTraining(work, config, report, say).run()
     if as_json:
         print_json(found)
     else:

@@ -71,8 +71,11 @@ def city(
     with _training(threads) as progress:
         from dgkit.training.city.stages import CityTraining
 
-        model = CityTraining(work, config, progress).run()
-    _show({"kind": "city", "out": str(model), "next": f"dgkit generate OUT --model {model}"}, as_json)
+        training = CityTraining(work, config, progress, say)
+        finished = training.finished()
+        model = training.run()
+    following = f"dgkit generate OUT --model {model}"
+    _show({"kind": "city", "out": str(model), "next": following, "finished": finished}, as_json)
 
 
 @train.command("segmenter")
@@ -107,7 +110,7 @@ def _run(kind: str, recipe: Path, out: Path | None, sets: list[str] | None, thre
         from dgkit.training.diffusion.commands import COMMANDS
         from dgkit.training.loop.training_folder import main_process
 
-        result = COMMANDS[kind](config, progress)
+        result = COMMANDS[kind](config, progress, say)
     if main_process():
         _show(result, as_json)
 
@@ -116,7 +119,7 @@ def _show(result: Mapping[str, Any], as_json: bool) -> None:
     if as_json:
         print_json(result)
         return
-    say(f"{result['out']}: written")
+    say(f"{result['out']}: {'finished already' if result.get('finished') else 'written'}")
     say(f"next: {result['next']}")
 
 

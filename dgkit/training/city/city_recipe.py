@@ -7,7 +7,7 @@ from pydantic import Field
 from dgkit.config import Config
 from dgkit.training.data.rendered_scenes import SceneCounts, Zoom1, Zoom2
 from dgkit.training.diffusion.diffusion_recipes import ChromaWeight, GradientWeight, KlWeight
-from dgkit.training.loop.optimisation import Optimisation, Precision
+from dgkit.training.loop.optimisation import MAX_SEED, Optimisation, Precision
 
 EmptyPrompt = Annotated[float, Field(ge=0, le=1, description="share of captions to empty")]
 Zoom2Share = Annotated[float, Field(ge=0, le=1, description="share of samples from zoom-2 scenes")]
@@ -101,8 +101,10 @@ class DecoderStage(PixelStage):
 class CityRecipe(Config):
     """The whole training: scenes, autoencoder, prior, source fine-tuning, ControlNet, decoder, swap."""
 
-    seed: int = 0
-    height: int = Field(256, description="height of a zoom-1 scene and side of the model's images, pixels")
+    seed: int = Field(0, ge=0, le=MAX_SEED, description="seed of scenes, crops, noise and weights")
+    height: int = Field(
+        256, ge=32, multiple_of=8, description="height of a zoom-1 scene and side of the model's images, pixels"
+    )
     workers: int | None = Field(None, ge=1, description="rendering processes; null: one per core")
     prior: PriorScenes = PriorScenes()
     source: SourceScenes = SourceScenes()

@@ -1,6 +1,7 @@
 """The embedded model from scratch: scenes, autoencoder, prior UNet, source UNet, ControlNet, decoder, style swap.
 
-Every stage can be resumed; a finished stage is loaded from its folder ``finished``.
+Every stage can be resumed; a finished stage is loaded from its folder ``finished`` if its files have the digests in
+``result.json`` next to it. The file of that name in the work folder records the finished model.
 """
 
 import shutil
@@ -14,12 +15,12 @@ from diffusers import AutoencoderKL, ControlNetModel, UNet2DConditionModel
 from diffusers.models.attention_processor import AttnProcessor
 from transformers import CLIPTextModel, CLIPTokenizer
 
-from dgkit.config import dump_config
 from dgkit.diffusion.style_swap import swap
-from dgkit.files import atomic_write
-from dgkit.progress import Progress, within
+from dgkit.errors import ModelError, UsageError
+from dgkit.optional import first_line
+from dgkit.progress import Notify, Progress, within
 from dgkit.resources import usable_cores
-from dgkit.training.city.city_recipe import CityRecipe, DiffusionStage
+from dgkit.training.city.city_recipe import CityRecipe, CityStage, DiffusionStage
 from dgkit.training.city.decoder import train_decoder
 from dgkit.training.city.scene_latents import SceneLatents, cache_latents
 from dgkit.training.city.small_networks import CONTROLNET_WIDTHS, SCHEDULER, VAE_FACTOR, build_unet, build_vae
@@ -32,16 +33,31 @@ from dgkit.training.data.scene_feed import SceneFeed
 from dgkit.training.diffusion.controlnet import ControlNetTask, build_controlnet
 from dgkit.training.diffusion.diffusion_recipes import Objective
 from dgkit.training.diffusion.ldm import LdmTask
-from dgkit.training.diffusion.model_files import PIPELINE_INDEX, replace_folder, save_network, write_json
+from dgkit.training.diffusion.model_files import (
+    PIPELINE_INDEX,
+    replace_folder,
+    save_finite,
+    save_network,
+    write_json,
+)
 from dgkit.training.diffusion.noising import Noising
 from dgkit.training.diffusion.vae import VaeTask
 from dgkit.training.diffusion.validation_images import ImagePainter
+from dgkit.training.loop.integrity import check_finite, find_result, read_object, record_result
+from dgkit.training.loop.optimisation import FREE_ON_RESUME
 from dgkit.training.loop.times import timed
 from dgkit.training.loop.trainer import fit
+from dgkit.training.loop.training_folder import check_training_folder, remove_stale, sole_training, write_recipe
 
 THINNED_PROMPTS = 0.5  # share of captions that lose some of their class words
 STAGE_SEEDS = {"vae": 2, "unet": 10, "finetune": 20, "controlnet": 30, "decoder": 40}
 VALIDATION_SAMPLES = 16  # fixed samples for the validation loss
+# May change between two runs of one training; the steps of a finished stage are compared with its result.
+_FREE = frozenset(
+    {"workers", "guidance_scale", *(f"{stage}.{name}" for stage in STAGE_SEEDS for name in FREE_ON_RESUME)}
+)
+_RESULT = "result.json"
+_AGAIN = "to write it again from the last checkpoint"
 SHOWN_LABELS, SHOWN_STYLES, SHOWN_STEPS = 1, ("snowy", "night"), 10  # validation images of the ControlNet
 
 Network: TypeAlias = AutoencoderKL | UNet2DConditionModel | ControlNetModel
@@ -75,11 +91,40 @@ class CityTraining:
     work: Path
     recipe: CityRecipe
     progress: Progress | None = None
+    notify: Notify | None = None
 
     def run(self) -> Path:
-        """Run every stage that is not finished and return the swapped model folder, ``work/model``."""
-        self.work.mkdir(parents=True, exist_ok=True)
-        atomic_write(self.work / "config.yaml", dump_config(self.recipe).encode())
+        """Run every stage that is not finished and return the swapped model folder, ``work/model``.
+
+        Nothing is computed if the model is finished and intact. Raises UsageError if ``work`` holds a training of
+        another recipe, OutputError if another training runs there, ModelError for a damaged stage.
+        """
+        check_training_folder(self.work, self.recipe, _FREE)
+        with sole_training(self.work):
+            check_training_folder(self.work, self.recipe, _FREE)
+            damage = self._damage()
+            if damage and self.notify:
+                self.notify(f"the model in {self.work} is damaged and is written again: {damage}")
+            if damage != "":
+                write_recipe(self.work, self.recipe)
+                self._train()
+        return self.work / "model"
+
+    def finished(self) -> bool:
+        """Return whether the model of this recipe is complete and intact."""
+        return self._damage() == ""
+
+    def _damage(self) -> str | None:
+        return find_result(self.work / _RESULT, self.work, **self._facts())
+
+    def _facts(self) -> dict[str, object]:
+        """Return what the model depends on beyond the keys of the recipe that may not change."""
+        steps = {name: getattr(self.recipe, name).steps for name in STAGE_SEEDS}
+        return {"steps": steps, "guidance_scale": self.recipe.guidance_scale}
+
+    def _train(self) -> None:
+        for folder in (self.work, *(self.work / name for name in STAGE_SEEDS)):
+            remove_stale(folder)
         prior_scenes = self._scenes("prior", self.recipe.prior)
         source_scenes = self._scenes("source", self.recipe.source)
         write_text_model(self.work / "text", self.recipe.seed)
@@ -90,7 +135,7 @@ class CityTraining:
         self._controlnet(finetuned, unet, source)
         if self.recipe.decoder.steps:
             self._decoder(prior, source)
-        return self._assemble()
+        record_result(self.work / _RESULT, self.work, [self._assemble()], **self._facts())
 
     @property
     def _tile(self) -> int:
@@ -185,16 +230,39 @@ class CityTraining:
     def _stage(self, name: str, train: Callable[[Path, int, Progress], Network]) -> None:
         """Train and save a stage unless it is finished."""
         folder = self.work / name
+        stage: CityStage = getattr(self.recipe, name)
         if (folder / "finished").exists():
+            self._check_stage(folder, stage.steps)
             return
         seed = self.recipe.seed + STAGE_SEEDS[name]
         with timed(self.work, name, self.progress) as progress:
             torch.manual_seed(seed)
             network = train(folder, seed, progress)
-            replace_folder(folder / "finished", network.save_pretrained)
+            replace_folder(folder / "finished", lambda new: save_finite(network, new))
+            record_result(folder / _RESULT, folder, [folder / "finished"], steps=stage.steps)
+
+    def _check_stage(self, folder: Path, steps: int) -> None:
+        """Check a finished stage against its record; one of an earlier version, or killed before it, has none."""
+        if not (folder / _RESULT).exists():
+            return
+        if damage := find_result(folder / _RESULT, folder):
+            hint = f"delete {folder / 'finished'} {_AGAIN}"
+            raise ModelError(f"the finished stage {folder} is damaged: {damage}", hint)
+        done = read_object(folder / _RESULT).get("steps")
+        if done != steps:
+            raise UsageError(
+                f"{folder} is finished with steps={done}; this recipe has {folder.name}.steps={steps}",
+                f"use {folder.name}.steps={done}, or train in another folder",
+            )
 
     def _finished(self, name: str, kind: type[N]) -> N:
-        return kind.from_pretrained(self.work / name / "finished").requires_grad_(False)
+        folder = self.work / name / "finished"
+        try:
+            network = kind.from_pretrained(folder).requires_grad_(False)
+        except Exception as error:  # diffusers and safetensors raise many types for a damaged file
+            raise ModelError(f"{folder} cannot be read: {first_line(error)}", f"delete {folder} {_AGAIN}") from error
+        check_finite(network.state_dict(), str(folder), f"delete {folder} {_AGAIN}")
+        return network
 
     def _assemble(self) -> Path:
         """Write ``prior/`` as a plain diffusers pipeline folder and swap the ControlNet onto it, in fp16."""

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
+from dgkit.errors import InputError
 from dgkit.files import atomic_write
 from dgkit.prompts import NO_STYLE, STYLES, compose
 
@@ -39,7 +40,8 @@ class TextCache:
     ``encode`` maps B captions to a float array [B, L, D]. It is called with one caption at a time, so that an embedding
     does not depend on the others in a batch. ``digest`` identifies the encoder (see ``latents.digest_network``); each
     encoder has its own folder. A caption is one file that is complete or absent, so processes may share the folder
-    and be killed at any time; a damaged file is encoded again. ``keep`` embeddings stay in memory.
+    and be killed at any time; a file that does not match the SHA-256 at its end is encoded again. ``keep`` embeddings
+    stay in memory.
     """
 
     def __init__(
@@ -59,9 +61,11 @@ class TextCache:
             embedding = self._read(text)
         if embedding is None:
             embedding = np.asarray(self.encode([text]))[0].astype(np.float16)
+            if not np.isfinite(embedding).all():
+                raise InputError(f"the text embedding of {text!r} is not finite", "train without cache_text")
             buffer = io.BytesIO()
             np.save(buffer, embedding)
-            atomic_write(self._path(text), buffer.getvalue())
+            atomic_write(self._path(text), buffer.getvalue() + hashlib.sha256(buffer.getvalue()).digest())
         self._recent[text] = embedding
         if len(self._recent) > self.keep:
             del self._recent[next(iter(self._recent))]  # the least recently used one
@@ -72,7 +76,16 @@ class TextCache:
         return self.folder / name[:2] / f"{name}.npy"
 
     def _read(self, text: str) -> np.ndarray | None:
+        """Return the embedding of a file, None if there is none or it is damaged."""
         try:
-            return np.load(self._path(text), allow_pickle=False)
-        except (OSError, ValueError, EOFError):
+            data = self._path(text).read_bytes()
+            stream = io.BytesIO(data)
+            embedding = np.load(stream, allow_pickle=False)
+        except (OSError, ValueError, EOFError, SyntaxError):
             return None
+        end = stream.tell()
+        # Files of earlier versions end with the array.
+        if data[end:] not in (b"", hashlib.sha256(data[:end]).digest()):
+            return None
+        intact = embedding.dtype == np.float16 and embedding.ndim == 2 and np.isfinite(embedding).all()
+        return embedding if intact else None

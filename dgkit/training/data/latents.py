@@ -2,8 +2,9 @@
 
 A cache folder, ``latents-<digest of the autoencoder>/``, holds ``moments.f16`` (mean, then standard deviation, float16
 [C, h, w] each, one image after the other) and ``index.jsonl`` (a header, then one line per group of images with their
-keys, shapes and offsets). Both only grow. The moments of a group are on disk before its line, so a killed writer loses
-the last group at most, and only images added to the data later are encoded.
+keys, shapes, offsets and SHA-256). Both only grow. The moments of a group are on disk before its line, so a killed
+writer loses the last group at most, and only images added to the data later are encoded. When a process first cuts from
+an image's moments, they must be finite and have their SHA-256 (entries of earlier versions have none).
 
 A crop of cached latents differs from the latents of a crop: near the border the encoder has seen what lies beyond, and
 its group norms and middle attention have seen the whole image. Rescale factors multiply the size on disk.
@@ -33,7 +34,7 @@ from dgkit.training.data.feed import CacheableFeed, Feed, Moments, WholeImage, c
 
 VERSION = 1
 GROUP = 32  # images between two commits to disk, and the largest batch
-Rows = dict[str, tuple[tuple[int, ...], int]]
+Rows = dict[str, tuple[tuple[int, ...], int, str]]
 T = TypeVar("T")
 _BYTES = 2  # of a float16
 
@@ -49,8 +50,11 @@ class LatentCache:
         header, self.rows, _ = _read_index(folder / "index.jsonl")
         if header is None:
             raise InputError(f"{folder} is not a cache of latents", "remove it and run the command again")
-        self.factor = int(header["factor"])
+        if type(header.get("factor")) is not int or header["factor"] < 1:
+            raise InputError(f"{folder / 'index.jsonl'} is damaged", f"delete {folder} and run the command again")
+        self.factor: int = header["factor"]
         self._map: np.ndarray | None = None
+        self._checked: set[str] = set()
 
     def __reduce__(self) -> tuple[Any, ...]:
         return LatentCache, (self.folder,)
@@ -61,17 +65,30 @@ class LatentCache:
     def window(self, key: str, y: int, x: int, size: int) -> Moments:
         """Return mean and standard deviation, float32 [C, s, s], of a square of ``size`` pixels at (y, x).
 
-        Raises :class:`InputError` if the image was not encoded or has changed since.
+        Raises :class:`InputError` if the image was not encoded or has changed since, or its latents are damaged.
         """
         if key not in self.rows:
             raise InputError(f"no latents of {key} in {self.folder}", "run the command again to encode it")
-        shape, offset = self.rows[key]
-        if self._map is None:
-            self._map = np.memmap(self.folder / "moments.f16", np.float16, "r")
-        whole = self._map[offset : offset + math.prod(shape)].reshape(shape)
+        shape, offset, digest = self.rows[key]
+        try:
+            if self._map is None:
+                self._map = np.memmap(self.folder / "moments.f16", np.float16, "r")
+            whole = self._map[offset : offset + math.prod(shape)].reshape(shape)
+        except (OSError, ValueError) as error:
+            raise self._damaged(key) from error
+        if key not in self._checked:
+            if digest not in ("", hashlib.sha256(whole.tobytes()).hexdigest()) or not np.isfinite(whole).all():
+                raise self._damaged(key)
+            self._checked.add(key)
         y, x, side = y // self.factor, x // self.factor, size // self.factor
         mean, std = whole[:, :, y : y + side, x : x + side].astype(np.float32)
         return mean, std
+
+    def _damaged(self, key: str) -> InputError:
+        return InputError(
+            f"the latents of {key} in {self.folder / 'moments.f16'} are damaged",
+            f"delete {self.folder} and run the command again to encode the images again",
+        )
 
 
 def with_cached_latents(
@@ -176,7 +193,7 @@ class _Writer:
     def __init__(self, folder: Path, digest: str, factor: int) -> None:
         header = {"version": VERSION, "digest": digest, "factor": factor}
         found, self.rows, kept = _read_index(folder / "index.jsonl")
-        self.end = max((offset + math.prod(shape) for shape, offset in self.rows.values()), default=0)
+        self.end = max((offset + math.prod(shape) for shape, offset, _ in self.rows.values()), default=0)
         self.files = ExitStack()
         self.index = self.files.enter_context((folder / "index.jsonl").open("ab"))
         self.moments = self.files.enter_context((folder / "moments.f16").open("ab"))
@@ -195,9 +212,10 @@ class _Writer:
 
     def add(self, entries: list[tuple[str, np.ndarray]]) -> None:
         """Write float16 arrays [2, C, h, w] under their keys; after a crash all of them are there or none."""
-        rows, end = {}, self.end
+        rows: Rows = {}
+        end = self.end
         for key, moments in entries:
-            rows[key] = (moments.shape, end)
+            rows[key] = (moments.shape, end, hashlib.sha256(moments.tobytes()).hexdigest())
             end += moments.size
         _append(self.moments, b"".join(moments.tobytes() for _, moments in entries))
         _append(self.index, _line([[key, *row] for key, row in rows.items()]))
@@ -206,7 +224,10 @@ class _Writer:
 
 
 def _read_index(path: Path) -> tuple[dict[str, Any] | None, Rows, int]:
-    """Return the header (or ``None``), shape and offset (in values) of each key, and the bytes of complete lines."""
+    """Return the header (or ``None``), the rows, and the number of bytes of complete lines.
+
+    A row has shape, offset (in values) and SHA-256 ("" in caches of earlier versions).
+    """
     rows: Rows = {}
     header, end = None, 0
     for line in path.read_bytes().splitlines(keepends=True) if path.exists() else ():
@@ -217,11 +238,19 @@ def _read_index(path: Path) -> tuple[dict[str, Any] | None, Rows, int]:
             if header is None:
                 header = dict(content)
             else:
-                rows.update({key: (tuple(shape), offset) for key, shape, offset in content})
-        except (ValueError, TypeError):  # truncated or damaged: the lines after it are ignored
+                rows.update({key: _row(*values) for key, *values in content})
+        except (ValueError, TypeError, RecursionError):  # truncated or damaged: the lines after it are ignored
             break
         end += len(line)
     return header, rows, end
+
+
+def _row(shape: list[int], offset: int, digest: str = "") -> tuple[tuple[int, ...], int, str]:
+    """Return a row of the index. Raises TypeError or ValueError if it is damaged."""
+    numbers = (*shape, offset)
+    if any(type(number) is not int or number < 0 for number in numbers) or not isinstance(digest, str):
+        raise ValueError("not a row of the index")
+    return tuple(shape), offset, digest
 
 
 def _line(content: Any) -> bytes:

@@ -2,7 +2,7 @@
 
 A cache folder holds ``images.npy`` uint8 [N,H,W,3] RGB, ``labels.npy`` uint8 [N,H,W] train ids and 255,
 ``settings.json``, and ``captions.json``, whose length is the number of scenes rendered so far: an interrupted rendering
-resumes there.
+resumes there. ``digests.json`` is written last; from then on every training checks the files against it.
 """
 
 from __future__ import annotations
@@ -23,13 +23,17 @@ from numpy.lib.format import open_memmap
 from pydantic import Field
 
 from dgkit.config import Config
+from dgkit.errors import InputError
 from dgkit.files import atomic_write, output_error
 from dgkit.labels import NUM_CLASSES
 from dgkit.locks import locked
 from dgkit.progress import Advance
+from dgkit.training.loop.integrity import find_result, record_result
 from dgkit.world import render
 
 CHUNK = 64
+_FILES = ("images.npy", "labels.npy", "captions.json", "settings.json")
+_DIGESTS = "digests.json"
 Zoom1 = Annotated[int, Field(ge=1, description="scenes at zoom 1")]
 Zoom2 = Annotated[int, Field(ge=0, description="scenes at zoom 2")]
 
@@ -101,7 +105,8 @@ def render_scenes(folder: Path, scenes: SceneSet, workers: int, progress: Advanc
     ``workers`` processes render; 0 renders in this one. Several trainings may call this for one folder at once: one
     renders, the others wait. ``progress`` is called with (scenes done, total).
 
-    Raises :class:`OutputError` if the folder cannot be written or has no space for all scenes.
+    Raises :class:`InputError` for finished scenes that are damaged, and :class:`OutputError` if the folder
+    cannot be written or has no space for all scenes.
     """
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -121,6 +126,8 @@ def open_scenes(folder: Path) -> SceneCache:
 
 
 def _render_missing(folder: Path, scenes: SceneSet, workers: int, progress: Advance | None) -> None:
+    if _is_complete(folder, scenes):
+        return
     images, labels = _arrays(folder, scenes)
     captions = _captions(folder)
     draw = partial(_render, scenes)
@@ -136,6 +143,23 @@ def _render_missing(folder: Path, scenes: SceneSet, workers: int, progress: Adva
             atomic_write(folder / "captions.json", json.dumps(captions).encode())
             if progress:
                 progress(last, scenes.count)
+    record_result(folder / _DIGESTS, folder, [folder / name for name in _FILES])
+
+
+def _is_complete(folder: Path, scenes: SceneSet) -> bool:
+    """Return whether ``folder`` holds all of ``scenes``. Raises InputError if their files are damaged."""
+    if not _has_settings(folder, scenes):
+        return False
+    if damage := find_result(folder / _DIGESTS, folder):
+        raise InputError(
+            f"the rendered scenes in {folder} are damaged: {damage}", f"delete {folder} to render them again"
+        )
+    return (folder / _DIGESTS).exists()
+
+
+def _has_settings(folder: Path, scenes: SceneSet) -> bool:
+    path = folder / "settings.json"
+    return path.exists() and path.read_bytes() == json.dumps(asdict(scenes)).encode()
 
 
 def _render(scenes: SceneSet, index: int) -> tuple[np.ndarray, np.ndarray, str]:
@@ -154,15 +178,20 @@ def _mapper(workers: int) -> Iterator[Callable[..., Iterable[tuple[np.ndarray, n
 
 
 def _arrays(folder: Path, scenes: SceneSet) -> tuple[np.memmap, np.memmap]:
-    """Open the arrays for writing; those of other settings are replaced."""
-    settings, path = json.dumps(asdict(scenes)), folder / "settings.json"
-    if path.exists() and path.read_text(encoding="utf-8") == settings:
-        return open_memmap(folder / "images.npy", "r+"), open_memmap(folder / "labels.npy", "r+")
-    (folder / "captions.json").unlink(missing_ok=True)
+    """Open the arrays for writing; those of other settings, and damaged ones, are replaced."""
     shape = (scenes.count, scenes.height, 2 * scenes.height)
+    if _has_settings(folder, scenes):
+        try:
+            images, labels = open_memmap(folder / "images.npy", "r+"), open_memmap(folder / "labels.npy", "r+")
+            if images.shape == (*shape, 3) and labels.shape == shape and images.dtype == labels.dtype == np.uint8:
+                return images, labels
+        except (FileNotFoundError, ValueError, EOFError):
+            pass
+    for name in ("captions.json", _DIGESTS):
+        (folder / name).unlink(missing_ok=True)
     images = _allocated(folder / "images.npy", (*shape, 3))
     labels = _allocated(folder / "labels.npy", shape)
-    atomic_write(path, settings.encode())
+    atomic_write(folder / "settings.json", json.dumps(asdict(scenes)).encode())
     return images, labels
 
 
@@ -176,5 +205,11 @@ def _allocated(path: Path, shape: tuple[int, ...]) -> np.memmap:
 
 
 def _captions(folder: Path) -> list[str]:
+    """Return the captions so far; none, so that all scenes are rendered again, if the file is damaged."""
     path = folder / "captions.json"
-    return json.loads(path.read_text(encoding="utf-8")) if path.exists() else []
+    try:
+        captions = json.loads(path.read_text(encoding="utf-8"))
+    except (FileNotFoundError, ValueError, RecursionError):
+        return []
+    valid = isinstance(captions, list) and all(isinstance(caption, str) for caption in captions)
+    return captions if valid else []

@@ -1,11 +1,14 @@
 """``dgkit train vae|ldm|controlnet``: from a recipe to a folder that diffusers loads.
 
-``OUT/config.yaml`` is the resolved recipe, ``OUT/training/`` holds checkpoints, logs and validation images. Running the
-same recipe again resumes it; a finished run only writes its result again.
+``OUT/config.yaml`` is the resolved recipe, ``OUT/training/`` holds checkpoints, logs and validation images, and, once
+the result is complete, ``result.json`` with its digests. Running the same recipe again resumes it. For a finished run
+nothing is computed; a result with a missing or damaged file is written again from the last checkpoint. A run writes
+nothing to ``OUT`` before model, data and settings have been loaded and checked, and only one run at a time may do so.
 """
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+import contextlib
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +17,7 @@ from diffusers import AutoencoderKL, ControlNetModel, UNet2DConditionModel
 
 from dgkit.errors import UsageError
 from dgkit.files import cache_folder
-from dgkit.progress import Progress, within
+from dgkit.progress import Notify, Progress, within
 from dgkit.training.data.data_rows import build_feed
 from dgkit.training.data.latents import with_cached_latents
 from dgkit.training.diffusion.controlnet import ControlNetTask, build_controlnet, condition_widths
@@ -25,87 +28,104 @@ from dgkit.training.diffusion.noising import DTYPES, Noising
 from dgkit.training.diffusion.starting_model import StartingModel, find_training_model
 from dgkit.training.diffusion.vae import VaeTask
 from dgkit.training.diffusion.validation_images import ImagePainter, central_crop
+from dgkit.training.loop.integrity import find_result, record_result
 from dgkit.training.loop.optimisation import FREE_ON_RESUME
 from dgkit.training.loop.task import TrainingTask
 from dgkit.training.loop.times import timed
 from dgkit.training.loop.trainer import fit
-from dgkit.training.loop.training_folder import main_process, open_training_folder
+from dgkit.training.loop.training_folder import (
+    check_training_folder,
+    main_process,
+    remove_stale,
+    sole_training,
+    write_recipe,
+)
+from dgkit.training.loop.training_log import last_loss
 
 # May change between two runs of one training, as they do not affect the weights.
 _FREE = frozenset({"out", "validation", "gradient_checkpointing", *(f"train.{name}" for name in FREE_ON_RESUME)})
 
 
-def train_vae(config: VaeTraining, progress: Progress | None = None) -> Mapping[str, Any]:
+def train_vae(config: VaeTraining, progress: Progress | None = None, notify: Notify | None = None) -> Mapping[str, Any]:
     """Train the autoencoder of ``config.model`` and write its diffusers folder.
 
     Its latents differ from the old ones, so a UNet must be trained on them afterwards. Returns and raises as
     :func:`train_ldm`.
     """
-    out = open_training_folder(config.out, config, _FREE)
-    vae = find_training_model(config.model, config.seed).vae()
-    size = config.size or int(vae.config.sample_size)
-    task = VaeTask(
-        vae,
-        build_feed(config.data, size, config.seed, progress=progress),
-        seed=config.seed,
-        gradient=config.gradient,
-        chroma=config.chroma,
-        kl=config.kl,
-        validation_samples=config.validation.samples,
-    )
-    _fit(task, config, out, progress, lambda: _write_network(vae, out))
-    return _result("vae", config, out, f"AutoencoderKL.from_pretrained('{out}')")
+    with _training(config, notify) as run:
+        if not run.finished:
+            vae = find_training_model(config.model, config.seed).vae()
+            size = config.size or int(vae.config.sample_size)
+            task = VaeTask(
+                vae,
+                build_feed(config.data, size, config.seed, progress=progress, notify=notify),
+                seed=config.seed,
+                gradient=config.gradient,
+                chroma=config.chroma,
+                kl=config.kl,
+                validation_samples=config.validation.samples,
+            )
+            _fit(task, run, progress, lambda: _write_network(vae, run.out))
+        return _result("vae", run, f"AutoencoderKL.from_pretrained('{run.out}')")
 
 
-def train_ldm(config: LdmTraining, progress: Progress | None = None) -> Mapping[str, Any]:
+def train_ldm(config: LdmTraining, progress: Progress | None = None, notify: Notify | None = None) -> Mapping[str, Any]:
     """Fine-tune a UNet and write a pipeline folder that has the new ``unet/`` and the other parts of ``config.model``.
 
-    Returns the kind, output folder, steps, last loss and next command. Raises UsageError if ``config.out`` holds a run
-    of another recipe, and what :func:`fit` raises.
+    Returns the kind, output folder, steps, last loss, next command, and whether the training was finished already.
+    Raises UsageError if ``config.out`` holds a run of another recipe, OutputError if another run trains there, and what
+    :func:`fit` raises.
     """
-    parts = _prepare(config, progress)
-    task = LdmTask(
-        parts.unet,
-        parts.noising,
-        lora=config.lora,
-        gradient_checkpointing=config.gradient_checkpointing,
-        painter=parts.painter,
-        prompts=config.validation.prompts,
-        validation_samples=config.validation.samples,
-    )
+    with _training(config, notify) as run:
+        if not run.finished:
+            parts = _prepare(config, progress, notify)
+            task = LdmTask(
+                parts.unet,
+                parts.noising,
+                lora=config.lora,
+                gradient_checkpointing=config.gradient_checkpointing,
+                painter=parts.painter,
+                prompts=config.validation.prompts,
+                validation_samples=config.validation.samples,
+            )
 
-    def write() -> None:
-        task.finish(parts.out)
-        parts.unet.disable_gradient_checkpointing()
-        write_pipeline(parts.unet, parts.model, parts.out)
+            def write() -> list[Path]:
+                adapters = task.finish(run.out)
+                parts.unet.disable_gradient_checkpointing()
+                return [*adapters, *write_pipeline(parts.unet, parts.model, run.out)]
 
-    _fit(task, config, parts.out, progress, write)
-    return _result("ldm", config, parts.out, f"dgkit train controlnet RECIPE --set model={parts.out}")
+            _fit(task, run, progress, write)
+        return _result("ldm", run, f"dgkit train controlnet RECIPE --set model={run.out}")
 
 
-def train_controlnet(config: ControlNetTraining, progress: Progress | None = None) -> Mapping[str, Any]:
+def train_controlnet(
+    config: ControlNetTraining, progress: Progress | None = None, notify: Notify | None = None
+) -> Mapping[str, Any]:
     """Train a ControlNet on the frozen UNet of ``config.model`` and write its diffusers folder.
 
     Returns and raises as :func:`train_ldm`.
     """
-    parts = _prepare(config, progress, labels=True)
     validation = config.validation
-    torch.manual_seed(config.seed)
-    controlnet = build_controlnet(parts.unet, condition_widths(parts.noising.factor))
-    task = ControlNetTask(
-        controlnet,
-        parts.unet,
-        parts.noising,
-        zero_conv_lr=config.zero_conv_lr,
-        gradient_checkpointing=config.gradient_checkpointing,
-        painter=parts.painter,
-        prior=find_training_model(validation.prior).unet() if validation.prior and validation.labels else None,
-        labels=[central_crop(path, validation.encoding, parts.painter.size) for path in validation.labels],
-        styles=validation.styles,
-        validation_samples=validation.samples,
-    )
-    _fit(task, config, parts.out, progress, lambda: _write_network(controlnet, parts.out))
-    return _result("controlnet", config, parts.out, f"dgkit swap {validation.prior or 'PRIOR'} {parts.out} MODEL")
+    with _training(config, notify) as run:
+        if not run.finished:
+            parts = _prepare(config, progress, notify, labels=True)
+            torch.manual_seed(config.seed)
+            controlnet = build_controlnet(parts.unet, condition_widths(parts.noising.factor))
+            prior = validation.prior if validation.labels else None
+            task = ControlNetTask(
+                controlnet,
+                parts.unet,
+                parts.noising,
+                zero_conv_lr=config.zero_conv_lr,
+                gradient_checkpointing=config.gradient_checkpointing,
+                painter=parts.painter,
+                prior=find_training_model(prior).unet() if prior else None,
+                labels=[central_crop(path, validation.encoding, parts.painter.size) for path in validation.labels],
+                styles=validation.styles,
+                validation_samples=validation.samples,
+            )
+            _fit(task, run, progress, lambda: _write_network(controlnet, run.out))
+        return _result("controlnet", run, f"dgkit swap {validation.prior or 'PRIOR'} {run.out} MODEL")
 
 
 COMMANDS: dict[str, Callable[..., Mapping[str, Any]]] = {
@@ -113,31 +133,61 @@ COMMANDS: dict[str, Callable[..., Mapping[str, Any]]] = {
     "ldm": train_ldm,
     "controlnet": train_controlnet,
 }
-"""The trainings by the name of their recipe section; each takes its configuration and ``progress``."""
+"""The trainings by the name of their recipe section; each takes its configuration, ``progress`` and ``notify``."""
+
+
+@dataclass(frozen=True)
+class _TrainingRun:
+    """A training whose folder is locked; ``finished``: its result is complete and intact."""
+
+    config: Training
+    out: Path
+    finished: bool
+
+    @property
+    def folder(self) -> Path:
+        """Folder of checkpoints and logs."""
+        return self.out / "training"
+
+    @property
+    def record(self) -> Path:
+        """File that proves that the result is complete."""
+        return self.folder / "result.json"
 
 
 @dataclass(frozen=True)
 class _DiffusionParts:
     """What the trainings of UNet and ControlNet start from."""
 
-    out: Path
     model: StartingModel
     unet: UNet2DConditionModel
     noising: Noising
     painter: ImagePainter
 
 
+@contextlib.contextmanager
+def _training(config: Training, notify: Notify | None) -> Iterator[_TrainingRun]:
+    """Check and lock ``config.out`` without writing to it."""
+    out = check_training_folder(config.out, config, _FREE)
+    with sole_training(out):
+        check_training_folder(out, config, _FREE)  # again: the run that held the lock may have begun meanwhile
+        run = _TrainingRun(config, out, False)
+        damage = find_result(run.record, out, steps=config.train.steps)
+        if damage and notify and main_process():
+            notify(f"the result in {out} is damaged and is written again: {damage}")
+        yield replace(run, finished=damage == "")
+
+
 def _prepare(
-    config: LdmTraining | ControlNetTraining, progress: Progress | None, labels: bool = False
+    config: LdmTraining | ControlNetTraining, progress: Progress | None, notify: Notify | None, labels: bool = False
 ) -> _DiffusionParts:
-    out = open_training_folder(config.out, config, _FREE)
     model = find_training_model(config.model, config.seed)
     unet = model.unet()
     size = _crop_size(config, int(unet.config.sample_size), model)
-    noising = _noising(config, model, size, progress, labels)
+    noising = _noising(config, model, size, progress, notify, labels)
     steps, guidance_scale = config.validation.steps, config.validation.guidance_scale
     painter = ImagePainter(noising, size=size, steps=steps, guidance_scale=guidance_scale, seed=config.seed)
-    return _DiffusionParts(out, model, unet, noising, painter)
+    return _DiffusionParts(model, unet, noising, painter)
 
 
 def _crop_size(config: Training, tile: int, model: StartingModel) -> int:
@@ -152,9 +202,14 @@ def _crop_size(config: Training, tile: int, model: StartingModel) -> int:
 
 
 def _noising(
-    config: LdmTraining | ControlNetTraining, model: StartingModel, size: int, progress: Progress | None, labels: bool
+    config: LdmTraining | ControlNetTraining,
+    model: StartingModel,
+    size: int,
+    progress: Progress | None,
+    notify: Notify | None,
+    labels: bool,
 ) -> Noising:
-    feed = build_feed(config.data, size, config.seed, progress=progress)
+    feed = build_feed(config.data, size, config.seed, progress=progress, notify=notify)
     cache = cache_folder() / "training"
     if config.data.cache_latents:
         dtype = DTYPES[config.train.precision]
@@ -172,25 +227,37 @@ def _noising(
     )
 
 
-def _fit(task: TrainingTask, config: Training, out: Path, progress: Progress | None, write: Callable[[], None]) -> None:
-    """Train ``task``; then the main process writes the result."""
-    folder = out / "training"
+def _fit(task: TrainingTask, run: _TrainingRun, progress: Progress | None, write: Callable[[], list[Path]]) -> None:
+    """Train ``task``; then the main process writes the result, and last the record of its files."""
+    settings = run.config.train
     if not main_process():
-        fit(task, config.train, folder)
+        fit(task, settings, run.folder)
         return
-    with timed(folder, task.name, progress) as report:
-        fit(task, config.train, folder, progress=report)
-    write()
+
+    def begin() -> None:
+        write_recipe(run.out, run.config)
+        run.record.unlink(missing_ok=True)
+        for folder in (run.out, run.folder):
+            remove_stale(folder)
+
+    with timed(run.folder, task.name, progress) as report:
+        fit(task, settings, run.folder, progress=report, begin=begin)
+    record_result(run.record, run.out, write(), steps=settings.steps)
 
 
-def _write_network(network: AutoencoderKL | ControlNetModel, out: Path) -> None:
-    """Write the network's files to ``out``, next to the recipe, ``config.json`` last."""
+def _write_network(network: AutoencoderKL | ControlNetModel, out: Path) -> list[Path]:
+    """Write the network's files to ``out``, next to the recipe, ``config.json`` last; return them."""
     staging = out / "training" / "result"
     replace_folder(staging, lambda folder: save_network(network, folder))
-    move_contents(staging, out, last="config.json")
+    return move_contents(staging, out, last="config.json")
 
 
-def _result(kind: str, config: Training, out: Path, following: str) -> Mapping[str, Any]:
-    lines = (out / "training" / "log.csv").read_text(encoding="utf-8").splitlines()
-    last = dict(zip(lines[0].split(","), map(float, lines[-1].split(",")), strict=True))
-    return {"kind": kind, "out": str(out), "steps": config.train.steps, "loss": last["loss"], "next": following}
+def _result(kind: str, run: _TrainingRun, following: str) -> Mapping[str, Any]:
+    return {
+        "kind": kind,
+        "out": str(run.out),
+        "steps": run.config.train.steps,
+        "loss": last_loss(run.folder),
+        "next": following,
+        "finished": run.finished,
+    }

@@ -13,7 +13,7 @@ from dgkit.config import Config, load_config, read_recipe
 from dgkit.errors import UsageError
 from dgkit.prompts import STYLES
 from dgkit.training.data.data_rows import FeedConfig
-from dgkit.training.loop.optimisation import Optimisation
+from dgkit.training.loop.optimisation import MAX_SEED, Optimisation
 
 GradientWeight = Annotated[float, Field(ge=0, description="weight of the L1 of horizontal and vertical differences")]
 ChromaWeight = Annotated[float, Field(ge=0, description="weight of |d(R-G)| + |d(B-G)|")]
@@ -86,7 +86,7 @@ class Training(Config):
     data: FeedConfig
     size: int | None = Field(None, ge=16)
     """side of the training crops in pixels; default: the model's image size"""
-    seed: int = Field(0, ge=0)
+    seed: int = Field(0, ge=0, le=MAX_SEED)
     """random seed of crops, captions, timesteps, noise and new weights"""
     train: Optimisation
 
@@ -145,11 +145,17 @@ def load_training(section: str, recipe: Path, sets: Sequence[str] = (), out: Pat
 
     Raises InputError, UsageError.
     """
-    if section not in read_recipe(recipe):
+    values = read_recipe(recipe)
+    unknown = [key for key in values if key not in DiffusionRecipe.model_fields]
+    if unknown:
+        known = ", ".join(DiffusionRecipe.model_fields)
+        raise UsageError(f"{recipe}: unknown section {unknown[0]!r}, allowed: {known}", "remove it, or fix its name")
+    if not isinstance(values.get(section), dict):
         raise UsageError(f"{recipe} has no section {section!r}", f"use a recipe for dgkit train {section}")
     paths = [f"{section}.{text}" for text in sets]
     flags = {} if out is None else {section: {"out": out}}
-    loaded: Training = getattr(load_config(DiffusionRecipe, recipe, paths, **flags), section)
+    # The other sections belong to other commands and may be incomplete.
+    loaded: Training = getattr(load_config(DiffusionRecipe, {section: values[section]}, paths, **flags), section)
     if loaded.out is None:
         raise UsageError(f"{recipe} has no output folder", "add --out FOLDER")
     return loaded

@@ -63,21 +63,25 @@ class LdmTask(DiffusionTask):
                 results[f"prompt_{i}"] = self.painter.paint(module, prompt)
         return results
 
-    def finish(self, folder: Path) -> None:
-        """Merge the adapters, if there are any, into the UNet and save them in ``folder/lora``."""
-        if self.lora:
-            merge_lora(self.module, folder / "lora")
+    def finish(self, folder: Path) -> list[Path]:
+        """Merge the adapters, if there are any, into the UNet; return the folder ``folder/lora`` that holds them."""
+        if not self.lora:
+            return []
+        merge_lora(self.module, folder / "lora")
+        return [folder / "lora"]
 
 
-def write_pipeline(unet: UNet2DConditionModel, model: StartingModel, out: Path) -> None:
+def write_pipeline(unet: UNet2DConditionModel, model: StartingModel, out: Path) -> list[Path]:
     """Write ``unet`` with the rest of ``model`` as a diffusers pipeline folder; each part is complete or absent.
 
-    ``model_index.json``, which identifies a pipeline, is written last.
+    ``model_index.json``, which identifies a pipeline, is removed first and written last. Returns the files and folders
+    of the pipeline.
     """
     staging = out / "training" / "rest"
     replace_folder(staging, model.write_rest)
+    (out / "model_index.json").unlink(missing_ok=True)
     replace_folder(out / "unet", lambda folder: save_network(unet, folder))
-    move_contents(staging, out, last="model_index.json")
+    return [out / "unet", *move_contents(staging, out, last="model_index.json")]
 
 
 @torch.no_grad()

@@ -10,6 +10,7 @@ from typing import Any
 from diffusers import AutoencoderKL, ControlNetModel, UNet2DConditionModel
 
 from dgkit.files import temporary_path
+from dgkit.training.loop.integrity import check_finite
 
 PIPELINE_INDEX = {
     "_class_name": "StableDiffusionPipeline",
@@ -42,12 +43,22 @@ def write_json(path: Path, value: Mapping[str, Any]) -> None:
 
 
 def save_network(network: AutoencoderKL | UNet2DConditionModel | ControlNetModel, folder: Path) -> None:
-    """Call ``save_pretrained`` and remove the path the network was loaded from."""
-    network.save_pretrained(folder)
+    """Call ``save_pretrained`` and remove the path the network was loaded from.
+
+    Raises ModelError, before anything is written, if a weight is not finite.
+    """
+    save_finite(network, folder)
     path = folder / "config.json"
     config = json.loads(path.read_text(encoding="utf-8"))
     config.pop("_name_or_path", None)
     write_json(path, config)
+
+
+def save_finite(network: AutoencoderKL | UNet2DConditionModel | ControlNetModel, folder: Path) -> None:
+    """Call ``save_pretrained``. Raises ModelError, before anything is written, if a weight is not finite."""
+    hint = "train again in another folder with a lower lr or precision=bf16"
+    check_finite(network.state_dict(), f"the trained {type(network).__name__}", hint)
+    network.save_pretrained(folder)
 
 
 def replace_folder(folder: Path, write: Callable[[Path], None]) -> None:
@@ -62,10 +73,22 @@ def replace_folder(folder: Path, write: Callable[[Path], None]) -> None:
         shutil.rmtree(temporary, ignore_errors=True)
 
 
-def move_contents(source: Path, target: Path, last: str) -> None:
-    """Move files and folders from ``source`` into ``target``, the file named ``last`` at the end; remove ``source``."""
+def move_contents(source: Path, target: Path, last: str) -> list[Path]:
+    """Move files and folders from ``source`` into ``target``, the file named ``last`` at the end; remove ``source``.
+
+    ``last`` is removed from ``target`` first, so that it is never found next to a mixture of old and new files. Returns
+    the paths in ``target``.
+    """
+    (target / last).unlink(missing_ok=True)
+    moved = []
     for path in sorted(source.iterdir(), key=lambda path: path.name == last):
+        found = target / path.name
         if path.is_dir():
-            shutil.rmtree(target / path.name, ignore_errors=True)
-        path.replace(target / path.name)
+            shutil.rmtree(found, ignore_errors=True)
+        else:
+            # A rename does nothing if both names are hard links to one file, so the old name goes first.
+            found.unlink(missing_ok=True)
+        path.replace(found)
+        moved.append(found)
     source.rmdir()
+    return moved

@@ -6,7 +6,7 @@ from pydantic import Field
 
 from dgkit.config import Config
 from dgkit.training.data.rendered_scenes import SceneCounts
-from dgkit.training.loop.optimisation import Optimisation, Precision
+from dgkit.training.loop.optimisation import MAX_SEED, Optimisation, Precision
 
 Disturb = Annotated[float, Field(ge=0, le=1, description="probability of each disturbance: colour, blur, noise, JPEG")]
 
@@ -48,8 +48,10 @@ class StyleStage(JudgeStage):
 class JudgeRecipe(Config):
     """Both networks of the judge, and the scenes for training and testing them."""
 
-    seed: int = Field(700, ge=0, description="seed of scenes, crops and weights; the shipped generator used 0 and 1")
-    unseen_seed: int = Field(750, ge=0, description="seed of the unseen scenes for the scores")
+    seed: int = Field(
+        700, ge=0, le=MAX_SEED, description="seed of scenes, crops and weights; the shipped generator used 0 and 1"
+    )
+    unseen_seed: int = Field(750, ge=0, le=MAX_SEED, description="seed of the unseen scenes for the scores")
     unseen: int = Field(60, ge=1, description="unseen scenes per role")
     height: int = Field(256, ge=32, multiple_of=16, description="height of a zoom-1 scene, pixels")
     workers: int = Field(2, ge=1, description="rendering processes")

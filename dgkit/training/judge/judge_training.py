@@ -1,10 +1,10 @@
 """The judge of generated images: trained on rendered scenes only, exported to ONNX with its scores.
 
 A judge folder holds ``segmenter.onnx`` and ``styles.onnx``, each with a side-car YAML that describes its input,
-``config.yaml`` with the recipe, and ``judge.json`` with the scores on unseen scenes.
+``config.yaml`` with the recipe, ``judge.json`` with the scores on unseen scenes, and ``result.json`` with the digests
+of these files.
 """
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,12 +14,13 @@ from torch import Tensor, nn
 from torch.nn import functional
 from torch.optim.swa_utils import update_bn
 
-from dgkit.config import dump_config
+from dgkit.config import read_recipe
 from dgkit.data.pictures import centre_square
 from dgkit.data.scores import confusion, summary
+from dgkit.errors import InputError
 from dgkit.files import atomic_write, json_bytes
 from dgkit.labels import IGNORE
-from dgkit.progress import Progress, within
+from dgkit.progress import Notify, Progress, within
 from dgkit.prompts import STYLE_NAMES
 from dgkit.training.data.captions import style_of
 from dgkit.training.data.rendered_scenes import SceneCache, SceneCounts, SceneSet, render_scenes
@@ -27,11 +28,15 @@ from dgkit.training.judge.disturbed_crops import MEAN, STD, CropSampler, StyleSa
 from dgkit.training.judge.judge_files import export
 from dgkit.training.judge.judge_networks import STYLE_SIZE, SegmenterNetwork, StyleNetwork
 from dgkit.training.judge.judge_recipe import JudgeRecipe
-from dgkit.training.loop.optimisation import Optimisation
+from dgkit.training.loop.integrity import check_finite, find_result, read_object, record_result
+from dgkit.training.loop.optimisation import FREE_ON_RESUME, Optimisation
 from dgkit.training.loop.task import Tensors, TrainingTask
 from dgkit.training.loop.trainer import fit
+from dgkit.training.loop.training_folder import check_training_folder, remove_stale, sole_training, write_recipe
 from dgkit.world import ROLES
 
+# May change between two runs of one training; more steps train further.
+_FREE = frozenset({"workers", *(f"{stage}.{name}" for stage in ("segmenter", "styles") for name in FREE_ON_RESUME)})
 NORM_BATCHES = 16  # for the statistics of the batch norms after training
 
 
@@ -95,17 +100,60 @@ class JudgeTraining:
     work: Path
     recipe: JudgeRecipe
     progress: Progress | None = None
+    notify: Notify | None = None
 
     def run(self) -> dict[str, object]:
-        """Train what is not finished, score it on unseen scenes, write ``judge.json`` and return its contents."""
-        finished, config = self.work / "judge.json", dump_config(self.recipe).encode()
-        if finished.exists() and (self.work / "config.yaml").read_bytes() == config:
-            return json.loads(finished.read_text(encoding="utf-8"))
-        atomic_write(self.work / "config.yaml", config)
+        """Train what is not finished, score it on unseen scenes, write ``judge.json`` and return its contents.
+
+        Nothing is computed if the judge is finished and intact. Raises UsageError if ``work`` holds a judge of another
+        recipe, OutputError if another training runs there.
+        """
+        check_training_folder(self.work, self.recipe, _FREE)
+        with sole_training(self.work):
+            check_training_folder(self.work, self.recipe, _FREE)
+            if self._is_finished():
+                return self._scores()
+            write_recipe(self.work, self.recipe)
+            return self._train_all()
+
+    def _is_finished(self) -> bool:
+        """Return whether all files of the judge are there and intact; without a record, whether they are all there."""
+        damage = find_result(self._record, self.work, **self._facts())
+        if damage and self.notify:
+            self.notify(f"the judge in {self.work} is damaged and is written again: {damage}")
+        if self._record.exists():
+            return damage == ""
+        # A judge of an earlier version; its recipe is that of config.yaml, apart from the steps.
+        recipe = read_recipe(self.work / "config.yaml") if (self.work / "judge.json").exists() else {}
+        steps = {name: (recipe.get(name) or {}).get("steps") for name in self._facts()["steps"]}
+        return steps == self._facts()["steps"] and all(path.exists() for path in self._files())
+
+    @property
+    def _record(self) -> Path:
+        return self.work / "result.json"
+
+    def _facts(self) -> dict[str, dict[str, int]]:
+        return {"steps": {"segmenter": self.recipe.segmenter.steps, "styles": self.recipe.styles.steps}}
+
+    def _files(self) -> list[Path]:
+        names = ["segmenter", "styles"] if "prior" in self.roles else ["segmenter"]
+        return [self.work / f"{name}.{end}" for name in names for end in ("onnx", "yaml")] + [self.work / "judge.json"]
+
+    def _scores(self) -> dict[str, object]:
+        path = self.work / "judge.json"
+        try:
+            return read_object(path)
+        except (OSError, ValueError) as error:
+            raise InputError(f"{path} cannot be read: {error}", "delete it to score the judge again") from error
+
+    def _train_all(self) -> dict[str, object]:
+        self._record.unlink(missing_ok=True)
+        remove_stale(self.work)
         scores: dict[str, object] = {"segmenter": self._segmenter()}
         if "prior" in self.roles:
             scores["styles"] = self._styles()
-        atomic_write(finished, json_bytes(scores))
+        atomic_write(self.work / "judge.json", json_bytes(scores))
+        record_result(self._record, self.work, self._files(), **self._facts())
         return scores
 
     @property
@@ -136,6 +184,8 @@ class JudgeTraining:
         starts = range(first, first + NORM_BATCHES * stage.batch, stage.batch)
         batches = (torch.stack([task.sample(i)["image"] for i in range(n, n + stage.batch)]) for n in starts)
         update_bn((to_input(batch) for batch in batches), module)
+        hint = "train again in another folder with a lower lr"
+        check_finite(module.state_dict(), f"the trained {task.name} network", hint)
         return module.eval()
 
     def _scenes(self, role: str) -> list[SceneCache]:

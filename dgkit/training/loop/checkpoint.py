@@ -2,11 +2,14 @@
 
 ``folder/step_00000200/`` holds the trained weights (``model.safetensors``), their moving average
 (``ema.safetensors``), the optimizer, the gradient scaler and the states of the random generators (as accelerate writes
-them), and ``state.json``: the step, the settings and the state of the loss meter. It is written under a temporary
-name, flushed to the disk and renamed; only then is the oldest one removed.
+them), and ``state.json``: the step, the settings, the state of the loss meter, size and SHA-256 of every other file,
+and a SHA-256 of all that. Values must be finite before they are written and after they are read. A checkpoint is
+written under a temporary name, flushed to the disk and renamed; only then is the oldest one removed. Checkpoints of
+earlier versions have no digests and are only checked for finite values.
 """
 
 import errno
+import hashlib
 import json
 import os
 import re
@@ -25,6 +28,7 @@ from torch import Tensor, nn
 from dgkit.errors import DgkitError, ModelError, OutputError, UsageError
 from dgkit.files import output_error
 from dgkit.optional import first_line
+from dgkit.training.loop.integrity import digest_files, find_damage, first_not_finite, read_object
 from dgkit.training.loop.optimisation import FREE_ON_RESUME
 
 _FINISHED = re.compile(r"step_(\d{8})")
@@ -59,15 +63,17 @@ def save(folder: Path, parts: Parts, state: Mapping[str, Any], keep: int) -> Non
     """Write the checkpoint of step ``state["step"]``, then delete all but the newest ``keep``.
 
     Every process calls this; the main one writes. Raises OutputError if the disk is full or fails; earlier checkpoints
-    remain intact.
+    remain intact. Raises DgkitError, before anything is written, if a weight or a state of the optimizer is not finite.
     """
     accelerator = parts.accelerator
+    _check_finite(folder, parts, state["step"])
     name = f"step_{state['step']:08d}"
     temporary = folder / f".{name}.new"
     try:
-        _write(temporary, parts, state)
+        _write(temporary, parts)
         accelerator.wait_for_everyone()
         if accelerator.is_main_process:
+            _write_state(temporary, state)
             _sync_folder(temporary)
             temporary.replace(folder / name)
             _sync(folder)
@@ -81,10 +87,12 @@ def save(folder: Path, parts: Parts, state: Mapping[str, Any], keep: int) -> Non
 
 
 def read_state(path: Path) -> dict[str, Any]:
-    """Return the contents of a checkpoint's ``state.json``. Raises ModelError if it cannot be read."""
+    """Return the contents of a checkpoint's ``state.json``. Raises ModelError if it cannot be read or has changed."""
     try:
-        return dict(json.loads((path / _STATE).read_text(encoding="utf-8")))
-    except (OSError, ValueError, TypeError) as error:
+        state = read_object(path / _STATE)
+        _check_state(path, state)
+        return state
+    except (OSError, ValueError) as error:
         raise _read_error(path, error) from error
 
 
@@ -112,6 +120,8 @@ def check_settings(path: Path, state: Mapping[str, Any], wanted: Mapping[str, Ma
 
 def load(path: Path, parts: Parts) -> None:
     """Load the checkpoint ``path`` into ``parts``. Raises ModelError if it is damaged or of another module."""
+    if damage := _damage(path):
+        raise _read_error(path, ValueError(damage))
     try:
         _load_weights(path / _WEIGHTS, parts.module)
         if parts.average is not None:
@@ -119,6 +129,8 @@ def load(path: Path, parts: Parts) -> None:
         handle = parts.accelerator.register_load_state_pre_hook(lambda models, folder: models.clear())
         parts.accelerator.load_state(str(path))
         handle.remove()
+        if name := _first_not_finite(parts):
+            raise ValueError(f"{name} holds values that are not finite")
     except DgkitError:
         raise
     except Exception as error:  # torch and safetensors raise many types for a damaged file
@@ -137,7 +149,7 @@ def _weights(module: nn.Module) -> dict[str, Tensor]:
     return {name: state[name].detach().contiguous() for name in names}
 
 
-def _write(folder: Path, parts: Parts, state: Mapping[str, Any]) -> None:
+def _write(folder: Path, parts: Parts) -> None:
     # accelerate names weights differently with several processes than with one and writes frozen ones too. The hook
     # removes the weights from what it saves; they are written below.
     handle = parts.accelerator.register_save_state_pre_hook(lambda models, weights, folder: weights.clear())
@@ -149,7 +161,77 @@ def _write(folder: Path, parts: Parts, state: Mapping[str, Any]) -> None:
     if parts.average is not None:
         shadow = zip(trained_parameters(parts.module), parts.average.shadow_params, strict=True)
         save_file({name: tensor.contiguous() for name, tensor in shadow}, folder / _AVERAGE)
-    (folder / _STATE).write_text(json.dumps(state, indent=1), encoding="utf-8")
+
+
+def _write_state(folder: Path, state: Mapping[str, Any]) -> None:
+    """Write ``state.json`` with the digests of all files that lie in ``folder``."""
+    # Through JSON, so that the digest is that of the values as they are read.
+    values = json.loads(json.dumps({**state, "files": digest_files(folder, folder.iterdir())}))
+    text = json.dumps({**values, "sha256": _digest(values)}, indent=1)
+    (folder / _STATE).write_text(text, encoding="utf-8")
+
+
+def _digest(state: Mapping[str, Any]) -> str:
+    rest = {name: value for name, value in state.items() if name != "sha256"}
+    return hashlib.sha256(json.dumps(rest, sort_keys=True).encode()).hexdigest()
+
+
+def _check_state(path: Path, state: Mapping[str, Any]) -> None:
+    """Raise ValueError unless ``state`` has all values of a training, of the right types, as they were written."""
+    if "sha256" in state and state["sha256"] != _digest(state):
+        raise ValueError(f"{_STATE} differs from the SHA-256 recorded when it was written")
+    kinds: dict[str, type] = {"step": int, "meter": dict, "settings": dict, "identity": dict}
+    for name, kind in kinds.items():
+        if type(state.get(name)) is not kind:
+            raise ValueError(f"{_STATE} has no valid value of {name!r}")
+    if path.name != f"step_{state['step']:08d}":
+        raise ValueError(f"{_STATE} is of step {state['step']}")
+    for name in ("pending", "recent"):
+        values = state["meter"].get(name)
+        if not isinstance(values, list) or any(type(value) not in (int, float) for value in values):
+            raise ValueError(f"{_STATE} has no valid losses")
+
+
+def _damage(path: Path) -> str:
+    """Return what is wrong with the files of a checkpoint; "" if they are intact, or without recorded digests."""
+    try:
+        state = read_object(path / _STATE)
+        _check_state(path, state)
+        return find_damage(path, state["files"]) if "files" in state else ""
+    except (OSError, ValueError) as error:
+        return str(error)
+
+
+def _check_finite(folder: Path, parts: Parts, step: int) -> None:
+    if name := _first_not_finite(parts):
+        raise DgkitError(
+            f"{name} holds values that are not finite at step {step}; {_last_good(folder)}",
+            "train again in another folder with a lower lr or precision=bf16",
+        )
+
+
+def _first_not_finite(parts: Parts) -> str:
+    """Return the file and the name of the first weight, average or optimizer state with NaN or infinity, or ""."""
+    average = parts.average.shadow_params if parts.average else ()
+    groups: dict[str, Mapping[str, Any]] = {
+        _WEIGHTS: _weights(parts.module),
+        _AVERAGE: dict(zip(trained_parameters(parts.module), average, strict=False)),
+        "optimizer.bin": _optimizer_state(parts),
+    }
+    for file, tensors in groups.items():
+        if name := first_not_finite(tensors):
+            return f"{name} in {file}"
+    return ""
+
+
+def _optimizer_state(parts: Parts) -> dict[str, Any]:
+    """Return the tensors of the optimizers of ``parts`` by names for messages."""
+    return {
+        f"{name} of parameter {number}": value
+        for optimizer in parts.accelerator._optimizers
+        for number, values in enumerate(optimizer.state.values())
+        for name, value in values.items()
+    }
 
 
 @torch.no_grad()
@@ -189,6 +271,11 @@ def _sync(path: Path) -> None:
         os.close(descriptor)
 
 
+def _last_good(folder: Path) -> str:
+    found = list_checkpoints(folder)
+    return f"the last good checkpoint is {found[-1]}" if found else "there is no checkpoint yet"
+
+
 def _write_error(folder: Path, error: Exception) -> OutputError:
     found = list_checkpoints(folder)
     kept = f"the checkpoint {found[-1]} is intact" if found else "there is no earlier checkpoint"
@@ -209,7 +296,8 @@ def _system_error(folder: Path, error: Exception) -> OSError:
 
 
 def _read_error(path: Path, error: Exception) -> ModelError:
-    return ModelError(
-        f"the checkpoint {path} cannot be read: {first_line(error)}",
-        "delete that folder to resume from the previous checkpoint",
-    )
+    """Return an error that names the damaged checkpoint and the newest intact one before it."""
+    earlier = [found for found in list_checkpoints(path.parent) if found.name < path.name]
+    good = next((found for found in reversed(earlier) if not _damage(found)), None)
+    following = f"to resume from {good}" if good else "to start again: there is no intact earlier checkpoint"
+    return ModelError(f"the checkpoint {path} cannot be read: {first_line(error)}", f"delete that folder {following}")

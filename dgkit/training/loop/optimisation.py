@@ -10,6 +10,8 @@ Schedule = Literal["constant", "cosine", "linear", "wsd"]
 Optimizer = Literal["adamw", "adamw8bit"]
 Precision = Literal["fp32", "bf16", "fp16"]
 
+MAX_SEED = 2**63 - 1000  # torch takes 64 bits; stages add to the seed
+
 # These may change when a run is resumed: none changes what a step computes, except that the decay of the learning rate
 # moves with ``steps`` (the constant part of "wsd" does not).
 FREE_ON_RESUME = frozenset(
@@ -20,7 +22,7 @@ FREE_ON_RESUME = frozenset(
 class Optimisation(Config):
     """One stage of training with AdamW."""
 
-    steps: int = Field(ge=1, description="optimizer steps")
+    steps: int = Field(ge=1, le=99_999_999, description="optimizer steps")  # checkpoints are named by eight digits
     batch: int = Field(16, ge=1, description="samples per optimizer step, summed over processes and micro-steps")
     accumulation: int = Field(1, ge=1, description="micro-steps per optimizer step; more save memory")
     lr: float = Field(1e-3, gt=0, description="peak learning rate")

@@ -9,7 +9,7 @@ import contextlib
 import json
 import math
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +27,7 @@ from dgkit.training.loop.optimisation import Optimisation
 from dgkit.training.loop.optimizers import build_optimizer, rate_at, set_rate
 from dgkit.training.loop.stream import batches, micro_batch, samples_per_micro_step
 from dgkit.training.loop.task import Tensors, TrainingTask
+from dgkit.training.loop.training_folder import sole_training
 from dgkit.training.loop.training_log import Meter, TrainingLog
 
 accelerate: Any = require("accelerate", "train")
@@ -34,17 +35,26 @@ accelerate: Any = require("accelerate", "train")
 _MAX_SOURCES = 8  # named in an error message
 
 
-def fit(task: TrainingTask, settings: Optimisation, folder: Path, *, progress: Progress | None = None) -> None:
+def fit(
+    task: TrainingTask,
+    settings: Optimisation,
+    folder: Path,
+    *,
+    progress: Progress | None = None,
+    begin: Callable[[], None] = lambda: None,
+) -> None:
     """Train ``task.module`` in place; afterwards it holds the moving average of its weights (or the weights if off).
 
     Resumes from the newest checkpoint in ``folder/checkpoints``. Writes ``log.csv``, ``validation.csv``, images to
     ``validation`` and TensorBoard files to ``logs``. ``progress`` is called after each step by the main process, with
-    the mean of the last fifty losses as its note.
+    the mean of the last fifty losses as its note. ``begin`` is called in the main process once everything has been
+    checked, before the first file is written.
 
     Raises UsageError for settings that do not fit the machine or the checkpoint, ModelError for a damaged checkpoint,
-    OutputError for a full disk, and DgkitError for a loss or gradient that is not finite.
+    OutputError for a full disk or if another training runs in ``folder``, and DgkitError for a loss, gradient or weight
+    that is not finite.
     """
-    with _run(task, settings, folder) as run:
+    with sole_training(folder), _run(task, settings, folder, begin) as run:
         stream = batches(
             task.sample,
             settings,
@@ -64,7 +74,7 @@ def fit(task: TrainingTask, settings: Optimisation, folder: Path, *, progress: P
 class _Run:
     """The state of a training between two steps."""
 
-    def __init__(self, task: TrainingTask, settings: Optimisation, folder: Path) -> None:
+    def __init__(self, task: TrainingTask, settings: Optimisation, folder: Path, begin: Callable[[], None]) -> None:
         self.task, self.settings, self.folder = task, settings, folder
         self.checkpoints = folder / "checkpoints"
         self.accelerator = build_accelerator(settings)
@@ -83,6 +93,8 @@ class _Run:
         self.done = 0
         self.meter = Meter()
         self.resume()
+        if self.accelerator.is_main_process:
+            begin()
         self.log = TrainingLog(folder, self.done) if self.accelerator.is_main_process else None
 
     def resume(self) -> None:
@@ -242,8 +254,8 @@ class _Run:
 
 
 @contextlib.contextmanager
-def _run(task: TrainingTask, settings: Optimisation, folder: Path) -> Iterator[_Run]:
-    run = _Run(task, settings, folder)
+def _run(task: TrainingTask, settings: Optimisation, folder: Path, begin: Callable[[], None]) -> Iterator[_Run]:
+    run = _Run(task, settings, folder, begin)
     try:
         yield run
     finally:

@@ -1,7 +1,9 @@
-"""The output folder of a training: made for a new run, checked before a resumed one."""
+"""The output folder of a training: checked before anything is loaded, locked, and made once everything is valid."""
 
+import contextlib
 import os
-from collections.abc import Mapping
+import shutil
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -9,35 +11,86 @@ import yaml
 
 from dgkit.config import Config, dump_config, read_recipe
 from dgkit.errors import OutputError, UsageError
-from dgkit.files import atomic_write, output_error
+from dgkit.files import atomic_write, is_temporary, output_error
+from dgkit.locks import LOCK, sole_writer
+
+# What a training leaves behind once there is something to resume: checkpoints, finished stages, results.
+_TRAINED = (
+    *("checkpoints/step_*", "*/checkpoints/step_*", "iter_*.pth"),
+    *("result.json", "*/result.json", "*/finished", "judge.json", "model_index.json", "config.json"),
+)
 
 
-def open_training_folder(out: Path | None, recipe: Config, free: frozenset[str]) -> Path:
-    """Create ``out`` and write ``recipe`` to its ``config.yaml``, or check that it holds a run of the same recipe.
+def check_training_folder(out: Path | None, recipe: Config, free: frozenset[str]) -> Path:
+    """Return ``out`` if ``recipe`` may be trained in it; nothing is written.
 
-    ``free`` names the keys that may change between two runs of one training, such as ``"train.workers"``; a group
-    such as ``"validation"`` frees all keys in it. In a group of processes only the main one writes.
+    That is a folder that is new, empty, or holds a run of the same recipe. ``free`` names the keys that may change
+    between two runs of one training, such as ``"train.workers"``; a group such as ``"validation"`` frees all keys in
+    it. A folder in which nothing has been trained yet accepts any recipe: a failed start leaves nothing to resume.
 
-    Raises UsageError without a folder or for another recipe, OutputError for a folder with other files or one that
-    cannot be written.
+    Raises UsageError without a folder or for another recipe, OutputError for a folder with other files.
     """
     if out is None:
         raise UsageError("no output folder was given", "add --out FOLDER")
     out = out.expanduser()
     config = out / "config.yaml"
+    if out.exists() and not out.is_dir():
+        raise OutputError(f"cannot write {out}: it is a file", "choose a new folder with --out")
     if config.exists():
-        _check_recipe(out, read_recipe(config), yaml.safe_load(dump_config(recipe)), free)
-    elif out.exists() and any(out.iterdir()):
+        if any(next(out.glob(pattern), None) for pattern in _TRAINED):
+            _check_recipe(out, read_recipe(config), yaml.safe_load(dump_config(recipe)), free)
+    elif out.exists() and any(path.name != LOCK and not is_temporary(path.name) for path in out.iterdir()):
         raise OutputError(
             f"{out} is not empty and is not a training folder: it has no config.yaml", "choose a new folder with --out"
         )
+    return out
+
+
+def write_recipe(out: Path, recipe: Config) -> None:
+    """Create ``out`` and write ``recipe`` to its ``config.yaml``; from then on the folder belongs to this training.
+
+    In a group of processes only the main one writes. Raises OutputError.
+    """
     if main_process():
         try:
             out.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise output_error(out, error) from error
-        atomic_write(config, dump_config(recipe).encode())
-    return out
+        atomic_write(out / "config.yaml", dump_config(recipe).encode())
+
+
+@contextlib.contextmanager
+def sole_training(folder: Path) -> Iterator[None]:
+    """Hold the lock of ``folder`` for a training; in a group of processes the main one holds it.
+
+    A folder that is created for the lock is removed again if nothing was written to it. Raises OutputError at once if
+    another training runs there or the folder cannot be made.
+    """
+    if not main_process():
+        yield
+        return
+    missing = [path for path in (folder, *folder.parents) if not path.exists()]
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise output_error(folder, error) from error
+    try:
+        with sole_writer(folder):
+            yield
+    finally:
+        for path in missing:  # the innermost first
+            with contextlib.suppress(OSError):  # not empty
+                path.rmdir()
+
+
+def remove_stale(folder: Path) -> None:
+    """Remove temporary files and folders that killed runs left in ``folder``; its lock must be held."""
+    for path in folder.iterdir() if folder.is_dir() else ():
+        if is_temporary(path.name):
+            if path.is_dir():
+                shutil.rmtree(path, ignore_errors=True)
+            else:
+                path.unlink(missing_ok=True)
 
 
 def main_process() -> bool:

@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
+from dgkit.errors import InputError
 from dgkit.files import atomic_path, atomic_write, output_error
 from dgkit.optional import require
 
@@ -112,10 +113,27 @@ class TrainingLog:
 def _trim(path: Path, columns: Sequence[str], step: int) -> None:
     """Keep the lines up to ``step``; a last line without an end, cut off by a kill, is dropped too."""
     with _writing(path):
-        text = path.read_text(encoding="utf-8") if path.exists() else ""
+        text = path.read_text(encoding="utf-8", errors="replace") if path.exists() else ""
     lines = [line for line in text.splitlines(keepends=True)[1:] if line.endswith("\n")]
-    kept = [line for line in lines if int(line.partition(",")[0]) <= step]
+    try:
+        kept = [line for line in lines if int(line.partition(",")[0]) <= step]
+    except ValueError as error:
+        raise _unreadable(path) from error
     atomic_write(path, (",".join(columns) + "\n" + "".join(kept)).encode())
+
+
+def last_loss(folder: Path) -> float:
+    """Return the loss in the last line of ``log.csv``. Raises InputError if the file is not a log."""
+    path = folder / "log.csv"
+    try:
+        lines = path.read_text(encoding="utf-8").splitlines()
+        return float(dict(zip(lines[0].split(","), lines[-1].split(","), strict=True))["loss"])
+    except (OSError, ValueError, IndexError, KeyError) as error:
+        raise _unreadable(path) from error
+
+
+def _unreadable(path: Path) -> InputError:
+    return InputError(f"{path} is not a log of this training", "delete it; the log then starts at the last checkpoint")
 
 
 def _append(path: Path, lines: Sequence[str]) -> None:

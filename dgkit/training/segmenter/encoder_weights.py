@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from dgkit.errors import ModelError
 from dgkit.optional import first_line, require
+from dgkit.training.loop.integrity import check_finite
 
 _HINT = "use a .pth or .safetensors file of the encoder, or a transformers model such as nvidia/mit-b5"
 _PREFIXES = ("backbone.", "segformer.", "encoder.")
@@ -22,7 +23,7 @@ def load_encoder(backbone: nn.Module, pretrained: str) -> int:
 
     A file has mmsegmentation's names, with or without "backbone."; a folder or hub id is a transformers SegFormer.
     Weights of classifiers and heads are skipped. Returns the number of tensors copied. Raises ModelError if weights are
-    missing, have other shapes or cannot be read.
+    missing, have other shapes, are not finite or cannot be read.
     """
     state = _without_prefix(_read(pretrained))
     if any(f".{query}." in name for name in state for query in _QUERY):
@@ -40,6 +41,7 @@ def load_encoder(backbone: nn.Module, pretrained: str) -> int:
                 f"{pretrained}: {name} has shape {list(value.shape)}, the encoder needs {list(wanted[name].shape)}",
                 "choose the backbone that these weights belong to",
             )
+    check_finite(chosen, pretrained, "download the weights again")
     backbone.load_state_dict(chosen, strict=False)
     return len(chosen)
 

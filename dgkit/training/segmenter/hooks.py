@@ -2,6 +2,7 @@
 
 import copy
 import hashlib
+import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -9,7 +10,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from dgkit.errors import UsageError
+from dgkit.errors import DgkitError, UsageError
 from dgkit.progress import Progress
 from dgkit.training.segmenter.encoder_weights import load_encoder
 from dgkit.training.segmenter.mm import HOOKS, Hook
@@ -99,25 +100,73 @@ def digest_weights(network: nn.Module) -> str:
     return digest.hexdigest()
 
 
-class ProgressHook(Hook):
-    """Reports iterations to ``progress``; keeps the last loss and the mean IoU of each validation, in percent."""
+class FiguresHook(Hook):
+    """Keeps the last loss and the mean IoU of each validation, in percent by iteration; checkpoints hold both.
 
-    priority = "VERY_LOW"
+    A run that was killed between a checkpoint and the validation due at its iteration validates when it resumes.
+    """
 
-    def __init__(self, progress: Progress | None = None) -> None:
-        self.progress, self.loss = progress, float("nan")
-        self.miou: list[tuple[int, float]] = []
+    KEY = "figures"
+    priority = "LOW"  # before mmengine's CheckpointHook, so that a checkpoint holds the figures of its own iteration
+
+    def __init__(self) -> None:
+        self.loss: float | None = None
+        self.miou: dict[int, float] = {}
+
+    def after_load_checkpoint(self, runner: Any, checkpoint: Mapping[str, Any]) -> None:
+        """Take over the figures of a checkpoint; those of earlier versions have none."""
+        found = checkpoint.get(self.KEY, {})
+        self.loss, self.miou = found.get("loss"), dict(found.get("miou", ()))
+
+    def before_save_checkpoint(self, runner: Any, checkpoint: dict[str, Any]) -> None:
+        """Add the figures to a checkpoint."""
+        checkpoint[self.KEY] = {"loss": self.loss, "miou": sorted(self.miou.items())}
 
     def after_train_iter(
         self, runner: Any, batch_idx: int, data_batch: object = None, outputs: Mapping[str, Any] | None = None
     ) -> None:
-        """Report an iteration and keep its loss."""
+        """Keep the loss of an iteration. Raises DgkitError if it is not finite."""
         if outputs:
             self.loss = float(outputs["loss"].detach())
-        if self.progress and runner.rank == 0:
-            self.progress("segmenter", runner.iter + 1, runner.max_iters, f"loss {self.loss:.4f}")
+        if self.loss is not None and not math.isfinite(self.loss):
+            raise DgkitError(
+                f"the loss became {self.loss} at iteration {runner.iter + 1}",
+                "train again in another folder with a lower train.lr or train.precision=bf16",
+            )
 
     def after_val_epoch(self, runner: Any, metrics: Mapping[str, float] | None = None) -> None:
         """Keep the mean IoU of a validation with its iteration."""
         if metrics and "mIoU" in metrics:
-            self.miou.append((runner.iter, float(metrics["mIoU"])))
+            self.miou[runner.iter] = float(metrics["mIoU"])
+
+
+class MissedValidation(Hook):
+    """Validates at the start of a resumed run if the validation due at its checkpoint is missing."""
+
+    priority = "VERY_LOW"  # after CheckpointHook, which reads the best score before training
+
+    def __init__(self, figures: FiguresHook) -> None:
+        self.figures = figures
+
+    def before_train(self, runner: Any) -> None:
+        """Validate if a validation is due and was not done before the checkpoint was resumed."""
+        loop = runner.train_loop
+        due = runner.iter % loop.val_interval == 0 or runner.iter == loop.max_iters
+        if runner.val_loop is not None and runner.iter and due and runner.iter not in self.figures.miou:
+            runner.val_loop.run()
+
+
+class ProgressHook(Hook):
+    """Reports iterations, whose checkpoint is then written, to ``progress`` in the main process."""
+
+    priority = "VERY_LOW"
+
+    def __init__(self, figures: FiguresHook, progress: Progress | None = None) -> None:
+        self.figures, self.progress = figures, progress
+
+    def after_train_iter(
+        self, runner: Any, batch_idx: int, data_batch: object = None, outputs: Mapping[str, Any] | None = None
+    ) -> None:
+        """Report an iteration."""
+        if self.progress and runner.rank == 0:
+            self.progress("segmenter", runner.iter + 1, runner.max_iters, f"loss {self.figures.loss:.4f}")

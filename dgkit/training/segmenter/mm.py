@@ -49,5 +49,7 @@ pseudo_collate: Any = _load("mmengine.dataset").pseudo_collate
 OptimWrapper: Any = _load("mmengine.optim").OptimWrapper
 MMConfig: Any = _load("mmengine.config").Config
 Runner: Any = _load("mmengine.runner").Runner
+CheckpointHook: Any = _hooks.CheckpointHook
+master_only: Any = _load("mmengine.dist").master_only
 MMLogger: Any = _load("mmengine.logging").MMLogger
 init_default_scope: Any = _load("mmengine.registry").init_default_scope

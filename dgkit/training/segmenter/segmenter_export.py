@@ -10,6 +10,7 @@ from dgkit.labels import CLASSES
 from dgkit.optional import first_line
 from dgkit.segmenters.mm_checkpoint import read_checkpoint
 from dgkit.segmenters.onnx_writer import write_segmenter
+from dgkit.training.loop.integrity import check_finite
 from dgkit.training.segmenter.hrda import HRDASegmentor
 from dgkit.training.segmenter.networks import MEAN, STD
 
@@ -48,8 +49,12 @@ def export_segmenter(network: Any, path: Path, crop: int) -> float:
 
 
 def load_checkpoint(network: nn.Module, path: Path) -> None:
-    """Load the weights of a checkpoint of ``dgkit train segmenter`` into ``network``. Raises ModelError."""
+    """Load the weights of a checkpoint of ``dgkit train segmenter`` into ``network``.
+
+    Raises ModelError if they do not fit or are not finite.
+    """
     state = read_checkpoint(path)["state_dict"]
+    check_finite(state, str(path), "delete it and run the training again")
     try:
         network.load_state_dict(state)
     except RuntimeError as error:  # other names or shapes

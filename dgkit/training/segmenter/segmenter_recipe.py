@@ -191,7 +191,7 @@ class SegmenterRecipe(Config):
     """ImageNet feature distance in the loss, needs pretrained; default: none"""
     shade: Shade | None = None
     """SHADE: restyled features and their consistency in the loss; default: none"""
-    seed: int = Field(0, ge=0)
+    seed: int = Field(0, ge=0, lt=2**32)
     """seed of weights, crops, mixing and augmentation"""
     data: SegmenterData
     train: SegmenterSchedule = SegmenterSchedule()

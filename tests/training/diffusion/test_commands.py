@@ -1,6 +1,9 @@
 """``train_vae|ldm|controlnet`` on a micro model: results load in diffusers and dgkit, and resuming is exact."""
 
+import contextlib
 import json
+import os
+import shutil
 
 import diffusers
 import numpy as np
@@ -12,7 +15,8 @@ from dgkit.diffusion.loading import load_pipeline
 from dgkit.diffusion.presets import Preset
 from dgkit.diffusion.sampler import SceneRequest, sample
 from dgkit.diffusion.style_swap import swap
-from dgkit.errors import DgkitError, OutputError, UsageError
+from dgkit.errors import DgkitError, InputError, OutputError, UsageError
+from dgkit.training.diffusion import commands
 from dgkit.training.diffusion.commands import train_controlnet, train_ldm, train_vae
 from dgkit.training.diffusion.diffusion_recipes import ControlNetTraining, LdmTraining, VaeTraining
 from tests.models import make_micro_model
@@ -188,3 +192,121 @@ def test_the_resolved_recipe_and_the_time_are_in_the_output_folder(folder):
     train_ldm(_ldm(folder, "noted", validation={"samples": 0}))
     assert "steps: 3" in (folder / "noted" / "config.yaml").read_text()
     assert json.loads((folder / "noted" / "training" / "times.json").read_text())["ldm"] > 0
+
+
+def _vae(folder, out, **changes):
+    values = {"model": str(folder / "base"), "out": folder / out, "data": _data(folder), "train": TRAIN, **changes}
+    return VaeTraining.model_validate(values)
+
+
+def _files(out):
+    """Return the bytes of all files of a result."""
+    return {
+        str(path.relative_to(out)): path.read_bytes()
+        for path in sorted(out.rglob("*"))
+        if path.is_file() and path.relative_to(out).parts[0] not in ("training", "config.yaml")
+    }
+
+
+@pytest.mark.parametrize(("train", "config"), [(train_vae, _vae), (train_ldm, _ldm), (train_controlnet, _controlnet)])
+def test_a_finished_training_computes_nothing_and_a_damaged_result_is_written_again(folder, train, config, monkeypatch):
+    name = f"again-{train.__name__}"
+    recipe = config(folder, name, validation={"samples": 0})
+    first = train(recipe)
+    result = _files(folder / name)
+    assert first["finished"] is False
+    with monkeypatch.context() as patched:
+        patched.setattr(commands, "fit", None)
+        patched.setattr(commands, "find_training_model", None)
+        assert train(recipe) == {**first, "finished": True}
+    damaged = max((path for path in (folder / name).rglob("*.safetensors") if "training" not in path.parts), key=str)
+    broken = damaged.read_bytes()[:-1] + b"?"
+    damaged.unlink()  # perhaps a hard link to a file of the starting model
+    damaged.write_bytes(broken)
+    notices: list[str] = []
+    assert train(recipe, notify=notices.append)["finished"] is False
+    assert _files(folder / name) == result
+    assert "is damaged and is written again" in notices[0] and damaged.name in notices[0]
+
+
+def test_a_result_without_a_record_is_written_again(folder):
+    """Of an earlier version, or of a run that was killed just before it: the parts are hard links to the same files."""
+    train_ldm(_ldm(folder, "unrecorded", validation={"samples": 0}))
+    result = _files(folder / "unrecorded")
+    (folder / "unrecorded" / "training" / "result.json").unlink()
+    train_ldm(_ldm(folder, "unrecorded", validation={"samples": 0}))
+    assert _files(folder / "unrecorded") == result
+    left = sorted(path.name for path in (folder / "unrecorded" / "training").iterdir())
+    assert left == ["checkpoints", "log.csv", "logs", "result.json", "times.json", "validation", "validation.csv"]
+
+
+@pytest.mark.parametrize("operation", range(0, 24, 3))
+def test_a_stop_at_any_moment_while_the_result_is_written_loses_nothing(folder, monkeypatch, operation):
+    recipe = _ldm(folder, "stopped", train={**TRAIN, "steps": 1, "validate_every": 0}, lora={"rank": 2})
+    (folder / "stopped" / "training" / "result.json").unlink(missing_ok=True)
+    if not (folder / "stopped").exists():
+        train_ldm(recipe)
+        (folder / "stopped" / "training" / "result.json").unlink()
+    left = [operation]
+
+    def dying(function):
+        def wrapper(*args, **kwargs):
+            left[0] -= 1
+            if left[0] < 0:
+                raise DgkitError("stop")
+            return function(*args, **kwargs)
+
+        return wrapper
+
+    with monkeypatch.context() as patched:
+        for owner, name in (*((os, name) for name in ("replace", "rename", "rmdir", "link")), (shutil, "rmtree")):
+            patched.setattr(owner, name, dying(getattr(owner, name)))
+        with contextlib.suppress(DgkitError):
+            train_ldm(recipe)
+    assert train_ldm(recipe)["loss"] > 0
+    result = _files(folder / "stopped")
+    assert "model_index.json" in result and "lora/pytorch_lora_weights.safetensors" in result
+    diffusers.StableDiffusionPipeline.from_pretrained(folder / "stopped")
+    assert not [path for path in (folder / "stopped").rglob("*") if path.name.endswith(".tmp")]
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"model": "no/such-model"},
+        {"data": {"rows": [{"dataset": "images", "root": "nowhere"}]}},
+        {"size": 60},
+        {"lora": {"targets": ("to_nothing",)}},
+        {"train": {**TRAIN, "batch": 3, "accumulation": 2}},
+        {"train": {**TRAIN, "precision": "fp16"}},
+    ],
+)
+def test_a_failed_start_leaves_nothing_and_the_corrected_recipe_is_accepted(folder, changes):
+    if torch.cuda.is_available() and "precision" in changes.get("train", ()):
+        pytest.skip("fp16 is allowed on a GPU")
+    with pytest.raises(DgkitError):
+        train_ldm(_ldm(folder, "typo", **changes))
+    assert not (folder / "typo").exists()
+
+
+def test_a_second_training_is_refused_while_one_runs(folder):
+    def second(stage, done, total, note=""):
+        if stage == "vae":
+            with pytest.raises(OutputError, match="another run is writing to"):
+                train_vae(_vae(folder, "busy"))
+
+    assert train_vae(_vae(folder, "busy"), second)["finished"] is False
+    assert len((folder / "busy" / "training" / "log.csv").read_text().splitlines()) == 1 + TRAIN["steps"]
+
+
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [("log.csv", "step,loss\nnot a step,3\n"), ("times.json", ""), ("times.json", "[" * 10_000)],
+)
+def test_a_file_of_the_training_that_cannot_be_read_is_one_line(folder, name, text):
+    out = f"broken-{name}-{len(text)}"
+    (folder / out / "training").mkdir(parents=True)
+    (folder / out / "config.yaml").write_text("{}")
+    (folder / out / "training" / name).write_text(text)
+    with pytest.raises(InputError, match=name):
+        train_vae(_vae(folder, out))

@@ -87,3 +87,40 @@ def test_a_controlnet_needs_label_maps():
     values = {"model": "m", "data": {"rows": [{"dataset": "images", "root": "x"}]}, "train": {"steps": 1}}
     with pytest.raises(ValueError, match="every row must have label maps"):
         ControlNetTraining.model_validate(values)
+
+
+def test_the_sections_of_other_commands_may_be_incomplete(tmp_path):
+    path = tmp_path / "recipe.yaml"
+    path.write_text(
+        "vae: {data: 3}\nldm: {model: m, out: o, data: {rows: [{dataset: city}]}, train: {steps: 1}}\ncontrolnet:\n"
+    )
+    assert load_training("ldm", path).model == "m"
+    with pytest.raises(UsageError, match=r"vae\.model is required"):
+        load_training("vae", path)
+    with pytest.raises(UsageError, match="has no section 'controlnet'"):
+        load_training("controlnet", path)
+
+
+def test_an_unknown_section_is_named(tmp_path):
+    (tmp_path / "recipe.yaml").write_text("ldms: {}\nldm: {model: m}\n")
+    with pytest.raises(UsageError, match="unknown section 'ldms', allowed: vae, ldm, controlnet"):
+        load_training("ldm", tmp_path / "recipe.yaml")
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        *("ldm: 3", "ldm: [1, 2]", "ldm: null", "ldm: text", "[ldm]", "3: {}", "ldm: {1: 2}", "ldm: {model: [1]}"),
+        *("ldm: {model: m, train: 7}", "ldm: {model: m, data: {rows: 3}}", "ldm: {model: m, data: {rows: [3]}}"),
+        *(f"ldm: {{model: m, out: o, data: {{rows: [{{dataset: city}}]}}, train: {train}}}" for train in (
+            *("{steps: x}", "{steps: 1.5}", "{steps: 1, lr: .nan}", "{steps: 1, lr: [1]}", "{steps: 1e400}"),
+            *("{steps: 100000000000}", "{steps: true, seed: 1}", "{steps: 1, precision: 3}", "{steps: 1, lr: .inf}"),
+        )),
+        f"ldm: {{model: m, out: o, seed: {10**30}, data: {{rows: [{{dataset: city}}]}}, train: {{steps: 1}}}}",
+    ],
+)  # fmt: skip
+def test_wrong_types_are_one_line(tmp_path, text):
+    (tmp_path / "recipe.yaml").write_text(text)
+    with pytest.raises((UsageError, InputError)) as caught:
+        load_training("ldm", tmp_path / "recipe.yaml")
+    assert caught.value.message

@@ -5,15 +5,16 @@ import os
 import resource
 import shutil
 import signal
+import tempfile
 from pathlib import Path
 
 import pytest
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 from torch import nn
 
-from dgkit.errors import ModelError, OutputError, UsageError
+from dgkit.errors import DgkitError, ModelError, OutputError, UsageError
 from dgkit.training.loop import checkpoint
 from dgkit.training.loop.optimisation import Optimisation
 from dgkit.training.loop.trainer import fit
@@ -132,6 +133,122 @@ def test_a_damaged_checkpoint_is_named(tmp_path, name):
     with pytest.raises(ModelError, match="step_00000003 cannot be read") as caught:
         toy_fit(tmp_path)
     assert "delete that folder" in caught.value.hint
+
+
+def newest(folder: Path) -> Path:
+    return checkpoint.list_checkpoints(folder / "checkpoints")[-1]
+
+
+def strip_digests(path: Path) -> None:
+    """Make a checkpoint one of an earlier version."""
+    state = json.loads((path / "state.json").read_text())
+    del state["files"], state["sha256"]
+    (path / "state.json").write_text(json.dumps(state, indent=1))
+
+
+def flip_bit(path: Path) -> None:
+    data = bytearray(path.read_bytes())
+    data[-5] ^= 1
+    path.write_bytes(data)
+
+
+@pytest.mark.parametrize(
+    "name", ["model.safetensors", "ema.safetensors", "optimizer.bin", "random_states_0.pkl", "state.json"]
+)
+def test_a_flipped_bit_is_named_with_the_last_good_checkpoint(tmp_path, name):
+    toy_fit(tmp_path, steps=6)
+    folder = tmp_path / "checkpoints"
+    if name == "state.json":
+        text = (newest(tmp_path) / name).read_text()
+        (newest(tmp_path) / name).write_text(text.replace('"pending": []', '"pending": [7.5]'))
+    else:
+        flip_bit(newest(tmp_path) / name)
+    with pytest.raises(ModelError, match=rf"step_00000006 cannot be read: {name} differs from the SHA-256") as caught:
+        toy_fit(tmp_path)
+    assert caught.value.hint == f"delete that folder to resume from {folder / 'step_00000003'}"
+    flip_bit(folder / "step_00000003" / "optimizer.bin")
+    with pytest.raises(ModelError) as caught:
+        toy_fit(tmp_path)
+    assert caught.value.hint == "delete that folder to start again: there is no intact earlier checkpoint"
+
+
+def test_a_missing_file_of_a_checkpoint_is_named(tmp_path):
+    toy_fit(tmp_path, steps=3)
+    (newest(tmp_path) / "random_states_0.pkl").unlink()
+    with pytest.raises(ModelError, match=r"random_states_0\.pkl is missing"):
+        toy_fit(tmp_path)
+
+
+def test_a_checkpoint_without_digests_is_resumed_if_it_is_finite(tmp_path):
+    toy_fit(tmp_path, steps=3)
+    strip_digests(newest(tmp_path))
+    resumed, whole = toy_fit(tmp_path), toy_fit(tmp_path / "whole")
+    assert torch.equal(resumed.module[0].weight, whole.module[0].weight)
+
+
+@pytest.mark.parametrize("name", ["model.safetensors", "ema.safetensors"])
+def test_a_nan_in_a_checkpoint_without_digests_is_refused(tmp_path, name):
+    toy_fit(tmp_path, steps=3)
+    strip_digests(newest(tmp_path))
+    weights = load_file(newest(tmp_path) / name)
+    weights["0.bias"][2] = float("nan")
+    save_file(weights, newest(tmp_path) / name)
+    with pytest.raises(ModelError, match=rf"0\.bias in {name} holds values that are not finite"):
+        toy_fit(tmp_path)
+
+
+@pytest.mark.parametrize("part", ["weights", "average", "optimizer"])
+def test_values_that_are_not_finite_are_never_written(tmp_path, monkeypatch, part):
+    toy_fit(tmp_path, steps=3)
+    write = checkpoint._check_finite
+
+    def spoil(folder, parts, step):
+        with torch.no_grad():
+            if part == "weights":
+                parts.module[0].bias[0] = float("inf")
+            elif part == "average":
+                parts.average.shadow_params[0][0] = float("nan")
+            else:
+                next(iter(parts.accelerator._optimizers[0].state.values()))["exp_avg"][0] = float("nan")
+        write(folder, parts, step)
+
+    monkeypatch.setattr(checkpoint, "_check_finite", spoil)
+    with pytest.raises(DgkitError, match=r"not finite at step 6; the last good checkpoint is .*step_00000003"):
+        toy_fit(tmp_path)
+    assert names(tmp_path) == ["step_00000003"]
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        *("", "[]", "7", "[" * 100_000, '{"step": "3"}', '{"step": 3}', '{"step": true}', "\0", '{"a":' * 50_000),
+        '{"step": 3, "meter": {"pending": ["a"], "recent": []}, "settings": {}, "identity": {}}',
+        '{"step": 4, "meter": {"pending": [], "recent": []}, "settings": {}, "identity": {}}',
+        '{"step": 3, "meter": {"pending": [], "recent": []}, "settings": {}, "identity": {}, "files": 3}',
+    ],
+)
+def test_a_state_that_is_no_state_is_one_line(tmp_path, text):
+    toy_fit(tmp_path, steps=3)
+    (newest(tmp_path) / "state.json").write_text(text)
+    with pytest.raises(ModelError, match="step_00000003 cannot be read: ") as caught:
+        toy_fit(tmp_path)
+    assert len(caught.value.message) < 400 and "\n" not in caught.value.message
+
+
+def test_a_second_training_in_the_folder_is_refused(tmp_path):
+    def second(stage: str, done: float, total: float, note: str = "") -> None:
+        with pytest.raises(OutputError, match="another run is writing to"):
+            toy_fit(tmp_path)
+
+    fit(Toy(), Optimisation(**SETTINGS), tmp_path, progress=second)
+    assert log(tmp_path) == log_of_steps(8)
+
+
+def log_of_steps(steps: int) -> list[str]:
+    """Return the log of an undisturbed training without the seconds."""
+    with tempfile.TemporaryDirectory() as folder:
+        toy_fit(Path(folder), steps=steps)
+        return log(Path(folder))
 
 
 def test_a_checkpoint_of_another_module_is_refused(tmp_path):

@@ -6,7 +6,12 @@ import pytest
 
 from dgkit.config import Config, read_recipe
 from dgkit.errors import OutputError, UsageError
-from dgkit.training.loop.training_folder import main_process, open_training_folder
+from dgkit.training.loop.training_folder import (
+    check_training_folder,
+    main_process,
+    sole_training,
+    write_recipe,
+)
 
 
 class Data(Config):
@@ -23,6 +28,17 @@ class Recipe(Config):
 FREE = frozenset({"data.workers"})
 
 
+def open_training_folder(out: Path | None, recipe: Recipe, free: frozenset[str]) -> Path:
+    out = check_training_folder(out, recipe, free)
+    write_recipe(out, recipe)
+    return out
+
+
+def trained(out: Path) -> None:
+    """Leave a checkpoint as a training does."""
+    (out / "training" / "checkpoints" / "step_00000001").mkdir(parents=True)
+
+
 def test_a_new_folder_gets_the_recipe(tmp_path: Path) -> None:
     out = open_training_folder(tmp_path / "a" / "b", Recipe(), FREE)
     assert out == tmp_path / "a" / "b"
@@ -31,13 +47,13 @@ def test_a_new_folder_gets_the_recipe(tmp_path: Path) -> None:
 
 
 def test_the_same_recipe_is_accepted_with_other_free_keys(tmp_path: Path) -> None:
-    open_training_folder(tmp_path, Recipe(), FREE)
+    trained(open_training_folder(tmp_path, Recipe(), FREE))
     open_training_folder(tmp_path, Recipe(data=Data(workers=4)), FREE)
     assert read_recipe(tmp_path / "config.yaml")["data"]["workers"] == 4
 
 
 def test_a_free_group_frees_all_its_keys(tmp_path: Path) -> None:
-    open_training_folder(tmp_path, Recipe(), frozenset({"data", "extra"}))
+    trained(open_training_folder(tmp_path, Recipe(), frozenset({"data", "extra"})))
     open_training_folder(tmp_path, Recipe(data=Data(root="b"), extra=Data()), frozenset({"data", "extra"}))
 
 
@@ -50,7 +66,7 @@ def test_a_free_group_frees_all_its_keys(tmp_path: Path) -> None:
     ],
 )
 def test_another_recipe_is_refused_by_the_key_that_differs(tmp_path: Path, recipe: Recipe, words: str) -> None:
-    open_training_folder(tmp_path, Recipe(), FREE)
+    trained(open_training_folder(tmp_path, Recipe(), FREE))
     with pytest.raises(UsageError, match=words):
         open_training_folder(tmp_path, recipe, FREE)
     assert read_recipe(tmp_path / "config.yaml")["lr"] == 0.5
@@ -79,3 +95,30 @@ def test_only_the_main_process_writes(tmp_path: Path, monkeypatch: pytest.Monkey
     assert not main_process()
     open_training_folder(tmp_path / "out", Recipe(), FREE)
     assert not (tmp_path / "out").exists()
+
+
+def test_a_folder_in_which_nothing_was_trained_accepts_another_recipe(tmp_path: Path) -> None:
+    open_training_folder(tmp_path, Recipe(), FREE)
+    assert read_recipe(open_training_folder(tmp_path, Recipe(lr=0.25), FREE) / "config.yaml")["lr"] == 0.25
+
+
+def test_a_check_writes_nothing(tmp_path: Path) -> None:
+    check_training_folder(tmp_path / "out", Recipe(), FREE)
+    assert not (tmp_path / "out").exists()
+
+
+def test_one_training_at_a_time_and_an_empty_folder_is_removed(tmp_path: Path) -> None:
+    out = tmp_path / "a" / "out"
+    with sole_training(out), pytest.raises(OutputError, match="another run is writing to"), sole_training(out):
+        pass
+    assert not (tmp_path / "a").exists()
+    with sole_training(out):
+        write_recipe(out, Recipe())
+    assert [path.name for path in out.iterdir()] == ["config.yaml"]
+
+
+def test_only_the_main_process_locks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with sole_training(tmp_path):
+        monkeypatch.setenv("RANK", "1")
+        with sole_training(tmp_path):
+            pass
