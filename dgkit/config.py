@@ -38,6 +38,7 @@ class Config(BaseModel):
         validate_default=True,
         use_attribute_docstrings=True,
         coerce_numbers_to_str=True,
+        allow_inf_nan=False,
     )
 
 

@@ -27,7 +27,7 @@ from diffusers import AutoencoderKL
 from torch import Tensor, nn
 
 from dgkit.errors import InputError, UsageError
-from dgkit.files import output_error
+from dgkit.files import output_error, parse_json
 from dgkit.locks import locked
 from dgkit.progress import Advance
 from dgkit.training.data.feed import CacheableFeed, Feed, Moments, WholeImage, cacheable
@@ -234,12 +234,12 @@ def _read_index(path: Path) -> tuple[dict[str, Any] | None, Rows, int]:
         if not line.endswith(b"\n"):
             break
         try:
-            content = json.loads(line)
+            content = parse_json(line)
             if header is None:
                 header = dict(content)
             else:
                 rows.update({key: _row(*values) for key, *values in content})
-        except (ValueError, TypeError, RecursionError):  # truncated or damaged: the lines after it are ignored
+        except (ValueError, TypeError):  # truncated or damaged: the lines after it are ignored
             break
         end += len(line)
     return header, rows, end

@@ -1,6 +1,5 @@
 """Integrity of what a training writes and reads again: sizes and SHA-256 of files, and finite values."""
 
-import json
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -9,7 +8,7 @@ import torch
 from torch import Tensor
 
 from dgkit.errors import ModelError
-from dgkit.files import atomic_write, digest_file, json_bytes
+from dgkit.files import atomic_write, digest_file, json_bytes, parse_json
 
 Files = dict[str, dict[str, Any]]
 """Size in bytes and SHA-256 of files by their paths below a folder, with forward slashes."""
@@ -64,9 +63,7 @@ def read_object(path: Path) -> dict[str, Any]:
     if path.stat().st_size > _LONGEST_JSON:
         raise ValueError(f"{path.name} is larger than {_LONGEST_JSON >> 20} MiB")
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except RecursionError as error:
-        raise ValueError(f"{path.name} is nested too deeply") from error
+        content = parse_json(path.read_bytes())
     except ValueError as error:
         raise ValueError(f"{path.name} is not valid JSON: {error}") from error
     if not isinstance(content, dict):

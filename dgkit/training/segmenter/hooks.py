@@ -136,7 +136,7 @@ class FiguresHook(Hook):
 
     def after_val_epoch(self, runner: Any, metrics: Mapping[str, float] | None = None) -> None:
         """Keep the mean IoU of a validation with its iteration."""
-        if metrics and "mIoU" in metrics:
+        if metrics and math.isfinite(metrics.get("mIoU", math.nan)):
             self.miou[runner.iter] = float(metrics["mIoU"])
 
 
