@@ -10,6 +10,7 @@ import typer
 from dgkit.cli.common import print_json, print_table, progress_bars, say
 from dgkit.cli.options import Json, Scenes, option
 
+WEAK_JUDGE = 0.2  # mIoU on the reference below which figures relative to it say little
 STAGES = {"measure": ("Measuring", "pictures"), "reference": ("Measuring the reference", "pictures")}
 
 
@@ -54,6 +55,11 @@ def _print_tables(result: dict[str, Any]) -> None:
     table.add_row("diversity of features", *(_number(column["diversity"]) for column in columns))
     table.add_row("ignored pixels", *(_percent(column["ignored_share"]) for column in columns))
     print_table(table)
+    if real and (real["agreement"]["miou"] or 0) < WEAK_JUDGE:
+        say(
+            f"warning: the judge reaches only {_percent(real['agreement']['miou'])} mIoU on the reference itself, too "
+            "little to compare images with it; use another judge or reference"
+        )
     if real:
         typer.echo(f"agreement relative to the reference: mIoU {_percent(real['relative_miou'])}")
         frechet, kernel = _number(real["frechet_distance"]), _number(real["kernel_distance"])

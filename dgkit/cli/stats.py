@@ -15,14 +15,21 @@ if TYPE_CHECKING:
     from dgkit.data.datasets import Dataset
     from dgkit.data.index import ClassIndex
 
+EMBEDDED = "embedded"  # the value of --model for the model that dgkit ships
+
 
 def stats(
     labels: Annotated[Path | None, option("DIR", "Folder of label maps: PNG files of train ids")] = None,
     dataset: Annotated[str | None, option("NAME=DIR", "Labelled data set, such as gta=DIR or cityscapes=DIR")] = None,
     split: Annotated[str | None, option("S", "Split of the data set: train, val, test or all")] = None,
     encoding: Annotated[str | None, option("E", "Id system of the label maps, such as cityscapes_ids")] = None,
-    label_scale: Annotated[float, option("F", "Scale factor of the label maps")] = 1.0,
-    size: Annotated[int, option("PX", "Side of the crop in pixels; decides which files are eligible")] = 512,
+    model: Annotated[str | None, option("M", "Use the crops of a model: folder, hub id or embedded")] = None,
+    label_scale: Annotated[
+        float | None, option("F", "Scale factor of the label maps; default: 1, or the model's")
+    ] = None,
+    size: Annotated[
+        str | None, option("S", "Pixels of the crop: S or HEIGHTxWIDTH; default: 512, or the model's")
+    ] = None,
     workers: Annotated[int, option("N", "Processes that read label maps; 0: this one")] = 0,
     cache: Annotated[Path | None, option("FILE", "File that keeps the counts; default: the user's cache")] = None,
     as_json: Json = False,
@@ -32,9 +39,10 @@ def stats(
     from dgkit.data.datasets import open_source
     from dgkit.data.plausibility import doubt
 
-    rules = CropRules(size)
+    given = None if size is None else CropRules(_parse_size(size))
     source = open_source(labels, dataset, split, encoding)
-    index = _index(source, label_scale, workers, cache)
+    rules, scale = _crops(source, model, given, label_scale)
+    index = _index(source, scale, workers, cache)
     if (warning := doubt(source)) is not None:
         say(f"warning: {warning}")
     found = summary(index, rules)
@@ -72,9 +80,37 @@ def summary(index: ClassIndex, rules: CropRules) -> dict[str, Any]:
         "files": len(index.counts),
         "pixels": total,
         "ignored_share": (total - labelled) / total,
+        "crop": list(rules.shape),
         "eligible_above": rules.pixel_threshold,
         "classes": classes,
     }
+
+
+def _parse_size(text: str) -> int | tuple[int, int]:
+    from dgkit.errors import UsageError
+    from dgkit.generation.generate_config import parse_size
+
+    try:
+        height, width = parse_size(text)
+    except ValueError as error:
+        raise UsageError(f"--size {text!r}: {error}", "use for example --size 512") from None
+    return height if height == width else (height, width)
+
+
+def _crops(
+    source: Dataset, model: str | None, rules: CropRules | None, label_scale: float | None
+) -> tuple[CropRules, float]:
+    """Return rules with the size of a crop, and the scale of the label maps; with a model as ``dgkit generate``."""
+    from dgkit.data.crops import REFERENCE_SIZE, CropRules
+
+    if model is None:
+        return rules or CropRules(REFERENCE_SIZE), 1.0 if label_scale is None else label_scale
+    from dgkit.diffusion.loading import open_model
+    from dgkit.generation.sources import chosen_scale
+
+    info = open_model(None if model == EMBEDDED else model).info
+    rules = rules or CropRules((info.size, info.size))
+    return rules, chosen_scale(source, label_scale, info.defaults.label_height, rules.shape)
 
 
 def _index(source: Dataset, scale: float, workers: int, cache: Path | None) -> ClassIndex:
@@ -105,4 +141,8 @@ def _print_table(found: dict[str, Any]) -> None:
             f"{row['probability']:.3%}",
         )
     print_table(table)
+    height, width = found["crop"]
+    typer.echo(
+        f"sampled: for crops of {width}x{height} pixels at label scale {found['label_scale']:.3g}; see --model, --size"
+    )
     typer.echo(f"{found['pixels']:,} pixels, {found['ignored_share']:.2%} of them ignored")

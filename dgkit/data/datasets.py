@@ -10,7 +10,7 @@ from typing import TypeVar
 import numpy as np
 
 from dgkit.data.labelmap import find_encoding, label_size, read_label
-from dgkit.data.layouts import ALL, LABEL_SKIPS, LAYOUTS, SPLIT_FOLDERS, TRAIN_IDS, Layout, Tree
+from dgkit.data.layouts import ALIASES, ALL, LABEL_SKIPS, LAYOUTS, SPLIT_FOLDERS, TRAIN_IDS, Layout, Tree
 from dgkit.data.listing import find_stems, printable, same_name, split_ending, walk
 from dgkit.data.pictures import describe_size, picture_size, read_picture
 from dgkit.errors import InputError, LabelError, UsageError
@@ -50,6 +50,7 @@ def open_dataset(name: str, root: Path | str, split: str | None = None) -> Datas
     ``split`` is "train", "val", "test" or "all"; None is the default of the layout. Files are listed, not read.
     Raises UsageError for an unknown name or split, InputError if there are no label maps.
     """
+    name = ALIASES.get(name, name)
     if name not in LAYOUTS:
         raise UsageError(f"unknown data set {name!r}; known data sets: {', '.join(LAYOUTS)}", "use --dataset NAME=DIR")
     if split not in (None, ALL, *SPLIT_FOLDERS):
@@ -63,11 +64,21 @@ def open_dataset(name: str, root: Path | str, split: str | None = None) -> Datas
         samples = list(_tree_samples(folder, tree, layout, wanted))
         if samples:
             return Dataset(name, folder, wanted, tuple(samples))
+    others = [other for other in SPLIT_FOLDERS if other != wanted and _has_split(folder, layout, other)]
+    if others:
+        raise InputError(
+            f"no label maps of {layout.description}, split {wanted}, below {folder}; it holds {' and '.join(others)}",
+            f"use --split {others[0]}, or give another folder",
+        )
     searched = ", ".join(dict.fromkeys(f"{tree.labels}/**/*{_label_suffixes(tree)}" for tree in layout.trees))
     raise InputError(
         f"no label maps of {layout.description}, split {wanted}, below {folder}; searched {searched}",
         f"give the folder that holds {layout.trees[0].labels.partition('/')[0]}/, or another --split",
     )
+
+
+def _has_split(folder: Path, layout: Layout, split: str) -> bool:
+    return any(next(_tree_samples(folder, tree, layout, split), None) is not None for tree in layout.trees)
 
 
 def labels_folder(root: Path | str, encoding: str | None = None) -> Dataset:

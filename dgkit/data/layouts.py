@@ -56,6 +56,9 @@ _GTA = (TRAIN_IDS, (".png", "cityscapes_ids"))
 _BDD = (("_train_id.png", "train_ids"), ("_train_color.png", None), (".png", "train_ids"))
 _DERIVED = ("_labelTrainIds.png", None)  # made by other tools with an unknown mapping
 
+# Other names of data sets, such as those of the city's roles.
+ALIASES = {"bdd": "bdd100k", "darkzurich": "dark_zurich"}
+
 LAYOUTS = {
     "gta": Layout(
         "GTA5",

@@ -11,7 +11,7 @@ import numpy as np
 from dgkit.data.datasets import labels_folder, open_dataset
 from dgkit.data.filtering import Judgement, judge, perceptual_hash
 from dgkit.data.generated import SceneFiles
-from dgkit.data.layouts import LAYOUTS
+from dgkit.data.layouts import ALIASES, LAYOUTS
 from dgkit.data.manifest import Manifest
 from dgkit.data.pictures import reading
 from dgkit.errors import InputError
@@ -64,7 +64,7 @@ class SceneMeasurement:
 def list_reference(reference: str) -> list[SceneFiles]:
     """Return the labelled images of a set, a folder or ``NAME=DIR``. Raises InputError."""
     name, equals, folder = reference.partition("=")
-    dataset = open_dataset(name, folder) if equals and name in LAYOUTS else labels_folder(reference)
+    dataset = open_dataset(name, folder) if equals and ALIASES.get(name, name) in LAYOUTS else labels_folder(reference)
     scenes = [SceneFiles(s.id, s.image, s.label, s.encoding) for s in dataset.samples if s.image is not None]
     if not scenes:
         raise InputError(f"{reference} holds no images for its label maps", "pass a data set with images and labels")

@@ -16,7 +16,7 @@ MAX_SHARDS = 100_000
 MAX_WORKERS = 1024
 
 
-def _parse_size(value: Any) -> Any:
+def parse_size(value: Any) -> Any:
     """Return (height, width) of ``512``, ``"512"``, ``"384x768"`` (height x width) or ``[384, 768]``."""
     if isinstance(value, str):
         match = re.fullmatch(r"\s*(\d+)\s*(?:[xX]\s*(\d+)\s*)?", value)
@@ -46,7 +46,7 @@ def _parse_shard(value: Any) -> Any:
 
 
 Pixels = Annotated[int, Field(ge=1, le=16384)]
-Size = Annotated[tuple[Pixels, Pixels], BeforeValidator(_parse_size)]
+Size = Annotated[tuple[Pixels, Pixels], BeforeValidator(parse_size)]
 Shard = Annotated[tuple[int, int], BeforeValidator(_parse_shard)]
 Workers = Annotated[int | Literal["auto"], BeforeValidator(_parse_workers)]
 

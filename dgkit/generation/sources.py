@@ -52,18 +52,33 @@ def index_files(
     """
     if notify is not None and (warning := doubt(dataset)) is not None:
         notify(warning)
-    scale = config.label_scale
-    if scale is None:
-        usual = _usual_size(dataset)
-        native = 1.0 if label_height is None else label_height / usual[0]
-        scale = filling_scale(usual, size, native)
-        if notify is not None and scale != native:
-            notify(
-                f"label maps scaled by {scale:.3g} instead of the model's {native:.3g}, so that maps of "
-                f"{usual[1]:g}x{usual[0]:g} pixels fill images of {size[1]}x{size[0]}; set another with --label-scale"
-            )
+    scale = chosen_scale(dataset, config.label_scale, label_height, size, notify)
     cache = default_cache(dataset)
     return build_index(dataset, scale=scale, workers=config.readers, cache=cache, progress=progress)
+
+
+def chosen_scale(
+    dataset: Dataset,
+    label_scale: float | None,
+    label_height: int | None,
+    size: tuple[int, int],
+    notify: Notify | None = None,
+) -> float:
+    """Return ``label_scale``, else that of a model with this ``label_height``, enlarged to fill a crop of ``size``.
+
+    ``notify`` gets a line if the latter is not the scale of the model.
+    """
+    if label_scale is not None:
+        return label_scale
+    usual = _usual_size(dataset)
+    native = 1.0 if label_height is None else label_height / usual[0]
+    scale = filling_scale(usual, size, native)
+    if notify is not None and scale != native:
+        notify(
+            f"label maps scaled by {scale:.3g} instead of the model's {native:.3g}, so that maps of "
+            f"{usual[1]:g}x{usual[0]:g} pixels fill images of {size[1]}x{size[0]}; set another with --label-scale"
+        )
+    return scale
 
 
 def filling_scale(usual: tuple[float, float], size: tuple[int, int], native: float = 1.0) -> float:

@@ -4,7 +4,7 @@ import base64
 import io
 import json
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
@@ -105,25 +105,34 @@ def page_data(folder: GeneratedFolder, pixels: ClassPixels, summary: Summary) ->
         "texts": texts,
         "scenes": columns,
         "source": summary.source_pixels,
-        "throughput": throughput(_times(folder)),
+        "throughput": throughput(_times(folder), _first_images(folder.settings)),
         "embedded": None,
     }
 
 
-def throughput(times: Sequence[float]) -> dict[str, Any] | None:
+def throughput(times: Sequence[float], first: int = 1) -> dict[str, Any] | None:
     """Return the throughput over the run, from the times [s] at which images were complete, in job order.
 
-    The result is {"seconds": length of the run, "rates": images per hour in equal parts of it}; the first image only
-    starts the clock. It is None for fewer than three images, or if all were complete at once. A system clock that was
-    set back during the run is corrected as far as the job order shows it; one that was set forward looks like a pause.
+    The result is {"seconds": length of the run, "rates": images per hour in equal parts of it}. Images that are
+    complete at the same time as the first, at most ``first`` of them, only start the clock. It is None for fewer
+    than two more images, or if all were complete at once. A system clock that was set back during the run is corrected
+    as far as the job order shows it; one that was set forward looks like a pause.
     """
     ordered = np.sort(_without_jumps_back(np.asarray(times, np.float64)))
+    ordered = ordered[_burst(ordered, first) - 1 :]
     if len(ordered) < 3 or ordered[-1] - ordered[0] < 1e-3:
         return None
     seconds = float(ordered[-1] - ordered[0])
     bins = int(min(_BINS, max(1, (len(ordered) - 1) // 4)))
     counts, _ = np.histogram(ordered[1:] - ordered[0], bins, (0.0, seconds))
     return {"seconds": round(seconds, 3), "rates": [round(float(c) * 3600 * bins / seconds, 1) for c in counts]}
+
+
+def _burst(ordered: np.ndarray, most: int) -> int:
+    """Return how many of the first images, at least 1, follow each other far faster than images do on average."""
+    gaps = np.diff(ordered)
+    slow = np.flatnonzero(gaps[: most - 1] >= 0.1 * gaps.mean()) if len(gaps) else ()
+    return int(slow[0]) + 1 if len(slow) else min(most, len(ordered))
 
 
 def _without_jumps_back(times: np.ndarray) -> np.ndarray:
@@ -195,6 +204,13 @@ def _facts(summary: Summary) -> list[list[str]]:
     rows += [(key, str(summary.settings[key])) for key in keys if summary.settings.get(key) is not None]
     rows.append(("ignored pixels", f"{summary.ignored_share:.2%}"))
     return [list(row) for row in rows]
+
+
+def _first_images(settings: Mapping[str, Any]) -> int:
+    """Return how many images are complete at about the same time as the first: a block of each worker."""
+    batch, workers = (settings.get(name) for name in ("batch", "workers"))
+    block = max(1, batch // 2) if isinstance(batch, int) else 1
+    return block * (workers if isinstance(workers, int) and workers > 0 else 1)
 
 
 def _times(folder: GeneratedFolder) -> list[float]:

@@ -133,7 +133,7 @@ def _damaged(folder: Path, path: Path, reason: str) -> InputError:
 
 
 def _line(record: Line) -> bytes:
-    return json.dumps(record, ensure_ascii=False).encode()
+    return json.dumps(record, ensure_ascii=False).encode("utf-8", "backslashreplace")
 
 
 def _schema(pyarrow: Any) -> Any:

@@ -117,6 +117,10 @@ DISK_LAYOUTS: dict[str, DiskLayout] = {
 }
 
 
+# A role may also be named by the data set whose layout it has.
+ROLE_ALIASES = {layout.dataset: role for role, layout in DISK_LAYOUTS.items() if layout.dataset not in DISK_LAYOUTS}
+
+
 def resolve_split(role: str, split: str | None) -> str | None:
     """Return the split to write, by default the first of the role. Raises UsageError for an unknown one."""
     splits = DISK_LAYOUTS[role].splits

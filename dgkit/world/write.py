@@ -59,6 +59,7 @@ def write_role(
     not depend on ``workers``. A folder with the same settings is resumed: existing pictures are kept.
     Raises UsageError for wrong arguments, OutputError if ``out`` holds something else or cannot be written.
     """
+    role = disk.ROLE_ALIASES.get(role, role)
     check_arguments(role, seed, 0, height, 512 if width is None else width)
     if count < 1 or workers < 1:
         raise UsageError(

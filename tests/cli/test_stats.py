@@ -2,12 +2,14 @@
 
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
 from dgkit.cli.app import main
 from tests.data.trees import write_ids, write_many
+from tests.models import make_micro_model
 
 
 @pytest.fixture
@@ -36,6 +38,27 @@ def test_table(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["stats", "--labels", str(folder), "--workers", "2"]) == 0
     text = capsys.readouterr().out
     assert "2 label maps" in text and "7,800" in text and "20,000 pixels" in text and "traffic" in text
+
+
+def test_crops_of_a_model_are_those_of_generate(
+    folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    model = make_micro_model(tmp_path / "model", defaults={"label_height": 50})
+
+    def found(*options: str) -> dict[str, Any]:
+        assert main(["stats", "--labels", str(folder), *options, "--json"]) == 0
+        result: dict[str, Any] = json.loads(capsys.readouterr().out)
+        return result
+
+    assert (found()["crop"], found()["label_scale"], found()["eligible_above"]) == ([512, 512], 1.0, 3000)
+    own = found("--model", str(model))  # images of 64 pixels
+    assert (own["crop"], own["label_scale"]) == ([64, 64], 0.64)
+    wide = found("--model", str(model), "--size", "25x50")
+    assert (wide["crop"], wide["label_scale"]) == ([25, 50], 0.5)
+    assert found("--model", str(model), "--label-scale", "0.25")["label_scale"] == 0.25
+    assert found("--model", "embedded")["crop"] == [256, 256]
+    assert main(["stats", "--labels", str(folder), "--size", "big"]) == 2
+    assert "HEIGHTxWIDTH" in capsys.readouterr().err
 
 
 def test_a_data_set_with_split_and_cache(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

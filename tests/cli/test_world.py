@@ -8,6 +8,8 @@ from pathlib import Path
 import pytest
 
 from dgkit.cli.app import main
+from dgkit.data.datasets import open_dataset
+from tests.scenes import snapshot
 
 
 def test_world_writes_and_refuses(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -24,3 +26,17 @@ def test_world_writes_and_refuses(tmp_path: Path, capsys: pytest.CaptureFixture[
 def test_world_explains_a_wrong_role(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["world", str(tmp_path / "city"), "--role", "moon"]) == 2
     assert "source, prior" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(("role", "name"), [("darkzurich", "dark_zurich"), ("bdd", "bdd100k"), ("source", "gta")])
+def test_roles_have_the_names_of_data_sets_too(tmp_path: Path, role: str, name: str) -> None:
+    """What one name writes, the other resumes, and both open as a data set."""
+    size = ["--count", "1", "--height", "48", "--width", "96", "--workers", "1"]
+    assert main(["world", str(tmp_path / "a"), "--role", role, *size]) == 0
+    before = snapshot(tmp_path / "a")
+    assert main(["world", str(tmp_path / "a"), "--role", name, *size]) == 0
+    assert snapshot(tmp_path / "a") == before
+    split = open_dataset(name, tmp_path / "a", "all")
+    assert len(split.samples) == 1
+    if role != "source":
+        assert open_dataset(role, tmp_path / "a", "all") == split

@@ -449,3 +449,17 @@ def test_ids_are_printable_and_unique(tmp_path: Path) -> None:
     for name in (b"a\nb.png", b"a\rb.png", b"stra\xdfe.png"):
         write_ids(tmp_path / "a.png").rename(tmp_path / os.fsdecode(name))
     assert [s.id for s in labels_folder(tmp_path).samples] == ["a\ufffdb", "a\ufffdb_2", "stra\ufffde"]
+
+
+def test_data_sets_have_the_names_of_roles_too(tmp_path: Path) -> None:
+    root = write_many(tmp_path / "night", ["gt/val/night/G/a_gt_labelTrainIds.png"])
+    assert open_dataset("darkzurich", root, "val") == open_dataset("dark_zurich", root, "val")
+    with pytest.raises(InputError, match="BDD100K"):
+        open_dataset("bdd", root)
+
+
+def test_a_missing_split_is_reported_with_those_that_exist(tmp_path: Path) -> None:
+    root = write_many(tmp_path / "acdc", ["gt/fog/train/G/a_gt_labelTrainIds.png", "gt/fog/test/G/b_gt_labelIds.png"])
+    with pytest.raises(InputError, match=r"split val, below .*; it holds train and test") as raised:
+        open_dataset("acdc", root, "val")
+    assert "--split train" in raised.value.hint

@@ -277,3 +277,19 @@ def test_logits_that_are_not_finite_are_refused(out: Path, tmp_path: Path, capsy
         f"error: {broken}: output 'logits' is NaN or infinite for {out / 'images' / 's0.png'}"
         in capsys.readouterr().err
     )
+
+
+def test_a_segmenter_that_sees_few_labels_is_a_warning(
+    out: Path, segmenter: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    command = ["filter", str(out), "--segmenter", str(segmenter)]
+    assert main(command) == 0
+    assert "of the pixels as labelled" not in capsys.readouterr().err
+    shutil.rmtree(out / FILTERED)
+    noise = np.random.default_rng(0)
+    for path in (out / "images").iterdir():
+        with Image.open(path) as opened:
+            size = opened.height, opened.width
+        Image.fromarray(PALETTE[noise.integers(0, 19, size)].astype(np.uint8)).save(path)
+    assert main(command) == 0
+    assert "warning: the segmenter sees only" in capsys.readouterr().err

@@ -123,6 +123,14 @@ def test_agreement_comes_from_the_filter_too(tmp_path: Path) -> None:
     assert data["scenes"]["agreement"] == [0.25, 0.5, None]
 
 
+def test_the_first_blocks_only_start_the_clock() -> None:
+    """Four images of a block are complete together: 16 in 4 minutes, of which the first minute is not seen."""
+    times = [60.0 * (number // 4) + 0.01 * (number % 4) for number in range(16)]
+    found = throughput(times, first=4)
+    assert found is not None
+    assert np.mean(found["rates"]) == pytest.approx(240, rel=0.01)
+
+
 def test_throughput_is_counted_from_the_first_image() -> None:
     found = throughput([100.0, 110, 120, 130, 140, 240, 250, 260, 270])
     assert found is not None and found["seconds"] == 170

@@ -20,7 +20,7 @@ class EvalConfig(Config):
     """Data sets to evaluate on, protocol, and how the segmenter runs."""
 
     on: Annotated[tuple[str, ...], Metavar("NAME=DIR")] = Field(
-        min_length=1, description="Data set: cityscapes, bdd, mapillary, acdc, darkzurich; repeatable"
+        min_length=1, description="Data set: cityscapes, bdd, mapillary, acdc, darkzurich, camvid; repeatable"
     )
     split: Literal["train", "val", "test", "all"] = Field("val", description="Split: train, val, test or all")
     protocol: str = Field("dginstyle", description="Protocol: dginstyle, hrda, half or whole")

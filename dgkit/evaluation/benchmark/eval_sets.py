@@ -11,13 +11,12 @@ from PIL import Image
 
 from dgkit.data.datasets import Dataset, Sample, describe_mismatch, open_dataset
 from dgkit.data.labelmap import find_encoding, label_size, read_label
-from dgkit.data.layouts import ALL, LAYOUTS
+from dgkit.data.layouts import ALIASES, ALL, LAYOUTS
 from dgkit.data.listing import same_name, split_ending, walk
 from dgkit.data.pictures import picture_size, read_picture
 from dgkit.errors import InputError, LabelError, UsageError
 from dgkit.evaluation.benchmark.protocols import Protocol, fitted_size
 
-ALIASES = {"bdd": "bdd100k", "darkzurich": "dark_zurich"}
 NO_IMAGE, NO_LABEL, SIZES, IDS, DAMAGED = (
     "label map without photograph",
     "photograph without label map",

@@ -11,7 +11,7 @@ from dgkit.data.generated import LabelledImage, SceneFiles, list_scenes
 from dgkit.data.scores import class_iou, confusion, pixel_accuracy, summary
 from dgkit.errors import InputError
 from dgkit.evaluation.quality.distances import diversity, frechet_distance, kernel_distance
-from dgkit.evaluation.quality.renders import PAIRED, is_paired, render_reference
+from dgkit.evaluation.quality.renders import PAIRED, city_sources, is_paired, render_reference
 from dgkit.files import atomic_write, json_bytes
 from dgkit.labels import IGNORE, NUM_CLASSES
 from dgkit.progress import Advance, Progress, ignore, within
@@ -135,7 +135,7 @@ def measure_quality(
     found = measure((files.read() for files in scenes), len(scenes), judge, within(progress, "measure"))
     result: dict[str, Any] = {"out": str(out), "judge": judge.to_json(), **found.to_json(), "worst": _worst(found)}
     if reference is not None:
-        real = measure(*_reference(reference, scenes), judge, within(progress, "reference"))
+        real = measure(*_reference(reference, out, scenes), judge, within(progress, "reference"))
         name = PAIRED if is_paired(reference) else reference
         result["reference"] = {"what": name, **real.to_json(), **compare(found, real)}
     result["provenance"] = record()
@@ -176,12 +176,12 @@ def compare(found: Measurement, real: Measurement) -> dict[str, Any]:
     return facts
 
 
-def _reference(reference: str, scenes: Sequence[SceneFiles]) -> tuple[Iterable[LabelledImage], int]:
+def _reference(reference: str, out: Path, scenes: Sequence[SceneFiles]) -> tuple[Iterable[LabelledImage], int]:
     if Path(reference).is_dir():
         others = list_scenes(reference, refuse_unlabelled=True)
         return (files.read() for files in others), len(others)
     height, width = scenes[0].read().label.shape
-    renders = render_reference(reference, scenes, (height, width))
+    renders = render_reference(reference, city_sources(out, scenes), (height, width))
     return renders, len(renders)
 
 

@@ -2,26 +2,60 @@
 
 import re
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from pathlib import Path
 
 import numpy as np
 
+from dgkit.config import read_recipe
 from dgkit.data.crops import CropBox, anchor_box, crop
-from dgkit.data.generated import LabelledImage, SceneFiles
-from dgkit.errors import InputError, UsageError
+from dgkit.data.generated import SETTINGS, LabelledImage, SceneFiles
+from dgkit.errors import DgkitError, InputError, UsageError
+from dgkit.files import parse_json
 from dgkit.labels import CLASSES
 from dgkit.world import ROLES, Scene, render
+from dgkit.world.disk_layouts import SPLITS, scene_index
+from dgkit.world.write import SETTINGS as WORLD
 
 PAIRED = "paired"
 _PAIRED_NAMES = (PAIRED, "twins")  # the second is the name in dgkit 0.1
 TRIES = 8  # scenes searched for one that contains the class of a crop
 SEED = 9_000  # of reference scenes: neither the shipped generator nor the judge was trained on it
+_WORLD_SOURCE = re.compile(r"^(?:(train|val|test)_)?(\d{5,})$")  # files of role source in a folder of dgkit world
 _CITY_SOURCE = re.compile(r"^city(\d+)-(\d+)$")  # how dgkit generate names the scenes that it renders itself
 
 
 def is_paired(reference: str) -> bool:
     """Return whether ``reference`` names the paired renders."""
     return reference in _PAIRED_NAMES
+
+
+def city_sources(out: Path, scenes: Sequence[SceneFiles]) -> Sequence[SceneFiles]:
+    """Return ``scenes``, with the names that dgkit generate gives to city scenes if they come from such a folder.
+
+    ``out`` is the folder of the scenes. Its settings name the folder of label maps, which ``dgkit world`` describes in
+    its world.json.
+    """
+    try:
+        settings = read_recipe(out / SETTINGS)
+        given = str(settings.get("dataset") or "").partition("=")[2] or settings.get("labels")
+        folders = [Path(str(given)), Path(str(given)).parent]
+        path = next(folder / WORLD for folder in folders if (folder / WORLD).is_file())
+        world = parse_json(path.read_bytes())
+        role, seed = world["role"], int(world["seed"])
+    except (DgkitError, OSError, ValueError, KeyError, TypeError, StopIteration):
+        return scenes
+    if role != "source":
+        return scenes
+    return [replace(files, source=_city_name(files.source, seed, settings.get("split"))) for files in scenes]
+
+
+def _city_name(source: str, seed: int, split: str | None) -> str:
+    match = _WORLD_SOURCE.match(source)
+    if match is None:
+        return source
+    split = match[1] or (split if split in SPLITS else None)
+    return f"city{seed}-{scene_index(split, int(match[2]) - 1):06d}"
 
 
 def render_reference(name: str, scenes: Sequence[SceneFiles], size: tuple[int, int]) -> "RoleRenders | PairedRenders":

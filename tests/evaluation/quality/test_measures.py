@@ -6,17 +6,18 @@ from typing import Any
 
 import numpy as np
 import pytest
+import yaml
 from PIL import Image
 
 from dgkit.cli.app import main
-from dgkit.data.labelmap import write_label
+from dgkit.data.labelmap import read_label, write_label
 from dgkit.data.manifest import Manifest
 from dgkit.errors import InputError, UsageError
 from dgkit.evaluation.quality.measures import QualityJudge, find_judge, measure_quality
 from dgkit.labels import CLASSES, IGNORE, PALETTE
 from dgkit.segmenters.onnx import open_onnx_segmenter
 from dgkit.segmenters.style_classifier import StyleClassifier
-from dgkit.world import render
+from dgkit.world import render, write_role
 from tests.segmenters.onnx_files import label_model, palette_model, style_model
 
 pytest.importorskip("onnxruntime")
@@ -185,3 +186,40 @@ def test_command_line(tmp_path: Path, judge_folder: Path, capsys: pytest.Capture
     assert json.loads(capsys.readouterr().out)["agreement"]["miou"] == 1
     assert main(["quality", str(tmp_path)]) == 1
     assert "hint: dgkit train judge DIR" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("split", [None, "val"])
+@pytest.mark.parametrize("key", ["dataset", "labels"])
+def test_paired_renders_of_label_maps_of_a_city_folder(
+    tmp_path: Path, judge: QualityJudge, split: str | None, key: str
+) -> None:
+    """The README's own way: dgkit world, then dgkit generate --dataset gta=DIR."""
+    city, out = tmp_path / "city", tmp_path / "out"
+    write_role(city, "source", 2, seed=5, split=split, workers=1)
+    below = city / "labels" / (split or "")
+    for number in range(2):
+        label = read_label(below / f"{number + 1:05d}.png", "cityscapes_ids")[:64, 100:164]
+        add(out, f"p{number}", PALETTE[np.where(label == IGNORE, 0, label)], label, style="night",
+            source=f"{number + 1:05d}", crop=[100, 0, 64, 64])  # fmt: skip
+    settings = {"dataset": f"gta={city}", "split": split} if key == "dataset" else {"labels": str(below)}
+    if key == "labels" and split:
+        settings |= {"split": split}
+        settings["labels"] = str(city / "labels")
+    (out / "config.yaml").write_text(yaml.safe_dump(settings))
+    reference = measure_quality(out, judge, "paired")["reference"]
+    assert reference["images"] == 2 and reference["style"]["by_style"] == {"night": 1}
+
+
+def test_a_judge_that_fails_on_the_reference_is_a_warning(
+    judge_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    rng = np.random.default_rng(0)
+    for seed in range(3):
+        noise = PALETTE[rng.integers(0, 19, (32, 32))]
+        add(tmp_path / "real", f"p{seed}", noise, label_of(seed))
+        add(tmp_path / "out", f"p{seed}", PALETTE[label_of(seed)], label_of(seed))
+    command = ["quality", str(tmp_path / "out"), "--judge", str(judge_folder), "--reference", str(tmp_path / "real")]
+    assert main(command) == 0
+    assert "% mIoU on the reference itself" in capsys.readouterr().err
+    assert main([*command[:-1], str(tmp_path / "out")]) == 0
+    assert "on the reference itself" not in capsys.readouterr().err
