@@ -131,7 +131,7 @@ def throughput(times: Sequence[float], first: int = 1) -> dict[str, Any] | None:
 def _burst(ordered: np.ndarray, most: int) -> int:
     """Return how many of the first images, at least 1, follow each other far faster than images do on average."""
     gaps = np.diff(ordered)
-    slow = np.flatnonzero(gaps[: most - 1] >= 0.1 * gaps.mean()) if len(gaps) else ()
+    slow = np.flatnonzero(gaps[: most - 1] >= 0.1 * gaps.mean()) if len(gaps) else gaps
     return int(slow[0]) + 1 if len(slow) else min(most, len(ordered))
 
 
