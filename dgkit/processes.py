@@ -15,6 +15,11 @@ class Terminated(KeyboardInterrupt):
     """SIGTERM, from a batch system or ``kill``: a run ends as with Ctrl-C."""
 
 
+def ignore_interrupts() -> None:
+    """Ignore Ctrl-C in this process: a terminal sends it to every process, and the main one handles it."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+
+
 @contextmanager
 def sigterm_raises() -> Iterator[None]:
     """Raise Terminated in the main thread on the first SIGTERM; later ones do not disturb the end of the run.

@@ -152,7 +152,7 @@ def table(rows: list[Row]) -> str:
 
     accuracy = pairs("style_accuracy", "swapped", "unswapped")
     lines = [
-        ("Labels", "agreement (mIoU), generated over real renders of the same scenes and styles",
+        ("Labels", "agreement (mIoU), generated over paired renders of the same scenes and styles",
          figure(values("swapped", "relative_miou")), ">= 0.75"),
         ("Labels, two passes", "the same, two passes", figure(values("two-pass", "relative_miou")), ">= 0.75"),
         ("Style prompts", "style recognised", figure(values("swapped", "style_accuracy"), 100, " %"), ">= 85 %"),

@@ -51,15 +51,16 @@ def sentence(rows: Sequence[BenchRow]) -> str:
     first, last = batches[0], batches[-1]
     at_first, at_last = (_times(timed[EAGER, batch], timed[GRAPH, batch]) for batch in (first, last))
     text = (
-        f"\nOn one {graph.gpu}, {graph.dtype}, preset `{graph.preset}`, batch {graph.batch}: "
-        f"{_hour(graph)} images an hour with the denoiser as a CUDA graph, {_hour(eager)} without,\n"
-        f"{_hour(published)} as published; {_hour(command)} by the command `dgkit generate`, with all that it writes. "
-        f"Of Stable Diffusion 1.5 the\ndenoiser is {at_first} times as fast with the graph at batch {first}, "
-        f"{at_last} times at batch {last}"
+        f"\nOne {graph.gpu}, {graph.dtype}, preset `{graph.preset}`, batch {graph.batch}: "
+        f"{_hour(graph)} images/hour with the denoiser as a CUDA graph,\n{_hour(eager)} without it, "
+        f"{_hour(published)} with the published schedule. "
+        f"The command `dgkit generate`, which also writes the files, makes {_hour(command)}.\n"
+        "Compared with eager PyTorch, a CUDA graph makes the denoiser of Stable Diffusion 1.5 "
+        f"{at_first} times as fast at batch {first}\nand {at_last} times as fast at batch {last}"
     )
     if (COMPILED, first) in timed and (COMPILED, last) in timed:
         at_first, at_last = (_times(timed[EAGER, batch], timed[COMPILED, batch]) for batch in (first, last))
-        text += f";\ncompiled by AOTInductor {at_first} and {at_last} times as fast"
+        text += f"; compiled by AOTInductor, {at_first} and {at_last} times as fast"
     return f"{text} ([docs/gpu.md](docs/gpu.md)).\n\n"
 
 

@@ -5,7 +5,6 @@ import hashlib
 import io
 import json
 import os
-import signal
 from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
@@ -20,6 +19,7 @@ from dgkit.data.labelmap import find_encoding, read_label, resize_label
 from dgkit.errors import DgkitError, LabelError, OutputError, UsageError
 from dgkit.files import atomic_write, cache_folder
 from dgkit.labels import NUM_CLASSES
+from dgkit.processes import ignore_interrupts
 from dgkit.progress import Advance
 
 MAX_SCALE = 16.0  # of label maps
@@ -142,7 +142,7 @@ def _count_all(samples: list[Sample], scale: float, workers: int) -> Iterator[_R
         yield from (_count(sample, scale) for sample in samples)
         return
     # Fresh processes: a fork of a process that runs threads (torch, progress bars) may hang.
-    pool = ProcessPoolExecutor(min(workers, len(samples)), get_context("spawn"), initializer=_leave_interrupts)
+    pool = ProcessPoolExecutor(min(workers, len(samples)), get_context("spawn"), initializer=ignore_interrupts)
     try:
         chunk = max(1, min(32, len(samples) // (4 * workers)))
         yield from pool.map(_count_task, [(sample, scale) for sample in samples], chunksize=chunk)
@@ -153,11 +153,6 @@ def _count_all(samples: list[Sample], scale: float, workers: int) -> Iterator[_R
         ) from error
     finally:
         pool.shutdown(cancel_futures=True)
-
-
-def _leave_interrupts() -> None:
-    """Ignore Ctrl-C, which reaches every process of the terminal, but is handled by the main one."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
 def _summary(failures: list[LabelError], total: int) -> LabelError:

@@ -2,7 +2,6 @@
 
 import io
 import json
-import signal
 from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
@@ -15,6 +14,7 @@ from PIL.PngImagePlugin import PngInfo
 
 from dgkit.errors import OutputError, UsageError
 from dgkit.files import atomic_write, output_error, parse_json
+from dgkit.processes import ignore_interrupts
 from dgkit.progress import Advance
 from dgkit.world import disk_layouts as disk
 from dgkit.world import vistas
@@ -96,16 +96,11 @@ def _run(jobs: list[_SceneJob], workers: int) -> Iterator[int]:
     if workers <= 1:
         yield from map(_write_scene, jobs)
         return
-    pool = ProcessPoolExecutor(workers, get_context("spawn"), initializer=_ignore_interrupts)
+    pool = ProcessPoolExecutor(workers, get_context("spawn"), initializer=ignore_interrupts)
     try:
         yield from pool.map(_write_scene, jobs, chunksize=4)
     finally:
         pool.shutdown(cancel_futures=True)
-
-
-def _ignore_interrupts() -> None:
-    """Ignore Ctrl-C, which reaches every process of the terminal; the main process handles it."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
 def _prepare_folder(out: Path, settings: dict[str, object]) -> None:

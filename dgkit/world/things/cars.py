@@ -38,16 +38,12 @@ PROFILES: dict[str, tuple[list[Flat], float]] = {
 _REAR_BELT, _ROOF_REAR, _ROOF_FRONT, _FRONT_BELT = 3, 4, 5, 6
 
 
-def _between(a: Point, b: Point, t: float) -> Point:
-    return (a[0] + (b[0] - a[0]) * t, a[1] + (b[1] - a[1]) * t, a[2] + (b[2] - a[2]) * t)
-
-
 def inset(quad: list[Point], left: float, right: float, low: float, high: float) -> list[Point]:
     """Return a rectangle inside a quad (low right, low left, high left, high right), in fractions of its sides."""
     lr, ll, hl, hr = quad
-    a, b = _between(ll, lr, left), _between(ll, lr, right)
-    c, d = _between(hl, hr, left), _between(hl, hr, right)
-    return [_between(b, d, low), _between(a, c, low), _between(a, c, high), _between(b, d, high)]
+    a, b = mix(ll, lr, left), mix(ll, lr, right)
+    c, d = mix(hl, hr, left), mix(hl, hr, right)
+    return [mix(b, d, low), mix(a, c, low), mix(a, c, high), mix(b, d, high)]
 
 
 def car(canvas: Canvas, frame: Frame, kind: str, rgb: RGB) -> None:
