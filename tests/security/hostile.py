@@ -137,3 +137,25 @@ def segformer_folders(root: Path) -> Iterator[tuple[str, Path]]:
         path = folder / "config.json"
         path.write_text(json.dumps({**json.loads(path.read_text()), **keys}))
         yield name, folder
+
+
+def onnx_models(root: Path) -> Iterator[tuple[str, Path]]:
+    """Yield (what is wrong, file): weights outside the file's folder, although they are there with the right size."""
+    import onnx
+
+    from tests.segmenters.onnx_files import palette_model
+
+    places = {
+        "weights above the folder": "../secret.bin",
+        "weights by an absolute path": str(root / "onnx" / "secret.bin"),
+    }
+    for number, (name, place) in enumerate(places.items()):
+        path = palette_model(root / "onnx" / str(number) / "a.onnx")
+        model = onnx.load(str(path))
+        tensor = model.graph.initializer[0]
+        (root / "onnx" / "secret.bin").write_bytes(tensor.raw_data)
+        tensor.ClearField("raw_data")
+        tensor.data_location = onnx.TensorProto.EXTERNAL
+        tensor.external_data.add(key="location", value=place)
+        path.write_bytes(model.SerializeToString())
+        yield name, path
