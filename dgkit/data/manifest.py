@@ -11,7 +11,9 @@ from pathlib import Path
 from typing import Any
 
 from dgkit.errors import InputError
-from dgkit.files import atomic_write, json_line, output_error, parse_json
+from dgkit.files import atomic_write, json_line, open_regular, output_error, parse_json
+
+MAX_BYTES = 2 << 30  # of a manifest; a million images take 1 GB
 
 
 class Manifest:
@@ -75,6 +77,11 @@ def read(path: Path | str) -> list[dict[str, Any]]:
     return [_record(path, number, line) for number, line in enumerate(_lines(data[: _complete(data)]), 1)]
 
 
+def read_lines(path: Path | str) -> list[bytes]:
+    """Return the lines of a manifest as they are, none if it does not exist. Raises InputError if it cannot be read."""
+    return _lines(_content(Path(path)))
+
+
 def _record(path: Path | str, number: int, line: bytes) -> dict[str, Any]:
     try:
         record, reason = parse_json(line), ""
@@ -95,7 +102,8 @@ def _lines(data: bytes) -> list[bytes]:
 
 def _content(path: Path) -> bytes:
     try:
-        return path.read_bytes()
+        with open_regular(path, MAX_BYTES) as stream:
+            return stream.read()
     except FileNotFoundError:
         return b""
     except OSError as error:

@@ -172,12 +172,12 @@ def _write_all(
     if (folder / MANIFEST).exists():  # the manifest is for complete folders only; the journal takes its lines over
         (folder / MANIFEST).replace(journal.path)
     journal.repair()
-    known = {line["id"]: line for line in journal.read()}
+    known = {str(line.get("id")): line for line in journal.read()}
     digest = rule.digest()
     lines = []
     for scene, found in scenes:
         line = known.get(scene.id)
-        if line is None or not _is_written(out, line, digest, found):
+        if line is None or not _is_written(out, scene, line, digest, found):
             line = _write(out, scene, found, rule) | {"rule": digest}
             journal.append(line)
         lines.append(line)
@@ -185,28 +185,45 @@ def _write_all(
     return lines
 
 
-def _is_written(out: Path, line: dict[str, Any], rule: str, found: SceneMeasurement) -> bool:
-    if line["rule"] != rule or any(line.get(key) != found.digests.get(key) for key in DIGESTS):
+def _is_written(out: Path, scene: SceneFiles, line: dict[str, Any], rule: str, found: SceneMeasurement) -> bool:
+    wanted = {"rule": rule, **{key: found.digests.get(key) for key in DIGESTS}, **_description(out, scene, found)}
+    counted = all(_are_counts(line.get(key)) for key in ("pixels", "doubtful", "boundary"))
+    if not counted or any(line.get(key) != value for key, value in wanted.items()):
         return False
     try:
-        return digest_file(out / line["label"]) == line["label_sha256"]
+        return digest_file(out / wanted["label"]) == line.get("label_sha256")
     except OSError:
         return False
 
 
-def _write(out: Path, scene: SceneFiles, found: SceneMeasurement, rule: _Rule) -> dict[str, Any]:
-    label, doubt, band = rule.apply(scene)
-    path = f"{FILTERED}/{_path_in_labels(out, scene)}"
-    write_label(out / path, np.where(doubt | band, IGNORE, label).astype(np.uint8))
+def _description(out: Path, scene: SceneFiles, found: SceneMeasurement) -> dict[str, Any]:
+    """Return what the line of a scene repeats of the scene and its measurement."""
     return {
         "id": scene.id,
         "image": scene.image.relative_to(out).as_posix(),
-        "label": path,
-        **found.digests,
-        "label_sha256": digest_file(out / path),
+        "label": f"{FILTERED}/{_path_in_labels(out, scene)}",
         "style": scene.style,
         "agreement": found.agreement,
         "mean_loss": found.mean_loss,
+    }
+
+
+def _are_counts(values: Any) -> bool:
+    return isinstance(values, dict) and all(
+        name in CLASSES and type(count) is int and count > 0 for name, count in values.items()
+    )
+
+
+def _write(out: Path, scene: SceneFiles, found: SceneMeasurement, rule: _Rule) -> dict[str, Any]:
+    label, doubt, band = rule.apply(scene)
+    described = _description(out, scene, found)
+    path = described["label"]
+    write_label(out / path, np.where(doubt | band, IGNORE, label).astype(np.uint8))
+    return {
+        **{key: described[key] for key in ("id", "image", "label")},
+        **found.digests,
+        "label_sha256": digest_file(out / path),
+        **{key: described[key] for key in ("style", "agreement", "mean_loss")},
         "pixels": _by_class(label),
         "doubtful": _by_class(label[doubt]),
         "boundary": _by_class(label[band]),

@@ -53,12 +53,32 @@ class SceneMeasurement:
 
     @classmethod
     def from_json(cls, line: dict[str, Any]) -> "SceneMeasurement":
-        """Return the measurement of a line of the journal."""
+        """Return the measurement of a line of the journal. Raises ValueError if its values are damaged."""
+        try:
+            return cls._from_json(line)
+        except (KeyError, TypeError, AttributeError, OverflowError) as error:
+            raise ValueError(str(error)) from error
+
+    @classmethod
+    def _from_json(cls, line: dict[str, Any]) -> "SceneMeasurement":
         pixels, losses = np.zeros(NUM_CLASSES, np.int64), np.zeros(NUM_CLASSES)
         for name, (count, loss) in line["classes"].items():
-            pixels[CLASSES.index(name)], losses[CLASSES.index(name)] = count, loss
+            pixels[CLASSES.index(name)], losses[CLASSES.index(name)] = _number(count, 2**40), _number(loss)
+        shares = [None if line[key] is None else _number(line[key], most) for key, most in _SHARES]
         digests = {key: line[key] for key in DIGESTS if key in line}
-        return cls(digests, int(line["hash"], 16), line["agreement"], line["mean_loss"], pixels, losses)
+        code = int(line["hash"], 16)
+        if not 0 <= code < 2**64:
+            raise ValueError(f"the hash {code:x} is not one of 64 bits")
+        return cls(digests, code, shares[0], shares[1], pixels, losses)
+
+
+_SHARES = (("agreement", 1), ("mean_loss", np.inf))  # with the largest value of each
+
+
+def _number(value: Any, most: float = np.inf) -> Any:
+    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value <= most:
+        raise ValueError(f"{value!r} is not a number from 0 to {most}")
+    return value
 
 
 def list_reference(reference: str) -> list[SceneFiles]:
@@ -124,20 +144,29 @@ def measure_scenes(
     if not valid:
         journal.unlink(missing_ok=True)
         manifest.append(judge.identity)
-    known = {line["id"]: line for line in lines[1:]} if valid else {}
+    known = {str(line.get("id")): line for line in lines[1:]} if valid else {}
     measured: list[SceneMeasurement] = []
     for scene in scenes:
         digests = dict(zip(("image_sha256", "source_label_sha256"), scene.digests(), strict=True))
         if how := reading(scene.image):
             digests["image_reading"] = how
-        line = known.get(scene.id)
-        if line is not None and all(line.get(key) == digests.get(key) for key in DIGESTS):
-            measured.append(SceneMeasurement.from_json(line))
-        else:
-            measured.append(judge.measure(scene, digests, keep_losses))
-            manifest.append(measured[-1].to_json(scene.id))
+        found = _known(known.get(scene.id), digests)
+        if found is None:
+            found = judge.measure(scene, digests, keep_losses)
+            manifest.append(found.to_json(scene.id))
+        measured.append(found)
         advance(len(measured), len(scenes))
     return measured
+
+
+def _known(line: dict[str, Any] | None, digests: dict[str, str]) -> SceneMeasurement | None:
+    """Return the measurement of a line of the journal; None if it is of other files, or damaged."""
+    if line is None or any(line.get(key) != digests.get(key) for key in DIGESTS):
+        return None
+    try:
+        return SceneMeasurement.from_json(line)
+    except ValueError:
+        return None
 
 
 def canonical(value: Any) -> str:

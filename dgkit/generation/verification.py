@@ -16,7 +16,7 @@ import numpy as np
 
 from dgkit.data.generated import MANIFEST, SETTINGS
 from dgkit.data.listing import is_hidden
-from dgkit.data.manifest import Manifest
+from dgkit.data.manifest import Manifest, read_lines
 from dgkit.data.pictures import picture_size, read_pixels
 from dgkit.data.records import Record, parse_record
 from dgkit.errors import InputError, OutputError
@@ -181,11 +181,7 @@ def _read_lines(path: Path) -> tuple[list[FolderProblem], dict[int, Record]]:
 
 def _manifest_lines(path: Path) -> list[dict[str, Any]]:
     """Return the object of each manifest line; an empty one for a line that is not a JSON object."""
-    try:
-        lines = (path / MANIFEST).read_bytes().split(b"\n")
-    except FileNotFoundError:
-        return []
-    return [_parse_line(line) for line in lines if line.strip()]
+    return [_parse_line(line) for line in read_lines(path / MANIFEST) if line.strip()]
 
 
 def _parse_line(line: bytes) -> dict[str, Any]:

@@ -84,7 +84,7 @@ def make_journal(folder: Path) -> None:
 
     make_pair(folder)
     journal = ScoreJournal(folder, {"protocol": "x", "crop": [1, 2]})
-    journal.add("cityscapes", _sample(folder), np.eye(19, dtype=np.int64))
+    journal.add("cityscapes", _sample(folder), np.eye(19, 20, dtype=np.int64))
 
 
 def _sample(folder: Path) -> Any:
@@ -110,7 +110,7 @@ def read_journal(rng: random.Random, folder: Path) -> None:
 
     journal = ScoreJournal(folder, {"protocol": "x", "crop": [1, 2]})
     journal.matrix("cityscapes", _sample(folder))
-    journal.add("cityscapes", _sample(folder), np.eye(19, dtype=np.int64))
+    journal.add("cityscapes", _sample(folder), np.eye(19, 20, dtype=np.int64))
 
 
 def make_captions(folder: Path) -> None:
