@@ -8,8 +8,6 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-import dgkit
-
 
 class Terminated(KeyboardInterrupt):
     """SIGTERM, from a batch system or ``kill``: a run ends as with Ctrl-C."""
@@ -48,7 +46,7 @@ def sigterm_raises() -> Iterator[None]:
 
 def child_environment(variables: Mapping[str, str]) -> dict[str, str]:
     """Return this process's environment with ``variables``, in which Python imports the same dgkit as here."""
-    roots = [str(Path(dgkit.__file__).resolve().parents[1]), os.environ.get("PYTHONPATH", "")]
+    roots = [str(Path(__file__).resolve().parents[1]), os.environ.get("PYTHONPATH", "")]
     return {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, roots)), **variables}
 
 
