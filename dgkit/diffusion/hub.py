@@ -19,8 +19,15 @@ PRIOR_FILES = (
     "vae/config.json",
     "vae/diffusion_pytorch_model.safetensors",
 )
+TOKENIZER_PAIR = ("tokenizer/vocab.json", "tokenizer/merges.txt")  # not needed with tokenizer/tokenizer.json
 CONTROLNET_FILES = ("config.json", "diffusion_pytorch_model.safetensors")
-OPTIONAL_FILES = ("dgkit.json", "tokenizer/special_tokens_map.json", "controlnet/*")
+OPTIONAL_FILES = (
+    "dgkit.json",
+    "tokenizer/tokenizer.json",
+    "tokenizer/special_tokens_map.json",
+    "tokenizer/added_tokens.json",
+    "controlnet/*",
+)
 _HUB_ID = re.compile(r"^[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*(/[\w.-]+)*$")
 
 
@@ -77,7 +84,8 @@ def _download(source: str, files: tuple[str, ...], optional: tuple[str, ...]) ->
             hint,
         ) from error
     folder = Path(root, *rest)
-    missing = [file for file in files if not (folder / file).is_file()]
+    whole = (folder / "tokenizer" / "tokenizer.json").is_file()
+    missing = [file for file in files if not ((folder / file).is_file() or (whole and file in TOKENIZER_PAIR))]
     if missing:
         raise ModelError(f"{source} lacks files on the hub or in its cached copy: {', '.join(missing)}", hint)
     return folder

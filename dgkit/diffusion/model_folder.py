@@ -11,7 +11,10 @@ from typing import Any, Protocol
 from torch import nn
 
 from dgkit.config import Config, load_config
-from dgkit.diffusion.weights import PARTS, build, read_config, read_json, weights_file
+from dgkit.diffusion.part_config import PARTS, read_config, read_json
+from dgkit.diffusion.tokenizer_files import TokenizerFiles
+from dgkit.diffusion.weight_files import find_weights
+from dgkit.diffusion.weights import build
 from dgkit.errors import ModelError, UsageError
 from dgkit.files import digest_file
 from dgkit.labels import CONDITION_CHANNELS
@@ -133,30 +136,20 @@ class ModelFolder:
         """
         total = hashlib.sha256()
         for name in parts or tuple(PARTS):
-            total.update(f"{name} {_file_digest(weights_file(self.paths[name], name))} ".encode())
+            files = " ".join(_file_digest(path) for path in find_weights(self.paths[name], name).paths)
+            total.update(f"{name} {files} ".encode())
             total.update(json.dumps(self.configs[name], sort_keys=True).encode())
         if not parts:
             total.update(json.dumps(self.info.scheduler, sort_keys=True).encode())
-            for path in (self.root / "tokenizer" / "vocab.json", self.root / "tokenizer" / "merges.txt"):
-                total.update(digest_file(path).encode())
+            positions = self.configs["text_encoder"].get("max_position_embeddings", 77)
+            tokenizer = TokenizerFiles(self.root / "tokenizer")
+            total.update("".join(tokenizer.digest_parts(self.info.text_width, positions)).encode())
         return total.hexdigest()
 
     def tokenizer(self) -> Any:
         """Return the CLIP tokenizer of the folder. Raises ModelError if its files are missing or damaged."""
-        from transformers import CLIPTokenizer
-
-        folder = self.root / "tokenizer"
-        for name in ("vocab.json", "merges.txt"):
-            if not (folder / name).is_file():
-                raise ModelError(f"{folder / name} is missing")
-        try:
-            tokenizer = CLIPTokenizer.from_pretrained(folder, local_files_only=True)
-        except Exception as error:  # a damaged file can raise many different library errors
-            raise ModelError(f"{folder} cannot be read: {error}") from error
-        known = int(self.configs["text_encoder"].get("vocab_size", 49408))
-        if len(tokenizer) > known:
-            raise ModelError(f"{folder} has {len(tokenizer)} tokens, but the vocabulary of the text encoder is {known}")
-        return tokenizer
+        files = TokenizerFiles(self.root / "tokenizer")
+        return files.load(self.configs["text_encoder"].get("vocab_size", 49408))
 
 
 @functools.lru_cache(maxsize=64)
@@ -223,14 +216,13 @@ def _info(root: Path, configs: dict[str, dict[str, Any]]) -> ModelInfo:
     if not isinstance(tile, int):
         raise ModelError(f"{root / 'unet' / 'config.json'}: sample_size is {tile}; expected a number of latent cells")
     defaults = _defaults(root / "dgkit.json")
-    length = read_json(root / "tokenizer" / "tokenizer_config.json").get("model_max_length")
-    positions = int(text.get("max_position_embeddings", 77))
+    length = TokenizerFiles(root / "tokenizer").length(text.get("max_position_embeddings", 77))
     return ModelInfo(
         name=defaults.name or root.resolve().name,
         tile=tile,
         vae_factor=_vae_factor(configs["vae"]),
         latent_channels=int(unet.get("in_channels", 4)),
-        text_length=min(int(length or positions), positions),  # a missing or huge value means no limit
+        text_length=length,
         text_width=int(text.get("hidden_size", 512)),
         features=int(configs["controlnet"]["block_out_channels"][0]),
         scaling_factor=float(configs["vae"].get("scaling_factor", 0.18215)),

@@ -16,7 +16,8 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from dgkit.diffusion.model_folder import ModelDefaults, ModelInfo
-from dgkit.diffusion.weights import PARTS, construct
+from dgkit.diffusion.part_config import PARTS
+from dgkit.diffusion.weights import construct
 from dgkit.engines.machine import package_versions
 from dgkit.errors import UsageError
 from dgkit.labels import CONDITION_CHANNELS

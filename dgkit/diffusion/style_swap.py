@@ -8,7 +8,9 @@ which has not learned the look of the source. No weight is changed; the two only
 import errno
 import filecmp
 import json
+import re
 import shutil
+from codecs import BOM_UTF8
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,11 +20,15 @@ import torch
 
 from dgkit.diffusion.hub import find_controlnet, find_model
 from dgkit.diffusion.model_folder import ModelFolder
-from dgkit.diffusion.weights import PARTS, check_finite, check_keys, read_json, read_shapes, skeleton, weights_file
+from dgkit.diffusion.part_config import PARTS, read_json
+from dgkit.diffusion.weight_files import find_weights
+from dgkit.diffusion.weights import check_finite, check_keys, read_shapes, skeleton
 from dgkit.engines.modules import Denoiser, without_condition_embedding
-from dgkit.errors import ModelError, OutputError
+from dgkit.errors import ModelError, OutputError, one_line
 from dgkit.files import output_error, temporary_path
 
+_EXTRACTORS = (["transformers", "CLIPImageProcessor"], ["transformers", "CLIPFeatureExtractor"])
+_SCHEDULER = re.compile(r"[A-Z]\w*Scheduler")
 _CONFIGS = ("tokenizer", "scheduler", "feature_extractor")
 
 
@@ -99,8 +105,8 @@ def _check_residuals(folder: ModelFolder) -> int:
             bare = without_condition_embedding(controlnet)
             down, _ = bare(latents, timestep, text, condition, return_dict=False)
             Denoiser(unet, controlnet)(latents, timestep, text, condition, torch.ones(1))
-        except (RuntimeError, ValueError, TypeError) as error:
-            reason = (str(error).splitlines() or [type(error).__name__])[0]
+        except Exception as error:  # parts of wrong sizes can raise many different library errors
+            reason = one_line(str(error)) or type(error).__name__
             raise ModelError(
                 f"the ControlNet {folder.paths['controlnet']} does not fit the UNet {folder.paths['unet']}: {reason}",
                 "use a ControlNet trained on a UNet of this architecture",
@@ -111,9 +117,13 @@ def _check_residuals(folder: ModelFolder) -> int:
 def _files(folder: ModelFolder) -> Iterator[tuple[str, Path]]:
     """Yield (path inside the new folder, source) of every file to copy."""
     for name, path in folder.paths.items():
-        weights = weights_file(path, name)
+        weights, stem = find_weights(path, name), PARTS[name].stem
         yield f"{name}/config.json", path / "config.json"
-        yield f"{name}/{PARTS[name].stem}.safetensors", weights
+        if weights.index is None:
+            yield f"{name}/{stem}.safetensors", weights.paths[0]
+        else:
+            yield f"{name}/{stem}.safetensors.index.json", weights.index
+            yield from ((f"{name}/{shard.name}", shard) for shard in weights.paths)
     for name in _CONFIGS:
         for path in sorted((folder.root / name).glob("*")):
             if path.is_file() and path.suffix in (".json", ".txt"):
@@ -125,12 +135,16 @@ def _files(folder: ModelFolder) -> Iterator[tuple[str, Path]]:
 def _index(folder: ModelFolder) -> str:
     """Return ``model_index.json`` for diffusers, without the safety checker, which street scenes do not need."""
     prior = read_json(folder.root / "model_index.json") if (folder.root / "model_index.json").is_file() else {}
-    has_extractor = (folder.root / "feature_extractor").is_dir()
+    extractor = prior.get("feature_extractor")
+    if not (folder.root / "feature_extractor").is_dir() or extractor not in _EXTRACTORS:
+        extractor = [None, None]
     scheduler = folder.info.scheduler.get("_class_name", "DDIMScheduler")
+    if not isinstance(scheduler, str) or not _SCHEDULER.fullmatch(scheduler):
+        scheduler = "DDIMScheduler"  # diffusers imports what an index names
     index: dict[str, Any] = {
         "_class_name": "StableDiffusionControlNetPipeline",
         "controlnet": ["diffusers", "ControlNetModel"],
-        "feature_extractor": prior.get("feature_extractor", [None, None]) if has_extractor else [None, None],
+        "feature_extractor": extractor,
         "image_encoder": [None, None],
         "requires_safety_checker": False,
         "safety_checker": [None, None],
@@ -148,7 +162,10 @@ def _write(folder: ModelFolder, target: Path) -> None:
     try:
         for name, source in _files(folder):
             (temporary / name).parent.mkdir(parents=True, exist_ok=True)
-            shutil.copyfile(source, temporary / name)
+            if source.suffix == ".json":
+                (temporary / name).write_bytes(_without_mark(source))
+            else:
+                shutil.copyfile(source, temporary / name)
         (temporary / "model_index.json").write_text(_index(folder), encoding="utf-8")
         temporary.rename(target)
     except OSError as error:
@@ -168,10 +185,21 @@ def _check_same(folder: ModelFolder, target: Path) -> None:
     for name in sorted({*expected, "model_index.json"} ^ found):
         raise _taken(target, f"{name} is {'not part of it' if name in found else 'missing'}")
     for name, source in expected.items():
-        if not filecmp.cmp(source, target / name, shallow=False):
+        is_json = source.suffix == ".json"
+        same = _without_mark(source) == (target / name).read_bytes() if is_json else _same_bytes(source, target / name)
+        if not same:
             raise _taken(target, f"{name} differs")
     if (target / "model_index.json").read_text(encoding="utf-8") != _index(folder):
         raise _taken(target, "model_index.json differs")
+
+
+def _without_mark(path: Path) -> bytes:
+    """Return a JSON file without the byte order mark that diffusers does not read."""
+    return path.read_bytes().removeprefix(BOM_UTF8)
+
+
+def _same_bytes(first: Path, second: Path) -> bool:
+    return filecmp.cmp(first, second, shallow=False)
 
 
 def _taken(target: Path, reason: str) -> OutputError:

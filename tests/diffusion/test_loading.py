@@ -212,7 +212,10 @@ DAMAGE: dict[str, tuple[Callable[[Path], object], str]] = {
     ),
     "scheduler missing": (remove("scheduler/scheduler_config.json"), r"scheduler_config\.json is missing"),
     "tokenizer missing": (remove("tokenizer/vocab.json"), r"vocab\.json is missing"),
-    "tokenizer broken": (lambda f: (f / "tokenizer/vocab.json").write_text("{"), "tokenizer cannot be read"),
+    "tokenizer broken": (
+        lambda f: (f / "tokenizer/vocab.json").write_text("{"),
+        r"vocab\.json cannot be read: Expecting",
+    ),
     "unknown default": (lambda f: (f / "dgkit.json").write_text('{"guidance": 3}'), "dgkit.json.*guidance"),
 }
 

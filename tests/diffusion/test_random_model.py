@@ -13,10 +13,11 @@ from dgkit.diffusion.components import model_networks
 from dgkit.diffusion.hub import embedded_model
 from dgkit.diffusion.loading import load_pipeline
 from dgkit.diffusion.model_folder import ModelFolder, check_fit
+from dgkit.diffusion.part_config import PARTS
 from dgkit.diffusion.presets import Preset
 from dgkit.diffusion.random_model import MODELS, RandomModel
 from dgkit.diffusion.sampler import SceneRequest, sample
-from dgkit.diffusion.weights import PARTS, construct
+from dgkit.diffusion.weights import construct
 from dgkit.engines.onnx_export import example_inputs
 from dgkit.engines.spec import NETWORKS, bind
 from dgkit.errors import UsageError

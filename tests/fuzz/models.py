@@ -79,8 +79,9 @@ def damage_model_config(rng: random.Random, folder: Path) -> None:
 
 def read_model(rng: random.Random, folder: Path) -> None:
     from dgkit.diffusion.loading import load_pipeline, open_model
+    from dgkit.diffusion.part_config import PARTS
     from dgkit.diffusion.schedule import make_schedule
-    from dgkit.diffusion.weights import PARTS, skeleton
+    from dgkit.diffusion.weights import skeleton
 
     model = open_model(folder / "model")
 
@@ -105,7 +106,8 @@ def damage_weights(rng: random.Random, folder: Path) -> None:
 
 
 def read_weights_files(rng: random.Random, folder: Path) -> None:
-    from dgkit.diffusion.weights import PARTS, check_finite, read_shapes, read_weights
+    from dgkit.diffusion.part_config import PARTS
+    from dgkit.diffusion.weights import check_finite, read_shapes, read_weights
     from dgkit.training.segmenter.encoder_weights import _read
 
     model = folder / "model"

@@ -12,8 +12,10 @@ import torch
 from diffusers import AutoencoderKL, UNet2DConditionModel
 
 from dgkit.diffusion.hub import find_model
+from dgkit.diffusion.part_config import read_config, read_json
 from dgkit.diffusion.random_model import RANDOM, SD15_SCHEDULER, SD15_TEXT, SD15_UNET, SD15_VAE
-from dgkit.diffusion.weights import build, read_config, read_json
+from dgkit.diffusion.tokenizer_files import TokenizerFiles
+from dgkit.diffusion.weights import build
 from dgkit.errors import UsageError
 from dgkit.training.data.caption_encoder import CaptionEncoder
 from dgkit.training.diffusion.model_files import PIPELINE_INDEX, link, write_json
@@ -83,10 +85,9 @@ class FolderModel:
 
     def text(self) -> CaptionEncoder:
         """Return the tokenizer and a new copy of the text encoder."""
-        from transformers import CLIPTokenizer
-
-        tokenizer = CLIPTokenizer.from_pretrained(self.root / "tokenizer", local_files_only=True)
-        return CaptionEncoder(tokenizer, self._part("text_encoder"))
+        encoder = self._part("text_encoder")
+        tokenizer = TokenizerFiles(self.root / "tokenizer").load(encoder.config.vocab_size)
+        return CaptionEncoder(tokenizer, encoder)
 
     def write_rest(self, folder: Path) -> None:
         """Link the pipeline folder without ``unet/`` into ``folder``."""
