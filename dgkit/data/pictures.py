@@ -21,6 +21,7 @@ MAX_PIXELS = (
     128 * 1024 * 1024
 )  # larger photographs are refused before decoding, since a small file can unpack to gigabytes
 MAX_BYTES = 512 * 1024 * 1024  # of a file
+_STRIP = 1 << 24  # pixels that are converted at once
 _FORMATS = ("PNG", "JPEG", "WEBP", "BMP")
 _GREY16 = ("I;16", "I;16B", "I;16L", "I")
 _ERRORS = (OSError, SyntaxError, ValueError, EOFError, KeyError, TypeError, struct.error, Image.DecompressionBombError)
@@ -58,7 +59,7 @@ def read_picture(path: Path | str) -> np.ndarray:
                 png.check_png(stream.read())
             stream.seek(0)
             with Image.open(stream, formats=_FORMATS) as opened:
-                image = _grey16(np.asarray(opened)) if header.deep else np.asarray(opened.convert("RGB"))
+                image = _grey16(np.asarray(opened)) if header.deep else _as_rgb(opened)
     except _ERRORS as error:
         raise _unreadable(path, error) from error
     return _upright(image, header.shown)
@@ -140,6 +141,17 @@ def _read_header(stream: BinaryIO) -> _Header:
         if kind == "PNG":
             exif = png.read_exif(stream)
     return _Header(height, width, _orientation(exif), mode in _GREY16)
+
+
+def _as_rgb(opened: Image.Image) -> np.ndarray:
+    """Return uint8 [H,W,3]. Rows are converted in strips: a copy of all would double the memory of a large image."""
+    opened.load()
+    image = np.empty((opened.height, opened.width, 3), np.uint8)
+    step = max(1, _STRIP // opened.width)
+    for top in range(0, opened.height, step):
+        bottom = min(opened.height, top + step)
+        image[top:bottom] = np.asarray(opened.crop((0, top, opened.width, bottom)).convert("RGB"))
+    return image
 
 
 def _orientation(exif: bytes) -> int:

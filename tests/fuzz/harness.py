@@ -48,6 +48,8 @@ class Kind:
     damage: Callable[[random.Random, Path], None]
     read: Callable[[random.Random, Path], None]
     weight: int = 1
+    right: bool = True
+    """Whether ``read`` accepts the files of ``prepare``; input number -1 of each kind checks that."""
 
 
 @dataclass
@@ -73,7 +75,7 @@ def run(
     work = [
         (number, kind)
         for kind in range(len(kinds))
-        for number in range(max(1, round(inputs * kinds[kind].weight / total)))
+        for number in range(-int(kinds[kind].right), max(1, round(inputs * kinds[kind].weight / total)))
     ]
     work.sort()  # all kinds in turn
     results = {kind.name: Result() for kind in kinds}
@@ -197,7 +199,8 @@ def run_one(
     rng = random.Random(f"{seed} {kind.name} {number}")
     shutil.rmtree(folder, ignore_errors=True)
     shutil.copytree(bases / kind.name, folder, symlinks=True)
-    kind.damage(rng, folder)
+    if number >= 0:
+        kind.damage(rng, folder)
     Path("/proc/self/clear_refs").write_text("5")  # resets the peak
     before, cpu = _status("VmRSS"), time.process_time()
     outcome = "accepted"
@@ -211,6 +214,8 @@ def run_one(
         outcome = f"{type(error).__name__}: {_frame(error)}"
         if show:
             traceback.print_exc()
+    if number < 0 and outcome == "refused":
+        outcome = "right files are refused"
     took, memory = time.process_time() - cpu, _status("VmHWM") - before
     if memory > MEMORY and outcome in ("accepted", "refused"):
         outcome = "memory"

@@ -23,15 +23,16 @@ def make_state(folder: Path) -> None:
         "step": 200,
         "settings": {"steps": 400, "batch": 2, "lr": 1e-4, "seed": 0},
         "identity": {"digest": "x", "sizes": [1, 2]},
-        "meter": {"losses": [0.1, 0.2], "seconds": [1.0]},
+        "meter": {"pending": [0.1, 0.2], "recent": [0.3]},
     }
-    (folder / "state.json").write_text(json.dumps(state))
+    (folder / "step_00000200").mkdir()
+    (folder / "step_00000200" / "state.json").write_text(json.dumps(state))
 
 
 def read_state_file(rng: random.Random, folder: Path) -> None:
     from dgkit.training.loop.checkpoint import check_settings, read_state
 
-    state = read_state(folder)
+    state = read_state(folder / "step_00000200")
     wanted = {
         "settings": {"steps": 400, "batch": 2, "lr": 1e-4, "seed": 0},
         "identity": {"digest": "x", "sizes": [1, 2]},

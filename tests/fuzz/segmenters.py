@@ -117,7 +117,7 @@ def read_onnx(rng: random.Random, folder: Path) -> None:
             segmenter.check_features()
             attempt(
                 lambda: segmenter.predict(image),
-                lambda: segmenter.image_logits(image),
+                lambda: segmenter.image_logits(image) if name != "b.onnx" else None,
                 lambda: segmenter.logits(torch.zeros(1, 3, 32, 64, dtype=torch.uint8)),
             )
 

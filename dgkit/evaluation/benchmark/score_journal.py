@@ -35,17 +35,22 @@ class ScoreJournal:
                 f"{folder} holds scores of other settings: {_differing(found, settings)}",
                 "choose another --out, or remove this folder",
             )
-        self._lines: dict[tuple[str, str], dict[str, Any]] = {(line["set"], line["id"]): line for line in lines[1:]}
+        self._lines = {(str(line.get("set")), str(line.get("id"))): line for line in lines[1:]}
 
     def matrix(self, dataset: str, sample: Sample) -> np.ndarray | None:
         """Return the matrix, int64 [19,20], of an image, or None if it has to be scored."""
         line = self._lines.get((dataset, sample.id))
-        if line is None or line["files"] != _stamp(sample):
+        if line is None or line.get("files") != _stamp(sample):
             return None
-        cells = np.zeros(NUM_CLASSES**2, np.int64)
-        cells[line["cells"]] = line["pixels"]
-        void = np.array(line.get("void", [0] * NUM_CLASSES), np.int64)
-        return np.column_stack([cells.reshape(NUM_CLASSES, NUM_CLASSES), void])
+        cells, pixels, void = (line.get(key) for key in ("cells", "pixels", "void"))
+        void = [0] * NUM_CLASSES if void is None else void
+        if not all(map(_are_counts, (cells, pixels, void))) or len(cells) != len(pixels) or len(void) != NUM_CLASSES:
+            return None  # an edited line: the image is scored again
+        if len(set(cells)) != len(cells) or max(cells, default=0) >= NUM_CLASSES**2:
+            return None
+        square = np.zeros(NUM_CLASSES**2, np.int64)
+        square[cells] = pixels
+        return np.column_stack([square.reshape(NUM_CLASSES, NUM_CLASSES), np.array(void, np.int64)])
 
     def add(self, dataset: str, sample: Sample, matrix: np.ndarray) -> None:
         """Write the matrix of an image. Raises OutputError."""
@@ -61,6 +66,10 @@ class ScoreJournal:
         }
         self._manifest.append(line)
         self._lines[dataset, sample.id] = line
+
+
+def _are_counts(values: Any) -> bool:
+    return isinstance(values, list) and all(type(value) is int and 0 <= value < 2**40 for value in values)
 
 
 def _stamp(sample: Sample) -> list[Any]:

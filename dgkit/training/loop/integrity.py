@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from dgkit.errors import ModelError
-from dgkit.files import atomic_write, digest_file, json_bytes, parse_json
+from dgkit.files import atomic_write, digest_file, json_bytes, open_regular, parse_json
 
 Files = dict[str, dict[str, Any]]
 """Size in bytes and SHA-256 of files by their paths below a folder, with forward slashes."""
@@ -60,10 +60,10 @@ def check_finite(tensors: Mapping[str, Any], what: str, hint: str) -> None:
 
 def read_object(path: Path) -> dict[str, Any]:
     """Return the JSON object in a file. Raises OSError, and ValueError for anything else than a JSON object."""
-    if path.stat().st_size > _LONGEST_JSON:
-        raise ValueError(f"{path.name} is larger than {_LONGEST_JSON >> 20} MiB")
+    with open_regular(path, _LONGEST_JSON) as stream:
+        data = stream.read()
     try:
-        content = parse_json(path.read_bytes())
+        content = parse_json(data)
     except ValueError as error:
         raise ValueError(f"{path.name} is not valid JSON: {error}") from error
     if not isinstance(content, dict):
