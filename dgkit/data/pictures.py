@@ -17,9 +17,8 @@ from dgkit.errors import InputError, UsageError
 from dgkit.files import open_regular
 
 EXIF = "DGKIT_EXIF"  # environment variable: "apply" (default) or "ignore"
-MAX_PIXELS = (
-    128 * 1024 * 1024
-)  # larger photographs are refused before decoding, since a small file can unpack to gigabytes
+# Larger photographs are refused before decoding, since a small file can unpack to gigabytes.
+MAX_PIXELS = 96 * 1024 * 1024
 MAX_BYTES = 512 * 1024 * 1024  # of a file
 _STRIP = 1 << 24  # pixels that are converted at once
 _FORMATS = ("PNG", "JPEG", "WEBP", "BMP")
