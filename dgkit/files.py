@@ -33,6 +33,7 @@ _SCHEMES = (
     "s3|s3a|s3n|gs|gcs|hf|https?|ftps?|sftp|ssh|file|az|abfss?|adl|wasbs?|hdfs|webhdfs|dbfs|oci|oss|r2|b2|smb|memory"
 )
 _COLLAPSED = re.compile(rf"({_SCHEMES}):/", re.IGNORECASE)  # Path("s3://a") is "s3:/a"
+LONGEST_RECORD = 64 << 20  # bytes of a file of settings or of a summary
 _FULL = (errno.ENOSPC, errno.EDQUOT)
 _DENIED = (errno.EACCES, errno.EPERM, errno.EROFS)
 
@@ -112,7 +113,7 @@ def atomic_write(path: Path | str, data: bytes) -> None:
 
 def write_changed(path: Path, data: bytes) -> None:
     """Write ``data`` to ``path`` unless the file holds it already, so that a repeated run touches nothing."""
-    if not path.is_file() or path.read_bytes() != data:
+    if not path.is_file() or path.stat().st_size != len(data) or path.read_bytes() != data:
         atomic_write(path, data)
 
 
@@ -239,6 +240,12 @@ def open_regular(path: Path | str, limit: int | None = None) -> BufferedReader:
     except BaseException:
         os.close(descriptor)
         raise
+
+
+def read_file(path: Path | str, limit: int = LONGEST_RECORD) -> bytes:
+    """Return the content of a file. Raises OSError as :func:`open_regular`."""
+    with open_regular(path, limit) as stream:
+        return stream.read()
 
 
 def digest_file(path: Path | str) -> str:

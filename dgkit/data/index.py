@@ -17,12 +17,13 @@ import numpy as np
 from dgkit.data.datasets import Dataset, Sample
 from dgkit.data.labelmap import find_encoding, read_label, resize_label
 from dgkit.errors import DgkitError, LabelError, OutputError, UsageError
-from dgkit.files import atomic_write, cache_folder
+from dgkit.files import atomic_write, cache_folder, read_file
 from dgkit.labels import NUM_CLASSES
 from dgkit.processes import ignore_interrupts
 from dgkit.progress import Advance
 
 MAX_SCALE = 16.0  # of label maps
+MAX_BYTES = 1 << 30  # of a cache file; a million label maps take 100 MB
 _CACHE_VERSION = 1
 _MAX_LISTED = 3  # unreadable files named in one error
 
@@ -193,7 +194,7 @@ def _table_digest(encoding: str) -> str:
 def _load_cache(path: Path) -> dict[str, _Row]:
     """Return the rows by key; empty if the file is absent, damaged or of another version."""
     try:
-        with np.load(io.BytesIO(path.read_bytes()), allow_pickle=False) as archive:
+        with np.load(io.BytesIO(read_file(path, MAX_BYTES)), allow_pickle=False) as archive:
             header = json.loads(archive["header"].tobytes())
             counts, sizes = archive["counts"], archive["sizes"]
         if header["version"] != _CACHE_VERSION or counts.shape != (len(sizes), NUM_CLASSES):

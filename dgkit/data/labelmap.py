@@ -16,7 +16,7 @@ from PIL import Image
 
 from dgkit.data.png import SIGNATURE, check_png
 from dgkit.errors import InputError, LabelError, UsageError
-from dgkit.files import atomic_write, open_regular, parse_json
+from dgkit.files import atomic_write, open_regular, parse_json, read_file
 from dgkit.labels import (
     ENCODINGS,
     FORBIDDEN,
@@ -149,7 +149,7 @@ def label_size(path: Path | str) -> tuple[int, int]:
 @functools.lru_cache(maxsize=8)
 def _mapillary_encoding(config: str) -> Encoding:
     try:
-        labels = parse_json(Path(config).read_bytes())["labels"]
+        labels = parse_json(read_file(config))["labels"]
         names = [str(entry.get("readable") or entry["name"]) for entry in labels]
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise InputError(

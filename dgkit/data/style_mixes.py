@@ -3,7 +3,6 @@
 DGInStyle draws the style from an unseeded global generator and does not record it; here the mix is explicit.
 """
 
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,15 +12,17 @@ from typing import Any
 import numpy as np
 
 from dgkit.config import read_recipe
-from dgkit.errors import InputError, UsageError
+from dgkit.errors import InputError, UsageError, shown
 from dgkit.prompts import NO_STYLE, STYLE_NAMES, STYLES, check_style
+
+_LARGEST = 1e100  # the sum of all weights stays finite
 
 
 @dataclass(frozen=True)
 class StyleMix:
     """Shares of the styles. ``weights`` maps styles (and "none") to numbers >= 0 with any sum > 0.
 
-    Raises UsageError for an unknown style, a weight that is not a finite number >= 0, or weights that sum to 0.
+    Raises UsageError for an unknown style, a weight that is not a number from 0 to 1e100, or weights that sum to 0.
     """
 
     name: str
@@ -31,9 +32,9 @@ class StyleMix:
         for style, weight in self.weights.items():
             check_style(style)
             number = isinstance(weight, (int, float)) and not isinstance(weight, bool)
-            if not number or not math.isfinite(weight) or weight < 0:
+            if not number or not 0 <= weight <= _LARGEST:
                 raise UsageError(
-                    f"style mix {self.name}: the weight of {style} is {weight!r}; weights are numbers >= 0",
+                    f"style mix {self.name}: the weight of {style} is {shown(weight)}; weights are numbers >= 0",
                     f"write for example '{style}: 0.5'",
                 )
         if not sum(self.weights.values()) > 0:

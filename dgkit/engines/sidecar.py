@@ -12,11 +12,11 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, JsonValue, ValidationError, field_validator
+from pydantic import ConfigDict, Field, JsonValue, ValidationError, field_validator
 
 from dgkit.config import Config
 from dgkit.errors import OutputError
-from dgkit.files import atomic_write, digest_file
+from dgkit.files import atomic_write, digest_file, parse_json, read_file
 
 FORMAT = 1  # increase it when a change in dgkit produces a different engine for the same key
 SIDECAR = "engine.json"
@@ -83,6 +83,8 @@ class FileEntry(Config):
 class EngineSideCar(Config):
     """``engine.json``. ``model``, ``created``, ``seconds`` and ``notes`` are information and never compared."""
 
+    model_config = ConfigDict(allow_inf_nan=True)  # notes state what was measured
+
     version: Literal[1] = 1
     """Version of this layout."""
     key: EngineKey
@@ -147,7 +149,7 @@ def read_sidecar(folder: Path) -> EngineSideCar | Difference:
     """Return the side-car of a folder, or the reason why it is not one that dgkit wrote."""
     path = folder / SIDECAR
     try:
-        sidecar = EngineSideCar.model_validate_json(path.read_bytes())
+        sidecar = EngineSideCar.model_validate_json(read_file(path))
     except FileNotFoundError:
         return Difference("side-car", SIDECAR, "missing")
     except OSError as error:
@@ -226,7 +228,7 @@ def _stamp(path: Path) -> list[Any]:
 
 def _read_stamps(folder: Path) -> dict[str, Any]:
     try:
-        found = json.loads((folder / STAMPS).read_bytes())
+        found = parse_json(read_file(folder / STAMPS))
     except (OSError, ValueError):
         return {}
     return found if isinstance(found, dict) else {}

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from dgkit import __version__
 from dgkit.errors import DgkitError, EngineError
-from dgkit.files import atomic_write, cache_folder
+from dgkit.files import atomic_write, cache_folder, parse_json, read_file
 from dgkit.generation.generate_config import GenerateConfig
 from dgkit.generation.worker import Failed, MeasureSpeed, Ready, Speed, WorkerSetup
 from dgkit.generation.workers import raise_failure, start, stop
@@ -56,7 +56,7 @@ def best_worker_count(config: GenerateConfig, pipeline: "Pipeline", notify: Noti
         return torch.cuda.device_count() if _any_gpu(config) else 1
     path = cache_folder() / "splits" / f"{_key(config, torch.get_num_threads())}.json"
     try:
-        return int(json.loads(path.read_bytes())["workers"])
+        return int(parse_json(read_file(path))["workers"])
     except (OSError, ValueError, KeyError, TypeError):
         pass
     rates = _measure_all(config, pipeline, torch.get_num_threads(), notify or (lambda message: None))

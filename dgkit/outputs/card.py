@@ -10,7 +10,7 @@ from typing import Any
 
 from dgkit import __version__
 from dgkit.data.generated import GeneratedFolder, open_generated
-from dgkit.files import write_changed
+from dgkit.files import read_file, write_changed
 from dgkit.labels import CLASSES, PALETTE
 from dgkit.markdown import markdown_table
 from dgkit.outputs.class_pixels import ClassPixels, count_classes
@@ -71,7 +71,7 @@ def describe(folder: GeneratedFolder, pixels: ClassPixels, source_pixels: Sequen
 def write_readme(folder: Path, summary: Summary, layout: str) -> None:
     """Write the card of a folder in one of the layouts of :data:`FILES`; a README.md that dgkit did not write stays."""
     path = folder / CARD
-    if path.is_file() and _MARK.encode() not in path.read_bytes():
+    if path.is_file() and _MARK.encode() not in read_file(path):
         return
     write_changed(path, card_text(summary, layout).encode("utf-8", "backslashreplace"))
 

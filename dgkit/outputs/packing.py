@@ -16,6 +16,7 @@ from typing import Any
 
 from dgkit.data.generated import GeneratedFolder, Line, open_generated
 from dgkit.data.listing import is_hidden
+from dgkit.data.manifest import MAX_BYTES
 from dgkit.errors import OutputError, UsageError
 from dgkit.files import (
     atomic_write,
@@ -24,6 +25,7 @@ from dgkit.files import (
     local_path,
     output_error,
     parse_json,
+    read_file,
     remove_stale_temporaries,
     write_changed,
 )
@@ -221,7 +223,7 @@ def _opened(dest: Path, identity: dict[str, Any]) -> Iterator[None]:
 
 def _refuse_others(dest: Path, identity: dict[str, Any]) -> None:
     try:
-        old = dict(parse_json((dest / SETTINGS).read_bytes()))
+        old = dict(parse_json(read_file(dest / SETTINGS)))
     except (OSError, ValueError, TypeError):
         found = [entry.name for entry in dest.iterdir() if not is_hidden(entry.name)]
         if found:
@@ -239,7 +241,7 @@ def _refuse_others(dest: Path, identity: dict[str, Any]) -> None:
 def _finished(dest: Path, wanted: set[str]) -> FileDigests:
     """Return the files that still have the digest in SHA256SUMS; others are written again."""
     try:
-        lines = (dest / SUMS).read_text(encoding="utf-8").split("\n")
+        lines = read_file(dest / SUMS, MAX_BYTES).decode("utf-8").split("\n")
     except (OSError, UnicodeDecodeError):
         return {}
     listed = {match[2]: match[1] for match in map(_LINE.fullmatch, lines) if match}
@@ -257,7 +259,7 @@ def _append_sums(sums: Path, made: FileDigests) -> None:
     """Append lines and wait until they are on disk. The file of a line that a kill cut short counts as absent."""
     data = "".join(f"{digest}  {name}\n" for name, digest in made.items()).encode()
     try:
-        torn = sums.is_file() and sums.stat().st_size > 0 and not sums.read_bytes().endswith(b"\n")
+        torn = sums.is_file() and sums.stat().st_size > 0 and not read_file(sums, MAX_BYTES).endswith(b"\n")
         with sums.open("ab") as stream:
             stream.write(b"\n" * torn + data)
             stream.flush()

@@ -8,7 +8,7 @@ from typing import Any
 from dgkit import __version__
 from dgkit.config import read_recipe
 from dgkit.data.generated import GeneratedFolder
-from dgkit.files import json_bytes, parse_json, write_changed
+from dgkit.files import json_bytes, parse_json, read_file, write_changed
 from dgkit.labels import CLASSES, NUM_CLASSES
 from dgkit.outputs.class_pixels import ClassPixels
 
@@ -105,7 +105,7 @@ def known_source(parts: Sequence[Path]) -> list[int] | None:
 def _recorded(path: Path, settings: dict[str, Any]) -> list[int] | None:
     """Return the source pixels in the dataset.json of a folder, if it is complete and of the same label maps."""
     try:
-        found = parse_json((path / SUMMARY).read_bytes())
+        found = parse_json(read_file(path / SUMMARY))
         same = found["settings"].get("source_digest") == settings.get("source_digest")
         counts = [int(entry["source_pixels"]) for entry in found["classes"]]
     except (OSError, ValueError, KeyError, TypeError, AttributeError):

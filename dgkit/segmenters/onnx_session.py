@@ -15,6 +15,7 @@ from dgkit.segmenters.onnx_digest import digest_onnx
 from dgkit.segmenters.onnx_output import OnnxOutput
 from dgkit.segmenters.segmenter_sidecar import sidecar_path
 
+MAX_SIDE = 1 << 15  # pixels of a fixed input; also the largest fixed batch
 ONNX_ENGINES = ("ort", "openvino")
 INPUTS = ("float32", "float16", "float64")
 _OF_ORT = {"float": "float32", "double": "float64"}  # other types have the names of NumPy
@@ -68,7 +69,8 @@ def open_session(path: Path, engine: str, device: str, *, threads: int, tf32: bo
         session = _open_openvino(path, digest, device, threads)
     else:
         session = _open_ort(path, digest, device, threads, tf32)
-    if len(session.shape) != 4 or session.shape[1] not in (3, None):
+    sides = [side for side in (*session.shape[:1], *session.shape[2:]) if side is not None]
+    if len(session.shape) != 4 or session.shape[1] not in (3, None) or not all(1 <= side <= MAX_SIDE for side in sides):
         raise InputError(f"{path} takes an input of {list(session.shape)}; allowed: one image [N,3,H,W]",
                          "export the network with an image as its only input")  # fmt: skip
     return session

@@ -13,7 +13,7 @@ from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
 from dgkit.errors import OutputError, UsageError
-from dgkit.files import atomic_write, output_error, parse_json
+from dgkit.files import atomic_write, output_error, parse_json, read_file
 from dgkit.processes import ignore_interrupts
 from dgkit.progress import Advance
 from dgkit.world import disk_layouts as disk
@@ -108,7 +108,7 @@ def _prepare_folder(out: Path, settings: dict[str, object]) -> None:
     path = out / SETTINGS
     if path.exists():
         try:
-            found = parse_json(path.read_bytes())
+            found = parse_json(read_file(path))
         except ValueError as error:
             raise OutputError(f"{path} is not JSON: {error}", f"delete {out} or choose another folder") from error
         found = found if isinstance(found, dict) else {}

@@ -39,9 +39,8 @@ def damage_lines(rng: random.Random, path: Path) -> None:
     lines = path.read_text(encoding="utf-8").split("\n")[:-1] or ["{}"]
     for _ in range(rng.choice((1, 1, 2))):
         place = rng.randrange(len(lines))
-        document = Document(rng, json.loads(lines[place]), RAW_JSON).mutated(rng.choice((1, 1, 2)))
-        with suppress(ValueError):
-            lines[place] = document.text()
+        with suppress(ValueError, RecursionError):  # damaged before
+            lines[place] = Document(rng, json.loads(lines[place]), RAW_JSON).mutated(rng.choice((1, 1, 2))).text()
         match rng.randrange(10):
             case 0:
                 lines.insert(place, lines[place])

@@ -29,6 +29,10 @@ def make_state(folder: Path) -> None:
     (folder / "step_00000200" / "state.json").write_text(json.dumps(state))
 
 
+def damage_state(rng: random.Random, folder: Path) -> None:
+    damage_json(rng, folder / "step_00000200" / "state.json")
+
+
 def read_state_file(rng: random.Random, folder: Path) -> None:
     from dgkit.training.loop.checkpoint import check_settings, read_state
 

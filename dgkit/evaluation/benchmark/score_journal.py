@@ -42,9 +42,9 @@ class ScoreJournal:
         line = self._lines.get((dataset, sample.id))
         if line is None or line.get("files") != _stamp(sample):
             return None
-        cells, pixels, void = (line.get(key) for key in ("cells", "pixels", "void"))
-        void = [0] * NUM_CLASSES if void is None else void
-        if not all(map(_are_counts, (cells, pixels, void))) or len(cells) != len(pixels) or len(void) != NUM_CLASSES:
+        cells, pixels = _counts(line.get("cells")), _counts(line.get("pixels"))
+        void = _counts(line.get("void", [0] * NUM_CLASSES))
+        if cells is None or pixels is None or void is None or len(cells) != len(pixels) or len(void) != NUM_CLASSES:
             return None  # an edited line: the image is scored again
         if len(set(cells)) != len(cells) or max(cells, default=0) >= NUM_CLASSES**2:
             return None
@@ -68,8 +68,10 @@ class ScoreJournal:
         self._lines[dataset, sample.id] = line
 
 
-def _are_counts(values: Any) -> bool:
-    return isinstance(values, list) and all(type(value) is int and 0 <= value < 2**40 for value in values)
+def _counts(values: Any) -> list[int] | None:
+    """Return ``values`` if they are a list of numbers of pixels, else None."""
+    valid = isinstance(values, list) and all(type(value) is int and 0 <= value < 2**40 for value in values)
+    return values if valid else None
 
 
 def _stamp(sample: Sample) -> list[Any]:

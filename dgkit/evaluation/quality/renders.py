@@ -11,7 +11,7 @@ from dgkit.config import read_recipe
 from dgkit.data.crops import CropBox, anchor_box, crop
 from dgkit.data.generated import SETTINGS, LabelledImage, SceneFiles
 from dgkit.errors import DgkitError, InputError, UsageError
-from dgkit.files import parse_json
+from dgkit.files import parse_json, read_file
 from dgkit.labels import CLASSES
 from dgkit.world import ROLES, Scene, render
 from dgkit.world.disk_layouts import SPLITS, scene_index
@@ -41,7 +41,7 @@ def city_sources(out: Path, scenes: Sequence[SceneFiles]) -> Sequence[SceneFiles
         given = str(settings.get("dataset") or "").partition("=")[2] or settings.get("labels")
         folders = [Path(str(given)), Path(str(given)).parent]
         path = next(folder / WORLD for folder in folders if (folder / WORLD).is_file())
-        world = parse_json(path.read_bytes())
+        world = parse_json(read_file(path))
         role, seed = world["role"], int(world["seed"])
     except (DgkitError, OSError, ValueError, KeyError, TypeError, StopIteration):
         return scenes

@@ -12,9 +12,10 @@ from PIL import Image
 
 from dgkit.data.crops import CropBox
 from dgkit.data.listing import PHOTOGRAPHS, find_named, split_ending, walk
+from dgkit.data.manifest import MAX_BYTES
 from dgkit.data.pictures import picture_size, read_picture, reading
 from dgkit.errors import InputError
-from dgkit.files import parse_json
+from dgkit.files import parse_json, read_file
 from dgkit.training.data.captions import style_of
 from dgkit.training.data.feed import Example, LatentSource, Moments, WholeImage, check_grid, place_crop
 
@@ -142,7 +143,7 @@ def read_captions(root: Path) -> tuple[tuple[Path, ...], tuple[tuple[str, str], 
     """
     table = root / "metadata.jsonl"
     try:
-        lines = table.read_text(encoding="utf-8-sig").split("\n")  # a caption may hold other separators
+        lines = read_file(table, MAX_BYTES).decode("utf-8-sig").split("\n")  # a caption may hold other separators
     except (OSError, UnicodeDecodeError) as error:
         raise InputError(f"cannot read {table}: {error}", "use a folder with images and metadata.jsonl") from error
     rows = [_caption_row(table, number, line) for number, line in enumerate(lines, 1) if line.strip()]

@@ -26,8 +26,9 @@ import torch
 from diffusers import AutoencoderKL
 from torch import Tensor, nn
 
+from dgkit.data.manifest import MAX_BYTES
 from dgkit.errors import InputError, UsageError
-from dgkit.files import output_error, parse_json
+from dgkit.files import output_error, parse_json, read_file
 from dgkit.locks import locked
 from dgkit.progress import Advance
 from dgkit.training.data.feed import CacheableFeed, Feed, Moments, WholeImage, cacheable
@@ -230,7 +231,7 @@ def _read_index(path: Path) -> tuple[dict[str, Any] | None, Rows, int]:
     """
     rows: Rows = {}
     header, end = None, 0
-    for line in path.read_bytes().splitlines(keepends=True) if path.exists() else ():
+    for line in read_file(path, MAX_BYTES).splitlines(keepends=True) if path.exists() else ():
         if not line.endswith(b"\n"):
             break
         try:

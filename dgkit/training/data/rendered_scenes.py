@@ -24,7 +24,7 @@ from pydantic import Field
 
 from dgkit.config import Config
 from dgkit.errors import InputError
-from dgkit.files import atomic_write, output_error, parse_json
+from dgkit.files import atomic_write, output_error, parse_json, read_file
 from dgkit.labels import NUM_CLASSES
 from dgkit.locks import locked
 from dgkit.progress import Advance
@@ -208,7 +208,7 @@ def _captions(folder: Path) -> list[str]:
     """Return the captions so far; none, so that all scenes are rendered again, if the file is damaged."""
     path = folder / "captions.json"
     try:
-        captions = parse_json(path.read_bytes())
+        captions = parse_json(read_file(path))
     except (FileNotFoundError, ValueError):
         return []
     valid = isinstance(captions, list) and all(isinstance(caption, str) for caption in captions)

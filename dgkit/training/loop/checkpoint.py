@@ -25,7 +25,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from dgkit.errors import DgkitError, ModelError, OutputError, UsageError
+from dgkit.errors import DgkitError, ModelError, OutputError, UsageError, shown
 from dgkit.files import output_error
 from dgkit.optional import first_line
 from dgkit.training.loop.integrity import digest_files, find_damage, first_not_finite, read_object
@@ -106,9 +106,9 @@ def check_settings(path: Path, state: Mapping[str, Any], wanted: Mapping[str, Ma
         for name, value in values.items():
             if name not in FREE_ON_RESUME and name in saved and saved[name] != value:
                 raise UsageError(
-                    f"{name}={value} differs from {name}={saved[name]}, which {path} was trained with; "
+                    f"{name}={value} differs from {name}={shown(saved[name])}, which {path} was trained with; "
                     f"only these may change: {', '.join(sorted(FREE_ON_RESUME))}",
-                    f"resume with {name}={saved[name]}, or choose another folder",
+                    f"resume with {name}={shown(saved[name])}, or choose another folder",
                 )
     steps = wanted["settings"]["steps"]
     if steps < state["step"]:
