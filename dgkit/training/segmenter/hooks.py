@@ -3,7 +3,7 @@
 import copy
 import hashlib
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
@@ -103,20 +103,21 @@ def digest_weights(network: nn.Module) -> str:
 class FiguresHook(Hook):
     """Keeps the last loss and the mean IoU of each validation, in percent by iteration; checkpoints hold both.
 
-    A run that was killed between a checkpoint and the validation due at its iteration validates when it resumes.
+    ``earlier`` returns the figures for a checkpoint of an earlier version, which holds none.
     """
 
     KEY = "figures"
     priority = "LOW"  # before mmengine's CheckpointHook, so that a checkpoint holds the figures of its own iteration
 
-    def __init__(self) -> None:
+    def __init__(self, earlier: Callable[[], Mapping[str, Any]]) -> None:
+        self.earlier = earlier
         self.loss: float | None = None
         self.miou: dict[int, float] = {}
 
     def after_load_checkpoint(self, runner: Any, checkpoint: Mapping[str, Any]) -> None:
-        """Take over the figures of a checkpoint; those of earlier versions have none."""
-        found = checkpoint.get(self.KEY, {})
-        self.loss, self.miou = found.get("loss"), dict(found.get("miou", ()))
+        """Take over the figures of a checkpoint."""
+        found = checkpoint[self.KEY] if self.KEY in checkpoint else self.earlier()
+        self.loss, self.miou = found["loss"], dict(found["miou"])
 
     def before_save_checkpoint(self, runner: Any, checkpoint: dict[str, Any]) -> None:
         """Add the figures to a checkpoint."""
@@ -141,7 +142,7 @@ class FiguresHook(Hook):
 
 
 class MissedValidation(Hook):
-    """Validates at the start of a resumed run if the validation due at its checkpoint is missing."""
+    """Validates at the start of a resumed run if it was killed between its checkpoint and the validation due then."""
 
     priority = "VERY_LOW"  # after CheckpointHook, which reads the best score before training
 

@@ -70,7 +70,7 @@ def train_segmenter(
 
 def _train(recipe: SegmenterRecipe, out: Path, progress: Progress | None, notify: Notify | None) -> None:
     resumed = find_checkpoint(out)
-    figures = FiguresHook()
+    figures = FiguresHook(earlier=lambda: _read_metrics(out))
     _check_inputs(recipe)
     write_recipe(out, recipe)
     if main_process():
@@ -133,11 +133,7 @@ def _finish(recipe: SegmenterRecipe, out: Path, figures: FiguresHook) -> None:
     """Write ``metrics.json``, the exported network and last the record of the result."""
     checkpoint = find_checkpoint(out)
     assert checkpoint  # written by the last iteration
-    # A training that an earlier version began has figures in this file, not in its checkpoints.
-    before = _read_metrics(out)
-    miou = {step: value for step, value in before["miou"] if step not in figures.miou} | figures.miou
-    loss = before["loss"] if figures.loss is None else figures.loss
-    atomic_write(out / "metrics.json", json_bytes({"loss": loss, "miou": sorted(miou.items())}))
+    atomic_write(out / "metrics.json", json_bytes({"loss": figures.loss, "miou": sorted(figures.miou.items())}))
     written = [out / "metrics.json", checkpoint]
     if best := best_checkpoint(out):
         written.append(best)

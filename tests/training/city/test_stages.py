@@ -10,9 +10,12 @@ import torch
 from dgkit.diffusion.loading import load_pipeline
 from dgkit.diffusion.presets import Preset
 from dgkit.diffusion.sampler import SceneRequest, sample
-from dgkit.errors import DgkitError
+from dgkit.errors import DgkitError, ModelError, OutputError, UsageError
 from dgkit.training.city.city_recipe import CityRecipe
+from dgkit.training.city.scene_latents import cache_latents
 from dgkit.training.city.stages import CityTraining
+from dgkit.training.data.rendered_scenes import open_scenes
+from dgkit.training.loop.training_folder import sole_training
 from dgkit.world import render
 
 STEPS = {"vae": 60, "unet": 40, "finetune": 10, "controlnet": 30, "decoder": 60}
@@ -109,3 +112,58 @@ def test_the_decoder_is_the_last_stage_and_keeps_the_latents(work):
     changed = {name.split(".")[0] for name in first if not torch.equal(first[name], last[name])}
     assert changed == {"decoder"}
     assert all(torch.equal(last[name].half(), shipped[name].half()) for name in last)
+
+
+def test_a_finished_model_is_not_computed_again(work, monkeypatch):
+    monkeypatch.setattr(CityTraining, "_train", None)
+    assert CityTraining(work, RECIPE).run() == work / "model"
+    assert CityTraining(work, RECIPE).finished()
+
+
+def test_another_recipe_is_refused(work):
+    changed = RECIPE.model_copy(update={"seed": 7})
+    with pytest.raises(UsageError, match="holds a training with seed=0; this recipe has seed=7"):
+        CityTraining(work, changed).run()
+    longer = RECIPE.model_copy(update={"unet": RECIPE.unet.model_copy(update={"steps": 50})})
+    with pytest.raises(UsageError, match=r"is finished with steps=40; this recipe has unet\.steps=50"):
+        CityTraining(work, longer)._stage("unet", None)
+
+
+def test_a_damaged_stage_is_named(work):
+    path = work / "unet" / "finished" / "diffusion_pytorch_model.safetensors"
+    data = path.read_bytes()
+    path.write_bytes(data[:-1] + bytes([data[-1] ^ 1]))
+    try:
+        with pytest.raises(ModelError, match=r"unet is damaged: .*safetensors differs from the SHA-256") as caught:
+            CityTraining(work, RECIPE)._stage("unet", None)
+    finally:
+        path.write_bytes(data)
+    assert caught.value.hint == f"delete {work / 'unet' / 'finished'} to write it again from the last checkpoint"
+
+
+def test_a_stage_of_an_earlier_version_must_be_finite(work, tmp_path):
+    unet = diffusers.UNet2DConditionModel.from_pretrained(work / "unet" / "finished")
+    with torch.no_grad():
+        next(unet.parameters())[0] = float("nan")
+    unet.save_pretrained(tmp_path / "unet" / "finished")
+    with pytest.raises(ModelError, match="holds values that are not finite"):
+        CityTraining(tmp_path, RECIPE)._finished("unet", diffusers.UNet2DConditionModel)
+
+
+def test_damaged_latents_are_computed_again_and_plain_ones_accepted(work):
+    path = work / "scenes" / "prior1" / "latents.npy"
+    data, record = path.read_bytes(), path.with_suffix(".json")
+    vae = diffusers.AutoencoderKL.from_pretrained(work / "vae" / "finished")
+    cache = open_scenes(path.parent)
+    path.write_bytes(data[:-1] + bytes([data[-1] ^ 1]))
+    cache_latents(vae, cache, path)
+    assert path.read_bytes() == data
+    record.unlink()  # an earlier version
+    stamp = path.stat().st_mtime_ns
+    cache_latents(vae, cache, path)
+    assert path.stat().st_mtime_ns == stamp and record.exists()
+
+
+def test_a_second_training_is_refused(work):
+    with sole_training(work), pytest.raises(OutputError, match="another run is writing to"):
+        CityTraining(work, RECIPE).run()

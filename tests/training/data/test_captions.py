@@ -66,3 +66,21 @@ def test_memory_is_bounded(tmp_path):
         cache([text])
     assert list(cache._recent) == ["c", "b"]
     assert encoder.encoded == ["a", "b", "c"]
+
+
+def test_a_flipped_bit_and_values_that_are_not_finite_are_encoded_again_and_plain_files_accepted(tmp_path):
+    encoder = _Encoder()
+    (embedding,) = TextCache(tmp_path, "a" * 64, encoder)(["car"])
+    (path,) = tmp_path.rglob("*.npy")
+    whole = path.read_bytes()
+    nan = embedding.copy()
+    nan[0, 0] = np.nan
+    np.save(tmp_path / "nan.npy", nan)
+    for data in (whole[:-40] + bytes([whole[-40] ^ 1]) + whole[-39:], (tmp_path / "nan.npy").read_bytes(), b""):
+        path.write_bytes(data)
+        assert np.array_equal(TextCache(tmp_path, "a" * 64, encoder)(["car"])[0], embedding)
+        assert path.read_bytes() == whole
+    assert encoder.encoded == ["car"] * 4
+    path.write_bytes(whole[:-32])  # of an earlier version
+    assert np.array_equal(TextCache(tmp_path, "a" * 64, encoder)(["car"])[0], embedding)
+    assert encoder.encoded == ["car"] * 4

@@ -244,3 +244,33 @@ def test_crops_of_partial_cells_and_uneven_batches_are_refused(images, vae, tmp_
         with_cached_latents(images, vae, tmp_path / "cache", batch=3)
     with pytest.raises(InputError, match="is not a cache"):
         LatentCache(tmp_path)
+
+
+def _cached(images: ImageFeed, vae: AutoencoderKL, folder: Path) -> tuple[Feed, Path]:
+    feed = with_cached_latents(images, vae, folder)
+    (cache,) = folder.glob("latents-*")
+    return feed, cache
+
+
+def test_a_flipped_bit_of_cached_latents_is_an_error(images: ImageFeed, vae: AutoencoderKL, tmp_path: Path) -> None:
+    _, cache = _cached(images, vae, tmp_path / "cache")
+    moments = bytearray((cache / "moments.f16").read_bytes())
+    moments[::8] = bytes(value ^ 1 for value in moments[::8])
+    (cache / "moments.f16").write_bytes(moments)
+    feed = with_cached_latents(images, vae, tmp_path / "cache")
+    with pytest.raises(InputError, match=r"the latents of .* are damaged") as caught:
+        feed.draw(np.random.default_rng(0))
+    assert f"delete {cache}" in caught.value.hint
+
+
+def test_a_cache_without_digests_must_be_finite(images: ImageFeed, vae: AutoencoderKL, tmp_path: Path) -> None:
+    _, cache = _cached(images, vae, tmp_path / "cache")
+    header, *lines = (cache / "index.jsonl").read_text().splitlines()
+    plain = [json.dumps([row[:3] for row in json.loads(line)]) for line in lines]
+    (cache / "index.jsonl").write_text("\n".join([header, *plain]) + "\n")
+    feed = with_cached_latents(images, vae, tmp_path / "cache")
+    assert all(np.isfinite(mean).all() for mean, _ in _draws(feed))
+    size = (cache / "moments.f16").stat().st_size
+    np.full(size // 2, np.nan, np.float16).tofile(cache / "moments.f16")
+    with pytest.raises(InputError, match="are damaged"):
+        with_cached_latents(images, vae, tmp_path / "cache").draw(np.random.default_rng(0))

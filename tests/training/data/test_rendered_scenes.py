@@ -7,7 +7,7 @@ import threading
 import numpy as np
 import pytest
 
-from dgkit.errors import OutputError
+from dgkit.errors import InputError, OutputError
 from dgkit.training.data import rendered_scenes as scenes_module
 from dgkit.training.data.rendered_scenes import SceneCounts, SceneSet, open_scenes, render_scenes
 from dgkit.training.data.scene_feed import SceneFeed
@@ -90,3 +90,38 @@ def test_a_full_disk_is_found_before_anything_is_rendered(tmp_path, monkeypatch)
     monkeypatch.setattr(scenes_module.os, "posix_fallocate", full)
     with pytest.raises(OutputError, match="disk is full"):
         render_scenes(tmp_path, SceneSet("source", 2, 0, 32), 0)
+
+
+@pytest.mark.parametrize("name", ["images.npy", "labels.npy", "captions.json"])
+def test_damaged_scenes_are_named(tmp_path, name):
+    scenes = SceneSet("prior", 2, 0, 32)
+    render_scenes(tmp_path, scenes, 0)
+    path = tmp_path / name
+    path.write_bytes(path.read_bytes()[:-1] + b"?")
+    with pytest.raises(InputError, match=rf"are damaged: {name} differs from the SHA-256") as caught:
+        render_scenes(tmp_path, scenes, 0)
+    assert caught.value.hint == f"delete {tmp_path} to render them again"
+    path.write_bytes(b"")
+    with pytest.raises(InputError, match=rf"{name} has 0 bytes"):
+        render_scenes(tmp_path, scenes, 0)
+
+
+def test_scenes_of_an_earlier_version_get_digests(tmp_path, monkeypatch):
+    scenes = SceneSet("prior", 2, 0, 32)
+    render_scenes(tmp_path, scenes, 0)
+    digests = (tmp_path / "digests.json").read_bytes()
+    (tmp_path / "digests.json").unlink()
+    monkeypatch.setattr(scenes_module, "render", None)
+    render_scenes(tmp_path, scenes, 0)
+    assert (tmp_path / "digests.json").read_bytes() == digests
+
+
+@pytest.mark.parametrize("text", ["", "7", "[" * 100_000, "[1, 2]"])
+def test_unfinished_scenes_with_damaged_files_are_rendered_again(tmp_path, text):
+    scenes = SceneSet("prior", 2, 0, 32)
+    whole = render_scenes(tmp_path / "whole", scenes, 0)
+    render_scenes(tmp_path / "cut", scenes, 0)
+    (tmp_path / "cut" / "digests.json").unlink()
+    (tmp_path / "cut" / "captions.json").write_text(text)
+    (tmp_path / "cut" / "images.npy").write_bytes(b"\x93NUMPY")
+    assert np.array_equal(render_scenes(tmp_path / "cut", scenes, 0).images, whole.images)

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 
+from dgkit.errors import OutputError, UsageError
 from dgkit.labels import CLASSES, IGNORE, NUM_CLASSES, PALETTE
 from dgkit.prompts import STYLE_NAMES
 from dgkit.segmenters.onnx import open_onnx_segmenter
@@ -17,6 +18,7 @@ from dgkit.training.judge import judge_training as judge
 from dgkit.training.judge.disturbed_crops import CropSampler, StyleSampler, disturb
 from dgkit.training.judge.judge_networks import SegmenterNetwork
 from dgkit.training.judge.judge_recipe import JudgeRecipe, SegmenterStage, StyleStage
+from dgkit.training.loop.training_folder import sole_training
 from dgkit.world import render
 
 pytest.importorskip("accelerate")
@@ -162,6 +164,36 @@ def test_a_finished_judge_is_not_trained_again(trained: Path, monkeypatch: pytes
     monkeypatch.setattr(judge, "fit", None)
     again = judge.JudgeTraining(trained, RECIPE).run()
     assert json.loads((trained / "judge.json").read_text()) == again
+
+
+def test_a_judge_of_another_recipe_and_a_second_training_are_refused(trained: Path) -> None:
+    changed = RECIPE.model_copy(update={"seed": 1})
+    with pytest.raises(UsageError, match="holds a training with seed=700; this recipe has seed=1"):
+        judge.JudgeTraining(trained, changed).run()
+    with sole_training(trained), pytest.raises(OutputError, match="another run is writing to"):
+        judge.JudgeTraining(trained, RECIPE).run()
+
+
+@pytest.mark.parametrize("name", ["segmenter.onnx", "styles.yaml", "judge.json"])
+def test_a_damaged_judge_is_written_again(trained: Path, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    path, notices = trained / name, []
+    data = path.read_bytes()
+    path.write_bytes(data[:-2] + b"??")
+    monkeypatch.setattr(judge.JudgeTraining, "_train_all", lambda self: {"again": True})
+    try:
+        assert judge.JudgeTraining(trained, RECIPE, notify=notices.append).run() == {"again": True}
+    finally:
+        path.write_bytes(data)
+    assert f"{name} differs from the SHA-256" in notices[0]
+
+
+def test_a_judge_of_an_earlier_version_is_finished_too(trained: Path) -> None:
+    record = trained / "result.json"
+    moved = record.rename(trained.parent / "moved.json")
+    try:
+        assert judge.JudgeTraining(trained, RECIPE).run() == json.loads((trained / "judge.json").read_text())
+    finally:
+        moved.rename(record)
 
 
 def test_training_is_reproducible(scenes: SceneCache, tmp_path: Path) -> None:

@@ -12,9 +12,11 @@ if importlib.util.find_spec("mmseg") is None:
     pytest.skip("needs mmsegmentation: pip install 'dgkit[seg]'", allow_module_level=True)
 
 from dgkit.cli.app import main
-from dgkit.errors import UsageError
+from dgkit.errors import DgkitError, InputError, OutputError, UsageError
 from dgkit.segmenters.mm_checkpoint import read_checkpoint
 from dgkit.segmenters.opening import open_segmenter
+from dgkit.training.segmenter import segmenter_training
+from dgkit.training.segmenter.hooks import FiguresHook
 from dgkit.training.segmenter.mm import BaseDecodeHead
 from dgkit.training.segmenter.networks import MEAN, STD, build_network, model_config
 from dgkit.training.segmenter.segmenter_recipe import SegmenterRecipe
@@ -50,7 +52,7 @@ def test_generated_samples_reach_the_loss(micro, monkeypatch):
         assert (18 in labels) == (origin == "generated") and loss > 0
 
 
-def test_a_resumed_run_reaches_the_same_weights(micro, tmp_path, capsys):
+def test_a_resumed_run_reaches_the_same_weights(micro, tmp_path, capsys, monkeypatch):
     notices: list[str] = []
     whole = train_segmenter(recipe(micro, out=tmp_path / "whole"), notify=notices.append)
     assert "starts from random" in notices[0]
@@ -69,6 +71,69 @@ def test_a_resumed_run_reaches_the_same_weights(micro, tmp_path, capsys):
     assert one.keys() == two.keys() and all(torch.equal(one[name], two[name]) for name in one)
     with pytest.raises(UsageError, match="seed=0"):
         train_segmenter(recipe(micro, out=tmp_path / "stopped", seed=1))
+    one, two = ((tmp_path / name / "metrics.json").read_text() for name in ("whole", "stopped"))
+    assert one == two
+    monkeypatch.setattr(segmenter_training, "_train", None)
+    assert train_segmenter(recipe(micro, out=tmp_path / "whole")) == {**whole, "finished": True}
+
+
+def test_a_damaged_result_is_written_again_and_a_second_training_is_refused(micro, tmp_path):
+    def second(stage, done, total, note=""):
+        with pytest.raises(OutputError, match="another run is writing to"):
+            train_segmenter(recipe(micro))
+
+    train_segmenter(recipe(micro), second)
+    metrics = Path(micro["out"]) / "metrics.json"
+    before = metrics.read_bytes()
+    metrics.write_bytes(b"{}")
+    notices: list[str] = []
+    assert train_segmenter(recipe(micro), notify=notices.append)["finished"] is False
+    assert "metrics.json has 2 bytes" in notices[0] and metrics.read_bytes() == before
+
+
+def test_figures_of_an_earlier_version_are_kept(micro, tmp_path):
+    """Its checkpoints hold no figures and have no digests; metrics.json holds the figures."""
+    whole = train_segmenter(recipe(micro, train={**micro["train"], "steps": 2}))
+    out = Path(micro["out"])
+    content = torch.load(whole["checkpoint"], weights_only=False)
+    del content["figures"]
+    torch.save(content, whole["checkpoint"])
+    for name in ("checkpoints.json", "result.json"):
+        (out / name).unlink()
+    (out / "metrics.json").write_text('{"loss": 0.5, "miou": [[1, 2.5]]}')
+    assert train_segmenter(recipe(micro))["loss"] == 0.5
+    assert json.loads((out / "metrics.json").read_text()) == {"loss": 0.5, "miou": [[1, 2.5]]}
+    (out / "metrics.json").write_text("[]")
+    (out / "result.json").unlink()
+    with pytest.raises(InputError, match=r"metrics\.json cannot be read"):
+        train_segmenter(recipe(micro))
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"pretrained": "nowhere.pth"},
+        {"data": {"source": {"root": "nowhere"}}},
+        {"data": {"generated": ["nowhere"]}},
+        {"data": {"val": {"root": "nowhere"}}},
+    ],
+)
+def test_a_failed_start_leaves_nothing(micro, changes):
+    data = {**micro["data"], **changes.get("data", {})}
+    with pytest.raises(DgkitError):
+        train_segmenter(recipe({**micro, **changes, "data": data}))
+    assert not Path(micro["out"]).exists()
+
+
+def test_weights_that_are_not_finite_are_not_written(micro, monkeypatch):
+    def spoil(self, runner, batch_idx, data_batch=None, outputs=None):
+        if runner.iter == 1:
+            next(runner.model.parameters()).data[0] = float("nan")
+
+    monkeypatch.setattr(FiguresHook, "after_train_iter", spoil)
+    with pytest.raises(DgkitError, match=r"not finite after .* iterations; the last good checkpoint is .*iter_1\.pth"):
+        train_segmenter(recipe(micro))
+    assert sorted(path.name for path in Path(micro["out"]).glob("*.pth")) == ["iter_1.pth"]
 
 
 def write_encoder(path: Path, seed: int) -> Path:
