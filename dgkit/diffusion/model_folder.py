@@ -13,7 +13,7 @@ from torch import nn
 from dgkit.config import Config, load_config
 from dgkit.diffusion.part_config import PARTS, read_config, read_json
 from dgkit.diffusion.tokenizer_files import TokenizerFiles
-from dgkit.diffusion.weight_files import find_weights
+from dgkit.diffusion.weight_files import check_headers, find_weights
 from dgkit.diffusion.weights import build
 from dgkit.errors import ModelError, UsageError
 from dgkit.files import digest_file
@@ -136,7 +136,9 @@ class ModelFolder:
         """
         total = hashlib.sha256()
         for name in parts or tuple(PARTS):
-            files = " ".join(_file_digest(path) for path in find_weights(self.paths[name], name).paths)
+            weights = find_weights(self.paths[name], name)
+            check_headers(weights)
+            files = " ".join(_file_digest(path) for path in weights.paths)
             total.update(f"{name} {files} ".encode())
             total.update(json.dumps(self.configs[name], sort_keys=True).encode())
         if not parts:

@@ -73,12 +73,19 @@ def open_tensors(files: WeightFiles, part: str) -> Iterator[tuple[str, Any, Path
                     yield name, file, path
 
 
+def check_headers(files: WeightFiles) -> None:
+    """Raise ModelError for a file whose size differs from its header, before anything reads or hashes it whole."""
+    for path in files.paths:
+        with _open(path):
+            pass
+
+
 def finite_tensors(files: WeightFiles, part: str) -> Iterator[tuple[str, Tensor]]:
     """Yield name and tensor. Raises ModelError at the first that is not floating point, finite and readable."""
     for name, file, path in open_tensors(files, part):
         try:
             tensor = file.get_tensor(name)
-        except (SafetensorError, OSError, RuntimeError, ValueError, AttributeError, KeyError) as error:
+        except (SafetensorError, OSError, MemoryError, RuntimeError, ValueError, AttributeError, KeyError) as error:
             raise ModelError(f"{path} is damaged: {one_line(str(error))}", "download or copy the file again") from None
         if tensor.dtype not in FLOATS:
             kind = str(tensor.dtype).removeprefix("torch.")
@@ -142,5 +149,6 @@ def _no_weights(folder: Path, stem: str) -> ModelError:
 def _open(path: Path) -> Any:
     try:
         return safe_open(path, framework="pt")
-    except (SafetensorError, OSError) as error:
-        raise ModelError(f"{path} is damaged: {one_line(str(error))}", "download or copy the file again") from None
+    except (SafetensorError, OSError, MemoryError, ValueError, OverflowError) as error:
+        reason = one_line(str(error)) or "it needs more memory than there is"
+        raise ModelError(f"{path} is damaged: {reason}", "download or copy the file again") from None

@@ -326,6 +326,7 @@ BAD: dict[str, tuple[Callable[[Path], object], str]] = {
     "config as folder": (directory("vae/config.json"), "it is a folder"),
     "weights as pipe": (pipe(UNET), "not a regular file"),
     "weights as folder": (directory(UNET), "not a regular file"),
+    "weights of a terabyte": (lambda f: os.truncate(f / UNET, 2**40), "is damaged"),
     "vocabulary as pipe": (pipe("tokenizer/vocab.json"), "not a regular file"),
     "scheduler as pipe": (pipe("scheduler/scheduler_config.json"), "not a regular file"),
     "defaults as list": (lambda f: (f / "dgkit.json").write_text("[]"), "contains a list"),
@@ -370,6 +371,12 @@ BAD: dict[str, tuple[Callable[[Path], object], str]] = {
         "tokenizer cannot be read|has .* tokens",
     ),
 }
+
+
+def test_weights_of_a_wrong_size_are_not_hashed(copy: Path) -> None:
+    os.truncate(copy / UNET, 2**40)
+    with pytest.raises(ModelError, match="is damaged"):
+        ModelFolder(copy).digest()
 
 
 @pytest.mark.parametrize("case", BAD)
