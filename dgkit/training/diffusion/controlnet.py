@@ -59,6 +59,7 @@ class ControlNetTask(DiffusionTask):
     ) -> None:
         super().__init__(controlnet, noising, validation_samples)
         self.painter, self.labels, self.styles = painter, labels, styles
+        noising.add_frozen(unet)
         self.identity = {**noising.identity, "zero_conv_lr": zero_conv_lr}
         self.parameter_scale = ("controlnet_down_blocks", zero_conv_lr)
         self.unet = unet.eval().requires_grad_(False).to(memory_format=CHANNELS_LAST)

@@ -42,6 +42,8 @@ class LdmTask(DiffusionTask):
     ) -> None:
         super().__init__(unet, noising, validation_samples)
         self.lora, self.painter, self.prompts = lora, painter, prompts
+        if lora:
+            noising.add_frozen(unet)
         self.identity = {**noising.identity, "lora": lora.model_dump(mode="json") if lora else None}
         if lora:
             add_lora(unet, lora.rank, lora.alpha, lora.targets)

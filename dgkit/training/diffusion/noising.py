@@ -4,6 +4,7 @@ All randomness of sample ``index`` (crop, caption, timestep, noise) comes from o
 on the CPU, in float32. Frozen networks encode images and text per batch, on the device of the trained network.
 """
 
+import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,6 +23,8 @@ from dgkit.training.data.latents import digest_network
 from dgkit.training.diffusion.diffusion_recipes import Objective
 from dgkit.training.diffusion.losses import diffusion_target, draw_timestep, noise_schedule, snr_weights
 from dgkit.training.diffusion.starting_model import FrozenNetworks
+from dgkit.training.loop.checkpoint import FROZEN
+from dgkit.training.loop.integrity import digest_weights
 from dgkit.training.loop.task import Tensors
 
 CHANNELS_LAST = torch.channels_last
@@ -71,8 +74,14 @@ class Noising:
         if text_cache is not None:
             self.captions = TextCache(text_cache, digest_network(self.text.encoder), self._embed)
             self.identity["text_cache"] = True
+        self.add_frozen(self.text.encoder, self.vae)
         self.factor = 2 ** (len(self.vae.config.block_out_channels) - 1)
         self.place(torch.device("cpu"))
+
+    def add_frozen(self, *networks: nn.Module) -> None:
+        """Make the weights of frozen ``networks`` part of the identity; call it before they are cast."""
+        found = [self.identity.get(FROZEN, ""), *map(digest_weights, networks)]
+        self.identity[FROZEN] = hashlib.sha256(" ".join(found).encode()).hexdigest()
 
     def sample(self, index: int) -> Tensors:
         """Return sample ``index``.

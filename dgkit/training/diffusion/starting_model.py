@@ -15,7 +15,7 @@ from dgkit.diffusion.hub import find_model
 from dgkit.diffusion.part_config import read_config, read_json
 from dgkit.diffusion.random_model import RANDOM, SD15_SCHEDULER, SD15_TEXT, SD15_UNET, SD15_VAE
 from dgkit.diffusion.tokenizer_files import TokenizerFiles
-from dgkit.diffusion.weights import build
+from dgkit.diffusion.weights import build, check_finite
 from dgkit.errors import UsageError
 from dgkit.training.data.caption_encoder import CaptionEncoder
 from dgkit.training.diffusion.model_files import PIPELINE_INDEX, link, write_json
@@ -99,6 +99,7 @@ class FolderModel:
 
     def _part(self, name: str) -> Any:
         folder = self.root / name
+        check_finite(folder, name)
         return build(folder, name, read_config(folder, name)).float()
 
 

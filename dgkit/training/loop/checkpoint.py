@@ -37,6 +37,10 @@ _FULL_BELOW = 1 << 20  # bytes free
 _WEIGHTS, _AVERAGE, _STATE = "model.safetensors", "ema.safetensors", "state.json"
 
 
+FROZEN = "frozen_networks"
+"""Name, in the identity of a task, of a digest of the networks that it trains with and that no checkpoint holds."""
+
+
 @dataclass
 class Parts:
     """The objects that a checkpoint saves: accelerate's Accelerator, the unwrapped module and the moving average."""
@@ -104,6 +108,11 @@ def check_settings(path: Path, state: Mapping[str, Any], wanted: Mapping[str, Ma
     for group, values in wanted.items():
         saved = state[group]
         for name, value in values.items():
+            if name == FROZEN and saved.get(name, value) != value:
+                raise UsageError(
+                    f"the frozen networks are not those that {path} was trained with",
+                    "restore the files of the starting model, or choose another folder",
+                )
             if name not in FREE_ON_RESUME and name in saved and saved[name] != value:
                 raise UsageError(
                     f"{name}={value} differs from {name}={shown(saved[name])}, which {path} was trained with; "

@@ -1,11 +1,12 @@
 """Integrity of what a training writes and reads again: sizes and SHA-256 of files, and finite values."""
 
+import hashlib
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from dgkit.errors import ModelError
 from dgkit.files import atomic_write, digest_file, json_bytes, open_regular, parse_json
@@ -42,6 +43,16 @@ def find_damage(folder: Path, files: Any) -> str:
         if digest_file(path) != expected.get("sha256"):
             return f"{name} differs from the SHA-256 recorded when it was written"
     return ""
+
+
+def digest_weights(network: nn.Module) -> str:
+    """Return the SHA-256 of a network's tensors and names; batch norm counters are skipped, weight files lack them."""
+    digest = hashlib.sha256()
+    for name, tensor in sorted(network.state_dict().items()):
+        if not name.endswith("num_batches_tracked"):
+            digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
+            digest.update(tensor.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy())
+    return digest.hexdigest()
 
 
 def first_not_finite(tensors: Mapping[str, Any]) -> str:

@@ -1,7 +1,6 @@
 """Hooks of mmengine's Runner: reproducible randomness, encoder weights, and progress of the command line."""
 
 import copy
-import hashlib
 import math
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -12,6 +11,7 @@ from torch import nn
 
 from dgkit.errors import DgkitError, UsageError
 from dgkit.progress import Progress
+from dgkit.training.loop.integrity import digest_weights
 from dgkit.training.segmenter.encoder_weights import load_encoder
 from dgkit.training.segmenter.mm import HOOKS, Hook
 
@@ -88,16 +88,6 @@ class FrozenEncoder(Hook):
 def unwrap(model: nn.Module) -> Any:
     """Return the network itself without the wrapper for distributed training."""
     return getattr(model, "module", model)
-
-
-def digest_weights(network: nn.Module) -> str:
-    """Return the SHA-256 of a network's tensors and names; batch norm counters are skipped, weight files lack them."""
-    digest = hashlib.sha256()
-    for name, tensor in sorted(network.state_dict().items()):
-        if not name.endswith("num_batches_tracked"):
-            digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
-            digest.update(tensor.detach().cpu().contiguous().numpy().data)
-    return digest.hexdigest()
 
 
 class FiguresHook(Hook):

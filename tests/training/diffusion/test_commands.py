@@ -10,12 +10,13 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from safetensors.torch import load_file, save_file
 
 from dgkit.diffusion.loading import load_pipeline
 from dgkit.diffusion.presets import Preset
 from dgkit.diffusion.sampler import SceneRequest, sample
 from dgkit.diffusion.style_swap import swap
-from dgkit.errors import DgkitError, InputError, OutputError, UsageError
+from dgkit.errors import DgkitError, InputError, ModelError, OutputError, UsageError
 from dgkit.training.diffusion import commands
 from dgkit.training.diffusion.commands import train_controlnet, train_ldm, train_vae
 from dgkit.training.diffusion.diffusion_recipes import ControlNetTraining, LdmTraining, VaeTraining
@@ -310,3 +311,21 @@ def test_a_file_of_the_training_that_cannot_be_read_is_one_line(folder, name, te
     (folder / out / "training" / name).write_text(text)
     with pytest.raises(InputError, match=name):
         train_vae(_vae(folder, out))
+
+
+def test_a_resumed_training_needs_the_same_frozen_networks_and_they_must_be_finite(folder, tmp_path):
+    base = make_micro_model(tmp_path / "base", with_controlnet=False)
+    train = {**TRAIN, "steps": 2, "validate_every": 0}
+    train_controlnet(_controlnet(folder, "frozen", model=str(base), train=train))
+    longer = _controlnet(folder, "frozen", model=str(base), train={**train, "steps": 3})
+    make_micro_model(tmp_path / "other", with_controlnet=False, seed=3)
+    shutil.rmtree(base / "vae")
+    shutil.copytree(tmp_path / "other" / "vae", base / "vae")
+    with pytest.raises(UsageError, match=r"the frozen networks are not those that .*step_00000002 was trained with"):
+        train_controlnet(longer)
+    path = base / "unet" / "diffusion_pytorch_model.safetensors"
+    weights = load_file(path)
+    next(iter(weights.values())).view(-1)[0] = float("nan")
+    save_file(weights, path, {"format": "pt"})
+    with pytest.raises(ModelError, match=r"unet.*contains NaN or infinity"):
+        train_controlnet(longer)
