@@ -14,6 +14,8 @@ if "PYTEST_XDIST_WORKER" in os.environ:
     os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 ROOT = Path(__file__).resolve().parents[1]
+# Files whose single tests take half a minute and more: started first, they do not leave one worker busy at the end.
+LONG = ("parity/test_against_official.py", "studies/test_soak.py", "chaos/test_real_processes.py", "wheel/test_wheel.py")
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -46,6 +48,11 @@ def shared_folder() -> Path:
     if not folder.is_dir():
         pytest.skip(f"needs the data folder {folder}, which is not on this machine")
     return folder
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Move the longest tests to the front."""
+    items.sort(key=lambda item: not str(item.path).endswith(LONG))
 
 
 def pytest_runtest_setup(item: pytest.Item) -> None:

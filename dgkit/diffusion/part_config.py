@@ -102,7 +102,8 @@ def read_config(folder: Path, part: str) -> dict[str, Any]:
     named = config.get("_class_name") or first or known[0]
     if named not in known:
         raise ModelError(f"{path} describes a {one_line(str(named), 80)}; expected {' or '.join(known)}")
-    _check_limits(used_keys(part, config), path)
+    if part == "text_encoder":  # other parts are checked before they are built: to import diffusers takes seconds
+        check_limits(part, config, path)
     _check_types(part, config, path)
     return config
 
@@ -139,9 +140,9 @@ def _check_types(part: str, config: Mapping[str, Any], path: Path) -> None:
         raise ModelError(f"{path}: scaling_factor is {shown(scale)}; expected a number")
 
 
-def _check_limits(config: Mapping[str, Any], path: Path) -> None:
+def check_limits(part: str, config: Mapping[str, Any], path: Path) -> None:
     """Raise ModelError for values that would take minutes or gigabytes to build, or that no part can be built from."""
-    largest = {key: int(_largest(key, value, path)) for key, value in config.items()}
+    largest = {key: int(_largest(key, value, path)) for key, value in used_keys(part, config).items()}
     inner = max(largest.get(f"{order}transformer_layers_per_block", 1) for order in ("", "reverse_"))
     outer = max(largest.get(key, 1) for key in ("layers_per_block", "num_hidden_layers"))
     layers = max(1, inner) * max(1, outer)

@@ -14,6 +14,7 @@ from typing import Any
 from dgkit.diffusion.part_config import read_json
 from dgkit.documents import DocumentError, parse_config_json, read_bytes
 from dgkit.errors import ModelError, one_line, shown
+from dgkit.files import output_error
 
 PAIR = ("vocab.json", "merges.txt")
 WHOLE = "tokenizer.json"  # the pair and more in one file, which transformers 5 writes; it is read before the pair
@@ -121,8 +122,11 @@ class TokenizerFiles:
         from transformers import CLIPTokenizer
 
         with tempfile.TemporaryDirectory() as folder:
-            for name, content in contents.items():
-                Path(folder, name).write_bytes(content)
+            try:
+                for name, content in contents.items():
+                    Path(folder, name).write_bytes(content)
+            except OSError as error:
+                raise output_error(Path(folder), error) from error
             try:
                 return CLIPTokenizer.from_pretrained(folder, local_files_only=True)
             except BaseException as error:  # a damaged file can raise many library errors, one of Rust among them

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from dgkit.diffusion.part_config import PARTS, used_keys
+from dgkit.diffusion.part_config import PARTS, check_limits, used_keys
 from dgkit.diffusion.weight_files import find_weights, finite_tensors, open_tensors
 from dgkit.errors import ModelError, one_line
 
@@ -55,6 +55,7 @@ def build(folder: Path, part: str, config: Mapping[str, Any]) -> nn.Module:
 
 def skeleton(folder: Path, part: str, config: Mapping[str, Any]) -> nn.Module:
     """Return the part that a config describes, on the meta device. Raises ModelError if it cannot be built."""
+    check_limits(part, config, folder / "config.json")
     try:
         with torch.device("meta"):
             return construct(part, config)

@@ -27,8 +27,10 @@ COUNT = 8
 def ray_of_two() -> Iterator[None]:
     """A cluster of one node that claims two cores, whatever this machine has."""
     roots = os.pathsep.join(path for path in sys.path if path)
+    handler = signal.getsignal(signal.SIGTERM)
     ray.init(address="local", num_cpus=2, include_dashboard=False, log_to_driver=False, logging_level="error",
              runtime_env={"env_vars": {"PYTHONPATH": roots}})  # fmt: skip
+    signal.signal(signal.SIGTERM, handler)  # Ray installs one of its own
     yield
     ray.shutdown()
 

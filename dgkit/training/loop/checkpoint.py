@@ -115,7 +115,7 @@ def check_settings(path: Path, state: Mapping[str, Any], wanted: Mapping[str, Ma
                 )
             if name not in FREE_ON_RESUME and name in saved and saved[name] != value:
                 raise UsageError(
-                    f"{name}={value} differs from {name}={shown(saved[name])}, which {path} was trained with; "
+                    f"{name}={shown(value)} differs from {name}={shown(saved[name])}, which {path} was trained with; "
                     f"only these may change: {', '.join(sorted(FREE_ON_RESUME))}",
                     f"resume with {name}={shown(saved[name])}, or choose another folder",
                 )

@@ -97,7 +97,7 @@ def test_half_written_checkpoints_are_removed_and_never_resumed_from(tmp_path):
 def test_a_changed_setting_is_named(tmp_path, change):
     toy_fit(tmp_path, steps=3)
     (name,) = change
-    with pytest.raises(UsageError, match=rf"^{name}={change[name]} differs from {name}=.*step_00000003 was") as caught:
+    with pytest.raises(UsageError, match=rf"^{name}={change[name]!r} differs from {name}=.*step_00000003 was") as caught:
         toy_fit(tmp_path, steps=4, **change)
     assert f"resume with {name}=" in caught.value.hint
 
@@ -109,7 +109,7 @@ def test_a_changed_identity_is_named(tmp_path):
     with pytest.raises(UsageError, match=r"^seed=1 differs from seed=0"):
         toy_fit(tmp_path, other)
     other.identity, other.name = Toy().identity, "stage"
-    with pytest.raises(UsageError, match=r"^task=stage differs from task=toy"):
+    with pytest.raises(UsageError, match=r"^task='stage' differs from task='toy'"):
         toy_fit(tmp_path, other)
 
 
