@@ -15,7 +15,7 @@ if "PYTEST_XDIST_WORKER" in os.environ:
 
 ROOT = Path(__file__).resolve().parents[1]
 # Files whose single tests take half a minute and more: started first, they do not leave one worker busy at the end.
-LONG = ("parity/test_against_official.py", "studies/test_soak.py", "chaos/test_real_processes.py", "wheel/test_wheel.py")
+LONG = ("test_against_official.py", "test_soak.py", "test_real_processes.py", "test_wheel.py")
 
 
 @pytest.fixture(scope="session", autouse=True)
