@@ -152,7 +152,7 @@ def check_limits(part: str, config: Mapping[str, Any], path: Path) -> None:
 
 def _largest(key: str, value: Any, path: Path, depth: int = 0) -> float:
     """Return the largest number in a value. Raises ModelError for a value that is none of number, word, list."""
-    if isinstance(value, list) and depth < 3:
+    if isinstance(value, list | tuple) and depth < 3:  # a tuple in the config of a random model
         if len(value) > MAX_ITEMS:
             raise ModelError(f"{path}: {key} has {len(value)} entries; supported: up to {MAX_ITEMS}")
         return max((_largest(key, item, path, depth + 1) for item in value), default=0.0)
