@@ -1,5 +1,6 @@
 """Processes of their own for parts of dgkit: their environment, how they ended, and how to kill them."""
 
+import multiprocessing
 import os
 import signal
 import subprocess
@@ -13,9 +14,21 @@ class Terminated(KeyboardInterrupt):
     """SIGTERM, from a batch system or ``kill``: a run ends as with Ctrl-C."""
 
 
-def ignore_interrupts() -> None:
-    """Ignore Ctrl-C in this process: a terminal sends it to every process, and the main one handles it."""
+def start_pool_worker() -> None:
+    """Set up this process as a worker of a pool: it ignores Ctrl-C and ends with the process that started it.
+
+    A terminal sends Ctrl-C to every process, and the main one handles it. A pool does not notice that the main process
+    was killed: its workers would wait for work for ever.
+    """
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        threading.Thread(target=_end_after, args=(parent,), daemon=True).start()
+
+
+def _end_after(parent: "multiprocessing.process.BaseProcess") -> None:
+    parent.join()
+    os._exit(1)
 
 
 @contextmanager

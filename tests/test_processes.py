@@ -55,3 +55,32 @@ def test_sigterm_raises_once_and_in_the_process_of_the_handler_only() -> None:
         finally:
             os.kill(os.getpid(), signal.SIGTERM)  # while the run ends
     assert signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
+
+
+POOL = """
+import os, time
+from concurrent.futures import ProcessPoolExecutor
+from multiprocessing import get_context
+from dgkit.processes import start_pool_worker
+if __name__ == "__main__":
+    with ProcessPoolExecutor(1, get_context("spawn"), initializer=start_pool_worker) as pool:
+        print(pool.submit(os.getpid).result(), flush=True)
+        time.sleep(600)
+"""
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="needs SIGKILL and /proc")
+def test_workers_of_a_pool_end_when_the_main_process_is_killed(tmp_path: Path) -> None:
+    (tmp_path / "pool.py").write_text(POOL)
+    process = subprocess.Popen(
+        [sys.executable, str(tmp_path / "pool.py")], stdout=subprocess.PIPE, env=child_environment({})
+    )
+    assert process.stdout is not None
+    worker = int(process.stdout.readline())
+    process.kill()
+    process.wait()
+    process.stdout.close()
+    until = time.monotonic() + 60
+    while Path(f"/proc/{worker}").exists() and time.monotonic() < until:
+        time.sleep(0.05)
+    assert not Path(f"/proc/{worker}").exists()

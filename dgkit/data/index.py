@@ -19,7 +19,7 @@ from dgkit.data.labelmap import find_encoding, read_label, resize_label
 from dgkit.errors import DgkitError, LabelError, OutputError, UsageError
 from dgkit.files import atomic_write, cache_folder, read_file
 from dgkit.labels import NUM_CLASSES
-from dgkit.processes import ignore_interrupts
+from dgkit.processes import start_pool_worker
 from dgkit.progress import Advance
 
 MAX_SCALE = 16.0  # of label maps
@@ -143,7 +143,7 @@ def _count_all(samples: list[Sample], scale: float, workers: int) -> Iterator[_R
         yield from (_count(sample, scale) for sample in samples)
         return
     # Fresh processes: a fork of a process that runs threads (torch, progress bars) may hang.
-    pool = ProcessPoolExecutor(min(workers, len(samples)), get_context("spawn"), initializer=ignore_interrupts)
+    pool = ProcessPoolExecutor(min(workers, len(samples)), get_context("spawn"), initializer=start_pool_worker)
     try:
         chunk = max(1, min(32, len(samples) // (4 * workers)))
         yield from pool.map(_count_task, [(sample, scale) for sample in samples], chunksize=chunk)

@@ -14,7 +14,7 @@ from PIL.PngImagePlugin import PngInfo
 
 from dgkit.errors import OutputError, UsageError
 from dgkit.files import atomic_write, output_error, parse_json, read_file
-from dgkit.processes import ignore_interrupts
+from dgkit.processes import start_pool_worker
 from dgkit.progress import Advance
 from dgkit.world import disk_layouts as disk
 from dgkit.world import vistas
@@ -96,7 +96,7 @@ def _run(jobs: list[_SceneJob], workers: int) -> Iterator[int]:
     if workers <= 1:
         yield from map(_write_scene, jobs)
         return
-    pool = ProcessPoolExecutor(workers, get_context("spawn"), initializer=ignore_interrupts)
+    pool = ProcessPoolExecutor(workers, get_context("spawn"), initializer=start_pool_worker)
     try:
         yield from pool.map(_write_scene, jobs, chunksize=4)
     finally:

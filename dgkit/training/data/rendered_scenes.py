@@ -27,6 +27,7 @@ from dgkit.errors import InputError
 from dgkit.files import atomic_write, output_error, parse_json, read_file
 from dgkit.labels import NUM_CLASSES
 from dgkit.locks import locked
+from dgkit.processes import start_pool_worker
 from dgkit.progress import Advance
 from dgkit.training.loop.integrity import find_result, record_result
 from dgkit.world import render
@@ -171,7 +172,7 @@ def _render(scenes: SceneSet, index: int) -> tuple[np.ndarray, np.ndarray, str]:
 def _mapper(workers: int) -> Iterator[Callable[..., Iterable[tuple[np.ndarray, np.ndarray, str]]]]:
     """Yield ``map``, over new processes if there are workers: forking a process with threads may deadlock."""
     if workers:
-        with ProcessPoolExecutor(workers, mp_context=get_context("spawn")) as pool:
+        with ProcessPoolExecutor(workers, get_context("spawn"), initializer=start_pool_worker) as pool:
             yield partial(pool.map, chunksize=4)
     else:
         yield map
