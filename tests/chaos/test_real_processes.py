@@ -91,11 +91,15 @@ def trained(folder: Path) -> dict[str, Any]:
 
 
 def built(folder: Path) -> dict[str, Any]:
-    """Return the engines in the cache; side-cars without times and without the checksums that cover them."""
+    """Return the engines in the cache; side-cars without times and without the checksums that cover them.
+
+    Locks, and the times of files in verified.json, are left out.
+    """
     found: dict[str, Any] = {}
     for name, data in snapshot(folder / "cache").items():
-        found[name] = timeless(json.loads(data)) if name.endswith(".json") else data
-    return {name: data for name, data in found.items() if not name.endswith((".lock", "lock"))}
+        if not name.endswith(("lock", "verified.json")):
+            found[name] = timeless(json.loads(data)) if name.endswith(".json") else data
+    return found
 
 
 def timeless(value: Any) -> Any:
