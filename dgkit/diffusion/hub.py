@@ -3,7 +3,7 @@
 import re
 from pathlib import Path
 
-from dgkit.errors import ModelError
+from dgkit.errors import ModelError, one_line, shown
 
 EMBEDDED = Path(__file__).resolve().parent.parent / "models" / "city"
 PRIOR_FILES = (
@@ -58,10 +58,15 @@ def find_controlnet(controlnet: str | Path) -> Path:
 
 
 def _find(source: str | Path, files: tuple[str, ...], optional: tuple[str, ...]) -> Path:
-    path = Path(source).expanduser()
-    if path.is_dir():
-        return path
-    if path.exists():
+    try:
+        path = Path(source).expanduser()
+        if path.is_dir():
+            return path
+        exists = path.exists()
+    except (OSError, ValueError, RuntimeError) as error:  # a name too long, a NUL character, an unknown ~user
+        reason = getattr(error, "strerror", None) or one_line(str(error), 100)
+        raise ModelError(f"the model {shown(str(source))} cannot be found: {reason}", "check the path") from error
+    if exists:
         raise ModelError(f"{path} is a file; expected a model folder", "pass the folder that holds model_index.json")
     if isinstance(source, str) and _HUB_ID.match(source):
         return _download(source, files, optional)

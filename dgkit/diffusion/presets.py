@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from dgkit.documents import DocumentError, parse_yaml
-from dgkit.errors import UsageError
+from dgkit.errors import UsageError, shown
 
 GUIDANCE_SCALE = 7.5  # that of DGInStyle, if neither preset nor model has one
 FUSE_LEVELS = ("official", "reached")
@@ -108,7 +108,8 @@ def find_preset(name: str) -> Preset:
     base, colon, changes = name.partition(":")
     if base not in PRESETS:
         raise UsageError(
-            f"unknown preset {base!r}; known: {', '.join(PRESETS)}", "change values with exact:steps=10,bridge=latent"
+            f"unknown preset {shown(base)}; known: {', '.join(PRESETS)}",
+            "change values with exact:steps=10,bridge=latent",
         )
     preset = PRESETS[base]
     return dataclasses.replace(preset, name=name, **_changes(name, changes)) if colon else preset
@@ -120,7 +121,7 @@ def _changes(name: str, text: str) -> dict[str, Any]:
     for part in text.split(","):
         key, equals, value = (word.strip() for word in part.partition("="))
         if not equals or key not in fields:
-            raise UsageError(f"preset {name!r}: unknown setting {part.strip()!r}; known: {', '.join(fields)}")
+            raise UsageError(f"preset {shown(name)}: unknown setting {shown(part.strip())}; known: {', '.join(fields)}")
         found[key] = _value(name, key, value)
     return found
 
@@ -135,5 +136,5 @@ def _value(name: str, key: str, text: str) -> Any:
     if isinstance(default, float) and type(value) is int:
         value = float(value)
     if type(value) is not type(default):
-        raise UsageError(f"preset {name!r}: {key} is {text!r}; expected {type(default).__name__}")
+        raise UsageError(f"preset {shown(name)}: {key} is {shown(text)}; expected {type(default).__name__}")
     return value

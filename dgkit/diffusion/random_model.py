@@ -19,7 +19,7 @@ from dgkit.diffusion.model_folder import ModelDefaults, ModelInfo
 from dgkit.diffusion.part_config import PARTS
 from dgkit.diffusion.weights import construct
 from dgkit.engines.machine import package_versions
-from dgkit.errors import UsageError
+from dgkit.errors import UsageError, shown
 from dgkit.labels import CONDITION_CHANNELS
 
 RANDOM = "random:"
@@ -136,7 +136,7 @@ class RandomModel:
 
     def __init__(self, name: str, seed: int = 0) -> None:
         if name not in _CONFIGS:
-            raise UsageError(f"unknown random model {name!r}; known: {', '.join(MODELS)}")
+            raise UsageError(f"unknown random model {shown(name)}; known: {', '.join(MODELS)}")
         self.name, self.seed = name, seed
         self.configs = _configs(name)
         self._made: dict[str, nn.Module] = {}

@@ -242,6 +242,13 @@ def test_wrong_places(tmp_path: Path, micro: Path) -> None:
         load_pipeline(micro, device="tpu")
 
 
+@pytest.mark.parametrize("name", ["x" * 5000, "a\0b", "~no-such-user-here/x", "random:" + "x" * 5000])
+def test_names_that_no_folder_can_have(name: str) -> None:
+    with pytest.raises(DgkitError, match=r"cannot be found|does not exist|unknown random model") as raised:
+        load_pipeline(name)
+    assert len(raised.value.message) < 600 and "\n" not in raised.value.message
+
+
 def test_hub_ids_without_network_name_the_files() -> None:
     with pytest.raises(ModelError, match=r"unet/diffusion_pytorch_model\.safetensors") as raised:
         load_pipeline("stable-diffusion-v1-5/stable-diffusion-v1-5")

@@ -223,3 +223,10 @@ def test_noise_of_a_late_start_is_that_of_the_second_pass() -> None:
         purposes.clear()
         sample(pipeline, [street()], Preset("fixed", steps=4, fuse_noise="fixed"), noise=noise)
         assert purposes == ["pass1", "bridge", "pass2"]
+
+
+def test_a_preset_of_a_megabyte_is_one_short_line() -> None:
+    for name in ("x" * 10**6, "exact:" + "x" * 10**6, "exact:steps=" + "9" * 10**6, "exact:steps=0x_"):
+        with pytest.raises(UsageError) as raised:
+            find_preset(name)
+        assert len(raised.value.message) < 1000

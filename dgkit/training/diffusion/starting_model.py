@@ -16,7 +16,7 @@ from dgkit.diffusion.part_config import read_config, read_json
 from dgkit.diffusion.random_model import RANDOM, SD15_SCHEDULER, SD15_TEXT, SD15_UNET, SD15_VAE
 from dgkit.diffusion.tokenizer_files import TokenizerFiles
 from dgkit.diffusion.weights import build, check_finite
-from dgkit.errors import UsageError
+from dgkit.errors import UsageError, shown
 from dgkit.training.data.caption_encoder import CaptionEncoder
 from dgkit.training.diffusion.model_files import PIPELINE_INDEX, link, write_json
 from dgkit.training.diffusion.word_tokenizer import write_tokenizer
@@ -62,7 +62,7 @@ def find_training_model(model: str, seed: int = 0) -> StartingModel:
         return FolderModel(find_model(model))
     if model != f"{RANDOM}sd15":
         raise UsageError(
-            f"unknown model {model!r}; the only one with random weights is {RANDOM}sd15",
+            f"unknown model {shown(model)}; the only one with random weights is {RANDOM}sd15",
             f"use {RANDOM}sd15, a model folder or a hub id",
         )
     return RandomSd15(seed)
