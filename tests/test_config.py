@@ -1,5 +1,8 @@
 """Recipes, assignments and flags become one checked, frozen configuration."""
 
+import ast
+from collections.abc import Iterator
+from importlib import import_module
 from pathlib import Path
 from typing import Literal
 
@@ -7,6 +10,7 @@ import pytest
 import yaml
 from pydantic import Field, ValidationError, model_validator
 
+import dgkit
 from dgkit.config import Config, dump_config, load_config
 from dgkit.errors import InputError, UsageError
 
@@ -150,3 +154,46 @@ def test_recipes_that_cannot_be_read(tmp_path: Path, content: bytes | None, word
 def test_an_empty_recipe_changes_nothing(tmp_path: Path) -> None:
     (tmp_path / "r.yaml").write_text("# nothing\n")
     assert load_config(Example, tmp_path / "r.yaml") == Example()
+
+
+def config_classes() -> Iterator[type[Config]]:
+    """All subclasses of Config in dgkit, found in the sources so that nothing else is imported."""
+    root = Path(dgkit.__file__).parent
+    bases = {
+        node.name: (path, {base.id for base in node.bases if isinstance(base, ast.Name)})
+        for path in root.rglob("*.py")
+        for node in ast.parse(path.read_text()).body
+        if isinstance(node, ast.ClassDef)
+    }
+    known, count = {"Config"}, 0
+    while count < len(known):
+        count = len(known)
+        known |= {name for name, (_, parents) in bases.items() if parents & known}
+    for name in sorted(known - {"Config"}):
+        module = ".".join(bases[name][0].relative_to(root.parent).with_suffix("").parts)
+        yield getattr(import_module(module), name)
+
+
+def limits(cls: type[Config], field: str) -> set[str]:
+    """Kinds of limits of a field: a stage may move a limit, but not drop it."""
+    sides = {"Ge": "lower", "Gt": "lower", "Le": "upper", "Lt": "upper"}
+    return {sides.get(type(item).__name__, type(item).__name__) for item in cls.model_fields[field].metadata}
+
+
+def test_fields_that_a_subclass_overrides_keep_their_limits_and_descriptions() -> None:
+    classes = list(config_classes())
+    assert len(classes) > 40
+    for cls in classes:
+        for base in cls.__mro__[1:]:
+            for field in getattr(base, "model_fields", {}):
+                assert limits(cls, field) >= limits(base, field), f"{cls.__name__}.{field} drops limits"
+                described = cls.model_fields[field].description or not base.model_fields[field].description
+                assert described, f"{cls.__name__}.{field} drops its description"
+
+
+@pytest.mark.parametrize("text", ["vae.batch=0", "unet.steps=-1", "finetune.lr=-1", "decoder.ema=1", "vae.steps=0"])
+def test_limits_hold_in_stages_with_their_own_defaults(text: str) -> None:
+    from dgkit.training.city.city_recipe import CityRecipe
+
+    with pytest.raises(UsageError, match="is not allowed: input should be"):
+        load_config(CityRecipe, None, [text])

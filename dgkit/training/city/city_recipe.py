@@ -7,7 +7,17 @@ from pydantic import Field
 from dgkit.config import Config
 from dgkit.training.data.rendered_scenes import SceneCounts, Zoom1, Zoom2
 from dgkit.training.diffusion.diffusion_recipes import ChromaWeight, GradientWeight, KlWeight
-from dgkit.training.loop.optimisation import MAX_SEED, Optimisation, Precision
+from dgkit.training.loop.optimisation import (
+    MAX_SEED,
+    MAX_STEPS,
+    Batch,
+    Ema,
+    ForwardPrecision,
+    LearningRate,
+    Optimisation,
+    Steps,
+    Warmup,
+)
 
 EmptyPrompt = Annotated[float, Field(ge=0, le=1, description="share of captions to empty")]
 Zoom2Share = Annotated[float, Field(ge=0, le=1, description="share of samples from zoom-2 scenes")]
@@ -30,7 +40,7 @@ class SourceScenes(SceneCounts):
 class CityStage(Optimisation):
     """A stage of the city: in bf16, with a constant learning rate until the last quarter, so it can be extended."""
 
-    precision: Precision = "bf16"
+    precision: ForwardPrecision = "bf16"
     validate_every: int = Field(1000, ge=0, description="steps between validations, plus one at the end; 0 = off")
     cuda_graph: bool = Field(True, description="on a GPU, replay each step as one CUDA graph")
 
@@ -38,15 +48,15 @@ class CityStage(Optimisation):
 class PixelStage(CityStage):
     """A stage on square crops of images."""
 
-    batch: int = 32
-    ema: float = 0.995
+    batch: Batch = 32
+    ema: Ema = 0.995
     crop: int = Field(128, ge=32, description="side of the training crops, pixels")
 
 
 class VaeStage(PixelStage):
     """Autoencoder, with a weighted sum of L1, gradient, chroma and KL losses."""
 
-    steps: int = 2500
+    steps: Steps = 2500
     gradient: GradientWeight = 0.5
     chroma: ChromaWeight = 0.5
     kl: KlWeight = 1e-4
@@ -58,10 +68,10 @@ class VaeStage(PixelStage):
 class DiffusionStage(CityStage):
     """UNet on cached latents, with the mean squared error of its v-prediction."""
 
-    steps: int = 6000
-    batch: int = 128
-    lr: float = 1.2e-3
-    warmup: int = 200
+    steps: Steps = 6000
+    batch: Batch = 128
+    lr: LearningRate = 1.2e-3
+    warmup: Warmup = 200
     zoom2_share: Zoom2Share = 0.35
     empty_prompt: EmptyPrompt = 0.1
     high_noise: float = Field(0.2, ge=0, le=1, description="share of timesteps redrawn from 600 up")
@@ -70,19 +80,19 @@ class DiffusionStage(CityStage):
 class FinetuneStage(DiffusionStage):
     """The prior UNet on the source look, without captions, as published (DGInStyle, README: empty instance prompt)."""
 
-    steps: int = 2500
-    batch: int = 64
-    lr: float = 8e-4
-    warmup: int = 50
-    ema: float = 0.995
+    steps: Steps = 2500
+    batch: Batch = 64
+    lr: LearningRate = 8e-4
+    warmup: Warmup = 50
+    ema: Ema = 0.995
     empty_prompt: EmptyPrompt = 1.0
 
 
 class ControlNetStage(DiffusionStage):
     """ControlNet on the source UNet, with rare class sampling."""
 
-    steps: int = 4000
-    lr: float = 1e-3
+    steps: Steps = 4000
+    lr: LearningRate = 1e-3
     zero_conv_lr: float = Field(4.0, gt=0, description="learning rate of the zero convolutions relative to lr")
     rare_class: float = Field(0.5, ge=0, le=1, description="share of crops drawn by rare class sampling")
 
@@ -90,8 +100,8 @@ class ControlNetStage(DiffusionStage):
 class DecoderStage(PixelStage):
     """The decoder only, on latents with noise, such as a sampler leaves."""
 
-    steps: int = Field(1500, ge=0, description="optimizer steps; 0 skips this stage")
-    lr: float = 5e-4
+    steps: int = Field(1500, ge=0, le=MAX_STEPS, description="optimizer steps; 0 skips this stage")
+    lr: LearningRate = 5e-4
     noise: float = Field(0.3, ge=0, description="maximum standard deviation of the noise on the whitened latents")
     gradient: GradientWeight = 0.5
     chroma: ChromaWeight = 0.5

@@ -6,7 +6,18 @@ from pydantic import Field
 
 from dgkit.config import Config
 from dgkit.training.data.rendered_scenes import SceneCounts
-from dgkit.training.loop.optimisation import MAX_SEED, Optimisation, Precision
+from dgkit.training.loop.optimisation import (
+    MAX_SEED,
+    Batch,
+    Decay,
+    Ema,
+    FinalRate,
+    ForwardPrecision,
+    LearningRate,
+    Optimisation,
+    Steps,
+    Warmup,
+)
 
 Disturb = Annotated[float, Field(ge=0, le=1, description="probability of each disturbance: colour, blur, noise, JPEG")]
 
@@ -14,19 +25,19 @@ Disturb = Annotated[float, Field(ge=0, le=1, description="probability of each di
 class JudgeStage(Optimisation):
     """A stage of the judge, whose learning rate ends lower than usual."""
 
-    final_lr: float = 0.01
+    final_lr: FinalRate = 0.01
 
 
 class SegmenterStage(JudgeStage):
     """The segmenter: weighted cross entropy on augmented crops."""
 
-    steps: int = 3600
-    batch: int = 8
-    lr: float = 3e-3
-    warmup: int = 50
-    decay: float = 0.6
-    ema: float = 0.995
-    precision: Precision = "bf16"
+    steps: Steps = 3600
+    batch: Batch = 8
+    lr: LearningRate = 3e-3
+    warmup: Warmup = 50
+    decay: Decay = 0.6
+    ema: Ema = 0.995
+    precision: ForwardPrecision = "bf16"
     crop: int = Field(192, ge=32, multiple_of=16, description="side of the training crops, pixels")
     zoom: float = Field(1.4, ge=1, description="crops are scaled by a random factor from 1/zoom to zoom")
     rare_class: float = Field(0.5, ge=0, le=1, description="share of crops around a class drawn uniformly")
@@ -37,11 +48,11 @@ class SegmenterStage(JudgeStage):
 class StyleStage(JudgeStage):
     """The style classifier: cross entropy on whole images."""
 
-    steps: int = 500
-    lr: float = 2e-3
-    warmup: int = 30
-    decay: float = 0.5
-    ema: float = 0.98
+    steps: Steps = 500
+    lr: LearningRate = 2e-3
+    warmup: Warmup = 30
+    decay: Decay = 0.5
+    ema: Ema = 0.98
     disturb: Disturb = 0.4
 
 
