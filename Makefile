@@ -1,9 +1,9 @@
 # make demo    16 labelled street scenes with the embedded model, in demo/
 # make test    the test suite, as continuous integration runs it
 # make lint    ruff (rules and format), mypy and codespell
-# make docs    docs/cli.md, generated from the help texts of the commands
+# make docs    docs/reference/cli.md, generated from the help texts of the commands
 # make wheel   dist/*.whl and dist/*.tar.gz
-# make gpu-check  check engines, speed and tests on a machine with a CUDA device; writes runs/gpu (docs/gpu.md)
+# make gpu-check  check engines, speed and tests on a machine with a CUDA device; writes runs/gpu (docs/guides/gpu.md)
 # make clean   remove what the other targets wrote
 #
 # Needs Python 3.11 or newer: `make PYTHON=python3.12 test` picks one. On a machine without an NVIDIA GPU,
@@ -36,7 +36,7 @@ lint: $(VENV)/dev.stamp
 	$(BIN)/codespell
 
 docs: $(VENV)/dev.stamp
-	$(BIN)/python -m typer dgkit.cli.app utils docs --name dgkit --title 'Command line' --output docs/cli.md
+	$(BIN)/python -m typer dgkit.cli.app utils docs --name dgkit --title 'Command line' --output docs/reference/cli.md
 
 wheel: $(VENV)/dev.stamp
 	$(BIN)/python -m build --outdir dist .
@@ -60,7 +60,7 @@ $(VENV)/core.stamp: pyproject.toml constraints.txt | $(BIN)/python
 
 $(VENV)/dev.stamp: pyproject.toml constraints.txt | $(BIN)/python
 	$(INSTALL) -e '.[cpu,int8,rtx,ray,dev,seg]'
-	@# The packages of seg bring opencv-python, which overwrites the files of the headless one; see docs/install.md.
+	@# The packages of seg bring opencv-python, which overwrites the files of the headless one; see docs/start/install.md.
 	$(BIN)/python -m pip uninstall --quiet --yes opencv-python opencv-python-headless
 	$(INSTALL) --no-deps opencv-python-headless
 	@touch $@ $(VENV)/core.stamp

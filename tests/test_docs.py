@@ -23,7 +23,7 @@ def page(name: str) -> str:
 
 
 def test_data_page_lists_layouts_encodings_and_classes() -> None:
-    text = page("data.md")
+    text = page("guides/data.md")
     rows = re.findall(r"^\| `(\w+)` \|", text, re.MULTILINE)
     assert rows == [*ENCODINGS_IN_ORDER, *LAYOUTS]
     classes = {int(number): name for number, name in re.findall(r"\| (\d+) \| ([a-z ]+?) (?=\|)", text)}
@@ -41,7 +41,7 @@ def test_method_page_lists_presets_and_style_mixes() -> None:
     from dgkit.data.style_mixes import load_style_mix
     from dgkit.prompts import STYLES
 
-    text = page("method.md")
+    text = page("design/method.md")
     assert all(f"| `{name}`" in text for name in PRESETS)
     rows = re.findall(r"^\| `(code|released|uniform)`[^|]*\|(.*)\|$", text, re.MULTILINE)
     assert len(rows) == 3
@@ -58,8 +58,8 @@ def test_command_line_page_is_current(tmp_path: Path) -> None:
     assert pinned is not None
     if typer.__version__ != pinned.group(1):
         pytest.skip(f"written with typer {pinned.group(1)}; this one is {typer.__version__} and may word it otherwise")
-    recipe = re.search(r"-m (typer .*) --output docs/cli.md$", (ROOT / "Makefile").read_text(), re.MULTILINE)
+    recipe = re.search(r"-m (typer .*) --output docs/reference/cli.md$", (ROOT / "Makefile").read_text(), re.MULTILINE)
     assert recipe is not None
     command = [sys.executable, "-m", *shlex.split(recipe.group(1)), "--output", str(tmp_path / "cli.md")]
     subprocess.run(command, check=True, capture_output=True, cwd=ROOT)
-    assert (tmp_path / "cli.md").read_text() == page("cli.md"), "type: make docs"
+    assert (tmp_path / "cli.md").read_text() == page("reference/cli.md"), "type: make docs"

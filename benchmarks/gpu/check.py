@@ -7,7 +7,7 @@
 Measures which engines work, their error against PyTorch in fp32 and their speed, and runs the tests that need a GPU.
 Each step is a process with its own time limit, the most valuable first, so a failing step does not stop the others. In
 ``--out``: ``steps.csv`` and ``bench.csv``, written after each step, ``environment.json``, and the output of the steps
-in ``log.txt``. A step that fails or has no time left is a row too, and the exit code is then 1. See docs/gpu.md.
+in ``log.txt``. A step that fails or has no time left is a row too, and the exit code is then 1. See docs/guides/gpu.md.
 
 Imports only the standard library: dgkit may not even start on the machine, and that is a result.
 """

@@ -5,7 +5,7 @@
     python benchmarks/gpu/measure.py --csv rows.csv --size dry        on a CPU, in the smallest size
 
 Rows of a part that fails say why. Parts without time left are named at the end, and the exit code is then 1. Figures
-of an H100 are in docs/gpu.md.
+of an H100 are in docs/results/gpu.md.
 """
 
 import argparse

@@ -255,7 +255,7 @@ def summary(
 
 
 def table(rows: list[dict[str, Any]]) -> list[str]:
-    """Return the rows as docs/eval.md shows them."""
+    """Return the rows as docs/results/evaluation.md shows them."""
     lines = ["| way | images/s | x mmseg | mIoU | peak memory, MiB |", "|---|---:|---:|---:|---:|"]
     for row in rows:
         factor = f"{row['x_mmseg']:.2f}" if row["x_mmseg"] != "" else ""

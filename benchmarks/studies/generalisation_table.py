@@ -1,4 +1,4 @@
-"""Table and picture of generalisation.py, for results/generalisation.* and docs/generalisation.md."""
+"""Table and picture of generalisation.py, for results/generalisation.* and docs/results/generalisation.md."""
 
 import statistics
 from collections.abc import Iterable
@@ -12,9 +12,9 @@ from dgkit.optional import require
 
 
 def contents(root: Path) -> dict[str, str]:
-    """Return the table of docs/generalisation.md, empty without a CSV file."""
+    """Return the table of docs/results/generalisation.md, empty without a CSV file."""
     rows = read(root / "benchmarks" / "results" / "generalisation.csv")
-    return {"docs/generalisation.md#generalisation": f"\n{table(rows)}\n" if rows else ""}
+    return {"docs/results/generalisation.md#generalisation": f"\n{table(rows)}\n" if rows else ""}
 
 
 def read(path: Path) -> list[Row]:

@@ -1,4 +1,4 @@
-"""Tables and pictures of ``dgkit bench`` for README.md, from results/bench*.csv.
+"""Tables and pictures of ``dgkit bench`` for docs/results/speed.md, from results/bench*.csv.
 
 Each configuration of a model on a device is shown as its last run measured it.
 """
@@ -15,7 +15,7 @@ PACKAGES = {"ort": ("onnxruntime", "onnxruntime-gpu"), "openvino": ("openvino",)
 
 
 def contents(root: Path) -> dict[str, str]:
-    """Return the part of the README, and a picture for each model and device."""
+    """Return the part of docs/results/speed.md, and a picture for each model and device."""
     files = sorted((root / "benchmarks" / "results").glob("bench*.csv"))
     rows = [row for path in files for row in read(path) if row.subject != CEILING]
     found, parts = {}, list[str]()
@@ -23,10 +23,10 @@ def contents(root: Path) -> dict[str, str]:
         last = latest(group)
         subjects = list(dict.fromkeys(row.subject for row in last))
         shown = sorted(last, key=lambda row: subjects.index(row.subject))
-        picture = f"docs/images/bench-{re.sub('[^a-z0-9]+', '-', f'{model} {device}'.lower())}.svg"
-        found[picture] = draw(shown)
+        picture = f"images/bench-{re.sub('[^a-z0-9]+', '-', f'{model} {device}'.lower())}.svg"
+        found[f"docs/{picture}"] = draw(shown)
         parts.append(part(model, shown, picture))
-    return {**found, "README.md#bench": "\n".join(["", *parts, ""]) if parts else ""}
+    return {**found, "docs/results/speed.md#bench": "\n".join(["", *parts, ""]) if parts else ""}
 
 
 def machine(row: BenchRow) -> tuple[str, str]:
@@ -44,7 +44,7 @@ def part(model: str, rows: list[BenchRow], picture: str) -> str:
     head = f"Model `{model}`: {', '.join(facts)}{busy}."
     failed = [f"Without a figure: {row.label}: {row.error}.\n" for row in rows if not row.ms_sample]
     table = markdown([row for row in rows if row.ms_sample])
-    return "\n".join([head, "", table, *failed, f"![Bars of the table above]({picture})\n"])
+    return "\n".join([head, "", table, *failed, f"![Bars of the table above](../{picture})\n"])
 
 
 def versions(row: BenchRow, engines: set[str]) -> str:

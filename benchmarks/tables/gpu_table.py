@@ -1,4 +1,4 @@
-"""Tables of a GPU for README.md and docs/gpu.md, from results/gpu_check*.csv: the bench.csv of gpu/check.py."""
+"""Tables of a GPU for docs/results/gpu.md, from results/gpu_check*.csv: the bench.csv of gpu/check.py."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -13,10 +13,11 @@ MODES = (EAGER, GRAPH, COMPILED)
 
 
 def contents(root: Path) -> dict[str, str]:
-    """Return the sentence of the README and the tables of docs/gpu.md."""
+    """Return summary and tables of docs/results/gpu.md."""
     files = sorted((root / "benchmarks" / "results").glob("gpu_check*.csv"))
     measured = [latest(read(path)) for path in files if not path.stem.endswith("_steps")]
-    return {"README.md#gpu": "".join(map(sentence, measured)), "docs/gpu.md#gpu": "".join(map(tables, measured))}
+    parts = {"gpu-summary": summary, "gpu": tables}
+    return {f"docs/results/gpu.md#{name}": "".join(map(part, measured)) for name, part in parts.items()}
 
 
 def tables(rows: Sequence[BenchRow]) -> str:
@@ -37,8 +38,8 @@ def tables(rows: Sequence[BenchRow]) -> str:
     return "\n" + "\n".join(filter(None, parts)) + "\n"
 
 
-def sentence(rows: Sequence[BenchRow]) -> str:
-    """Return a few lines for the README; empty if one of their figures was not measured."""
+def summary(rows: Sequence[BenchRow]) -> str:
+    """Return a few lines above the tables; empty if one of their figures was not measured."""
     published = _find(rows, "sampler", OFFICIAL, "")
     eager, graph, command = (_find(rows, *what) for what in (
         ("sampler", "torch", EAGER), ("sampler", "torch", GRAPH), ("generate", "torch", GRAPH)
@@ -61,7 +62,7 @@ def sentence(rows: Sequence[BenchRow]) -> str:
     if (COMPILED, first) in timed and (COMPILED, last) in timed:
         at_first, at_last = (_times(timed[EAGER, batch], timed[COMPILED, batch]) for batch in (first, last))
         text += f"; compiled by AOTInductor, {at_first} and {at_last} times as fast"
-    return f"{text} ([docs/gpu.md](docs/gpu.md)).\n\n"
+    return f"{text}.\n\n"
 
 
 def _conditions(row: BenchRow, peaks: dict[str, BenchRow]) -> str:

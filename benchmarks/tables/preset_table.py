@@ -1,4 +1,4 @@
-"""Tables of docs/presets.md: cost, speed and quality of the presets, and what their images are worth.
+"""Tables of docs/results/presets.md: cost, speed and quality of the presets, and what their images are worth.
 
 Four files of benchmarks/results are joined: presets.csv (evaluations and quality) and preset_leads.csv (ablation) of
 studies/presets.py, preset_speed.csv of `dgkit bench generate --csv` (images an hour: the fastest engine of each preset
@@ -31,10 +31,10 @@ Cells = Mapping[str, str]
 
 
 def contents(root: Path) -> dict[str, str]:
-    """Return the two tables of docs/presets.md."""
+    """Return the two tables of docs/results/presets.md."""
     results = root / "benchmarks" / "results"
     tables = {"presets": preset_table(results), "ablation": ablation_table(results)}
-    return {f"docs/presets.md#{name}": f"\n{table}\n" if table else "" for name, table in tables.items()}
+    return {f"docs/results/presets.md#{name}": f"\n{table}\n" if table else "" for name, table in tables.items()}
 
 
 def preset_table(results: Path) -> str:

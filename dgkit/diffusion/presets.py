@@ -17,7 +17,7 @@ FUSE_NOISES = ("fresh", "fixed")
 
 @dataclass(frozen=True)
 class Preset:
-    """Sampler settings. Those from ``second_start`` on save evaluations; see docs/presets.md for measurements."""
+    """Sampler settings. Those from ``second_start`` on save evaluations; measured in docs/results/presets.md."""
 
     name: str
     steps: int = 20
@@ -91,7 +91,7 @@ PRESETS = {
         Preset("official", guidance_scale=7.5, fuse_level="official"),
         Preset("exact"),
         Preset("one-pass", two_pass=False),
-        # docs/presets.md gives the measured saving and cost of each of these settings.
+        # docs/results/presets.md gives the measured saving and cost of each of these settings.
         Preset("fast", steps=10, solver="dpm++2m", second_start=0.5, guidance_low=0.5, windows="cover",
                weights="smooth"),
         Preset("turbo", steps=6, solver="dpm++2m", second_start=0.34, guidance_scale=1.0, windows="cover",

@@ -18,7 +18,7 @@ from dgkit.errors import EngineError
 from dgkit.optional import first_line, openvino_core, require
 
 EXTRA = "int8"
-SCOPE = "wide"  # docs/engines.md compares the scopes
+SCOPE = "wide"  # docs/guides/engines.md compares the scopes
 _NARROW = 16  # channels
 
 

@@ -82,7 +82,7 @@ def test_source_archive_can_be_built_and_tested(distributions: dict[str, Path]) 
     with tarfile.open(distributions["sdist"]) as archive:
         names = {name.partition("/")[2] for name in archive.getnames()}
     needed = ["pyproject.toml", "README.md", "LICENSE", "Makefile", "constraints.txt", "dgkit/labels.py"]
-    assert {*needed, "tests/conftest.py", "docs/cli.md"} <= names
+    assert {*needed, "tests/conftest.py", "docs/reference/cli.md"} <= names
     assert not [name for name in names if name.startswith((".git/", ".venv/", "demo/")) or name.endswith(".pyc")]
 
 

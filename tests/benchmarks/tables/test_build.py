@@ -51,14 +51,14 @@ def test_pages_are_up_to_date(monkeypatch: pytest.MonkeyPatch, capsys: pytest.Ca
 def test_figures_are_written_and_differences_noticed(
     build: Build, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    readme = make_page(tmp_path / "README.md", "bench")
+    page = make_page(tmp_path / "docs" / "results" / "speed.md", "bench")
     assert build("bench", "--check") == 0
     append(tmp_path / "benchmarks" / "results" / "bench.csv", [PLAIN, QUICK, FAILED])
     assert build("bench", "--check") == 1
     printed = capsys.readouterr().out
-    assert "README.md differs" in printed and "bench-embedded-cpu.svg differs" in printed
+    assert "speed.md differs" in printed and "bench-embedded-cpu.svg differs" in printed
     assert build("bench") == 0 and build("bench", "--check") == 0
-    text = readme.read_text()
+    text = page.read_text()
     assert text.startswith("before\n\n<!-- bench -->\n\nModel `embedded`: some CPU, 2 cores, 2 threads, torch 2.13.0, ")
     assert "openvino 2026.4" in text and "onnx" not in text and "commit 0123456789ab," in text and "load" not in text
     assert "| denoiser | openvino | bf16 | 2 | 10 | 4.00 | 1.2e-02 |" in text and text.endswith(
@@ -68,12 +68,12 @@ def test_figures_are_written_and_differences_noticed(
     again = dataclasses.replace(QUICK, run="2026-01-02T00:00:00+00:00", ms_sample=8.0, load_average=9.0)
     append(tmp_path / "benchmarks" / "results" / "bench_2.csv", [again])
     assert build("bench", "--check") == 1 and build("bench") == 0
-    text = readme.read_text()
+    text = page.read_text()
     assert text.count("openvino | bf16") == 1 and "| 8 | 4.00 |" in text and "load average up to 9.0" in text
 
 
 def test_a_page_without_the_place_is_an_error(build: Build, tmp_path: Path) -> None:
-    (tmp_path / "README.md").write_text("nothing\n")
+    make_page(tmp_path / "docs" / "results" / "speed.md")
     with pytest.raises(SystemExit, match="has no place for the table: add <!-- bench -->"):
         build("bench")
     with pytest.raises(SystemExit, match=r"presets\.md has no place for the table: add <!-- presets -->"):
@@ -83,22 +83,24 @@ def test_a_page_without_the_place_is_an_error(build: Build, tmp_path: Path) -> N
 def test_unknown_tables_are_refused(build: Build, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit):
         build("speed")
-    assert "unknown table 'speed'; known: bench, gpu, presets, generalisation" in capsys.readouterr().err
+    assert "unknown table 'speed'; known: bench, gpu, presets, generalisation, ideas, eval" in capsys.readouterr().err
 
 
 def test_tables_of_presets_are_written(build: Build, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    page = make_page(tmp_path / "docs" / "presets.md", "presets", "ablation")
+    page = make_page(tmp_path / "docs" / "results" / "presets.md", "presets", "ablation")
     assert build("presets", "--check") == 1 and "| preset |" not in page.read_text()
     assert build("presets") == 0 and build("presets") == 0
-    assert capsys.readouterr().out.splitlines() == ["docs/presets.md differs", "docs/presets.md written"]
+    assert capsys.readouterr().out.splitlines() == [
+        "docs/results/presets.md differs",
+        "docs/results/presets.md written",
+    ]
     text = page.read_text()
     assert text.startswith("before\n\n<!-- presets -->\n\n| preset |")
     assert text.endswith("<!-- ablation -->\n<!-- /ablation -->\n\nafter\n")
 
 
 def test_figures_of_a_gpu(build: Build, tmp_path: Path) -> None:
-    for name in ("README.md", "docs/gpu.md"):
-        make_page(tmp_path / name, "bench", "gpu")
+    page = make_page(tmp_path / "docs" / "results" / "gpu.md", "gpu-summary", "gpu")
     assert build("gpu", "--check") == 0
     plain = dataclasses.replace(
         PLAIN, dtype="fp16", preset="exact", gpu="some GPU", driver="1.2", cpu="some CPU", note="eager"
@@ -121,20 +123,17 @@ def test_figures_of_a_gpu(build: Build, tmp_path: Path) -> None:
     append(tmp_path / "benchmarks" / "results" / "gpu_check_some.csv", rows)
     (tmp_path / "benchmarks" / "results" / "gpu_check_some_steps.csv").write_text("step,state\n")
     assert build("gpu", "--check") == 1 and build("gpu") == 0 and build("gpu", "--check") == 0
-    page = (tmp_path / "docs" / "gpu.md").read_text()
-    assert "some GPU, driver 1.2, some CPU, torch 2.13.0, 2026-01-01. Ceilings: matmul 40 TFLOP/s." in page
-    assert "| 2 | 80 | 32 | 20 | 4.00 | 20 | 0.500 | 1.0e-03 |" in page and "| 4 |" not in page
-    assert "| denoiser | `random:sd15` | bf16 | CUDA graph | 2 | 30 | 5 | 0.125 |" in page
-    assert "| vae_decoder | `random:sd15` | fp16 | eager | 2 | 50 |" in page
-    assert "| sampler | `embedded` | `exact` | CUDA graph | fp16 | 2 | 250,000 | 250.0 | 50.0 |  |" in page
-    readme = (tmp_path / "README.md").read_text()
+    text = page.read_text()
+    assert "some GPU, driver 1.2, some CPU, torch 2.13.0, 2026-01-01. Ceilings: matmul 40 TFLOP/s." in text
+    assert "| 2 | 80 | 32 | 20 | 4.00 | 20 | 0.500 | 1.0e-03 |" in text and "| 4 |" not in text
+    assert "| denoiser | `random:sd15` | bf16 | CUDA graph | 2 | 30 | 5 | 0.125 |" in text
+    assert "| vae_decoder | `random:sd15` | fp16 | eager | 2 | 50 |" in text
+    assert "| sampler | `embedded` | `exact` | CUDA graph | fp16 | 2 | 250,000 | 250.0 | 50.0 |  |" in text
+    assert "One some GPU, fp16, preset `exact`, batch 2: 250,000 images/hour with the denoiser as a CUDA graph" in text
     assert (
-        "One some GPU, fp16, preset `exact`, batch 2: 250,000 images/hour with the denoiser as a CUDA graph" in readme
+        "100,000 without it, 1,000 with the published schedule." in text
+        and "makes 200,000." in text
+        and "Stable Diffusion 1.5 2.50 times as fast at batch 2" in text
+        and "compiled by AOTInductor, 4.00 and 4.00 times as fast." in text
     )
-    assert (
-        "100,000 without it, 1,000 with the published schedule." in readme
-        and "makes 200,000." in readme
-        and "Stable Diffusion 1.5 2.50 times as fast at batch 2" in readme
-        and "compiled by AOTInductor, 4.00 and 4.00 times as fast (" in readme
-    )
-    assert readme.startswith("before\n") and readme.endswith("\nafter\n") and "some GPU, driver" not in readme
+    assert text.startswith("before\n") and text.endswith("\nafter\n")

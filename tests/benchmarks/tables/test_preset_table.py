@@ -1,4 +1,4 @@
-"""The tables of docs/presets.md join four CSV files, any of which may be missing."""
+"""The tables of docs/results/presets.md join four CSV files, any of which may be missing."""
 
 from __future__ import annotations
 
