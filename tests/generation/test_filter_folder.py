@@ -212,6 +212,26 @@ def test_means_of_a_labelled_set(out: Path, segmenter: Path, tmp_path: Path) -> 
     assert filter_folder(out, segmenter=segmenter, reference=f"gta={tmp_path / 'real'}")["classes"] == real["classes"]
 
 
+def test_photographs_that_are_read_differently_are_measured_again(
+    out: Path, segmenter: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    image, exif = Image.open(out / "images/s0.png"), Image.Exif()
+    exif[0x0112] = 3
+    image.save(out / "images/s0.png", exif=exif)
+    record = {**Manifest(out / "manifest.jsonl").read()[0], "image_sha256": digest_file(out / "images/s0.png")}
+    Manifest(out / "manifest.jsonl").append({**record, "id": "s9"})
+    found = {}
+    for value in ("ignore", "apply", "ignore"):
+        monkeypatch.setenv("DGKIT_EXIF", value)
+        filter_folder(out, segmenter=segmenter)
+        found[value] = lines_of(out)
+        fresh = out.parent / value
+        shutil.copytree(out, fresh, ignore=lambda *_: [FILTERED], dirs_exist_ok=True)
+        filter_folder(fresh, segmenter=segmenter)
+        assert lines_of(fresh) == lines_of(out)
+    assert found["ignore"] != found["apply"]
+
+
 def test_scenes_with_low_agreement_and_duplicates_are_left_out(out: Path, segmenter: Path) -> None:
     add(out, "s4", image_of(label_of(0), 0), label_of(0))  # the image of s0
     filter_folder(out, segmenter=segmenter)

@@ -10,6 +10,7 @@ from typing import Any
 import yaml
 
 from dgkit.config import Config, dump_config, read_recipe
+from dgkit.data.pictures import EXIF, ignores_exif
 from dgkit.errors import OutputError, UsageError
 from dgkit.files import atomic_write, is_temporary, output_error
 from dgkit.locks import LOCK, sole_writer
@@ -20,6 +21,8 @@ _TRAINED = (
     *("result.json", "*/result.json", "*/finished", "judge.json", "model_index.json", "config.json"),
 )
 
+_ENVIRONMENT = "environment.yaml"  # variables that change what a training reads; absent if they have their defaults
+
 
 def check_training_folder(out: Path | None, recipe: Config, free: frozenset[str]) -> Path:
     """Return ``out`` if ``recipe`` may be trained in it; nothing is written.
@@ -28,7 +31,8 @@ def check_training_folder(out: Path | None, recipe: Config, free: frozenset[str]
     between two runs of one training, such as ``"train.workers"``; a group such as ``"validation"`` frees all keys in
     it. A folder in which nothing has been trained yet accepts any recipe: a failed start leaves nothing to resume.
 
-    Raises UsageError without a folder or for another recipe, OutputError for a folder with other files.
+    Raises UsageError without a folder, for another recipe, or for photographs that were read in another way
+    (:func:`dgkit.data.pictures.ignores_exif`), OutputError for a folder with other files.
     """
     if out is None:
         raise UsageError("no output folder was given", "add --out FOLDER")
@@ -39,6 +43,7 @@ def check_training_folder(out: Path | None, recipe: Config, free: frozenset[str]
     if config.exists():
         if any(next(out.glob(pattern), None) for pattern in _TRAINED):
             _check_recipe(out, read_recipe(config), yaml.safe_load(dump_config(recipe)), free)
+            _check_environment(out, recipe)
     elif out.exists() and any(path.name != LOCK and not is_temporary(path.name) for path in out.iterdir()):
         raise OutputError(
             f"{out} is not empty and is not a training folder: it has no config.yaml", "choose a new folder with --out"
@@ -47,7 +52,7 @@ def check_training_folder(out: Path | None, recipe: Config, free: frozenset[str]
 
 
 def write_recipe(out: Path, recipe: Config) -> None:
-    """Create ``out`` and write ``recipe`` to its ``config.yaml``; from then on the folder belongs to this training.
+    """Create ``out`` with ``recipe`` in ``config.yaml``, and the environment; it now belongs to this training.
 
     In a group of processes only the main one writes. Raises OutputError.
     """
@@ -57,6 +62,10 @@ def write_recipe(out: Path, recipe: Config) -> None:
         except OSError as error:
             raise output_error(out, error) from error
         atomic_write(out / "config.yaml", dump_config(recipe).encode())
+        if variables := _environment(recipe):
+            atomic_write(out / _ENVIRONMENT, yaml.safe_dump(variables).encode())
+        else:
+            (out / _ENVIRONMENT).unlink(missing_ok=True)
 
 
 @contextlib.contextmanager
@@ -108,6 +117,21 @@ def _check_recipe(out: Path, old: Mapping[str, Any], new: Mapping[str, Any], fre
                 f"{out} holds a training with {key}={before.get(key)}; this recipe has {key}={now.get(key)}",
                 f"choose another folder with --out, or use {key}={before.get(key)}",
             )
+
+
+def _environment(recipe: Config) -> dict[str, str]:
+    """Return the variables without their defaults; recipes with a section ``data`` read photographs."""
+    return {EXIF: "ignore"} if "data" in type(recipe).model_fields and ignores_exif() else {}
+
+
+def _check_environment(out: Path, recipe: Config) -> None:
+    old = read_recipe(out / _ENVIRONMENT) if (out / _ENVIRONMENT).exists() else {}
+    before, now = (values.get(EXIF, "apply") for values in (old, _environment(recipe)))
+    if before != now:
+        raise UsageError(
+            f"{out} holds a training with {EXIF}={before}; it is {now} now",
+            f"choose another folder with --out, or set {EXIF}={before}",
+        )
 
 
 def _flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:

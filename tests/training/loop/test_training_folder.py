@@ -28,7 +28,7 @@ class Recipe(Config):
 FREE = frozenset({"data.workers"})
 
 
-def open_training_folder(out: Path | None, recipe: Recipe, free: frozenset[str]) -> Path:
+def open_training_folder(out: Path | None, recipe: Config, free: frozenset[str]) -> Path:
     out = check_training_folder(out, recipe, free)
     write_recipe(out, recipe)
     return out
@@ -55,6 +55,37 @@ def test_the_same_recipe_is_accepted_with_other_free_keys(tmp_path: Path) -> Non
 def test_a_free_group_frees_all_its_keys(tmp_path: Path) -> None:
     trained(open_training_folder(tmp_path, Recipe(), frozenset({"data", "extra"})))
     open_training_folder(tmp_path, Recipe(data=Data(root="b"), extra=Data()), frozenset({"data", "extra"}))
+
+
+def test_photographs_are_read_as_before(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    upright, stored = tmp_path / "upright", tmp_path / "stored"
+    trained(open_training_folder(upright, Recipe(), FREE))
+    assert sorted(path.name for path in upright.iterdir()) == ["config.yaml", "training"]
+    monkeypatch.setenv("DGKIT_EXIF", "ignore")
+    with pytest.raises(UsageError, match="a training with DGKIT_EXIF=apply; it is ignore now") as caught:
+        open_training_folder(upright, Recipe(), FREE)
+    assert "set DGKIT_EXIF=apply" in caught.value.hint
+    open_training_folder(stored, Recipe(), FREE)
+    trained(open_training_folder(stored, Recipe(), FREE))
+    monkeypatch.setenv("DGKIT_EXIF", "apply")
+    with pytest.raises(UsageError, match="a training with DGKIT_EXIF=ignore; it is apply now"):
+        open_training_folder(stored, Recipe(), FREE)
+
+
+def test_the_environment_of_an_untrained_folder_may_change(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("DGKIT_EXIF", "ignore")
+    open_training_folder(tmp_path, Recipe(), FREE)
+    assert (tmp_path / "environment.yaml").read_text() == "DGKIT_EXIF: ignore\n"
+    monkeypatch.delenv("DGKIT_EXIF")
+    trained(open_training_folder(tmp_path, Recipe(), FREE))
+    open_training_folder(tmp_path, Recipe(), FREE)
+    assert not (tmp_path / "environment.yaml").exists()
+
+
+def test_trainings_without_data_sets_read_no_photographs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    trained(open_training_folder(tmp_path, Data(), FREE))
+    monkeypatch.setenv("DGKIT_EXIF", "ignore")
+    open_training_folder(tmp_path, Data(), FREE)
 
 
 @pytest.mark.parametrize(
