@@ -21,6 +21,7 @@ INTERRUPTED = 130  # 128 + SIGINT, as shells report it
 TERMINATED = 143  # 128 + SIGTERM
 BROKEN_PIPE = 141  # 128 + SIGPIPE
 NOT_PATHS = frozenset({"--ray", "--note", "--set"})  # options whose value may be a URL
+WEAK_SEGMENTER = 0.2  # mean agreement below which a segmenter cannot tell good pixels from bad ones
 LINE_SECONDS = 60.0  # between two lines of a stage without a terminal
 
 
@@ -147,6 +148,13 @@ def chosen_model(model: str | None, random: str | None) -> str | None:
 def say(message: str) -> None:
     """Print a line for people on stderr."""
     console().print(message, markup=False)
+
+
+def warn_of_weak_segmenter(agreement: float | None, consequence: str, flag: str) -> None:
+    """Print a warning if the mean agreement of a segmenter with labels, 0..1, is below :data:`WEAK_SEGMENTER`."""
+    if agreement is not None and agreement < WEAK_SEGMENTER:
+        seen = f"the segmenter sees only {agreement:.1%} of the pixels as labelled"
+        say(f"warning: {seen}; {consequence}, use another {flag}")
 
 
 def print_table(table: "Table") -> None:

@@ -5,10 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from dgkit.cli.common import interruptible, print_json, print_table, progress_bars, say
+from dgkit.cli.common import interruptible, print_json, print_table, progress_bars, say, warn_of_weak_segmenter
 from dgkit.cli.options import Json, Scenes, options_of
 
-WEAK_SEGMENTER = 0.2  # mean agreement below which a segmenter cannot tell good pixels from bad ones
 STAGES = {
     "reference": ("Measuring the reference", "pictures"),
     "measure": ("Measuring", "scenes"),
@@ -31,6 +30,8 @@ def filter_labels(out: Scenes, flags: dict[str, Any], as_json: Json = False) -> 
         found = filter_folder(out, progress=report, **flags)
     for note in found.get("segmenter_notes", ()):
         say(f"{found['settings']['segmenter']}: {note}")
+    mean = found["agreement"]["mean"] if found["agreement"] else None
+    warn_of_weak_segmenter(mean, "labels filtered by it say little", "--segmenter")
     if as_json:
         print_json(found)
     else:
@@ -53,10 +54,5 @@ def _print(out: Path, found: dict[str, Any]) -> None:
     if agreement:
         figures = f"mean {agreement['mean']:.1%}, median {agreement['median']:.1%}, least {agreement['least']:.1%}"
         say(f"agreement of the scenes: {figures}")
-        if agreement["mean"] < WEAK_SEGMENTER:
-            say(
-                f"warning: the segmenter sees only {agreement['mean']:.1%} of the pixels as labelled; "
-                "labels filtered by it say little, use another --segmenter"
-            )
     share = f"{found['ignored_share']:.1%} of the labelled pixels ignored"
     say(f"{share}, {len(found['left_out'])} scenes dropped: {out / 'labels_filtered'}")

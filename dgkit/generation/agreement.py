@@ -76,6 +76,14 @@ class AgreementCheck:
         return judge(self._segmenter.image_logits(image, name), self._segmenter.classes, label).agreement
 
 
+def judge_notes(path: Path) -> list[str]:
+    """Return a line for each thing that users of a judge should know, such as classes that it lacks.
+
+    Opens it: raises InputError, EngineError, MissingDependency.
+    """
+    return [f"{path}: {note}" for note in open_onnx_segmenter(path).notes]
+
+
 def judge_digest(path: Path) -> str:
     """Return the SHA-256 over an ONNX file, its external data and its side-car. Raises InputError if it is missing."""
     try:

@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
 from dgkit.data.generated import MANIFEST
@@ -39,6 +40,12 @@ class GenerateResult:
     def images_per_hour(self) -> float:
         """Images that this run wrote per hour, set-up included; 0 if it wrote none."""
         return 3600 * self.written / self.seconds if self.seconds > 0 else 0.0
+
+    @property
+    def mean_agreement(self) -> float | None:
+        """Mean agreement of the images that a judge scored; None if there are none."""
+        found = [record.agreement for record in self.records if record.agreement is not None]
+        return fmean(found) if found else None
 
     @property
     def styles(self) -> dict[str, int]:

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from dgkit.files import local_path
+from dgkit.generation.agreement import judge_notes
 from dgkit.generation.blocks import Block, missing_blocks, refuse_empty_shard, total_images
 from dgkit.generation.filter_folder import write_filtered_labels
 from dgkit.generation.flow import ImageProgress, InProcessPool, Pool, fill
@@ -49,8 +50,8 @@ def generate(
     the run, for :func:`~dgkit.generation.merging.merge`.
 
     ``progress`` reports the stages "index", in label maps, "generate", in images and fractions of them, and those of
-    ``filter_folder``. ``notify`` gets a line for each engine that is built, and why, for each worker that died, and for
-    label maps that are scaled to fill the images or do not fill them.
+    ``filter_folder``. ``notify`` gets a line for each engine that is built, and why, for each worker that died, for
+    classes that the judge lacks, and for label maps that are scaled to fill the images or do not fill them.
 
     Raises UsageError for settings that are not allowed, InputError for label maps or a model that cannot be used,
     OutputError for a folder that is in use, was made with other settings or cannot be written, EngineError if the
@@ -109,6 +110,9 @@ def _generate_missing(
     progress: Progress,
     notify: Notify | None,
 ) -> None:
+    if config.judge is not None and notify is not None:  # here, since each worker opens the judge again
+        for note in judge_notes(config.judge):
+            notify(note)
     images = ImageProgress(len(folder.records), total_images(config), within(progress, "generate"))
     existing = set(folder.records)
     blocks = sum(1 for _ in missing_blocks(config, existing))

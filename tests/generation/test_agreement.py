@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import yaml
 from PIL import Image
 
 import dgkit
@@ -22,7 +23,7 @@ from dgkit.generation.agreement import AgreementCheck
 from dgkit.generation.generate_config import GenerateConfig
 from dgkit.generation.jobs import Job, attempt_seed
 from dgkit.generation.merging import merge
-from dgkit.labels import PALETTE
+from dgkit.labels import CLASSES, PALETTE
 from dgkit.segmenters.onnx import open_onnx_segmenter
 from tests.scenes import FAST, FAST_FLAGS, snapshot
 from tests.segmenters.onnx_files import palette_model
@@ -232,6 +233,25 @@ def test_only_rejected_images_are_sampled_again_and_together(segmenter: Path) ->
     assert (images[2].result.image == np.concatenate([PALETTE[label[:20]], PALETTE[np.full((12, 32), 8)]])).all()
     assert images[3].attempts[0].agreement is None
     assert [one.job.index for one in images] == [0, 1, 2, 3]
+
+
+def test_notes_on_the_judge_are_given_once(
+    micro: Path, labels: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("dgkit.cli.common.WEAK_SEGMENTER", 1.01)
+    judge = palette_model(tmp_path / "s.onnx")
+    sidecar = judge.with_suffix(".yaml")
+    names = ["lorry" if name == "truck" else name for name in CLASSES]
+    sidecar.write_text(yaml.safe_dump({**yaml.safe_load(sidecar.read_text()), "classes": names}))
+    command = ["generate", str(tmp_path / "out"), "--labels", str(labels), "--model", str(micro), "--count", "1"]
+    assert main([*command, *FAST_FLAGS, "--json", "--judge", str(judge)]) == 0
+    said = capsys.readouterr().err
+    assert said.count("lorry") == 1 and f"{judge}: " in said
+    assert "warning: the segmenter sees only " in said
+    monkeypatch.setattr("dgkit.cli.common.WEAK_SEGMENTER", 0.0)
+    assert main([*command, *FAST_FLAGS, "--judge", str(judge)]) == 0
+    said = capsys.readouterr().err
+    assert "lorry" not in said and "warning" not in said  # nothing was left to judge
 
 
 def test_a_judge_whose_logits_are_not_finite(settings: dict, tmp_path: Path) -> None:
