@@ -1,33 +1,72 @@
 """Locating a model: a folder, or a Hugging Face hub id that is downloaded into the hub's cache."""
 
 import re
-from pathlib import Path
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
 
+from dgkit.diffusion.part_config import PARTS
+from dgkit.diffusion.weight_files import choose_weights, list_shards
 from dgkit.errors import ModelError, one_line, shown
 
 EMBEDDED = Path(__file__).resolve().parent.parent / "models" / "city"
-PRIOR_FILES = (
-    "model_index.json",
-    "scheduler/scheduler_config.json",
-    "tokenizer/tokenizer_config.json",
-    "tokenizer/vocab.json",
-    "tokenizer/merges.txt",
-    "text_encoder/config.json",
-    "text_encoder/model.safetensors",
-    "unet/config.json",
-    "unet/diffusion_pytorch_model.safetensors",
-    "vae/config.json",
-    "vae/diffusion_pytorch_model.safetensors",
+
+
+@dataclass(frozen=True)
+class HubFiles:
+    """Files of a repository that a model needs, uses if they are there, and the folders of its parts."""
+
+    needed: tuple[str, ...]
+    optional: tuple[str, ...]
+    parts: dict[str, str]
+    """Name of a part by its folder, which ends in "/", or is empty."""
+
+    def plain(self) -> list[str]:
+        """Return what a model in the plain form has: every part with one file in full precision."""
+        weights = [f"{folder}{PARTS[part].stem}.safetensors" for folder, part in self.parts.items()]
+        return sorted({*self.needed, *weights}, key=lambda name: (name.count("/"), name))
+
+    def choose(self, names: Sequence[str], where: str) -> tuple[list[str], list[str]]:
+        """Return which of the files ``names`` to fetch, without shards, and which are missing.
+
+        Raises ModelError for several variants of weights of which none is preferred.
+        """
+        needed = [name for name in self.needed if name not in TOKENIZER_PAIR or WHOLE_TOKENIZER not in names]
+        chosen = [name for name in (*self.needed, *self.optional) if name in names]
+        missing = [name for name in needed if name not in names]
+        parts = self.parts | ({"controlnet/": "controlnet"} if "controlnet/config.json" in names else {})
+        for folder, part in parts.items():
+            own = [name.removeprefix(folder) for name in names if name.startswith(folder)]
+            weights = choose_weights(own, part, f"{where}/{folder}".rstrip("/"))
+            if weights is None:
+                missing.append(f"{folder}{PARTS[part].stem}.safetensors")
+            else:
+                chosen.append(folder + weights)
+        return chosen, missing
+
+
+TOKENIZER_PAIR = ("tokenizer/vocab.json", "tokenizer/merges.txt")
+WHOLE_TOKENIZER = "tokenizer/tokenizer.json"  # with it the pair is not needed
+PRIOR = HubFiles(
+    needed=(
+        "model_index.json",
+        "scheduler/scheduler_config.json",
+        "tokenizer/tokenizer_config.json",
+        *TOKENIZER_PAIR,
+        "text_encoder/config.json",
+        "unet/config.json",
+        "vae/config.json",
+    ),
+    optional=(
+        "dgkit.json",
+        WHOLE_TOKENIZER,
+        "tokenizer/special_tokens_map.json",
+        "tokenizer/added_tokens.json",
+        "controlnet/config.json",
+    ),
+    parts={f"{part}/": part for part in ("text_encoder", "unet", "vae")},
 )
-TOKENIZER_PAIR = ("tokenizer/vocab.json", "tokenizer/merges.txt")  # not needed with tokenizer/tokenizer.json
-CONTROLNET_FILES = ("config.json", "diffusion_pytorch_model.safetensors")
-OPTIONAL_FILES = (
-    "dgkit.json",
-    "tokenizer/tokenizer.json",
-    "tokenizer/special_tokens_map.json",
-    "tokenizer/added_tokens.json",
-    "controlnet/*",
-)
+CONTROLNET = HubFiles(needed=("config.json",), optional=(), parts={"": "controlnet"})
 _HUB_ID = re.compile(r"^[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*(/[\w.-]+)*$")
 
 
@@ -43,7 +82,7 @@ def embedded_model() -> Path:
 
 def find_model(model: str | Path | None) -> Path:
     """Return the folder of a model: ``None`` is the embedded model, else a folder or a hub id ``owner/name``."""
-    return embedded_model() if model is None else _find(model, PRIOR_FILES, OPTIONAL_FILES)
+    return embedded_model() if model is None else _find(model, PRIOR)
 
 
 def find_controlnet(controlnet: str | Path) -> Path:
@@ -51,13 +90,13 @@ def find_controlnet(controlnet: str | Path) -> Path:
 
     For a model folder that contains ``controlnet/``, that sub-folder is returned.
     """
-    folder = _find(controlnet, CONTROLNET_FILES, ())
+    folder = _find(controlnet, CONTROLNET)
     if not (folder / "config.json").is_file() and (folder / "controlnet" / "config.json").is_file():
         return folder / "controlnet"
     return folder
 
 
-def _find(source: str | Path, files: tuple[str, ...], optional: tuple[str, ...]) -> Path:
+def _find(source: str | Path, files: HubFiles) -> Path:
     try:
         path = Path(source).expanduser()
         if path.is_dir():
@@ -69,28 +108,55 @@ def _find(source: str | Path, files: tuple[str, ...], optional: tuple[str, ...])
     if exists:
         raise ModelError(f"{path} is a file; expected a model folder", "pass the folder that holds model_index.json")
     if isinstance(source, str) and _HUB_ID.match(source):
-        return _download(source, files, optional)
+        return _download(source, files)
     raise ModelError(f"model folder {path} does not exist", "pass a folder or a hub id such as owner/name")
 
 
-def _download(source: str, files: tuple[str, ...], optional: tuple[str, ...]) -> Path:
-    from huggingface_hub import snapshot_download
-
+def _download(source: str, files: HubFiles) -> Path:
+    """Return the folder of a model in the hub's cache, fetching what is missing; without network as it is there."""
     owner, name, *rest = source.split("/")
     repository, prefix = f"{owner}/{name}", "".join(f"{part}/" for part in rest)
-    wanted = [prefix + file for file in files]
-    hint = f"with network: hf download {repository} {' '.join(wanted)}"
+    plain = [prefix + file for file in files.plain()]
+    hint = f"with network: hf download {repository} {' '.join(plain)}"
     try:
-        root = snapshot_download(repository, allow_patterns=wanted + [prefix + file for file in optional])
+        names, cached = _list(repository)
+        own = [name.removeprefix(prefix) for name in names if name.startswith(prefix)]
+        chosen, missing = files.choose(own, source)
+        if missing:
+            raise ModelError(f"{source} lacks files on the hub or in its cached copy: {', '.join(missing)}", hint)
+        root = cached or _fetch(repository, [prefix + file for file in chosen])
+    except ModelError:
+        raise
     except Exception as error:  # errors of the client, its HTTP library or the system
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
         raise ModelError(
-            f"{source} is not a folder, and downloading it from the hub failed ({reason}); needed: {', '.join(wanted)}",
+            f"{source} is not a folder, and downloading it from the hub failed ({reason}); needed: {', '.join(plain)}",
             hint,
         ) from error
-    folder = Path(root, *rest)
-    whole = (folder / "tokenizer" / "tokenizer.json").is_file()
-    missing = [file for file in files if not ((folder / file).is_file() or (whole and file in TOKENIZER_PAIR))]
-    if missing:
-        raise ModelError(f"{source} lacks files on the hub or in its cached copy: {', '.join(missing)}", hint)
-    return folder
+    return Path(root, *rest)
+
+
+def _list(repository: str) -> tuple[list[str], Path | None]:
+    """Return the names of the files on the hub; without network those of the cached copy, and its folder."""
+    from huggingface_hub import list_repo_files, snapshot_download
+
+    try:
+        return list_repo_files(repository), None
+    except Exception:
+        try:
+            root = Path(snapshot_download(repository, local_files_only=True))
+        except Exception:
+            root = None
+        if root is None:
+            raise
+        return [path.relative_to(root).as_posix() for path in root.rglob("*") if path.is_file()], root
+
+
+def _fetch(repository: str, names: list[str]) -> Path:
+    """Download files, and the shards that they list; return the folder of the cached copy."""
+    from huggingface_hub import snapshot_download
+
+    root = Path(snapshot_download(repository, allow_patterns=names))
+    indices = [name for name in names if ".safetensors.index" in name]
+    shards = [str(PurePosixPath(name).with_name(shard)) for name in indices for shard in list_shards(root / name)]
+    return Path(snapshot_download(repository, allow_patterns=[*names, *shards])) if shards else root

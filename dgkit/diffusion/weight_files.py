@@ -1,7 +1,7 @@
 """The safetensors files of one part of a model: a single file, or shards with an index, of one variant."""
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -34,22 +34,43 @@ def find_weights(folder: Path, part: str) -> WeightFiles:
     Raises ModelError if there are none, only pickles, several variants of which none is preferred, or if the index of
     shards names missing files.
     """
+    name = choose_weights([path.name for path in folder.glob(f"{PARTS[part].stem}*")], part, str(folder))
+    if name is None:
+        raise _no_weights(folder, PARTS[part].stem)
+    path = folder / name
+    if not name.endswith(".json"):
+        return WeightFiles((_regular(path),))
+    names = list_shards(path)
+    missing = [shard for shard in names if not (folder / shard).exists()]
+    if missing:
+        more = f" and {len(missing) - 1} more" if len(missing) > 1 else ""
+        raise ModelError(f"{folder / missing[0]}{more} is missing, a shard of {name}", "copy all shards")
+    return WeightFiles(tuple(_regular(folder / shard) for shard in names), path)
+
+
+def choose_weights(names: Sequence[str], part: str, where: str) -> str | None:
+    """Return which of the files of a part holds its weights or is the index of its shards; None if there is none.
+
+    ``where`` is the folder in messages. Raises ModelError for several variants of which none is preferred.
+    """
     stem = PARTS[part].stem
-    found = sorted({_variant(path.name, stem) for path in folder.glob(f"{stem}*") if _is_weights(path.name, stem)})
+    found = sorted({_variant(name, stem) for name in names if _is_weights(name, stem)})
     preferred = [variant for variant in VARIANTS if variant in found] or found
     if not preferred:
-        raise _no_weights(folder, stem)
+        return None
     if preferred[0] not in VARIANTS and len(preferred) > 1:
         raise ModelError(
-            f"{folder} has the weights {', '.join(found)}, of which none is {stem}.safetensors",
+            f"{where} has the weights {', '.join(found)}, of which none is {stem}.safetensors",
             f"rename the one to use to {stem}.safetensors",
         )
     variant = f".{preferred[0]}" if preferred[0] else ""
-    single = folder / f"{stem}{variant}.safetensors"
-    if single.exists():
-        return WeightFiles((_regular(single),))
-    index = folder / f"{stem}.safetensors.index{variant}.json"
-    return WeightFiles(_shards(folder, index), index)
+    single = f"{stem}{variant}.safetensors"
+    return single if single in names else f"{stem}.safetensors.index{variant}.json"
+
+
+def list_shards(index: Path) -> list[str]:
+    """Return the names of the files that an index lists. Raises ModelError if it is damaged."""
+    return sorted(set(_weight_map(index).values()))
 
 
 def open_tensors(files: WeightFiles, part: str) -> Iterator[tuple[str, Any, Path]]:
@@ -98,22 +119,13 @@ def finite_tensors(files: WeightFiles, part: str) -> Iterator[tuple[str, Tensor]
 
 
 def _is_weights(name: str, stem: str) -> bool:
-    rest = name.removeprefix(stem)
-    return re.fullmatch(r"(\.\w+)?\.safetensors|\.safetensors\.index(\.\w+)?\.json", rest) is not None
+    pattern = re.escape(stem) + r"((\.\w+)?\.safetensors|\.safetensors\.index(\.\w+)?\.json)"
+    return re.fullmatch(pattern, name) is not None
 
 
 def _variant(name: str, stem: str) -> str:
     rest = name.removeprefix(stem)
     return rest.replace(".safetensors", "").replace(".index", "").removesuffix(".json").strip(".")
-
-
-def _shards(folder: Path, index: Path) -> tuple[Path, ...]:
-    names = sorted(set(_weight_map(index).values()))
-    missing = [name for name in names if not (folder / name).exists()]
-    if missing:
-        more = f" and {len(missing) - 1} more" if len(missing) > 1 else ""
-        raise ModelError(f"{folder / missing[0]}{more} is missing, a shard of {index.name}", "copy all shards")
-    return tuple(_regular(folder / name) for name in names)
 
 
 def _weight_map(index: Path) -> dict[str, str]:
