@@ -77,14 +77,11 @@ def test_other_variants_are_not_fetched(hub: FakeHub) -> None:
     assert [name for name in fetched(hub) if "diffusion_pytorch_model" in name and name.startswith("unet")] == [UNET]
 
 
-@pytest.mark.parametrize("change", [None, rename("fp16"), shard])
-def test_a_controlnet_in_a_subfolder(hub: FakeHub, change: Callable[[Path], object] | None) -> None:
-    if change is not None:
-        shutil.move(hub.remote / "controlnet", hub.remote / "kept")
-        shutil.move(hub.remote / "unet", hub.remote / "other")
-        shutil.move(hub.remote / "kept", hub.remote / "unet")
-        change(hub.remote)
-        shutil.move(hub.remote / "unet", hub.remote / "controlnet")
+@pytest.mark.parametrize("change", [lambda folder: None, rename("fp16"), shard])
+def test_a_controlnet_in_a_subfolder(hub: FakeHub, tmp_path: Path, change: Callable[[Path], object]) -> None:
+    shutil.move(hub.remote / "controlnet", tmp_path / "scratch/unet")
+    change(tmp_path / "scratch")
+    shutil.move(tmp_path / "scratch/unet", hub.remote / "controlnet")
     folder = find_controlnet("owner/name/controlnet")
     assert folder == hub.cache / "controlnet" and all(name.startswith("controlnet/") for name in fetched(hub))
     assert ModelFolder(hub.remote, controlnet=folder).digest() == ModelFolder(hub.remote).digest()
