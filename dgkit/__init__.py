@@ -16,7 +16,9 @@ __version__ = "0.1.0"
 if TYPE_CHECKING:
     from dgkit.data.labelmap import read_label
     from dgkit.data.records import Record
-    from dgkit.diffusion.loading import load_pipeline
+    from dgkit.diffusion.loading import embedded_model, load_pipeline
+    from dgkit.diffusion.pipeline import one_hot
+    from dgkit.diffusion.presets import Preset, find_preset
     from dgkit.diffusion.sampler import SceneRequest, SceneResult, sample
     from dgkit.diffusion.style_swap import SwapReport, swap
     from dgkit.errors import DgkitError
@@ -29,13 +31,17 @@ _HOMES = {
     "DgkitError": "dgkit.errors",
     "GenerateConfig": "dgkit.generation.generate_config",
     "GenerateResult": "dgkit.generation.result",
+    "Preset": "dgkit.diffusion.presets",
     "Record": "dgkit.data.records",
     "Scene": "dgkit.world",
     "SceneRequest": "dgkit.diffusion.sampler",
     "SceneResult": "dgkit.diffusion.sampler",
     "SwapReport": "dgkit.diffusion.style_swap",
+    "embedded_model": "dgkit.diffusion.loading",
+    "find_preset": "dgkit.diffusion.presets",
     "generate": "dgkit.generation.run",
     "load_pipeline": "dgkit.diffusion.loading",
+    "one_hot": "dgkit.diffusion.pipeline",
     "read_label": "dgkit.data.labelmap",
     "render": "dgkit.world",
     "sample": "dgkit.diffusion.sampler",
@@ -46,14 +52,18 @@ __all__ = [
     "DgkitError",
     "GenerateConfig",
     "GenerateResult",
+    "Preset",
     "Record",
     "Scene",
     "SceneRequest",
     "SceneResult",
     "SwapReport",
     "__version__",
+    "embedded_model",
+    "find_preset",
     "generate",
     "load_pipeline",
+    "one_hot",
     "read_label",
     "render",
     "sample",

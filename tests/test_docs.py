@@ -7,9 +7,12 @@ import shlex
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pytest
 import typer
+from PIL import Image
 
 from dgkit.data.layouts import LAYOUTS
 from dgkit.diffusion.presets import PRESETS
@@ -51,6 +54,34 @@ def test_method_page_lists_presets_and_style_mixes() -> None:
         for style, cell in zip([*STYLES, "none"], cells.split("|"), strict=True):
             above, _, below = cell.strip().partition("/")
             assert weights.get(style, 0) / total == pytest.approx(float(above) / float(below or 1))
+
+
+def python_blocks(name: str) -> list[str]:
+    return re.findall(r"^```python\n(.*?)^```", page(name), re.MULTILINE | re.DOTALL)
+
+
+def test_python_of_the_data_page(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    for name, ids in (("a.png", 7), ("b.png", 23)):
+        Image.fromarray(np.full((256, 512), ids, np.uint8)).save(name)
+    shown: list[tuple[int, int]] = []
+    monkeypatch.setattr(Image.Image, "show", lambda image: (shown.append(image.size), image.close()))
+    (block,) = python_blocks("guides/data.md")
+    exec(block.replace("count=4", 'count=1, model="random:tiny", preset="one-pass", steps=1'), {})
+    assert shown == [(64, 64)]
+
+
+def test_python_of_the_model_page(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Open the embedded model in diffusers, with its one-hot condition, and sample with dgkit."""
+    monkeypatch.chdir(tmp_path)
+    Image.fromarray(np.repeat(np.uint8([10, 2, 0, 13]), 64)[:, None].repeat(256, 1)).save("label.png")
+    with_diffusers, with_dgkit = python_blocks("guides/model-folders.md")
+    names: dict[str, Any] = {}
+    exec(with_diffusers.replace("num_inference_steps=20", "num_inference_steps=1"), names)
+    assert names["image"].size == (256, 256)
+    assert names["condition"].shape == (1, 20, 256, 256) and names["condition"].sum() == 256 * 256
+    exec(with_dgkit.replace('"fast"', '"one-pass:steps=1"'), names)
+    assert names["image"].shape == (256, 256, 3)
 
 
 def test_command_line_page_is_current(tmp_path: Path) -> None:

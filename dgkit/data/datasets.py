@@ -1,15 +1,16 @@
 """Data sets: the label maps of a public data set or a plain folder, with their photographs."""
 
+import hashlib
 import os
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TypeVar
 
 import numpy as np
 
-from dgkit.data.labelmap import find_encoding, label_size, read_label
+from dgkit.data.labelmap import encode, find_encoding, label_size, read_ids
 from dgkit.data.layouts import ALIASES, ALL, LABEL_SKIPS, LAYOUTS, SPLIT_FOLDERS, TRAIN_IDS, Layout, Tree
 from dgkit.data.listing import find_stems, printable, same_name, split_ending, walk
 from dgkit.data.pictures import describe_size, picture_size, read_picture
@@ -32,6 +33,42 @@ class Sample:
     image: Path | None
     encoding: str
     condition: str = ""
+
+    def ids(self) -> np.ndarray:
+        """Return the ids of the label map as they are stored, integer [H, W]. Raises LabelError."""
+        return read_ids(self.label, self.encoding)
+
+    def train_ids(self) -> np.ndarray:
+        """Return the train ids, uint8 [H, W] of 0..18 or 255, read-only. Raises LabelError."""
+        return encode(self.ids(), self.encoding, self.label)
+
+    def size(self) -> tuple[int, int]:
+        """Return (height, width) of the label map without decoding it. Raises LabelError."""
+        return label_size(self.label)
+
+    def sha256(self) -> str:
+        """Return the SHA-256 of the label file."""
+        return hashlib.sha256(self.label.read_bytes()).hexdigest()
+
+
+@dataclass(frozen=True)
+class ArraySample(Sample):
+    """A label map in memory, ``array`` integer [H, W] of ids in ``encoding``; ``label`` is its name in errors."""
+
+    array: np.ndarray = field(default_factory=lambda: np.empty((0, 0), np.uint8), repr=False, compare=False)
+
+    def ids(self) -> np.ndarray:
+        """Return the array."""
+        return self.array
+
+    def size(self) -> tuple[int, int]:
+        """Return (height, width)."""
+        return self.array.shape[0], self.array.shape[1]
+
+    def sha256(self) -> str:
+        """Return the SHA-256 of the size and the train ids, equal for arrays of any integer type."""
+        content = np.ascontiguousarray(self.train_ids())
+        return hashlib.sha256(f"{content.shape}".encode() + content.tobytes()).hexdigest()
 
 
 @dataclass(frozen=True)
@@ -101,6 +138,23 @@ def labels_folder(root: Path | str, encoding: str | None = None) -> Dataset:
     return Dataset("labels", folder, ALL, samples)
 
 
+def label_arrays(arrays: Iterable[np.ndarray], encoding: str | None = None) -> Dataset:
+    """Return label maps in memory as a data set: integer arrays [H, W] of ids in ``encoding``, by default train ids.
+
+    Raises LabelError without arrays or for another type or shape, UsageError for an unknown encoding.
+    """
+    system = find_encoding(encoding or "train_ids").name
+    samples = tuple(
+        ArraySample(f"array-{number:06d}", Path(f"labels[{number}]"), None, system, array=np.asarray(array))
+        for number, array in enumerate(arrays)
+    )
+    if not samples:
+        raise LabelError("labels is an empty list of arrays", "pass at least one label map")
+    for sample in samples:
+        sample.train_ids()
+    return Dataset("labels", Path("labels"), ALL, samples)
+
+
 def open_source(
     labels: Path | str | None = None, dataset: str | None = None, split: str | None = None, encoding: str | None = None
 ) -> Dataset:
@@ -132,7 +186,7 @@ def read_pair(sample: Sample) -> tuple[np.ndarray, np.ndarray]:
 
     Raises LabelError if the sample has no photograph, if a file cannot be read, or if the sizes differ.
     """
-    label = read_label(sample.label, sample.encoding)
+    label = sample.train_ids()
     if sample.image is None:
         raise LabelError(
             f"{sample.label}: the photograph of this label map was not found", "complete the download of the images"
@@ -166,7 +220,7 @@ def mismatched_pairs(dataset: Dataset) -> list[str]:
     for sample in dataset.samples:
         if sample.image is None:
             continue
-        size = label_size(sample.label)
+        size = sample.size()
         if _read_image(picture_size, sample.image) != size:
             lines.append(describe_mismatch(sample, size))
     return lines

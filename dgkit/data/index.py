@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 
 from dgkit.data.datasets import Dataset, Sample
-from dgkit.data.labelmap import find_encoding, read_label, resize_label
+from dgkit.data.labelmap import find_encoding, resize_label
 from dgkit.errors import DgkitError, LabelError, OutputError, UsageError
 from dgkit.files import atomic_write, cache_folder, read_file
 from dgkit.labels import NUM_CLASSES
@@ -59,7 +59,7 @@ class ClassIndex:
 
 def read_scaled(sample: Sample, scale: float = 1.0) -> np.ndarray:
     """Read the train ids of ``sample``, both sides scaled by ``scale`` and rounded: uint8 [H, W], read-only."""
-    label = read_label(sample.label, sample.encoding)
+    label = sample.train_ids()
     if scale == 1.0:
         return label
     height, width = (max(1, round(side * scale)) for side in label.shape)
@@ -127,7 +127,7 @@ def default_cache(dataset: Dataset, scale: float = 1.0) -> Path | None:
 def _count(sample: Sample, scale: float) -> _Row | LabelError:
     try:
         label = read_scaled(sample, scale)
-        digest = hashlib.sha256(sample.label.read_bytes()).hexdigest()
+        digest = sample.sha256()
     except LabelError as error:
         return error
     counts = np.bincount(label.ravel(), minlength=NUM_CLASSES)[:NUM_CLASSES]

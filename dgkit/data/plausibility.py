@@ -9,7 +9,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from dgkit.data.datasets import Dataset, Sample
-from dgkit.data.labelmap import find_encoding, label_size, read_ids
+from dgkit.data.labelmap import find_encoding
 from dgkit.errors import LabelError
 from dgkit.labels import CLASSES, ENCODINGS, FORBIDDEN, NUM_CLASSES, Encoding
 
@@ -54,8 +54,8 @@ def _measure(samples: Sequence[Sample]) -> tuple[np.ndarray, np.ndarray]:
     pixels, rows = np.zeros(256), np.zeros(256)
     for sample in samples:
         try:
-            height, _ = label_size(sample.label)
-            raw = read_ids(sample.label, sample.encoding)
+            height, _ = sample.size()
+            raw = sample.ids()
         except LabelError:
             continue
         for y, row in enumerate(raw):

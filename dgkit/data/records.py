@@ -4,7 +4,8 @@ import os
 import re
 import reprlib
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
 from typing import Any
 
 from pydantic import TypeAdapter
@@ -28,11 +29,12 @@ class Attempt:
 class Record:
     """One image of a generated folder.
 
-    ``image``, ``label`` and ``vis`` are paths relative to the folder. ``crop`` is (x, y, width, height) in pixels of
-    the source label map after scaling by ``label_scale``. ``class_name`` is the class that the crop was chosen for.
-    ``rule_met`` is False if no crop held that class on the required share of its area and the best crop was taken.
-    ``prompt_used`` is ``prompt`` without the class names that exceeded the model's text length. ``style`` is "none" for
-    a prompt without a style. ``retried`` is True if the image was not finite and was computed again in fp32.
+    ``image``, ``label`` and ``vis`` are paths relative to the folder, unless :meth:`located`. ``crop`` is (x, y, width,
+    height) in pixels of the source label map after scaling by ``label_scale``. ``class_name`` is the class that the
+    crop was chosen for. ``rule_met`` is False if no crop held that class on the required share of its area and the best
+    crop was taken. ``prompt_used`` is ``prompt`` without the class names that exceeded the model's text length.
+    ``style`` is "none" for a prompt without a style. ``retried`` is True if the image was not finite and was computed
+    again in fp32.
 
     With a judge, ``attempts`` are all samplings of the image and ``seed`` is that of the one that was kept.
     ``accepted`` is False if its agreement is below the required one, in which case the best attempt was kept.
@@ -57,6 +59,11 @@ class Record:
     label_sha256: str
     attempts: tuple[Attempt, ...] = ()
     accepted: bool = True
+
+    def located(self, folder: Path) -> "Record":
+        """Return a copy with absolute paths, which open from anywhere; ``folder`` is that of the record."""
+        image, label, vis = (str(folder.absolute() / name) for name in (self.image, self.label, self.vis))
+        return replace(self, image=image, label=label, vis=vis)
 
     @property
     def agreement(self) -> float | None:

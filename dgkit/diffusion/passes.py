@@ -7,7 +7,7 @@ regardless of the precision of the networks.
 import os
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import InitVar, dataclass, field
 from typing import TypeVar
 
 import numpy as np
@@ -23,6 +23,8 @@ from dgkit.diffusion.presets import Preset
 from dgkit.diffusion.sampling_plan import Redraw, SamplingPlan
 from dgkit.diffusion.schedule import Schedule
 from dgkit.diffusion.tiles import Windows
+from dgkit.errors import UsageError
+from dgkit.prompts import caption, compose
 
 BATCH_SIZES = 4  # distinct batch sizes on a GPU, each captured once, when images have different numbers of windows
 SECOND_PASS_CALLS = 8  # denoiser calls per step that images are grouped for; only the last one may be partly empty
@@ -34,11 +36,23 @@ _Step = Callable[[int, Tensor], Tensor]  # (index of the step, latents) -> predi
 
 @dataclass(frozen=True)
 class SceneRequest:
-    """An image to generate; ``label`` uint8 [H, W] of train ids, 255 = ignore, H and W multiples of the VAE factor."""
+    """An image to generate; ``label`` uint8 [H, W] of train ids, 255 = ignore, H and W multiples of the VAE factor.
+
+    ``style`` instead of ``prompt`` composes the prompt from the classes of the label and a style such as "snowy".
+    Raises UsageError for both, or an unknown style.
+    """
 
     label: np.ndarray
-    prompt: str
-    seed: int
+    prompt: str = ""
+    seed: int = 0
+    style: InitVar[str | None] = None
+
+    def __post_init__(self, style: str | None) -> None:
+        if style is None:
+            return
+        if self.prompt:
+            raise UsageError("prompt and style cannot be combined in a SceneRequest", "drop one of the two")
+        object.__setattr__(self, "prompt", compose(caption(self.label), style))
 
 
 @dataclass

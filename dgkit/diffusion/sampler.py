@@ -17,7 +17,7 @@ from dgkit.diffusion.noise import NoiseSource, seeded_noise
 from dgkit.diffusion.passes import Run, SceneRequest, SceneState
 from dgkit.diffusion.pipeline import Pipeline
 from dgkit.diffusion.pixels import resize
-from dgkit.diffusion.presets import Preset
+from dgkit.diffusion.presets import Preset, find_preset
 from dgkit.errors import EngineError, LabelError, UsageError
 from dgkit.labels import CONDITION_CHANNELS, IGNORE
 from dgkit.progress import Advance
@@ -57,7 +57,7 @@ class _SampleCount:
 def sample(
     pipeline: Pipeline,
     requests: Sequence[SceneRequest],
-    preset: Preset,
+    preset: Preset | str,
     *,
     batch: int = 8,
     progress: Advance | None = None,
@@ -65,19 +65,21 @@ def sample(
 ) -> list[SceneResult]:
     """Generate an image per request with an open ``pipeline``; return the results in order.
 
+    ``preset``: a preset, or its name as in :func:`~dgkit.diffusion.presets.find_preset`.
     ``batch``: denoiser samples per call (a window in one guidance half is one sample). It does not change the noise;
     pixels change only by the rounding of the backend. ``progress(done, total)`` counts denoiser samples. An image with
     values that are not finite is generated again alone in fp32.
 
     Raises EngineError if an image is not finite in fp32 either, or the model does not support its size; UsageError for
-    a batch below 1 or a label of another type; LabelError for a label with unknown ids.
+    an unknown preset, a batch below 1 or a label of another type; LabelError for a label with unknown ids.
     """
     if batch < 1:
         raise UsageError(f"batch {batch}; allowed: 1 or more")
     for request in requests:
         _check(pipeline, request)
     samples = _SampleCount(progress)
-    run = Run(pipeline, preset, batch, noise, samples.add)
+    chosen = find_preset(preset) if isinstance(preset, str) else preset
+    run = Run(pipeline, chosen, batch, noise, samples.add)
     results: list[SceneResult | None] = [None] * len(requests)
     with torch.inference_mode():
         scenes = run.scenes(requests)

@@ -60,6 +60,7 @@ class GenerateConfig(Config):
     dataset: Annotated[str | None, Metavar("NAME=DIR")] = Field(
         None, description="Labelled data set, such as gta=DIR or cityscapes=DIR"
     )
+    arrays: int | None = Field(None, description="Number of label maps passed as arrays, in Python only")
     world: Annotated[int | None, Metavar("N")] = Field(
         None, ge=1, le=1_000_000, description="Scenes of the procedural city, the default source"
     )
@@ -177,10 +178,11 @@ class GenerateConfig(Config):
 
     @model_validator(mode="after")
     def _one_source(self) -> "GenerateConfig":
-        given = [name for name in ("labels", "dataset", "world") if getattr(self, name) is not None]
+        sources = {"labels": "--labels", "dataset": "--dataset", "arrays": "labels=[array, ...]", "world": "--world"}
+        given = [text for name, text in sources.items() if getattr(self, name) is not None]
         if len(given) > 1:
             raise UsageError(
-                f"{' and '.join(f'--{name}' for name in given)} cannot be combined: label maps have one source",
-                f"keep --{given[0]} and drop the rest",
+                f"{' and '.join(given)} cannot be combined: label maps have one source",
+                f"keep {given[0]} and drop the rest",
             )
         return self

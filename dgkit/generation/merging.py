@@ -54,7 +54,8 @@ def merge(
         folder.finish(f"{len(folder.records)} labelled scenes", footnote(whole, model))
         if whole.judge is None or whole.judge.is_file():  # the judge may be on another machine only
             write_filtered_labels(folder.path, whole, progress)
-    return GenerateResult(folder.path, folder.in_order(), 0, len(folder.records), time.perf_counter() - started, model)
+    seconds = time.perf_counter() - started
+    return GenerateResult(folder.path, folder.located_records(), 0, len(folder.records), seconds, model)
 
 
 def _join(paths: Sequence[Path], progress: Progress) -> tuple[GenerateConfig, list[tuple[Record, Path]]]:

@@ -13,9 +13,9 @@ from dgkit.data.records import Record
 class GenerateResult:
     """State of the output folder after a run.
 
-    ``records``: all images in the folder, in job order. ``written``: number of images made by this run. ``continued``:
-    number of images that were there before. ``source_pixels``: pixels of each of the 19 classes in all label maps of
-    the source, at the scale at which crops were taken; None if unknown.
+    ``records``: all images in the folder, in job order, with absolute paths. ``written``: number of images made by this
+    run. ``continued``: number of images that were there before. ``source_pixels``: pixels of each of the 19 classes in
+    all label maps of the source, at the scale at which crops were taken; None if unknown.
     """
 
     out: Path

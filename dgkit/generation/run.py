@@ -2,7 +2,7 @@
 
 import contextlib
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -29,6 +29,9 @@ from dgkit.generation.writer import OutputFolder
 from dgkit.progress import Notify, Progress, ignore, within
 
 if TYPE_CHECKING:
+    import numpy as np
+
+    from dgkit.data.datasets import Dataset
     from dgkit.diffusion.pipeline import Pipeline
 
 
@@ -36,13 +39,16 @@ def generate(
     out: str | Path,
     config: GenerateConfig | None = None,
     *,
+    labels: str | Path | Sequence["np.ndarray"] | None = None,
     progress: Progress | None = None,
     notify: Notify | None = None,
     **settings: Any,
 ) -> GenerateResult:
     """Generate ``count`` images, each with its label map, in the folder ``out``.
 
-    Pass a whole ``config``, or single settings of :class:`GenerateConfig` as keywords. Existing images are kept, so the
+    Pass a whole ``config``, or single settings of :class:`GenerateConfig` as keywords. ``labels`` is a folder of label
+    maps, or the maps themselves, integer arrays [H, W] of train ids (or of ids in ``encoding``); config.yaml then keeps
+    their number and the digest of their content, and resuming needs the same arrays. Existing images are kept, so the
     call resumes an interrupted run. Afterwards ``out`` holds ``images/<id>.png`` (8-bit RGB),
     ``labels/<id>_labelTrainIds.png`` (8-bit, train ids 0..18 or 255), ``vis/``, ``manifest.jsonl``, ``config.yaml`` and
     ``contact_sheet.png``; their content does not depend on interruptions. With a judge or a boundary it also holds
@@ -57,26 +63,41 @@ def generate(
     OutputError for a folder that is in use, was made with other settings or cannot be written, EngineError if the
     device fails.
     """
-    config = resolve_paths(make_config(config, settings))
-    return generate_into(OutputFolder(local_path(out)), config, progress or ignore, notify)
+    if isinstance(labels, str | Path):
+        settings["labels"], labels = labels, None
+    config = resolve_paths(make_config(config, settings, labels))
+    return generate_into(OutputFolder(local_path(out)), config, progress or ignore, notify, labels)
 
 
 def generate_into(
-    folder: OutputFolder, config: GenerateConfig, progress: Progress, notify: Notify | None
+    folder: OutputFolder,
+    config: GenerateConfig,
+    progress: Progress,
+    notify: Notify | None,
+    arrays: Sequence["np.ndarray"] | None = None,
 ) -> GenerateResult:
-    """Generate the missing images of a folder, which may be locked already, by settings with absolute paths."""
+    """Generate the missing images of a folder, which may be locked already, by settings with absolute paths.
+
+    ``arrays`` are the label maps of settings that state a number of ``arrays``.
+    """
     started = time.perf_counter()
     refuse_empty_shard(config)
+    dataset = open_files(config, arrays)
     folder.check()
     # From the start, so that verify --repair does not take images that this run is about to make for missing ones.
     with folder.locked() if folder.path.is_dir() else contextlib.nullcontext():
-        return _generate(folder, config, progress, notify, started)
+        return _generate(folder, config, dataset, progress, notify, started)
 
 
 def _generate(
-    folder: OutputFolder, config: GenerateConfig, progress: Progress, notify: Notify | None, started: float
+    folder: OutputFolder,
+    config: GenerateConfig,
+    dataset: "Dataset | None",
+    progress: Progress,
+    notify: Notify | None,
+    started: float,
 ) -> GenerateResult:
-    mix, dataset = chosen_style_mix(config), open_files(config)
+    mix = chosen_style_mix(config)
     chosen_preset(config)  # an unknown preset fails before the model is loaded
     from dgkit.diffusion.loading import load_pipeline
 
@@ -96,7 +117,7 @@ def _generate(
             _generate_missing(folder, plan, pipeline, config, progress, notify)
         folder.finish(f"{len(folder.records)} labelled scenes", footnote(config, model))
         write_filtered_labels(folder.path, config, progress)
-    records = folder.in_order()
+    records = folder.located_records()
     seconds = time.perf_counter() - started
     pixels = tuple(int(count) for count in plan.index.counts.sum(axis=0))
     return GenerateResult(folder.path, records, len(records) - before, before, seconds, model, pixels)

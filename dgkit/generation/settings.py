@@ -1,6 +1,7 @@
 """From the settings of a run to its parts: absolute paths, style mix, preset, engines and the plan of the jobs."""
 
 import dataclasses
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,14 +17,24 @@ from dgkit.generation.sources import index_files, index_world, padding_note
 from dgkit.progress import Notify, Progress, within
 
 if TYPE_CHECKING:
+    import numpy as np
+
     from dgkit.data.datasets import Dataset
     from dgkit.diffusion.pipeline import Pipeline
     from dgkit.diffusion.presets import Preset
     from dgkit.engines.engine_recipe import EngineRecipe
 
 
-def make_config(config: GenerateConfig | None, settings: dict[str, Any]) -> GenerateConfig:
-    """Return ``config``, or a config of single ``settings``. Raises UsageError for both."""
+def make_config(
+    config: GenerateConfig | None, settings: dict[str, Any], arrays: Sequence["np.ndarray"] | None = None
+) -> GenerateConfig:
+    """Return ``config``, or a config of single ``settings``; with the number of ``arrays``. UsageError for both."""
+    if arrays is not None:
+        values = {} if config is None else config.model_dump(mode="json", exclude_unset=True)
+        values["arrays"] = len(arrays)
+        if config is None:
+            return load_config(GenerateConfig, values, **settings)
+        config = load_config(GenerateConfig, values)
     if config is None:
         return load_config(GenerateConfig, **settings)
     if settings:
@@ -37,7 +48,7 @@ def make_config(config: GenerateConfig | None, settings: dict[str, Any]) -> Gene
 def resolve_paths(config: GenerateConfig) -> GenerateConfig:
     """Return the settings with absolute paths, so that the config.yaml in the output folder works from anywhere."""
     changes: dict[str, Any] = {}
-    if config.labels is None and config.dataset is None:
+    if config.labels is None and config.dataset is None and config.arrays is None:
         changes["world"] = config.world or DEFAULT_WORLD
     if config.labels is not None:
         changes["labels"] = config.labels.expanduser().absolute()

@@ -3,14 +3,14 @@
 import dataclasses
 import hashlib
 import math
+from collections.abc import Sequence
 from pathlib import Path
 from statistics import median
 
 import numpy as np
 
-from dgkit.data.datasets import Dataset, Sample, open_dataset, open_source
+from dgkit.data.datasets import Dataset, Sample, label_arrays, open_dataset, open_source
 from dgkit.data.index import MAX_SCALE, ClassIndex, build_index, default_cache
-from dgkit.data.labelmap import label_size
 from dgkit.data.plausibility import doubt
 from dgkit.errors import UsageError
 from dgkit.files import writable_cache
@@ -21,11 +21,19 @@ WORLD_HEIGHT = 256  # pixels of a city scene at label scale 1; it is twice as wi
 _PROBED = 32  # label maps whose size is read to find the usual size of a set
 
 
-def open_files(config: GenerateConfig) -> Dataset | None:
+def open_files(config: GenerateConfig, arrays: Sequence[np.ndarray] | None = None) -> Dataset | None:
     """Return the label maps that the settings name, None for the city. Files are listed, not read.
 
-    Raises UsageError for an unknown data set, split or encoding, InputError for a folder without label maps.
+    ``arrays`` are the label maps of settings that state a number of ``arrays``. Raises UsageError for an unknown data
+    set, split or encoding, InputError for a folder without label maps.
     """
+    if config.arrays is not None:
+        if arrays is None:
+            raise UsageError(
+                f"the settings are for {config.arrays} label maps that were passed as arrays in Python",
+                "pass them again: dgkit.generate(OUT, labels=[array, ...]), or another source such as --labels DIR",
+            )
+        return label_arrays(arrays, config.encoding)
     if config.labels is not None or config.dataset is not None:
         return open_source(config.labels, config.dataset, config.split, config.encoding)
     for name in ("encoding", "split"):
@@ -53,7 +61,7 @@ def index_files(
     if notify is not None and (warning := doubt(dataset)) is not None:
         notify(warning)
     scale = chosen_scale(dataset, config.label_scale, label_height, size, notify)
-    cache = default_cache(dataset)
+    cache = default_cache(dataset) if config.arrays is None else None
     return build_index(dataset, scale=scale, workers=config.readers, cache=cache, progress=progress)
 
 
@@ -130,7 +138,7 @@ def index_world(
 def _usual_size(dataset: Dataset) -> tuple[float, float]:
     """Return the median height and width of maps spread over the set: some sets mix sizes; only headers are read."""
     step = max(1, len(dataset.samples) // _PROBED)
-    heights, widths = zip(*(label_size(sample.label) for sample in dataset.samples[::step]), strict=True)
+    heights, widths = zip(*(sample.size() for sample in dataset.samples[::step]), strict=True)
     return median(heights), median(widths)
 
 

@@ -122,7 +122,7 @@ def verify(
 
         without_ray = resolve_paths(config.model_copy(update={"ray": None}))
         result = generate_into(folder, without_ray, progress, notify)
-        _remove_orphans(path, {record.index: record for record in result.records})
+        _remove_orphans(path, folder.records)
         after, new = _inspect(path, config, progress)
     left = set(after.problems)
     repaired = sum(problem not in left for problem in before.problems) + before.unlisted - after.unlisted

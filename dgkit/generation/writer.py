@@ -157,6 +157,10 @@ class OutputFolder:
         """Return the records in job order."""
         return tuple(self.records[index] for index in sorted(self.records))
 
+    def located_records(self) -> tuple[Record, ...]:
+        """Return the records in job order, with absolute paths."""
+        return tuple(record.located(self.path) for record in self.in_order())
+
     def add(self, encoded: EncodedImage) -> Record:
         """Write the files of one image and its manifest line, all or nothing; one thread at a time.
 

@@ -118,6 +118,8 @@ def _source(settings: dict[str, Any]) -> str:
     if settings.get("dataset") is not None:
         name, _, root = str(settings["dataset"]).partition("=")
         return f"data set {name}, folder {Path(root).name}" if root else f"data set {name}"
+    if settings.get("arrays") is not None:
+        return f"{settings['arrays']} label maps passed as arrays"
     if settings.get("labels") is not None:
         return f"label maps in a folder {Path(str(settings['labels'])).name}"
     return f"{settings.get('world')} scenes of the procedural city of dgkit, seed {settings.get('seed')}"

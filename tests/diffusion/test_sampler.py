@@ -23,7 +23,7 @@ def scene(seed: int = 0, height: int = SIZE, width: int = SIZE, prompt: str = "r
     return SceneRequest(label, prompt, seed)
 
 
-def run(requests: list[SceneRequest], preset: Preset = QUICK, batch: int = 8) -> list[SceneResult]:
+def run(requests: list[SceneRequest], preset: Preset | str = QUICK, batch: int = 8) -> list[SceneResult]:
     with Recorder().pipeline() as pipeline:
         return sample(pipeline, requests, preset, batch=batch)
 
@@ -48,6 +48,19 @@ def test_batch_and_order_change_nothing_but_rounding() -> None:
         assert max(distance(a, b) for a, b in zip(run(requests, batch=batch), expected, strict=True)) <= 1
     assert max(distance(a, b) for a, b in zip(run(requests[::-1])[::-1], expected, strict=True)) <= 1
     assert distance(run([requests[3]])[0], expected[3]) <= 1
+
+
+def test_presets_by_name_and_prompts_by_style() -> None:
+    label = np.full((SIZE, SIZE), 2, np.uint8)
+    request = SceneRequest(label, seed=3, style="snowy")
+    assert request == SceneRequest(label, "A city street scene with building, in snowy weather.", 3)
+    by_name, by_object = (run([request], preset)[0] for preset in ("one-pass:steps=2", Preset("p", 2, two_pass=False)))
+    assert distance(by_name, by_object) == 0
+    for fields in ({"style": "dusk"}, {"style": "snowy", "prompt": "road"}):
+        with pytest.raises(UsageError, match="style"):
+            SceneRequest(label, **fields)
+    with pytest.raises(UsageError, match="unknown preset 'quick'"):
+        run([request], "quick")
 
 
 def test_seed_decides_the_noise() -> None:

@@ -12,9 +12,10 @@ from PIL import Image
 import dgkit
 from dgkit.config import load_config
 from dgkit.data.crops import CropBox, crop
-from dgkit.data.datasets import Sample
+from dgkit.data.datasets import Sample, label_arrays
 from dgkit.data.index import read_scaled
 from dgkit.data.labelmap import read_label
+from dgkit.data.records import Record
 from dgkit.errors import EngineError, InputError, OutputError, UsageError
 from dgkit.generation import run, sources
 from dgkit.generation.generate_config import GenerateConfig
@@ -26,6 +27,7 @@ from tests.scenes import FAST, make_label, snapshot
 # A batch of another size computes the same sums in another order. Measured on CPU in fp32: at most 1 of 255 levels,
 # for values close to a rounding boundary.
 PIXEL_BOUND = 1
+ELSEWHERE = {"image_sha256": "", "image": "", "label": "", "vis": ""}  # what differs in another folder
 
 
 @pytest.fixture(scope="module")
@@ -49,12 +51,58 @@ def test_labels_are_the_crops_bit_for_bit(result: dgkit.GenerateResult, labels: 
 def test_records_describe_the_images(result: dgkit.GenerateResult) -> None:
     lines = [json.loads(line) for line in result.manifest.read_text().splitlines()]
     assert [line["index"] for line in lines] == list(range(5))
-    assert lines == [record.to_json() for record in result.records]
+    assert [Record.from_json(line).located(result.out) for line in lines] == list(result.records)
     assert set(result.styles) == {"sunny", "snowy", "rainy", "foggy", "night"}
     for record in result.records:
         assert f"in {record.style} weather" in record.prompt_used
     assert result.to_json()["images"] == 5
     assert result.images_per_hour > 0
+
+
+def test_paths_of_records_open_from_anywhere(result: dgkit.GenerateResult, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir("/")
+    record = result.records[0]
+    shapes = [np.asarray(Image.open(path)).shape for path in (record.image, record.label, record.vis)]
+    assert shapes == [(64, 64, 3), (64, 64), (64, 192, 3)]
+    assert f'"image": "images/{record.id}.png"' in result.manifest.read_text()
+
+
+def test_label_maps_passed_as_arrays(labels: Path, micro: Path, tmp_path: Path) -> None:
+    arrays = [read_label(path) for path in sorted(labels.glob("*.png"))]
+    settings = {"model": str(micro), "count": 2, **FAST}
+    made = dgkit.generate(tmp_path / "out", labels=arrays, **settings)
+    for record in made.records:
+        source = arrays[int(record.source.removeprefix("array-"))]
+        assert np.array_equal(read_label(record.label), crop(source, CropBox(*record.crop)))
+    config = load_config(GenerateConfig, made.out / "config.yaml")
+    assert (config.arrays, config.labels, config.world) == (len(arrays), None, None)
+
+    more = dgkit.generate(made.out, config.model_copy(update={"count": 3}), labels=arrays)
+    assert (more.written, more.continued) == (1, 2)
+    other = [*arrays[1:], arrays[0]]
+    with pytest.raises(OutputError, match="source_digest"):
+        dgkit.generate(made.out, labels=other, **(settings | {"count": 3}))
+    with pytest.raises(InputError, match="the source has digest"):
+        dgkit.generate(made.out, load_config(GenerateConfig, made.out / "config.yaml"), labels=other)
+    with pytest.raises(UsageError, match=f"{len(arrays)} label maps that were passed as arrays"):
+        dgkit.generate(tmp_path / "new", config)
+    assert not (tmp_path / "new").exists()
+
+
+def test_arrays_that_are_no_label_maps(tmp_path: Path) -> None:
+    good, road = np.zeros((8, 8), np.int64), np.full((8, 8), 7)
+    for arrays, message in (
+        ([], "empty list"),
+        ([good, np.zeros((8, 8))], r"labels\[1\]: float64"),
+        ([good + 40], r"labels\[0\]: unknown ids"),
+    ):
+        with pytest.raises(dgkit.DgkitError, match=message):
+            dgkit.generate(tmp_path / "out", labels=arrays)
+    with pytest.raises(UsageError, match=r"labels=\[array, \.\.\.\] and --world cannot"):
+        dgkit.generate(tmp_path / "out", labels=[good], world=3)
+    cityscapes = label_arrays([road], "cityscapes_ids").samples[0]
+    assert (cityscapes.train_ids() == 0).all()
+    assert cityscapes.sha256() == label_arrays([good]).samples[0].sha256()
 
 
 def test_a_finished_folder_is_left_alone(
@@ -93,7 +141,7 @@ def test_another_batch_changes_pixels_within_rounding_only(
     other = dgkit.generate(tmp_path / "out", labels=labels, model=str(micro), count=5, style_mix="uniform", **settings)
     worst = 0
     for mine, theirs in zip(result.records, other.records, strict=True):
-        assert dataclasses.replace(mine, image_sha256="") == dataclasses.replace(theirs, image_sha256="")
+        assert dataclasses.replace(mine, **ELSEWHERE) == dataclasses.replace(theirs, **ELSEWHERE)
         pixels = [np.asarray(Image.open(r.out / s.image)).astype(int) for r, s in ((result, mine), (other, theirs))]
         worst = max(worst, int(np.abs(pixels[0] - pixels[1]).max()))
     print(f"batch {batch} against 4: at most {worst} grey levels")
@@ -285,6 +333,6 @@ def test_another_engine_changes_pixels_within_rounding_only(
     settings = {"labels": labels, "model": str(micro), "count": 2, "style_mix": "uniform", **FAST}
     other = dgkit.generate(tmp_path / "out", engine="ort", **settings)
     for mine, theirs in zip(result.records[:2], other.records, strict=True):
-        assert dataclasses.replace(mine, image_sha256="") == dataclasses.replace(theirs, image_sha256="")
+        assert dataclasses.replace(mine, **ELSEWHERE) == dataclasses.replace(theirs, **ELSEWHERE)
         pixels = [np.asarray(Image.open(r.out / s.image)).astype(int) for r, s in ((result, mine), (other, theirs))]
         assert np.abs(pixels[0] - pixels[1]).max() <= PIXEL_BOUND
