@@ -43,7 +43,7 @@ def evaluate(
     for note in opened.notes:
         say(f"{segmenter}: {note}")
     with interruptible(f"run the same command again to resume {out}"), progress_bars(STAGES) as report:
-        result = run(opened, config, out, report)
+        result = run(opened, config, out, report, say)
     if as_json:
         print_json(result)
     else:

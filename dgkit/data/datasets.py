@@ -101,7 +101,7 @@ def open_dataset(name: str, root: Path | str, split: str | None = None) -> Datas
         samples = list(_tree_samples(folder, tree, layout, wanted))
         if samples:
             return Dataset(name, folder, wanted, tuple(samples))
-    others = [other for other in SPLIT_FOLDERS if other != wanted and _has_split(folder, layout, other)]
+    others = splits_in(name, folder)
     if others:
         raise InputError(
             f"no label maps of {layout.description}, split {wanted}, below {folder}; it holds {' and '.join(others)}",
@@ -114,8 +114,14 @@ def open_dataset(name: str, root: Path | str, split: str | None = None) -> Datas
     )
 
 
-def _has_split(folder: Path, layout: Layout, split: str) -> bool:
-    return any(next(_tree_samples(folder, tree, layout, split), None) is not None for tree in layout.trees)
+def splits_in(name: str, root: Path | str) -> list[str]:
+    """Return the splits of the data set ``name`` that have label maps below ``root``; none for other folders."""
+    layout, folder = LAYOUTS[ALIASES.get(name, name)], Path(root).expanduser()
+
+    def has(split: str) -> bool:
+        return any(next(_tree_samples(folder, tree, layout, split), None) is not None for tree in layout.trees)
+
+    return [split for split in SPLIT_FOLDERS if has(split)]
 
 
 def labels_folder(root: Path | str, encoding: str | None = None) -> Dataset:

@@ -22,7 +22,9 @@ class EvalConfig(Config):
     on: Annotated[tuple[str, ...], Metavar("NAME=DIR")] = Field(
         min_length=1, description="Data set: cityscapes, bdd, mapillary, acdc, darkzurich, camvid; repeatable"
     )
-    split: Literal["train", "val", "test", "all"] = Field("val", description="Split: train, val, test or all")
+    split: Literal["train", "val", "test", "all"] = Field(
+        "val", description="Split: train, val, test or all; default: val, or the only one"
+    )
     protocol: str = Field("dginstyle", description="Protocol: dginstyle, hrda, half or whole")
     scale: tuple[int, int] | None = Field(
         None, description="Long and short edge that pictures fit into in pixels; default: the protocol's"

@@ -9,13 +9,15 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from dgkit.data.datasets import Dataset, Sample, describe_mismatch, open_dataset
+from dgkit.data.datasets import Dataset, Sample, describe_mismatch, open_dataset, splits_in
 from dgkit.data.labelmap import find_encoding, label_size, read_label
 from dgkit.data.layouts import ALIASES, ALL, LAYOUTS
 from dgkit.data.listing import same_name, split_ending, walk
 from dgkit.data.pictures import picture_size, read_picture
 from dgkit.errors import InputError, LabelError, UsageError
 from dgkit.evaluation.benchmark.protocols import Protocol, fitted_size
+from dgkit.files import local_path
+from dgkit.progress import Notify
 
 NO_IMAGE, NO_LABEL, SIZES, IDS, DAMAGED = (
     "label map without photograph",
@@ -62,9 +64,10 @@ class EvalSample:
     label: np.ndarray
 
 
-def find_sets(given: Sequence[str], split: str) -> list[Dataset]:
+def find_sets(given: Sequence[str], split: str, only: bool = False, notify: Notify | None = None) -> list[Dataset]:
     """Return the data sets of ``NAME=DIR`` texts, in order; ``split`` applies to those that have splits.
 
+    With ``only``, a set that lacks ``split`` is opened with the only split that it has, and ``notify`` gets a line.
     Raises UsageError for a text that is not NAME=DIR, an unknown name or a repeated name; InputError if there are no
     label maps.
     """
@@ -79,9 +82,23 @@ def find_sets(given: Sequence[str], split: str) -> list[Dataset]:
             )
         if name in [one.name for one in found]:
             raise UsageError(f"--on {name} appears twice", "evaluate the second folder into another --out")
-        divided = any("{split}" in tree.labels for tree in LAYOUTS[name].trees)
-        found.append(open_dataset(name, folder, split if divided and LAYOUTS[name].default_split != ALL else None))
+        found.append(_open_set(name, folder, split, only, notify))
     return found
+
+
+def _open_set(name: str, folder: str, split: str, only: bool, notify: Notify | None) -> Dataset:
+    layout = LAYOUTS[name]
+    if layout.default_split == ALL or not any("{split}" in tree.labels for tree in layout.trees):
+        return open_dataset(name, folder)
+    try:
+        return open_dataset(name, folder, split)
+    except InputError:
+        there = splits_in(name, local_path(folder)) if only else []
+        if len(there) != 1:
+            raise
+    if notify is not None:
+        notify(f"{name}: {folder} has no split {split}; its only split, {there[0]}, is scored")
+    return open_dataset(name, folder, there[0])
 
 
 def check_dataset(dataset: Dataset, workers: int) -> tuple[list[Sample], list[BadFile]]:

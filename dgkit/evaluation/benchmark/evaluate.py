@@ -15,11 +15,17 @@ from dgkit.evaluation.benchmark.inference import predict
 from dgkit.evaluation.benchmark.score_report import build_report, images_csv, percent, report_csv
 from dgkit.evaluation.benchmark.score_sets import SetScores, read_samples, score_sets, worker_count
 from dgkit.files import atomic_path, atomic_write, json_bytes
-from dgkit.progress import Progress, ignore
+from dgkit.progress import Notify, Progress, ignore
 from dgkit.segmenters.base import Segmenter
 
 
-def evaluate(segmenter: Segmenter, config: EvalConfig, out: Path | str, progress: Progress = ignore) -> dict[str, Any]:
+def evaluate(
+    segmenter: Segmenter,
+    config: EvalConfig,
+    out: Path | str,
+    progress: Progress = ignore,
+    notify: Notify | None = None,
+) -> dict[str, Any]:
     """Score ``segmenter``, write the reports into ``out`` and return the content of ``report.json``.
 
     ``segmenter`` is opened and closed here. IoU values are shares 0..1, not rounded, None for a class without one.
@@ -27,7 +33,7 @@ def evaluate(segmenter: Segmenter, config: EvalConfig, out: Path | str, progress
     """
     out = Path(out)
     with segmenter:
-        found = score_sets(segmenter, config, out, progress)
+        found = score_sets(segmenter, config, out, progress, notify)
         result = build_report(segmenter, config, found)
         result["files"] = _write_tables(out, config, found, result)
         cards = {name: _worst_cards(segmenter, config, found, name) for name in found.samples}

@@ -30,7 +30,7 @@ from dgkit.evaluation.benchmark.score_journal import JOURNAL, ScoreJournal
 from dgkit.files import output_error
 from dgkit.labels import NUM_CLASSES
 from dgkit.locks import sole_writer
-from dgkit.progress import Progress, ignore
+from dgkit.progress import Notify, Progress, ignore
 from dgkit.resources import usable_cores
 from dgkit.segmenters.base import Segmenter
 
@@ -59,15 +59,18 @@ class SetScores:
         return total
 
 
-def score_sets(segmenter: Segmenter, config: EvalConfig, out: Path, progress: Progress = ignore) -> SetScores:
+def score_sets(
+    segmenter: Segmenter, config: EvalConfig, out: Path, progress: Progress = ignore, notify: Notify | None = None
+) -> SetScores:
     """Score every image of ``config.on`` that ``out`` does not hold a score of; ``segmenter`` must be open.
 
-    ``progress`` gets the stages "check" (data sets) and "score" (images). Raises UsageError for wrong settings;
-    InputError for sets without label maps, for bad files if ``config.strict``, listing all of them, and if no image of
-    a set is left; OutputError if ``out`` holds other scores, cannot be written or is in use; EngineError.
+    ``progress`` gets the stages "check" (data sets) and "score" (images), ``notify`` a line about a split other than
+    the default one. Raises UsageError for wrong settings; InputError for sets without label maps, for bad files if
+    ``config.strict``, listing all of them, and if no image of a set is left; OutputError if ``out`` holds other scores,
+    cannot be written or is in use; EngineError.
     """
     protocol = config.resolved_protocol()
-    found = SetScores(find_sets(config.on, config.split))
+    found = SetScores(find_sets(config.on, config.split, "split" not in config.model_fields_set, notify))
     for number, dataset in enumerate(found.sets):
         progress("check", number, len(found.sets))
         found.samples[dataset.name], bad_files = check_dataset(dataset, worker_count(config))

@@ -260,6 +260,20 @@ def test_refused_folders_and_data_sets(city: Path, net: Path, tmp_path: Path) ->
         run(net, load_config(EvalConfig, on=(f"cityscapes={city / 'bdd'}",)), tmp_path / "out")
 
 
+def test_a_set_without_val_is_scored_on_its_only_split(net: Path, tmp_path: Path) -> None:
+    """``dgkit world --role acdc`` writes the split train, which ``dgkit eval`` finds as typed."""
+    write_role(tmp_path / "acdc", "acdc", 4, 5, height=48, width=96, workers=1)
+    config, lines = make_config(tmp_path, ("acdc",)), list[str]()
+    report = evaluate(OnnxSegmenter(net, "ort", "fp32", "cpu"), config, tmp_path / "out", notify=lines.append)
+    assert (report["sets"]["acdc"]["split"], report["sets"]["acdc"]["images"]) == ("train", 4)
+    assert lines == [f"acdc: {tmp_path / 'acdc'} has no split val; its only split, train, is scored"]
+    with pytest.raises(InputError, match=r"split val, below .* it holds train"):
+        run(net, make_config(tmp_path, ("acdc",), split="val"), tmp_path / "explicit")
+    write_role(tmp_path / "acdc", "acdc", 4, 5, height=48, width=96, split="test", workers=1)
+    with pytest.raises(InputError, match="it holds train and test"):
+        run(net, config, tmp_path / "ambiguous")
+
+
 def test_protocol_half_scores_halved_label_maps(city: Path, net: Path, tmp_path: Path) -> None:
     found = run(net, make_config(city, ("mapillary",), protocol="half", worst=0), tmp_path / "half")
     full = run(net, make_config(city, ("mapillary",), worst=0), tmp_path / "full")
