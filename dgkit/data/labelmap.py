@@ -14,6 +14,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
+from dgkit.data.pictures import EXIF, ignores_exif, png_orientation
 from dgkit.data.png import SIGNATURE, check_png
 from dgkit.errors import InputError, LabelError, UsageError
 from dgkit.files import atomic_write, open_regular, parse_json, read_file
@@ -62,6 +63,12 @@ def read_ids(path: Path | str, encoding: str = "train_ids") -> np.ndarray:
         raise LabelError(
             f"{path}: {_COLOURS[colour]} image, not a label map; label maps are single-channel PNGs of ids",
             "give the files that hold class ids (such as *_labelTrainIds.png), not the colour maps or the photographs",
+        )
+    orientation = png_orientation(data)
+    if orientation != 1 and not ignores_exif():
+        raise LabelError(
+            f"{path}: its EXIF orientation {orientation} turns it in viewers, but label maps are read as stored",
+            f"save it upright without EXIF data, or set {EXIF}=ignore if it fits the stored pixels of its photograph",
         )
     if colour == _GREY and depth < 8:
         raise LabelError(f"{path}: {depth}-bit grey PNG; label maps have 8 or 16 bits", "save the ids as 8-bit grey")

@@ -18,7 +18,7 @@ TRAIN_IDS = ("_labelTrainIds.png", "train_ids")
 # Files next to the label maps of Cityscapes, ACDC, Dark Zurich and BDD100K that hold no class ids.
 LABEL_SKIPS = tuple(
     f"_{kind}.png"
-    for kind in ("color", "labelColor", "instanceIds", "instanceTrainIds", "invIds", "invColor", "invGray")
+    for kind in ("color", "labelColor", "instanceIds", "instanceTrainIds", "panoptic", "invIds", "invColor", "invGray")
 )
 
 

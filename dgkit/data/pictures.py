@@ -3,6 +3,7 @@
 A photograph is read as OpenCV and mmcv read it: the EXIF orientation is applied, and 16-bit channels become 8-bit ones.
 """
 
+import io
 import os
 import struct
 from dataclasses import dataclass
@@ -53,12 +54,15 @@ def read_picture(path: Path | str) -> np.ndarray:
         with open_regular(path, MAX_BYTES) as stream:
             header = _read_header(stream)
             stream.seek(0)
+            depth = 8
             if stream.read(len(png.SIGNATURE)) == png.SIGNATURE:
                 stream.seek(0)
-                png.check_png(stream.read())
+                depth = png.check_png(stream.read())
             stream.seek(0)
             with Image.open(stream, formats=_FORMATS) as opened:
                 image = _grey16(np.asarray(opened)) if header.deep else _as_rgb(opened)
+            if depth == 16 and not header.deep and not image.any():
+                raise ValueError("all of its 16-bit values are below 256, so it would be black; save it with 8 bits")
     except _ERRORS as error:
         raise _unreadable(path, error) from error
     return _upright(image, header.shown)
@@ -119,6 +123,11 @@ def ignores_exif() -> bool:
     if value not in ("apply", "ignore"):
         raise UsageError(f"{EXIF}={value} is not allowed; allowed: apply, ignore", f"unset {EXIF}")
     return value == "ignore"
+
+
+def png_orientation(data: bytes) -> int:
+    """Return the EXIF orientation, 1..8, that the content of a PNG states; 1 if it states none."""
+    return _orientation(png.read_exif(io.BytesIO(data)))
 
 
 def _open_header(path: Path | str) -> _Header:

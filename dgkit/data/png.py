@@ -11,15 +11,17 @@ _ADAM7 = ((0, 0, 8, 8), (4, 0, 8, 8), (0, 4, 4, 8), (2, 0, 4, 4), (0, 2, 2, 4), 
 _STEP = 1 << 20  # bytes decompressed at once
 
 
-def check_png(data: bytes) -> None:
-    """Raise ValueError unless all chunks are there with the right checksums and the pixel stream holds every row.
+def check_png(data: bytes) -> int:
+    """Return the bit depth of a PNG that is whole.
 
+    Raises ValueError unless all chunks are there with the right checksums and the pixel stream holds every row:
     Pillow does not check the checksums of pixel data, and reads rows that are missing as 0.
     """
-    wanted, held = 0, 0
+    wanted, held, depth = 0, 0, 0
     stream, ended = zlib.decompressobj(), False
     for kind, start, end in _chunks(data):
         if kind == b"IHDR":
+            depth = data[start + 8]
             wanted = _stream_bytes(*struct.unpack_from(">IIBB2xB", data, start))
         elif kind == b"IDAT" and held < wanted and not stream.eof:
             held += _decompressed(stream, data[start:end], wanted - held)
@@ -28,6 +30,7 @@ def check_png(data: bytes) -> None:
         raise ValueError("its end is missing")
     if held < wanted:
         raise ValueError(f"its pixel data ends after {held} of {wanted} bytes")
+    return depth
 
 
 def read_exif(stream: BinaryIO) -> bytes:

@@ -18,6 +18,7 @@ from typing import Any
 
 import torch
 
+from dgkit.data.listing import is_hidden
 from dgkit.diffusion.hub import find_controlnet, find_model
 from dgkit.diffusion.model_folder import ModelFolder
 from dgkit.diffusion.part_config import PARTS, read_json
@@ -182,6 +183,7 @@ def _check_same(folder: ModelFolder, target: Path) -> None:
         raise _taken(target, "it is a file")
     expected = dict(_files(folder))
     found = {path.relative_to(target).as_posix() for path in target.rglob("*") if path.is_file()}
+    found = {name for name in found if not any(map(is_hidden, name.split("/")))}
     for name in sorted({*expected, "model_index.json"} ^ found):
         raise _taken(target, f"{name} is {'not part of it' if name in found else 'missing'}")
     for name, source in expected.items():

@@ -419,7 +419,7 @@ def test_hidden_folders_hold_no_label_maps(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("mark", ["_gtFine", "_gt"])
 def test_a_labels_folder_as_unzipped(tmp_path: Path, mark: str) -> None:
-    kinds = ["labelIds", "labelTrainIds", "color", "labelColor", "instanceIds", "invIds", "invColor"]
+    kinds = ["labelIds", "labelTrainIds", "color", "labelColor", "instanceIds", "panoptic", "invIds", "invColor"]
     write_many(tmp_path, [f"gt/ulm_1{mark}_{kind}.png" for kind in kinds])
     (sample,) = labels_folder(tmp_path / "gt").samples
     assert (sample.label.name, sample.encoding) == (f"ulm_1{mark}_labelTrainIds.png", "train_ids")

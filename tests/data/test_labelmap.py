@@ -303,3 +303,19 @@ def test_writing_into_a_folder_that_is_not_writable(tmp_path: Path) -> None:
     with pytest.raises(OutputError) as caught:
         write_label(tmp_path / "file" / "a.png", IDS)
     assert isinstance(caught.value, DgkitError)
+
+
+def test_a_map_that_viewers_turn_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its photograph is turned, and mmsegmentation and OpenCV read maps as stored: the two would not fit."""
+    exif, path, stored = Image.Exif(), tmp_path / "a.png", np.arange(6, dtype=np.uint8).reshape(2, 3)
+    for orientation in (1, 3, 6):
+        exif[0x0112] = orientation
+        Image.fromarray(stored).save(path, exif=exif)
+        if orientation == 1:
+            assert np.array_equal(read_label(path), stored)
+            continue
+        with pytest.raises(LabelError, match=f"its EXIF orientation {orientation} turns it in viewers") as caught:
+            read_label(path)
+        assert "DGKIT_EXIF=ignore" in caught.value.hint
+    monkeypatch.setenv("DGKIT_EXIF", "ignore")
+    assert np.array_equal(read_label(path), stored)

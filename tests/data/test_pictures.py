@@ -94,6 +94,12 @@ def test_8_bit_values_in_a_16_bit_file_are_refused(tmp_path: Path) -> None:
     cv2.imwrite(str(tmp_path / "a.png"), np.full((4, 4), 200, np.uint16))
     with pytest.raises(InputError, match=r"16-bit grey values end at 200"):
         read_picture(tmp_path / "a.png")
+    for channels in (3, 4):
+        cv2.imwrite(str(tmp_path / "a.png"), np.full((4, 4, channels), 200, np.uint16))
+        with pytest.raises(InputError, match=r"all of its 16-bit values are below 256, so it would be black"):
+            read_picture(tmp_path / "a.png")
+    cv2.imwrite(str(tmp_path / "a.png"), np.zeros((4, 4, 3), np.uint8))
+    assert not read_picture(tmp_path / "a.png").any()
 
 
 @pytest.mark.parametrize("read", [read_label, read_picture, read_pixels])

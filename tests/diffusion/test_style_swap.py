@@ -36,6 +36,7 @@ def test_joins_prior_and_controlnet(micro: Path, source: Path, tmp_path: Path) -
 def test_a_second_swap_is_no_work_and_another_pair_is_refused(micro: Path, source: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
     swap(micro, source, out)
+    (out / "unet" / ".DS_Store").touch()
     assert swap(micro, source, out).existed
     with pytest.raises(OutputError, match=r"controlnet/diffusion_pytorch_model\.safetensors differs"):
         swap(micro, micro, out)

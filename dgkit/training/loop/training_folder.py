@@ -10,10 +10,11 @@ from typing import Any
 import yaml
 
 from dgkit.config import Config, dump_config, read_recipe
+from dgkit.data.listing import is_hidden
 from dgkit.data.pictures import EXIF, ignores_exif
 from dgkit.errors import OutputError, UsageError
 from dgkit.files import atomic_write, is_temporary, output_error
-from dgkit.locks import LOCK, sole_writer
+from dgkit.locks import sole_writer
 
 # What a training leaves behind once there is something to resume: checkpoints, finished stages, results.
 _TRAINED = (
@@ -44,7 +45,7 @@ def check_training_folder(out: Path | None, recipe: Config, free: frozenset[str]
         if any(next(out.glob(pattern), None) for pattern in _TRAINED):
             _check_recipe(out, read_recipe(config), yaml.safe_load(dump_config(recipe)), free)
             _check_environment(out, recipe)
-    elif out.exists() and any(path.name != LOCK and not is_temporary(path.name) for path in out.iterdir()):
+    elif out.exists() and not all(is_hidden(path.name) for path in out.iterdir()):
         raise OutputError(
             f"{out} is not empty and is not a training folder: it has no config.yaml", "choose a new folder with --out"
         )

@@ -103,6 +103,12 @@ def test_another_recipe_is_refused_by_the_key_that_differs(tmp_path: Path, recip
     assert read_recipe(tmp_path / "config.yaml")["lr"] == 0.5
 
 
+def test_files_of_the_system_are_no_other_files(tmp_path: Path) -> None:
+    for name in (".DS_Store", "Thumbs.db", "@eaDir"):
+        (tmp_path / name).touch()
+    open_training_folder(tmp_path, Recipe(), FREE)
+
+
 def test_a_folder_with_other_files_is_refused(tmp_path: Path) -> None:
     (tmp_path / "notes.txt").touch()
     with pytest.raises(OutputError, match="is not empty and is not a training folder"):
