@@ -9,21 +9,13 @@ from typing import TYPE_CHECKING, Any
 from dgkit.files import local_path
 from dgkit.generation.agreement import judge_notes
 from dgkit.generation.blocks import Block, missing_blocks, refuse_empty_shard, total_images
-from dgkit.generation.filter_folder import write_filtered_labels
 from dgkit.generation.flow import ImageProgress, InProcessPool, Pool, fill
 from dgkit.generation.generate_config import GenerateConfig
 from dgkit.generation.jobs import JobPlan
 from dgkit.generation.result import GenerateResult
+from dgkit.generation.resuming import run_settings
 from dgkit.generation.scene_generator import SceneGenerator
-from dgkit.generation.settings import (
-    chosen_engines,
-    chosen_preset,
-    chosen_style_mix,
-    footnote,
-    make_config,
-    make_plan,
-    resolve_paths,
-)
+from dgkit.generation.settings import chosen_engines, chosen_preset, chosen_style_mix, footnote, make_config, make_plan
 from dgkit.generation.sources import open_files
 from dgkit.generation.writer import OutputFolder
 from dgkit.progress import Notify, Progress, ignore, within
@@ -65,8 +57,9 @@ def generate(
     """
     if isinstance(labels, str | Path):
         settings["labels"], labels = labels, None
-    config = resolve_paths(make_config(config, settings, labels))
-    return generate_into(OutputFolder(local_path(out)), config, progress or ignore, notify, labels)
+    folder = OutputFolder(local_path(out))
+    config = run_settings(folder, make_config(config, settings, labels))
+    return generate_into(folder, config, progress or ignore, notify, labels)
 
 
 def generate_into(
@@ -100,6 +93,7 @@ def _generate(
     mix = chosen_style_mix(config)
     chosen_preset(config)  # an unknown preset fails before the model is loaded
     from dgkit.diffusion.loading import load_pipeline
+    from dgkit.generation.filter_folder import write_filtered_labels
 
     pipeline = load_pipeline(
         config.model, config.controlnet, recipe=chosen_engines(config), rebuild=config.rebuild, notify=notify

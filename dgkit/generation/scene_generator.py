@@ -4,7 +4,6 @@ import contextlib
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
-from dgkit.generation.agreement import AgreementCheck
 from dgkit.generation.blocks import Block
 from dgkit.generation.encoding import GeneratedImage
 from dgkit.generation.generate_config import GenerateConfig
@@ -17,6 +16,7 @@ if TYPE_CHECKING:
     from dgkit.diffusion.pipeline import Pipeline
     from dgkit.diffusion.presets import Preset
     from dgkit.diffusion.sampler import SceneResult
+    from dgkit.generation.agreement import AgreementCheck
 
 
 class SceneGenerator:
@@ -37,7 +37,7 @@ class SceneGenerator:
             config.model, config.controlnet, recipe=chosen_engines(config), rebuild=config.rebuild, notify=notify
         )
         self._stack = contextlib.ExitStack()
-        self._check = AgreementCheck(config) if config.judge is not None else None
+        self._check = _open_judge(config)
 
     def __enter__(self) -> "SceneGenerator":
         with memory_errors(self.config.batch):
@@ -64,3 +64,11 @@ class SceneGenerator:
             else:
                 images = self._check.generate(block.jobs, sample_jobs)
         return [image for image in images if image.job.index in block.wanted]
+
+
+def _open_judge(config: GenerateConfig) -> "AgreementCheck | None":
+    if config.judge is None:
+        return None
+    from dgkit.generation.agreement import AgreementCheck
+
+    return AgreementCheck(config)

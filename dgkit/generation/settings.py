@@ -9,7 +9,6 @@ from dgkit.config import load_config, read_recipe
 from dgkit.data.crops import CropRules
 from dgkit.data.style_mixes import STYLE_MIXES, StyleMix, load_style_mix
 from dgkit.errors import InputError, UsageError
-from dgkit.generation.agreement import judge_digest
 from dgkit.generation.balance import Balance
 from dgkit.generation.generate_config import DEFAULT_WORLD, GenerateConfig
 from dgkit.generation.jobs import JobPlan
@@ -133,6 +132,8 @@ def make_plan(
     rules = CropRules(size, config.min_pixels, config.min_share, config.attempts, config.temperature)
     found = {"source_digest": index.digest, "model_digest": str(pipeline.identity()["digest"])}
     if config.judge is not None:
+        from dgkit.generation.agreement import judge_digest
+
         found["judge_digest"] = judge_digest(config.judge)
     for key, digest in found.items():
         required = getattr(config, key)

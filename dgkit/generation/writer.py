@@ -210,9 +210,12 @@ def refuse_changes(path: Path, old: GenerateConfig, new: GenerateConfig) -> None
     free = FREE_SETTINGS - {"batch"} if new.shard else FREE_SETTINGS
     changes = differences(old, new, free | {"count"} if new.count >= old.count else free)
     if changes:
+        names = [change.partition(":")[0] for change in changes if not change.endswith(" -> None")]
+        options = [f"--{name.replace('_', '-')}" for name in names if name not in PATHS_BY_DIGEST]
+        omit = f"omit {', '.join(options)} to continue it with its own settings, or " if options else ""
         raise OutputError(
             f"{path} was made with other settings ({'; '.join(changes)})",
-            f"choose another folder, or use its settings: dgkit generate {path} --recipe {path / 'config.yaml'}",
+            f"{omit}choose another output folder",
         )
 
 
@@ -221,7 +224,8 @@ def differences(old: GenerateConfig, new: GenerateConfig, free: Set[str] = FREE_
     before, after = old.model_dump(mode="json"), new.model_dump(mode="json")
     skipped = set(free)
     for digest, paths in PATHS_BY_DIGEST.items():
-        if before[digest] is not None and before[digest] == after[digest]:
+        # Without a folder or data set the source is the city, which has a seed and a number of scenes instead.
+        if before[digest] is not None and before[digest] == after[digest] and before["world"] == after["world"]:
             skipped.update(paths)
     keys = [key for key in after if key not in skipped and before[key] != after[key]]
     return [f"{key}: {_short(key, before[key])} -> {_short(key, after[key])}" for key in keys]

@@ -216,7 +216,7 @@ def test_settings_that_change_images_are_refused(tmp_path: Path, change: dict[st
         return
     with pytest.raises(OutputError, match=message) as caught:
         refuse_changes(tmp_path, CONFIG, new)
-    assert "--recipe" in caught.value.hint
+    assert "choose another output folder" in caught.value.hint
 
 
 def test_a_larger_count_keeps_the_existing_images(tmp_path: Path) -> None:

@@ -1,0 +1,45 @@
+"""The settings of a run in an existing folder: those in its config.yaml, with what the call states itself."""
+
+from collections.abc import Set
+from typing import Any
+
+from dgkit.generation.generate_config import GenerateConfig
+from dgkit.generation.settings import resolve_paths
+from dgkit.generation.writer import OutputFolder, refuse_changes
+from dgkit.resources import usable_cores
+
+# Values that model, label maps or machine determine: stated as None or "auto" they are those of the folder.
+_DETERMINED = frozenset({"size", "label_scale", "guidance_scale", "source_digest", "model_digest", "judge_digest"})
+_SOURCES = ("labels", "dataset", "arrays", "world")
+
+
+def run_settings(folder: OutputFolder, given: GenerateConfig) -> GenerateConfig:
+    """Return the settings of a run, with absolute paths: ``given``, or those of the folder if there is one.
+
+    In an existing folder only what ``given`` states is compared with config.yaml, and the rest is taken from there.
+    Digests are left to be found again, because paths may differ as long as the content does not. Raises OutputError for
+    a stated setting that gives other images, and what :meth:`OutputFolder.check` raises.
+    """
+    old, config = folder.check(), resolve_paths(given)
+    if old is None:
+        return config
+    stated = _stated(given, config)
+    lent = old.model_copy(update={"rebuild": given.rebuild, **stated})
+    refuse_changes(folder.path, old, lent)
+    digests = {key: getattr(given, key) for key in ("model_digest", "judge_digest")}
+    if lent.world is None:  # the height of city scenes may depend on the digest
+        digests["source_digest"] = given.source_digest
+    few_cores = isinstance(lent.workers, int) and "workers" not in stated and lent.workers > len(usable_cores())
+    return lent.model_copy(update={**digests, **({"workers": "auto"} if few_cores else {})})
+
+
+def _stated(given: GenerateConfig, config: GenerateConfig) -> dict[str, Any]:
+    """Return the settings that ``given`` states, with the values of ``config``, the same settings with full paths."""
+    keys: Set[str] = given.model_fields_set
+    if "engine_recipe" in keys and given.engine_recipe is not None:
+        keys = keys | {"engine", "dtype"}
+    source = next((name for name in _SOURCES if name in keys and getattr(given, name) is not None), None)
+    stated = {key: getattr(config, key) for key in keys - set(_SOURCES)}
+    if source is not None:
+        stated |= {name: getattr(config, name) for name in _SOURCES}
+    return {key: value for key, value in stated.items() if not (value is None and key in _DETERMINED)}
