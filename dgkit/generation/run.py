@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from dgkit.files import local_path
-from dgkit.generation.agreement import judge_notes
 from dgkit.generation.blocks import Block, missing_blocks, refuse_empty_shard, total_images
 from dgkit.generation.flow import ImageProgress, InProcessPool, Pool, fill
 from dgkit.generation.generate_config import GenerateConfig
@@ -126,6 +125,8 @@ def _generate_missing(
     notify: Notify | None,
 ) -> None:
     if config.judge is not None and notify is not None:  # here, since each worker opens the judge again
+        from dgkit.generation.agreement import judge_notes
+
         for note in judge_notes(config.judge):
             notify(note)
     images = ImageProgress(len(folder.records), total_images(config), within(progress, "generate"))
