@@ -5,7 +5,7 @@ import itertools
 import math
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -14,12 +14,13 @@ from PIL import Image
 
 from dgkit.bench.bench_config import BenchTask
 from dgkit.bench.command import run_dgkit
+from dgkit.bench.image_work import ImageWork
 from dgkit.bench.memory import DeviceMemory, peak_rss
 from dgkit.bench.network_speed import build_options, describe_engines, exact, reference_path
 from dgkit.bench.task_process import EXACT, attempt
 from dgkit.bench.timing import LEAST, Times, clock_calls
 from dgkit.data.manifest import Manifest
-from dgkit.diffusion.loading import load_pipeline
+from dgkit.diffusion.loading import load_pipeline, open_model
 from dgkit.diffusion.pipeline import Pipeline
 from dgkit.diffusion.presets import Preset, find_preset
 from dgkit.diffusion.sampler import SceneRequest, SceneResult, sample
@@ -109,6 +110,13 @@ def image_row(times: Times, images: int) -> dict[str, Any]:
     return {**cells, "images": images, "images_per_hour": 3.6e6 / cells["ms_sample"]}
 
 
+def image_rate(task: BenchTask, labels: Iterable[np.ndarray], milliseconds: float) -> dict[str, Any]:
+    """Return the rate of networks that make an image of ``labels`` in ``milliseconds`` each; empty without parity."""
+    if task.references is None:
+        return {}
+    return {"tflops": ImageWork(open_model(task.model), find_settings(task)).mean(labels) / milliseconds / 1e9}
+
+
 def compare(path: Path | None, image: np.ndarray) -> dict[str, Any]:
     """Return the relative error and PSNR of an image, uint8 [H, W, 3], against the reference; empty without one."""
     if path is None or not path.is_file():
@@ -172,7 +180,9 @@ def _measure_sampler(
     outside = 1 - (_inside(pipeline) - before) / (sum(times.milliseconds) / 1e3)
     if pipeline.device.type == "cuda":
         outside = _outside_waiting(pipeline, call)
-    cells = {**image_row(times, task.count), "load_s": load, "outside": outside, "rss_mib": peak_rss()}
+    row = image_row(times, task.count)
+    cells = {**row, "load_s": load, "outside": outside, "rss_mib": peak_rss()}
+    cells |= image_rate(task, [request.label for request in requests], row["ms_sample"])
     retried = sum(result.retried for result in results)
     problem = {"error": f"{retried} of {task.count} images not finite, repeated in fp32"} if retried else {}
     return {**cells, **memory.row(), **compare(path, results[0].image), **problem}
@@ -206,11 +216,14 @@ def _measure_command(task: BenchTask, batch: int, path: Path | None) -> dict[str
         done = [(out / record["image"]).stat().st_mtime for record in records]
         ends = [max(done[start : start + block]) for start in range(0, len(done), block)]
         image = np.asarray(Image.open(out / records[0]["image"]))
+        labels = [np.asarray(Image.open(out / record["label"])) for record in records[block:]]
     times = Times(tuple(1e3 * (end - last) for last, end in itertools.pairwise(ends)))
     retried = sum(bool(record["retried"]) for record in records)
     problem = {"error": f"{retried} of {len(records)} images not finite, repeated in fp32"} if retried else {}
     load = ends[0] - started - times.median / 1e3
-    return {**image_row(times, block), "load_s": load, **memory, **compare(path, image), **problem}
+    row = image_row(times, block)
+    row |= image_rate(task, labels, row["ms_sample"])
+    return {**row, "load_s": load, **memory, **compare(path, image), **problem}
 
 
 def _refuse_jump(seconds: float, true: float) -> None:

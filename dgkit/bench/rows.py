@@ -20,13 +20,14 @@ class BenchRow:
     how the row was extrapolated. ``batch``: samples per network call. ``images``: images per call, 0 for one network.
     ``calls``: timed calls; ``ms_median`` and ``ms_p95`` per call, ``ms_sample`` the median per sample, or per image if
     there are images. ``x_official`` and ``x_fp32``: speed-up per sample over the published schedule, and over torch in
-    fp32 at the same batch. ``tflops``: 10^12 operations per second, by torch's count for the unoptimised network;
-    ``share`` of the matmul ceiling in the same dtype. ``gbytes``: 10^9 bytes read and written per second. ``parity``:
-    relative L2 error of the outputs against torch in fp32; ``psnr`` of the 8-bit images [dB]. ``rss_mib``: peak
-    resident memory of the process, ``torch_mib`` peak of torch's allocator on the GPU, ``gpu_mib`` device memory in
-    use by any allocator. ``build_s`` and ``build_rss_mib`` of the engine's build, the latter empty if another run
-    built it; ``load_s`` until the first call is finished; ``file_mib`` on disk. ``outside``: share of the time spent
-    outside the networks. ``load_average``: load of the machine in the minute before.
+    fp32 at the same batch. ``tflops``: 10^12 operations per second, by torch's count for the unoptimised networks, for
+    images over all calls but those of the text encoder; ``share`` of the matmul ceiling in the same dtype. ``gbytes``:
+    10^9 bytes read and written per second. ``parity``: relative L2 error of the outputs against torch in fp32; ``psnr``
+    of the 8-bit images [dB]. ``rss_mib``: peak resident memory of the process, ``torch_mib`` peak of torch's allocator
+    on the GPU, ``gpu_mib`` device memory in use by any allocator. ``build_s`` and ``build_rss_mib`` of the engine's
+    build, the latter empty if another run built it; ``load_s`` until the first call is finished; ``file_mib`` on disk.
+    ``outside``: share of the time spent outside the networks. ``load_average``: load of the machine in the minute
+    before.
     """
 
     run: str
