@@ -3,12 +3,14 @@
 import csv
 import json
 import multiprocessing
+import os
 import re
 import shutil
 import signal
 from pathlib import Path
 from typing import Any
 
+import cv2
 import numpy as np
 import pytest
 import torch
@@ -31,6 +33,7 @@ from tests.segmenters.onnx_files import externalize, label_model, palette_model
 pytest.importorskip("onnxruntime")
 ROLES = ("cityscapes", "bdd", "mapillary", "acdc", "darkzurich")
 DATASETS = ("cityscapes", "bdd100k", "mapillary", "acdc", "dark_zurich")
+GTA_IDS = (7, 8, 11, 12, 13, 17, 19, 20, 21, 22, 23, 24, 25, 26, 27, 28, 31, 32, 33)  # of the 19 classes
 SMALL = {"scale": (96, 48), "crop": 32, "stride": 24}
 SETS = ("--set", "scale=[96,48]", "--set", "crop=32", "--set", "stride=24")
 
@@ -141,6 +144,35 @@ def test_an_oracle_scores_100(city: Path, net: Path, tmp_path: Path) -> None:
     by_name = load_config(EvalConfig, on=(f"mapillary_b={root / 'mapillary'}",), worst=0, **SMALL)
     other = run(net, by_name, tmp_path / "c")
     assert other["sets"]["mapillary_b"]["labels"] == ["Mapillary Vistas v1.2 ids 0..65, mapping B (by name)"]
+
+
+def test_photographs_as_users_have_them_score_100(net: Path, tmp_path: Path) -> None:
+    """Turned by EXIF, with 16 bits, with names of other systems, next to hidden copies of another scene."""
+    root, numbers = tmp_path / "gta", np.random.default_rng(0)
+    for name in ("images", "labels", "images/.ipynb_checkpoints", "labels/.ipynb_checkpoints", "labels/@eaDir"):
+        (root / name).mkdir(parents=True)
+    exif = Image.Exif()
+    exif[0x0112] = 6  # is shown turned by 90 degrees clockwise
+    names = {"turned": b"turned.jpg", "deep": b"deep.png", "upper": b"UPPER.PNG", "latin": b"stra\xdfe.png"}
+    for kind, name in names.items():
+        label = np.kron(numbers.permutation(NUM_CLASSES)[:8].reshape(2, 4), np.ones((24, 24), int))
+        image, path = PALETTE[label], root / "images" / os.fsdecode(name)
+        if kind == "turned":
+            Image.fromarray(np.rot90(image).copy()).save(path, "PNG", exif=exif)
+        elif kind == "deep":
+            cv2.imwrite(str(path), image[:, :, ::-1].astype(np.uint16) * 256 + 99)
+        else:
+            with path.open("wb") as stream:  # names that are not UTF-8 are no text
+                Image.fromarray(image).save(stream, "PNG")
+        label_path = root / "labels" / path.with_suffix(".PNG" if kind == "upper" else ".png").name
+        with label_path.open("wb") as stream:
+            Image.fromarray(np.array(GTA_IDS, np.uint8)[label]).save(stream, "PNG")
+    for name in ("labels/.ipynb_checkpoints/deep.png", "labels/@eaDir/deep.png", "labels/._deep.png"):
+        shutil.copyfile(root / "labels" / "turned.png", root / name)
+    whole_images = {"scale": (96, 48), "protocol": "whole", "crop": None, "stride": None}
+    config = load_config(EvalConfig, on=(f"gta={root}",), worst=4, **whole_images)
+    scores = run(net, config, tmp_path / "out")["sets"]["gta"]
+    assert scores["images"] == 4 and scores["miou"] == 1
 
 
 def broken(city: Path, target: Path) -> Path:
