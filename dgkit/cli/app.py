@@ -142,7 +142,7 @@ def _failed_stream(error: OSError | SystemExit, arguments: Sequence[str]) -> int
         return BROKEN_PIPE
     if isinstance(error, SystemExit):
         return error.code if isinstance(error.code, int) else int(error.code is not None)
-    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+    if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
         with contextlib.suppress(OSError, AttributeError):  # what is left in the buffer cannot be written either
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         failure = output_error(Path(os.fsdecode(error.filename or "standard output")), error)

@@ -51,7 +51,9 @@ class GeneratedFolder:
     def size(self) -> tuple[int, int] | None:
         """(height, width) of the images in pixels; None if the settings do not state it."""
         size = self.settings.get("size")
-        return (int(size[0]), int(size[1])) if isinstance(size, list) and len(size) == 2 else None
+        if not isinstance(size, list) or len(size) != 2 or not all(type(side) is int and side > 0 for side in size):
+            return None
+        return size[0], size[1]
 
     @property
     def styles(self) -> dict[str, int]:

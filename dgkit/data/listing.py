@@ -95,7 +95,10 @@ def find_named(folder: Path, name: str) -> Path:
         for text in (name, name.replace("\\", "/"))
         for form in (text, unicodedata.normalize("NFC", text), unicodedata.normalize("NFD", text))
     )
-    return next((path for text in spellings if (path := folder / PurePosixPath(text)).exists()), folder / name)
+    try:
+        return next((path for text in spellings if (path := folder / PurePosixPath(text)).exists()), folder / name)
+    except OSError:  # a name that is too long
+        return folder / name
 
 
 def _entries(folder: Path, seen: set[_Identity]) -> list[os.DirEntry[str]]:

@@ -124,7 +124,7 @@ def _is_name(value: Any) -> bool:
     return _is_text(value) and 0 < len(value.encode()) <= MAX_NAME
 
 
-def _is_path(value: Any) -> bool:
+def is_path(value: Any) -> bool:
     """Return whether ``value`` can be the path of a file, whose bytes need not be UTF-8."""
     try:
         parts = re.split(rb"[/\\]", os.fsencode(value))
@@ -145,7 +145,7 @@ def _is_digest(value: Any) -> bool:
     return value is None or (isinstance(value, str) and re.fullmatch("[0-9a-f]{64}", value) is not None)
 
 
-_TEXT, _PATH, _DIGEST = (_is_text, "a text"), (_is_path, "a path"), (_is_digest, "a SHA-256 in hexadecimal")
+_TEXT, _PATH, _DIGEST = (_is_text, "a text"), (is_path, "a path"), (_is_digest, "a SHA-256 in hexadecimal")
 _VALUES: dict[str, tuple[Callable[[Any], bool], str]] = {
     "id": (_is_name, f"a text of 1 to {MAX_NAME} bytes"),
     "index": (_is_whole, "an integer"),

@@ -10,14 +10,20 @@ from dgkit.errors import EngineError, InputError
 from dgkit.files import digest_file
 from dgkit.optional import first_line, require
 
+MAX_BYTES = 2 << 30  # of a protobuf message
 _KEY = b"location"  # every reference to another file holds this key
 
 
 def digest_onnx(path: Path) -> str:
     """Return the SHA-256 of an ONNX file and of the files with its external data.
 
-    A file without external data has the digest of its bytes. Raises ``OSError``, and as :func:`external_files` does.
+    A file without external data has the digest of its bytes. Raises ``OSError``, EngineError for a file that is too
+    large, and as :func:`external_files` does.
     """
+    if (size := path.stat().st_size) > MAX_BYTES:
+        raise EngineError(
+            f"{path} has {size / 2**30:,.1f} GiB; an ONNX file may have 2 GiB", "export it again with external data"
+        )
     own, others = digest_file(path), external_files(path)
     if not others:
         return own

@@ -8,11 +8,12 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
 from dgkit.documents import parse_config_json, read_bytes
 from dgkit.errors import ModelError, shown
-from dgkit.files import digest_file
+from dgkit.files import digest_file, open_regular
 from dgkit.labels import CLASSES, NUM_CLASSES
 from dgkit.optional import first_line
 from dgkit.segmenters.base import IMAGENET_MEAN, IMAGENET_STD, ModuleSource, Triple
@@ -135,8 +136,21 @@ def _weight_files(folder: Path) -> list[Path]:
     return [folder / INDEX, *(folder / name for name in names)]
 
 
+def _check_header(path: Path) -> None:
+    """Raise ModelError if the header of a safetensors file does not fit the file; its tensors are not read."""
+    if path.suffix != ".safetensors":
+        return
+    try:
+        with open_regular(path), safe_open(path, framework="np"):
+            pass
+    except (OSError, SafetensorError, MemoryError) as error:
+        raise ModelError(f"{path} cannot be read: {first_line(error)}", _SAVE) from error
+
+
 def _digest(files: list[Path], config: Mapping[str, Any], mean: Triple, std: Triple) -> str:
     """Return the SHA-256 of weights, config and normalization; ImageNet's normalization is not part of it."""
+    for path in files:
+        _check_header(path)
     parts = [digest_file(path) for path in files] + [json.dumps(config, sort_keys=True)]
     if (mean, std) != (IMAGENET_MEAN, IMAGENET_STD):
         parts.append(json.dumps([mean, std]))
@@ -190,7 +204,7 @@ def _flag(values: Mapping[str, Any], key: str, path: Path) -> bool:
 
 
 def _number(value: Any, key: str, path: Path) -> float:
-    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+    if isinstance(value, bool) or not isinstance(value, int | float) or not abs(value) < 1e30:
         raise ModelError(f"{path}: {key} is {shown(value)}; allowed is a finite number", "correct the file")
     return value
 

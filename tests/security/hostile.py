@@ -145,15 +145,13 @@ def onnx_models(root: Path) -> Iterator[tuple[str, Path]]:
 
     from tests.segmenters.onnx_files import palette_model
 
-    places = {
-        "weights above the folder": "../secret.bin",
-        "weights by an absolute path": str(root / "onnx" / "secret.bin"),
-    }
+    secret = root / "onnx" / "secret.bin"
+    places = {"weights above the folder": "../secret.bin", "weights by an absolute path": str(secret)}
     for number, (name, place) in enumerate(places.items()):
         path = palette_model(root / "onnx" / str(number) / "a.onnx")
         model = onnx.load(str(path))
         tensor = model.graph.initializer[0]
-        (root / "onnx" / "secret.bin").write_bytes(tensor.raw_data)
+        secret.write_bytes(tensor.raw_data)
         tensor.ClearField("raw_data")
         tensor.data_location = onnx.TensorProto.EXTERNAL
         tensor.external_data.add(key="location", value=place)

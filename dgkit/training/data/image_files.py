@@ -14,6 +14,7 @@ from dgkit.data.crops import CropBox
 from dgkit.data.listing import PHOTOGRAPHS, find_named, split_ending, walk
 from dgkit.data.manifest import MAX_BYTES
 from dgkit.data.pictures import picture_size, read_picture, reading
+from dgkit.data.records import is_path
 from dgkit.errors import InputError
 from dgkit.files import parse_json, read_file
 from dgkit.training.data.captions import style_of
@@ -155,8 +156,10 @@ def read_captions(root: Path) -> tuple[tuple[Path, ...], tuple[tuple[str, str], 
 def _caption_row(table: Path, number: int, line: str) -> tuple[Path, tuple[str, str]]:
     try:
         values = parse_json(line)
-        path = find_named(table.parent, str(values["file_name"]))
-        text = str(next(values[key] for key in TEXT_KEYS if key in values))
+        name, text = values["file_name"], next(values[key] for key in TEXT_KEYS if key in values)
+        if not is_path(name) or not isinstance(text, str):
+            raise TypeError
+        path = find_named(table.parent, name)
     except (ValueError, KeyError, TypeError, StopIteration) as error:
         raise InputError(
             f"{table}, line {number} is not a JSON object with file_name and one of {', '.join(TEXT_KEYS)}",

@@ -231,7 +231,7 @@ def _read_index(path: Path) -> tuple[dict[str, Any] | None, Rows, int]:
     """
     rows: Rows = {}
     header, end = None, 0
-    for line in read_file(path, MAX_BYTES).splitlines(keepends=True) if path.exists() else ():
+    for line in read_file(path, MAX_BYTES).splitlines(keepends=True) if path.is_file() else ():
         if not line.endswith(b"\n"):
             break
         try:
