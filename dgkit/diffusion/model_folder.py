@@ -15,7 +15,7 @@ from dgkit.diffusion.part_config import PARTS, read_config, read_json
 from dgkit.diffusion.tokenizer_files import TokenizerFiles
 from dgkit.diffusion.weight_files import check_headers, find_weights
 from dgkit.diffusion.weights import build
-from dgkit.errors import ModelError, UsageError
+from dgkit.errors import ModelError, UsageError, shown
 from dgkit.files import digest_file
 from dgkit.labels import CONDITION_CHANNELS
 
@@ -196,7 +196,8 @@ def _check_controlnet(unet: dict[str, Any], control: dict[str, Any], paths: dict
     for key in (*shared, "addition_embed_type"):
         if control.get(key) != unet.get(key):
             raise ModelError(
-                f"the ControlNet {where} does not fit the UNet: its {key} is {control.get(key)}, not {unet.get(key)}",
+                f"the ControlNet {where} does not fit the UNet: its {key} is {shown(control.get(key))}, "
+                f"not {shown(unet.get(key))}",
                 "use a ControlNet trained on a UNet of this architecture",
             )
     if control.get("controlnet_conditioning_channel_order", "rgb") != "rgb":

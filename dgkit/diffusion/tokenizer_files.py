@@ -46,6 +46,7 @@ _TOKEN_FIELDS = frozenset(
         "__type",
     }
 )
+_MAX_TOKENS = 1 << 22
 _OPENCLIP_WIDTH = 1024  # of Stable Diffusion 2's text encoder, whose published tokenizer pads with "!"
 
 
@@ -70,7 +71,9 @@ class TokenizerFiles:
 
     def length(self, most: int) -> int:
         """Return the number of tokens of a prompt, at most ``most``; a missing or huge limit means no limit."""
-        value = self.settings.get("model_max_length") or most
+        value = self.settings.get("model_max_length")
+        if value is None or (type(value) is int and value == 0):
+            return most
         if isinstance(value, bool) or not isinstance(value, int | float) or not value >= 2:
             raise ModelError(
                 f"{self.folder / SETTINGS}: model_max_length is {shown(value)}; expected a number of tokens"
@@ -149,14 +152,31 @@ def _read(path: Path) -> bytes:
     """Return the content without a byte order mark. Raises ModelError for anything but a regular file of text."""
     try:
         data = read_bytes(path).removeprefix(b"\xef\xbb\xbf")
-        if path.suffix == ".json" and not isinstance(parse_config_json(data), dict):
-            raise DocumentError("it is not a JSON object")
+        if path.suffix == ".json":
+            _check_numbers(parse_config_json(data))
         data.decode()
     except OSError as error:
         raise ModelError(f"{path} cannot be read: {error.strerror}") from None
     except (DocumentError, UnicodeDecodeError) as error:
         raise ModelError(f"{path} cannot be read: {one_line(str(error))}") from None
     return data
+
+
+def _check_numbers(content: Any) -> None:
+    """Raise DocumentError unless ``content`` is an object whose tokens have small numbers.
+
+    The library reserves memory up to the highest number.
+    """
+    if not isinstance(content, dict):
+        raise DocumentError("it is not a JSON object")
+    model = content.get("model")
+    vocabulary = model.get("vocab") if isinstance(model, dict) else content
+    added = content.get("added_tokens")
+    numbers = [*(vocabulary.values() if isinstance(vocabulary, dict) else ())]
+    numbers += [token.get("id") for token in added if isinstance(token, dict)] if isinstance(added, list) else []
+    for number in numbers:
+        if isinstance(number, int) and not 0 <= number < _MAX_TOKENS:
+            raise DocumentError(f"a token has the number {number}; allowed: 0 to {_MAX_TOKENS - 1:,}")
 
 
 def _used_settings(found: Mapping[str, Any], path: Path) -> dict[str, Any]:

@@ -170,7 +170,10 @@ def _write_all(
     folder = out / FILTERED
     journal = Manifest(folder / _WRITTEN)
     if (folder / MANIFEST).exists():  # the manifest is for complete folders only; the journal takes its lines over
-        (folder / MANIFEST).replace(journal.path)
+        try:
+            (folder / MANIFEST).replace(journal.path)
+        except OSError as error:
+            raise output_error(journal.path, error) from error
     journal.repair()
     known = {str(line.get("id")): line for line in journal.read()}
     digest = rule.digest()

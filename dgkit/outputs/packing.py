@@ -49,6 +49,7 @@ from dgkit.progress import Advance, Progress, within
 
 FORMATS = ("folder", "webdataset", "parquet")
 SUMS, SETTINGS = "SHA256SUMS", "pack.json"
+LARGEST_SCENE = 2 << 30  # bytes; a shard holds at least one, whatever its size
 SHARD_BYTES = 500_000_000  # recommended by WebDataset and the Hugging Face hub: large reads, few files
 _TREE_SCENES = 256  # scenes of an image folder that are recorded in SHA256SUMS together
 _LINE = re.compile(r"([0-9a-f]{64})  (.+)")
@@ -114,7 +115,8 @@ def pack(
     summary = summarise(source, count_classes(source, 0, within(progress, "count")))
     plan = plan_shards(source, format, shard_bytes)
     with _opened(dest, _identity(source, format, shard_bytes)):
-        done = _finished(dest, {name for shard in plan for name in names(shard, format)})
+        wanted = {name for shard in plan for name in names(shard, format)}
+        done = _finished(dest, wanted, shard_bytes + LARGEST_SCENE)
         written = _write_missing(source.path, dest, format, plan, done, within(progress, "pack"))
         _complete(dest, format, source.records, summary)
         atomic_write(dest / SUMS, "".join(f"{digest}  {name}\n" for name, digest in sorted(done.items())).encode())
@@ -238,19 +240,25 @@ def _refuse_others(dest: Path, identity: dict[str, Any]) -> None:
         )
 
 
-def _finished(dest: Path, wanted: set[str]) -> FileDigests:
-    """Return the files that still have the digest in SHA256SUMS; others are written again."""
+def _finished(dest: Path, wanted: set[str], largest: int) -> FileDigests:
+    """Return the files of at most ``largest`` bytes that still have the digest in SHA256SUMS.
+
+    Others are written again.
+    """
     try:
         lines = read_file(dest / SUMS, MAX_BYTES).decode("utf-8").split("\n")
     except (OSError, UnicodeDecodeError):
         return {}
     listed = {match[2]: match[1] for match in map(_LINE.fullmatch, lines) if match}
-    return {name: digest for name, digest in listed.items() if name in wanted and _digest(dest / name) == digest}
+    chosen = {name: digest for name, digest in listed.items() if name in wanted}
+    return {name: digest for name, digest in chosen.items() if _digest(dest / name, largest) == digest}
 
 
-def _digest(path: Path) -> str | None:
+def _digest(path: Path, largest: int) -> str | None:
     try:
-        return None if path.is_symlink() else digest_file(path)  # a packed folder holds its files itself
+        if path.is_symlink() or path.stat().st_size > largest:  # a packed folder holds its files itself
+            return None
+        return digest_file(path)
     except OSError:
         return None
 

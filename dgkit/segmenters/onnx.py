@@ -254,7 +254,10 @@ class OnnxSegmenter(Segmenter):
 
         The map is logits [N,C,h,w] or class numbers [N,h,w].
         """
-        found, *rest = (value[: len(images)] for value in self._session.run(images, [self.output, *others]))
+        values = self._session.run(images, [self.output, *others])
+        if not all(value.ndim for value in values[1:]):
+            raise InputError(f"{self.path}: {', '.join(others)} is one number; allowed: [N,D]", "correct the side-car")
+        found, *rest = (value[: len(images)] if value.ndim else value for value in values)
         if found.ndim not in (3, 4):
             raise InputError(
                 f"{self.path}: output {self.output!r} is {list(found.shape)}; allowed: logits [N,C,h,w], class numbers "

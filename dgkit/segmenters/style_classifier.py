@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 
 from dgkit.data.pictures import centre_square
-from dgkit.errors import InputError
+from dgkit.errors import InputError, one_line
 from dgkit.prompts import STYLE_NAMES
 from dgkit.resources import usable_cores
 from dgkit.segmenters.base import not_finite
@@ -29,7 +29,7 @@ class StyleClassifier:
         unknown = [name for name in self.styles if name not in STYLE_NAMES]
         if unknown:
             raise InputError(
-                f"{sidecar_path(self.path)} names unknown styles: {', '.join(unknown)}. Known styles: "
+                f"{sidecar_path(self.path)} names unknown styles: {one_line(', '.join(unknown))}. Known styles: "
                 f"{', '.join(STYLE_NAMES)}",
                 f"correct 'classes' in {sidecar_path(self.path)}",
             )

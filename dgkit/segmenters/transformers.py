@@ -12,7 +12,7 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
 from dgkit.documents import parse_config_json, read_bytes
-from dgkit.errors import ModelError, shown
+from dgkit.errors import ModelError, one_line, shown
 from dgkit.files import digest_file, open_regular
 from dgkit.labels import CLASSES, NUM_CLASSES
 from dgkit.optional import first_line
@@ -144,7 +144,7 @@ def _check_header(path: Path) -> None:
         with open_regular(path), safe_open(path, framework="np"):
             pass
     except (OSError, SafetensorError, MemoryError) as error:
-        raise ModelError(f"{path} cannot be read: {first_line(error)}", _SAVE) from error
+        raise ModelError(f"{path} cannot be read: {one_line(first_line(error))}", _SAVE) from error
 
 
 def _digest(files: list[Path], config: Mapping[str, Any], mean: Triple, std: Triple) -> str:

@@ -119,7 +119,7 @@ def make_jpeg(rng: random.Random, height: int, width: int) -> bytes:
 
 def other_format(rng: random.Random, height: int, width: int) -> bytes:
     """A file of another format under the name of a picture."""
-    kind = rng.choice(("GIF", "BMP", "TIFF", "WEBP", "PPM", "EPS", "ICO", "TGA", "text", "svg", "eps"))
+    kind = rng.choice(("GIF", "BMP", "TIFF", "WEBP", "PPM", "EPS", "TGA", "text", "svg", "eps"))
     if kind == "text":
         return b"version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 1\n"
     if kind == "svg":

@@ -152,7 +152,7 @@ def read_segformer(rng: random.Random, folder: Path) -> None:
 
     source = transformers_source(folder / "model")
     if rng.random() < 0.5:
-        source.load().eval()(torch.zeros(1, 3, 32, 32))
+        source.load().float().eval()(torch.zeros(1, 3, 32, 32))
 
 
 def make_mmseg(folder: Path) -> None:

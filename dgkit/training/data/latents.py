@@ -77,6 +77,8 @@ class LatentCache:
             whole = self._map[offset : offset + math.prod(shape)].reshape(shape)
         except (OSError, ValueError) as error:
             raise self._damaged(key) from error
+        if whole.ndim != 4 or len(whole) != 2:
+            raise self._damaged(key)
         if key not in self._checked:
             if digest not in ("", hashlib.sha256(whole.tobytes()).hexdigest()) or not np.isfinite(whole).all():
                 raise self._damaged(key)
