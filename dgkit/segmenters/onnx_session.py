@@ -90,19 +90,21 @@ def _open_ort(path: Path, digest: str, device: str, threads: int, tf32: bool) ->
         providers.insert(0, ("CUDAExecutionProvider", {"device_id": where.index or 0, "use_tf32": int(tf32)}))
     try:
         session = runtime.InferenceSession(str(path), options, providers=providers)
+        # Names are decoded here, which can fail.
+        inputs = [OnnxOutput(i.name, _sizes(i.shape), _ort_type(i.type)) for i in session.get_inputs()]
+        outputs = [OnnxOutput(o.name, _sizes(o.shape), _ort_type(o.type)) for o in session.get_outputs()]
     except Exception as error:  # ONNX Runtime raises unrelated classes of its own
         raise EngineError(f"{path} cannot be opened: {first_line(error)}", "export it again") from error
-    inputs = session.get_inputs()
     _require_one_input(path, len(inputs))
     name = inputs[0].name
     return OnnxSession(
         path=path,
         digest=digest,
-        shape=_sizes(inputs[0].shape) or (),
-        outputs=tuple(OnnxOutput(o.name, _sizes(o.shape), _ort_type(o.type)) for o in session.get_outputs()),
+        shape=inputs[0].shape or (),
+        outputs=tuple(outputs),
         device=str(where),
         _call=lambda values, outputs: session.run(list(outputs), {name: values}),
-        _dtype=_input_type(path, _ort_type(inputs[0].type)),
+        _dtype=_input_type(path, inputs[0].dtype),
     )
 
 
@@ -115,10 +117,11 @@ def _open_openvino(path: Path, digest: str, device: str, threads: int) -> OnnxSe
         model = core.read_model(str(path))
         compiled = core.compile_model(model, "CPU", settings)
         request = compiled.create_infer_request()
-    except RuntimeError as error:
+        # Names are decoded here, which can fail. Outputs of the compiled model may have names of inner tensors.
+        names = [output.get_any_name() for output in model.outputs]
+    except (RuntimeError, UnicodeDecodeError) as error:
         raise EngineError(f"{path} cannot be opened: {first_line(error)}", "use --engine ort") from error
     _require_one_input(path, len(compiled.inputs))
-    names = [output.get_any_name() for output in model.outputs]  # compiled ones may have names of inner tensors
     outputs = tuple(
         OnnxOutput(name, _openvino_sizes(output.get_partial_shape()), _openvino_type(output))
         for name, output in zip(names, compiled.outputs, strict=True)

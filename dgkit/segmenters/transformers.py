@@ -89,11 +89,17 @@ class _Segformer(nn.Module):
         return self.model(image, return_dict=False)[0]
 
 
-def _network_config(config: Mapping[str, Any]) -> Any:
-    """Return a SegformerConfig of the keys that describe the network.
+def read_network_config(folder: Path) -> Any:
+    """Return the SegformerConfig in ``folder``, of the keys that describe the network.
 
-    All other keys are dropped, since some make transformers import or download code (``attn_implementation``).
+    All other keys are dropped, since some make transformers import or download code (``attn_implementation``). Raises
+    ModelError for a file that is no JSON object, ValueError for sizes that no network has.
     """
+    return _network_config(_json(folder / "config.json"))
+
+
+def _network_config(config: Mapping[str, Any]) -> Any:
+    """Return the SegformerConfig of the content of a ``config.json``, as :func:`read_network_config` does."""
     from transformers import SegformerConfig
 
     known = {*SegformerConfig.__annotations__, "id2label", "label2id"}
@@ -103,6 +109,9 @@ def _network_config(config: Mapping[str, Any]) -> Any:
     depths = kept.get("depths")
     if large or (isinstance(depths, list) and sum(v for v in depths if isinstance(v, int)) > MAX_LAYERS):
         raise ValueError(f"its config states {large[0] if large else depths}, which is too large")
+    strides = kept.get("strides", [])  # no weight has their size, so that wrong ones show only when the network runs
+    if not isinstance(strides, list) or not all(type(stride) is int and stride >= 1 for stride in strides):
+        raise ValueError(f"its config states strides {shown(strides)}; allowed are integers from 1")
     dtype = config.get("dtype", config.get("torch_dtype"))
     return SegformerConfig(**kept, **({"dtype": dtype} if dtype in _DTYPES else {}))
 

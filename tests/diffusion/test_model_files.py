@@ -356,10 +356,20 @@ BAD: dict[str, tuple[Callable[[Path], object], str]] = {
     "token list": (tokenizer_of(added_tokens_decoder=[1]), "tokenizer cannot be read"),
     "token fields": (tokenizer_of(bos_token={"evil": 1}), "bos_token is"),
     "length of tokens": (tokenizer_of(model_max_length="x"), "model_max_length is 'x'"),
+    "empty length": (tokenizer_of(model_max_length=""), "model_max_length is ''"),
+    "length of another type": (tokenizer_of(model_max_length={}), "model_max_length is {}"),
     "negative length": (tokenizer_of(model_max_length=-5), "model_max_length is -5"),
     "token beyond the vocabulary": (
         lambda f: change(f / "tokenizer/vocab.json", a=10**6),
         "has token 1000000, but the text encoder has 210 tokens",
+    ),
+    "token of a huge number": (
+        lambda f: change(f / "tokenizer/vocab.json", a=2**31),
+        "a token has the number 2147483648; allowed: 0 to 4,194,303",
+    ),
+    "blocks of a long name": (
+        with_config("controlnet", down_block_types=["x" * 100_000]),
+        "does not fit the UNet: its down_block_types|which no network has|unknown",
     ),
     "token of a wrong type": (lambda f: change(f / "tokenizer/vocab.json", a="x"), "tokenizer cannot be read"),
     "neither form of tokenizer": (

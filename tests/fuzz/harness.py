@@ -28,7 +28,8 @@ from select import select
 from typing import Any
 
 SECONDS = 5.0  # of processor time
-WAITING = 15.0  # seconds without any
+WAITING = 15.0  # seconds without any; a machine under load gives little, but some
+LONGEST = 300.0  # seconds in all, also if some processor time is used now and then
 MEMORY = 1 << 30  # bytes on top of what the process held before
 MESSAGE = 4000  # characters
 _SPACE = 6 << 30  # address space on top of what the process held before; allocations beyond it fail
@@ -127,11 +128,22 @@ class _Worker:
             try:
                 os.close(self.pipe)
                 _work(self, write)
+            except BaseException:
+                traceback.print_exc()
             finally:
                 os._exit(0)
         os.close(write)
-        self.started, self.last_cpu = time.monotonic(), _processor_seconds(self.process)
-        self.cpu_at_start = self.last_cpu
+        self._restart_clocks()
+
+    def _restart_clocks(self) -> None:
+        self.started = self.moved = time.monotonic()
+        self.cpu_at_start = self.last_cpu = _processor_seconds(self.process)
+
+    def _hangs(self) -> bool:
+        cpu, now = _processor_seconds(self.process), time.monotonic()
+        if cpu > self.last_cpu:
+            self.last_cpu, self.moved = cpu, now
+        return cpu - self.cpu_at_start > SECONDS + 1 or now - self.moved > WAITING or now - self.started > LONGEST
 
     def receive(self, ready: bool) -> Iterator[tuple[str, int, str, float, int]]:
         """Yield (kind, number, outcome, seconds, memory) of each input that ended."""
@@ -147,21 +159,19 @@ class _Worker:
                 if self.next < len(self.work):
                     yield self._end(f"crash: signal {os.WTERMSIG(status)}: {self._place()}", 0.0, 0)
                 self._fork()
-        elif self.process:
-            cpu, now = _processor_seconds(self.process) - self.cpu_at_start, time.monotonic() - self.started
-            if cpu > SECONDS + 1 or (now > WAITING and cpu < 0.2 * now):
-                os.kill(self.process, signal.SIGUSR1)
-                time.sleep(0.3)
-                os.kill(self.process, signal.SIGKILL)
-                os.waitpid(self.process, 0)
-                os.close(self.pipe)
-                yield self._end(f"hang: {self._place()}", now, 0)
-                self._fork()
+        elif self.process and self._hangs():
+            os.kill(self.process, signal.SIGUSR1)
+            time.sleep(0.3)
+            os.kill(self.process, signal.SIGKILL)
+            os.waitpid(self.process, 0)
+            os.close(self.pipe)
+            yield self._end(f"hang: {self._place()}", time.monotonic() - self.started, 0)
+            self._fork()
 
     def _end(self, outcome: str, took: float, memory: int) -> tuple[str, int, str, float, int]:
         number, kind = self.work[self.next]
         self.next += 1
-        self.started, self.cpu_at_start = time.monotonic(), _processor_seconds(self.process)
+        self._restart_clocks()
         return self.kinds[kind].name, number, outcome, took, memory
 
     def stop(self) -> None:

@@ -279,6 +279,14 @@ def test_wrong_settings_and_files_are_refused(out: Path, segmenter: Path, tmp_pa
         filter_folder(out, segmenter=segmenter)
 
 
+def test_a_folder_in_the_place_of_the_journal_is_refused(out: Path) -> None:
+    filter_folder(out, boundary=1)
+    (out / FILTERED / ".written.jsonl").mkdir()
+    with pytest.raises(OutputError, match=r"cannot write .*\.written\.jsonl"):
+        filter_folder(out, boundary=2)
+    assert len(lines_of(out)) == 4  # nothing is lost
+
+
 def test_command_line(out: Path, segmenter: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["filter", str(out), "--segmenter", str(segmenter), "--boundary", "1"]) == 0
     captured = capsys.readouterr()

@@ -121,7 +121,15 @@ def lose(dest: Path) -> None:
     (dest / f".{Path(name).name}.99999999.tmp").write_bytes(b"left by a killed run")
 
 
-@pytest.mark.parametrize("harm", [cut_sums, damage, lose])
+def enlarge(dest: Path) -> None:
+    """A file of holes, which takes minutes to hash."""
+    path = dest / (dest / SUMS).read_text().splitlines()[-1].split("  ")[1]
+    path.unlink()
+    path.touch()
+    os.truncate(path, 2**40)
+
+
+@pytest.mark.parametrize("harm", [cut_sums, damage, lose, enlarge])
 def test_missing_and_damaged_files_are_written_again(
     generated: Path, tmp_path: Path, format: str, harm: Callable[[Path], None]
 ) -> None:

@@ -4,6 +4,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import onnx
 import pytest
 import torch
 import yaml
@@ -205,3 +206,21 @@ def test_refused_files_for_batches(tmp_path: Path) -> None:
     path.with_suffix(".yaml").write_text(yaml.safe_dump({"classes": ["sofa"]}))
     with pytest.raises(InputError, match="names none of the 19 classes"):
         open_segmenter(path)
+
+
+@pytest.mark.parametrize("engine", ["ort", "openvino"])
+def test_names_that_are_not_utf8_are_refused(engine: str, tmp_path: Path) -> None:
+    path = palette_model(tmp_path / "m.onnx")
+    path.write_bytes(path.read_bytes().replace(b"logits", b"\xffogits"))
+    with pytest.raises(EngineError, match="cannot be opened"):
+        open_segmenter(path, engine, device="cpu")
+
+
+def test_features_of_one_number_are_refused(tmp_path: Path) -> None:
+    path = palette_model(tmp_path / "m.onnx")
+    model = onnx.load(path)
+    del model.graph.output[1].type.tensor_type.shape.dim[:]
+    del model.graph.node[1].input[1]  # without axes, the mean is one number
+    onnx.save(model, path)
+    with open_onnx_segmenter(path) as segmenter, pytest.raises(InputError, match="features is one number"):
+        segmenter.predict(PALETTE[blocks()])

@@ -25,6 +25,10 @@ def test_refused_side_cars(tmp_path: Path) -> None:
     model.with_suffix(".yaml").write_text("classes: [road, sky]\n")
     with pytest.raises(InputError, match="names unknown styles: road, sky"):
         StyleClassifier(model)
+    model.with_suffix(".yaml").write_text(f"classes: [{'x' * 100_000}]\n")
+    with pytest.raises(InputError, match="names unknown styles") as caught:
+        StyleClassifier(model)
+    assert len(caught.value.message) < 1000
     model.with_suffix(".yaml").write_text("classes: [night, snowy]\n")
     with pytest.raises(InputError, match="has 6 outputs but names 2 styles"):
         StyleClassifier(model).predict(np.zeros((8, 8, 3), np.uint8))

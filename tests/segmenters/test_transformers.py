@@ -234,7 +234,15 @@ def test_id2label_of_wrong_types(folder: Path, tmp_path: Path, names: Any) -> No
 
 @pytest.mark.parametrize(
     "config",
-    [{"depths": [10**9] * 4}, {"depths": "many"}, {"hidden_sizes": [10**12] * 4}, {"num_attention_heads": [0] * 4}],
+    [
+        {"depths": [10**9] * 4},
+        {"depths": "many"},
+        {"hidden_sizes": [10**12] * 4},
+        {"num_attention_heads": [0] * 4},
+        {"strides": [4, 2, 0, 2]},
+        {"strides": [4, 2, "x", 2]},
+        {"strides": 4},
+    ],
 )
 def test_configs_that_no_network_has(folder: Path, tmp_path: Path, config: dict[str, Any]) -> None:
     path = copied(folder, tmp_path / "s", config)
@@ -278,3 +286,12 @@ def test_pipes_and_huge_files_are_refused(folder: Path, tmp_path: Path) -> None:
         transformers_source(path)
     with pytest.raises(ModelError, match="takes images of 4 channels; allowed: 3"):
         transformers_source(copied(folder, tmp_path / "four", {"num_channels": 4}))
+
+
+def test_a_header_of_long_names_is_one_short_line(folder: Path, tmp_path: Path) -> None:
+    path = copied(folder, tmp_path / "s")
+    header = json.dumps({"a": {"dtype": "x" * 100_000, "shape": [1], "data_offsets": [0, 4]}}).encode()
+    (path / "model.safetensors").write_bytes(len(header).to_bytes(8, "little") + header + bytes(4))
+    with pytest.raises(ModelError, match="cannot be read") as caught:
+        transformers_source(path)
+    assert len(caught.value.message) < 1000

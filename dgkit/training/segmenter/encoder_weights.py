@@ -11,7 +11,9 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from dgkit.errors import ModelError
+from dgkit.files import open_regular
 from dgkit.optional import first_line, require
+from dgkit.segmenters.transformers import read_network_config
 from dgkit.training.loop.integrity import check_finite
 
 _HINT = "use a .pth or .safetensors file of the encoder, or a transformers model such as nvidia/mit-b5"
@@ -101,21 +103,28 @@ def _read(pretrained: str) -> dict[str, Tensor]:
     path = Path(pretrained).expanduser()
     try:
         if path.suffix == ".safetensors":
-            return load_file(path)
+            with open_regular(path):  # a pipe would wait for a writer
+                return load_file(path)
         if path.is_file():
             content = torch.load(path, map_location="cpu", weights_only=True)
             state = content.get("state_dict", content) if isinstance(content, Mapping) else {}
             return {name: value for name, value in state.items() if isinstance(value, Tensor)}
         if path.suffix in (".pth", ".pt"):
             raise ModelError(f"{path}: no such file", _HINT)
-        model: Any = require("transformers", "train").SegformerModel
-        return dict(model.from_pretrained(pretrained).state_dict())
+        return _read_transformers(path if path.is_dir() else pretrained)
     except (OSError, ValueError, RuntimeError, SafetensorError, EOFError) as error:
         raise ModelError(f"{pretrained} cannot be read: {first_line(error)}", _HINT) from error
     except Exception as error:  # pickle's UnpicklingError, which torch raises but does not export
         if isinstance(error, ModelError):
             raise
         raise ModelError(f"{pretrained} is not a plain file of weights: {first_line(error)}", _HINT) from error
+
+
+def _read_transformers(source: Path | str) -> dict[str, Tensor]:
+    """Return the weights of a SegFormer encoder in a folder or of a hub id; nothing in a folder is executed."""
+    model: Any = require("transformers", "train").SegformerModel
+    known = {"config": read_network_config(source), "local_files_only": True} if isinstance(source, Path) else {}
+    return dict(model.from_pretrained(source, **known).state_dict())
 
 
 def _without_prefix(state: Mapping[str, Tensor]) -> dict[str, Tensor]:

@@ -274,3 +274,15 @@ def test_a_cache_without_digests_must_be_finite(images: ImageFeed, vae: Autoenco
     np.full(size // 2, np.nan, np.float16).tofile(cache / "moments.f16")
     with pytest.raises(InputError, match="are damaged"):
         with_cached_latents(images, vae, tmp_path / "cache").draw(np.random.default_rng(0))
+
+
+@pytest.mark.parametrize("shape", [[], [2], [1, 2, 6, 7], [2, 2, 0, 7]])
+def test_an_index_of_wrong_shapes_is_an_error(
+    images: ImageFeed, vae: AutoencoderKL, tmp_path: Path, shape: list[int]
+) -> None:
+    _, cache = _cached(images, vae, tmp_path / "cache")
+    header, *lines = (cache / "index.jsonl").read_text().splitlines()
+    rows = [[[key, shape, *rest] for key, _, *rest in json.loads(line)] for line in lines]
+    (cache / "index.jsonl").write_text("\n".join([header, *map(json.dumps, rows)]) + "\n")
+    with pytest.raises(InputError, match="are damaged"):
+        with_cached_latents(images, vae, tmp_path / "cache").draw(np.random.default_rng(0))
