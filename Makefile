@@ -2,6 +2,7 @@
 # make test    the test suite, as continuous integration runs it
 # make lint    ruff (rules and format), mypy and codespell
 # make docs    docs/reference/cli.md, generated from the help texts of the commands
+# make docs-site  the documentation site in build/site; open build/site/index.html
 # make wheel   dist/*.whl and dist/*.tar.gz
 # make gpu-check  check engines, speed and tests on a machine with a CUDA device; writes runs/gpu (docs/guides/gpu.md)
 # make clean   remove what the other targets wrote
@@ -20,7 +21,7 @@ WORKERS ?= logical
 # Output folder of gpu-check.
 OUT ?= runs/gpu
 
-.PHONY: demo test lint docs wheel gpu-check clean
+.PHONY: demo test lint docs docs-site wheel gpu-check clean
 
 demo: $(VENV)/core.stamp
 	$(BIN)/dgkit generate demo --count 16 --style-mix uniform
@@ -37,6 +38,10 @@ lint: $(VENV)/dev.stamp
 
 docs: $(VENV)/dev.stamp
 	$(BIN)/python -m typer dgkit.cli.app utils docs --name dgkit --title 'Command line' --output docs/reference/cli.md
+
+docs-site: $(VENV)/dev.stamp docs
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet
+	@echo "Documentation: $(CURDIR)/build/site/index.html"
 
 wheel: $(VENV)/dev.stamp
 	$(BIN)/python -m build --outdir dist .

@@ -8,10 +8,10 @@
 Without ``--source`` and ``--on``, ``dgkit world`` draws both. One segmenter is trained for each arm of the table and
 each seed, all for the same number of iterations; an arm is the source set alone, or half of it and half of a generated
 set. ``--unswapped`` is the model whose UNet was fine-tuned on the source (docs/guides/training.md), for the arm without
-style swap. ``--also`` names further sets, such as photographs, which no mean includes. Everything is kept in WORK: run the
-command again to resume; what is finished is kept. Writes benchmarks/results/generalisation.csv (one line per arm, seed
-and set), generalisation.md (the table) and generalisation.svg. docs/results/generalisation.md has the command and the
-hardware of the recorded run, and its figures next to the published ones.
+style swap. ``--also`` names further sets, such as photographs, which no mean includes. Everything is kept in WORK: run
+the command again to resume; what is finished is kept. Writes benchmarks/results/generalisation.csv (one line per arm,
+seed and set), generalisation.md (the table) and generalisation.svg. docs/results/generalisation.md has the command and
+the hardware of the recorded run, and its figures next to the published ones.
 """
 
 import argparse
