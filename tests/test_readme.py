@@ -49,7 +49,11 @@ def call(words: list[str], folder: Path) -> subprocess.CompletedProcess[str]:
 
 def test_readme_has_commands() -> None:
     # Every loop below is empty, and so passes, if the blocks are no longer found.
-    assert len(commands("dgkit")) >= 4 and len(commands("make")) == 2 and len(blocks("python")) == 1
+    assert len(commands("dgkit")) == 5 and len(commands("make")) == 2 and len(blocks("python")) == 1
+
+
+def test_readme_is_short() -> None:
+    assert len(README.splitlines()) <= 120
 
 
 @pytest.mark.parametrize("words", commands("dgkit"), ids=" ".join)
@@ -84,5 +88,16 @@ def test_links_resolve(page: Path) -> None:
     text = page.read_text(encoding="utf-8")
     targets = [target for target in re.findall(r"\]\(([^)\s]+)\)", text) if "://" not in target]
     targets += re.findall(r"<img[^>]+src=\"([^\"]+)\"", text)
-    missing = [target for target in targets if not (page.parent / target.partition("#")[0]).exists()]
-    assert missing == []
+    assert [target for target in targets if not leads_somewhere(page, target)] == []
+
+
+def leads_somewhere(page: Path, target: str) -> bool:
+    """Whether a relative link leads to a file, and its anchor to a heading of that page."""
+    path, _, anchor = target.partition("#")
+    aim = page.parent / path if path else page
+    return aim.exists() and (not anchor or anchor in map(slug, re.findall(r"^#+ (.+)$", aim.read_text(), re.MULTILINE)))
+
+
+def slug(heading: str) -> str:
+    """The anchor of a heading."""
+    return re.sub(r"[-\s]+", "-", re.sub(r"[^\w\s-]", "", heading).strip().lower())
