@@ -21,7 +21,7 @@ from dgkit.data.crops import CropBox, crop
 from dgkit.data.labelmap import read_label, write_label
 from dgkit.diffusion.hub import embedded_model
 from dgkit.world.write import write_role
-from tests.benchmarks.scripts import BENCHMARKS, ROOT, load_script
+from tests.benchmarks.scripts import BENCHMARKS, load_script
 
 SCRIPT = BENCHMARKS / "studies" / "generalisation.py"
 
@@ -81,16 +81,6 @@ def test_jobs_wait_for_their_dependencies_and_a_failure_stops_only_dependents(
     assert made == ["first", "second", "last"]
     printed = capsys.readouterr().out
     assert "bad: no luck" in printed and "last: made last" in printed
-
-
-def test_the_readme_shows_what_was_measured(script: ModuleType) -> None:
-    generalisation_table = sys.modules["generalisation_table"]
-    rows = generalisation_table.read(BENCHMARKS / "results" / "generalisation.csv")
-    shown = generalisation_table.figure
-    readme = (ROOT / "README.md").read_text(encoding="utf-8")
-    for arm in ("source", "colour", "no-swap", "no-style", "full", "filter", "balance-filter", "renders"):
-        cells = (shown(generalisation_table.values(rows, arm, what).values()) for what in ("Avg5", "camvid"))
-        assert f" | {' | '.join(cells)} |" in readme
 
 
 def test_gains_are_taken_between_equal_seeds(script: ModuleType) -> None:

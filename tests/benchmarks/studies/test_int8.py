@@ -102,7 +102,7 @@ def test_decoders_are_compared_on_pictures(script: ModuleType, tmp_path: Path, m
 
 
 def test_table_of_the_page_has_the_recorded_figures() -> None:
-    text = (ROOT / "docs" / "engines.md").read_text(encoding="utf-8")
+    text = (ROOT / "docs" / "guides" / "engines.md").read_text(encoding="utf-8")
     with open(BENCHMARKS / "results" / "int8.csv", newline="", encoding="utf-8") as file:
         rows = {(row["subject"], row["variant"]): row for row in csv.DictReader(file)}
     lines = re.findall(r"^\| (.+?) \| `(.+?)` \| ([\d.]+) \|(.+)\|$", text, re.MULTILINE)
