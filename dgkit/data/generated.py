@@ -19,7 +19,7 @@ from dgkit.config import read_recipe
 from dgkit.data import manifest
 from dgkit.data.datasets import Sample, labels_folder, read_pair
 from dgkit.data.listing import PHOTOGRAPHS, find_named, same_name, split_ending, walk
-from dgkit.data.records import line_fault, names_own_files
+from dgkit.data.records import line_fault, names_own_files, with_slashes
 from dgkit.errors import InputError
 from dgkit.files import digest_file, local_path
 from dgkit.prompts import NO_STYLE
@@ -137,7 +137,7 @@ def open_generated(path: Path | str, *, partial: bool = False, filtered: bool = 
             f"dgkit generate {path} makes one",
         )
     settings = read_recipe(path / SETTINGS)
-    lines = [_with_slashes(line) for line in manifest.read(path / MANIFEST)]
+    lines = [with_slashes(line) for line in manifest.read(path / MANIFEST)]
     again = f"dgkit generate {path} --recipe {path / SETTINGS}"
     for record in lines:
         if (fault := line_fault(record)) or not record.keys() >= _KEYS or not names_own_files(record, "image", "label"):
@@ -257,12 +257,6 @@ def _nothing_kept(folder: Path) -> InputError:
         f"{folder / FILTERED / MANIFEST} keeps none of the scenes of {folder}",
         "run dgkit filter with a lower --min-agreement",
     )
-
-
-def _with_slashes(line: Line) -> Line:
-    """Return a manifest line of Windows with slashes in its paths."""
-    paths = {key: line[key].replace("\\", "/") for key in ("image", "label", "vis") if isinstance(line.get(key), str)}
-    return {**line, **paths}
 
 
 def _scene(folder: Path, line: Line, where: str) -> SceneFiles:

@@ -15,7 +15,8 @@ PHOTOGRAPHS = (".png", ".jpg", ".jpeg")  # endings, in any case
 # What systems and file servers add to folders, in lower case; all names that begin with a dot count as well.
 _SYSTEM = frozenset(
     ("thumbs.db", "ehthumbs.db", "desktop.ini", "icon\r", "__macosx", "__pycache__", "@eadir", "#recycle", "@recycle",
-     "#snapshot", "$recycle.bin", "system volume information", "lost+found")
+     "#snapshot", "~snapshot", "@tmp", "@sharebin", "@recently-snapshot", "$recycle.bin", "system volume information",
+     "found.000", "lost+found", "network trash folder", "temporary items")
 )  # fmt: skip
 
 _Identity = tuple[int, int]  # device and inode

@@ -68,13 +68,15 @@ class Manifest:
 
 
 def read(path: Path | str) -> list[dict[str, Any]]:
-    """Return the records of a manifest in order, none if it does not exist. A truncated last line is ignored.
+    """Return the records of a manifest in order, none if it does not exist.
 
+    Blank lines and a truncated last line are ignored.
     Raises InputError if the file cannot be read, or naming a line that is not a JSON object, or that holds a number
     beyond the range of floats.
     """
     data = _content(Path(path))
-    return [_record(path, number, line) for number, line in enumerate(_lines(data[: _complete(data)]), 1)]
+    lines = enumerate(_lines(data[: _complete(data)]), 1)
+    return [_record(path, number, line) for number, line in lines if line.strip()]
 
 
 def read_lines(path: Path | str) -> list[bytes]:

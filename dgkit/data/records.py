@@ -97,11 +97,18 @@ def file_names(image_id: str) -> dict[str, str]:
 
 def parse_record(line: Mapping[str, Any]) -> Record | None:
     """Return the record of a manifest line, or None if it is none or names files other than its own."""
+    line = with_slashes(line)
     try:
         record = Record.from_json(line)
     except ValueError:
         return None
     return record if names_own_files(line, "image", "label", "vis") else None
+
+
+def with_slashes(line: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a manifest line of Windows with slashes in its paths."""
+    paths = {key: line[key].replace("\\", "/") for key in ("image", "label", "vis") if isinstance(line.get(key), str)}
+    return {**line, **paths}
 
 
 def line_fault(line: Mapping[str, Any]) -> str:

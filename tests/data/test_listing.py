@@ -24,7 +24,7 @@ def listed(root: Path) -> list[str]:
 @pytest.mark.parametrize(
     "name",
     [".DS_Store", "._a.png", ".ipynb_checkpoints", "@eaDir", "__MACOSX", "Thumbs.db", "THUMBS.DB", "desktop.ini",
-     "$RECYCLE.BIN", "lost+found", "#recycle"],
+     "$RECYCLE.BIN", "lost+found", "#recycle", "@tmp", "~snapshot", "Network Trash Folder", "Temporary Items"],
 )  # fmt: skip
 def test_hidden_and_system_files_and_folders_are_skipped(tmp_path: Path, name: str) -> None:
     assert is_hidden(name)

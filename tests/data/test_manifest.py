@@ -59,6 +59,13 @@ def test_damage_elsewhere_is_an_error_that_names_the_line(manifest: Manifest) ->
         manifest.read()
 
 
+def test_blank_lines_are_ignored(manifest: Manifest) -> None:
+    content = manifest.path.read_bytes()
+    for text in (content.replace(b"\n", b"\n\n"), content + b"\r\n\r\n", b"\n" + content):
+        manifest.path.write_bytes(text)
+        assert manifest.read() == RECORDS
+
+
 def test_the_last_record_counts_without_its_line_feed(manifest: Manifest) -> None:
     whole = manifest.path.read_bytes()
     manifest.path.write_bytes(whole.removesuffix(b"\n"))

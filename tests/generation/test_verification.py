@@ -155,6 +155,14 @@ def test_damage_is_repaired_bit_for_bit(
     assert snapshot(out) == snapshot(made)
 
 
+def test_a_manifest_of_windows_is_no_problem(out: Path) -> None:
+    manifest = out / "manifest.jsonl"
+    text = re.sub(r"(images|labels|vis)/", r"\1" + r"\\\\", manifest.read_text()).replace("\n", "\r\n")
+    assert "images\\\\" in text
+    manifest.write_bytes(text.encode().removesuffix(b"\r\n"))
+    assert verify(out).problems == ()
+
+
 def test_files_of_the_system_are_no_problem(out: Path) -> None:
     for name in ("images/.DS_Store", "labels/Thumbs.db", "vis/desktop.ini", "images/._000000.png"):
         (out / name).write_bytes(b"x")

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from dgkit.data.datasets import Dataset
+from dgkit.data.pictures import ignores_exif
 from dgkit.data.scores import class_iou, mean_iou, pixel_accuracy
 from dgkit.evaluation.benchmark.eval_config import EvalConfig
 from dgkit.evaluation.benchmark.eval_sets import count_bad_files, label_encodings
@@ -31,6 +32,7 @@ def build_report(segmenter: Segmenter, config: EvalConfig, found: SetScores) -> 
         "segmenter": {**segmenter.facts(), "notes": list(segmenter.notes)},
         "protocol": protocol.to_json(),
         "test_time_augmentation": "mirrored, probabilities averaged" if config.tta else None,
+        **({"exif": "ignore"} if ignores_exif() else {}),
         "averages": means,
         "sets": sets,
         "bad_files": {

@@ -175,6 +175,15 @@ def test_photographs_as_users_have_them_score_100(net: Path, tmp_path: Path) -> 
     assert scores["images"] == 4 and scores["miou"] == 1
 
 
+def test_the_report_states_ignored_orientations(
+    city: Path, net: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = make_config(city, ("cityscapes",), worst=0)
+    assert "exif" not in run(net, config, tmp_path / "out")
+    monkeypatch.setenv("DGKIT_EXIF", "ignore")
+    assert run(net, config, tmp_path / "out")["exif"] == "ignore"
+
+
 def broken(city: Path, target: Path) -> Path:
     """One defect of each kind in five of six scenes."""
     write_role(target / "cityscapes", "cityscapes", 6, 5, height=48, width=96, split="val", workers=1)
