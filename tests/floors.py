@@ -32,9 +32,11 @@ FLOORS = {
     "engines": 2,
     **dict.fromkeys(("diffusion", "segmenters"), 3),
     **dict.fromkeys(("generation", "training", "evaluation", "bench", "outputs"), 4),
-    **dict.fromkeys(("cli", "__main__", ""), 5),
+    "app": 5,
+    **dict.fromkeys(("cli", "__main__", ""), 6),
 }
-LIGHT_FLOORS = (0, 5)
+TOP = 6
+LIGHT_FLOORS = (0, TOP)
 HEAVY = frozenset(
     [
         "torch",
@@ -56,6 +58,7 @@ HEAVY = frozenset(
         "ray",
         "pyarrow",
         "datasets",
+        "gradio",
     ]
 )
 SEGMENTATION = frozenset({"mmseg", "mmcv", "mmengine"})
@@ -140,7 +143,7 @@ def _direction(found: Import) -> Iterator[str]:
         return  # `from dgkit import __version__`: the package itself, which every module has loaded already
     elif there > here:
         yield f"imports {found.target} upward, from floor {here} to {there}"
-    elif there == here and here != 0 and _unit(found.module) != _unit(found.target) and here != 5:
+    elif there == here and here not in (0, TOP) and _unit(found.module) != _unit(found.target):
         yield f"imports {found.target} sideways on floor {here}"
 
 

@@ -36,6 +36,7 @@ from dgkit.cli.stats import stats
 from dgkit.cli.swap import swap
 from dgkit.cli.train import train
 from dgkit.cli.verify import verify
+from dgkit.cli.web_page import web_page
 from dgkit.cli.world import world
 from dgkit.errors import DgkitError
 from dgkit.files import output_error
@@ -68,6 +69,7 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 app.command("generate", cls=ConfigCommand)(generate)
+app.command("app", cls=ConfigCommand)(web_page)
 app.command("verify")(verify)
 app.command("merge")(merge)
 app.command("swap")(swap)
