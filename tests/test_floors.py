@@ -63,7 +63,7 @@ def test_allowed_imports(tmp_path: Path, module: str, source: str) -> None:
         ("generation/run", "from dgkit.training import segmenter\n", "sideways on floor 4"),
         ("world/__init__", "from dgkit.data import labelmap\n", "sideways on floor 1"),
         ("labels", "import torch\n", "imports torch at module level on floor 0"),
-        ("cli/generate", "from diffusers import DDIMScheduler\n", "imports diffusers at module level on floor 5"),
+        ("cli/generate", "from diffusers import DDIMScheduler\n", "imports diffusers at module level on floor 6"),
         ("cli/generate", "try:\n    import onnx\nexcept ImportError:\n    onnx = None\n", "imports onnx at module"),
         ("cli/generate", "class A:\n    import ray\n", "imports ray at module level"),
         ("cli/generate", "if TYPE_CHECKING:\n    pass\nelse:\n    import openvino\n", "imports openvino at module"),

@@ -12,6 +12,11 @@ from dgkit.app.studio import Choice, TriedScene
 from dgkit.errors import DgkitError
 from dgkit.labels import CLASSES, IGNORE, PALETTE
 
+OVERLAY_SLIDER = (
+    '<label class="dg-slider">Label overlay<input type="range" id="dg-overlay" min="0" max="100" value="0" '
+    "oninput=\"document.body.style.setProperty('--overlay', this.value / 100)\"></label>"
+)
+
 
 def class_buttons() -> str:
     """Return a radio button per class, and one for ignore, in their colours."""
@@ -49,11 +54,7 @@ def scene_cards(choices: Sequence[Choice], scenes: Sequence[TriedScene], colours
     for choice in choices[len(scenes) :]:
         cards.append(f'<figure class="dg-card"><div class="dg-frame dg-wait" style="{ratio}"></div>{_title(choice)}')
         cards[-1] += "</figure>"
-    slider = (
-        '<label class="dg-slider">Label overlay<input type="range" min="0" max="100" value="0" '
-        "oninput=\"this.closest('.dg-scenes').style.setProperty('--overlay', this.value / 100)\"></label>"
-    )
-    return f'<div class="dg-scenes" style="--overlay:0">{slider}<div class="dg-grid">{"".join(cards)}</div></div>'
+    return f'<div class="dg-grid">{"".join(cards)}</div>'
 
 
 def _card(scene: TriedScene, label: str, ratio: str) -> str:

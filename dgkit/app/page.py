@@ -3,6 +3,7 @@
 import functools
 import os
 from collections.abc import Collection, Iterator
+from dataclasses import replace
 from importlib import resources
 from pathlib import Path
 from typing import Any
@@ -13,8 +14,8 @@ from dgkit.app.picking import THUMBNAILS, MapSource
 from dgkit.app.repeat import SCENES_NOTE, SOURCE_NOTE, command_line, source_command
 from dgkit.app.studio import Stopped, Studio, TriedScene, choices
 from dgkit.app.uploads import COLOURS, MAX_UPLOAD, read_upload
-from dgkit.data.datasets import Sample
-from dgkit.data.labelmap import colorize, write_label
+from dgkit.data.datasets import Sample, label_arrays
+from dgkit.data.labelmap import colorize
 from dgkit.diffusion.presets import PRESETS
 from dgkit.errors import DgkitError
 from dgkit.labels import ENCODINGS
@@ -68,11 +69,9 @@ class Page:
         """Return the same for an uploaded file."""
         try:
             label, note = read_upload(self.temporary, name, data, encoding)
-            path = self.temporary / "uploads" / f"{os.urandom(8).hex()}_labelTrainIds.png"
-            write_label(path, label)
         except DgkitError as error:
             return None, 0, "", markup.problem(error)
-        return self.window(Sample("uploaded map", path, None, "train_ids"), 0, note)
+        return self.window(replace(label_arrays([label]).samples[0], id="uploaded map"), 0, note)
 
     def make(
         self, drawing: object, styles: list[str], presets: list[str], guidances: str, seeds: str, progress: Advance
@@ -113,9 +112,13 @@ def build(page: Page, gradio: Any) -> Any:
             with gradio.Column():
                 controls = _settings_side(page, gradio)
                 buttons = _buttons(gradio)
-                status = gradio.HTML()
-        cards = gradio.HTML(elem_id="dg-cards")
-        commands = gradio.Code(label="Repeat on the command line", language="shell", wrap_lines=True, interactive=False)
+                status = gradio.HTML(elem_classes="dg-status")
+                gradio.HTML(markup.OVERLAY_SLIDER)
+                cards = gradio.HTML()
+                commands = gradio.Textbox(
+                    label="Repeat on the command line", lines=4, max_lines=40, interactive=False, buttons=["copy"],
+                    elem_classes="dg-commands",
+                )  # fmt: skip
 
         def make(*values: Any, progress: Any = gradio.Progress()) -> Iterator[tuple[str, str, str]]:  # noqa: B008
             yield from page.make(*values, lambda done, total: progress((done, total), unit="evaluations"))
@@ -137,7 +140,9 @@ def _label_side(page: Page, gradio: Any) -> Any:
     gradio.Markdown("### Label map")
     maps = gradio.HTML(page.browse(0, 0)[1], js_on_load=_MAP_CLICKS)
     with gradio.Row():
-        back, more, another = (gradio.Button(text, size="sm") for text in ("Previous", "Next", "Another window"))
+        several = len(page.maps.dataset.samples) > THUMBNAILS
+        back, more = (gradio.Button(text, size="sm", visible=several) for text in ("Previous", "Next"))
+        another = gradio.Button("Another window of this map", size="sm")
     note = gradio.HTML()
     canvas = gradio.HTML(
         html_template=_asset("canvas.html").replace("CLASS_BUTTONS", markup.class_buttons()),
@@ -145,7 +150,7 @@ def _label_side(page: Page, gradio: Any) -> Any:
         apply_default_css=False,
     )
     encoding = gradio.Dropdown(
-        [("Cityscapes colours", COLOURS), *((e.description, e.name) for e in ENCODINGS.values())],
+        [("Pictures in the Cityscapes colours", COLOURS), *((e.description, e.name) for e in ENCODINGS.values())],
         value=page.studio.base.encoding or "train_ids",
         label="Ids of uploaded files",
     )
@@ -153,10 +158,10 @@ def _label_side(page: Page, gradio: Any) -> Any:
     quiet = {"show_progress": "hidden", "api_visibility": "private"}
 
     def pick(event: gradio.EventData) -> tuple[Any, ...]:
-        return page.pick(event.map)
+        return page.pick(_sent(event, "map"))
 
     def upload(chosen: str, event: gradio.EventData) -> tuple[Any, ...]:
-        return page.upload(event.name, event.data, chosen)
+        return page.upload(_sent(event, "name"), _sent(event, "data"), chosen)
 
     def other(current: Sample | None, shown: int) -> tuple[Any, ...]:
         return page.window(current, shown + 1) if current else page.pick(0)
@@ -168,6 +173,14 @@ def _label_side(page: Page, gradio: Any) -> Any:
         button.click(functools.partial(page.browse, step=step), start, [start, maps], **quiet)
     gradio.context.Context.root_block.load(lambda: page.pick(0), None, outputs, **quiet)
     return canvas
+
+
+def _sent(event: Any, name: str) -> Any:
+    """Return a value that the browser sent with an event, None if it sent something else."""
+    try:
+        return getattr(event, name)
+    except (AttributeError, TypeError):
+        return None
 
 
 def _settings_side(page: Page, gradio: Any) -> list[Any]:

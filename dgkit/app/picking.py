@@ -8,7 +8,7 @@ from dgkit.app.uploads import MAX_MAP_PIXELS
 from dgkit.data.crops import CropRules, draw_crop
 from dgkit.data.datasets import Dataset, Sample
 from dgkit.data.index import build_index
-from dgkit.data.labelmap import colorize, label_size, read_label, resize_label
+from dgkit.data.labelmap import colorize, resize_label
 from dgkit.errors import LabelError
 from dgkit.generation.generate_config import GenerateConfig
 from dgkit.generation.sources import chosen_scale, index_world, open_files
@@ -38,7 +38,7 @@ class MapSource:
         Raises LabelError for a map that cannot be read, is too large after scaling, or has ignored pixels only.
         """
         alone = replace(self.dataset, samples=(sample,))
-        height, width = label_size(sample.label)
+        height, width = sample.size()
         scale = chosen_scale(alone, self.label_scale, self.label_height, self.rules.shape)
         if height * scale * width * scale > MAX_MAP_PIXELS:
             raise LabelError(
@@ -70,7 +70,7 @@ def open_maps(
 
 def _thumbnail(sample: Sample) -> np.ndarray | str:
     try:
-        label = read_label(sample.label, sample.encoding)
+        label = sample.train_ids()
     except LabelError as error:
         return error.message
     height = max(1, round(label.shape[0] * _THUMBNAIL_WIDTH / label.shape[1]))

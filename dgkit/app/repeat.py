@@ -38,6 +38,8 @@ def command_line(out: str, config: GenerateConfig, flags: Collection[str]) -> st
 def _words(name: str, value: Any, has_flag: bool) -> list[str]:
     if name == "size":
         value = f"{value[0]}x{value[1]}"
+    if isinstance(value, float) and value.is_integer():
+        value = int(value)
     if not has_flag or isinstance(value, dict):
         return ["--set", f"{name}={json.dumps(str(value) if isinstance(value, Path) else value)}"]
     flag = name.replace("_", "-")

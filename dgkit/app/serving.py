@@ -59,5 +59,5 @@ def application(page: Page, gradio: Any, local: bool) -> Application:
 def serve(app: Application, listening: socket.socket) -> None:
     """Answer requests until Ctrl-C or SIGTERM, which is then raised as KeyboardInterrupt."""
     uvicorn = require("uvicorn", "app")
-    config = uvicorn.Config(app, log_level="warning", timeout_graceful_shutdown=GRACE_SECONDS, ws="none")
+    config = uvicorn.Config(app, log_level="critical", timeout_graceful_shutdown=GRACE_SECONDS, ws="none")
     uvicorn.Server(config).run(sockets=[listening])

@@ -16,6 +16,7 @@ import dgkit
 from dgkit.app.drawing import pack_label
 from dgkit.app.repeat import BULK
 from dgkit.config import load_config
+from dgkit.data.datasets import label_arrays
 from dgkit.data.labelmap import write_label
 from dgkit.errors import DgkitError, UsageError, shown
 from dgkit.generation.agreement import AgreementCheck
@@ -23,7 +24,6 @@ from dgkit.generation.generate_config import GenerateConfig
 from dgkit.generation.guards import memory_errors
 from dgkit.generation.jobs import make_job
 from dgkit.generation.settings import chosen_preset, chosen_style_mix, make_plan
-from dgkit.generation.sources import open_files
 from dgkit.progress import Advance, ignore
 
 if TYPE_CHECKING:
@@ -86,10 +86,9 @@ class Studio:
         """
         config = self.config(label, choice)
         with self._lock:
-            plan, _ = make_plan(
-                config.model_copy(update={"judge": None}),
-                open_files(config), self.pipeline, chosen_style_mix(config), ignore,
-            )  # fmt: skip
+            # As an array: the class index of a folder would be cached on disk.
+            alone = config.model_copy(update={"judge": None, "labels": None, "arrays": 1})
+            plan, _ = make_plan(alone, label_arrays([label]), self.pipeline, chosen_style_mix(config), ignore)
             job = make_job(plan, 0)
             request = dgkit.SceneRequest(job.label, job.prompt, job.seed)
             started = time.perf_counter()

@@ -23,6 +23,7 @@ PANELS = {
     "Scenes": "preset size seed judge batch",
     "Page": "host port maps",
 }
+GENERATE_FLAGS = frozenset(" ".join(GENERATE_PANELS.values()).split())
 STAGES = {"index": ("Drawing the city", "scenes")}
 
 
@@ -47,9 +48,8 @@ def web_page(
 
     config = load_config(GenerateConfig, **flags)
     with contextlib.ExitStack() as stack:
-        temporary = Path(
-            stack.enter_context(tempfile.TemporaryDirectory(prefix="dgkit-app-", ignore_cleanup_errors=True))
-        )
+        folder = tempfile.TemporaryDirectory(prefix="dgkit-app-", ignore_cleanup_errors=True)
+        temporary = Path(stack.enter_context(folder))
         gradio = load_gradio(temporary)
         listening = stack.enter_context(bind(host, port))
         if not is_local(host):
@@ -71,7 +71,7 @@ def _open(config: GenerateConfig, maps: Path, temporary: Path, stack: contextlib
     from dgkit.generation.settings import chosen_engines, resolve_paths
     from dgkit.progress import within
 
-    resolved = resolve_paths(config)
+    absolute = resolve_paths(config).model_copy(update={"world": config.world, "engine_recipe": _recipe(config)})
     pipeline = load_pipeline(
         config.model, config.controlnet, recipe=chosen_engines(config), rebuild=config.rebuild, notify=say
     )
@@ -80,7 +80,12 @@ def _open(config: GenerateConfig, maps: Path, temporary: Path, stack: contextlib
     with progress_bars(STAGES) as progress:
         source = open_maps(config, size, pipeline.defaults.label_height, within(progress, "index"))
     stack.enter_context(pipeline)
-    studio = Studio(resolved, pipeline, maps.expanduser().absolute())
+    studio = Studio(absolute, pipeline, maps.expanduser().absolute())
     stack.callback(studio.close)
-    flags = frozenset(" ".join(GENERATE_PANELS.values()).split())
-    return Page(studio, source, flags, temporary)
+    return Page(studio, source, GENERATE_FLAGS, temporary)
+
+
+def _recipe(config: GenerateConfig) -> Any:
+    """Return the engine recipe as a file, for command lines, and not as its content."""
+    recipe = config.engine_recipe
+    return recipe.expanduser().absolute() if isinstance(recipe, Path) else recipe

@@ -1,10 +1,6 @@
-"""The report page in a real browser, opened as a file: what is shown, what clicks and keys do, and many scenes.
-
-Needs playwright and Chromium: the program that ``$CHROMIUM`` names, the system's, or playwright's own.
-"""
+"""The report page in a real browser, opened as a file: what is shown, what clicks and keys do, and many scenes."""
 
 import os
-import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -15,24 +11,16 @@ from PIL import Image
 
 from dgkit.data.labelmap import colorize
 from dgkit.outputs.report_page import report
+from tests.browsers import chromium
 from tests.generated import make_generated, make_image, make_job
 
-sync_api = pytest.importorskip("playwright.sync_api", reason="needs playwright: pip install playwright")
-SYSTEM = ("chromium", "chromium-browser", "google-chrome")
 MANY = 10_000
 
 
 @pytest.fixture(scope="module")
 def browser() -> Iterator[Any]:
-    program = os.environ.get("CHROMIUM") or next(filter(None, map(shutil.which, SYSTEM)), None)
-    with sync_api.sync_playwright() as playwright:
-        try:
-            opened = playwright.chromium.launch(executable_path=program, args=["--no-sandbox"])
-        except sync_api.Error as error:
-            reason = f"{program} does not start" if program else "apt-get install chromium, or name it with $CHROMIUM"
-            pytest.skip(f"needs Chromium: {reason} ({str(error).splitlines()[0]})")
+    with chromium() as opened:
         yield opened
-        opened.close()
 
 
 @pytest.fixture
