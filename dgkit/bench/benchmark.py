@@ -72,6 +72,7 @@ def bench(
                     append(config.csv, state.rows[-1:])
                 if show:
                     show(state.rows[-1])
+        progress("bench", len(todo), len(todo))
     _conclude(config, state)
     return state.rows
 

@@ -7,7 +7,7 @@ import contextlib
 import errno
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -35,6 +35,7 @@ from dgkit.cli.report import report
 from dgkit.cli.stats import stats
 from dgkit.cli.swap import swap
 from dgkit.cli.train import train
+from dgkit.cli.verbosity import QUIET, VERBOSE, begin_command, set_verbosity
 from dgkit.cli.verify import verify
 from dgkit.cli.web_page import web_page
 from dgkit.cli.world import world
@@ -64,7 +65,6 @@ app = typer.Typer(
     cls=_Commands,
     help="Label maps in, labelled street scenes in any weather out.",
     no_args_is_help=True,
-    add_completion=False,
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
@@ -96,9 +96,19 @@ def _show_version(wanted: bool) -> None:
         raise typer.Exit()
 
 
+def _set_verbosity(level: int) -> Callable[[bool], None]:
+    return lambda wanted: set_verbosity(level) if wanted else None
+
+
 @app.callback()
 def _root(
     version: bool = typer.Option(False, "--version", callback=_show_version, is_eager=True, help="Show the version"),
+    quiet: bool = typer.Option(
+        False, "--quiet", "-q", callback=_set_verbosity(QUIET), help="Print errors and the result only"
+    ),
+    verbose: bool = typer.Option(
+        False, "--verbose", "-v", callback=_set_verbosity(VERBOSE), help="Print details; also after the command"
+    ),
 ) -> None:
     """Label maps in, labelled street scenes in any weather out."""
 
@@ -114,7 +124,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     given = list(sys.argv[1:] if arguments is None else arguments)
     try:
         refuse_urls(given)
-        code = app(args=given, prog_name="dgkit", standalone_mode=False)
+        code = app(args=begin_command(given), prog_name="dgkit", standalone_mode=False)
         if sys.stdout is not None:
             sys.stdout.flush()
     except DgkitError as error:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from dgkit.cli.common import chosen_model, console, interruptible, print_json, print_table
+from dgkit.cli.common import chosen_model, inform, interruptible, print_json, print_table, progress_bars
 from dgkit.cli.options import Json, Random, options_of
 
 if TYPE_CHECKING:
@@ -44,13 +44,8 @@ def bench(
     config = load_config(BenchConfig, subjects=subjects, model=model, **flags)
     from dgkit.bench.benchmark import bench as run
 
-    shown = console()
-    with interruptible(_kept(config.csv)), shown.status("") as status:
-        rows = run(
-            config,
-            progress=lambda stage, done, total, note="": status.update(f"{done + 1:.0f}/{total:.0f} {note}"),
-            show=lambda row: shown.print(_line(row), markup=False),
-        )
+    with interruptible(_kept(config.csv)), progress_bars({"bench": ("Measuring", "configurations")}) as progress:
+        rows = run(config, progress=progress, show=lambda row: inform(_line(row)))
     if as_json:
         print_json({"rows": [dataclasses.asdict(row) for row in rows]})
     else:
@@ -58,7 +53,7 @@ def bench(
 
 
 def _kept(csv: Path | None) -> str:
-    return "rows so far are lost; --csv FILE keeps them" if csv is None else f"rows so far are in {csv}"
+    return "rows so far are lost, add --csv FILE to keep them" if csv is None else f"rows so far are in {csv}"
 
 
 def _line(row: BenchRow) -> str:

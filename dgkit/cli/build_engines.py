@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from dgkit.cli.common import chosen_model, console, print_json, print_table, say, size_text
+from dgkit.cli.common import chosen_model, console, inform, print_json, print_table, size_text
 from dgkit.cli.options import ControlNet, Json, Networks, Random, Rebuild, option, recipe_file, settings
 
 if TYPE_CHECKING:
@@ -68,7 +68,7 @@ def _build(
 
     outcomes = []
     networks = {name: network for name, network in model_networks(model).items() if name in names}
-    runners = recipe.runners(networks, check_policy(rebuild), say)
+    runners = recipe.runners(networks, check_policy(rebuild), inform)
     for number, (name, runner) in enumerate(runners.items(), 1):
         engine = recipe.choice(name)[0]
         with console().status(f"{name} for {engine} in {runner.dtype_name}, {number} of {len(runners)}"):

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from dgkit.cli.common import chosen_model, print_json, print_table, say
+from dgkit.cli.common import chosen_model, inform, print_json, print_table, say
 from dgkit.cli.options import ControlNet, Json, Model, Networks, Random, Rebuild, option
 
 if TYPE_CHECKING:
@@ -50,7 +50,7 @@ def check(
 
     checks, reports = [], []
     for name in choose_networks(networks):
-        comparison = Comparison(partial(load, name), *sides, device=device, batch=batch, rebuild=policy, notify=say)
+        comparison = Comparison(partial(load, name), *sides, device=device, batch=batch, rebuild=policy, notify=inform)
         checks += check_network(comparison)
         if worst_layer:
             from dgkit.engines.layers import check_layers

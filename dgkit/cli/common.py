@@ -9,7 +9,10 @@ from typing import TYPE_CHECKING, Any
 
 import typer
 
+from dgkit.cli.log_lines import LogLines, StageFigures, Stages, log_interval
+from dgkit.cli.verbosity import command_line, is_quiet, stamped
 from dgkit.errors import OutputError
+from dgkit.progress import ignore
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -22,11 +25,15 @@ TERMINATED = 143  # 128 + SIGTERM
 BROKEN_PIPE = 141  # 128 + SIGPIPE
 NOT_PATHS = frozenset({"--ray", "--note", "--set"})  # options whose value may be a URL
 WEAK_SEGMENTER = 0.2  # mean agreement below which a segmenter cannot tell good pixels from bad ones
-LINE_SECONDS = 60.0  # between two lines of a stage without a terminal
+ENGINE_STAGES = {"engines": ("Building engines, once per model", None)}  # of every command that runs a model
+
+_live: "list[Console]" = []  # the console of the bars that are on the screen
 
 
 def console() -> "Console":
-    """Return the console for people: stderr, so that stdout carries data only."""
+    """Return the console for people: stderr, so that stdout carries data only; that of the bars while they show."""
+    if _live:
+        return _live[-1]
     from rich.console import Console
 
     return Console(stderr=True, highlight=False, soft_wrap=True)
@@ -51,13 +58,26 @@ def print_error(message: str, hint: str = "") -> None:
 
 
 @contextlib.contextmanager
-def progress_bars(stages: Mapping[str, tuple[str, str]] | None = None, *, lines: bool = False) -> "Iterator[Progress]":
-    """Show one bar per stage on stderr: count, rate per hour, time left and note; yield the callback that moves them.
+def progress_bars(stages: Stages | None = None) -> "Iterator[Progress]":
+    """Show the progress of the stages on stderr; yield the callback that they report to.
 
-    ``stages`` maps names to (description, unit); any other stage is shown by its name. A bar appears with its first
-    report, whose ``done`` does not count for the rate. Without a terminal nothing is drawn; ``lines`` then prints one
-    line per stage and minute, and one at the end.
+    ``stages`` maps names to (description, unit); any other stage is shown by its name. On a terminal each stage gets a
+    bar with count, rate per hour, time left and note, as soon as it reports for the first time. Elsewhere the same
+    figures are written as lines of a log, see :class:`~dgkit.cli.log_lines.LogLines`. ``--quiet`` shows neither.
     """
+    shown, known = console(), {**ENGINE_STAGES, **(stages or {})}
+    if is_quiet() or sys.stderr is None:
+        yield ignore
+    elif not shown.is_terminal:
+        lines = LogLines(known, lambda line: say(stamped(line)), log_interval())
+        yield lines.report
+    else:
+        with _bars(known, shown) as report:
+            yield report
+
+
+@contextlib.contextmanager
+def _bars(stages: Stages, shown: "Console") -> "Iterator[Progress]":
     from rich import progress
 
     columns = (
@@ -66,47 +86,35 @@ def progress_bars(stages: Mapping[str, tuple[str, str]] | None = None, *, lines:
         progress.TextColumn("{task.fields[figures]}"),
         progress.TimeElapsedColumn(),
     )
-    shown = console()
-    with progress.Progress(*columns, console=shown, disable=not shown.is_terminal) as bars:
-        tasks: dict[str, tuple[progress.TaskID, float, float]] = {}
-        printed: dict[str, float] = {}
+    with progress.Progress(*columns, console=shown) as bars:
+        tasks: dict[str, tuple[progress.TaskID, StageFigures]] = {}
 
         def report(stage: str, done: float, total: float, note: str = "") -> None:
-            description, unit = (stages or {}).get(stage, (stage, ""))
             now = time.monotonic()
             if stage not in tasks:
-                tasks[stage] = bars.add_task(description, total=total, figures=""), done, now
-            task, before, started = tasks[stage]
-            rate = rate_text(done - before, total - done, now - started, unit)
-            count = f"{int(done)}/{int(total)}"
-            figures = f"{count} {unit}".strip() + rate + (f", {note}" if note else "")
-            bars.update(task, completed=done, total=total, figures=figures)
-            if lines and not shown.is_terminal and (done == total or now - printed.get(stage, 0.0) > LINE_SECONDS):
-                printed[stage] = now
-                shown.print(f"{stage} {count} {note}", markup=False)
+                begun = StageFigures.begin(stages, stage, done, now)
+                tasks[stage] = bars.add_task(begun.description, total=total, figures=""), begun
+            task, figures = tasks[stage]
+            bars.update(task, completed=done, total=total, figures=figures.text(done, total, note, now))
 
-        yield report
-
-
-def rate_text(done: float, left: float, seconds: float, unit: str) -> str:
-    """Return ``, 120 images/hour, 0:04:30 left`` for ``done`` in ``seconds``; empty before anything is done.
-
-    Without a unit only the time left is given.
-    """
-    if done <= 0 or seconds <= 0:
-        return ""
-    minutes, rest = divmod(round(left * seconds / done), 60)
-    rate = f", {3600 * done / seconds:,.0f} {unit}/hour" if unit else ""
-    return f"{rate}, {minutes // 60}:{minutes % 60:02d}:{rest:02d} left"
+        _live.append(shown)
+        try:
+            yield report
+        finally:
+            _live.remove(shown)
 
 
 @contextlib.contextmanager
 def interruptible(message: str = "run the same command again to resume") -> Iterator[None]:
-    """On Ctrl-C or SIGTERM print "stopped" with ``message`` and exit with code 130 or 143."""
+    """On Ctrl-C or SIGTERM print "stopped", what was dropped, ``message`` and the command; exit with code 130 or 143.
+
+    What was dropped are the notes of the exception.
+    """
     try:
         yield
     except KeyboardInterrupt as error:
-        console().print(f"\nstopped; {message}", markup=False)
+        dropped = "".join(f"; {note}" for note in getattr(error, "__notes__", ()))
+        say(f"stopped{dropped}; {message}: {command_line()}")
         raise typer.Exit(stop_code(error)) from None
 
 
@@ -146,7 +154,7 @@ def chosen_model(model: str | None, random: str | None) -> str | None:
 
 
 def say(message: str) -> None:
-    """Print a line for people on stderr."""
+    """Print a line for people on stderr: a result, or a warning about one."""
     console().print(message, markup=False)
 
 
@@ -155,6 +163,12 @@ def warn_of_weak_segmenter(agreement: float | None, consequence: str, flag: str)
     if agreement is not None and agreement < WEAK_SEGMENTER:
         seen = f"the segmenter sees only {agreement:.1%} of the pixels as labelled"
         say(f"warning: {seen}; {consequence}, use another {flag}")
+
+
+def inform(message: str) -> None:
+    """Print a line about what a command is doing, unless ``--quiet`` is set."""
+    if not is_quiet():
+        say(message)
 
 
 def print_table(table: "Table") -> None:

@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
-from dgkit.cli.common import interruptible, print_json, print_table, progress_bars, say
+from dgkit.cli.common import inform, interruptible, print_json, print_table, progress_bars, say
 from dgkit.cli.options import Json, MmsegConfig, option, options_of, settings
 
 STAGES = {"check": ("Checking files", "sets"), "score": ("Scoring", "images")}
@@ -38,7 +38,7 @@ def evaluate(
     from dgkit.segmenters.opening import open_segmenter
 
     opened = open_segmenter(
-        segmenter, config.engine, config.dtype, config.device, config=network, batch=config.batch, notify=say
+        segmenter, config.engine, config.dtype, config.device, config=network, batch=config.batch, notify=inform
     )
     for note in opened.notes:
         say(f"{segmenter}: {note}")

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from typer.core import TyperGroup
 
-from dgkit.cli.common import chosen_model, console, print_json, print_table, say, size_text
+from dgkit.cli.common import chosen_model, inform, interruptible, print_json, print_table, progress_bars, say, size_text
 from dgkit.cli.options import ControlNet, Json, MmsegConfig, Networks, Random, Rebuild, option
 
 EXAMPLE = 128  # side in pixels of the example picture that a segmenter with free sizes is traced with
@@ -72,11 +72,13 @@ def networks(
     for network in chosen.values():
         graph_key(network, dtype, opset or OPSET)  # fails before the first export if one is not possible
     rows = []
-    for number, (name, network) in enumerate(chosen.items(), 1):
-        with console().status(f"{name} in {dtype}, {number} of {len(chosen)}"):
-            engine = export_engine(network, policy, say, dtype=dtype, opset=opset or OPSET)
+    with interruptible(), progress_bars({"export": ("Exporting", None)}) as progress:
+        for number, (name, network) in enumerate(chosen.items()):
+            progress("export", number, len(chosen), f"{name} in {dtype}")
+            engine = export_engine(network, policy, inform, dtype=dtype, opset=opset or OPSET)
             rows.append(_as_dict(engine, network, copy_out(engine, out / name)))
-        model.release()
+            model.release()
+        progress("export", len(chosen), len(chosen))
     if as_json:
         print_json({"model": model.info.name, "dtype": dtype, "opset": opset or OPSET, "networks": rows})
     else:
@@ -104,7 +106,8 @@ def segmenter(
 
     source = find_source(checkpoint, config)
     fixed, path = size or source.side, out if out.suffix == ".onnx" else out / "segmenter.onnx"
-    with console().status(f"{checkpoint} to {path}"):
+    with progress_bars({"export": ("Exporting", None)}) as progress:
+        progress("export", 0, 1, f"{checkpoint} to {path}")
         error = write_segmenter(
             source.load(), path, classes=source.classes, mean=source.mean, std=source.std,
             side=fixed or EXAMPLE, fixed=fixed is not None,

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from dgkit.cli.common import interruptible, print_json, progress_bars, say, warn_of_weak_segmenter
+from dgkit.cli.common import inform, interruptible, print_json, progress_bars, say, warn_of_weak_segmenter
 from dgkit.cli.options import Json, option, options_of, recipe_file, settings
 from dgkit.cli.pack import pack_with_bars
 
@@ -51,7 +51,7 @@ def generate(
     from dgkit.generation.run import generate as run
 
     with interruptible(f"run the same command again to resume {out}"), progress_bars(STAGES) as progress:
-        result = run(out, config, progress=progress, notify=say)
+        result = run(out, config, progress=progress, notify=inform)
         _describe(result, progress)
     warn_of_weak_segmenter(result.mean_agreement, "images chosen by it show their labels no better", "--judge")
     if as_json:

@@ -7,8 +7,9 @@ from typing import Annotated, Any
 
 import typer
 
-from dgkit.cli.common import print_json, progress_bars, say
+from dgkit.cli.common import inform, interruptible, print_json, progress_bars, say
 from dgkit.cli.options import Json, Threads, option, settings
+from dgkit.cli.train import RESUME
 
 
 def judge(
@@ -32,8 +33,8 @@ def judge(
 
     if threads:
         torch.set_num_threads(threads)
-    with progress_bars(_stages()) as report:
-        found = JudgeTraining(work, config, report, say).run()
+    with interruptible(RESUME), progress_bars(_stages()) as report:
+        found = JudgeTraining(work, config, report, inform).run()
     if as_json:
         print_json(found)
     else:

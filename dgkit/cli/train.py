@@ -9,11 +9,13 @@ from typing import TYPE_CHECKING, Annotated, Any, TypeAlias
 
 import typer
 
-from dgkit.cli.common import print_json, progress_bars, say
+from dgkit.cli.common import inform, interruptible, print_json, progress_bars, say
 from dgkit.cli.options import Json, Threads, option, settings
 
 if TYPE_CHECKING:
     from dgkit.progress import Progress
+
+RESUME = "run the same command again to resume from the last checkpoint"
 
 train = typer.Typer(help="Train the networks from recipes.", no_args_is_help=True)
 
@@ -71,7 +73,7 @@ def city(
     with _training(threads) as progress:
         from dgkit.training.city.stages import CityTraining
 
-        training = CityTraining(work, config, progress, say)
+        training = CityTraining(work, config, progress, inform)
         finished = training.finished()
         model = training.run()
     following = f"dgkit generate OUT --model {model}"
@@ -97,7 +99,7 @@ def segmenter(
     with _training(threads) as progress:
         from dgkit.training.segmenter.segmenter_training import train_segmenter
 
-        result = train_segmenter(config, progress, say)
+        result = train_segmenter(config, progress, inform)
     if main_process():
         _show(result, as_json)
 
@@ -110,7 +112,7 @@ def _run(kind: str, recipe: Path, out: Path | None, sets: list[str] | None, thre
         from dgkit.training.diffusion.commands import COMMANDS
         from dgkit.training.loop.training_folder import main_process
 
-        result = COMMANDS[kind](config, progress, say)
+        result = COMMANDS[kind](config, progress, inform)
     if main_process():
         _show(result, as_json)
 
@@ -134,9 +136,5 @@ def _training(threads: int | None) -> Iterator[Progress]:
     transformers.utils.logging.disable_progress_bar()
     if threads:
         torch.set_num_threads(threads)
-    try:
-        with progress_bars(lines=True) as progress:
-            yield progress
-    except KeyboardInterrupt:
-        say("run the same command again to resume from the last checkpoint")
-        raise
+    with interruptible(RESUME), progress_bars() as progress:
+        yield progress

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from dgkit.cli.common import interruptible, print_json, progress_bars, say
+from dgkit.cli.common import inform, interruptible, print_json, progress_bars, say
 from dgkit.cli.generate import STAGES as GENERATE_STAGES
 from dgkit.cli.options import Generated, Json
 
@@ -29,7 +29,7 @@ def verify(
     from dgkit.generation.verification import verify as run
 
     with interruptible("run the same command again to restart"), progress_bars(STAGES) as progress:
-        result = run(out, repair=repair, progress=progress, notify=say)
+        result = run(out, repair=repair, progress=progress, notify=inform)
     if as_json:
         print_json(result.to_json())
     else:

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from dgkit.cli.common import print_json, progress_bars, say
+from dgkit.cli.common import interruptible, print_json, progress_bars, say
 from dgkit.cli.options import Json, option
 
 _ROLES = "source (GTA5 layout), prior (captions), or cityscapes, bdd, mapillary, acdc, darkzurich (targets)"
@@ -35,7 +35,7 @@ def world(
     """Draw labelled or captioned street scenes from a seed."""
     from dgkit.world import write_role
 
-    with progress_bars({"draw": (f"Drawing {role}", "scenes")}) as report:
+    with interruptible(), progress_bars({"draw": (f"Drawing {role}", "scenes")}) as report:
         write_role(
             out, role, count, seed, height=height, width=width, split=split, workers=workers,
             progress=lambda done, total: report("draw", done, total),

@@ -1,24 +1,14 @@
 """What commands share."""
 
 import json
+import re
 
 import pytest
+import typer
 
-from dgkit.cli.common import print_json, progress_bars, rate_text
-
-
-@pytest.mark.parametrize(
-    ("done", "left", "seconds", "text"),
-    [
-        (0, 10, 5, ""),
-        (2, 10, 0, ""),
-        (10, 90, 60, ", 600 images/hour, 0:09:00 left"),
-        (0.5, 16.5, 109, ", 17 images/hour, 0:59:57 left"),
-        (1, 7300, 1, ", 3,600 images/hour, 2:01:40 left"),
-    ],
-)
-def test_rate_and_time_left(done: float, left: float, seconds: float, text: str) -> None:
-    assert rate_text(done, left, seconds, "images") == text
+from dgkit.cli.common import inform, interruptible, print_json, progress_bars, say
+from dgkit.cli.verbosity import NORMAL, QUIET, begin_command, set_verbosity
+from dgkit.processes import Terminated
 
 
 def test_json_is_alone_on_stdout(capsys: pytest.CaptureFixture[str]) -> None:
@@ -28,19 +18,38 @@ def test_json_is_alone_on_stdout(capsys: pytest.CaptureFixture[str]) -> None:
     assert captured.err == ""
 
 
-def test_bars_stay_silent_without_a_terminal(capsys: pytest.CaptureFixture[str]) -> None:
+def test_lines_of_a_log_without_a_terminal(capsys: pytest.CaptureFixture[str]) -> None:
     with progress_bars({"a": ("Doing", "things")}) as report:
-        report("a", 0, 3)
-        report("a", 3, 3)
-    captured = capsys.readouterr()
-    assert captured.out == "" and captured.err.strip() == ""
-
-
-def test_lines_instead_of_bars_without_a_terminal(capsys: pytest.CaptureFixture[str]) -> None:
-    with progress_bars(lines=True) as report:
         for done in (0, 1, 2, 3):
-            report("ldm", done, 3, f"loss 0.{done}")
-    assert capsys.readouterr().err.splitlines() == ["ldm 0/3 loss 0.0", "ldm 3/3 loss 0.3"]
+            report("a", done, 3, f"loss 0.{done}")
+    captured = capsys.readouterr()
+    first, last = captured.err.splitlines()
+    assert captured.out == ""
+    assert re.fullmatch(r"\d{4}-\d\d-\d\d \d\d:\d\d:\d\d Doing 0/3 things, loss 0.0", first)
+    assert re.search(r"Doing 3/3 things, [\d,]+ things/hour, loss 0.3$", last)
+
+
+def test_quiet_shows_no_progress_but_the_result(capsys: pytest.CaptureFixture[str]) -> None:
+    set_verbosity(QUIET)
+    try:
+        with progress_bars() as report:
+            report("a", 0, 3)
+            inform("a detail")
+            say("the result")
+    finally:
+        set_verbosity(NORMAL)
+    assert capsys.readouterr().err == "the result\n"
+
+
+def test_a_stop_says_what_was_dropped_and_names_the_command(capsys: pytest.CaptureFixture[str]) -> None:
+    begin_command(["generate", "my out", "--count", "4"])
+    error = Terminated()
+    error.add_note("8 unfinished images were dropped")
+    with pytest.raises(typer.Exit) as found, interruptible():
+        raise error
+    assert found.value.exit_code == 143
+    line = "stopped; 8 unfinished images were dropped; run the same command again to resume"
+    assert capsys.readouterr().err == f"{line}: dgkit generate 'my out' --count 4\n"
 
 
 def test_bars_show_count_and_rate_on_a_terminal(
