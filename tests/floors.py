@@ -25,6 +25,7 @@ FLOORS = {
             "progress",
             "prompts",
             "resources",
+            "texts",
         ),
         0,
     ),

@@ -15,6 +15,15 @@ from dgkit.cli.options import Json, Threads, option, settings
 if TYPE_CHECKING:
     from dgkit.progress import Progress
 
+STAGES = {
+    "vae": ("Training the autoencoder", "steps"),
+    "ldm": ("Training the UNet", "steps"),
+    "unet": ("Training the UNet", "steps"),
+    "controlnet": ("Training the ControlNet", "steps"),
+    "decoder": ("Training the decoder", "steps"),
+    "segmenter": ("Training the segmenter", "steps"),
+    "latents": ("Encoding pictures", "crops"),
+}
 RESUME = "run the same command again to resume from the last checkpoint"
 
 train = typer.Typer(help="Train the networks from recipes.", no_args_is_help=True)
@@ -136,5 +145,5 @@ def _training(threads: int | None) -> Iterator[Progress]:
     transformers.utils.logging.disable_progress_bar()
     if threads:
         torch.set_num_threads(threads)
-    with interruptible(RESUME), progress_bars() as progress:
+    with interruptible(RESUME), progress_bars(STAGES) as progress:
         yield progress

@@ -99,6 +99,15 @@ class RayPool:
     def fetch(self) -> tuple[Block, Iterable[EncodedImage]]:
         """Wait for the next finished block. Raises the error of an actor, or EngineError if actors keep dying."""
         (done,), _ = self._ray.wait(list(self._tasks), num_returns=1)
+        return self._take(done)
+
+    def finished(self) -> Iterable[tuple[Block, Iterable[EncodedImage]]]:
+        """Return the blocks that actors have finished and nobody has fetched."""
+        waiting = list(self._tasks)
+        done, _ = self._ray.wait(waiting, num_returns=len(waiting), timeout=0) if waiting else ((), ())
+        return map(self._take, done)
+
+    def _take(self, done: Any) -> tuple[Block, Iterable[EncodedImage]]:
         number, block = self._tasks.pop(done)
         self._load[number] -= 1
         try:

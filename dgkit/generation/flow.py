@@ -7,7 +7,7 @@ decoded, encoded or written.
 from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import closing, contextmanager
+from contextlib import closing, contextmanager, suppress
 from itertools import islice
 from typing import Protocol
 
@@ -32,6 +32,9 @@ class Pool(Protocol):
     def fetch(self) -> tuple[Block, Iterable[EncodedImage]]:
         """Wait for the next finished block, in any order. Its files may be encoded while they are iterated."""
 
+    def finished(self) -> Iterable[tuple[Block, Iterable[EncodedImage]]]:
+        """Return the blocks that :meth:`fetch` would return at once: what a run that stops need not drop."""
+
 
 class ImageProgress:
     """Progress in images, in fractions, over all blocks in flight; ``advance(done, total)`` never gets less."""
@@ -39,18 +42,26 @@ class ImageProgress:
     def __init__(self, done: int, total: int, advance: Advance) -> None:
         self._done, self._total, self._advance = done, total, advance
         self._partial: dict[int, float] = {}
+        self._begun: dict[int, int] = {}  # images of each block in _partial
         self._reported = float(done)
 
     def update(self, block: Block, share: float) -> None:
         """Report that ``share``, 0 to 1, of a block is generated; a restarted block may report less than before."""
         self._partial[block.start] = len(block.wanted) * min(share, 1.0)
+        self._begun[block.start] = len(block.wanted)
         self._report()
 
     def finish(self, block: Block) -> None:
         """Report that all images of a block are generated."""
         self._partial.pop(block.start, None)
+        self._begun.pop(block.start, None)
         self._done += len(block.wanted)
         self._report()
+
+    @property
+    def unfinished(self) -> int:
+        """Number of images in the blocks that are begun and not finished."""
+        return sum(self._begun.values())
 
     def _report(self) -> None:
         self._reported = max(self._reported, self._done + sum(self._partial.values()))
@@ -78,6 +89,11 @@ class InProcessPool:
         """Return the block that was submitted last; its files are encoded while they are iterated."""
         return self._done.popleft()
 
+    def finished(self) -> Iterable[tuple[Block, Iterable[EncodedImage]]]:
+        """Return a block that was generated and not fetched."""
+        while self._done:
+            yield self._done.popleft()
+
 
 def fill(
     add: Callable[[EncodedImage], object],
@@ -89,23 +105,32 @@ def fill(
     """Generate the ``missing`` blocks, pairs of (job numbers, wanted numbers), and ``add`` their images to the folder.
 
     ``finish`` is called once for each generated block. Blocks fetched from ``pool`` are added even if the run ends
-    early. Raises what preparing a job, generating or adding raises.
+    early, and on Ctrl-C those that the pool has finished. Raises what preparing a job, generating or adding raises.
     """
     in_flight = 0
+
+    def keep(block: Block, images: Iterable[EncodedImage]) -> None:
+        finish(block)
+        write(images)
+
     with closing(_prepare(plan, missing, pool.capacity + 1)) as blocks, _writer(add, pool.capacity + 1) as write:
         more = True
-        while more or in_flight:
-            while more and in_flight < pool.capacity:
-                block = next(blocks, None)
-                more = block is not None
-                if block is not None:
-                    pool.submit(block)
-                    in_flight += 1
-            if in_flight:
-                block, images = pool.fetch()
-                in_flight -= 1
-                finish(block)
-                write(images)
+        try:
+            while more or in_flight:
+                while more and in_flight < pool.capacity:
+                    block = next(blocks, None)
+                    more = block is not None
+                    if block is not None:
+                        pool.submit(block)
+                        in_flight += 1
+                if in_flight:
+                    keep(*pool.fetch())
+                    in_flight -= 1
+        except KeyboardInterrupt:
+            with uninterrupted(), suppress(Exception):  # an error here is no news to who stops the run
+                for found in pool.finished():
+                    keep(*found)
+            raise
 
 
 def _prepare(

@@ -18,6 +18,7 @@ from dgkit.generation.settings import chosen_engines, chosen_preset, chosen_styl
 from dgkit.generation.sources import open_files
 from dgkit.generation.writer import OutputFolder
 from dgkit.progress import Notify, Progress, ignore, within
+from dgkit.texts import count_of
 
 if TYPE_CHECKING:
     import numpy as np
@@ -132,8 +133,15 @@ def _generate_missing(
     images = ImageProgress(len(folder.records), total_images(config), within(progress, "generate"))
     existing = set(folder.records)
     blocks = sum(1 for _ in missing_blocks(config, existing))
-    with _pool(config, pipeline, blocks, images.update, notify) as pool:
-        fill(folder.add, plan, missing_blocks(config, existing), pool, images.finish)
+    try:
+        with _pool(config, pipeline, blocks, images.update, notify) as pool:
+            fill(folder.add, plan, missing_blocks(config, existing), pool, images.finish)
+    except KeyboardInterrupt as stop:
+        dropped = f", {count_of(images.unfinished, 'unfinished image')} dropped" if images.unfinished else ""
+        stop.add_note(
+            f"{len(folder.records)} of {count_of(total_images(config), 'image')} are in {folder.path}{dropped}"
+        )
+        raise
 
 
 @contextlib.contextmanager

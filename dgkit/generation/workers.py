@@ -52,6 +52,7 @@ class WorkerPool:
         self.capacity = QUEUE * len(setups)
         self._setups, self._update, self._notify = setups, update, notify or (lambda message: None)
         self._workers: list[WorkerProcess] = []
+        self._done: deque[tuple[Block, Iterable[EncodedImage]]] = deque()  # received, not fetched
         self._deaths: Counter[int] = Counter()  # by the start of the block in progress
 
     def __enter__(self) -> "WorkerPool":
@@ -76,19 +77,29 @@ class WorkerPool:
 
     def fetch(self) -> tuple[Block, Iterable[EncodedImage]]:
         """Wait for the next finished block. Raises the error of a worker, or EngineError if workers keep dying."""
-        while True:
+        while not self._done:
             for connection in wait([worker.connection for worker in self._workers]):
                 worker = next(worker for worker in self._workers if worker.connection is connection)
                 try:
-                    message = worker.connection.recv()
+                    self._receive(worker)
                 except (EOFError, OSError):
                     self._restart(worker)
-                    continue
-                done = self._handle(worker, message)
-                if done is not None:
-                    return done
+        return self._done.popleft()
 
-    def _handle(self, worker: WorkerProcess, message: Any) -> tuple[Block, Iterable[EncodedImage]] | None:
+    def finished(self) -> Iterable[tuple[Block, Iterable[EncodedImage]]]:
+        """Return the blocks that workers have sent and nobody has fetched."""
+        for worker in self._workers:
+            with suppress(EOFError, OSError):
+                while worker.connection.poll():
+                    self._receive(worker)
+        while self._done:
+            yield self._done.popleft()
+
+    def _receive(self, worker: WorkerProcess) -> None:
+        with uninterrupted():  # a message is read as a whole, and a finished block is not lost
+            self._handle(worker, worker.connection.recv())
+
+    def _handle(self, worker: WorkerProcess, message: Any) -> None:
         if isinstance(message, Failed):
             raise_failure(message)
         if isinstance(message, Ready):
@@ -100,8 +111,7 @@ class WorkerPool:
         elif isinstance(message, BlockDone):
             block = next(block for block in worker.blocks if block.start == message.start)
             worker.blocks.remove(block)
-            return block, message.images
-        return None
+            self._done.append((block, message.images))
 
     def _restart(self, worker: WorkerProcess) -> None:
         stop(worker.process, worker.connection)

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shlex
 import shutil
 import struct
 import subprocess
@@ -15,8 +16,11 @@ from PIL import Image
 
 from dgkit.cli.app import main
 from dgkit.config import load_config
+from dgkit.generation.blocks import Block
 from dgkit.generation.generate_config import GenerateConfig
+from dgkit.generation.scene_generator import SceneGenerator
 from dgkit.generation.writer import OutputFolder
+from dgkit.processes import Terminated
 from tests.models import make_micro_model
 from tests.scenes import FAST_FLAGS, make_label, make_labels, snapshot
 
@@ -84,6 +88,21 @@ def test_ctrl_c_explains_how_to_resume(
     monkeypatch.setattr("dgkit.generation.run.generate", stop)
     assert main(["generate", str(tmp_path / "out"), *usual]) == 130
     assert "run the same command again to resume" in capsys.readouterr().err
+
+
+def test_sigterm_says_how_many_unfinished_images_were_dropped(
+    usual: Arguments, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def stop(generator: SceneGenerator, block: Block, advance: Callable[[float], None]) -> None:
+        advance(0.5)
+        raise Terminated
+
+    monkeypatch.setattr(SceneGenerator, "generate", stop)
+    out = tmp_path / "out"
+    assert main(["generate", str(out), *usual]) == 143
+    line = capsys.readouterr().err.splitlines()[-1]
+    assert line.startswith(f"stopped; 0 of 2 images are in {out}, 2 unfinished images dropped; run the same command")
+    assert line.endswith(f"again to resume {out}: {shlex.join(['dgkit', 'generate', str(out), *usual])}")
 
 
 # ---------------------------------------------------------------------------------------------------------------------

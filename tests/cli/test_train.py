@@ -69,7 +69,7 @@ def test_out_wins_over_the_recipe_and_the_next_command_is_named(recipe, tmp_path
     assert main(["train", "ldm", str(recipe), "--out", str(tmp_path / "unet"), "--set", "train.steps=1"]) == 0
     printed = capsys.readouterr()
     assert printed.out == ""
-    assert "ldm 1/1 loss" in printed.err
+    assert "Training the UNet 1/1 steps, loss" in printed.err
     assert f"next: dgkit train controlnet RECIPE --set model={tmp_path / 'unet'}" in printed.err
     assert (tmp_path / "unet" / "model_index.json").exists()
 

@@ -84,6 +84,9 @@ class Script:
             raise EOFError
         return self.messages.pop(0)
 
+    def poll(self) -> bool:
+        return bool(self.messages)
+
     def send(self, message: object) -> None:
         self.sent.append(message)
 
@@ -122,6 +125,15 @@ def test_a_block_goes_to_the_worker_with_the_fewest(scripts: list[Script]) -> No
         first.messages.insert(1, BlockProgress(0, 0.5))
         block, images = workers_pool.fetch()
     assert (block.start, images, reported) == (0, [], [(0, 0.5)])
+
+
+def test_blocks_that_were_sent_are_taken_without_waiting(scripts: list[Script]) -> None:
+    scripts += [Script(Ready(), BlockDone(0, []), BlockProgress(2, 0.1)), Script()]
+    with pool(2) as workers_pool:
+        for number in range(3):
+            workers_pool.submit(make_block(number))
+        assert [block.start for block, _ in workers_pool.finished()] == [0]
+        assert list(workers_pool.finished()) == []
 
 
 def test_a_dead_workers_blocks_go_to_its_successor(scripts: list[Script]) -> None:
