@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shlex
 import shutil
 import struct
@@ -288,8 +289,8 @@ def only_ignore(root: Path) -> Arguments:
 
 
 def two_lines(text: str) -> tuple[str, str]:
-    """The error and the hint; nothing else may be on stderr."""
-    lines = text.splitlines()
+    """The error and the hint; only lines of progress, which begin with the time, may precede them."""
+    lines = [line for line in text.splitlines() if not re.match(r"\d{4}-\d\d-\d\d \d\d:\d\d:\d\d ", line)]
     assert 1 <= len(lines) <= 2, text
     assert lines[0].startswith("error: ")
     assert len(lines) == 1 or lines[1].startswith("hint: ")

@@ -109,6 +109,6 @@ def test_mistakes(
 
 def test_maps_that_cannot_be_read_end_in_two_lines(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     write_ids(folder / "c.png", np.array([[7, 26]]))
-    assert main(["stats", "--labels", str(folder)]) == 1
+    assert main(["-q", "stats", "--labels", str(folder)]) == 1
     lines = capsys.readouterr().err.splitlines()
     assert len(lines) == 2 and "c.png: unknown ids 26" in lines[0] and "--encoding cityscapes_ids" in lines[1]
