@@ -14,8 +14,17 @@ if "PYTEST_XDIST_WORKER" in os.environ:
     os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 ROOT = Path(__file__).resolve().parents[1]
-# Files whose single tests take half a minute and more: started first, they do not leave one worker busy at the end.
-LONG = ("test_against_official.py", "test_soak.py", "test_real_processes.py", "test_wheel.py")
+# Files with single tests or fixtures of ten seconds and more: started first, they do not leave one worker busy at the
+# end, and no other worker takes some of their tests over and builds the fixtures again.
+LONG = (
+    "test_against_official.py",
+    "test_soak.py",
+    "test_real_processes.py",
+    "test_wheel.py",
+    "test_stages.py",
+    "test_judge_training.py",
+    "test_readme.py",
+)
 
 
 @pytest.fixture(scope="session", autouse=True)

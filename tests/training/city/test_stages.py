@@ -1,4 +1,4 @@
-"""The whole training in 200 steps, from scratch to a model folder that dgkit and diffusers load."""
+"""The whole training in 42 steps, from scratch to a model folder that dgkit and diffusers load."""
 
 import json
 
@@ -18,8 +18,8 @@ from dgkit.training.data.rendered_scenes import open_scenes
 from dgkit.training.loop.training_folder import sole_training
 from dgkit.world import render
 
-STEPS = {"vae": 60, "unet": 40, "finetune": 10, "controlnet": 30, "decoder": 60}
-STAGE = {"batch": 1, "checkpoint_every": 20, "validate_every": 1000, "warmup": 5}
+STEPS = {"vae": 12, "unet": 8, "finetune": 4, "controlnet": 6, "decoder": 12}
+STAGE = {"batch": 1, "checkpoint_every": 4, "validate_every": 1000, "warmup": 2}
 RECIPE = CityRecipe.model_validate(
     {
         "height": 64,
@@ -39,7 +39,7 @@ def work(tmp_path_factory):
     work = tmp_path_factory.mktemp("city")
 
     def stop(stage: str, done: float, total: float, note: str = "") -> None:
-        if (stage, done) == ("unet", 25):
+        if (stage, done) == ("unet", 5):
             raise DgkitError("stop")
 
     with pytest.raises(DgkitError):
@@ -95,7 +95,7 @@ def test_every_stage_keeps_its_log(work):
         steps = STEPS[stage]
         assert (work / stage / "log.csv").read_text().splitlines()[-1].startswith(f"{steps},")
         assert f"{steps},{figure}," in (work / stage / "validation.csv").read_text()
-    assert (work / "controlnet" / "validation" / "step_00000030_swapped_0.png").exists()
+    assert (work / "controlnet" / "validation" / "step_00000006_swapped_0.png").exists()
 
 
 def test_the_time_of_every_stage_is_summed_over_interruptions(work):
@@ -125,7 +125,7 @@ def test_another_recipe_is_refused(work):
     with pytest.raises(UsageError, match="holds a training with seed=0; this recipe has seed=7"):
         CityTraining(work, changed).run()
     longer = RECIPE.model_copy(update={"unet": RECIPE.unet.model_copy(update={"steps": 50})})
-    with pytest.raises(UsageError, match=r"is finished with steps=40; this recipe has unet\.steps=50"):
+    with pytest.raises(UsageError, match=r"is finished with steps=8; this recipe has unet\.steps=50"):
         CityTraining(work, longer)._stage("unet", None)
 
 
