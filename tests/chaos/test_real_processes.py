@@ -44,6 +44,7 @@ class Job:
     arguments: Callable[[Path], list[str]]
     result: Callable[[Path], dict[str, Any]]
     workers: bool = False  # a killed child is replaced
+    alone: tuple[str, ...] = ()  # further arguments with which a single process makes the same
 
     def start(self, folder: Path, log: Path) -> subprocess.Popen[bytes]:
         """Start the command in a process of its own, with one thread and caches in ``folder``."""
@@ -112,12 +113,13 @@ def timeless(value: Any) -> Any:
 def generate(micro: Path, labels: Path) -> Job:
     flags = ["--labels", str(labels), "--model", str(micro), "--style-mix", "uniform", *FAST_FLAGS]
     count = ["--count", "8", "--workers", "2"]
-    return Job("generate", lambda folder: ["generate", str(folder / "out"), *flags, *count], generated, workers=True)
+    alone = ("--workers", "0")
+    return Job("generate", lambda folder: ["generate", str(folder / "out"), *flags, *count], generated, True, alone)
 
 
 @pytest.fixture
-def segmenter(tmp_path: Path) -> Job:
-    """A training of 12 iterations with worker processes, checkpoints and validations."""
+def segmenter(request: pytest.FixtureRequest, tmp_path: Path) -> Job:
+    """A training of 6 iterations, of the slow test 12, with worker processes, checkpoints and validations."""
     pytest.importorskip("mmseg")
     for number in range(3):
         label = np.zeros((80, 96), np.uint8)
@@ -126,7 +128,8 @@ def segmenter(tmp_path: Path) -> Job:
             (tmp_path / "source" / name).mkdir(parents=True, exist_ok=True)
             Image.fromarray(array.astype(np.uint8)).save(tmp_path / "source" / name / f"{number}.png")
     root = {"root": str(tmp_path / "source")}
-    train = {"steps": 12, "batch": 2, "warmup": 1, "checkpoint_every": 3, "validate_every": 4, "keep": 1}
+    steps = 12 if request.node.get_closest_marker("slow") else 6
+    train = {"steps": steps, "batch": 2, "warmup": 1, "checkpoint_every": 3, "validate_every": 4, "keep": 1}
     data = {"source": root, "val": root, "crop": 64, "workers": 2}
     recipe = {"head": "segformer", "backbone": "mit_b0", "channels": 16, "data": data, "train": train}
     (tmp_path / "recipe.yaml").write_text(yaml.safe_dump(recipe))
@@ -236,7 +239,18 @@ def append_row(path: Path, total: dict[str, int], seconds: float) -> None:
 def server() -> multiprocessing.context.ForkServerContext:
     """Processes that start with the packages of both commands already imported."""
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["dgkit.generation.run", "dgkit.training.segmenter.segmenter_training"])
+    context.set_forkserver_preload(
+        [
+            "dgkit.generation.run",
+            "diffusers.models.controlnets.controlnet",
+            "diffusers.models.unets.unet_2d_condition",
+            "dgkit.training.segmenter.segmenter_training",
+            "dgkit.cli.app",
+            "matplotlib.backends.backend_agg",
+            "onnxscript",
+            "torch.utils.tensorboard",
+        ]
+    )
     return context
 
 
@@ -268,8 +282,8 @@ def test_a_few_kills_lose_nothing(
         process.join(TIMEOUT)
         assert process.exitcode == -signal.SIGKILL
         assert wait_for(lambda pids=left: not any(map(alive, pids)), PATIENCE), "child processes outlive their run"
-    for folder in (cut, whole):
-        process = server.Process(target=crash.run, args=(job.arguments(folder),))
+    for arguments in (job.arguments(cut), [*job.arguments(whole), *job.alone]):
+        process = server.Process(target=crash.run, args=(arguments,))
         process.start()
         process.join(TIMEOUT)
         assert process.exitcode == 0
