@@ -17,6 +17,7 @@ from typer.core import TyperGroup
 from dgkit import __version__
 from dgkit.cli.bench import bench
 from dgkit.cli.build_engines import build_engines
+from dgkit.cli.catalogue import catalogue
 from dgkit.cli.check import check
 from dgkit.cli.common import BROKEN_PIPE, INTERRUPTED, print_error, refuse_urls, stop_code
 from dgkit.cli.defects import occupy_closed_streams, report_defect
@@ -87,6 +88,7 @@ app.command("build-engines")(build_engines)
 engines.command("check")(check)
 app.add_typer(engines, name="engines")
 app.command("bench", cls=ConfigCommand)(bench)
+app.command("list")(catalogue)
 app.command("doctor")(doctor)
 
 

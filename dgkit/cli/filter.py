@@ -8,6 +8,7 @@ from typing import Any
 from dgkit.cli.common import interruptible, print_json, print_table, progress_bars, say, warn_of_weak_segmenter
 from dgkit.cli.options import Json, Scenes, options_of
 
+MOST = 0.8  # share of the labelled pixels or scenes that a useful filter does not drop
 STAGES = {
     "reference": ("Measuring the reference", "pictures"),
     "measure": ("Measuring", "scenes"),
@@ -32,6 +33,10 @@ def filter_labels(out: Scenes, flags: dict[str, Any], as_json: Json = False) -> 
         say(f"{found['settings']['segmenter']}: {note}")
     mean = found["agreement"]["mean"] if found["agreement"] else None
     warn_of_weak_segmenter(mean, "labels filtered by it say little", "--segmenter")
+    if max(found["ignored_share"], len(found["left_out"]) / found["scenes"]) > MOST:
+        say(
+            f"warning: more than {MOST:.0%} of the pixels or scenes were dropped; check segmenter, threshold and limits"
+        )
     if as_json:
         print_json(found)
     else:

@@ -23,6 +23,18 @@ SIMPLE = (bool, int, float, Path, str)  # types that Typer parses itself
 RANDOM = "Use random weights instead: sd15, city or tiny"
 POLICY = "never, auto (missing or stale) or always"
 
+# Values that a shell completes: a tuple, or the mapping or sequence at module:name, plus an ending.
+COMPLETIONS: Mapping[str, tuple[str | tuple[str, ...], str]] = {
+    "preset": ("dgkit.diffusion.presets:PRESETS", ""),
+    "style_mix": ("dgkit.data.style_mixes:STYLE_MIXES", ""),
+    "encoding": ("dgkit.labels:ENCODINGS", ""),
+    "protocol": ("dgkit.evaluation.benchmark.protocols:PROTOCOLS", ""),
+    "dataset": ("dgkit.data.layouts:LAYOUTS", "="),
+    "on": ("dgkit.data.layouts:LAYOUTS", "="),
+    "engine": (("torch", "compile", "ort", "openvino", "trt"), ""),  # dgkit.engines.runner would import torch
+    "split": (("train", "val", "test", "all"), ""),
+}
+
 Generated: TypeAlias = Annotated[Path, typer.Argument(metavar="OUT", help="Folder written by dgkit generate or merge")]
 Scenes: TypeAlias = Annotated[Path, typer.Argument(metavar="OUT", help="Folder with images/ and labels/")]
 Json: TypeAlias = Annotated[bool, typer.Option("--json", help="Print the result as JSON on stdout")]
@@ -139,8 +151,29 @@ def _option(name: str, field: FieldInfo, panel: str | None) -> inspect.Parameter
         metavar=next((item.text for item in field.metadata if isinstance(item, Metavar)), None),
         help=field.description,
         rich_help_panel=panel,
+        autocompletion=None if kind is bool else _completer(name, field),
     )
     return inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=option, annotation=kind)
+
+
+def _completer(name: str, field: FieldInfo) -> Callable[[str], list[str]]:
+    """Return a function that completes values of an option; it knows none of one with free values."""
+
+    def complete(incomplete: str) -> list[str]:
+        known, ending = COMPLETIONS.get(name, (_literals(field), ""))
+        if isinstance(known, str):
+            module, _, attribute = known.partition(":")
+            known = tuple(getattr(importlib.import_module(module), attribute))
+        return [f"{value}{ending}" for value in known if value.startswith(incomplete)]
+
+    return complete
+
+
+def _literals(field: FieldInfo) -> tuple[str, ...]:
+    """Return the allowed values of a field that is a Literal, or a union with one."""
+    kinds = (field.annotation, *typing.get_args(field.annotation))
+    literals = [kind for kind in kinds if typing.get_origin(kind) is typing.Literal]
+    return tuple(str(value) for kind in literals for value in typing.get_args(kind))
 
 
 def _option_type(field: FieldInfo) -> Any:

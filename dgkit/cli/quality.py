@@ -32,10 +32,19 @@ def quality(
         say(f"{found.segmenter.path}: {note}")
     with progress_bars(STAGES) as report:
         result = measure_quality(out, found, reference, progress=report)
+    _warn_of_weak_judge(result.get("reference"))
     if as_json:
         print_json(result)
     else:
         _print_tables(result)
+
+
+def _warn_of_weak_judge(real: dict[str, Any] | None) -> None:
+    if real and (real["agreement"]["miou"] or 0) < WEAK_JUDGE:
+        say(
+            f"warning: the judge reaches only {_percent(real['agreement']['miou'])} mIoU on the reference itself, too "
+            "little to compare images with it; use another judge or reference"
+        )
 
 
 def _print_tables(result: dict[str, Any]) -> None:
@@ -55,11 +64,6 @@ def _print_tables(result: dict[str, Any]) -> None:
     table.add_row("diversity of features", *(_number(column["diversity"]) for column in columns))
     table.add_row("ignored pixels", *(_percent(column["ignored_share"]) for column in columns))
     print_table(table)
-    if real and (real["agreement"]["miou"] or 0) < WEAK_JUDGE:
-        say(
-            f"warning: the judge reaches only {_percent(real['agreement']['miou'])} mIoU on the reference itself, too "
-            "little to compare images with it; use another judge or reference"
-        )
     if real:
         typer.echo(f"agreement relative to the reference: mIoU {_percent(real['relative_miou'])}")
         frechet, kernel = _number(real["frechet_distance"]), _number(real["kernel_distance"])

@@ -23,13 +23,11 @@ def stats(
     dataset: Annotated[str | None, option("NAME=DIR", "Labelled data set, such as gta=DIR or cityscapes=DIR")] = None,
     split: Annotated[str | None, option("S", "Split of the data set: train, val, test or all")] = None,
     encoding: Annotated[str | None, option("E", "Id system of the label maps, such as cityscapes_ids")] = None,
-    model: Annotated[str | None, option("M", "Use the crops of a model: folder, hub id or embedded")] = None,
+    model: Annotated[str | None, option("M", "Crop and scale as for a model: folder, hub id or embedded")] = None,
     label_scale: Annotated[
-        float | None, option("F", "Scale factor of the label maps; default: 1, or the model's")
+        float | None, option("F", "Scale factor of the label maps; default: 1, or that of --model")
     ] = None,
-    size: Annotated[
-        str | None, option("S", "Pixels of the crop: S or HEIGHTxWIDTH; default: 512, or the model's")
-    ] = None,
+    size: Annotated[str | None, option("S", "Pixels of the crop: S or HEIGHTxWIDTH; default: the model's")] = None,
     workers: Annotated[int, option("N", "Processes that read label maps; 0: this one")] = 0,
     cache: Annotated[Path | None, option("FILE", "File that keeps the counts; default: the user's cache")] = None,
     as_json: Json = False,
@@ -100,17 +98,23 @@ def _parse_size(text: str) -> int | tuple[int, int]:
 def _crops(
     source: Dataset, model: str | None, rules: CropRules | None, label_scale: float | None
 ) -> tuple[CropRules, float]:
-    """Return rules with the size of a crop, and the scale of the label maps; with a model as ``dgkit generate``."""
-    from dgkit.data.crops import REFERENCE_SIZE, CropRules
+    """Return rules with the size of a crop, and the scale of the label maps; with a model as ``dgkit generate``.
 
-    if model is None:
-        return rules or CropRules(REFERENCE_SIZE), 1.0 if label_scale is None else label_scale
+    Without any of them, crops are those of the embedded model in pixels of the maps, which are not scaled.
+    """
+    from dgkit.data.crops import CropRules
+
+    if model is None and rules is not None:
+        return rules, 1.0 if label_scale is None else label_scale
     from dgkit.diffusion.loading import open_model
     from dgkit.generation.sources import chosen_scale
 
-    info = open_model(None if model == EMBEDDED else model).info
-    rules = rules or CropRules((info.size, info.size))
-    return rules, chosen_scale(source, label_scale, info.defaults.label_height, rules.shape)
+    info = open_model(None if model in (None, EMBEDDED) else model).info
+    chosen = rules or CropRules((info.size, info.size))
+    scale = chosen_scale(source, label_scale, info.defaults.label_height, chosen.shape)
+    if model is None and label_scale is None:
+        return CropRules(round(info.size / scale)), 1.0
+    return chosen, scale
 
 
 def _index(source: Dataset, scale: float, workers: int, cache: Path | None) -> ClassIndex:

@@ -58,22 +58,26 @@ STYLE_MIXES = {
     mix.name: mix
     for mix in (
         # DGInStyle, gen_datasets.py: with probability 0.5 one of five words.
-        StyleMix("code", {NO_STYLE: 0.5, **dict.fromkeys(STYLES, 0.1)}),
+        StyleMix("official", {NO_STYLE: 0.5, **dict.fromkeys(STYLES, 0.1)}),
         # The published 7,000 images as their authors describe them: 3,000 adverse without night, 1,000 night,
         # 3,000 plain. Adverse is read as snow, rain and fog in equal parts.
-        StyleMix("released", {NO_STYLE: 3, "snowy": 1, "rainy": 1, "foggy": 1, "night": 1}),
+        StyleMix("published", {NO_STYLE: 3, "snowy": 1, "rainy": 1, "foggy": 1, "night": 1}),
         StyleMix("uniform", dict.fromkeys(STYLES, 1)),
         *(StyleMix(style, {style: 1}) for style in STYLE_NAMES),
     )
 }
 
 
-def load_style_mix(name_or_path: str | Path) -> StyleMix:
-    """Return a mix of :data:`STYLE_MIXES` by name, or read one from a YAML file of ``style: weight`` lines.
+EARLIER_NAMES = {"code": "official", "released": "published"}  # in dgkit 0.1
 
-    Raises UsageError for an unknown name or bad weights, InputError for a file that cannot be read.
+
+def load_style_mix(name_or_path: str | Path) -> StyleMix:
+    """Return a mix of :data:`STYLE_MIXES`, or one read from a YAML file of ``style: weight`` lines.
+
+    Names of earlier versions work. Raises UsageError for an unknown name or bad weights, InputError for a file that
+    cannot be read.
     """
-    text = str(name_or_path)
+    text = EARLIER_NAMES.get(str(name_or_path), str(name_or_path))
     if text in STYLE_MIXES:
         return STYLE_MIXES[text]
     path = Path(text)

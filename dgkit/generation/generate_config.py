@@ -7,6 +7,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BeforeValidator, Field, model_validator
 
 from dgkit.config import Config, Metavar
+from dgkit.data.style_mixes import EARLIER_NAMES
 from dgkit.errors import UsageError
 from dgkit.generation.filter_config import MAX_BOUNDARY
 from dgkit.resources import usable_cores
@@ -43,6 +44,11 @@ def _parse_shard(value: Any) -> Any:
     if not all(isinstance(number, int) for number in shard) or not 1 <= shard[0] <= shard[1] <= MAX_SHARDS:
         raise ValueError(f"expected I/N with 1 <= I <= N <= {MAX_SHARDS}, such as 2/4")
     return shard
+
+
+def _current_mix(value: Any) -> Any:
+    """Return the present name of a style mix, so that folders of earlier versions have the same settings."""
+    return EARLIER_NAMES.get(value, value) if isinstance(value, str) else value
 
 
 Pixels = Annotated[int, Field(ge=1, le=16384)]
@@ -100,8 +106,8 @@ class GenerateConfig(Config):
     guidance_scale: float | None = Field(
         None, ge=0, le=100, description="Guidance scale; default: the preset's, else the model's"
     )
-    style_mix: Annotated[str | dict[str, float], Metavar("MIX")] = Field(
-        "code", description="Published weights (code, released), uniform, one style, or YAML file"
+    style_mix: Annotated[str | dict[str, float], Metavar("MIX"), BeforeValidator(_current_mix)] = Field(
+        "official", description="official (half without style), published, uniform, one style, or YAML file"
     )
     size: Annotated[Size | None, Metavar("S")] = Field(
         None, description="Pixels: S or HEIGHTxWIDTH; default: the model's own"

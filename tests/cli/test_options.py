@@ -11,8 +11,10 @@ from pydantic import BeforeValidator, Field
 from typer.testing import CliRunner
 
 from dgkit.cli.app import app, main
-from dgkit.cli.options import ConfigCommand, Json, options_of
+from dgkit.cli.options import COMPLETIONS, ConfigCommand, Json, options_of
 from dgkit.config import Config, Metavar
+from dgkit.diffusion.presets import PRESETS
+from dgkit.engines.runner import RUNNERS
 
 
 class PaintConfig(Config):
@@ -55,6 +57,28 @@ def test_only_what_was_given_is_passed_on(painter: typer.Typer) -> None:
         {"out": Path("o.png"), "as_json": False, "colours": ["red", "blue"], "width": 1.5, "glossy": True,
          "outline": False, "frame": Path("oak.yaml"), "coats": "3"}
     ]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("option", "incomplete", "expected"),
+    [
+        ("preset", "", list(PRESETS)),
+        ("style_mix", "s", ["sunny", "snowy"]),
+        ("dataset", "c", ["cityscapes=", "camvid="]),
+        ("dtype", "f", ["fp32", "fp16"]),
+        ("engine", "", ["torch", "compile", "ort", "openvino", "trt"]),
+        ("model", "", []),
+    ],
+)
+def test_shells_complete_values(option: str, incomplete: str, expected: list[str]) -> None:
+    command = typer.main.get_command(app).commands["generate"]
+    (parameter,) = (one for one in command.get_params(typer.Context(command)) if one.name == option)
+    found = parameter.shell_complete(typer.Context(command), incomplete)
+    assert [item.value for item in found] == expected
+
+
+def test_completed_engines_are_all_engines() -> None:
+    assert set(COMPLETIONS["engine"][0]) == set(RUNNERS)
 
 
 def test_help_shows_order_panels_and_defaults(painter: typer.Typer) -> None:

@@ -50,13 +50,21 @@ def test_crops_of_a_model_are_those_of_generate(
         result: dict[str, Any] = json.loads(capsys.readouterr().out)
         return result
 
-    assert (found()["crop"], found()["label_scale"], found()["eligible_above"]) == ([512, 512], 1.0, 3000)
+    default = found()  # the embedded model scales these maps of 100 pixels to its 256
+    assert (default["crop"], default["label_scale"], default["pixels"]) == ([100, 100], 1.0, 20_000)
+    embedded = found("--model", "embedded")
+    assert (embedded["crop"], embedded["label_scale"]) == ([256, 256], 2.56)
+    for a, b in zip(default["classes"], embedded["classes"], strict=True):
+        assert (a["probability"], a["eligible_files"]) == (
+            pytest.approx(b["probability"], rel=0.02),
+            b["eligible_files"],
+        )
+    assert found("--size", "512")["eligible_above"] == 3000
     own = found("--model", str(model))  # images of 64 pixels
     assert (own["crop"], own["label_scale"]) == ([64, 64], 0.64)
     wide = found("--model", str(model), "--size", "25x50")
     assert (wide["crop"], wide["label_scale"]) == ([25, 50], 0.5)
     assert found("--model", str(model), "--label-scale", "0.25")["label_scale"] == 0.25
-    assert found("--model", "embedded")["crop"] == [256, 256]
     assert main(["stats", "--labels", str(folder), "--size", "big"]) == 2
     assert "HEIGHTxWIDTH" in capsys.readouterr().err
 

@@ -320,4 +320,7 @@ def test_a_segmenter_that_sees_few_labels_is_a_warning(
             size = opened.height, opened.width
         Image.fromarray(PALETTE[noise.integers(0, 19, size)].astype(np.uint8)).save(path)
     assert main(command) == 0
-    assert "warning: the segmenter sees only" in capsys.readouterr().err
+    said = capsys.readouterr().err
+    assert "warning: the segmenter sees only" in said and "were dropped" not in said
+    assert main([*command, "--min-agreement", "1"]) == 0
+    assert "warning: more than 80% of the pixels or scenes were dropped" in capsys.readouterr().err

@@ -16,7 +16,7 @@ from dgkit.generation.jobs import JobPlan, _job_id, make_job, spread_style
 
 @pytest.fixture(scope="module")
 def plan(labels: Path) -> JobPlan:
-    return JobPlan(build_index(labels_folder(labels)), CropRules(64), STYLE_MIXES["code"], seed=5)
+    return JobPlan(build_index(labels_folder(labels)), CropRules(64), STYLE_MIXES["official"], seed=5)
 
 
 def test_a_job_does_not_depend_on_the_jobs_before_it(plan: JobPlan) -> None:
@@ -52,7 +52,7 @@ def test_purposes_do_not_share_random_numbers(plan: JobPlan) -> None:
         assert theirs.class_name is None
 
 
-@pytest.mark.parametrize("name", ["code", "released", "uniform"])
+@pytest.mark.parametrize("name", ["official", "published", "uniform"])
 @pytest.mark.parametrize("seed", [0, 1, 2])
 def test_styles_follow_the_mix_closely_even_in_short_runs(name: str, seed: int) -> None:
     mix = STYLE_MIXES[name]

@@ -105,6 +105,11 @@ def test_arrays_that_are_no_label_maps(tmp_path: Path) -> None:
     assert cityscapes.sha256() == label_arrays([good]).samples[0].sha256()
 
 
+def test_earlier_names_of_style_mixes_are_the_same_settings() -> None:
+    for earlier, now in (("code", "official"), ("released", "published")):
+        assert load_config(GenerateConfig, {"style_mix": earlier}) == load_config(GenerateConfig, style_mix=now)
+
+
 def test_a_finished_folder_is_left_alone(
     result: dgkit.GenerateResult, labels: Path, micro: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -1,0 +1,160 @@
+"""``dgkit list``: the names that options accept, such as presets, styles and data sets."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Annotated, Any, TypeAlias
+
+import typer
+
+from dgkit.cli.common import print_json, print_table
+from dgkit.cli.options import Json
+from dgkit.errors import UsageError
+
+Row: TypeAlias = dict[str, Any]
+
+
+def catalogue(
+    kind: Annotated[
+        str,
+        typer.Argument(
+            metavar="KIND",
+            help="presets, styles, mixes, datasets, encodings, roles, protocols, engines or models",
+            autocompletion=lambda incomplete: [name for name in KINDS if name.startswith(incomplete)],
+        ),
+    ],
+    as_json: Json = False,
+) -> None:
+    """List the names that options accept."""
+    if kind not in KINDS:
+        raise UsageError(f"unknown list {kind!r}; known: {', '.join(KINDS)}", "use for example dgkit list presets")
+    rows = KINDS[kind]()
+    if as_json:
+        print_json({kind: rows})
+    else:
+        _print_rows(rows)
+
+
+def _print_rows(rows: list[Row]) -> None:
+    from rich.markup import escape
+    from rich.table import Table
+
+    table = Table(*rows[0])
+    for row in rows:
+        table.add_row(*(escape(_text(value)) for value in row.values()))
+    print_table(table)
+
+
+def _text(value: Any) -> str:
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    return f"{value:.3g}" if isinstance(value, float) else "" if value is None else str(value)
+
+
+def _presets() -> list[Row]:
+    from dgkit.diffusion.presets import PRESETS
+
+    return [
+        {
+            "name": preset.name,
+            "solver": preset.solver,
+            "steps": preset.steps,
+            "two passes": preset.two_pass,
+            "second pass from": preset.second_start if preset.two_pass else None,
+            "guidance scale": "the model's" if preset.guidance_scale is None else preset.guidance_scale,
+            "windows": preset.windows if preset.two_pass else None,
+        }
+        for preset in PRESETS.values()
+    ]
+
+
+def _styles() -> list[Row]:
+    from dgkit.prompts import STYLE_NAMES, compose
+
+    return [{"name": style, "prompt": compose("road car", style)} for style in STYLE_NAMES]
+
+
+def _mixes() -> list[Row]:
+    from dgkit.data.style_mixes import STYLE_MIXES
+    from dgkit.prompts import STYLE_NAMES
+
+    return [
+        {"name": mix.name, **dict(zip(STYLE_NAMES, map(float, mix.probabilities), strict=True))}
+        for mix in STYLE_MIXES.values()
+    ]
+
+
+def _datasets() -> list[Row]:
+    from dgkit.data.layouts import ALIASES, LAYOUTS
+
+    other = {name: alias for alias, name in ALIASES.items()}
+    return [
+        {
+            "name": name,
+            "also": other.get(name),
+            "description": layout.description,
+            "label maps": layout.trees[0].labels,
+            "default split": layout.default_split,
+        }
+        for name, layout in LAYOUTS.items()
+    ]
+
+
+def _encodings() -> list[Row]:
+    from dgkit.labels import ENCODINGS
+
+    return [{"name": name, "description": encoding.description} for name, encoding in ENCODINGS.items()]
+
+
+def _roles() -> list[Row]:
+    from dgkit.world.disk_layouts import DISK_LAYOUTS
+
+    return [
+        {"name": role, "data set": layout.dataset, "splits": ", ".join(split for split in layout.splits if split)}
+        for role, layout in DISK_LAYOUTS.items()
+    ]
+
+
+def _protocols() -> list[Row]:
+    from dgkit.evaluation.benchmark.protocols import PROTOCOLS
+
+    return [{"name": name, "description": protocol.description} for name, protocol in PROTOCOLS.items()]
+
+
+def _engines() -> list[Row]:
+    from dgkit.diagnosis import libraries
+    from dgkit.engines.runner import RUNNERS
+
+    found = {library.engine: library for library in libraries()}
+    found["compile"] = found["torch"]  # AOTInductor is part of torch
+    return [{"name": name, "usable": found[name].usable, "library": found[name].package, "detail": found[name].detail}
+            for name in RUNNERS]  # fmt: skip
+
+
+def _models() -> list[Row]:
+    from dgkit.diffusion.random_model import MODELS, RANDOM
+
+    sizes = {"sd15": "Stable Diffusion 1.5", "city": "the embedded model", "tiny": "a few thousand weights"}
+    random = [{"name": f"{RANDOM}{name}", "description": f"random weights, {sizes[name]}"} for name in MODELS]
+    return [
+        {
+            "name": "embedded",
+            "description": "the small model of the package; used without --model",
+        },
+        *random,
+        {"name": "FOLDER", "description": "any model in the diffusers layout, such as the output of dgkit swap"},
+        {"name": "OWNER/NAME", "description": "a model on the Hugging Face hub"},
+    ]
+
+
+KINDS: dict[str, Callable[[], list[Row]]] = {
+    "presets": _presets,
+    "styles": _styles,
+    "mixes": _mixes,
+    "datasets": _datasets,
+    "encodings": _encodings,
+    "roles": _roles,
+    "protocols": _protocols,
+    "engines": _engines,
+    "models": _models,
+}
