@@ -6,7 +6,8 @@ import importlib
 import os
 import platform
 import re
-from collections.abc import Callable
+import shutil
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from importlib import metadata
 from pathlib import Path
@@ -14,7 +15,7 @@ from types import ModuleType
 from typing import Any
 
 from dgkit import provenance
-from dgkit.optional import first_line, install_command, openvino_core
+from dgkit.optional import first_line, install_command, installer, openvino_core
 from dgkit.resources import available_memory, total_memory, usable_cores
 
 # Instruction sets that speed up the CPU backends: displayed name -> flag in /proc/cpuinfo (x86, then ARM).
@@ -27,6 +28,8 @@ CPU_FEATURES = {
 CLASHES = (("onnxruntime", "onnxruntime-gpu"), ("opencv-python-headless", "opencv-python"))
 # Returns (usable, detail) of a library that loads.
 Describe = Callable[[ModuleType], tuple[bool, str]]
+GPU_EXTRAS = ("gpu", "rtx")
+NVIDIA_FILES = ("/proc/driver/nvidia/version", "/dev/nvidiactl", "/dev/dxg")  # the last one in WSL
 MODEL_FOLDER = Path(__file__).resolve().parent / "models" / "city"
 
 
@@ -71,7 +74,7 @@ class Extra:
 
 @dataclass(frozen=True)
 class Diagnosis:
-    """All findings about this machine and installation; memory in bytes."""
+    """All findings about this machine and installation; memory in bytes. ``fastest`` are options of ``generate``."""
 
     python: str
     platform: str
@@ -83,6 +86,7 @@ class Diagnosis:
     devices: tuple[Device, ...]
     libraries: tuple[Library, ...]
     extras: tuple[Extra, ...]
+    fastest: str
     embedded_model: str | None
     problems: tuple[str, ...]
 
@@ -93,17 +97,19 @@ class Diagnosis:
 
 def diagnose() -> Diagnosis:
     """Examine this machine. This takes seconds, since it imports all installed inference libraries."""
+    processor, found = cpu(), libraries()
     return Diagnosis(
         python=platform.python_version(),
         platform=platform.platform(),
         commit=provenance.git_commit(),
         versions=provenance.versions(),
-        cpu=cpu(),
+        cpu=processor,
         memory_total=total_memory(),
         memory_available=available_memory(),
         devices=devices(),
-        libraries=libraries(),
+        libraries=found,
         extras=extras(),
+        fastest=fastest_engine(found, processor.features),
         embedded_model=str(MODEL_FOLDER) if (MODEL_FOLDER / "model_index.json").is_file() else None,
         problems=problems(),
     )
@@ -138,14 +144,40 @@ def devices() -> tuple[Device, ...]:
 
 
 def libraries() -> tuple[Library, ...]:
-    """Return each library that can run the networks, whether it works here, and how to install it if not."""
+    """Return each library that can run the networks, whether it works here, and how to install it if not.
+
+    Nothing is advised for hardware that is not there.
+    """
+    gpu, rtx = (install_line(extra) if has_nvidia_gpu() else "" for extra in ("gpu", "rtx"))
     return (
-        _library("torch", "torch", "torch", "pip install dgkit", _torch_detail),
+        _library("torch", "torch", "torch", f"{installer()} torch", _torch_detail),
         _library("ort", "onnxruntime", "onnxruntime", install_line("cpu"), _ort_detail),
         _library("openvino", "openvino", "openvino", install_line("cpu"), _openvino_detail),
-        _library("trt", "tensorrt", "tensorrt", install_line("gpu"), _tensorrt_detail),
-        _library("rtx", "tensorrt-rtx", "tensorrt_rtx", install_line("rtx"), _tensorrt_detail),
+        _library("trt", "tensorrt", "tensorrt", gpu, _tensorrt_detail),
+        _library("rtx", "tensorrt-rtx", "tensorrt_rtx", rtx, _tensorrt_detail),
     )
+
+
+def has_nvidia_gpu() -> bool:
+    """Return whether this machine has an NVIDIA GPU with a driver, also if the installed torch cannot use it."""
+    if shutil.which("nvidia-smi") or any(Path(path).exists() for path in NVIDIA_FILES):
+        return True
+    torch, _ = _load("torch")
+    return torch is not None and bool(torch.cuda.is_available())
+
+
+def fastest_engine(found: Sequence[Library], features: Sequence[str]) -> str:
+    """Return the options that select the fastest of the usable libraries, by the measurements in docs/guides.
+
+    ``features`` are those of the processor: with instructions for bf16 it is three times as fast there as fp32.
+    """
+    torch, _ = _load("torch")
+    usable = {library.engine for library in found if library.usable}
+    if torch is not None and torch.cuda.is_available():
+        return f"--engine {'trt' if 'trt' in usable else 'torch'} --dtype fp16"
+    engine = "openvino" if "openvino" in usable else "torch"
+    has_bf16 = any(name in features for name in ("AVX512_BF16", "AMX_BF16", "ARM_BF16"))
+    return f"--engine {engine} --dtype {'bf16' if has_bf16 else 'fp32'}"
 
 
 def _library(engine: str, package: str, module: str, remedy: str, describe: Describe) -> Library:
@@ -196,15 +228,24 @@ def extras() -> tuple[Extra, ...]:
         if name and extra:
             packages.setdefault(extra.group(1), []).append(name.group(0))
     missing = {extra: tuple(p for p in names if provenance.version(p) is None) for extra, names in packages.items()}
-    return tuple(Extra(extra, absent, install_line(extra) if absent else "") for extra, absent in missing.items())
+    return tuple(Extra(extra, absent, _remedy(extra, absent)) for extra, absent in missing.items())
+
+
+def _remedy(extra: str, missing: tuple[str, ...]) -> str:
+    """Return the command that installs the missing packages of an extra; empty if this machine has no use for them."""
+    if not missing or (extra in GPU_EXTRAS and not has_nvidia_gpu()):
+        return ""
+    if extra in ("cpu", "rtx") and provenance.version("onnxruntime-gpu") is not None:
+        others = [package for package in missing if package != "onnxruntime"]  # onnxruntime-gpu is the same module
+        return f"{installer()} {' '.join(others)}" if others else ""
+    return install_line(extra)
 
 
 def install_line(extra: str) -> str:
-    """Return the command that installs an extra here; it first removes a conflicting package."""
-    conflicting = {"cpu": "onnxruntime-gpu", "gpu": "onnxruntime"}.get(extra)
-    if conflicting is None or provenance.version(conflicting) is None:
+    """Return the command that installs an extra here; for GPUs it first removes the onnxruntime that has no CUDA."""
+    if extra != "gpu" or provenance.version("onnxruntime") is None:
         return install_command(extra)
-    return f"pip uninstall -y {conflicting} && {install_command(extra)}"
+    return f"pip uninstall -y onnxruntime && {install_command(extra)}"
 
 
 def problems() -> tuple[str, ...]:

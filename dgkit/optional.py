@@ -4,15 +4,64 @@ from __future__ import annotations
 
 import functools
 import importlib
+import json
+import shlex
+from importlib import metadata
+from pathlib import Path
 from types import ModuleType
 from typing import Any
+from urllib.parse import urlsplit
+from urllib.request import url2pathname
 
 from dgkit.errors import MissingDependency
 
+CHECKOUT = Path(__file__).resolve().parents[1]
+
 
 def install_command(extra: str) -> str:
-    """Return the command that installs the packages of ``extra``, quoted for all common shells."""
-    return f"pip install 'dgkit[{extra}]'"
+    """Return the command that installs the packages of ``extra`` the way dgkit itself was installed.
+
+    That is from the same checkout, archive or repository, else from an index, by pip or uv; quoted for all common
+    shells.
+    """
+    return f"{installer()} {_requirement(extra)}"
+
+
+def installer() -> str:
+    """Return ``pip install``, or ``uv pip install`` if uv installed dgkit."""
+    found = _distribution()
+    by_uv = found is not None and (found.read_text("INSTALLER") or "").strip() == "uv"
+    return "uv pip install" if by_uv else "pip install"
+
+
+def _requirement(extra: str) -> str:
+    found = _distribution()
+    origin = _origin(found) if found else {"url": CHECKOUT.as_uri(), "dir_info": {"editable": True}}
+    url = str(origin.get("url", ""))
+    folder = Path(url2pathname(urlsplit(url).path))
+    if "dir_info" in origin and (folder / "pyproject.toml").is_file():
+        place = "." if folder == Path.cwd() else str(folder)
+        return ("-e " if origin["dir_info"].get("editable") else "") + shlex.quote(f"{place}[{extra}]")
+    if url and "dir_info" not in origin:
+        vcs = f"{origin['vcs_info']['vcs']}+" if "vcs_info" in origin else ""
+        return shlex.quote(f"dgkit[{extra}] @ {vcs}{url}")
+    return f"'dgkit[{extra}]'"
+
+
+def _distribution() -> metadata.Distribution | None:
+    try:
+        return metadata.distribution("dgkit")
+    except metadata.PackageNotFoundError:  # run from a checkout without installation
+        return None
+
+
+def _origin(found: metadata.Distribution) -> dict[str, Any]:
+    """Return what PEP 610 records about an installation that is not from an index; empty for others."""
+    try:
+        origin = json.loads(found.read_text("direct_url.json") or "{}")
+    except ValueError:
+        return {}
+    return origin if isinstance(origin, dict) else {}
 
 
 def require(module: str, extra: str) -> ModuleType:

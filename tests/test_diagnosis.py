@@ -11,6 +11,7 @@ from types import SimpleNamespace
 import pytest
 
 from dgkit import diagnosis, provenance
+from dgkit.optional import install_command, installer
 from tests.extras import EXTRAS
 
 
@@ -58,15 +59,45 @@ def test_extras_name_missing_packages(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(metadata, "requires", lambda _: declared)
     installed(monkeypatch, "onnx", "ray")
     assert diagnosis.extras() == (
-        diagnosis.Extra("cpu", ("openvino",), "pip install 'dgkit[cpu]'"),
+        diagnosis.Extra("cpu", ("openvino",), install_command("cpu")),
         diagnosis.Extra("ray", (), ""),
     )
 
 
-def test_the_remedy_never_installs_both_onnxruntimes(monkeypatch: pytest.MonkeyPatch) -> None:
-    installed(monkeypatch, "onnxruntime")
-    assert diagnosis.install_line("gpu") == "pip uninstall -y onnxruntime && pip install 'dgkit[gpu]'"
-    assert diagnosis.install_line("cpu") == "pip install 'dgkit[cpu]'"
+def test_advice_is_for_the_hardware_that_is_there(monkeypatch: pytest.MonkeyPatch) -> None:
+    declared = ['onnxruntime-gpu; extra == "gpu"', 'onnxruntime; extra == "cpu"', 'openvino; extra == "cpu"']
+    monkeypatch.setattr(metadata, "requires", lambda _: declared)
+    remedies: dict[tuple[bool, str], list[str]] = {}
+    for gpu in (False, True):
+        monkeypatch.setattr(diagnosis, "has_nvidia_gpu", lambda gpu=gpu: gpu)
+        for package in ("onnxruntime", "onnxruntime-gpu"):
+            installed(monkeypatch, package)
+            remedies[gpu, package] = [extra.remedy for extra in diagnosis.extras()]
+    cpu, gpu_line = install_command("cpu"), f"pip uninstall -y onnxruntime && {install_command('gpu')}"
+    only_openvino = f"{installer()} openvino"
+    assert remedies == {
+        (False, "onnxruntime"): ["", cpu],
+        (True, "onnxruntime"): [gpu_line, cpu],
+        (False, "onnxruntime-gpu"): ["", only_openvino],
+        (True, "onnxruntime-gpu"): ["", only_openvino],
+    }
+    monkeypatch.setitem(sys.modules, "tensorrt", None)
+    for gpu, line in ((False, ""), (True, diagnosis.install_line("gpu"))):
+        monkeypatch.setattr(diagnosis, "has_nvidia_gpu", lambda gpu=gpu: gpu)
+        assert next(one.remedy for one in diagnosis.libraries() if one.engine == "trt") == line
+
+
+def test_the_fastest_engine_is_one_that_works(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fastest(*engines: str, features: tuple[str, ...] = (), cuda: bool = False) -> str:
+        torch = SimpleNamespace(cuda=SimpleNamespace(is_available=lambda: cuda))
+        monkeypatch.setitem(sys.modules, "torch", torch)
+        names = ("torch", "ort", "openvino", "trt", "rtx")
+        return diagnosis.fastest_engine([diagnosis.Library(n, n, n in engines, "") for n in names], features)
+
+    assert fastest("torch", "openvino", features=("AVX512_BF16",)) == "--engine openvino --dtype bf16"
+    assert fastest("torch", "ort", features=("AVX2",)) == "--engine torch --dtype fp32"
+    assert fastest("torch", "openvino", "trt", cuda=True) == "--engine trt --dtype fp16"
+    assert fastest("torch", cuda=True) == "--engine torch --dtype fp16"
 
 
 def test_conflicting_packages_are_a_problem(monkeypatch: pytest.MonkeyPatch) -> None:

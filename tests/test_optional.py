@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import json
 import re
 import sys
+from importlib import metadata
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
 from dgkit.errors import MissingDependency
-from dgkit.optional import first_line, openvino_core, require
+from dgkit.optional import CHECKOUT, first_line, install_command, openvino_core, require
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -24,7 +28,7 @@ def test_a_missing_module_names_package_and_command(module: str) -> None:
     with pytest.raises(MissingDependency) as caught:
         require(module, "seg")
     assert module in caught.value.message and "not installed" in caught.value.message
-    assert caught.value.hint == "pip install 'dgkit[seg]'"
+    assert caught.value.hint == install_command("seg")
     assert caught.value.exit_code == 1
 
 
@@ -58,3 +62,36 @@ def test_openvino_has_one_core() -> None:
     files = [path for folder in ("dgkit", "benchmarks", "tests") for path in (ROOT / folder).rglob("*.py")]
     makers = [path.name for path in files if re.search(r"\.Core\(\)", path.read_text(encoding="utf-8"))]
     assert sorted(makers) == ["optional.py"]
+
+
+@pytest.mark.parametrize(
+    ("origin", "installer", "expected"),
+    [
+        ({}, "pip", "pip install 'dgkit[cpu]'"),
+        ({}, "uv\n", "uv pip install 'dgkit[cpu]'"),
+        ({"url": "FOLDER", "dir_info": {"editable": True}}, "pip", "pip install -e '{folder}[cpu]'"),
+        ({"url": "FOLDER", "dir_info": {}}, "uv", "uv pip install '{folder}[cpu]'"),
+        ({"url": "file:///gone", "dir_info": {}}, "pip", "pip install 'dgkit[cpu]'"),
+        ({"url": "https://a.b/dgkit.git", "vcs_info": {"vcs": "git"}}, "pip",
+         "pip install 'dgkit[cpu] @ git+https://a.b/dgkit.git'"),
+        (None, "", "pip install -e '{checkout}[cpu]'"),
+    ],
+)  # fmt: skip
+def test_extras_are_installed_the_way_the_package_was(
+    origin: dict[str, Any] | None, installer: str, expected: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "pyproject.toml").touch()
+    monkeypatch.chdir("/")
+    text = json.dumps(origin).replace("FOLDER", tmp_path.as_uri())
+    files = {"direct_url.json": text if origin else None, "INSTALLER": installer}
+
+    def distribution(name: str) -> Any:
+        if origin is None:
+            raise metadata.PackageNotFoundError(name)
+        return SimpleNamespace(read_text=files.get)
+
+    monkeypatch.setattr(metadata, "distribution", distribution)
+    assert install_command("cpu") == expected.format(folder=tmp_path, checkout=CHECKOUT)
+    monkeypatch.chdir(tmp_path)
+    if "{folder}" in expected:
+        assert install_command("cpu") == expected.format(folder=".")

@@ -62,7 +62,8 @@ def _packages(console: Console, found: Diagnosis) -> None:
         console.print(f"  {package:<24}{number}", markup=False)
     console.print("[bold]Extras[/bold]")
     for extra in found.extras:
-        detail = f"lacks {', '.join(extra.missing)}: {extra.remedy}" if extra.missing else "complete"
+        absent = f"lacks {', '.join(extra.missing)}{': ' if extra.remedy else ', no use here'}{extra.remedy}"
+        detail = absent if extra.missing else "complete"
         console.print(f"  {extra.name:<7} {detail}", markup=False)
 
 
@@ -70,6 +71,7 @@ def _summary(console: Console, found: Diagnosis) -> None:
     from rich.markup import escape
 
     model = found.embedded_model or "absent from this installation; generate needs --model"
+    console.print(f"[bold]Fastest engine here[/bold]  {found.fastest}; dgkit bench generate measures it")
     console.print(f"[bold]Embedded model[/bold]  {escape(model)}")
     for problem in found.problems:
         console.print("[bold red]Problem[/bold red]  " + escape(problem))

@@ -17,7 +17,16 @@ app.command()(doctor)
 def test_report_for_people() -> None:
     result = CliRunner().invoke(app, [])
     assert result.exit_code == 0, result.output
-    for word in ("Machine", "processor", "memory", "onnxruntime", "--engine torch", "Extras", "Embedded model"):
+    for word in (
+        "Machine",
+        "processor",
+        "memory",
+        "onnxruntime",
+        "--engine torch",
+        "Extras",
+        "Fastest engine here",
+        "Embedded model",
+    ):
         assert word in result.output
     assert all(f"--engine {name}" in result.output for name in RUNNERS if name in ("torch", "ort", "openvino"))
 

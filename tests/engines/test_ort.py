@@ -20,6 +20,7 @@ from dgkit.engines.spec import NETWORKS
 from dgkit.engines.store import EngineStore
 from dgkit.engines.torch_runner import TorchRunner
 from dgkit.errors import EngineError, MissingDependency, UsageError
+from dgkit.optional import install_command
 from tests.models import make_micro_model
 
 pytest.importorskip("onnxruntime", reason="needs onnxruntime: pip install 'dgkit[cpu]'")
@@ -144,7 +145,7 @@ def test_providers_of_a_gpu(folder: ModelFolder, monkeypatch: pytest.MonkeyPatch
         built._providers([cuda])
     with pytest.raises(MissingDependency, match="no CUDAExecutionProvider, only CPU") as caught:
         runner._providers(["CPUExecutionProvider"])
-    assert "pip install 'dgkit[gpu]'" in caught.value.hint
+    assert install_command("gpu") in caught.value.hint
     with pytest.raises(UsageError, match="fp32 and fp16 on a GPU"):
         OrtRunner(network, "cuda", "bf16")
 

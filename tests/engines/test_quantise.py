@@ -29,6 +29,7 @@ from dgkit.engines.sidecar import key_differences
 from dgkit.engines.spec import NETWORKS
 from dgkit.engines.store import Engine, EngineStore
 from dgkit.errors import EngineError, MissingDependency, UsageError
+from dgkit.optional import install_command
 
 pytest.importorskip("openvino", reason="needs openvino: pip install 'dgkit[cpu]'")
 pytest.importorskip("onnxscript", reason="needs onnxscript: pip install 'dgkit[cpu]'")
@@ -172,7 +173,7 @@ def test_without_nncf_the_hint_installs_it(
     monkeypatch.setitem(sys.modules, "nncf", None)
     with pytest.raises(MissingDependency, match="'nncf' is not installed") as caught:
         OpenVinoRunner(denoiser(folder), dtype="int8").prepare()
-    assert caught.value.hint == "pip install 'dgkit[int8]'"
+    assert caught.value.hint == install_command("int8")
     assert not [path for path in EngineStore().root.iterdir() if not path.name.endswith(".lock")]
 
 

@@ -233,7 +233,7 @@ def test_choice_of_the_library(monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.delenv(trt_library.VARIABLE)
         with pytest.raises(MissingDependency, match="neither can be imported") as caught:
             load_library()
-        assert asked == ["tensorrt", "tensorrt", "tensorrt_rtx"] and "dgkit[rtx]" in caught.value.hint
+        assert asked == ["tensorrt", "tensorrt", "tensorrt_rtx"] and "[rtx]" in caught.value.hint
     finally:
         trt_library._load.cache_clear()
 
