@@ -4,7 +4,7 @@ Train ids are 0..18 and 255 (ignore). A table is applied exactly once, when a la
 (:func:`dgkit.data.labelmap.read_label`); all other code handles train ids only.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -69,7 +69,8 @@ class Encoding:
 
     ``table`` is int16 [256]: id in the file -> train id, 255 (ignore) or :data:`FORBIDDEN`. ``datasets`` names the data
     set layouts whose files hold these ids. ``channel`` is the channel (R, G, B order) with the ids in files of several
-    channels; None means that only single-channel files are label maps.
+    channels; None means that only single-channel files are label maps. ``colours`` maps RGB values to train ids, for
+    files that hold colours, whose ``table`` is that of train ids.
     """
 
     name: str
@@ -77,6 +78,7 @@ class Encoding:
     description: str
     datasets: tuple[str, ...] = ()
     channel: int | None = None
+    colours: Mapping[tuple[int, int, int], int] | None = None
 
     @property
     def allowed(self) -> tuple[int, ...]:

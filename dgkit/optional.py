@@ -36,7 +36,8 @@ def installer() -> str:
 
 def _requirement(extra: str) -> str:
     found = _distribution()
-    origin = _origin(found) if found else {"url": CHECKOUT.as_uri(), "dir_info": {"editable": True}}
+    checkout: dict[str, Any] = {"url": CHECKOUT.as_uri(), "dir_info": {"editable": True}}
+    origin = _origin(found) if found else checkout
     url = str(origin.get("url", ""))
     folder = Path(url2pathname(urlsplit(url).path))
     if "dir_info" in origin and (folder / "pyproject.toml").is_file():

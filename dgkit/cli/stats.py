@@ -19,10 +19,10 @@ EMBEDDED = "embedded"  # the value of --model for the model that dgkit ships
 
 
 def stats(
-    labels: Annotated[Path | None, option("DIR", "Folder of label maps: PNG files of train ids")] = None,
+    labels: Annotated[Path | None, option("DIR", "Folder of label maps, or a pattern such as 'b/**/*.png'")] = None,
     dataset: Annotated[str | None, option("NAME=DIR", "Labelled data set, such as gta=DIR or cityscapes=DIR")] = None,
     split: Annotated[str | None, option("S", "Split of the data set: train, val, test or all")] = None,
-    encoding: Annotated[str | None, option("E", "Id system of the label maps, such as cityscapes_ids")] = None,
+    encoding: Annotated[str | None, option("E", "Ids or colours of the maps, such as cityscapes_ids")] = None,
     model: Annotated[str | None, option("M", "Crop and scale as for a model: folder, hub id or embedded")] = None,
     label_scale: Annotated[
         float | None, option("F", "Scale factor of the label maps; default: 1, or that of --model")

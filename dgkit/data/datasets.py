@@ -1,18 +1,20 @@
 """Data sets: the label maps of a public data set or a plain folder, with their photographs."""
 
+import glob
 import hashlib
 import os
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TypeVar
 
 import numpy as np
 
+from dgkit.data.colour_maps import COLOURS, is_colours
 from dgkit.data.labelmap import encode, find_encoding, label_size, read_ids
 from dgkit.data.layouts import ALIASES, ALL, LABEL_SKIPS, LAYOUTS, SPLIT_FOLDERS, TRAIN_IDS, Layout, Tree
-from dgkit.data.listing import find_stems, printable, same_name, split_ending, walk
+from dgkit.data.listing import find_stems, is_hidden, printable, same_name, split_ending, walk
 from dgkit.data.pictures import describe_size, picture_size, read_picture
 from dgkit.errors import InputError, LabelError, UsageError
 from dgkit.files import local_path
@@ -129,19 +131,70 @@ def labels_folder(root: Path | str, encoding: str | None = None) -> Dataset:
 
     If both ``a.png`` and ``a_labelTrainIds.png`` exist, the latter is used; ``*_labelIds.png`` are Cityscapes ids;
     other files have the id system ``encoding``, by default train ids. Colour, instance and invalid maps of Cityscapes,
-    ACDC and Dark Zurich are skipped. Raises InputError if there are no PNG files of ids, UsageError for an unknown
-    encoding.
+    ACDC and Dark Zurich are skipped; with an encoding by colours, maps of ids are skipped instead. Raises InputError if
+    there are no PNG files of ids, UsageError for an unknown encoding.
     """
     folder = _existing_folder(root)
     plain = find_encoding(encoding or "train_ids").name
-    skips = tuple((suffix, None) for suffix in LABEL_SKIPS)
-    suffixes = (TRAIN_IDS, ("_labelIds.png", "cityscapes_ids"), *skips, (".png", plain))
+    suffixes = _colour_suffixes(plain) if is_colours(plain) else _id_suffixes(plain)
     inside = (folder / "labels").is_dir()
     tree = Tree("labels" if inside else ".", "images" if inside else "", suffixes)
     samples = tuple(_tree_samples(folder, tree, Layout("label maps", (tree,)), ALL))
     if not samples:
         raise _no_labels(folder / "labels" if inside else folder)
     return Dataset("labels", folder, ALL, samples)
+
+
+_Suffixes = tuple[tuple[str, str | None], ...]
+
+
+def _id_suffixes(plain: str) -> _Suffixes:
+    skips = tuple((suffix, None) for suffix in LABEL_SKIPS)
+    return (TRAIN_IDS, ("_labelIds.png", "cityscapes_ids"), *skips, (".png", plain))
+
+
+def _colour_suffixes(plain: str) -> _Suffixes:
+    colours = ("_color.png", "_labelColor.png")
+    others = (TRAIN_IDS[0], "_labelIds.png", *(suffix for suffix in LABEL_SKIPS if suffix not in colours))
+    return (*((suffix, plain) for suffix in colours), *((suffix, None) for suffix in others), (".png", plain))
+
+
+def label_files(folder: Path, files: Sequence[Path], encoding: str | None = None) -> Dataset:
+    """Return single files below ``folder`` as label maps in ``encoding``, by default train ids, in the given order.
+
+    Raises UsageError for an unknown encoding.
+    """
+    system = find_encoding(encoding or "train_ids").name
+    found = []
+    for file in files:
+        inside = file.relative_to(folder) if file.is_relative_to(folder) else Path(file.name)
+        name = "_".join((*inside.parent.parts, file.stem))
+        found.append((file.stem, name, Sample("", file, None, system)))
+    return Dataset("labels", folder, ALL, tuple(_with_ids(found)))
+
+
+def find_labels(pattern: str, encoding: str | None = None) -> Dataset:
+    """List the PNG files that match a pattern such as ``b/**/*.png``, sorted, as label maps in ``encoding``.
+
+    Hidden files are skipped. Raises InputError if no PNG file matches, UsageError for an unknown encoding.
+    """
+    path = local_path(pattern).expanduser()
+    fixed = next((i for i, part in enumerate(path.parts) if has_wildcard(part)), len(path.parts))
+    folder = Path(*path.parts[:fixed])
+    found = [Path(name) for name in sorted(glob.glob(str(path), recursive=True))]  # noqa: PTH207
+    files = [file for file in found if file.suffix.lower() == ".png" and not is_hidden(file.name) and file.is_file()]
+    if not files:
+        what = f"{len(found)} other files" if found else "nothing"
+        raise InputError(
+            f"no PNG files match {pattern}: it finds {what}",
+            "quote the pattern, and use ** for any number of folders: --labels 'maps/**/*.png'",
+        )
+    return label_files(folder, files, encoding)
+
+
+def has_wildcard(text: str) -> bool:
+    """Return whether ``text`` is a pattern of file names."""
+    return any(letter in text for letter in "*?[")
 
 
 def label_arrays(arrays: Iterable[np.ndarray], encoding: str | None = None) -> Dataset:
@@ -164,7 +217,7 @@ def label_arrays(arrays: Iterable[np.ndarray], encoding: str | None = None) -> D
 def open_source(
     labels: Path | str | None = None, dataset: str | None = None, split: str | None = None, encoding: str | None = None
 ) -> Dataset:
-    """Open the label maps of a command: a plain folder ``labels``, or ``dataset`` as ``"NAME=DIR"``.
+    """Open the label maps of a command: a folder or pattern of files ``labels``, or ``dataset`` as ``"NAME=DIR"``.
 
     Raises UsageError unless exactly one of the two is given, or if ``split`` or ``encoding`` cannot be combined with
     it; otherwise as :func:`labels_folder` and :func:`open_dataset`.
@@ -175,7 +228,8 @@ def open_source(
     if labels is not None:
         if split is not None:
             raise UsageError("--split and --labels cannot be combined", "give the folder of that split to --labels")
-        return labels_folder(labels, encoding)
+        pattern = has_wildcard(str(labels)) and not Path(labels).exists()
+        return find_labels(str(labels), encoding) if pattern else labels_folder(labels, encoding)
     assert dataset is not None
     name, equals, folder = dataset.partition("=")
     if not equals or not folder:
@@ -262,7 +316,8 @@ def _no_labels(folder: Path) -> InputError:
     if skipped:
         return InputError(
             f"no label maps in {folder}: it holds {len(skipped)} colour, instance or invalid maps such as {skipped[0]}",
-            "give the files that hold class ids, such as *_labelTrainIds.png or *_labelIds.png",
+            "give the files that hold class ids, such as *_labelTrainIds.png or *_labelIds.png, or read colour maps "
+            f"with --encoding {COLOURS}",
         )
     return InputError(f"no PNG files in {folder}", "give a folder of label maps")
 

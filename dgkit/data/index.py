@@ -188,7 +188,9 @@ def _key(sample: Sample, scale: float) -> str:
 @functools.lru_cache(maxsize=64)
 def _table_digest(encoding: str) -> str:
     """Digest the table, not its name: the table of Mapillary v2.0 comes from a file."""
-    return hashlib.sha256(find_encoding(encoding).table.tobytes()).hexdigest()[:16]
+    system = find_encoding(encoding)
+    colours = b"" if system.colours is None else repr(sorted(system.colours.items())).encode()
+    return hashlib.sha256(system.table.tobytes() + colours).hexdigest()[:16]
 
 
 def _load_cache(path: Path) -> dict[str, _Row]:

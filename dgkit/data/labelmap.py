@@ -14,6 +14,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
+from dgkit.data.colour_maps import COLOURS, colour_encoding, decode_colours, is_colours
 from dgkit.data.pictures import EXIF, ignores_exif, png_orientation
 from dgkit.data.png import SIGNATURE, check_png
 from dgkit.errors import InputError, LabelError, UsageError
@@ -59,10 +60,11 @@ def read_ids(path: Path | str, encoding: str = "train_ids") -> np.ndarray:
             f"{path}: {width}x{height} pixels, {width * height / 2**20:.0f} Mpx; the limit is {MAX_PIXELS >> 20} Mpx",
             "crop the map or scale it down",
         )
-    if colour in _COLOURS and system.channel is None:
+    if colour in _COLOURS and system.channel is None and system.colours is None:
         raise LabelError(
             f"{path}: {_COLOURS[colour]} image, not a label map; label maps are single-channel PNGs of ids",
-            "give the files that hold class ids (such as *_labelTrainIds.png), not the colour maps or the photographs",
+            "give the files that hold class ids (such as *_labelTrainIds.png), not the photographs; for maps in the "
+            f"colours of Cityscapes add --encoding {COLOURS}, for other colours --encoding colours@FILE.csv",
         )
     orientation = png_orientation(data)
     if orientation != 1 and not ignores_exif():
@@ -135,15 +137,21 @@ def write_label(path: Path | str, label: np.ndarray) -> None:
 def find_encoding(name: str) -> Encoding:
     """Return an id system by its name in ``dgkit.labels.ENCODINGS``, or by ``"mapillary_b@CONFIG.json"``.
 
-    The second form reads the class names of any version of Mapillary Vistas from its config file. Raises UsageError for
+    The second form reads the class names of any version of Mapillary Vistas from its config file. Encodings by colours
+    are those of :func:`~dgkit.data.colour_maps.colour_encoding`. Raises UsageError for
     an unknown name, InputError for a config file that cannot be used.
     """
     if name in ENCODINGS:
         return ENCODINGS[name]
+    if is_colours(name):
+        return colour_encoding(name)
     family, at, config = name.partition("@")
     if family == "mapillary_b" and at:
         return _mapillary_encoding(config)
-    raise UsageError(f"unknown encoding {name!r}; known encodings: {', '.join(ENCODINGS)}", "use one of these")
+    raise UsageError(
+        f"unknown encoding {name!r}; known encodings: {', '.join((*ENCODINGS, COLOURS))}, and colours@FILE.csv",
+        "use one of these",
+    )
 
 
 def label_size(path: Path | str) -> tuple[int, int]:
@@ -212,10 +220,12 @@ def _decode(path: Path, data: bytes, depth: int, colour: int, system: Encoding) 
     """Return the ids in the file, integer [H, W]."""
     try:
         check_png(data)
-        if colour in _COLOURS:
+        if colour in _COLOURS and system.colours is None:
             return _decode_channel(data, system)
         # The size is below the one at which Pillow warns of a decompression bomb.
         with Image.open(io.BytesIO(data), formats=("PNG",)) as picture:
+            if system.colours is not None:
+                return decode_colours(np.asarray(picture.convert("RGB")), system, path)
             raw = np.asarray(picture)
         return raw.astype(np.uint16) if depth == 16 else raw
     except (OSError, SyntaxError, ValueError, EOFError, struct.error, zlib.error) as error:

@@ -29,6 +29,8 @@ def doubt(dataset: Dataset) -> str | None:
     At most :data:`PROBED` maps are read; those that cannot be read are left to whoever reads them all.
     """
     system = find_encoding(dataset.samples[0].encoding)
+    if system.colours is not None:  # colours are not mistaken for each other as small ids are
+        return None
     same = [sample for sample in dataset.samples if sample.encoding == system.name]
     pixels, rows = _measure(same[:: max(1, len(same) // PROBED)][:PROBED])
     found = np.flatnonzero(pixels)

@@ -51,6 +51,10 @@ def _current_mix(value: Any) -> Any:
     return EARLIER_NAMES.get(value, value) if isinstance(value, str) else value
 
 
+# Settings of the choice of crops and styles, which a table of jobs makes itself.
+_SAMPLING = ("rare", "min_pixels", "min_share", "attempts", "temperature", "balance_classes", "balance_styles", "split")
+
+
 Pixels = Annotated[int, Field(ge=1, le=16384)]
 Size = Annotated[tuple[Pixels, Pixels], BeforeValidator(parse_size)]
 Shard = Annotated[tuple[int, int], BeforeValidator(_parse_shard)]
@@ -61,17 +65,20 @@ class GenerateConfig(Config):
     """One run: label maps, model, number of images, and how they are sampled."""
 
     labels: Annotated[Path | None, Metavar("DIR")] = Field(
-        None, description="Folder of label maps: PNG files of train ids"
+        None, description="Folder of label maps, or a pattern such as 'b/**/*.png'"
     )
     dataset: Annotated[str | None, Metavar("NAME=DIR")] = Field(
         None, description="Labelled data set, such as gta=DIR or cityscapes=DIR"
+    )
+    jobs: Annotated[Path | None, Metavar("FILE.csv")] = Field(
+        None, description="One image per row: label, prompt, style, seed"
     )
     arrays: int | None = Field(None, description="Number of label maps passed as arrays, in Python only")
     world: Annotated[int | None, Metavar("N")] = Field(
         None, ge=1, le=1_000_000, description="Scenes of the procedural city, the default source"
     )
     encoding: Annotated[str | None, Metavar("E")] = Field(
-        None, description="Id system of the label maps, such as cityscapes_ids"
+        None, description="Ids or colours of the maps, such as cityscapes_ids"
     )
     split: Annotated[str | None, Metavar("S")] = Field(
         None, description="Split of the data set: train, val, test or all"
@@ -157,6 +164,7 @@ class GenerateConfig(Config):
     source_digest: str | None = Field(None, description="Digest of the label maps; if given, they must match it")
     model_digest: str | None = Field(None, description="Digest of the weights; if given, they must match it")
 
+    jobs_digest: str | None = Field(None, description="Digest of the table of jobs; if given, it must match it")
     judge_digest: str | None = Field(None, description="Digest of the judge; if given, it must match it")
 
     @property
@@ -183,8 +191,25 @@ class GenerateConfig(Config):
         return self
 
     @model_validator(mode="after")
+    def _exact_jobs(self) -> "GenerateConfig":
+        defaults = {name: GenerateConfig.model_fields[name].default for name in _SAMPLING}
+        changed = [name for name, default in defaults.items() if getattr(self, name) != default]
+        if self.jobs is not None and changed:
+            flag = changed[0].replace("_", "-")
+            raise UsageError(
+                f"--jobs and --{flag} cannot be combined: each row is one image, no class is sampled", f"drop --{flag}"
+            )
+        return self
+
+    @model_validator(mode="after")
     def _one_source(self) -> "GenerateConfig":
-        sources = {"labels": "--labels", "dataset": "--dataset", "arrays": "labels=[array, ...]", "world": "--world"}
+        sources = {
+            "jobs": "--jobs",
+            "labels": "--labels",
+            "dataset": "--dataset",
+            "arrays": "labels=[array, ...]",
+            "world": "--world",
+        }
         given = [text for name, text in sources.items() if getattr(self, name) is not None]
         if len(given) > 1:
             raise UsageError(

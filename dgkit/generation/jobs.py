@@ -10,12 +10,13 @@ from dataclasses import dataclass, field, replace
 
 import numpy as np
 
-from dgkit.data.crops import CropBox, CropRules, Draw, draw_crop
+from dgkit.data.crops import CropBox, CropRules, Draw, crop, draw_crop
 from dgkit.data.index import ClassIndex
 from dgkit.data.style_mixes import StyleMix
 from dgkit.generation.balance import SHARPENING, Balance, EarlierJobs
+from dgkit.generation.job_table import JobRow
 from dgkit.labels import CLASSES
-from dgkit.prompts import STYLE_NAMES, caption, compose
+from dgkit.prompts import NO_STYLE, STYLE_NAMES, caption, compose
 
 # One random generator per (run seed, job, purpose): the draws for one purpose do not shift those for another.
 CROP, NOISE, STYLE = range(3)
@@ -24,7 +25,10 @@ GOLDEN = (5**0.5 - 1) / 2
 
 @dataclass(frozen=True)
 class JobPlan:
-    """What jobs depend on. ``index``: class counts of the scaled label maps; ``balance`` None: independent jobs."""
+    """What jobs depend on. ``index``: class counts of the scaled label maps; ``balance`` None: independent jobs.
+
+    ``rows`` are the jobs themselves, instead of a choice of crops and styles.
+    """
 
     index: ClassIndex
     rules: CropRules
@@ -32,6 +36,7 @@ class JobPlan:
     seed: int
     rare: bool = True
     balance: Balance | None = None
+    rows: tuple[JobRow, ...] | None = None
 
 
 @dataclass(frozen=True)
@@ -60,6 +65,8 @@ def make_job(plan: JobPlan, job_index: int) -> Job:
         LabelError: a label map cannot be read.
         InputError: no label map has a class that can be drawn.
     """
+    if plan.rows is not None:
+        return _table_job(plan, plan.rows[job_index], job_index)
     draw, earlier = _draw(plan, job_index)
     style = _style(plan, job_index, draw.class_id, earlier)
     source = plan.index.dataset.samples[draw.sample_index].id
@@ -74,9 +81,36 @@ def make_job(plan: JobPlan, job_index: int) -> Job:
         rule_met=draw.rule_met,
         prompt=compose(caption(draw.label), style),
         style=style,
-        seed=int(np.random.default_rng([plan.seed, job_index, NOISE]).integers(2**63)),
+        seed=_noise_seed(plan.seed, job_index),
         label=draw.label,
     )
+
+
+def _table_job(plan: JobPlan, row: JobRow, job_index: int) -> Job:
+    """Return the job of a row: the centre of its label map, and where the row says nothing, prompt, style and seed."""
+    label, source = plan.index.read(row.sample), plan.index.dataset.samples[row.sample].id
+    height, width = plan.rules.shape
+    top, left = max(0, (label.shape[0] - height) // 2), max(0, (label.shape[1] - width) // 2)
+    box = CropBox(left, top, width, height)
+    window = crop(label, box)
+    style = row.style or (NO_STYLE if row.prompt else spread_style(plan.mix, plan.seed, job_index))
+    return Job(
+        index=job_index,
+        id=_job_id(job_index, source, None),
+        source=source,
+        class_name=None,
+        box=box,
+        label_scale=plan.index.scale,
+        rule_met=True,
+        prompt=row.prompt or compose(caption(window), style),
+        style=style,
+        seed=_noise_seed(plan.seed, job_index) if row.seed is None else row.seed,
+        label=window,
+    )
+
+
+def _noise_seed(run_seed: int, job_index: int) -> int:
+    return int(np.random.default_rng([run_seed, job_index, NOISE]).integers(2**63))
 
 
 def attempt_seed(run_seed: int, job_index: int, attempt: int) -> int:

@@ -9,8 +9,10 @@ from dgkit.generation.writer import OutputFolder, refuse_changes
 from dgkit.resources import usable_cores
 
 # Values that model, label maps or machine determine: stated as None or "auto" they are those of the folder.
-_DETERMINED = frozenset({"size", "label_scale", "guidance_scale", "source_digest", "model_digest", "judge_digest"})
-_SOURCES = ("labels", "dataset", "arrays", "world")
+_DETERMINED = frozenset(
+    {"size", "label_scale", "guidance_scale", "source_digest", "model_digest", "judge_digest", "jobs_digest"}
+)
+_SOURCES = ("jobs", "labels", "dataset", "arrays", "world")
 
 
 def run_settings(folder: OutputFolder, given: GenerateConfig) -> GenerateConfig:
@@ -26,7 +28,7 @@ def run_settings(folder: OutputFolder, given: GenerateConfig) -> GenerateConfig:
     stated = _stated(given, config)
     lent = old.model_copy(update={"rebuild": given.rebuild, **stated})
     refuse_changes(folder.path, old, lent)
-    digests = {key: getattr(given, key) for key in ("model_digest", "judge_digest")}
+    digests = {key: getattr(given, key) for key in ("model_digest", "judge_digest", "jobs_digest")}
     if lent.world is None:  # the height of city scenes may depend on the digest
         digests["source_digest"] = given.source_digest
     few_cores = isinstance(lent.workers, int) and "workers" not in stated and lent.workers > len(usable_cores())

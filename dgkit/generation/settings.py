@@ -11,8 +11,9 @@ from dgkit.data.style_mixes import STYLE_MIXES, StyleMix, load_style_mix
 from dgkit.errors import InputError, UsageError
 from dgkit.generation.balance import Balance
 from dgkit.generation.generate_config import DEFAULT_WORLD, GenerateConfig
+from dgkit.generation.job_table import read_jobs
 from dgkit.generation.jobs import JobPlan
-from dgkit.generation.sources import index_files, index_world, padding_note
+from dgkit.generation.sources import cut_note, index_files, index_world, padding_note
 from dgkit.progress import Notify, Progress, within
 
 if TYPE_CHECKING:
@@ -47,13 +48,19 @@ def make_config(
 def resolve_paths(config: GenerateConfig) -> GenerateConfig:
     """Return the settings with absolute paths, so that the config.yaml in the output folder works from anywhere."""
     changes: dict[str, Any] = {}
-    if config.labels is None and config.dataset is None and config.arrays is None:
+    if all(getattr(config, name) is None for name in ("jobs", "labels", "dataset", "arrays")):
         changes["world"] = config.world or DEFAULT_WORLD
     if config.labels is not None:
         changes["labels"] = config.labels.expanduser().absolute()
     if config.dataset is not None and "=" in config.dataset:
         name, _, root = config.dataset.partition("=")
         changes["dataset"] = f"{name.strip()}={Path(root).expanduser().absolute()}" if root else config.dataset
+    if config.jobs is not None:
+        changes["jobs"] = config.jobs.expanduser().absolute()
+        changes["count"] = _count_of_jobs(config, changes["jobs"])
+    system, at, file = (config.encoding or "").partition("@")
+    if at:
+        changes["encoding"] = f"{system}@{Path(file).expanduser().absolute()}"
     if config.judge is not None:
         changes["judge"] = config.judge.expanduser().absolute()
     for key in ("model", "controlnet"):
@@ -67,6 +74,13 @@ def resolve_paths(config: GenerateConfig) -> GenerateConfig:
         recipe = chosen_engines(config)
         changes.update(engine=recipe.engine, dtype=recipe.dtype)
     return config.model_copy(update=changes)
+
+
+def _count_of_jobs(config: GenerateConfig, path: Path) -> int:
+    rows = len(read_jobs(path, config.encoding).rows)
+    if "count" in config.model_fields_set and config.count != rows and config.jobs_digest is None:
+        raise UsageError(f"--count {config.count} with a table of {rows} jobs: each row is one image", "drop --count")
+    return rows
 
 
 def chosen_style_mix(config: GenerateConfig) -> StyleMix:
@@ -131,6 +145,12 @@ def make_plan(
         notify(padding)
     rules = CropRules(size, config.min_pixels, config.min_share, config.attempts, config.temperature)
     found = {"source_digest": index.digest, "model_digest": str(pipeline.identity()["digest"])}
+    table = None if config.jobs is None else read_jobs(config.jobs, config.encoding)
+    if table is not None:
+        found["jobs_digest"] = table.digest
+        note = cut_note(index, size)
+        if note is not None and notify is not None:
+            notify(note)
     if config.judge is not None:
         from dgkit.generation.agreement import judge_digest
 
@@ -147,7 +167,8 @@ def make_plan(
     resolved = config.model_copy(update={"size": size, "label_scale": scale, "guidance_scale": guidance, **found})
     balanced = config.balance_classes or config.balance_styles
     balance = Balance(config.balance_classes, config.balance_styles) if balanced else None
-    return JobPlan(index, rules, mix, config.seed, config.rare, balance), resolved
+    rows = None if table is None else table.rows
+    return JobPlan(index, rules, mix, config.seed, config.rare, balance, rows), resolved
 
 
 def footnote(config: GenerateConfig, model: str) -> str:

@@ -15,6 +15,7 @@ from dgkit.data.plausibility import doubt
 from dgkit.errors import UsageError
 from dgkit.files import writable_cache
 from dgkit.generation.generate_config import DEFAULT_WORLD, GenerateConfig
+from dgkit.generation.job_table import read_jobs
 from dgkit.progress import Advance, Notify
 
 WORLD_HEIGHT = 256  # pixels of a city scene at label scale 1; it is twice as wide
@@ -34,6 +35,8 @@ def open_files(config: GenerateConfig, arrays: Sequence[np.ndarray] | None = Non
                 "pass them again: dgkit.generate(OUT, labels=[array, ...]), or another source such as --labels DIR",
             )
         return label_arrays(arrays, config.encoding)
+    if config.jobs is not None:
+        return read_jobs(config.jobs, config.encoding).dataset
     if config.labels is not None or config.dataset is not None:
         return open_source(config.labels, config.dataset, config.split, config.encoding)
     for name in ("encoding", "split"):
@@ -61,7 +64,8 @@ def index_files(
     if notify is not None and (warning := doubt(dataset)) is not None:
         notify(warning)
     scale = chosen_scale(dataset, config.label_scale, label_height, size, notify)
-    cache = default_cache(dataset) if config.arrays is None else None
+    is_single = config.arrays is not None or config.jobs is not None  # no folder that other runs read
+    cache = None if is_single else default_cache(dataset)
     return build_index(dataset, scale=scale, workers=config.readers, cache=cache, progress=progress)
 
 
@@ -109,6 +113,19 @@ def padding_note(index: ClassIndex, size: tuple[int, int]) -> str | None:
         f"{len(small)} of {len(index.sizes)} label maps are smaller than images of {size[1]}x{size[0]} pixels at label "
         f"scale {index.scale:.3g}: {1 - small.mean():.0%} of such an image is ignored padding; use a smaller --size "
         "or a larger --label-scale"
+    )
+
+
+def cut_note(index: ClassIndex, size: tuple[int, int]) -> str | None:
+    """Return a note that label maps are larger than images of ``size`` and only their centre is used."""
+    large = np.flatnonzero((index.sizes > size).any(axis=1))
+    if not len(large):
+        return None
+    height, width = index.sizes[large[0]].tolist()
+    return (
+        f"{len(large)} of {len(index.sizes)} label maps are larger than images of {size[1]}x{size[0]} pixels at label "
+        f"scale {index.scale:.3g}: their centre is used; for whole maps such as the first of them use "
+        f"--size {height}x{width}"
     )
 
 

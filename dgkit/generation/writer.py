@@ -35,6 +35,7 @@ PATHS_BY_DIGEST = {
     "source_digest": ("labels", "dataset", "encoding", "split"),
     "model_digest": ("model", "controlnet"),
     "judge_digest": ("judge",),
+    "jobs_digest": ("jobs",),
 }
 
 

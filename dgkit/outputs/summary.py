@@ -118,6 +118,8 @@ def _source(settings: dict[str, Any]) -> str:
     if settings.get("dataset") is not None:
         name, _, root = str(settings["dataset"]).partition("=")
         return f"data set {name}, folder {Path(root).name}" if root else f"data set {name}"
+    if settings.get("jobs") is not None:
+        return f"label maps in a table of jobs {Path(str(settings['jobs'])).name}"
     if settings.get("arrays") is not None:
         return f"{settings['arrays']} label maps passed as arrays"
     if settings.get("labels") is not None:

@@ -463,3 +463,16 @@ def test_a_missing_split_is_reported_with_those_that_exist(tmp_path: Path) -> No
     with pytest.raises(InputError, match=r"split val, below .*; it holds train and test") as raised:
         open_dataset("acdc", root, "val")
     assert "--split train" in raised.value.hint
+
+
+def test_label_maps_by_a_pattern(tmp_path: Path) -> None:
+    for name in ("b/x/1.png", "b/y/1.png", "b/y/2.PNG", "b/.hidden.png", "c/3.png"):
+        write_ids(tmp_path / name, np.full((4, 4), 7, np.uint8))
+    (tmp_path / "b" / "notes.txt").touch()
+    dataset = open_source(labels=tmp_path / "b" / "**" / "*.*", encoding="cityscapes_ids")
+    assert [sample.id for sample in dataset.samples] == ["x_1", "y_1", "2"]
+    assert dataset.root == tmp_path / "b" and (dataset.samples[0].train_ids() == 0).all()
+    with pytest.raises(InputError, match=r"no PNG files match .*: it finds 1 other files"):
+        open_source(labels=tmp_path / "b" / "*.txt")
+    write_ids(tmp_path / "odd[1]" / "a.png", np.zeros((4, 4), np.uint8))
+    assert open_source(labels=tmp_path / "odd[1]").samples[0].id == "a"  # a folder that exists is no pattern

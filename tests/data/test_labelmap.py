@@ -150,10 +150,10 @@ def _bad_files(folder: Path) -> dict[str, tuple[Path, str, str]]:
         result[name] = (path, words, hint)
     rgb = folder / "rgb.png"
     Image.fromarray(PALETTE[noisy]).save(rgb)
-    result["rgb"] = (rgb, "an RGB image", "not the colour maps")
+    result["rgb"] = (rgb, "an RGB image", "--encoding cityscapes_colours")
     rgba = folder / "rgba.png"
     Image.fromarray(np.zeros((2, 2, 4), np.uint8)).save(rgba)
-    result["rgba"] = (rgba, "an RGBA image", "not the colour maps")
+    result["rgba"] = (rgba, "an RGBA image", "--encoding cityscapes_colours")
     deep = folder / "deep.png"
     Image.fromarray(np.array([[0, 7000]], np.uint16)).save(deep)
     result["deep"] = (deep, "unknown ids 7000 for train_ids", "no known id system")

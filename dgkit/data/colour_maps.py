@@ -1,0 +1,129 @@
+"""Label maps in colours: each class has one or more RGB values instead of an id."""
+
+import csv
+import functools
+import io
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from dgkit.config import read_recipe
+from dgkit.errors import InputError, LabelError
+from dgkit.files import read_file
+from dgkit.labels import CLASSES, ENCODINGS, IGNORE, NUM_CLASSES, PALETTE, Encoding
+
+COLOURS = "cityscapes_colours"
+OWN = "colours@"  # before the name of a file with the colours of each class
+MAX_BYTES = 1 << 20  # of such a file
+_UNKNOWN = NUM_CLASSES + 1  # entry of a colour that no class has
+_SHOWN = 4  # unknown colours in an error
+
+Colour = tuple[int, int, int]
+
+# Classes of Cityscapes that have a colour and are ignored. Licence plates have the colour of cars.
+_IGNORED: tuple[Colour, ...] = (
+    (0, 0, 0), (111, 74, 0), (81, 0, 81), (250, 170, 160), (230, 150, 140), (180, 165, 180), (150, 100, 100),
+    (150, 120, 90), (153, 153, 153), (0, 0, 90), (0, 0, 110),
+)  # fmt: skip
+
+
+def is_colours(name: str) -> bool:
+    """Return whether ``name`` is that of an encoding by colours, :data:`COLOURS` or ``"colours@FILE"``."""
+    return name == COLOURS or name.startswith(OWN)
+
+
+@functools.lru_cache(maxsize=8)
+def colour_encoding(name: str) -> Encoding:
+    """Return an encoding by colours, whose ids are train ids once :func:`decode_colours` has read them.
+
+    ``"colours@FILE"`` reads the colours from a CSV file with lines ``class,red,green,blue``, or a YAML file with lines
+    ``class: [red, green, blue]``, or a list of such values for several colours. A class is a name of Cityscapes, a
+    train id, or ``ignore``. Raises InputError for a file that is not such a table.
+    """
+    if name == COLOURS:
+        colours: dict[Colour, int] = {(r, g, b): train_id for train_id, (r, g, b) in enumerate(PALETTE.tolist())}
+        colours |= dict.fromkeys(_IGNORED, IGNORE)
+        return Encoding(name, ENCODINGS["train_ids"].table, "colours of Cityscapes and GTA5", colours=colours)
+    path = Path(name.removeprefix(OWN))
+    colours = _read_csv(path) if path.suffix.lower() == ".csv" else _read_yaml(path)
+    if not colours:
+        raise InputError(f"{path} has no colours", "write one 'road,128,64,128' per line")
+    return Encoding(name, ENCODINGS["train_ids"].table, f"colours of {path.name}", colours=colours)
+
+
+def decode_colours(image: np.ndarray, system: Encoding, source: Path) -> np.ndarray:
+    """Return the train ids, uint8 [H, W], of an image of colours, uint8 [H, W, 3] RGB.
+
+    Raises LabelError with the colours that no class has.
+    """
+    codes = (image[..., 0].astype(np.uint32) << 16) | (image[..., 1].astype(np.uint32) << 8) | image[..., 2]
+    ids: np.ndarray = _lookup(system.name)[codes]
+    unknown, counts = np.unique(codes[ids == _UNKNOWN], return_counts=True)
+    if len(unknown):
+        most = unknown[np.argsort(-counts, kind="stable")][:_SHOWN]
+        text = ", ".join(f"({code >> 16}, {code >> 8 & 255}, {code & 255})" for code in most.tolist())
+        more = f" and {len(unknown) - _SHOWN} more" if len(unknown) > _SHOWN else ""
+        raise LabelError(
+            f"{source}: {counts.sum() / codes.size:.1%} of the pixels have colours of no class in {system.name}: "
+            f"{text}{more}",
+            "give the colours of each class: --encoding colours@FILE.csv, with lines such as road,128,64,128",
+        )
+    return ids
+
+
+@functools.lru_cache(maxsize=2)
+def _lookup(name: str) -> np.ndarray:
+    """Return the train id of each of the 2**24 colours, uint8."""
+    table = np.full(1 << 24, _UNKNOWN, np.uint8)
+    for (red, green, blue), train_id in (colour_encoding(name).colours or {}).items():
+        table[red << 16 | green << 8 | blue] = train_id
+    return table
+
+
+def _read_csv(path: Path) -> dict[Colour, int]:
+    try:
+        lines = list(csv.reader(io.StringIO(read_file(path, MAX_BYTES).decode("utf-8-sig"))))
+    except (OSError, ValueError, csv.Error) as error:
+        raise InputError(
+            f"cannot read the colours in {path}: {error}", "give a CSV file: class,red,green,blue"
+        ) from error
+    rows = [line for line in lines if any(cell.strip() for cell in line)]
+    if rows and rows[0][0].strip().lower() in ("class", "name"):
+        rows = rows[1:]
+    return {_colour(path, cells): _train_id(path, name) for name, *cells in rows}
+
+
+def _read_yaml(path: Path) -> dict[Colour, int]:
+    found: dict[Colour, int] = {}
+    content: Mapping[Any, Any] = read_recipe(path)
+    for name, value in content.items():
+        several = isinstance(value, list) and all(isinstance(one, list) for one in value)
+        for colour in value if several else [value]:
+            found[_colour(path, colour)] = _train_id(path, name)
+    return found
+
+
+def _train_id(path: Path, name: Any) -> int:
+    text = str(name).strip().lower()
+    if text in ("ignore", "void", str(IGNORE)):
+        return IGNORE
+    if text in CLASSES:
+        return CLASSES.index(text)
+    if text.isdecimal() and len(text) < 3 and int(text) < NUM_CLASSES:
+        return int(text)
+    raise InputError(
+        f"{path}: unknown class {text[:100]!r}; known classes: {', '.join(CLASSES)}, train ids 0 to 18, and ignore",
+        "rename the class",
+    )
+
+
+def _colour(path: Path, values: Any) -> Colour:
+    try:
+        red, green, blue = (int(value) for value in values)
+    except (TypeError, ValueError):
+        red = green = blue = -1
+    if not all(0 <= value <= 255 for value in (red, green, blue)):
+        raise InputError(f"{path}: {str(values)[:100]} is not a colour", "write three numbers from 0 to 255")
+    return red, green, blue

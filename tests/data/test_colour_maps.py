@@ -1,0 +1,91 @@
+"""Label maps in colours: those of Cityscapes, and those of a table."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from dgkit.data.colour_maps import COLOURS
+from dgkit.data.datasets import labels_folder, open_source
+from dgkit.data.index import build_index
+from dgkit.data.labelmap import colorize, find_encoding, read_label
+from dgkit.data.plausibility import doubt
+from dgkit.errors import InputError, LabelError, UsageError
+
+IDS = np.array([[0, 1, 13], [255, 18, 10]], np.uint8)
+
+
+def save(path: Path, colours: np.ndarray, mode: str = "RGB") -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(colours).convert(mode, palette=Image.Palette.ADAPTIVE).save(path)
+    return path
+
+
+@pytest.mark.parametrize("mode", ["RGB", "RGBA", "P"])
+def test_colours_of_cityscapes_are_read_back(tmp_path: Path, mode: str) -> None:
+    path = save(tmp_path / "a.png", colorize(IDS), mode)
+    label = read_label(path, COLOURS)
+    assert np.array_equal(label, IDS) and label.dtype == np.uint8 and not label.flags.writeable
+
+
+def test_a_folder_of_gtfine(tmp_path: Path) -> None:
+    stem = "gtFine/val/ulm/ulm_000000_000019_gtFine"
+    save(tmp_path / f"{stem}_color.png", colorize(IDS), "RGBA")
+    with pytest.raises(InputError, match="holds 1 colour, instance or invalid maps") as caught:
+        labels_folder(tmp_path)
+    assert f"--encoding {COLOURS}" in caught.value.hint
+    save(tmp_path / f"{stem}_labelIds.png", IDS, "L")
+    save(tmp_path / f"{stem}_instanceIds.png", IDS, "L")
+    dataset = labels_folder(tmp_path, COLOURS)
+    assert [sample.label.name for sample in dataset.samples] == ["ulm_000000_000019_gtFine_color.png"]
+    assert doubt(dataset) is None
+    assert np.array_equal(build_index(dataset).counts.sum(0), np.bincount(IDS[IDS < 19], minlength=19))
+
+
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        ("own.csv", "class,red,green,blue\nroad,1,2,3\ncar,4,5,6\n\nignore,0,0,0\n"),
+        ("own.csv", "0,1,2,3\n13,4,5,6\n255,0,0,0"),
+        ("own.yaml", "road: [1, 2, 3]\ncar: [[4, 5, 6], [7, 8, 9]]\nignore: [0, 0, 0]"),
+    ],
+)
+def test_colours_of_a_table(tmp_path: Path, name: str, text: str) -> None:
+    (tmp_path / name).write_text(text)
+    path = save(tmp_path / "maps" / "a.png", np.uint8([[[1, 2, 3], [4, 5, 6], [0, 0, 0]]]))
+    dataset = open_source(labels=path.parent, encoding=f"colours@{tmp_path / name}")
+    assert dataset.samples[0].train_ids().tolist() == [[0, 13, 255]]
+
+
+def test_colours_of_no_class(tmp_path: Path) -> None:
+    path = save(tmp_path / "a.png", np.uint8([[[1, 2, 3], [1, 2, 3], [9, 9, 9], [128, 64, 128]]]))
+    with pytest.raises(LabelError, match=r"75.0% of the pixels .* cityscapes_colours: \(1, 2, 3\), \(9, 9, 9\)$"):
+        read_label(path, COLOURS)
+    with pytest.raises(LabelError, match="an RGB image") as caught:
+        read_label(path)
+    assert COLOURS in caught.value.hint
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "message"),
+    [
+        ("a.csv", "roads,1,2,3", "unknown class 'roads'"),
+        ("b.csv", "road,1,2", "is not a colour"),
+        ("c.csv", "road,1,2,256", "is not a colour"),
+        ("d.yaml", "road: red", "is not a colour"),
+        ("e.csv", "", "has no colours"),
+        ("f.csv", None, "cannot read the colours"),
+        ("g.yaml", "19: [1, 2, 3]", "unknown class '19'"),
+    ],
+)
+def test_tables_that_are_wrong(tmp_path: Path, name: str, text: str | None, message: str) -> None:
+    if text is not None:
+        (tmp_path / name).write_text(text)
+    with pytest.raises(InputError, match=message):
+        find_encoding(f"colours@{tmp_path / name}")
+
+
+def test_an_unknown_encoding_names_the_colours() -> None:
+    with pytest.raises(UsageError, match="cityscapes_colours, and colours@FILE"):
+        find_encoding("colors")
