@@ -1,11 +1,10 @@
 """Data sets: the label maps of a public data set or a plain folder, with their photographs."""
 
-import glob
 import hashlib
 import os
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TypeVar
 
@@ -13,8 +12,9 @@ import numpy as np
 
 from dgkit.data.colour_maps import COLOURS, is_colours
 from dgkit.data.labelmap import encode, find_encoding, label_size, read_ids
-from dgkit.data.layouts import ALIASES, ALL, LABEL_SKIPS, LAYOUTS, SPLIT_FOLDERS, TRAIN_IDS, Layout, Tree
-from dgkit.data.listing import find_stems, is_hidden, printable, same_name, split_ending, walk
+from dgkit.data.layouts import ALIASES, ALL, LABEL_SKIPS, LAYOUTS, PAIRS, SPLIT_FOLDERS, TRAIN_IDS, Layout, Tree
+from dgkit.data.listing import PHOTOGRAPHS, find_stems, printable, same_name, split_ending, walk
+from dgkit.data.patterns import expand, fixed_folder, has_wildcard, partners
 from dgkit.data.pictures import describe_size, picture_size, read_picture
 from dgkit.errors import InputError, LabelError, UsageError
 from dgkit.files import local_path
@@ -96,6 +96,8 @@ def open_dataset(name: str, root: Path | str, split: str | None = None) -> Datas
         raise UsageError(
             f"unknown split {split!r}; known splits: {', '.join((*SPLIT_FOLDERS, ALL))}", "use for example --split val"
         )
+    if name == PAIRS:
+        return open_pairs(str(root))
     layout = LAYOUTS[name]
     wanted = split or layout.default_split
     folder = _existing_folder(root)
@@ -178,23 +180,30 @@ def find_labels(pattern: str, encoding: str | None = None) -> Dataset:
 
     Hidden files are skipped. Raises InputError if no PNG file matches, UsageError for an unknown encoding.
     """
-    path = local_path(pattern).expanduser()
-    fixed = next((i for i, part in enumerate(path.parts) if has_wildcard(part)), len(path.parts))
-    folder = Path(*path.parts[:fixed])
-    found = [Path(name) for name in sorted(glob.glob(str(path), recursive=True))]  # noqa: PTH207
-    files = [file for file in found if file.suffix.lower() == ".png" and not is_hidden(file.name) and file.is_file()]
-    if not files:
-        what = f"{len(found)} other files" if found else "nothing"
-        raise InputError(
-            f"no PNG files match {pattern}: it finds {what}",
-            "quote the pattern, and use ** for any number of folders: --labels 'maps/**/*.png'",
+    return label_files(fixed_folder(pattern), expand(pattern, (".png",), "PNG files"), encoding)
+
+
+def open_pairs(text: str) -> Dataset:
+    """Return label maps with their photographs by two patterns, ``"IMAGES::LABELS"`` or ``"IMAGES::LABELS::ENCODING"``.
+
+    See :func:`~dgkit.data.patterns.partners` for which belong together. Raises UsageError for another text or an
+    unknown encoding, InputError if a pattern matches no file.
+    """
+    images, separator, rest = text.partition("::")
+    labels, _, encoding = rest.partition("::")
+    if not separator or not images or not labels:
+        raise UsageError(
+            f"{PAIRS}={text} is not IMAGES::LABELS, two patterns of files",
+            f"use for example '{PAIRS}=photos/**/*.jpg::maps/**/*.png::cityscapes_ids'",
         )
-    return label_files(folder, files, encoding)
-
-
-def has_wildcard(text: str) -> bool:
-    """Return whether ``text`` is a pattern of file names."""
-    return any(letter in text for letter in "*?[")
+    dataset = find_labels(labels, encoding or None)
+    folder, photographs = fixed_folder(images), expand(images, PHOTOGRAPHS, "photographs")
+    found = partners(
+        {sample.label: sample.label.relative_to(dataset.root) for sample in dataset.samples},
+        {photograph: photograph.relative_to(folder) for photograph in photographs},
+    )
+    samples = tuple(replace(sample, image=found.get(sample.label)) for sample in dataset.samples)
+    return replace(dataset, name=PAIRS, samples=samples)
 
 
 def label_arrays(arrays: Iterable[np.ndarray], encoding: str | None = None) -> Dataset:

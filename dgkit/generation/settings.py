@@ -54,7 +54,7 @@ def resolve_paths(config: GenerateConfig) -> GenerateConfig:
         changes["labels"] = config.labels.expanduser().absolute()
     if config.dataset is not None and "=" in config.dataset:
         name, _, root = config.dataset.partition("=")
-        changes["dataset"] = f"{name.strip()}={Path(root).expanduser().absolute()}" if root else config.dataset
+        changes["dataset"] = f"{name.strip()}={_absolute(root)}" if root else config.dataset
     if config.jobs is not None:
         changes["jobs"] = config.jobs.expanduser().absolute()
         changes["count"] = _count_of_jobs(config, changes["jobs"])
@@ -74,6 +74,14 @@ def resolve_paths(config: GenerateConfig) -> GenerateConfig:
         recipe = chosen_engines(config)
         changes.update(engine=recipe.engine, dtype=recipe.dtype)
     return config.model_copy(update=changes)
+
+
+def _absolute(root: str) -> str:
+    """Return the folder of a data set, or its two patterns and their encoding, with absolute paths."""
+    images, separator, rest = root.partition("::")
+    labels, second, encoding = rest.partition("::")
+    paths = [str(Path(path).expanduser().absolute()) for path in (images, *([labels] if separator else []))]
+    return "::".join(paths) + second + encoding
 
 
 def _count_of_jobs(config: GenerateConfig, path: Path) -> int:

@@ -19,7 +19,7 @@ from dgkit.data.datasets import (
     read_pair,
 )
 from dgkit.data.labelmap import find_encoding, read_label
-from dgkit.data.layouts import LAYOUTS
+from dgkit.data.layouts import LAYOUTS, PAIRS
 from dgkit.errors import InputError, LabelError, UsageError
 from tests.data.trees import write_ids, write_image, write_many, write_synthia_label
 
@@ -234,7 +234,7 @@ def test_layout(tmp_path: Path, case: str) -> None:
 
 
 def test_every_layout_has_a_case() -> None:
-    assert {case[0] for case in CASES.values()} == set(LAYOUTS)
+    assert {case[0] for case in CASES.values()} == set(LAYOUTS) - {PAIRS}
     for layout in LAYOUTS.values():
         for tree in layout.trees:
             for _, encoding in tree.suffixes:
@@ -321,7 +321,7 @@ def test_unknown_names_and_splits(tmp_path: Path) -> None:
         labels_folder(tmp_path, "kitti")
 
 
-@pytest.mark.parametrize("name", LAYOUTS)
+@pytest.mark.parametrize("name", sorted(set(LAYOUTS) - {PAIRS}))
 def test_an_empty_folder_says_what_was_searched(tmp_path: Path, name: str) -> None:
     with pytest.raises(InputError) as caught:
         open_dataset(name, tmp_path)
@@ -476,3 +476,24 @@ def test_label_maps_by_a_pattern(tmp_path: Path) -> None:
         open_source(labels=tmp_path / "b" / "*.txt")
     write_ids(tmp_path / "odd[1]" / "a.png", np.zeros((4, 4), np.uint8))
     assert open_source(labels=tmp_path / "odd[1]").samples[0].id == "a"  # a folder that exists is no pattern
+
+
+def test_pairs_by_two_patterns(tmp_path: Path) -> None:
+    for name in ("p/x/1.jpg", "p/y/1.jpg", "p/z/aachen_3_leftImg8bit.jpg", "p/5.jpg", "p/w/5.jpg"):
+        write_image(tmp_path / name)
+    for name in ("m/x/1.png", "m/y/1_labelIds.png", "m/q/aachen_3_gtFine_labelIds.png", "m/4.png", "m/v/5.png"):
+        write_ids(tmp_path / name, np.full((4, 4), 7, np.uint8))
+    dataset = open_dataset("pairs", f"{tmp_path}/p/**/*.jpg::{tmp_path}/m/**/*.png::cityscapes_ids")
+    images = {
+        str(s.label.relative_to(tmp_path / "m")): s.image and str(s.image.relative_to(tmp_path / "p"))
+        for s in dataset.samples
+    }
+    assert images == {
+        "4.png": None, "q/aachen_3_gtFine_labelIds.png": "z/aachen_3_leftImg8bit.jpg", "v/5.png": None,
+        "x/1.png": "x/1.jpg", "y/1_labelIds.png": "y/1.jpg",
+    }  # fmt: skip
+    assert (dataset.name, dataset.split, dataset.samples[0].encoding) == ("pairs", "all", "cityscapes_ids")
+    with pytest.raises(UsageError, match="is not IMAGES::LABELS"):
+        open_source(dataset=f"pairs={tmp_path}")
+    with pytest.raises(InputError, match="no photographs match"):
+        open_dataset("pairs", f"{tmp_path}/m/*.png2::{tmp_path}/m/**/*.png")

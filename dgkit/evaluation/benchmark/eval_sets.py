@@ -11,7 +11,7 @@ from PIL import Image
 
 from dgkit.data.datasets import Dataset, Sample, describe_mismatch, open_dataset, splits_in
 from dgkit.data.labelmap import find_encoding, label_size, read_label
-from dgkit.data.layouts import ALIASES, ALL, LAYOUTS
+from dgkit.data.layouts import ALIASES, ALL, LAYOUTS, PAIRS
 from dgkit.data.listing import same_name, split_ending, walk
 from dgkit.data.pictures import picture_size, read_picture
 from dgkit.errors import InputError, LabelError, UsageError
@@ -186,7 +186,12 @@ def _sizes(dataset: str, sample: Sample, label: tuple[int, ...]) -> BadFile:
 
 
 def _unlabelled(dataset: Dataset) -> list[BadFile]:
-    """Return photographs without a label map, in the folders and with the ending of those that have one."""
+    """Return photographs without a label map, in the folders and with the ending of those that have one.
+
+    Of pairs by patterns there are none, because the patterns may leave out files on purpose.
+    """
+    if dataset.name == PAIRS:
+        return []
     used = [sample.image for sample in dataset.samples if sample.image is not None]
     endings, labelled = {_ending(path) for path in used}, {(path.parent, same_name(path.stem)) for path in used}
     found = sorted(

@@ -315,6 +315,15 @@ def test_a_set_without_val_is_scored_on_its_only_split(net: Path, tmp_path: Path
         run(net, config, tmp_path / "ambiguous")
 
 
+def test_pairs_by_patterns_have_the_scores_of_their_data_set(city: Path, net: Path, whole, tmp_path: Path) -> None:
+    tree = "{}/**/*{}".format
+    images, labels = (tree(city / "cityscapes" / folder, end) for folder, end in (
+        ("leftImg8bit", "_leftImg8bit.png"), ("gtFine", "_labelIds.png")))  # fmt: skip
+    config = load_config(EvalConfig, on=(f"pairs={images}::{labels}::cityscapes_ids",), worst=0, **SMALL)
+    report = run(net, config, tmp_path / "out")
+    assert report["sets"]["pairs"]["confusion"] == whole[1]["sets"]["cityscapes"]["confusion"]
+
+
 def test_protocol_half_scores_halved_label_maps(city: Path, net: Path, tmp_path: Path) -> None:
     found = run(net, make_config(city, ("mapillary",), protocol="half", worst=0), tmp_path / "half")
     full = run(net, make_config(city, ("mapillary",), worst=0), tmp_path / "full")
