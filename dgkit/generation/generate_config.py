@@ -7,7 +7,6 @@ from typing import Annotated, Any, Literal
 from pydantic import BeforeValidator, Field, model_validator
 
 from dgkit.config import Config, Metavar
-from dgkit.data.style_mixes import EARLIER_NAMES
 from dgkit.errors import UsageError
 from dgkit.generation.filter_config import MAX_BOUNDARY
 from dgkit.resources import usable_cores
@@ -48,6 +47,8 @@ def _parse_shard(value: Any) -> Any:
 
 def _current_mix(value: Any) -> Any:
     """Return the present name of a style mix, so that folders of earlier versions have the same settings."""
+    from dgkit.data.style_mixes import EARLIER_NAMES  # not for --help, which needs no numpy
+
     return EARLIER_NAMES.get(value, value) if isinstance(value, str) else value
 
 
