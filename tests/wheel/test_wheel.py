@@ -95,7 +95,8 @@ def test_installed_wheel_runs_elsewhere(clean_python: Path, tmp_path: Path) -> N
 
 
 def test_installed_wheel_generates(clean_python: Path, tmp_path: Path) -> None:
-    run(clean_python.parent / "dgkit", "generate", "scenes", "--count", "2", "--set", "steps=1", cwd=tmp_path)
+    quick = ("--preset", "one-pass", "--set", "steps=1")
+    run(clean_python.parent / "dgkit", "generate", "scenes", "--count", "2", *quick, cwd=tmp_path)
     assert len(list((tmp_path / "scenes" / "images").glob("*.png"))) == 2
     assert len(list((tmp_path / "scenes" / "labels").glob("*.png"))) == 2
     assert (tmp_path / "scenes" / "contact_sheet.png").is_file()
