@@ -18,7 +18,7 @@ from dgkit.app.repeat import BULK
 from dgkit.config import load_config
 from dgkit.data.datasets import label_arrays
 from dgkit.data.labelmap import write_label
-from dgkit.errors import DgkitError, UsageError, shown
+from dgkit.errors import UsageError, shown
 from dgkit.generation.agreement import AgreementCheck
 from dgkit.generation.generate_config import GenerateConfig
 from dgkit.generation.guards import memory_errors
@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 MOST_SCENES = 12  # of one press of the button
 
 
-class Stopped(DgkitError):
+class Stopped(Exception):
     """The scene was stopped on the page, or the page was closed."""
 
 
@@ -148,7 +148,7 @@ def choices(styles: Sequence[str], presets: Sequence[str], guidances: str, seeds
     """
     if not styles or not presets:
         raise UsageError("no style or no preset is selected", "select at least one of each")
-    scales = _parts(guidances) or [None]
+    scales: list[str | None] = [*_parts(guidances)] or [None]
     numbers = _parts(seeds) or ["0"]
     count = len(styles) * len(presets) * len(scales) * len(numbers)
     if count > MOST_SCENES:

@@ -30,6 +30,7 @@ STAGES = {"index": ("Drawing the city", "scenes")}
 @options_of("dgkit.generation.generate_config:GenerateConfig", PANELS)
 def web_page(
     flags: dict[str, Any],
+    preset: Annotated[str, option("P", "Sampler preset that is selected at first")] = "fast",
     host: Annotated[
         str, option("HOST", "Address to listen on; others than 127.0.0.1 are reached from outside")
     ] = "127.0.0.1",
@@ -46,7 +47,7 @@ def web_page(
     from dgkit.config import load_config
     from dgkit.generation.generate_config import GenerateConfig
 
-    config = load_config(GenerateConfig, **flags)
+    config = load_config(GenerateConfig, preset=preset, **flags)
     with contextlib.ExitStack() as stack:
         folder = tempfile.TemporaryDirectory(prefix="dgkit-app-", ignore_cleanup_errors=True)
         temporary = Path(stack.enter_context(folder))

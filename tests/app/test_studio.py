@@ -3,16 +3,19 @@
 import shlex
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 from PIL import Image
 
+from dgkit.app.markup import scene_cards
 from dgkit.app.repeat import BULK, command_line, source_command
 from dgkit.app.studio import Choice, Stopped, Studio, choices
 from dgkit.cli.app import main
 from dgkit.cli.web_page import GENERATE_FLAGS
 from dgkit.config import load_config
+from dgkit.data.labelmap import colorize
 from dgkit.diffusion.loading import load_pipeline
 from dgkit.errors import LabelError, UsageError
 from dgkit.generation.generate_config import GenerateConfig
@@ -104,6 +107,14 @@ def test_stop_ends_a_series(studio: Studio, label: np.ndarray) -> None:
         studio.make(label, Choice("none", PRESET, None, 0))
     studio.start()
     assert studio.make(label, Choice("none", PRESET, None, 0)).agreement is None
+
+
+def test_a_judge_gives_agreement(studio: Studio, label: np.ndarray, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(studio, "_judge", SimpleNamespace(agreement=lambda image, label: 0.625))
+    scene = studio.make(label, Choice("none", PRESET, None, 0))
+    cards = scene_cards([scene.choice, Choice("<i>", PRESET, 2.5, 1)], [scene], colorize(label))
+    assert "62.5% of the pixels agree with their labels" in cards
+    assert cards.count("dg-wait") == 1 and "<b>&lt;i&gt;</b> one-pass:steps=1, guidance 2.5, seed 1" in cards
 
 
 def test_a_map_without_classes_is_refused(studio: Studio) -> None:

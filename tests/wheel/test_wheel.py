@@ -63,6 +63,7 @@ def test_wheel_holds_the_package_alone(distributions: dict[str, Path]) -> None:
     sources = {str(path.relative_to(ROOT)) for path in (ROOT / "dgkit").rglob("*.py")}
     assert sources <= names and "dgkit/py.typed" in names
     page = {f"dgkit/outputs/{name}" for name in ("page.html", "page.css", "page.js", "charts.js")}
+    page |= {f"dgkit/app/{name}" for name in ("canvas.html", "canvas.js", "style.css")}
     assert page <= names
     assert not [name for name in names if "__pycache__" in name]
     assert fields["Requires-Python"] == ">=3.11" and fields["License-Expression"] == "Apache-2.0"
