@@ -55,7 +55,7 @@ def web_page(
         listening = stack.enter_context(bind(host, port))
         if not is_local(host):
             say(f"warning: everyone who reaches {host} can use this page: it has no password and no encryption")
-        stack.enter_context(interruptible(f"label maps that scenes were made of are in {maps}"))
+        stack.enter_context(interruptible(f"the label maps of the scenes are in {maps}; to open the page again"))
         page = _open(config, maps, temporary, stack)
         app = application(page, gradio, is_local(host))
         name = f"[{host}]" if ":" in host else host

@@ -213,5 +213,5 @@ def test_ctrl_c_ends_the_server_and_nothing_was_sent_elsewhere(server: Server) -
     os.kill(server.process.pid, signal.SIGINT)
     assert server.process.wait(WAIT) == 130
     said = server.log.read_text()
-    assert "stopped; label maps that scenes were made of are in dgkit-app" in said
+    assert "stopped; the label maps of the scenes are in dgkit-app; to open the page again: dgkit app --port 0" in said
     assert "CONNECTED" not in said and "Traceback" not in said, said
