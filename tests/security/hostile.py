@@ -14,32 +14,35 @@ MARKER = "executed"
 
 _REMOTE = {"auto_map": dict.fromkeys(("AutoModel", "AutoConfig", "AutoTokenizer"), "evil_code.Evil")}
 _QUANTISED = {"quantization_config": {"quant_method": "evil_method", "modules_to_not_convert": []}}
+_KERNELS = {"attn_implementation": "evil/kernel", "_attn_implementation": "evil/kernel", "attention_type": "evil"}
 # Keys that make a library import, execute or fetch something, by the file of a model folder that would hold them.
-MODEL_KEYS: Mapping[str, tuple[str, dict[str, Any]]] = {
-    "remote code of the text encoder": ("text_encoder/config.json", _REMOTE | {"trust_remote_code": True}),
-    "remote code of the UNet": ("unet/config.json", _REMOTE | {"_class_name": "evil_code.Evil"}),
-    "kernel of the text encoder": ("text_encoder/config.json", {"attn_implementation": "evil/kernel"}),
-    "private kernel of the text encoder": ("text_encoder/config.json", {"_attn_implementation": "evil/kernel"}),
-    "kernel of the UNet": ("unet/config.json", {"attn_implementation": "evil/kernel", "attention_type": "evil"}),
-    "quantised text encoder": ("text_encoder/config.json", _QUANTISED),
-    "quantised UNet": ("unet/config.json", _QUANTISED),
-    "quantised autoencoder": ("vae/config.json", _QUANTISED),
-    "custom pipeline": (
-        "model_index.json",
-        {"_class_name": ["evil_code", "Evil"], "custom_pipeline": "evil_code", "unet": ["evil_code", "Evil"]},
-    ),
-    "remote tokenizer": (
-        "tokenizer/tokenizer_config.json",
-        {"auto_map": {"AutoTokenizer": ["evil_code.Evil", None]}, "tokenizer_class": "EvilTokenizer"},
-    ),
-    "tokenizer elsewhere": ("tokenizer/tokenizer_config.json", {"tokenizer_file": "https://example.invalid/evil.json"}),
-    "scheduler of a module": ("scheduler/scheduler_config.json", {"_class_name": "evil_code.Evil"}),
+_IGNORED: Mapping[str, dict[str, Any]] = {
+    "text_encoder/config.json": {**_REMOTE, "trust_remote_code": True, **_KERNELS, **_QUANTISED},
+    "unet/config.json": {**_REMOTE, "trust_remote_code": True, **_KERNELS, **_QUANTISED},
+    "vae/config.json": {**_REMOTE, **_KERNELS, **_QUANTISED},
+    "controlnet/config.json": {**_REMOTE, **_KERNELS, **_QUANTISED},
+    "model_index.json": {
+        "_class_name": ["evil_code", "Evil"], "custom_pipeline": "evil_code", "unet": ["evil_code", "Evil"],
+    },
+    "tokenizer/tokenizer_config.json": {
+        "auto_map": {"AutoTokenizer": ["evil_code.Evil", None]}, "tokenizer_class": "EvilTokenizer",
+        "tokenizer_file": "https://example.invalid/evil.json",
+    },
+    "scheduler/scheduler_config.json": {"_class_name": "evil_code.Evil"},
+}  # fmt: skip
+_REFUSED: Mapping[str, tuple[str, dict[str, Any]]] = {
+    "class of the UNet": ("unet/config.json", {"_class_name": "evil_code.Evil"}),
     "recipe of defaults": ("dgkit.json", {"recipe": "/etc/passwd"}),
     "class of defaults": ("dgkit.json", {"cls": "evil_code.Evil"}),
 }
+HARMLESS = "keys that are ignored, and code next to the files"
 # Changes of an mmsegmentation config: (text to replace, replacement); an empty text stands for the end of the file.
-MMSEG_CHANGES: Mapping[str, tuple[str, str]] = {
-    "scope": ("", "_scope_ = 'evil_package'"),
+_MMSEG_IGNORED = (
+    ("", "_scope_ = 'evil_package'"),
+    ("", "custom_hooks = [dict(type='evil_code.Evil')]"),
+    ("checkpoint='/no'", "checkpoint='https://example.invalid/a.pth'"),
+)
+_MMSEG_REFUSED: Mapping[str, tuple[str, str]] = {
     "scope by item": ("", "model['_scope_'] = 'evil_package'"),
     "scope of the model": ("model = dict(", "model = dict(_scope_='evil_package', "),
     "scope of the backbone": ("backbone=dict(", "backbone=dict(_scope_='evil_package', "),
@@ -47,13 +50,11 @@ MMSEG_CHANGES: Mapping[str, tuple[str, str]] = {
     "default scope": ("default_scope = 'mmseg'", "default_scope = 'evil_package'"),
     "imports": ("", "custom_imports = dict(imports=['evil_code'], allow_failed_imports=False)"),
     "imports in the model": ("model = dict(", "model = dict(custom_imports=dict(imports=['evil_code']), "),
-    "weights elsewhere": ("checkpoint='/no'", "checkpoint='https://example.invalid/a.pth'"),
     "base file": ("", "_base_ = ['evil_code.py']"),
     "statement": ("", "import evil_code"),
     "call": ("", "x = __import__('evil_code')"),
     "class of a module": ("'EncoderDecoder'", "'evil_code.Evil'"),
     "class as a mapping": ("'EncoderDecoder'", "dict(type='evil_code.Evil')"),
-    "hooks": ("", "custom_hooks = [dict(type='evil_code.Evil')]"),
 }
 
 
@@ -77,38 +78,43 @@ class _Bomb:
 
 
 def model_folders(root: Path) -> Iterator[tuple[str, Path]]:
-    """Yield (what is wrong, folder) of each hostile model; the first has hostile files next to it and right configs."""
+    """Yield (what is wrong, folder) of each hostile model; the last is HARMLESS."""
     from tests.models import make_micro_model
 
     plain = make_micro_model(root / "models" / "plain")
-    for part in ("", "unet", "vae", "text_encoder", "controlnet", "tokenizer", "scheduler"):
-        write_code(plain / part)
-    yield "code next to the files", plain
-    for number, (name, (file, keys)) in enumerate(MODEL_KEYS.items()):
+    for number, (name, (file, keys)) in enumerate(_REFUSED.items()):
         folder = root / "models" / str(number)
         shutil.copytree(plain, folder)
-        path = folder / file
-        found = json.loads(path.read_text()) if path.is_file() else {}
-        path.write_text(json.dumps({**found, **keys}))
+        _add_keys(folder / file, keys)
         yield name, folder
+    for part in ("", "unet", "vae", "text_encoder", "controlnet", "tokenizer", "scheduler"):
+        write_code(plain / part)
+    for file, keys in _IGNORED.items():
+        _add_keys(plain / file, keys)
+    yield HARMLESS, plain
+
+
+def _add_keys(path: Path, keys: Mapping[str, Any]) -> None:
+    found = json.loads(path.read_text()) if path.is_file() else {}
+    path.write_text(json.dumps({**found, **keys}))
 
 
 def mmseg_checkpoints(root: Path) -> Iterator[tuple[str, Path]]:
-    """Yield (what is wrong, checkpoint) with its config next to it."""
+    """Yield (what is wrong, checkpoint) with its config next to it; the first is HARMLESS."""
     from tests.segmenters import mmseg_files
 
     plain = root / "mmseg" / "plain"
     plain.mkdir(parents=True)
     mmseg_files.save(plain / "a.pth", mmseg_files.model_config(), inside=False)
     text = (plain / "config.py").read_text()
-    for number, (name, (old, new)) in enumerate(MMSEG_CHANGES.items()):
-        assert old in text, name
+    (plain / "config.py").write_text(_changed(text, *_MMSEG_IGNORED))
+    write_code(plain)
+    yield HARMLESS, plain / "a.pth"
+    for number, (name, change) in enumerate(_MMSEG_REFUSED.items()):
         folder = root / "mmseg" / str(number)
-        folder.mkdir()
+        write_code(folder)
         shutil.copy(plain / "a.pth", folder)
-        (folder / "config.py").write_text(text.replace(old, new, 1) if old else f"{text}\n{new}\n")
-        write_code(folder / "code")
-        shutil.copy(folder / "code" / "evil_code.py", folder)
+        (folder / "config.py").write_text(_changed(text, change))
         yield name, folder / "a.pth"
     bomb = root / "mmseg" / "bomb"
     bomb.mkdir()
@@ -116,27 +122,32 @@ def mmseg_checkpoints(root: Path) -> Iterator[tuple[str, Path]]:
     yield "pickle", bomb / "a.pth"
 
 
+def _changed(text: str, *changes: tuple[str, str]) -> str:
+    for old, new in changes:
+        assert old in text, old
+        text = text.replace(old, new, 1) if old else f"{text}\n{new}\n"
+    return text
+
+
 def segformer_folders(root: Path) -> Iterator[tuple[str, Path]]:
-    """Yield (what is wrong, folder) of each hostile SegFormer."""
+    """Yield (what is wrong, folder) of each hostile SegFormer; the last is HARMLESS."""
     from tests.segformers import save_narrow_segformer
 
     plain = save_narrow_segformer(root / "segformer" / "plain")
-    write_code(plain)
-    yield "code next to the files", plain
-    extra: dict[str, dict[str, Any]] = {
-        "remote code": _REMOTE | {"trust_remote_code": True, "architectures": ["evil_code.Evil"]},
-        "kernel": {"attn_implementation": "evil/kernel"},
-        "private kernel": {"_attn_implementation": "evil/kernel"},
+    refused: dict[str, dict[str, Any]] = {
         "quantised": _QUANTISED,
         "quantised by a library": {"quantization_config": {"quant_method": "bitsandbytes", "load_in_8bit": True}},
-        "backbone elsewhere": {"backbone": "evil/backbone", "use_timm_backbone": True},
     }
-    for number, (name, keys) in enumerate(extra.items()):
+    for number, (name, keys) in enumerate(refused.items()):
         folder = root / "segformer" / str(number)
         shutil.copytree(plain, folder)
-        path = folder / "config.json"
-        path.write_text(json.dumps({**json.loads(path.read_text()), **keys}))
+        _add_keys(folder / "config.json", keys)
         yield name, folder
+    write_code(plain)
+    backbone = {"backbone": "evil/backbone", "use_timm_backbone": True}
+    remote = {**_REMOTE, "trust_remote_code": True, "architectures": ["evil_code.Evil"]}
+    _add_keys(plain / "config.json", {**remote, **_KERNELS, **backbone})
+    yield HARMLESS, plain
 
 
 def onnx_models(root: Path) -> Iterator[tuple[str, Path]]:
