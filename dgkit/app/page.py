@@ -13,7 +13,8 @@ from dgkit.app.drawing import pack_label, unpack_label
 from dgkit.app.picking import THUMBNAILS, MapSource
 from dgkit.app.repeat import SCENES_NOTE, SOURCE_NOTE, command_line, source_command
 from dgkit.app.studio import Stopped, Studio, TriedScene, choices
-from dgkit.app.uploads import COLOURS, MAX_UPLOAD, read_upload
+from dgkit.app.uploads import MAX_UPLOAD, read_upload
+from dgkit.data.colour_maps import COLOURS
 from dgkit.data.datasets import Sample, label_arrays
 from dgkit.data.labelmap import colorize
 from dgkit.diffusion.presets import PRESETS
@@ -154,7 +155,7 @@ def _label_side(page: Page, gradio: Any) -> Any:
         apply_default_css=False,
     )
     encoding = gradio.Dropdown(
-        [("Pictures in the Cityscapes colours", COLOURS), *((e.description, e.name) for e in ENCODINGS.values())],
+        _encodings(page.studio.base.encoding),
         value=page.studio.base.encoding or "train_ids",
         label="Ids of uploaded files",
     )
@@ -185,6 +186,12 @@ def _sent(event: Any, name: str) -> Any:
         return getattr(event, name)
     except (AttributeError, TypeError):
         return None
+
+
+def _encodings(own: str | None) -> list[tuple[str, str]]:
+    """Return text and name of the id systems of uploads, with that of the command line if it is none of dgkit's."""
+    known = {e.name: e.description for e in ENCODINGS.values()} | {COLOURS: "Pictures in the Cityscapes colours"}
+    return [(text, name) for name, text in ({own: own} | known if own else known).items()]
 
 
 def _settings_side(page: Page, gradio: Any) -> list[Any]:

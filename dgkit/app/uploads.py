@@ -6,14 +6,13 @@ from pathlib import Path
 
 import numpy as np
 
+from dgkit.data.colour_maps import COLOURS, colour_encoding
 from dgkit.data.labelmap import read_label
 from dgkit.data.pictures import picture_size, read_picture
 from dgkit.errors import DgkitError, InputError, LabelError, one_line
-from dgkit.labels import IGNORE, NUM_CLASSES, PALETTE
 
 MAX_UPLOAD = 16 << 20  # bytes of a file
 MAX_MAP_PIXELS = 32 << 20  # of an uploaded map, and of a map after scaling; a map of Mapillary Vistas has 24 Mpx
-COLOURS = "colours"  # in place of an id system
 MOST_INEXACT = 0.5  # share of pixels without a palette colour above which a picture is not a label map
 _CHUNK = 1 << 16  # colours that are compared at once
 
@@ -21,8 +20,9 @@ _CHUNK = 1 << 16  # colours that are compared at once
 def read_upload(folder: Path, name: object, data: object, encoding: str) -> tuple[np.ndarray, str]:
     """Return the train ids, uint8 [H, W], of an uploaded file, and a note, empty if everything was as expected.
 
-    ``data`` is the file in base64, ``encoding`` an id system, or :data:`COLOURS` for a picture in the Cityscapes
-    colours. ``folder`` keeps the file while it is read. Raises LabelError or InputError without the path of ``folder``.
+    ``data`` is the file in base64, ``encoding`` an id system. With the colours of Cityscapes, pixels of other colours
+    are allowed, see :func:`ids_of_colours`. ``folder`` keeps the file while it is read. Raises LabelError or InputError
+    without the path of ``folder``.
     """
     path = folder / "upload.png"
     path.write_bytes(_content(data))
@@ -54,13 +54,14 @@ def _content(data: object) -> bytes:
 def ids_of_colours(image: np.ndarray) -> tuple[np.ndarray, str]:
     """Return the train ids, uint8 [H, W], of uint8 [H, W, 3] in the Cityscapes colours, and a note.
 
-    Black is ignore. A pixel of another colour gets the class of the nearest palette colour (Euclidean distance in RGB);
+    A pixel of another colour gets the class of the nearest palette colour (Euclidean distance in RGB);
     the note says how many did. Raises LabelError if more than :data:`MOST_INEXACT` of the pixels are of other colours.
     """
     red, green, blue = (image[..., channel].astype(np.int32) for channel in range(3))
     keys = red << 16 | green << 8 | blue
-    palette = np.vstack([PALETTE, np.zeros((1, 3), np.uint8)]).astype(np.int32)
-    ids = np.append(np.arange(NUM_CLASSES), IGNORE).astype(np.uint8)
+    known = colour_encoding(COLOURS).colours or {}
+    palette = np.array(list(known), np.int32)
+    ids = np.array(list(known.values()), np.uint8)
     table = np.zeros(1 << 24, np.uint8)
     exact = np.zeros(1 << 24, bool)
     own = palette @ (1 << 16, 1 << 8, 1)

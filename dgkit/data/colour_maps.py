@@ -22,10 +22,11 @@ _SHOWN = 4  # unknown colours in an error
 
 Colour = tuple[int, int, int]
 
-# Classes of Cityscapes that have a colour and are ignored. Licence plates have the colour of cars.
+# Classes of Cityscapes that have a colour and are ignored. Licence plates have the colour of cars, pole groups that of
+# poles.
 _IGNORED: tuple[Colour, ...] = (
     (0, 0, 0), (111, 74, 0), (81, 0, 81), (250, 170, 160), (230, 150, 140), (180, 165, 180), (150, 100, 100),
-    (150, 120, 90), (153, 153, 153), (0, 0, 90), (0, 0, 110),
+    (150, 120, 90), (0, 0, 90), (0, 0, 110),
 )  # fmt: skip
 
 

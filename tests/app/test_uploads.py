@@ -9,7 +9,8 @@ import pytest
 from PIL import Image
 
 from dgkit.app import uploads
-from dgkit.app.uploads import COLOURS, ids_of_colours, read_upload
+from dgkit.app.uploads import ids_of_colours, read_upload
+from dgkit.data.colour_maps import COLOURS
 from dgkit.data.labelmap import colorize
 from dgkit.errors import InputError, LabelError
 from dgkit.labels import IGNORE

@@ -29,6 +29,11 @@ def test_colours_of_cityscapes_are_read_back(tmp_path: Path, mode: str) -> None:
     assert np.array_equal(label, IDS) and label.dtype == np.uint8 and not label.flags.writeable
 
 
+def test_every_class_is_read_back_from_its_colour(tmp_path: Path) -> None:
+    ids = np.array([[*range(19), 255]], np.uint8)
+    assert np.array_equal(read_label(save(tmp_path / "a.png", colorize(ids)), COLOURS), ids)
+
+
 def test_a_folder_of_gtfine(tmp_path: Path) -> None:
     stem = "gtFine/val/ulm/ulm_000000_000019_gtFine"
     save(tmp_path / f"{stem}_color.png", colorize(IDS), "RGBA")
