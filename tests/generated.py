@@ -41,8 +41,9 @@ def make_image(index: int) -> np.ndarray:
 def make_generated(out: Path, count: int = 7, written: int | None = None) -> Path:
     """A folder of ``count`` scenes, the first ``written`` of them there."""
     config = GenerateConfig(
-        count=count, world=5, size=(HEIGHT, WIDTH), source_digest="s" * 64, model_digest="m" * 64, guidance_scale=3.0
-    )
+        count=count, world=5, size=(HEIGHT, WIDTH), source_digest="s" * 64, model_digest="m" * 64, guidance_scale=3.0,
+        preset="exact", engine="torch", dtype="fp32", batch=8, workers=0,
+    )  # fmt: skip
     folder = OutputFolder(out)
     with folder.opened(config):
         for index in range(count if written is None else written):

@@ -145,7 +145,8 @@ class Study:
         """Generate the set of an arm; the last value of a repeated option counts."""
         given, model = self.given, self.given.unswapped if arm.unswapped else self.given.model
         count = arm.times * given.generated
-        shared = ("--dataset", source, "--count", count, "--preset", given.preset, "--style-mix", "uniform")
+        shared = ("--dataset", source, "--count", count, "--preset", given.preset, "--style-mix", "uniform",
+                  "--workers", 0)  # fmt: skip
         run = ("--engine", given.engine, "--dtype", given.dtype, "--device", given.device, "--batch", given.batch)
         self._dgkit("generate", self.work / "generated" / name, *shared, *run, *(("--model", model) if model else ()),
                     *(arm.generated or ()))  # fmt: skip

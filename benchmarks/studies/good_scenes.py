@@ -41,6 +41,10 @@ def main() -> None:
     config = GenerateConfig(
         count=given.count,
         preset="one-pass",
+        engine="torch",
+        dtype="fp32",
+        batch=8,
+        workers=0,
         style_mix="uniform",
         judge=given.judge,
         min_agreement=given.min_agreement,

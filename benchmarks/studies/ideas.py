@@ -68,6 +68,7 @@ class Study:
         dgkit.generate(
             out, model=str(model), preset=preset, count=count, seed=FIRST_SEED + seed, world=self.given.scenes,
             style_mix="uniform", dtype=self.given.dtype, device=self.given.device, batch=self.given.batch,
+            engine="torch", workers=0,
         )  # fmt: skip
         return list_scenes(out)
 

@@ -67,6 +67,7 @@ def run(pipeline: Pipeline, given: argparse.Namespace) -> tuple[float, dict[str,
     """Do :func:`sampling` with jobs from label maps of the city, and files in a temporary folder."""
     count = given.count + max(1, given.batch // 2)  # the first block warms up
     values = {"model": given.model, "preset": given.preset, "batch": given.batch, "count": count}
+    values |= {"engine": "torch", "dtype": "fp32", "workers": 0}
     config = resolve_paths(GenerateConfig.model_validate(values))
     plan, config = make_plan(config, None, pipeline, chosen_style_mix(config), ignore)
     pool = InProcessPool(SceneGenerator(config, pipeline), lambda block, share: None)

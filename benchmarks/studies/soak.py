@@ -41,6 +41,7 @@ def main() -> None:
             print(f"{row['images']:7} images {row['seconds']:8.1f} s {row['rss_mib']:8.1f} MiB", flush=True)
 
     settings = {"model": given.model, "steps": given.steps, "preset": "one-pass", "workers": given.workers}
+    settings |= {"engine": "torch", "dtype": "fp32", "batch": 8}
     with tempfile.TemporaryDirectory(prefix="dgkit-soak-") as folder:
         result = dgkit.generate(Path(folder, "out"), count=given.count, progress=measure, **settings)
         found = verify(result.out)

@@ -241,7 +241,7 @@ def _run_command(
     """Run ``dgkit generate`` in its own process; return its peak memory. Raises EngineError if it fails."""
     options: dict[str, object] = {
         "--world": WORLD, "--count": count, "--engine": task.engine, "--dtype": task.dtype, "--device": task.device,
-        "--preset": task.preset, "--batch": batch,
+        "--preset": task.preset, "--batch": batch, "--workers": 0,
     }  # fmt: skip
     if task.model is not None:
         options["--model"] = task.model

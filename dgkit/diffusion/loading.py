@@ -24,7 +24,7 @@ __all__ = ["embedded_model", "load_pipeline", "model_networks", "open_model"]
 
 
 def load_pipeline(
-    model: str | Path | None = None,
+    model: str | Path | ModelSource | None = None,
     controlnet: str | Path | None = None,
     *,
     engine: str = "torch",
@@ -36,8 +36,8 @@ def load_pipeline(
 ) -> Pipeline:
     """Find, check and prepare a model; weights are loaded when the pipeline is entered.
 
-    ``model``: None for the embedded one, a folder, a hub id, or ``random:NAME``, see
-    :mod:`dgkit.diffusion.random_model`. ``controlnet``: None for the model's own ``controlnet/``, a folder, or a hub id
+    ``model``: None for the embedded one, a folder, a hub id, ``random:NAME`` (:mod:`dgkit.diffusion.random_model`), or
+    what :func:`open_model` returned. ``controlnet``: None for the model's own ``controlnet/``, a folder, or a hub id
     with an optional sub-folder. ``device`` ``auto`` is a GPU if there is one. ``dtype`` is fp32, bf16, fp16 or int8;
     :func:`~dgkit.engines.engine_recipe.recipe_dtype` maps it to the dtype of each network. ``recipe`` replaces
     ``engine``, ``device`` and ``dtype`` and may set them for each network. ``rebuild`` (``never``, ``auto``,
@@ -48,7 +48,7 @@ def load_pipeline(
     """
     find_device("cpu" if device == "auto" else device), known_dtype(dtype)
     used = recipe or EngineRecipe.model_validate({"engine": engine, "device": device, "dtype": dtype})
-    folder = open_model(model, controlnet)
+    folder = open_model(model, controlnet) if model is None or isinstance(model, str | Path) else model
     runners = used.runners(model_networks(folder), rebuild, notify)
 
     def identify() -> dict[str, Any]:

@@ -13,7 +13,7 @@ from torch import nn
 from dgkit.config import Config, load_config
 from dgkit.diffusion.part_config import PARTS, read_config, read_json
 from dgkit.diffusion.tokenizer_files import TokenizerFiles
-from dgkit.diffusion.weight_files import check_headers, find_weights
+from dgkit.diffusion.weight_files import check_headers, count_weights, find_weights
 from dgkit.diffusion.weights import build
 from dgkit.errors import ModelError, UsageError, shown
 from dgkit.files import digest_file
@@ -29,6 +29,8 @@ class ModelDefaults(Config):
     """Height in pixels that label maps are scaled to before cropping; None: not scaled."""
     guidance_scale: float | None = None
     """Classifier-free guidance scale, used if the preset has none."""
+    preset: str | None = None
+    """Sampler preset that was measured with the model, used if none is stated."""
 
 
 @dataclass(frozen=True)
@@ -88,6 +90,10 @@ class ModelSource(Protocol):
         """Return the SHA-256 (hex) over weights and configs of ``parts``; of the whole model without ``parts``."""
         ...
 
+    def weight_count(self, *parts: str) -> int:
+        """Return the number of weights of ``parts``, without loading them."""
+        ...
+
     def command_words(self) -> str:
         """Return the model as command-line arguments, quoted for a shell."""
         ...
@@ -129,6 +135,10 @@ class ModelFolder:
     def release(self) -> None:
         """Drop the cached parts; modules that a caller holds stay valid."""
         self.part.cache_clear()
+
+    def weight_count(self, *parts: str) -> int:
+        """Return the number of weights of ``parts``, from the headers of their files."""
+        return sum(count_weights(find_weights(self.paths[name], name), name) for name in parts)
 
     def digest(self, *parts: str) -> str:
         """Return the SHA-256 (hex) over weights and configs of ``parts``; without ``parts`` over all of them, scheduler

@@ -1,5 +1,6 @@
 """The safetensors files of one part of a model: a single file, or shards with an index, of one variant."""
 
+import math
 import re
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
@@ -99,6 +100,11 @@ def check_headers(files: WeightFiles) -> None:
     for path in files.paths:
         with _open(path):
             pass
+
+
+def count_weights(files: WeightFiles, part: str) -> int:
+    """Return the number of weights; only headers are read. Raises as :func:`open_tensors`."""
+    return sum(math.prod(file.get_slice(name).get_shape()) for name, file, _ in open_tensors(files, part))
 
 
 def finite_tensors(files: WeightFiles, part: str) -> Iterator[tuple[str, Tensor]]:

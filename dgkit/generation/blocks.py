@@ -64,11 +64,11 @@ def refuse_empty_shard(config: GenerateConfig) -> None:
         blocks = sum(1 for _ in block_numbers(config.model_copy(update={"shard": None})))
         own, shards = config.shard
         raise UsageError(
-            f"shard {own}/{shards} has no image: --count {config.count} with --batch {config.batch} "
+            f"shard {own}/{shards} has no image: --count {config.count} with --batch {config.samples} "
             f"makes {blocks} blocks",
             f"use at most {blocks} shards, or a smaller --batch",
         )
 
 
 def _block_size(config: GenerateConfig) -> int:
-    return max(1, config.batch // 2)  # an image takes two denoiser samples: with and without the text
+    return max(1, config.samples // 2)  # an image takes two denoiser samples: with and without the text

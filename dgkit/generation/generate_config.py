@@ -12,6 +12,8 @@ from dgkit.generation.filter_config import MAX_BOUNDARY
 from dgkit.resources import usable_cores
 
 DEFAULT_WORLD = 64  # scenes of the procedural city if no source of label maps is given
+DEFAULT_PRESET = "fast"
+DEFAULT_BATCH = 8
 MAX_SHARDS = 100_000
 MAX_WORKERS = 1024
 
@@ -26,12 +28,16 @@ def parse_size(value: Any) -> Any:
     return (value, value) if isinstance(value, int) else value
 
 
-def _parse_workers(value: Any) -> Any:
-    """Return the number or ``"auto"`` that ``4``, ``"4"`` or ``"auto"`` stands for."""
-    number = int(value) if isinstance(value, str) and value.isdecimal() else value
-    if number != "auto" and not (isinstance(number, int) and 0 <= number <= MAX_WORKERS):
-        raise ValueError(f"expected a number from 0 to {MAX_WORKERS}, or auto")
-    return number
+def _number_or_auto(least: int, most: int) -> BeforeValidator:
+    """Return a validator of the number or ``"auto"`` that ``4``, ``"4"`` or ``"auto"`` stands for."""
+
+    def parse(value: Any) -> Any:
+        number = int(value) if isinstance(value, str) and value.isdecimal() and len(value) < 10 else value
+        if number != "auto" and not (type(number) is int and least <= number <= most):
+            raise ValueError(f"expected a number from {least} to {most}, or auto")
+        return number
+
+    return BeforeValidator(parse)
 
 
 def _parse_shard(value: Any) -> Any:
@@ -59,7 +65,8 @@ _SAMPLING = ("rare", "min_pixels", "min_share", "attempts", "temperature", "bala
 Pixels = Annotated[int, Field(ge=1, le=16384)]
 Size = Annotated[tuple[Pixels, Pixels], BeforeValidator(parse_size)]
 Shard = Annotated[tuple[int, int], BeforeValidator(_parse_shard)]
-Workers = Annotated[int | Literal["auto"], BeforeValidator(_parse_workers)]
+Workers = Annotated[int | Literal["auto"], _number_or_auto(0, MAX_WORKERS)]
+Batch = Annotated[int | Literal["auto"], _number_or_auto(1, 4096)]
 
 
 class GenerateConfig(Config):
@@ -93,10 +100,10 @@ class GenerateConfig(Config):
         None, description="ControlNet folder or hub id; default: the model's own"
     )
     engine: Annotated[str, Metavar("ENGINE")] = Field(
-        "torch", description="Backend: torch, compile, ort, openvino or trt"
+        "auto", description="auto (by machine and count), torch, compile, ort, openvino or trt"
     )
-    dtype: Annotated[Literal["fp32", "bf16", "fp16", "int8"], Metavar("D")] = Field(
-        "fp32", description="Number format: fp32, bf16, fp16 or int8"
+    dtype: Annotated[Literal["auto", "fp32", "bf16", "fp16", "int8"], Metavar("D")] = Field(
+        "auto", description="auto (the fastest here), fp32, bf16, fp16 or int8"
     )
     device: Annotated[str, Metavar("D")] = Field("auto", description="auto (CUDA if available), cpu, cuda or cuda:N")
     engine_recipe: Annotated[Path | dict[str, Any] | None, Metavar("FILE")] = Field(
@@ -107,8 +114,8 @@ class GenerateConfig(Config):
         "auto", description="Engine builds: never, auto (missing or stale) or always"
     )
 
-    preset: Annotated[str, Metavar("P")] = Field(
-        "exact", description="Sampler preset: exact, fast, turbo, one-pass or official"
+    preset: Annotated[str | None, Metavar("P")] = Field(
+        None, description="fast, turbo, one-pass, exact or official; default: the model's, else fast"
     )
     steps: int | None = Field(None, ge=1, le=1000, description="Denoising steps per pass; default: the preset's")
     guidance_scale: float | None = Field(
@@ -150,11 +157,11 @@ class GenerateConfig(Config):
         None, ge=0, le=32, description="Drop near-duplicates from filtered labels; see dgkit filter"
     )
 
-    batch: Annotated[int, Metavar("B")] = Field(
-        8, ge=1, le=4096, description="Denoiser samples per call; memory use grows with it"
+    batch: Annotated[Batch, Metavar("B")] = Field(
+        "auto", description="Denoiser samples per call; memory use grows with it"
     )
     workers: Annotated[Workers, Metavar("N")] = Field(
-        0, description="Worker processes; auto: one per GPU, or tuned for CPU"
+        "auto", description="Worker processes; 0: none; auto: by GPUs and cores"
     )
     ray: Annotated[str | None, Metavar("ADDRESS")] = Field(
         None, description="Run on a Ray cluster: ADDRESS, auto or local"
@@ -170,8 +177,15 @@ class GenerateConfig(Config):
 
     @property
     def readers(self) -> int:
-        """Number of processes that read or render the label maps."""
-        return self.workers if isinstance(self.workers, int) else len(usable_cores())
+        """Number of processes that read or render the label maps; none unless workers are requested."""
+        if isinstance(self.workers, int):
+            return self.workers
+        return len(usable_cores()) if "workers" in self.model_fields_set else 0
+
+    @property
+    def samples(self) -> int:
+        """Denoiser samples per call; the usual number until a batch is chosen."""
+        return self.batch if isinstance(self.batch, int) else DEFAULT_BATCH
 
     @model_validator(mode="after")
     def _one_engine(self) -> "GenerateConfig":

@@ -8,11 +8,13 @@ from typing import TYPE_CHECKING, Any
 
 from dgkit.files import local_path
 from dgkit.generation.blocks import Block, missing_blocks, refuse_empty_shard, total_images
+from dgkit.generation.defaults import preset_note, require_engine, settle, with_preset
 from dgkit.generation.flow import ImageProgress, InProcessPool, Pool, fill
 from dgkit.generation.generate_config import GenerateConfig
 from dgkit.generation.jobs import JobPlan
 from dgkit.generation.result import GenerateResult
 from dgkit.generation.resuming import run_settings
+from dgkit.generation.run_speed import record_run
 from dgkit.generation.scene_generator import SceneGenerator
 from dgkit.generation.settings import chosen_engines, chosen_preset, chosen_style_mix, footnote, make_config, make_plan
 from dgkit.generation.sources import open_files
@@ -92,18 +94,22 @@ def _generate(
 ) -> GenerateResult:
     mix = chosen_style_mix(config)
     chosen_preset(config)  # an unknown preset fails before the model is loaded
-    from dgkit.diffusion.loading import load_pipeline
+    if folder.config_path.is_file():
+        require_engine(config, folder.path)
+    from dgkit.diffusion.loading import load_pipeline, open_model
     from dgkit.generation.filter_folder import write_filtered_labels
 
-    pipeline = load_pipeline(
-        config.model, config.controlnet, recipe=chosen_engines(config), rebuild=config.rebuild, notify=notify
-    )
-    plan, config = make_plan(config, dataset, pipeline, mix, progress, notify)
-    if config.workers == "auto" and config.ray is None:
-        from dgkit.generation.worker_setup import best_worker_count
+    source = open_model(config.model, config.controlnet)
 
-        config = config.model_copy(update={"workers": best_worker_count(config, pipeline, notify)})
-    model = str(pipeline.identity()["name"])
+    def load(config: GenerateConfig) -> "Pipeline":
+        return load_pipeline(source, recipe=chosen_engines(config), rebuild=config.rebuild, notify=notify)
+
+    preset, config = config.preset, with_preset(config, source.info)
+    plan, config = make_plan(config, dataset, load(config), mix, progress, notify)
+    if preset is None and notify is not None:
+        notify(preset_note(config, source.info, plan, config.model is None))
+    config, pipeline = settle(config, source, plan, load, notify)
+    model = source.info.name
     with folder.opened(config):
         before = len(folder.records)
         progress("generate", before, total_images(config))
@@ -135,13 +141,16 @@ def _generate_missing(
     blocks = sum(1 for _ in missing_blocks(config, existing))
     try:
         with _pool(config, pipeline, blocks, images.update, notify) as pool:
+            started = time.perf_counter()
             fill(folder.add, plan, missing_blocks(config, existing), pool, images.finish)
+            seconds = time.perf_counter() - started
     except KeyboardInterrupt as stop:
         dropped = f", {count_of(images.unfinished, 'unfinished image')} dropped" if images.unfinished else ""
         stop.add_note(
             f"{len(folder.records)} of {count_of(total_images(config), 'image')} are in {folder.path}{dropped}"
         )
         raise
+    record_run(config, pipeline, len(folder.records) - len(existing), seconds)
 
 
 @contextlib.contextmanager

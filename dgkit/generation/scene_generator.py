@@ -40,7 +40,7 @@ class SceneGenerator:
         self._check = _open_judge(config)
 
     def __enter__(self) -> "SceneGenerator":
-        with memory_errors(self.config.batch):
+        with memory_errors(self.config.samples):
             self._stack.enter_context(self.pipeline)
         return self
 
@@ -56,9 +56,9 @@ class SceneGenerator:
 
         def sample_jobs(jobs: Sequence[Job]) -> "list[SceneResult]":
             requests = [SceneRequest(job.label, job.prompt, job.seed) for job in jobs]
-            return sample(self.pipeline, requests, self.preset, batch=self.config.batch, progress=progress)
+            return sample(self.pipeline, requests, self.preset, batch=self.config.samples, progress=progress)
 
-        with memory_errors(self.config.batch):
+        with memory_errors(self.config.samples):
             if self._check is None:
                 images = [GeneratedImage(*pair) for pair in zip(block.jobs, sample_jobs(block.jobs), strict=True)]
             else:

@@ -10,7 +10,7 @@ from dgkit.data.crops import CropRules
 from dgkit.data.style_mixes import STYLE_MIXES, StyleMix, load_style_mix
 from dgkit.errors import InputError, UsageError
 from dgkit.generation.balance import Balance
-from dgkit.generation.generate_config import DEFAULT_WORLD, GenerateConfig
+from dgkit.generation.generate_config import DEFAULT_PRESET, DEFAULT_WORLD, GenerateConfig
 from dgkit.generation.job_table import read_jobs
 from dgkit.generation.jobs import JobPlan
 from dgkit.generation.sources import cut_note, index_files, index_world, padding_note
@@ -103,14 +103,17 @@ def chosen_preset(config: GenerateConfig) -> "Preset":
     from dgkit.diffusion.presets import find_preset
 
     changes = {key: getattr(config, key) for key in ("steps", "guidance_scale") if getattr(config, key) is not None}
-    return dataclasses.replace(find_preset(config.preset), **changes)
+    return dataclasses.replace(find_preset(config.preset or DEFAULT_PRESET), **changes)
 
 
 def chosen_engines(config: GenerateConfig) -> "EngineRecipe":
     """Return engine, number format and device of each network."""
     from dgkit.engines.engine_recipe import EngineRecipe
 
-    flags: dict[str, Any] = {"engine": config.engine, "dtype": config.dtype, "device": config.device}
+    # What is left to dgkit is chosen once the model and the label maps are known; until then any engine will do.
+    engine = "torch" if config.engine == "auto" else config.engine
+    dtype = "fp32" if config.dtype == "auto" or (config.engine, config.dtype) == ("auto", "int8") else config.dtype
+    flags: dict[str, Any] = {"engine": engine, "dtype": dtype, "device": config.device}
     if config.engine_recipe is not None:
         flags = {} if config.device == "auto" else {"device": config.device}
     if not config.cuda_graph:

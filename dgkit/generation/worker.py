@@ -157,7 +157,7 @@ def measure(generator: SceneGenerator, seconds: float) -> Speed:
 
     from dgkit.diffusion.pipeline import one_hot
 
-    pipeline, batch = generator.pipeline, generator.config.batch
+    pipeline, batch = generator.pipeline, generator.config.samples
     pixels, tile = pipeline.tile * pipeline.vae_factor, pipeline.tile
     with torch.inference_mode():
         text = pipeline.encode_text([""]).expand(batch, -1, -1)

@@ -55,12 +55,12 @@ def test_json_is_a_summary_for_programs(usual: Arguments, tmp_path: Path, capsys
 
 def test_recipe_then_set_then_flags(usual: Arguments, tmp_path: Path) -> None:
     recipe = tmp_path / "recipe.yaml"
-    recipe.write_text("seed: 1\nguidance_scale: 2\npreset: official\n")
+    recipe.write_text("seed: 1\nguidance_scale: 2\nattempts: 5\n")
     flags = [*usual, "--recipe", str(recipe), "--set", "seed=2", "--set", "guidance_scale=3", "--seed", "4",
              "--no-cuda-graph"]  # fmt: skip
     assert main(["generate", str(tmp_path / "out"), *flags]) == 0
     config = load_config(GenerateConfig, tmp_path / "out" / "config.yaml")
-    assert (config.seed, config.guidance_scale, config.preset) == (4, 3, "official") and not config.cuda_graph
+    assert (config.seed, config.guidance_scale, config.attempts) == (4, 3, 5) and not config.cuda_graph
 
 
 def test_a_style_mix_file_is_written_out_in_the_config(usual: Arguments, tmp_path: Path) -> None:
@@ -274,7 +274,7 @@ BAD: dict[str, tuple[Build, int, str, str]] = {
     "size between cells": (lambda r, m, s: ["--size", "100"], 1, "100", "96x96"),
     "size in words": (lambda r, m, s: ["--size", "large"], 2, "HEIGHTxWIDTH", ""),
     "no images": (lambda r, m, s: ["--count", "0"], 2, "count=0", ""),
-    "no batch": (lambda r, m, s: ["--batch", "0"], 2, "batch=0", ""),
+    "no batch": (lambda r, m, s: ["--batch", "0"], 2, "batch='0'", ""),
     "unknown key": (lambda r, m, s: ["--set", "sede=3"], 2, "sede", "seed"),
     "no assignment": (lambda r, m, s: ["--set", "seed"], 2, "seed", "--set key=value"),
     "no such recipe": (lambda r, m, s: ["--recipe", str(r / "no.yaml")], 1, "no.yaml", ""),

@@ -124,7 +124,7 @@ def test_an_interrupted_run_ends_with_the_same_bytes(
 
 @pytest.mark.slow
 def test_workers_make_the_same_attempts(strict_run: dgkit.GenerateResult, settings: dict, tmp_path: Path) -> None:
-    made = dgkit.generate(tmp_path / "out", **settings, workers=2)
+    made = dgkit.generate(tmp_path / "out", **settings | {"workers": 2})
     ids = [(record.id, len(record.attempts)) for record in made.records]
     assert ids == [(record.id, len(record.attempts)) for record in strict_run.records]
 

@@ -6,6 +6,7 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
@@ -74,15 +75,14 @@ def test_the_same_scenes_on_every_engine(
     for package in {"ort": ("onnxruntime", "onnxscript"), "openvino": ("openvino", "onnxscript")}.get(engine, ()):
         pytest.importorskip(package, reason=EXTRA.format(package))
     monkeypatch.setenv("DGKIT_CACHE", str(graphs))
-    result = generate(tmp_path / "out", engine=engine, dtype=dtype, device="cpu", **demo)
+    settings: dict[str, Any] = demo | {"engine": engine, "dtype": dtype, "device": "cpu"}
+    result = generate(tmp_path / "out", **settings)
     found = images(result.out)
     quality = psnr(found, reference)
     print(f"{engine} {dtype}: {quality:.1f} dB")
     assert len(found) == 2 and quality >= least
     notes: list[str] = []
-    again = generate(
-        tmp_path / "more", engine=engine, dtype=dtype, device="cpu", rebuild="never", notify=notes.append, **demo
-    )
+    again = generate(tmp_path / "more", rebuild="never", notify=notes.append, **settings)
     assert notes == [] and all(np.array_equal(a, b) for a, b in zip(images(again.out), found, strict=True))
 
 
@@ -95,7 +95,8 @@ def test_a_recipe_of_engines(
     recipe = tmp_path / "recipe.yaml"
     recipe.write_text("{engine: torch, dtype: bf16, networks: {vae_decoder: {engine: ort, dtype: fp32}}}")
     notes: list[str] = []
-    generate(tmp_path / "out", engine_recipe=recipe, notify=notes.append, **demo)
+    settings: dict[str, Any] = {key: value for key, value in demo.items() if key not in ("engine", "dtype")}
+    generate(tmp_path / "out", engine_recipe=recipe, notify=notes.append, **settings)
     assert not [line for line in notes if "building" in line and "vae_decoder" not in line]
     config = load_config(GenerateConfig, tmp_path / "out" / "config.yaml")
     assert (config.engine, config.dtype) == ("torch", "bf16")
@@ -105,7 +106,7 @@ def test_a_recipe_of_engines(
     recipe.unlink()
     assert generate(tmp_path / "out", config).continued == 2  # the settings stand alone
     with pytest.raises(UsageError, match="--engine-recipe and --engine cannot be combined"):
-        generate(tmp_path / "other", engine_recipe=recipe, engine="ort", **demo)
+        generate(tmp_path / "other", engine_recipe=recipe, engine="ort", **settings)
 
 
 def test_cuda_graphs_can_be_disabled_with_flags_and_recipes() -> None:
@@ -123,7 +124,7 @@ def test_never_builds_nothing(
     pytest.importorskip("onnxscript", reason=EXTRA.format("onnxscript"))
     monkeypatch.setenv("DGKIT_CACHE", str(tmp_path / "cache"))
     with pytest.raises(EngineError, match="there is no onnx engine in fp32 for the text_encoder") as caught:
-        generate(tmp_path / "out", engine="ort", device="cpu", rebuild="never", **demo)
+        generate(tmp_path / "out", device="cpu", rebuild="never", **demo | {"engine": "ort"})
     assert caught.value.hint.startswith(f"dgkit build-engines {demo['model']} --engine ort --networks text_encoder ")
     assert not EngineStore().root.exists()
 
@@ -156,7 +157,7 @@ def test_the_demo_of_the_embedded_model(tmp_path_factory: pytest.TempPathFactory
     found = {}
     for name in ("torch", engine):
         command = [sys.executable, "-m", "dgkit", "generate", str(tmp_path / name), "--count", "2", "--device", "cpu"]
-        command += ["--engine", name, "--preset", "one-pass", "--set", "steps=4"]
+        command += ["--engine", name, "--dtype", "fp32", "--preset", "one-pass", "--set", "steps=4"]
         subprocess.run(command, check=True, env={**os.environ, "DGKIT_CACHE": str(cache)})
         found[name] = images(tmp_path / name)
     quality = psnr(found[engine], found["torch"])

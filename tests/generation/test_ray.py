@@ -47,7 +47,9 @@ def test_a_killed_actor_changes_no_file(
             os.kill(killed[0], signal.SIGKILL)
 
     notes: list[str] = []
-    result = dgkit.generate(tmp_path / "out", ray="auto", workers=2, progress=kill_one, notify=notes.append, **settings)
+    result = dgkit.generate(
+        tmp_path / "out", progress=kill_one, notify=notes.append, **settings | {"ray": "auto", "workers": 2}
+    )
     assert notes == ["2 Ray actors on 1 nodes, on the CPU"]
     assert len(killed) == 1 and result.written == COUNT
     assert snapshot(tmp_path / "out", skip="config.yaml") == whole
@@ -65,7 +67,7 @@ def list_actors() -> list[dict[str, Any]]:
 def test_a_local_cluster_is_started_and_shut_down(
     settings: dict[str, Any], whole: dict[str, bytes], tmp_path: Path
 ) -> None:
-    dgkit.generate(tmp_path / "out", ray="local", workers=2, **settings)
+    dgkit.generate(tmp_path / "out", **settings | {"ray": "local", "workers": 2})
     assert snapshot(tmp_path / "out", skip="config.yaml") == whole
     assert not ray.is_initialized()
 
@@ -75,7 +77,7 @@ def test_more_workers_than_cores_of_the_cluster_are_refused(
     ray_of_two: None, settings: dict[str, Any], tmp_path: Path
 ) -> None:
     with pytest.raises(UsageError, match="3 workers on a cluster of 2 CPU cores"):
-        dgkit.generate(tmp_path / "out", ray="auto", workers=3, **settings)
+        dgkit.generate(tmp_path / "out", **settings | {"ray": "auto", "workers": 3})
     assert not (tmp_path / "out").exists()
 
 
@@ -85,7 +87,7 @@ def test_an_error_in_an_actor_is_the_error_of_the_run(
 ) -> None:
     monkeypatch.setattr(cluster, "GeneratorActor", Broken)
     with pytest.raises(EngineError, match="too hot") as caught:
-        dgkit.generate(tmp_path / "out", ray="auto", workers=1, **settings)
+        dgkit.generate(tmp_path / "out", **settings | {"ray": "auto", "workers": 1})
     assert caught.value.hint == "open a window"
 
 

@@ -336,7 +336,7 @@ def test_another_engine_changes_pixels_within_rounding_only(
 ) -> None:
     pytest.importorskip("onnxruntime", reason="needs onnxruntime: pip install 'dgkit[cpu]'")
     settings = {"labels": labels, "model": str(micro), "count": 2, "style_mix": "uniform", **FAST}
-    other = dgkit.generate(tmp_path / "out", engine="ort", **settings)
+    other = dgkit.generate(tmp_path / "out", **settings | {"engine": "ort"})
     for mine, theirs in zip(result.records[:2], other.records, strict=True):
         assert dataclasses.replace(mine, **ELSEWHERE) == dataclasses.replace(theirs, **ELSEWHERE)
         pixels = [np.asarray(Image.open(r.out / s.image)).astype(int) for r, s in ((result, mine), (other, theirs))]

@@ -47,7 +47,7 @@ def test_two_workers_make_the_same_files_as_one_process_even_if_one_is_killed(
                 os.kill(started[0], signal.SIGKILL)
 
     out = tmp_path / "out"
-    result = dgkit.generate(out, workers=2, progress=kill_one, notify=notes.append, **settings)
+    result = dgkit.generate(out, progress=kill_one, notify=notes.append, **settings | {"workers": 2})
     assert result.written == COUNT
     assert len(killed) == 1 and len(started) == 3
     assert len(notes) == 1 and notes[0].startswith("worker 1 was killed") and "generated again" in notes[0]
@@ -67,7 +67,7 @@ def test_an_error_of_a_worker_is_the_error_of_the_run(
 
     monkeypatch.setattr(workers, "start", elsewhere)
     with pytest.raises(DgkitError, match="gone") as caught:
-        dgkit.generate(tmp_path / "out", workers=1, **settings)
+        dgkit.generate(tmp_path / "out", **settings | {"workers": 1})
     assert caught.value.hint
     assert "in a worker process" in caught.value.__notes__[0]
     assert not (tmp_path / "out").exists()

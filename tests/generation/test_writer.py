@@ -23,7 +23,9 @@ from dgkit.locks import LOCK
 from dgkit.processes import Terminated, sigterm_raises
 from tests.scenes import make_label, snapshot
 
-CONFIG = GenerateConfig(count=3, source_digest="s", model_digest="m")
+CONFIG = GenerateConfig(
+    count=3, source_digest="s", model_digest="m", preset="exact", engine="torch", dtype="fp32", batch=8, workers=0
+)
 
 
 def make_one(index: int) -> Job:

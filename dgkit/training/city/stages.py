@@ -282,7 +282,9 @@ class CityTraining:
         write_json(prior / "scheduler" / "scheduler_config.json", SCHEDULER)
         write_json(prior / "model_index.json", PIPELINE_INDEX)
         height, scale = self.recipe.height, self.recipe.guidance_scale
-        write_json(prior / "dgkit.json", {"name": "city", "label_height": height, "guidance_scale": scale})
+        write_json(
+            prior / "dgkit.json", {"name": "city", "label_height": height, "guidance_scale": scale, "preset": "fast"}
+        )
 
     def _half(self, name: str, kind: type[N]) -> N:
         return self._finished(name, kind).half()

@@ -1,0 +1,265 @@
+"""Settings that are left to dgkit: preset, engine, number format, batch and workers, by model, machine and count."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from dgkit.engines.engine_choice import (
+    FLOP_PER_WEIGHT,
+    Work,
+    installed,
+    measured_engines,
+    multiplies_bf16,
+    usual_dtype,
+    worthwhile,
+)
+from dgkit.errors import DgkitError, EngineError, MissingDependency, ModelError, UsageError
+from dgkit.generation.blocks import total_images
+from dgkit.generation.generate_config import DEFAULT_BATCH, DEFAULT_PRESET, GenerateConfig
+from dgkit.generation.jobs import JobPlan, make_job
+from dgkit.generation.run_speed import speed_records
+from dgkit.generation.settings import chosen_preset
+from dgkit.optional import install_command
+from dgkit.progress import Notify
+from dgkit.resources import available_memory, usable_cores
+
+if TYPE_CHECKING:
+    from dgkit.diffusion.model_folder import ModelInfo, ModelSource
+    from dgkit.diffusion.pipeline import Pipeline
+
+MANY_CORES = 8  # from this number on, processes that share the cores may be faster than one
+MANY_IMAGES = 500  # from this number on, a run may spend seconds on measuring the best number of workers
+PROBED = 4  # labels whose evaluations are counted
+PUBLISHED = "official"
+_GIB = 2**30
+_EXTRAS = {"openvino": "cpu", "ort": "cpu", "trt": "gpu"}
+
+
+@dataclass(frozen=True)
+class BatchMemory:
+    """Memory of a run in bytes: ``fixed`` and ``sample`` per sample in flight, up to ``most`` samples."""
+
+    weights: float
+    fixed: float
+    sample: float
+    most: int
+
+
+# Of the embedded model and of Stable Diffusion 1.5: peaks in gpu_presets_h100.csv and bench_sd15.csv in
+# benchmarks/results. Larger batches were not faster.
+GPU_BATCHES = (BatchMemory(1e7, 0.6 * _GIB, 0.02 * _GIB, 64), BatchMemory(1.2e9, 4 * _GIB, 0.2 * _GIB, 32))
+CPU_BATCHES = (BatchMemory(1e7, 1 * _GIB, 0.05 * _GIB, 8), BatchMemory(1.2e9, 6 * _GIB, 0.5 * _GIB, 8))
+
+
+def settle(
+    config: GenerateConfig,
+    model: "ModelSource",
+    plan: JobPlan,
+    load: "Callable[[GenerateConfig], Pipeline]",
+    notify: Notify | None,
+) -> "tuple[GenerateConfig, Pipeline]":
+    """Return the settings with engine, dtype, batch and workers, and the pipeline that ``load`` returns for them.
+
+    ``notify`` gets a line about what was not stated.
+    """
+    given, config = config, with_engine(config, model, plan)
+    pipeline = load(config)
+    config = with_batch(config, lambda: model.weight_count("unet", "controlnet"), pipeline.device.type == "cuda")
+    config = with_workers(config, pipeline, notify)
+    notes = (engine_note(given, config, pipeline.device.type), slow_dtype_note(config, pipeline.device.type))
+    for note in notes:
+        if note is not None and notify is not None:
+            notify(note)
+    return config, pipeline
+
+
+def with_preset(config: GenerateConfig, info: "ModelInfo") -> GenerateConfig:
+    """Return the settings with a preset: the stated one, else what the model recommends, else ``fast``.
+
+    Raises ModelError if the model recommends one that does not exist.
+    """
+    if config.preset is not None:
+        return config
+    from dgkit.diffusion.presets import find_preset
+
+    preset = info.defaults.preset or DEFAULT_PRESET
+    try:
+        find_preset(preset)
+    except UsageError as error:
+        raise ModelError(f"dgkit.json of the model {info.name}: {error.message}", "pass --preset fast") from error
+    return config.model_copy(update={"preset": preset})
+
+
+def with_engine(config: GenerateConfig, model: "ModelSource", plan: JobPlan) -> GenerateConfig:
+    """Return the settings with engine and dtype.
+
+    A stated value stays. The engine is one whose engines are all in the store, else the one with which the run ends
+    first, builds included, as :mod:`~dgkit.engines.engine_choice` estimates. Parts of a run that other machines share
+    (``shard``, ``ray``) use torch, which does not depend on what a machine has built.
+    """
+    if config.engine_recipe is not None or "auto" not in (config.engine, config.dtype):
+        return config
+    from dgkit.engines.engine_recipe import resolve_device
+
+    engine = config.engine
+    device = resolve_device(config.device, "torch" if engine == "auto" else engine)
+    dtype = usual_dtype(device, engine) if config.dtype == "auto" else config.dtype
+    if engine == "auto" and dtype == "int8":
+        engine = "openvino"
+    elif engine == "auto" and (config.shard or config.ray):
+        engine = "torch"
+    elif engine == "auto":
+        engine = _built_engine(config, model, device, dtype) or _worthwhile_engine(config, model, plan, device, dtype)
+    return config.model_copy(update={"engine": engine, "dtype": dtype})
+
+
+def _built_engine(config: GenerateConfig, model: "ModelSource", device: str, dtype: str) -> str | None:
+    """Return the fastest engine whose files for all networks are in the store and valid; None if there is none."""
+    from dgkit.engines.store import EngineStore
+
+    root = EngineStore().root
+    for engine in ("trt",) if device.startswith("cuda") else ("openvino", "compile"):
+        present = any(any(root.glob(f"denoiser-{name}-{dtype}-*")) for name in (engine, *(["rtx"] * (engine == "trt"))))
+        if present and installed(engine, build=False) and is_built(config, model, engine, device, dtype):
+            return engine
+    return None
+
+
+def is_built(config: GenerateConfig, model: "ModelSource", engine: str, device: str, dtype: str) -> bool:
+    """Return whether the store has valid engines for all networks of a model."""
+    from dgkit.diffusion.loading import model_networks
+    from dgkit.engines.build_plan import first_problem, inspect
+    from dgkit.engines.engine_recipe import EngineRecipe
+
+    recipe = EngineRecipe.model_validate({"engine": engine, "dtype": dtype, "device": device})
+    try:
+        runners = recipe.runners(model_networks(model), "never")
+        return first_problem(inspect(name, engine, runner) for name, runner in runners.items()) is None
+    except DgkitError:  # the library does not load, or does not support this machine
+        return False
+
+
+def _worthwhile_engine(config: GenerateConfig, model: "ModelSource", plan: JobPlan, device: str, dtype: str) -> str:
+    parameters = model.weight_count("unet", "controlnet")
+    rows = measured_engines(device, dtype, parameters)
+    images, builds = speed_records(config, device)
+    engines = [row.engine for row in rows]
+    work = Work(
+        images=total_images(config),
+        tflop=evaluations(config, model.info, plan) * FLOP_PER_WEIGHT * parameters * model.info.tile**2 / 1e12,
+        cores=len(usable_cores()),
+        memory_gib=available_memory() / _GIB,
+        seconds=images.read_all(engines, dtype),
+        build_seconds=builds.read_all(engines, dtype),
+    )
+    return worthwhile(work, rows, installed)
+
+
+def evaluations(config: GenerateConfig, info: "ModelInfo", plan: JobPlan, preset: str | None = None) -> float:
+    """Return the mean number of denoiser evaluations of the first images with the preset of the run, or another."""
+    from dgkit.diffusion.presets import find_preset
+    from dgkit.diffusion.sampling_plan import SamplingPlan
+
+    sampling = SamplingPlan(chosen_preset(config) if preset is None else find_preset(preset), info)
+    labels = [make_job(plan, number).label for number in range(min(PROBED, config.count))]
+    return sum(sampling.cost(label).total for label in labels) / len(labels)
+
+
+def with_batch(config: GenerateConfig, weights: Callable[[], int], on_gpu: bool) -> GenerateConfig:
+    """Return the settings with a batch: the largest power of two that fits in memory and was measured to pay.
+
+    Blocks of a shard depend on the batch, so there it is the same on every machine.
+    """
+    if config.batch != "auto":
+        return config
+    if config.shard or config.ray:
+        return config.model_copy(update={"batch": DEFAULT_BATCH})
+    rows, count = GPU_BATCHES if on_gpu else CPU_BATCHES, weights()
+    row = min(rows, key=lambda row: max(count, row.weights) / min(count, row.weights))
+    fitting = (0.8 * _free_memory(on_gpu) - row.fixed) / row.sample
+    batch = row.most
+    while batch > 2 and batch > fitting:
+        batch //= 2
+    return config.model_copy(update={"batch": batch})
+
+
+def _free_memory(on_gpu: bool) -> int:
+    if not on_gpu:
+        return available_memory()
+    import torch
+
+    return int(torch.cuda.mem_get_info()[0])
+
+
+def with_workers(config: GenerateConfig, pipeline: "Pipeline", notify: Notify | None) -> GenerateConfig:
+    """Return the settings with a number of workers: 0, this process, unless there are several GPUs or many cores.
+
+    With many cores the best number is measured for a long run. A Ray cluster chooses itself.
+    """
+    if config.workers != "auto" or config.ray is not None:
+        return config
+    from dgkit.generation.worker_setup import best_worker_count
+
+    workers = 0
+    if pipeline.device.type == "cuda":
+        found = best_worker_count(config, pipeline)
+        workers = found if found > 1 else 0
+    elif len(usable_cores()) >= MANY_CORES and total_images(config) >= MANY_IMAGES:
+        workers = best_worker_count(config, pipeline, notify)
+    return config.model_copy(update={"workers": workers})
+
+
+def preset_note(config: GenerateConfig, info: "ModelInfo", plan: JobPlan, embedded: bool) -> str:
+    """Return the line about a preset that was not stated: its cost, and how to get the published schedule."""
+    own, published = (evaluations(config, info, plan, preset) for preset in (None, PUBLISHED))
+    line = (
+        f"preset {config.preset}: {own:.0f} denoiser evaluations per image; "
+        f"--preset {PUBLISHED} is the published schedule ({published:.0f})"
+    )
+    if embedded or info.defaults.preset is not None:
+        return line
+    return f"{line}; not measured with real Stable Diffusion weights, for which --preset exact is the careful choice"
+
+
+def engine_note(given: GenerateConfig, config: GenerateConfig, device: str) -> str | None:
+    """Return the line about engine, dtype, batch and workers that were not stated in ``given``; None if all were."""
+    automatic = [name for name in ("engine", "dtype", "batch", "workers") if getattr(given, name) == "auto"]
+    if not automatic or (config.ray is not None and automatic == ["workers"]):
+        return None
+    parts = [f"engine {config.engine}", str(config.dtype), f"batch {config.batch}"]
+    if config.workers not in (0, "auto"):
+        parts.append(f"{config.workers} workers")
+    where = "GPU" if device == "cuda" else "CPU"
+    usual = {"engine": "torch", "dtype": "fp32", "batch": 8, "workers": 0}
+    others = {name: usual[name] for name in automatic if name in ("engine", "dtype")} or {
+        name: usual[name] for name in automatic
+    }
+    override = " ".join(f"--{name} {value}" for name, value in others.items())
+    shared = " on all machines of the run" if config.shard or config.ray else ""
+    return f"{', '.join(parts)} (chosen for {config.count:,} images on this {where}); {override} to override{shared}"
+
+
+def require_engine(config: GenerateConfig, path: object) -> None:
+    """Raise an error that says what to do if the engine that the folder ``path`` was made with cannot run here."""
+    if config.engine_recipe is not None or config.engine not in _EXTRAS:
+        return
+    elsewhere = f"finish it on such a machine, or start another: dgkit generate NEW --recipe {path}/config.yaml"
+    hint = f"{elsewhere} --engine auto --dtype auto"
+    if not installed(config.engine, build=False):
+        raise MissingDependency(
+            f"{path} was made with engine {config.engine}, which is not installed here",
+            f"{install_command(_EXTRAS[config.engine])}; or {hint}",
+        )
+    if config.engine == "openvino" and config.dtype == "bf16":
+        from dgkit.engines.openvino_runner import has_bf16
+
+        if not has_bf16():
+            raise EngineError(f"{path} was made in bf16, which OpenVINO does not support on this CPU", hint)
+
+
+def slow_dtype_note(config: GenerateConfig, device: str) -> str | None:
+    """Return a line if the CPU has no instructions for the number format of the settings."""
+    native = {"fp32", "int8", *(["bf16"] if multiplies_bf16() else [])}
+    if device != "cpu" or config.engine_recipe is not None or config.dtype in native:
+        return None
+    return f"{config.dtype} is slow on this CPU, which has no instructions for it"
