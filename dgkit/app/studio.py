@@ -92,9 +92,13 @@ class Studio:
             job = make_job(plan, 0)
             request = dgkit.SceneRequest(job.label, job.prompt, job.seed)
             started = time.perf_counter()
-            with memory_errors(config.batch):
+            with memory_errors(config.samples):
                 (result,) = dgkit.sample(
-                    self.pipeline, [request], chosen_preset(config), batch=config.batch, progress=self._watch(progress)
+                    self.pipeline,
+                    [request],
+                    chosen_preset(config),
+                    batch=config.samples,
+                    progress=self._watch(progress),
                 )
             seconds = time.perf_counter() - started
             agreement = self._judge.agreement(result.image, job.label) if self._judge else None

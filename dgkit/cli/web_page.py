@@ -68,14 +68,15 @@ def _open(config: GenerateConfig, maps: Path, temporary: Path, stack: contextlib
     from dgkit.app.page import Page
     from dgkit.app.picking import open_maps
     from dgkit.app.studio import Studio
-    from dgkit.diffusion.loading import load_pipeline
+    from dgkit.diffusion.loading import load_pipeline, open_model
+    from dgkit.generation.defaults import for_single_scenes
     from dgkit.generation.settings import chosen_engines, resolve_paths
     from dgkit.progress import within
 
+    model = open_model(config.model, config.controlnet)
+    config = for_single_scenes(config, model.info)
     absolute = resolve_paths(config).model_copy(update={"world": config.world, "engine_recipe": _recipe(config)})
-    pipeline = load_pipeline(
-        config.model, config.controlnet, recipe=chosen_engines(config), rebuild=config.rebuild, notify=say
-    )
+    pipeline = load_pipeline(model, recipe=chosen_engines(config), rebuild=config.rebuild, notify=say)
     size = config.size or (pipeline.size, pipeline.size)
     pipeline.check_size(*size)
     with progress_bars(STAGES) as progress:

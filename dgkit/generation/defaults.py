@@ -90,6 +90,24 @@ def with_preset(config: GenerateConfig, info: "ModelInfo") -> GenerateConfig:
     return config.model_copy(update={"preset": preset})
 
 
+def for_single_scenes(config: GenerateConfig, info: "ModelInfo") -> GenerateConfig:
+    """Return the settings with preset, engine and dtype for scenes made one at a time, for which nothing is built."""
+    config = with_preset(config, info)
+    if config.engine_recipe is not None:
+        return config
+    engine, dtype, _ = _stated(config)
+    return config.model_copy(update={"engine": "torch" if engine == "auto" else engine, "dtype": dtype})
+
+
+def _stated(config: GenerateConfig) -> tuple[str, str, str]:
+    """Return the engine, auto if it is still to be chosen, with the dtype and the device that suit it."""
+    from dgkit.engines.engine_recipe import resolve_device
+
+    engine = "openvino" if (config.engine, config.dtype) == ("auto", "int8") else config.engine
+    device = resolve_device(config.device, "torch" if engine == "auto" else engine)
+    return engine, usual_dtype(device, engine) if config.dtype == "auto" else config.dtype, device
+
+
 def with_engine(config: GenerateConfig, model: "ModelSource", plan: JobPlan) -> GenerateConfig:
     """Return the settings with engine and dtype.
 
@@ -99,14 +117,8 @@ def with_engine(config: GenerateConfig, model: "ModelSource", plan: JobPlan) -> 
     """
     if config.engine_recipe is not None or "auto" not in (config.engine, config.dtype):
         return config
-    from dgkit.engines.engine_recipe import resolve_device
-
-    engine = config.engine
-    device = resolve_device(config.device, "torch" if engine == "auto" else engine)
-    dtype = usual_dtype(device, engine) if config.dtype == "auto" else config.dtype
-    if engine == "auto" and dtype == "int8":
-        engine = "openvino"
-    elif engine == "auto" and (config.shard or config.ray):
+    engine, dtype, device = _stated(config)
+    if engine == "auto" and (config.shard or config.ray):
         engine = "torch"
     elif engine == "auto":
         engine = _built_engine(config, model, device, dtype) or _worthwhile_engine(config, model, plan, device, dtype)
