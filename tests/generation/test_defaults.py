@@ -16,6 +16,7 @@ from dgkit.errors import EngineError, MissingDependency, ModelError
 from dgkit.generation import defaults
 from dgkit.generation.defaults import engine_note, require_engine, with_batch, with_engine, with_preset, with_workers
 from dgkit.generation.generate_config import GenerateConfig
+from dgkit.optional import install_command
 from tests.models import make_micro_model
 from tests.scenes import snapshot
 
@@ -197,7 +198,7 @@ def test_an_engine_that_is_missing_on_resume_is_explained(
     machine(lacking=("openvino",))
     with pytest.raises(MissingDependency, match="out was made with engine openvino, which is not installed") as caught:
         require_engine(config, "out")
-    assert caught.value.hint.startswith("pip install 'dgkit[cpu]'; or finish it on such a machine")
+    assert caught.value.hint.startswith(f"{install_command('cpu')}; or finish it on such a machine")
     assert "--recipe out/config.yaml --engine auto --dtype auto" in caught.value.hint
     machine()
     monkeypatch.setattr("dgkit.engines.openvino_runner.has_bf16", lambda: False)
