@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+from dgkit.engines.engine_choice import installed
 from dgkit.engines.engine_recipe import known_engine
 from dgkit.errors import UsageError
 from dgkit.progress import Notify
@@ -15,8 +16,8 @@ CHECKPOINTS = (".pth", ".pt")  # file endings of mmsegmentation
 
 def open_segmenter(
     path: Path | str,
-    engine: str | None = None,
-    dtype: str = "fp32",
+    engine: str = "auto",
+    dtype: str = "auto",
     device: str = "auto",
     *,
     config: Path | None = None,
@@ -25,15 +26,23 @@ def open_segmenter(
 ) -> Segmenter:
     """Return the segmenter at ``path``: an ONNX file with its side-car, or a checkpoint that :func:`find_source` knows.
 
-    ``engine`` None: ort for an ONNX file, else torch. Raises UsageError for a path, a config or an engine that does not
-    fit, InputError (ModelError) for a damaged file, MissingDependency.
+    ``engine`` auto: torch for a checkpoint; for an ONNX file ort, or openvino where only that is installed. ``dtype``
+    auto: fp32, since scores should not depend on the machine. Raises UsageError for a path, a config or an engine that
+    does not fit, InputError (ModelError) for a damaged file, MissingDependency.
     """
     path = Path(path)
-    if engine is not None:
+    dtype = "fp32" if dtype == "auto" else dtype
+    if engine != "auto":
         known_engine(engine)
     if path.suffix == ".onnx" and config is None:
-        return OnnxSegmenter(path, engine or "ort", dtype, device)
-    return ModuleSegmenter(find_source(path, config), engine or "torch", dtype, device, batch=batch, notify=notify)
+        return OnnxSegmenter(path, _onnx_engine() if engine == "auto" else engine, dtype, device)
+    used = "torch" if engine == "auto" else engine
+    return ModuleSegmenter(find_source(path, config), used, dtype, device, batch=batch, notify=notify)
+
+
+def _onnx_engine() -> str:
+    others = not installed("ort", build=False) and installed("openvino", build=False)
+    return "openvino" if others else "ort"
 
 
 def find_source(path: Path, config: Path | None = None) -> ModuleSource:

@@ -33,8 +33,8 @@ class EvalConfig(Config):
     stride: int | None = Field(
         None, ge=1, description="Distance between windows in pixels; default: the protocol's, or half of crop if given"
     )
-    engine: str | None = Field(None, description="Backend: torch, compile, ort, openvino or trt; ONNX: ort or openvino")
-    dtype: Literal["fp32", "bf16", "fp16"] = Field("fp32", description="Number format: fp32, bf16 or fp16")
+    engine: str = Field("auto", description="auto, torch, compile, ort, openvino or trt; ONNX: ort or openvino")
+    dtype: Literal["auto", "fp32", "bf16", "fp16"] = Field("auto", description="auto (fp32), fp32, bf16 or fp16")
     device: str = Field("auto", description="auto (CUDA if available), cpu, cuda or cuda:N")
     tta: bool = Field(False, description="Average with the mirrored picture")
     batch: int = Field(4, ge=1, le=256, description="Windows per call; memory use grows with it")
