@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from dgkit.cli.common import chosen_model, console, inform, print_json, print_table, size_text
+from dgkit.cli.common import chosen_model, inform, interruptible, print_json, print_table, progress_bars, size_text
 from dgkit.cli.options import ControlNet, Json, Networks, Random, Rebuild, option, recipe_file, settings
 
 if TYPE_CHECKING:
@@ -62,19 +62,17 @@ def build_engines(
 def _build(
     model: ModelSource, recipe: EngineRecipe, names: tuple[str, ...], rebuild: str, dry_run: bool
 ) -> list[EngineStatus]:
-    from dgkit.diffusion.loading import model_networks
-    from dgkit.engines.build_plan import build, inspect
+    from dgkit.diffusion.loading import build_helper, model_networks
+    from dgkit.engines.build_plan import build_all, inspect
     from dgkit.engines.store import check_policy
 
-    outcomes = []
     networks = {name: network for name, network in model_networks(model).items() if name in names}
     runners = recipe.runners(networks, check_policy(rebuild), inform)
-    for number, (name, runner) in enumerate(runners.items(), 1):
-        engine = recipe.choice(name)[0]
-        with console().status(f"{name} for {engine} in {runner.dtype_name}, {number} of {len(runners)}"):
-            outcomes.append((inspect if dry_run else build)(name, engine, runner))
-        model.release()  # a build may have rounded the weights, and the next network needs the memory
-    return outcomes
+    if dry_run:
+        return [inspect(name, runner.engine, runner) for name, runner in runners.items()]
+    helper = build_helper(model, recipe)
+    with interruptible(), progress_bars() as progress:
+        return build_all(runners, progress, release=model.release, helper=helper)
 
 
 def _as_dict(item: EngineStatus) -> dict[str, Any]:

@@ -75,8 +75,10 @@ def _report(result: GenerateResult) -> None:
     styles = ", ".join(f"{count} {names.get(style, style)}" for style, count in result.styles.items())
     say(f"{len(result.records)} labelled scenes in {result.out} ({styles})")
     if result.written:
-        made = f"{result.written} made in {result.seconds:.0f} s, {result.images_per_hour:,.0f} images/hour"
-        say(f"{made}, {result.continued} already present")
+        seconds = result.seconds - result.build_seconds
+        made = f"{result.written} made in {seconds:.0f} s, {result.images_per_hour:,.0f} images/hour"
+        built = f"; building engines took {result.build_seconds:.0f} s more" if result.build_seconds >= 1 else ""
+        say(f"{made}, {result.continued} already present{built}")
     else:
         say("all were already present")
     for count, text in (

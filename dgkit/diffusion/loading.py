@@ -6,14 +6,17 @@ a few million weights to Stable Diffusion 1.5 (``stable-diffusion-v1-5/stable-di
 ControlNet (``yurujaja/DGInStyle/ControlNet_UNet-S``).
 """
 
+from functools import partial
 from pathlib import Path
 from typing import Any
 
+from dgkit.diffusion.build_helper import helping
 from dgkit.diffusion.components import model_networks
 from dgkit.diffusion.hub import embedded_model, find_controlnet, find_model
 from dgkit.diffusion.model_folder import ModelFolder, ModelSource
 from dgkit.diffusion.pipeline import Pipeline
 from dgkit.diffusion.random_model import RANDOM, RandomModel
+from dgkit.engines.build_plan import Helper
 from dgkit.engines.engine_recipe import EngineRecipe
 from dgkit.engines.runner import find_device, known_dtype
 from dgkit.engines.store import Policy
@@ -66,7 +69,15 @@ def load_pipeline(
         identify=identify,
         precise=None if all(runner.dtype_name == "fp32" for runner in runners.values()) else precise,
         release=folder.release,
+        helper=build_helper(folder, used),
     )
+
+
+def build_helper(model: ModelSource, recipe: EngineRecipe) -> Helper | None:
+    """Return what builds engines of ``model`` in a second process; None for a model that is made in memory."""
+    if not isinstance(model, ModelFolder):
+        return None
+    return partial(helping, model.root, model.paths["controlnet"], recipe)
 
 
 def open_model(model: str | Path | None = None, controlnet: str | Path | None = None) -> ModelSource:

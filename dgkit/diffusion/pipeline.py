@@ -1,5 +1,6 @@
 """A loaded model: five runners, and the operations around them that a sampler needs."""
 
+import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from types import TracebackType
@@ -11,9 +12,11 @@ from torch import Tensor
 from dgkit.diffusion.model_folder import ModelDefaults, ModelInfo
 from dgkit.diffusion.prompt_length import fit_words
 from dgkit.diffusion.schedule import Schedule, make_schedule
+from dgkit.engines.build_plan import Helper, build_all, first_problem
 from dgkit.engines.runner import Runner
 from dgkit.errors import EngineError
 from dgkit.labels import CONDITION_CHANNELS
+from dgkit.progress import Progress, ignore
 
 TEXT_BATCH = 32  # prompts per call of the text encoder, which needs little memory
 
@@ -24,7 +27,7 @@ class Pipeline:
     ``runners`` maps the names in :data:`dgkit.engines.spec.NETWORKS` to runners. ``tokenizer`` has the interface of
     CLIP's. ``identify`` returns the identity that records keep; ``precise`` loads the same model in fp32 (None: this
     one is in fp32); ``release`` is called after each runner is opened, so that only one network at a time is held
-    twice.
+    twice; ``helper`` builds engines in a second process.
     """
 
     def __init__(
@@ -36,9 +39,11 @@ class Pipeline:
         identify: Callable[[], dict[str, Any]] | None = None,
         precise: Callable[[], "Pipeline"] | None = None,
         release: Callable[[], None] | None = None,
+        helper: Helper | None = None,
     ) -> None:
         self.info, self.runners, self.tokenizer = info, dict(runners), tokenizer
         self._identify, self._load_precise, self._release = identify, precise, release
+        self._helper, self.build_seconds = helper, 0.0
         self._precise: Pipeline | None = None
         self._stack = ExitStack()
 
@@ -57,7 +62,29 @@ class Pipeline:
         """Device of the latents."""
         return self.runners["denoiser"].device
 
+    def check(self) -> None:
+        """Raise MissingDependency, UsageError or EngineError if this machine lacks what a runner needs."""
+        for runner in self.runners.values():
+            runner.check_run()
+
+    def build_engines(self, progress: Progress = ignore) -> None:
+        """Build the engines that the runners lack, unless their policy is ``never``; add the time to ``build_seconds``.
+
+        Entering the pipeline then only opens them. ``progress`` reports the stage "engines". Raises what a build
+        raises, and before the first one what :meth:`check` raises.
+        """
+        started = time.perf_counter()
+        self.check()
+        found = build_all(self.runners, progress, release=self._release, helper=self._helper, keep_going=False)
+        problem = first_problem(status for status in found if status.state == "failed") or first_problem(found)
+        if problem is not None:
+            raise problem
+        for runner in self.runners.values():
+            runner.rebuild = "auto" if runner.rebuild == "always" else runner.rebuild
+        self.build_seconds += time.perf_counter() - started
+
     def __enter__(self) -> Self:
+        self.build_engines()
         with ExitStack() as stack:
             for runner in self.runners.values():
                 stack.enter_context(runner)

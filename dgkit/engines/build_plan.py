@@ -1,7 +1,8 @@
 """The engines of a model before and after a build: which exist, which are missing and why, which were built."""
 
+import contextlib
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -10,7 +11,12 @@ from dgkit.engines.runner import DTYPES, Runner
 from dgkit.engines.sidecar import EngineSideCar, read_sidecar
 from dgkit.engines.store import REBUILD_REQUESTED, Engine
 from dgkit.errors import EngineError
+from dgkit.progress import Progress, ignore
 
+# Seconds in which one core builds the engines of the embedded model; for other models the proportions count.
+BUILD_SECONDS = {"denoiser": 16.0, "vae_decoder": 6.0, "vae_encoder": 4.0, "text_encoder": 3.0, "condition": 2.0}
+Helper = Callable[[Sequence[str]], contextlib.AbstractContextManager[bool]]
+"""Starts a process that builds the engines of these networks, in this order; yields whether it did."""
 State = Literal["ready", "built", "missing", "failed", "none needed"]
 
 
@@ -58,12 +64,82 @@ def inspect(name: str, engine: str, runner: Runner) -> EngineStatus:
     return EngineStatus(*facts, "ready" if found else "none needed", engines=found, **_error(found, runner))
 
 
-def build(name: str, engine: str, runner: Runner) -> EngineStatus:
+def build_all(
+    runners: Mapping[str, Runner],
+    progress: Progress = ignore,
+    *,
+    release: Callable[[], None] | None = None,
+    helper: Helper | None = None,
+    keep_going: bool = True,
+) -> list[EngineStatus]:
+    """Build the engines that the runners need, by name of their network, and return the status of each.
+
+    Everything that can be missing on this machine is checked before the first build. ``progress`` reports the stage
+    "engines". ``release`` is called after each build. ``helper`` builds some of the engines in a second process where a
+    build keeps one core busy. A failed build is a status with the reason, and the last one unless ``keep_going``;
+    MissingDependency, OutputError, UsageError,
+    and the EngineError of a backend that this machine cannot build for, are raised.
+    """
+    found = {name: inspect(name, runner.engine, runner) for name, runner in runners.items()}
+    todo = [name for name, runner in runners.items() if _is_due(found[name], runner)]
+    for name in todo:
+        runners[name].check_build()
+    todo.sort(key=lambda name: -BUILD_SECONDS.get(name, 0.0))  # the longest first, so that the helper ends in time
+    shared = len(todo) > 1 and all(runners[name].one_core_builds for name in todo)
+    with helper(todo[:0:-1]) if helper and shared else contextlib.nullcontext(False) as is_helped:
+        clock = _BuildClock(todo, 2 if is_helped else 1)
+        for number, name in enumerate(todo):
+            if not (is_helped and inspect(name, found[name].engine, runners[name]).state == "ready"):
+                progress("engines", number, len(todo), clock.note(runners[name].title, name))
+            found[name] = build(name, found[name].engine, runners[name], found[name])
+            if release:
+                release()
+            clock.finish(name)
+            if found[name].state == "failed" and not keep_going:
+                break
+        else:
+            if todo:
+                progress("engines", len(todo), len(todo), f"{clock.seconds():.0f} s")
+    return list(found.values())
+
+
+class _BuildClock:
+    """The time that builds need: that of a table at first, later as the finished builds took here."""
+
+    def __init__(self, names: Sequence[str], processes: int) -> None:
+        self._left = {name: BUILD_SECONDS.get(name, 1.0) for name in names}
+        self._started, self._done, self._speed = time.perf_counter(), 0.0, float(processes)
+
+    def seconds(self) -> float:
+        """Return the seconds since the first build began."""
+        return time.perf_counter() - self._started
+
+    def finish(self, name: str) -> None:
+        """Note that the engine of a network is built."""
+        self._done += self._left.pop(name)
+        self._speed = self._done / max(self.seconds(), 1e-3)
+
+    def note(self, title: str, name: str) -> str:
+        """Return ``OpenVINO denoiser, about 40 s left``."""
+        left = sum(self._left.values()) / self._speed
+        rounded = f"{max(5, 5 * round(left / 5))} s" if left < 120 else f"{round(left / 60)} min"
+        return f"{title} {name}, about {rounded} left"
+
+
+def _is_due(status: EngineStatus, runner: Runner) -> bool:
+    """Return whether the policy of ``runner`` asks for a build, given the result of :func:`inspect`."""
+    if runner.rebuild == "never" or status.state == "none needed":
+        return False
+    return status.state == "missing" or runner.rebuild == "always"
+
+
+def build(name: str, engine: str, runner: Runner, before: EngineStatus | None = None) -> EngineStatus:
     """Build the engines that ``runner`` needs, as its ``rebuild`` policy says, and return their status.
 
-    A failed build is a status with the reason. Raises MissingDependency, OutputError and UsageError.
+    ``before``: the result of :func:`inspect`, if it is known. A failed build is a status with the reason. Raises
+    MissingDependency, OutputError and UsageError.
     """
-    before = inspect(name, engine, runner)
+    before = before or inspect(name, engine, runner)
     if runner.rebuild == "never" or (before.state != "missing" and runner.rebuild == "auto"):
         return before
     facts, started = (name, engine, runner.dtype_name, str(runner.device)), time.perf_counter()
@@ -73,7 +149,7 @@ def build(name: str, engine: str, runner: Runner) -> EngineStatus:
         return EngineStatus(*facts, "failed", error.message, error.hint, time.perf_counter() - started)
     reason = before.reason or REBUILD_REQUESTED
     state: State = "built" if found else "none needed"
-    seconds = time.perf_counter() - started
+    seconds = sum(engine.sidecar.seconds for engine in found)  # another process may have built it
     return EngineStatus(*facts, state, reason if found else "", "", seconds, found, **_error(found, runner))
 
 

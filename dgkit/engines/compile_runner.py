@@ -46,6 +46,16 @@ class CompileRunner(TorchRunner):
     several kernels for each matrix product; ``threads`` and ``cuda_graph`` as for :class:`TorchRunner`.
     """
 
+    title = "AOTInductor"
+
+    def check_build(self) -> None:
+        """Raise EngineError if there is no C++ compiler, or one that makes packages that crash."""
+        try:
+            _check_compiler()
+        except RuntimeError as error:
+            hint = "install one, such as g++, or use --engine openvino or torch"
+            raise EngineError(f"engine 'compile' needs a C++ compiler: {first_line(error)}", hint) from error
+
     def prepare(self) -> list[Engine]:
         """Return the package of the network, built if missing or stale."""
         key = engine_key(self)

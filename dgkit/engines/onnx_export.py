@@ -65,8 +65,7 @@ def export_engine(
     ``rebuild`` is ``never``; UsageError for an unknown dtype or opset; MissingDependency with the extra to install;
     OutputError if the store cannot be written.
     """
-    for package in ("onnx", "onnxscript", "onnxruntime"):
-        require(package, "cpu")
+    check_export()
 
     def build(folder: Path) -> dict[str, Any]:
         module = network.load().float().eval()
@@ -82,6 +81,12 @@ def export_engine(
 
     key = graph_key(network, dtype, opset)
     return EngineStore().obtain(key, build, rebuild=rebuild, model=network.model, notify=notify)
+
+
+def check_export() -> None:
+    """Raise MissingDependency unless the packages that export a network are installed."""
+    for package in ("onnx", "onnxscript", "onnxruntime"):
+        require(package, "cpu")
 
 
 def graph_key(network: Network, dtype: str = "fp32", opset: int = OPSET) -> EngineKey:

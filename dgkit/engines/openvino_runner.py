@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from dgkit.engines.machine import backend_version, device_facts, package_versions
-from dgkit.engines.onnx_export import MODEL, TOLERANCES, export_engine, graph_key, relative_error
+from dgkit.engines.onnx_export import MODEL, TOLERANCES, check_export, export_engine, graph_key, relative_error
 from dgkit.engines.openvino_graph import join_norms
 from dgkit.engines.quantise import SCOPE, load_nncf, quantised
 from dgkit.engines.runner import QUANTISED, SMALL_IMAGE_HINT, Call, Network, Runner
@@ -35,6 +35,8 @@ class OpenVinoRunner(Runner):
     """
 
     dtypes = ("fp32", "bf16", "int8")
+    title = "OpenVINO"
+    one_core_builds = True
 
     def _setup(self) -> None:
         if self.device.type != "cpu" or self.dtype_name not in self.dtypes:
@@ -46,10 +48,22 @@ class OpenVinoRunner(Runner):
         self._request: Any = None
         self._content: np.ndarray | None = None
 
-    def prepare(self) -> list[Engine]:
-        """Return the compiled model of the network, built if missing or stale."""
+    def check_run(self) -> None:
+        """Raise MissingDependency without OpenVINO, UsageError for bf16 on a CPU that lacks it."""
         if self.dtype_name == "bf16" and not has_bf16():  # the library would silently compute in fp32
             raise UsageError("engine 'openvino' does not support bf16 on this CPU", "use --dtype fp32")
+        openvino_core()
+
+    def check_build(self) -> None:
+        """Raise MissingDependency without OpenVINO, the packages of the export or, for int8, NNCF."""
+        self.check_run()
+        check_export()
+        if self.dtype_name in QUANTISED:
+            load_nncf()  # fails before minutes of work, not after
+
+    def prepare(self) -> list[Engine]:
+        """Return the compiled model of the network, built if missing or stale."""
+        self.check_run()
         key = engine_key(self.network, self.dtype_name)
         engine = EngineStore().obtain(
             key, self._build, rebuild=self.rebuild, model=self.network.model, notify=self.notify
@@ -57,9 +71,8 @@ class OpenVinoRunner(Runner):
         return [engine]
 
     def _build(self, folder: Path) -> dict[str, Any]:
+        self.check_build()
         library = require("openvino", "cpu")
-        if self.dtype_name in QUANTISED:
-            load_nncf()  # fails before minutes of work, not after
         graph = export_engine(self.network, self.rebuild, self.notify)
         calls, held_out = self._record_calls() if self.dtype_name in QUANTISED else ((), ())
         core, temporary = openvino_core(), [folder / "half.xml", folder / "half.bin"]

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from dgkit.engines.onnx_export import MODEL, export_engine
+from dgkit.engines.onnx_export import MODEL, check_export, export_engine
 from dgkit.engines.runner import SMALL_IMAGE_HINT, Network, Runner
 from dgkit.engines.store import Engine
 from dgkit.errors import EngineError, MissingDependency, UsageError
@@ -32,6 +32,8 @@ class OrtRunner(Runner):
     """
 
     dtypes = ("fp32", "fp16")
+    title = "ONNX"
+    one_core_builds = True
 
     def _setup(self) -> None:
         if self.dtype_name not in _DTYPES[self.device.type]:
@@ -42,13 +44,25 @@ class OrtRunner(Runner):
             )
         self._session: Any = None
 
+    def check_run(self) -> None:
+        """Raise MissingDependency unless an ONNX Runtime for the device is installed."""
+        self._load()
+
+    def check_build(self) -> None:
+        """Raise MissingDependency unless the packages of the export are installed."""
+        check_export()
+
+    def _load(self) -> tuple[Any, list[tuple[str, dict[str, Any]]]]:
+        """Return the library and the providers to use."""
+        runtime = require("onnxruntime", "cpu" if self.device.type == "cpu" else "gpu")
+        return runtime, self._providers(runtime.get_available_providers())
+
     def prepare(self) -> list[Engine]:
         """Return the exported graph of the network, exported if missing or stale."""
         return [export_engine(self.network, self.rebuild, self.notify, dtype=self.dtype_name)]
 
     def _open(self) -> None:
-        runtime = require("onnxruntime", "cpu" if self.device.type == "cpu" else "gpu")
-        providers = self._providers(runtime.get_available_providers())
+        runtime, providers = self._load()
         (engine,) = self.prepare()
         path = engine.file(MODEL)
         options = runtime.SessionOptions()

@@ -119,6 +119,10 @@ class Runner(ABC):
 
     dtypes: ClassVar[tuple[str, ...]] = tuple(DTYPES)
     """Supported number formats; a device may support fewer."""
+    title: ClassVar[str] = "PyTorch"
+    """Name of the library in messages."""
+    one_core_builds: ClassVar[bool] = False
+    """Whether a build keeps one core busy, so that two processes are faster than one."""
 
     def __init__(
         self,
@@ -141,6 +145,12 @@ class Runner(ABC):
         self.timing = Timing()
         self._is_open = False
         self._setup()
+
+    def check_run(self) -> None:  # noqa: B027 - most backends run wherever torch does
+        """Raise MissingDependency, UsageError or EngineError if this machine cannot run the backend at all."""
+
+    def check_build(self) -> None:  # noqa: B027
+        """Raise MissingDependency, UsageError or EngineError if this machine cannot build an engine for the backend."""
 
     def prepare(self) -> list[Engine]:
         """Return the engines that this runner runs; build those that are missing or stale. Opens no device.
@@ -197,15 +207,20 @@ class Runner(ABC):
             for name, tensor in tensors.items()
         }
 
+    @property
+    def engine(self) -> str:
+        """Value of ``--engine`` that selects this backend."""
+        names = {path.rpartition(".")[2]: name for name, path in RUNNERS.items()}
+        return next((names[cls.__name__] for cls in type(self).__mro__ if cls.__name__ in names), "none")
+
     def __str__(self) -> str:
         return f"{type(self).__name__}({self.spec.name}, {self.device}, {self.dtype_name})"
 
     def _check_quantised(self, network: Network, dtype: str) -> None:
         if dtype not in self.dtypes:
-            paths = {path.rpartition(".")[2]: name for name, path in RUNNERS.items()}
-            engine = next(paths[cls.__name__] for cls in type(self).__mro__ if cls.__name__ in paths)
             raise UsageError(
-                f"engine {engine!r} does not support {dtype}, only {', '.join(self.dtypes)}; engine 'openvino' does",
+                f"engine {self.engine!r} does not support {dtype}, only {', '.join(self.dtypes)}; "
+                "engine 'openvino' does",
                 "use --engine openvino, or another --dtype",
             )
         if network.calibration is None:

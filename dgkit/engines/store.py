@@ -5,6 +5,7 @@ folder is complete or absent: one process at a time builds it under a temporary 
 """
 
 import contextlib
+import logging
 import shutil
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -33,6 +34,7 @@ from dgkit.progress import Notify
 Policy = Literal["never", "auto", "always"]
 Build = Callable[[Path], Mapping[str, Any] | None]
 REBUILD_REQUESTED = "rebuild requested"
+_LOG = logging.getLogger(__name__)
 _OPTIONS = {"onnx": "ort", "rtx": "trt"}  # backend of a key -> value of --engine, if it differs
 
 
@@ -101,8 +103,9 @@ class EngineStore:
 
         ``rebuild``: ``never`` raises what :meth:`open` raises, ``auto`` builds an engine that is missing or differs,
         ``always`` builds. ``build`` writes its files into the given folder and may return notes for the side-car. If
-        another process is building the same engine, ``auto`` waits for it. ``notify`` gets the reason for a build or a
-        wait. Raises OutputError if the store cannot be written. No partial engine is left, whatever ``build`` raises.
+        another process is building the same engine, ``auto`` waits for it and reports this to ``notify``. The reason
+        for a build is logged. Raises OutputError if the store cannot be written. No partial engine is left, whatever
+        ``build`` raises.
         """
         if check_policy(rebuild) == "never":
             return self.open(key, model)
@@ -115,7 +118,7 @@ class EngineStore:
                 found = self._find(key)  # another process may have built it meanwhile
             if isinstance(found, Engine):
                 return found
-            notify(f"building {key.name}: {found}")
+            _LOG.info("building %s: %s", key.name, found)
             return self._build(key, build, model)
 
     def remove(self, name: str, *, engine: bool = True) -> bool:
@@ -167,7 +170,7 @@ class EngineStore:
             with ExitStack() as stack:
                 name = _lock_name(key.name)
                 if not stack.enter_context(locked(self.root, name, wait=False)):
-                    notify(f"another process is building {key.name}; waiting for it")
+                    notify(f"another process is building the {key.backend} engine of the {key.network}; waiting for it")
                     stack.enter_context(locked(self.root, name))
                 stack = stack.pop_all()
         except OSError as error:

@@ -5,10 +5,18 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
-from dgkit.engines.onnx_export import MODEL, export_engine
+from dgkit.engines.onnx_export import MODEL, check_export, export_engine
 from dgkit.engines.runner import Runner
 from dgkit.engines.store import Engine, EngineStore
-from dgkit.engines.trt_build import ENGINE, Profile, choose_profile, describe_profile, obtain_engine, profiles
+from dgkit.engines.trt_build import (
+    ENGINE,
+    Profile,
+    check_device,
+    choose_profile,
+    describe_profile,
+    obtain_engine,
+    profiles,
+)
 from dgkit.engines.trt_library import load_library, on_gpu
 from dgkit.engines.trt_session import Session
 from dgkit.errors import EngineError
@@ -22,9 +30,24 @@ class TrtRunner(Runner):
     an engine of TensorRT-RTX can be built (:meth:`prepare`) but not opened.
     """
 
+    title = "TensorRT"
+
     def _setup(self) -> None:
         self._profiles: tuple[Profile, ...] = profiles(self.network, self.options.batch)
         self._session: Session | None = None
+
+    def check_run(self) -> None:
+        """Raise MissingDependency without TensorRT, EngineError without a GPU."""
+        load_library()
+        if not on_gpu(self.device):
+            found = f"the device is {self.device}" if torch.cuda.is_available() else "torch sees no CUDA device"
+            hint = "use --device cuda" if torch.cuda.is_available() else "use --engine torch, openvino or ort"
+            raise EngineError(f"TensorRT needs an NVIDIA GPU to run engines; {found}", hint)
+
+    def check_build(self) -> None:
+        """Raise MissingDependency without the library or the export, EngineError if it needs a GPU to build."""
+        check_device(load_library(), self.device, self.options)
+        check_export()
 
     def prepare(self) -> list[Engine]:
         """Return the engine of the network, built if missing or stale."""
@@ -40,14 +63,9 @@ class TrtRunner(Runner):
         return [engine]
 
     def _open(self) -> None:
+        self.check_run()
         library = load_library()
         (engine,) = self.prepare()
-        if not on_gpu(self.device):
-            found = f"the device is {self.device}" if torch.cuda.is_available() else "torch sees no CUDA device"
-            hint = "use --device cuda" if torch.cuda.is_available() else "use --engine torch, openvino or ort"
-            raise EngineError(
-                f"engine {engine.name} is built, but TensorRT needs an NVIDIA GPU to run it; {found}", hint
-            )
         weights = None
         if self.options.strip_weights:
             weights = export_engine(self.network, self.rebuild, self.notify, dtype=self.dtype_name).file(MODEL)

@@ -122,7 +122,7 @@ def obtain_engine(
     key = engine_key(library, network, dtype, device, options)
 
     def build(folder: Path) -> dict[str, Any]:
-        _check_device(library, device, options)
+        check_device(library, device, options)
         graph = export_engine(network, "auto", notify, dtype=dtype)
         with torch.cuda.device(device) if on_gpu(device) else contextlib.nullcontext():
             return build_engine(library, graph.file(MODEL), folder / ENGINE, network, device, options, notify)
@@ -130,7 +130,8 @@ def obtain_engine(
     return EngineStore().obtain(key, build, rebuild=rebuild, model=network.model, notify=notify)
 
 
-def _check_device(library: TrtLibrary, device: torch.device, options: BuildOptions) -> None:
+def check_device(library: TrtLibrary, device: torch.device, options: BuildOptions) -> None:
+    """Raise EngineError if the library needs a GPU to build an engine with ``options`` and ``device`` is none."""
     if on_gpu(device):
         return
     if not library.is_rtx:

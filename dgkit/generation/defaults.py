@@ -20,7 +20,7 @@ from dgkit.generation.jobs import JobPlan, make_job
 from dgkit.generation.run_speed import speed_records
 from dgkit.generation.settings import chosen_preset
 from dgkit.optional import install_command
-from dgkit.progress import Notify
+from dgkit.progress import Notify, Progress
 from dgkit.resources import available_memory, usable_cores
 
 if TYPE_CHECKING:
@@ -56,6 +56,7 @@ def settle(
     model: "ModelSource",
     plan: JobPlan,
     load: "Callable[[GenerateConfig], Pipeline]",
+    progress: Progress,
     notify: Notify | None,
 ) -> "tuple[GenerateConfig, Pipeline]":
     """Return the settings with engine, dtype, batch and workers, and the pipeline that ``load`` returns for them.
@@ -65,7 +66,7 @@ def settle(
     given, config = config, with_engine(config, model, plan)
     pipeline = load(config)
     config = with_batch(config, lambda: model.weight_count("unet", "controlnet"), pipeline.device.type == "cuda")
-    config = with_workers(config, pipeline, notify)
+    config = with_workers(config, pipeline, progress, notify)
     notes = (engine_note(given, config, pipeline.device.type), slow_dtype_note(config, pipeline.device.type))
     for note in notes:
         if note is not None and notify is not None:
@@ -203,7 +204,9 @@ def _free_memory(on_gpu: bool) -> int:
     return int(torch.cuda.mem_get_info()[0])
 
 
-def with_workers(config: GenerateConfig, pipeline: "Pipeline", notify: Notify | None) -> GenerateConfig:
+def with_workers(
+    config: GenerateConfig, pipeline: "Pipeline", progress: Progress, notify: Notify | None
+) -> GenerateConfig:
     """Return the settings with a number of workers: 0, this process, unless there are several GPUs or many cores.
 
     With many cores the best number is measured for a long run. A Ray cluster chooses itself.
@@ -217,6 +220,7 @@ def with_workers(config: GenerateConfig, pipeline: "Pipeline", notify: Notify | 
         found = best_worker_count(config, pipeline)
         workers = found if found > 1 else 0
     elif len(usable_cores()) >= MANY_CORES and total_images(config) >= MANY_IMAGES:
+        pipeline.build_engines(progress)  # here, where it is reported, and once for all workers
         workers = best_worker_count(config, pipeline, notify)
     return config.model_copy(update={"workers": workers})
 

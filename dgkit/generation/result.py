@@ -15,7 +15,8 @@ class GenerateResult:
 
     ``records``: all images in the folder, in job order, with absolute paths. ``written``: number of images made by this
     run. ``continued``: number of images that were there before. ``source_pixels``: pixels of each of the 19 classes in
-    all label maps of the source, at the scale at which crops were taken; None if unknown.
+    all label maps of the source, at the scale at which crops were taken; None if unknown. ``build_seconds``: the share
+    of ``seconds`` in which engines were built, once per model.
     """
 
     out: Path
@@ -25,6 +26,7 @@ class GenerateResult:
     seconds: float
     model: str
     source_pixels: tuple[int, ...] | None = None
+    build_seconds: float = 0.0
 
     @property
     def contact_sheet(self) -> Path:
@@ -38,8 +40,9 @@ class GenerateResult:
 
     @property
     def images_per_hour(self) -> float:
-        """Images that this run wrote per hour, set-up included; 0 if it wrote none."""
-        return 3600 * self.written / self.seconds if self.seconds > 0 else 0.0
+        """Images that this run wrote per hour, set-up included but not the builds of engines; 0 if it wrote none."""
+        seconds = self.seconds - self.build_seconds
+        return 3600 * self.written / seconds if seconds > 0 else 0.0
 
     @property
     def mean_agreement(self) -> float | None:
@@ -63,6 +66,7 @@ class GenerateResult:
             "written": self.written,
             "continued": self.continued,
             "seconds": round(self.seconds, 3),
+            "build_seconds": round(self.build_seconds, 3),
             "images_per_hour": round(self.images_per_hour, 1),
             "styles": self.styles,
             "retried": sum(record.retried for record in self.records),

@@ -105,13 +105,18 @@ def _generate(
         return load_pipeline(source, recipe=chosen_engines(config), rebuild=config.rebuild, notify=notify)
 
     preset, config = config.preset, with_preset(config, source.info)
-    plan, config = make_plan(config, dataset, load(config), mix, progress, notify)
+    pipeline = load(config)
+    if config.ray is None:  # the nodes of a cluster have engines of their own
+        pipeline.check()
+    plan, config = make_plan(config, dataset, pipeline, mix, progress, notify)
     if preset is None and notify is not None:
         notify(preset_note(config, source.info, plan, config.model is None))
-    config, pipeline = settle(config, source, plan, load, notify)
+    config, pipeline = settle(config, source, plan, load, progress, notify)
     model = source.info.name
     with folder.opened(config):
         before = len(folder.records)
+        if before < total_images(config) and config.ray is None:
+            pipeline.build_engines(progress)
         progress("generate", before, total_images(config))
         if before < total_images(config):
             _generate_missing(folder, plan, pipeline, config, progress, notify)
@@ -119,8 +124,8 @@ def _generate(
         write_filtered_labels(folder.path, config, progress)
     records = folder.located_records()
     seconds = time.perf_counter() - started
-    pixels = tuple(int(count) for count in plan.index.counts.sum(axis=0))
-    return GenerateResult(folder.path, records, len(records) - before, before, seconds, model, pixels)
+    pixels, built = tuple(int(count) for count in plan.index.counts.sum(axis=0)), pipeline.build_seconds
+    return GenerateResult(folder.path, records, len(records) - before, before, seconds, model, pixels, built)
 
 
 def _generate_missing(
@@ -174,9 +179,6 @@ def _pool(
         from dgkit.generation.worker_setup import worker_setups
         from dgkit.generation.workers import WorkerPool
 
-        if config.engine != "torch" or config.engine_recipe:
-            with pipeline:
-                pass  # builds missing engines once, before several workers would
         assert isinstance(config.workers, int)  # "auto" is resolved by now
         with WorkerPool(worker_setups(config, pipeline, config.workers)[:blocks], update, notify) as pool:
             yield pool

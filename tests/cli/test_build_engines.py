@@ -129,7 +129,7 @@ def test_a_build_that_fails_does_not_stop_the_others(
     monkeypatch.setattr(QuickRunner, "failure", EngineError("the library refuses", "use --engine torch"))
     rows, said = build(capsys, "--random", "tiny", "--networks", "condition,denoiser,vae_decoder", code=1)
     assert [row["state"] for row in rows] == ["ready", "failed", "failed"] and rows[1]["seconds"] >= 0
-    assert said == "error: the library refuses\nhint: use --engine torch\n"
+    assert said.endswith("\nerror: the library refuses\nhint: use --engine torch\n")
 
 
 @pytest.mark.parametrize(
@@ -267,12 +267,12 @@ def test_a_full_disk(store: EngineStore, capsys: Capture, monkeypatch: pytest.Mo
 
 @pytest.mark.slow
 def test_two_commands_at_once_build_once(tmp_path: Path) -> None:
-    command = [sys.executable, "-m", "dgkit", "build-engines", *TINY, "--engine", "ort", "--json"]
+    command = [sys.executable, "-m", "dgkit", "-v", "build-engines", *TINY, "--engine", "ort", "--json"]
     environment = {**os.environ, "DGKIT_CACHE": str(tmp_path)}
     both = [subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE) for _ in "ab"]
     results = [process.communicate() for process in both]
     assert [process.returncode for process in both] == [0, 0]
     lines = [line for _, said in results for line in said.splitlines()]
-    assert sum(line.startswith(b"building condition-onnx-fp32-") for line in lines) == 1
+    assert sum(b" building condition-onnx-fp32-" in line for line in lines) == 1
     assert len({json.loads(out)["networks"][0]["ids"][0] for out, _ in results}) == 1
     assert len(list((tmp_path / "engines").iterdir())) == 1

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from pathlib import Path
 
 import pytest
@@ -30,3 +31,10 @@ def store(tmp_path: Path) -> EngineStore:
 @pytest.fixture()
 def engine(store: EngineStore) -> Engine:
     return store.obtain(stored.KEY, stored.build)
+
+
+@pytest.fixture
+def logged(caplog: pytest.LogCaptureFixture) -> pytest.LogCaptureFixture:
+    """What the package logs, such as the reason for each build."""
+    caplog.set_level(logging.INFO, "dgkit")
+    return caplog

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from dgkit.engines.build_plan import EngineStatus, build, first_problem, inspect, planned_action
+from dgkit.engines.build_plan import EngineStatus, build, build_all, first_problem, inspect, planned_action
 from dgkit.engines.onnx_export import graph_key
 from dgkit.engines.runner import Network
 from dgkit.engines.store import Engine, EngineStore
@@ -89,3 +91,67 @@ def test_planned_actions() -> None:
         ("auto", "missing"), ("always", "missing"), ("always", "ready"),
     }  # fmt: skip
     assert found["never", "missing"] == "would be refused" and found["always", "none needed"] == "nothing to build"
+
+
+@pytest.fixture()
+def runners(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, Quick]:
+    monkeypatch.setenv("DGKIT_CACHE", str(tmp_path))
+    found = random_networks("tiny")
+    return {name: Quick(found[name]) for name in ("condition", "denoiser", "vae_decoder")}
+
+
+def test_missing_engines_are_one_step_with_the_longest_build_first(runners: dict[str, Quick]) -> None:
+    runners["condition"].prepare()
+    reports: list[tuple[float, float, str]] = []
+    released: list[bool] = []
+
+    def progress(stage: str, done: float, total: float, note: str = "") -> None:
+        assert stage == "engines"
+        reports.append((done, total, note))
+
+    found = build_all(runners, progress, release=lambda: released.append(True))
+    assert [(status.network, status.state) for status in found] == [
+        ("condition", "ready"), ("denoiser", "built"), ("vae_decoder", "built"),
+    ]  # fmt: skip
+    assert reports[0] == (0, 2, "PyTorch denoiser, about 20 s left") and len(released) == 2
+    assert reports[1][:2] == (1, 2) and reports[1][2].startswith("PyTorch vae_decoder, about 5 s")
+    assert reports[2][:2] == (2, 2) and len(reports) == 3
+    assert [status.state for status in build_all(runners, progress)] == ["ready"] * 3 and len(reports) == 3
+
+
+def test_nothing_is_built_if_one_backend_cannot_build(runners: dict[str, Quick]) -> None:
+    def refuse() -> None:
+        raise EngineError("no GPU", "use --engine torch")
+
+    vars(runners["vae_decoder"])["check_build"] = refuse
+    with pytest.raises(EngineError, match="no GPU"):
+        build_all(runners)
+    assert not EngineStore().root.exists()
+
+
+def test_a_second_process_builds_the_short_ones(runners: dict[str, Quick], monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[tuple[str, ...]] = []
+
+    @contextlib.contextmanager
+    def helper(names: Sequence[str]) -> Iterator[bool]:
+        asked.append(tuple(names))
+        for name in names:
+            runners[name].prepare()
+        yield True
+
+    build_all(runners, helper=helper)
+    assert asked == []  # these builds use all cores
+    monkeypatch.setattr(Quick, "one_core_builds", True)
+    for runner in runners.values():
+        EngineStore().remove(runner.prepare()[0].name)
+    assert [status.state for status in build_all(runners, helper=helper)] == ["built"] * 3
+    assert asked == [("condition", "vae_decoder")]
+    build_all(runners, helper=helper)
+    assert len(asked) == 1
+
+
+def test_never_builds_nothing(runners: dict[str, Quick]) -> None:
+    for runner in runners.values():
+        runner.rebuild = "never"
+    problem = first_problem(build_all(runners))
+    assert problem is not None and "there is no onnx engine" in problem.message

@@ -17,6 +17,7 @@ from dgkit.generation import defaults
 from dgkit.generation.defaults import engine_note, require_engine, with_batch, with_engine, with_preset, with_workers
 from dgkit.generation.generate_config import GenerateConfig
 from dgkit.optional import install_command
+from dgkit.progress import ignore
 from tests.models import make_micro_model
 from tests.scenes import snapshot
 
@@ -133,14 +134,18 @@ def test_workers_are_measured_for_long_runs_on_many_cores_only(
         class device:  # noqa: N801
             type = "cpu"
 
+        def build_engines(self, progress: object) -> None:
+            built.append(True)
+
+    built: list[bool] = []
     monkeypatch.setattr("dgkit.generation.worker_setup.best_worker_count", lambda *given: 4)
 
     def workers(count: int) -> object:
-        return with_workers(GenerateConfig(count=count), OnCpu(), None).workers  # type: ignore[arg-type]
+        return with_workers(GenerateConfig(count=count), OnCpu(), ignore, None).workers  # type: ignore[arg-type]
 
     assert workers(10_000) == 0
     machine(cores=16)
-    assert (workers(16), workers(10_000)) == (0, 4)
+    assert (workers(16), workers(10_000)) == (0, 4) and len(built) == 1
     OnCpu.device.type = "cuda"
     assert workers(1) == 4
 
