@@ -20,7 +20,7 @@ import time
 from collections.abc import Iterator
 from io import BufferedReader
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 from dgkit.errors import OutputError, UsageError
 
@@ -222,24 +222,43 @@ def open_regular(path: Path | str, limit: int | None = None) -> BufferedReader:
 
     Opening a pipe would wait for a writer, and reading a device need not end.
     """
+    descriptor = _open_regular(path, os.O_RDONLY)
     try:
-        descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0))
-    except ValueError as error:  # a NUL in the name
-        raise OSError(errno.EINVAL, str(error), str(path)) from error
-    try:
-        status = os.fstat(descriptor)
-        if stat.S_ISDIR(status.st_mode):
-            raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(path))
-        if not stat.S_ISREG(status.st_mode):
-            raise OSError(errno.EINVAL, "it is a pipe, a socket or a device, not a file", str(path))
-        if limit is not None and status.st_size > limit:
-            raise OSError(
-                errno.EFBIG, f"it has {status.st_size / 2**20:,.0f} MiB; the limit is {limit >> 20} MiB", str(path)
-            )
+        size = os.fstat(descriptor).st_size
+        if limit is not None and size > limit:
+            raise OSError(errno.EFBIG, f"it has {size / 2**20:,.0f} MiB; the limit is {limit >> 20} MiB", str(path))
         return os.fdopen(descriptor, "rb")
     except BaseException:
         os.close(descriptor)
         raise
+
+
+def open_append(path: Path | str) -> BinaryIO:
+    """Open a file for writing at its end, or create it. Raises OSError, also for pipes and devices."""
+    return os.fdopen(_open_regular(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND), "ab")
+
+
+def _open_regular(path: Path | str, flags: int) -> int:
+    """Return a descriptor of a regular file. Opening a pipe without O_NONBLOCK would wait for its other end."""
+    try:
+        descriptor = os.open(path, flags | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0), 0o666)
+    except ValueError as error:  # a NUL in the name
+        raise OSError(errno.EINVAL, str(error), str(path)) from error
+    except OSError as error:
+        if error.errno == errno.ENXIO:  # a pipe that nobody reads, a socket
+            raise _irregular(path) from error
+        raise
+    mode = os.fstat(descriptor).st_mode
+    if stat.S_ISREG(mode):
+        return descriptor
+    os.close(descriptor)
+    if stat.S_ISDIR(mode):
+        raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(path))
+    raise _irregular(path)
+
+
+def _irregular(path: Path | str) -> OSError:
+    return OSError(errno.EINVAL, "it is a pipe, a socket or a device, not a file", str(path))
 
 
 def read_file(path: Path | str, limit: int = LONGEST_RECORD) -> bytes:

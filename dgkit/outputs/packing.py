@@ -23,6 +23,7 @@ from dgkit.files import (
     digest_file,
     json_bytes,
     local_path,
+    open_append,
     output_error,
     parse_json,
     read_file,
@@ -268,7 +269,7 @@ def _append_sums(sums: Path, made: FileDigests) -> None:
     data = "".join(f"{digest}  {name}\n" for name, digest in made.items()).encode()
     try:
         torn = sums.is_file() and sums.stat().st_size > 0 and not read_file(sums, MAX_BYTES).endswith(b"\n")
-        with sums.open("ab") as stream:
+        with open_append(sums) as stream:
             stream.write(b"\n" * torn + data)
             stream.flush()
             os.fsync(stream.fileno())

@@ -141,6 +141,14 @@ def test_missing_and_damaged_files_are_written_again(
     assert snapshot(dest) == whole
 
 
+def test_a_pipe_in_the_place_of_the_checksums_is_an_error(generated: Path, tmp_path: Path) -> None:
+    pack(generated, tmp_path / "dest", "webdataset", shard_bytes=SHARD)
+    (tmp_path / "dest" / SUMS).unlink()
+    os.mkfifo(tmp_path / "dest" / SUMS)
+    with pytest.raises(OutputError, match=f"cannot write .*{SUMS}: it is a pipe"):
+        pack(generated, tmp_path / "dest", "webdataset", shard_bytes=SHARD)
+
+
 @pytest.mark.parametrize("operation", range(0, 12, 2))
 def test_packing_resumes_after_an_error_at_any_rename(
     generated: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, operation: int

@@ -28,7 +28,7 @@ from torch import Tensor, nn
 
 from dgkit.data.manifest import MAX_BYTES
 from dgkit.errors import InputError, UsageError
-from dgkit.files import output_error, parse_json, read_file
+from dgkit.files import open_append, output_error, parse_json, read_file
 from dgkit.locks import locked
 from dgkit.progress import Advance
 from dgkit.training.data.feed import CacheableFeed, Feed, Moments, WholeImage, cacheable
@@ -197,9 +197,10 @@ class _Writer:
         header = {"version": VERSION, "digest": digest, "factor": factor}
         found, self.rows, kept = _read_index(folder / "index.jsonl")
         self.end = max((offset + math.prod(shape) for shape, offset, _ in self.rows.values()), default=0)
-        self.files = ExitStack()
-        self.index = self.files.enter_context((folder / "index.jsonl").open("ab"))
-        self.moments = self.files.enter_context((folder / "moments.f16").open("ab"))
+        with ExitStack() as files:
+            self.index = files.enter_context(open_append(folder / "index.jsonl"))
+            self.moments = files.enter_context(open_append(folder / "moments.f16"))
+            self.files = files.pop_all()
         if found != header or (folder / "moments.f16").stat().st_size < _BYTES * self.end:
             self.rows, self.end, kept = {}, 0, 0
         self.index.truncate(kept)

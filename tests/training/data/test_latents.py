@@ -1,6 +1,7 @@
 """Cached latents equal the encoder's, survive a killed writer, and are never used for other data."""
 
 import json
+import os
 import pickle
 import threading
 from pathlib import Path
@@ -286,3 +287,14 @@ def test_an_index_of_wrong_shapes_is_an_error(
     (cache / "index.jsonl").write_text("\n".join([header, *map(json.dumps, rows)]) + "\n")
     with pytest.raises(InputError, match="are damaged"):
         with_cached_latents(images, vae, tmp_path / "cache").draw(np.random.default_rng(0))
+
+
+@pytest.mark.parametrize("name", ["index.jsonl", "moments.f16"])
+def test_a_pipe_in_the_place_of_a_file_is_an_error(
+    images: ImageFeed, vae: AutoencoderKL, tmp_path: Path, name: str
+) -> None:
+    _, cache = _cached(images, vae, tmp_path / "cache")
+    (cache / name).unlink()
+    os.mkfifo(cache / name)
+    with pytest.raises(OutputError, match=r"cannot write .*it is a pipe"):
+        with_cached_latents(images, vae, tmp_path / "cache")
