@@ -132,6 +132,14 @@ def _merged(low: dict[str, Any], high: Mapping[str, Any]) -> dict[str, Any]:
     return merged
 
 
+_BOUNDS = {"ge": "of at least", "gt": "above", "le": "of at most", "lt": "below"}
+_KINDS = {
+    "bool_parsing": "true or false", "bool_type": "true or false", "int_parsing": "a whole number",
+    "int_type": "a whole number", "int_from_float": "a whole number", "float_parsing": "a number",
+    "float_type": "a number", "finite_number": "a finite number",
+}  # fmt: skip
+
+
 def _usage_error(cls: type[BaseModel], error: ValidationError) -> UsageError:
     problems = error.errors(include_url=False)
     first = problems[0]
@@ -147,9 +155,21 @@ def _usage_error(cls: type[BaseModel], error: ValidationError) -> UsageError:
         return UsageError(f"{name} is required{more}", f"add --set {name}=VALUE or its flag")
     reason = one_line(first["msg"], 500).removeprefix("Value error, ").removeprefix("Assertion failed, ")
     reason = reason[:1].lower() + reason[1:]
-    return UsageError(
-        f"{name}={shown(first['input'])} is not allowed: {reason}{more}", f"choose another value for {name}"
-    )
+    return UsageError(f"{name}={shown(first['input'])} is not allowed: {reason}{more}", _advice(cls, location, first))
+
+
+def _advice(cls: type[BaseModel], location: tuple[Any, ...], problem: Mapping[str, Any]) -> str:
+    """Return the values that are allowed instead: those that the type lists, its limits, or what the field is."""
+    name, limits = location[-1] if location else cls.__name__, problem.get("ctx", {})
+    if "expected" in limits:
+        return f"use {limits['expected']}"
+    bounds = [f"{text} {limits[key]}" for key, text in _BOUNDS.items() if key in limits]
+    if bounds:
+        return f"use a value {' and '.join(bounds)}"
+    field = cls.model_fields.get(str(location[0])) if len(location) == 1 else None
+    if field is not None and field.description:
+        return f"{name}: {field.description}"
+    return f"use {_KINDS.get(problem['type'], f'a value that {name} allows')}"
 
 
 def _fields_at(cls: type[BaseModel], location: tuple[Any, ...]) -> list[str]:

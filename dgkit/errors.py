@@ -45,6 +45,9 @@ class LabelError(InputError):
 class ModelError(InputError):
     """A model folder or its weights cannot be used."""
 
+    def __init__(self, message: str, hint: str = "copy or download the model again, or use another --model") -> None:
+        super().__init__(message, hint)
+
 
 class OutputError(DgkitError):
     """The output folder cannot be used."""

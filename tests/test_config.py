@@ -13,6 +13,7 @@ from pydantic import Field, ValidationError, model_validator
 import dgkit
 from dgkit.config import Config, dump_config, load_config
 from dgkit.errors import InputError, UsageError
+from dgkit.generation.generate_config import GenerateConfig
 
 
 class Noise(Config):
@@ -102,9 +103,9 @@ def test_frozen() -> None:
     [
         ("cuont=1", "unknown key 'cuont', allowed: count, folder, name, noise, size", "did you mean count?"),
         ("noise.scael=1", "unknown key 'noise.scael', allowed: kind, scale", "did you mean scale?"),
-        ("count=0", "count=0 is not allowed: input should be greater than or equal to 1", "another value for count"),
-        ("count=many", "count='many' is not allowed", "another value for count"),
-        ("noise.kind=pink", "noise.kind='pink' is not allowed: input should be 'normal' or 'uniform'", "noise.kind"),
+        ("count=0", "count=0 is not allowed: input should be greater than or equal to 1", "use a value of at least 1"),
+        ("count=many", "count='many' is not allowed", "count"),
+        ("noise.kind=pink", "noise.kind='pink' is not allowed: input should be 'normal' or 'uniform'", "use 'normal' or 'uniform'"),
         ("count=500", "count times height must not exceed 1000", ""),
         ("count", "--set 'count' is not an assignment", "--set key=value"),
         ("=3", "--set '=3' is not an assignment", "--set key=value"),
@@ -197,3 +198,19 @@ def test_limits_hold_in_stages_with_their_own_defaults(text: str) -> None:
 
     with pytest.raises(UsageError, match="is not allowed: input should be"):
         load_config(CityRecipe, None, [text])
+
+
+@pytest.mark.parametrize(
+    ("values", "hint"),
+    [
+        ({"dtype": "fp8"}, "use 'auto', 'fp32', 'bf16', 'fp16' or 'int8'"),
+        ({"count": 0}, "use a value of at least 1"),
+        ({"min_share": 1.0}, "use a value below 1.0"),
+        ({"count": "many"}, "count: Total number of images in OUT"),
+        ({"rare": "maybe"}, "rare: Rare class sampling of crops; off: uniform"),
+    ],
+)
+def test_the_hint_names_what_is_allowed(values: dict[str, object], hint: str) -> None:
+    with pytest.raises(UsageError) as caught:
+        load_config(GenerateConfig, **values)
+    assert caught.value.hint == hint

@@ -26,18 +26,21 @@ _PLAIN = ("torch", "fp32")
 def check(config: BenchConfig) -> None:
     """Raise UsageError for an unknown subject, engine, dtype or preset, and for options that cannot be combined."""
     from dgkit.diffusion.presets import find_preset
+    from dgkit.diffusion.random_model import RANDOM, RandomModel
     from dgkit.engines.runner import known_dtype, runner_class
 
     unknown = [subject for subject in config.subjects if subject not in SUBJECTS]
     if unknown:
-        raise UsageError(f"unknown subject {unknown[0]!r}; known: {', '.join(SUBJECTS)}")
+        raise UsageError(f"unknown subject {unknown[0]!r}; known: {', '.join(SUBJECTS)}", "dgkit bench denoiser")
     if min(config.batches) < 1:
-        raise UsageError(f"--batches {min(config.batches)}; allowed are 1 and more")
+        raise UsageError(f"--batches {min(config.batches)}; allowed: 1 or more", "for example --batches 1,8")
     if EVAL in config.subjects and (config.segmenter is None or config.on is None):
         raise UsageError("eval needs a segmenter and a data set", "add --segmenter FILE --on NAME=DIR")
     if EVAL in config.subjects and config.rebuild != "auto":
         raise UsageError(f"eval always builds missing engines; --rebuild {config.rebuild} is not supported",
                          "leave out --rebuild")  # fmt: skip
+    if config.model is not None and config.model.startswith(RANDOM):
+        RandomModel(config.model.removeprefix(RANDOM))  # an unknown name fails before the first measurement
     for engine in config.engines:
         runner_class(engine)
     for dtype in config.dtypes:

@@ -10,6 +10,7 @@ import typer
 
 from dgkit.cli.common import console, print_json, print_table, size_text
 from dgkit.cli.options import Json
+from dgkit.texts import count_of
 
 if TYPE_CHECKING:
     from dgkit.engines.inventory import StoredEngine
@@ -33,7 +34,9 @@ def list_engines(as_json: Json = False) -> None:
         print_json({"folder": str(store.root), "bytes": sum(entry.size for entry in found), "engines": rows})
     elif found:
         _print_table(found)
-        typer.echo(f"{_count(found)}, {size_text(sum(entry.size for entry in found))}, in {store.root}")
+        typer.echo(
+            f"{count_of(len(found), 'engine')}, {size_text(sum(entry.size for entry in found))}, in {store.root}"
+        )
     else:
         typer.echo(f"no engines in {store.root}")
 
@@ -88,7 +91,8 @@ def prune(
         return
     for entry in removed:
         typer.echo(f"{entry.name} ({entry.state}, {size_text(entry.size)}, used {_age(entry.used)} ago)")
-    console().print(f"{'would remove' if dry_run else 'removed'} {_count(removed)}, {size_text(freed)}")
+    done = "would remove" if dry_run else "removed"
+    console().print(f"{done} {count_of(len(removed), 'engine')}, {size_text(freed)}")
 
 
 def _as_dict(entry: StoredEngine) -> dict[str, Any]:
@@ -148,10 +152,6 @@ def _shapes(shapes: dict[str, int | str]) -> str:
     from dgkit.engines.spec import FIXED_SYMBOLS
 
     return ", ".join(f"{symbol} {size}" for symbol, size in shapes.items() if symbol not in FIXED_SYMBOLS)
-
-
-def _count(found: list[StoredEngine]) -> str:
-    return "1 engine" if len(found) == 1 else f"{len(found)} engines"
 
 
 def _age(since: float) -> str:

@@ -10,6 +10,7 @@ from typer.core import TyperGroup
 
 from dgkit.cli.common import chosen_model, inform, interruptible, print_json, print_table, progress_bars, say, size_text
 from dgkit.cli.options import ControlNet, Json, MmsegConfig, Networks, Random, Rebuild, option
+from dgkit.texts import count_of
 
 EXAMPLE = 128  # side in pixels of the example picture that a segmenter with free sizes is traced with
 
@@ -164,4 +165,4 @@ def _print_table(rows: list[dict[str, Any]], out: Path) -> None:
         errors = "\n".join(f"{value:.1e}" for value in row["error"].values())
         table.add_row(row["network"], tensors(row["inputs"]), tensors(row["outputs"]), size_text(row["bytes"]), errors)
     print_table(table)
-    say(f"{len(rows)} {'network' if len(rows) == 1 else 'networks'} in {out}")
+    say(f"{count_of(len(rows), 'network')} in {out}")

@@ -7,6 +7,7 @@ from typing import Any
 
 from dgkit.cli.common import interruptible, print_json, print_table, progress_bars, say, warn_of_weak_segmenter
 from dgkit.cli.options import Json, Scenes, options_of
+from dgkit.texts import count_of
 
 MOST = 0.8  # share of the labelled pixels or scenes that a useful filter does not drop
 STAGES = {
@@ -60,4 +61,4 @@ def _print(out: Path, found: dict[str, Any]) -> None:
         figures = f"mean {agreement['mean']:.1%}, median {agreement['median']:.1%}, least {agreement['least']:.1%}"
         say(f"agreement of the scenes: {figures}")
     share = f"{found['ignored_share']:.1%} of the labelled pixels ignored"
-    say(f"{share}, {len(found['left_out'])} scenes dropped: {out / 'labels_filtered'}")
+    say(f"{share}, {count_of(len(found['left_out']), 'scene')} dropped: {out / 'labels_filtered'}")

@@ -10,6 +10,7 @@ import typer
 from dgkit.cli.common import inform, interruptible, print_json, progress_bars, say, warn_of_weak_segmenter
 from dgkit.cli.options import Json, option, options_of, recipe_file, settings
 from dgkit.cli.pack import pack_with_bars
+from dgkit.texts import count_of
 
 if TYPE_CHECKING:
     from dgkit.generation.result import GenerateResult
@@ -45,7 +46,14 @@ def generate(
 
     config = load_config(GenerateConfig, recipe, sets or (), **flags)
     if format is not None:
+        from dgkit.errors import UsageError
         from dgkit.outputs.packing import check_format
+
+        if format == "folder":
+            raise UsageError(
+                f"--format folder: {out} holds images, labels and metadata.jsonl anyway",
+                f"omit --format, or make a copy with dgkit pack {out} DEST --format folder",
+            )
 
         check_format(format)  # before the images are made
     from dgkit.generation.run import generate as run
@@ -58,7 +66,7 @@ def generate(
         print_json(result.to_json())
     else:
         _report(result)
-    if format not in (None, "folder"):
+    if format is not None:
         pack_with_bars(out, out / format, format)
 
 
@@ -73,7 +81,7 @@ def _describe(result: GenerateResult, progress: Progress) -> None:
 def _report(result: GenerateResult) -> None:
     names = {"none": "without style"}
     styles = ", ".join(f"{count} {names.get(style, style)}" for style, count in result.styles.items())
-    say(f"{len(result.records)} labelled scenes in {result.out} ({styles})")
+    say(f"{count_of(len(result.records), 'labelled scene')} in {result.out} ({styles})")
     if result.written:
         seconds = result.seconds - result.build_seconds
         made = f"{result.written} made in {seconds:.0f} s, {result.images_per_hour:,.0f} images/hour"

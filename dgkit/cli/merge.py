@@ -9,6 +9,7 @@ import typer
 
 from dgkit.cli.common import interruptible, print_json, progress_bars, say
 from dgkit.cli.options import Json
+from dgkit.texts import count_of
 
 STAGES = {"verify": ("Verifying", "images"), "merge": ("Merging", "images"), "card": ("Counting classes", "labels"),
           "measure": ("Measuring", "scenes"), "filter": ("Filtering", "labels")}  # fmt: skip
@@ -36,4 +37,4 @@ def merge(
     if as_json:
         print_json(result.to_json())
     else:
-        say(f"{len(result.records)} labelled scenes from {len(parts)} parts in {out}")
+        say(f"{count_of(len(result.records), 'labelled scene')} from {count_of(len(parts), 'part')} in {out}")

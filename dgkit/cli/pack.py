@@ -9,6 +9,7 @@ import typer
 
 from dgkit.cli.common import interruptible, print_json, progress_bars, say, size_text
 from dgkit.cli.options import Generated, Json, option
+from dgkit.texts import count_of
 
 if TYPE_CHECKING:
     from dgkit.outputs.packing import PackResult
@@ -53,6 +54,6 @@ def pack_with_bars(
     size = SHARD_BYTES if shard_bytes is None else shard_bytes
     with interruptible(f"run the same command again to resume {dest}"), progress_bars(STAGES) as progress:
         result = run(out, dest, format, shard_bytes=size, partial=partial, filtered=filtered, progress=progress)
-    files = f"{len(result.files)} files" if len(result.files) != 1 else "1 file"
-    say(f"{result.images} scenes in {files} of {dest}, {size_text(result.bytes)}; checksums: {dest / 'SHA256SUMS'}")
+    scenes, files = count_of(result.images, "scene"), count_of(len(result.files), "file")
+    say(f"{scenes} in {files} of {dest}, {size_text(result.bytes)}; checksums: {dest / 'SHA256SUMS'}")
     return result

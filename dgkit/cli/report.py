@@ -7,6 +7,7 @@ from typing import Annotated
 
 from dgkit.cli.common import print_json, progress_bars, say
 from dgkit.cli.options import Generated, Json, option
+from dgkit.texts import count_of
 
 STAGES = {"count": ("Counting classes", "labels"), "embed": ("Embedding", "scenes")}
 
@@ -29,4 +30,4 @@ def report(
     if as_json:
         print_json(result.to_json())
     else:
-        say(f"{result.shown} of {result.scenes} scenes: {result.page}")
+        say(f"{result.shown} of {count_of(result.scenes, 'scene')}: {result.page}")

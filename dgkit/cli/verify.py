@@ -9,6 +9,7 @@ import typer
 from dgkit.cli.common import inform, interruptible, print_json, progress_bars, say
 from dgkit.cli.generate import STAGES as GENERATE_STAGES
 from dgkit.cli.options import Generated, Json
+from dgkit.texts import count_of
 
 if TYPE_CHECKING:
     from dgkit.generation.verification import VerifyResult
@@ -50,8 +51,8 @@ def _report(result: VerifyResult, repair: bool) -> None:
         say(f"{count} {KINDS[kind]}")
     if repair and result.repaired:
         changed = f", {result.changed} of them with different bytes than before" if result.changed else ""
-        say(f"{result.repaired} problems repaired, {result.redrawn} images remade{changed}")
+        say(f"{count_of(result.repaired, 'problem')} repaired, {count_of(result.redrawn, 'image')} remade{changed}")
     if not result.problems:
-        say(f"{result.images} images and their labels are in order")
+        say(f"{count_of(result.images, 'image')}: files, labels and manifest are in order")
     elif not repair:
         say(f"to fix: dgkit verify {result.out} --repair")

@@ -9,6 +9,7 @@ import typer
 
 from dgkit.cli.common import interruptible, print_json, progress_bars, say
 from dgkit.cli.options import Json, option
+from dgkit.texts import count_of
 
 _ROLES = "source (GTA5 layout), prior (captions), or cityscapes, bdd, mapillary, acdc, darkzurich (targets)"
 
@@ -46,4 +47,4 @@ def world(
              "width": width}
         )  # fmt: skip
     else:
-        say(f"{count} scenes of role {role} in {out}")
+        say(f"{count_of(count, 'scene')} of role {role} in {out}")

@@ -132,10 +132,7 @@ def open_generated(path: Path | str, *, partial: bool = False, filtered: bool = 
     """
     path = local_path(path)
     if not (path / MANIFEST).is_file() or not (path / SETTINGS).is_file():
-        raise InputError(
-            f"{path} is not a folder of dgkit generate: it needs {MANIFEST} and {SETTINGS}",
-            f"dgkit generate {path} makes one",
-        )
+        raise not_generated(path)
     settings = read_recipe(path / SETTINGS)
     lines = [with_slashes(line) for line in manifest.read(path / MANIFEST)]
     again = f"dgkit generate {path} --recipe {path / SETTINGS}"
@@ -152,6 +149,12 @@ def open_generated(path: Path | str, *, partial: bool = False, filtered: bool = 
         raise InputError(f"{path} holds {len(records)} of {settings.get('count')} scenes", f"{again} makes the rest")
     folder = GeneratedFolder(path, settings, tuple(records))
     return _with_filtered_labels(folder) if filtered else folder
+
+
+def not_generated(path: Path) -> InputError:
+    """Return the error for a folder that ``dgkit generate`` did not write, or that does not exist."""
+    reason = f"it needs {MANIFEST} and {SETTINGS}" if path.is_dir() else "there is no such folder"
+    return InputError(f"{path} is not a folder of dgkit generate: {reason}", f"dgkit generate {path} makes one")
 
 
 def _with_filtered_labels(folder: GeneratedFolder) -> GeneratedFolder:
@@ -193,7 +196,7 @@ def list_scenes(folder: Path | str, *, filtered: bool = False, refuse_unlabelled
     """
     folder = local_path(folder).expanduser()
     if not folder.is_dir():
-        raise InputError(f"{folder}: no such folder", "give a folder that dgkit generate wrote")
+        raise not_generated(folder)
     if filtered:
         lines, path = _read_filtered(folder), folder / FILTERED / MANIFEST
         if not lines:
@@ -268,7 +271,7 @@ def _scene(folder: Path, line: Line, where: str) -> SceneFiles:
         image, label = find_named(folder, line["image"]), find_named(folder, line["label"])
         crop = tuple(line["crop"]) if line.get("crop") else None
     except (KeyError, TypeError) as error:
-        raise InputError(f"{where}: no usable path under {error}", "give a folder that dgkit generate wrote") from error
+        raise InputError(f"{where}: no usable path under {error}", "pass a folder that dgkit generate wrote") from error
     return SceneFiles(
         id=str(line.get("id", image.stem)),
         image=image,

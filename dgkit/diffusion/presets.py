@@ -15,6 +15,9 @@ BRIDGES = ("image", "latent")
 FUSE_NOISES = ("fresh", "fixed")
 
 
+EXAMPLE = "for example --preset exact:steps=12,solver=dpm++2m"
+
+
 @dataclass(frozen=True)
 class Preset:
     """Sampler settings. Those from ``second_start`` on save evaluations; measured in docs/results/presets.md."""
@@ -75,7 +78,7 @@ class Preset:
         )
         for fine, message in checks:
             if not fine:
-                raise UsageError(f"preset {self.name!r}: {message}")
+                raise UsageError(f"preset {self.name!r}: {message}", EXAMPLE)
 
     def guidance(self, model_scale: float | None = None) -> float:
         """Return the guidance scale to sample with: the preset's, else ``model_scale``, else DGInStyle's 7.5."""
@@ -121,7 +124,8 @@ def _changes(name: str, text: str) -> dict[str, Any]:
     for part in text.split(","):
         key, equals, value = (word.strip() for word in part.partition("="))
         if not equals or key not in fields:
-            raise UsageError(f"preset {shown(name)}: unknown setting {shown(part.strip())}; known: {', '.join(fields)}")
+            unknown = f"unknown setting {shown(part.strip())}; known: {', '.join(fields)}"
+            raise UsageError(f"preset {shown(name)}: {unknown}", EXAMPLE)
         found[key] = _value(name, key, value)
     return found
 
@@ -136,5 +140,5 @@ def _value(name: str, key: str, text: str) -> Any:
     if isinstance(default, float) and type(value) is int:
         value = float(value)
     if type(value) is not type(default):
-        raise UsageError(f"preset {shown(name)}: {key} is {shown(text)}; expected {type(default).__name__}")
+        raise UsageError(f"preset {shown(name)}: {key} is {shown(text)}; expected {type(default).__name__}", EXAMPLE)
     return value

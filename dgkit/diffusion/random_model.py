@@ -136,7 +136,7 @@ class RandomModel:
 
     def __init__(self, name: str, seed: int = 0) -> None:
         if name not in _CONFIGS:
-            raise UsageError(f"unknown random model {shown(name)}; known: {', '.join(MODELS)}")
+            raise UsageError(f"unknown random model {shown(name)}; known: {', '.join(MODELS)}", "use random:tiny")
         self.name, self.seed = name, seed
         self.configs = _configs(name)
         self._made: dict[str, nn.Module] = {}

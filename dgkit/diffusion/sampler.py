@@ -74,7 +74,7 @@ def sample(
     an unknown preset, a batch below 1 or a label of another type; LabelError for a label with unknown ids.
     """
     if batch < 1:
-        raise UsageError(f"batch {batch}; allowed: 1 or more")
+        raise UsageError(f"batch {batch}; allowed: 1 or more", "use for example batch=8")
     for request in requests:
         _check(pipeline, request)
     samples = _SampleCount(progress)

@@ -166,12 +166,12 @@ def make_schedule(config: Mapping[str, Any], steps: int, solver: str = "ddim") -
 
 def _check(config: Mapping[str, Any], steps: int, solver: str) -> tuple[str, str]:
     if solver not in SOLVERS:
-        raise UsageError(f"unknown solver {solver!r}; known: {', '.join(SOLVERS)}")
+        raise UsageError(f"unknown solver {solver!r}; known: {', '.join(SOLVERS)}", f"use solver={SOLVERS[0]}")
     prediction = config.get("prediction_type", "epsilon")
     spacing = config.get("timestep_spacing", DEFAULT_SPACING[solver])
     total = _timesteps(config)
     if not 1 <= steps < total:
-        raise UsageError(f"{steps} steps; allowed: 1 to {total - 1}")
+        raise UsageError(f"{steps} steps; allowed: 1 to {total - 1}", "use for example --set steps=20")
     for value, known, key in ((prediction, PREDICTIONS, "prediction_type"), (spacing, SPACINGS, "timestep_spacing")):
         if value not in known:
             raise ModelError(f"scheduler_config.json: {key} {shown(value)}; supported: {', '.join(known)}")

@@ -98,7 +98,7 @@ def make_windows(height: int, width: int, tile: int, stride: int, smooth: bool =
     Raises UsageError for a stride out of range.
     """
     if not 1 <= stride <= tile:
-        raise UsageError(f"stride {stride}; allowed: 1 to the tile of {tile} latent cells")
+        raise UsageError(f"stride {stride}; allowed: 1 to the tile of {tile} latent cells", f"use {tile // 2}")
     tile_height, tile_width = min(tile, height), min(tile, width)
     rows, columns = starts(height, tile_height, stride), starts(width, tile_width, stride)
     return Windows(height, width, tile_height, tile_width, tuple((y, x) for y in rows for x in columns), smooth)

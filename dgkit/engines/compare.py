@@ -81,7 +81,7 @@ class Comparison:
 
     def __post_init__(self) -> None:
         if self.batch < 1:
-            raise UsageError(f"batch {self.batch}; allowed: 1 or more")
+            raise UsageError(f"batch {self.batch}; allowed: 1 or more", "use for example --batch 2")
 
     def inputs(self, network: Network) -> dict[str, Tensor]:
         """Return random inputs by name, of the model's own sizes."""

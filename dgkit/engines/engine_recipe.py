@@ -9,7 +9,7 @@ from pydantic import Field, field_validator
 
 from dgkit.config import Config
 from dgkit.diagnosis import install_line
-from dgkit.engines.runner import QUANTISED, RUNNERS, BuildOptions, Network, Runner, runner_class
+from dgkit.engines.runner import DOCTOR, QUANTISED, RUNNERS, BuildOptions, Network, Runner, runner_class
 from dgkit.engines.spec import NETWORKS, network_spec
 from dgkit.engines.store import Policy
 from dgkit.errors import UsageError
@@ -118,7 +118,7 @@ def network_dtype(name: str, engine: str, dtype: str) -> str:
 def known_engine(engine: str) -> str:
     """Return ``engine`` if it is known, without importing it; raise UsageError otherwise."""
     if engine not in RUNNERS:
-        raise UsageError(f"unknown engine {engine!r}; known: {', '.join(RUNNERS)}")
+        raise UsageError(f"unknown engine {engine!r}; known: {', '.join(RUNNERS)}", DOCTOR)
     return engine
 
 

@@ -36,6 +36,7 @@ RUNNERS = {
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 QUANTISED = ("int8",)  # used inside an engine only; its inputs and outputs are fp32
 
+DOCTOR = "dgkit doctor lists those that work on this machine"
 SMALL_IMAGE_HINT = "images smaller than the model's own size need --engine torch"
 
 
@@ -266,14 +267,14 @@ class Runner(ABC):
 def known_dtype(name: str) -> str:
     """Return ``name`` if an engine supports it as a number format; raise UsageError otherwise."""
     if name not in (*DTYPES, *QUANTISED):
-        raise UsageError(f"unknown dtype {name!r}; known: {', '.join((*DTYPES, *QUANTISED))}")
+        raise UsageError(f"unknown dtype {name!r}; known: {', '.join((*DTYPES, *QUANTISED))}", "use --dtype fp32")
     return name
 
 
 def find_dtype(name: str) -> torch.dtype:
     """Return the torch dtype of ``fp32``, ``bf16`` or ``fp16``. Raises UsageError for another name."""
     if name not in DTYPES:
-        raise UsageError(f"unknown dtype {name!r}; known: {', '.join(DTYPES)}")
+        raise UsageError(f"unknown dtype {name!r}; known: {', '.join(DTYPES)}", "use --dtype fp32")
     return DTYPES[name]
 
 
@@ -283,7 +284,7 @@ def find_device(name: str) -> torch.device:
     count = torch.cuda.device_count() if kind == "cuda" else 1
     if kind not in ("cpu", "cuda") or (number and (not number.isdigit() or int(number) >= max(count, 1))):
         known = ["cpu", *(f"cuda:{i}" for i in range(torch.cuda.device_count()))]
-        raise UsageError(f"unknown device {name!r}; this machine has {', '.join(known)}")
+        raise UsageError(f"unknown device {name!r}; this machine has {', '.join(known)}", f"use --device {known[-1]}")
     if count == 0:
         raise UsageError(f"device {name!r} is not available: torch sees no CUDA device", "use --device cpu")
     return torch.device(name)
@@ -292,6 +293,6 @@ def find_device(name: str) -> torch.device:
 def runner_class(engine: str) -> Any:
     """Return the runner class of ``engine``, imported on first use. Raises UsageError for an unknown engine."""
     if engine not in RUNNERS:
-        raise UsageError(f"unknown engine {engine!r}; known: {', '.join(RUNNERS)}")
+        raise UsageError(f"unknown engine {engine!r}; known: {', '.join(RUNNERS)}", DOCTOR)
     module, _, name = RUNNERS[engine].rpartition(".")
     return getattr(importlib.import_module(module), name)

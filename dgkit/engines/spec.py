@@ -72,7 +72,7 @@ FIXED_SYMBOLS = frozenset({"latent_channels", "text_width", "features", "rgb", "
 def network_spec(name: str) -> NetworkSpec:
     """Return the spec called ``name``. Raises UsageError for an unknown network."""
     if name not in NETWORKS:
-        raise UsageError(f"unknown network {name!r}; known: {', '.join(NETWORKS)}")
+        raise UsageError(f"unknown network {name!r}; known: {', '.join(NETWORKS)}", "use --networks all")
     return NETWORKS[name]
 
 

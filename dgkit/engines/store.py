@@ -211,7 +211,7 @@ def check_policy(rebuild: str) -> Policy:
     """Return ``rebuild`` if it is a policy; raise UsageError otherwise."""
     found = next((policy for policy in get_args(Policy) if policy == rebuild), None)
     if found is None:
-        raise UsageError(f"unknown --rebuild {rebuild!r}; known: {', '.join(get_args(Policy))}")
+        raise UsageError(f"unknown --rebuild {rebuild!r}; known: {', '.join(get_args(Policy))}", "use --rebuild auto")
     return found
 
 

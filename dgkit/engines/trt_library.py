@@ -49,7 +49,7 @@ def load_library() -> TrtLibrary:
     """
     wanted = os.environ.get(VARIABLE, "")
     if wanted and wanted not in _MODULES:
-        raise UsageError(f"{VARIABLE} is {wanted!r}; allowed: {', '.join(_MODULES)}")
+        raise UsageError(f"{VARIABLE} is {wanted!r}; allowed: {', '.join(_MODULES)}", f"unset {VARIABLE}")
     for name in (wanted,) if wanted else _MODULES:
         try:
             return _load(name)

@@ -120,7 +120,7 @@ def _generate(
         progress("generate", before, total_images(config))
         if before < total_images(config):
             _generate_missing(folder, plan, pipeline, config, progress, notify)
-        folder.finish(f"{len(folder.records)} labelled scenes", footnote(config, model))
+        folder.finish(count_of(len(folder.records), "labelled scene"), footnote(config, model))
         write_filtered_labels(folder.path, config, progress)
     records = folder.located_records()
     seconds = time.perf_counter() - started

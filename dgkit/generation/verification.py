@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from dgkit.data.generated import MANIFEST, SETTINGS
+from dgkit.data.generated import MANIFEST, SETTINGS, not_generated
 from dgkit.data.listing import is_hidden
 from dgkit.data.manifest import Manifest, read_lines
 from dgkit.data.pictures import picture_size, read_pixels
@@ -157,7 +157,7 @@ def _inspect(path: Path, config: GenerateConfig, progress: Progress) -> tuple[Ve
 def _config(path: Path) -> GenerateConfig:
     config = OutputFolder(path).check() if path.is_dir() else None
     if config is None:
-        raise InputError(f"{path} has no config.yaml of a run", "pass a folder that dgkit generate wrote")
+        raise not_generated(path)
     if config.size is None:
         raise InputError(f"{path / SETTINGS} does not state the size of the images", "restore it from a copy")
     if has_writer(path):

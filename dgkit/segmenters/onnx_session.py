@@ -15,6 +15,7 @@ from dgkit.segmenters.onnx_digest import digest_onnx
 from dgkit.segmenters.onnx_output import OnnxOutput
 from dgkit.segmenters.segmenter_sidecar import sidecar_path
 
+SEGMENTER_HINT = "dgkit train segmenter writes a segmenter.onnx; dgkit export segmenter converts a checkpoint to one"
 MAX_SIDE = 1 << 15  # pixels of a fixed input; also the largest fixed batch
 ONNX_ENGINES = ("ort", "openvino")
 INPUTS = ("float32", "float16", "float64")
@@ -63,7 +64,10 @@ def open_session(path: Path, engine: str, device: str, *, threads: int, tf32: bo
     floats; EngineError for a file that does not open; UsageError for a device that is absent, MissingDependency.
     """
     if not path.is_file():
-        raise InputError(f"{path}: no such file", "dgkit train judge DIR writes DIR/segmenter.onnx")
+        raise InputError(
+            f"{path}: no such file",
+            SEGMENTER_HINT,
+        )
     digest = digest_onnx(path)
     if engine == "openvino":
         session = _open_openvino(path, digest, device, threads)

@@ -9,6 +9,7 @@ from dgkit.progress import Notify
 from dgkit.segmenters.base import ModuleSegmenter, ModuleSource, Segmenter
 from dgkit.segmenters.mmseg import mmseg_source
 from dgkit.segmenters.onnx import OnnxSegmenter
+from dgkit.segmenters.onnx_session import SEGMENTER_HINT
 from dgkit.segmenters.transformers import transformers_source
 
 CHECKPOINTS = (".pth", ".pt")  # file endings of mmsegmentation
@@ -64,5 +65,5 @@ def find_source(path: Path, config: Path | None = None) -> ModuleSource:
     raise UsageError(
         f"{path} is not a segmenter; allowed: an .onnx file, a checkpoint of mmsegmentation (.pth), a transformers "
         "folder with config.json",
-        "dgkit train segmenter and dgkit train judge write a segmenter.onnx",
+        SEGMENTER_HINT,
     )

@@ -91,6 +91,13 @@ def test_ctrl_c_explains_how_to_resume(
     assert "run the same command again to resume" in capsys.readouterr().err
 
 
+def test_the_format_folder_is_refused(usual: Arguments, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    out = tmp_path / "out"
+    assert main(["generate", str(out), *usual, "--format", "folder"]) == 2
+    assert f"hint: omit --format, or make a copy with dgkit pack {out} DEST --format folder" in capsys.readouterr().err
+    assert not out.exists()
+
+
 def test_sigterm_says_how_many_unfinished_images_were_dropped(
     usual: Arguments, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -267,7 +267,7 @@ def test_wrong_settings_and_files_are_refused(out: Path, segmenter: Path, tmp_pa
         filter_folder(out, boundary=1, min_agreement=0.5)
     with pytest.raises(UsageError, match="boundary"):
         filter_folder(out, boundary=9)
-    with pytest.raises(InputError, match="no such folder"):
+    with pytest.raises(InputError, match="there is no such folder"):
         filter_folder(tmp_path / "none", boundary=1)
     with pytest.raises(InputError, match="no such file"):
         filter_folder(out, segmenter=tmp_path / "none.onnx")

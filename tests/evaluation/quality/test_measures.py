@@ -150,7 +150,7 @@ def test_without_features_there_are_no_distances(tmp_path: Path) -> None:
 
 
 def test_refused_folders(tmp_path: Path, judge: QualityJudge) -> None:
-    with pytest.raises(InputError, match="no such folder"):
+    with pytest.raises(InputError, match="there is no such folder"):
         measure_quality(tmp_path / "none", judge)
     (tmp_path / "images").mkdir()
     with pytest.raises(InputError, match="holds no labelled images"):
