@@ -160,7 +160,9 @@ def _usage_error(cls: type[BaseModel], error: ValidationError) -> UsageError:
 
 def _advice(cls: type[BaseModel], location: tuple[Any, ...], problem: Mapping[str, Any]) -> str:
     """Return the values that are allowed instead: those that the type lists, its limits, or what the field is."""
-    name, limits = location[-1] if location else cls.__name__, problem.get("ctx", {})
+    name, limits = location[-1] if location else "", problem.get("ctx", {})
+    if not location:
+        return "change one of the settings that this concerns"
     if "expected" in limits:
         return f"use {limits['expected']}"
     bounds = [f"{text} {limits[key]}" for key, text in _BOUNDS.items() if key in limits]
@@ -169,7 +171,7 @@ def _advice(cls: type[BaseModel], location: tuple[Any, ...], problem: Mapping[st
     field = cls.model_fields.get(str(location[0])) if len(location) == 1 else None
     if field is not None and field.description:
         return f"{name}: {field.description}"
-    return f"use {_KINDS.get(problem['type'], f'a value that {name} allows')}"
+    return f"use {_KINDS.get(problem['type'], f'another value; --help and the documentation describe {name}')}"
 
 
 def _fields_at(cls: type[BaseModel], location: tuple[Any, ...]) -> list[str]:
