@@ -47,6 +47,16 @@ def local_path(value: Path | str) -> Path:
     return Path(value)
 
 
+def user_path(value: Path | str) -> Path:
+    """Return :func:`local_path` with ``~`` and ``~user`` replaced by home folders. Raises UsageError without one."""
+    path = local_path(value)
+    try:
+        return path.expanduser()
+    except RuntimeError as error:
+        home = path.parts[0]
+        raise UsageError(f"{path}: there is no home folder {home}", f"write ./{path} for a folder {home}") from error
+
+
 def refuse_url(value: Path | str) -> None:
     """Raise UsageError if ``value``, or its part after ``=`` as in ``gta=DIR``, is a URL.
 
@@ -265,6 +275,15 @@ def read_file(path: Path | str, limit: int = LONGEST_RECORD) -> bytes:
     """Return the content of a file. Raises OSError as :func:`open_regular`."""
     with open_regular(path, limit) as stream:
         return stream.read()
+
+
+def file_stamp(path: Path | str) -> tuple[int, int]:
+    """Return size and modification time of a file, (0, 0) if there is none: the key of what was read from it."""
+    try:
+        status = Path(path).stat()
+    except OSError:
+        return 0, 0
+    return status.st_size, status.st_mtime_ns
 
 
 def digest_file(path: Path | str) -> str:

@@ -40,12 +40,15 @@ from dgkit.cli.verbosity import QUIET, VERBOSE, begin_command, set_verbosity
 from dgkit.cli.verify import verify
 from dgkit.cli.web_page import web_page
 from dgkit.cli.world import world
-from dgkit.errors import DgkitError
+from dgkit.errors import DgkitError, shown
 from dgkit.files import output_error
 from dgkit.processes import sigterm_raises
 
 # Typer uses click or, in newer versions, its own copy of click; only what Typer exports works with both.
 _WrongCommand: type[BaseException] = next(base for base in typer.BadParameter.__mro__ if base.__name__ == "UsageError")
+
+
+_PATH_ERRORS = (errno.ENAMETOOLONG, errno.ELOOP, errno.EACCES, errno.EPERM)  # mistakes in paths, not defects
 
 
 class _Commands(TyperGroup):
@@ -162,6 +165,9 @@ def _failed_stream(error: OSError | SystemExit, arguments: Sequence[str]) -> int
         failure = output_error(Path(os.fsdecode(error.filename or "standard output")), error)
         print_error(failure.message, failure.hint)
         return failure.exit_code
+    if error.errno in _PATH_ERRORS and error.filename is not None:
+        print_error(f"{shown(os.fsdecode(error.filename))}: {error.strerror}", "check the path and its permissions")
+        return 1
     return report_defect(error, arguments)
 
 

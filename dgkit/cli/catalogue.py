@@ -101,9 +101,12 @@ def _datasets() -> list[Row]:
 
 
 def _encodings() -> list[Row]:
+    from dgkit.data.colour_maps import COLOURS, OWN, colour_encoding
     from dgkit.labels import ENCODINGS
 
-    return [{"name": name, "description": encoding.description} for name, encoding in ENCODINGS.items()]
+    rows = [{"name": name, "description": encoding.description} for name, encoding in ENCODINGS.items()]
+    rows.append({"name": COLOURS, "description": colour_encoding(COLOURS).description})
+    return [*rows, {"name": f"{OWN}FILE", "description": "colours of a CSV or YAML file"}]
 
 
 def _roles() -> list[Row]:

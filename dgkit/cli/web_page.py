@@ -69,10 +69,12 @@ def _open(config: GenerateConfig, maps: Path, temporary: Path, stack: contextlib
     from dgkit.app.picking import open_maps
     from dgkit.app.studio import Studio
     from dgkit.diffusion.loading import load_pipeline, open_model
+    from dgkit.files import user_path
     from dgkit.generation.defaults import for_single_scenes
-    from dgkit.generation.settings import chosen_engines, resolve_paths
+    from dgkit.generation.settings import chosen_engines, chosen_preset, resolve_paths
     from dgkit.progress import within
 
+    chosen_preset(config)  # an unknown preset fails before the model is loaded
     model = open_model(config.model, config.controlnet)
     config = for_single_scenes(config, model.info)
     absolute = resolve_paths(config).model_copy(update={"world": config.world, "engine_recipe": _recipe(config)})
@@ -82,12 +84,14 @@ def _open(config: GenerateConfig, maps: Path, temporary: Path, stack: contextlib
     with progress_bars(STAGES) as progress:
         source = open_maps(config, size, pipeline.defaults.label_height, within(progress, "index"))
     stack.enter_context(pipeline)
-    studio = Studio(absolute, pipeline, maps.expanduser().absolute())
+    studio = Studio(absolute, pipeline, user_path(maps).absolute())
     stack.callback(studio.close)
     return Page(studio, source, GENERATE_FLAGS, temporary)
 
 
 def _recipe(config: GenerateConfig) -> Any:
     """Return the engine recipe as a file, for command lines, and not as its content."""
+    from dgkit.files import user_path
+
     recipe = config.engine_recipe
-    return recipe.expanduser().absolute() if isinstance(recipe, Path) else recipe
+    return user_path(recipe).absolute() if isinstance(recipe, Path) else recipe

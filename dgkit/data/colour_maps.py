@@ -3,7 +3,7 @@
 import csv
 import functools
 import io
-from collections.abc import Mapping
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +11,7 @@ import numpy as np
 
 from dgkit.config import read_recipe
 from dgkit.errors import InputError, LabelError
-from dgkit.files import read_file
+from dgkit.files import file_stamp, read_file
 from dgkit.labels import CLASSES, ENCODINGS, IGNORE, NUM_CLASSES, PALETTE, Encoding
 
 COLOURS = "cityscapes_colours"
@@ -35,14 +35,20 @@ def is_colours(name: str) -> bool:
     return name == COLOURS or name.startswith(OWN)
 
 
-@functools.lru_cache(maxsize=8)
 def colour_encoding(name: str) -> Encoding:
     """Return an encoding by colours, whose ids are train ids once :func:`decode_colours` has read them.
 
     ``"colours@FILE"`` reads the colours from a CSV file with lines ``class,red,green,blue``, or a YAML file with lines
     ``class: [red, green, blue]``, or a list of such values for several colours. A class is a name of Cityscapes, a
-    train id, or ``ignore``. Raises InputError for a file that is not such a table.
+    train id, or ``ignore``. A file that has changed is read again. Raises InputError for a file that is not such a
+    table, or that has one colour for two classes.
     """
+    return _encoding(name, file_stamp(name.removeprefix(OWN)))
+
+
+@functools.lru_cache(maxsize=8)
+def _encoding(name: str, stamp: tuple[int, int]) -> Encoding:
+    """Return an encoding by colours; ``stamp`` is that of its file, of which each version is read once."""
     if name == COLOURS:
         colours: dict[Colour, int] = {(r, g, b): train_id for train_id, (r, g, b) in enumerate(PALETTE.tolist())}
         colours |= dict.fromkeys(_IGNORED, IGNORE)
@@ -60,7 +66,7 @@ def decode_colours(image: np.ndarray, system: Encoding, source: Path) -> np.ndar
     Raises LabelError with the colours that no class has.
     """
     codes = (image[..., 0].astype(np.uint32) << 16) | (image[..., 1].astype(np.uint32) << 8) | image[..., 2]
-    ids: np.ndarray = _lookup(system.name)[codes]
+    ids: np.ndarray = _lookup(tuple((system.colours or {}).items()))[codes]
     unknown, counts = np.unique(codes[ids == _UNKNOWN], return_counts=True)
     if len(unknown):
         most = unknown[np.argsort(-counts, kind="stable")][:_SHOWN]
@@ -75,10 +81,10 @@ def decode_colours(image: np.ndarray, system: Encoding, source: Path) -> np.ndar
 
 
 @functools.lru_cache(maxsize=2)
-def _lookup(name: str) -> np.ndarray:
+def _lookup(colours: tuple[tuple[Colour, int], ...]) -> np.ndarray:
     """Return the train id of each of the 2**24 colours, uint8."""
     table = np.full(1 << 24, _UNKNOWN, np.uint8)
-    for (red, green, blue), train_id in (colour_encoding(name).colours or {}).items():
+    for (red, green, blue), train_id in colours:
         table[red << 16 | green << 8 | blue] = train_id
     return table
 
@@ -93,21 +99,28 @@ def _read_csv(path: Path) -> dict[Colour, int]:
     rows = [line for line in lines if any(cell.strip() for cell in line)]
     if rows and rows[0][0].strip().lower() in ("class", "name"):
         rows = rows[1:]
-    return {_colour(path, cells): _train_id(path, name) for name, *cells in rows}
+    return _table(path, ((name, cells) for name, *cells in rows))
 
 
 def _read_yaml(path: Path) -> dict[Colour, int]:
-    found: dict[Colour, int] = {}
-    content: Mapping[Any, Any] = read_recipe(path)
-    for name, value in content.items():
+    rows: list[tuple[Any, Any]] = []
+    for name, value in read_recipe(path).items():
         several = isinstance(value, list) and all(isinstance(one, list) for one in value)
-        for colour in value if several else [value]:
-            found[_colour(path, colour)] = _train_id(path, name)
+        rows += [(name, colour) for colour in (value if several else [value])]
+    return _table(path, rows)
+
+
+def _table(path: Path, rows: Iterable[tuple[Any, Any]]) -> dict[Colour, int]:
+    found: dict[Colour, int] = {}
+    for name, values in rows:
+        colour, train_id = _colour(path, values), _train_id(path, name)
+        if found.setdefault(colour, train_id) != train_id:
+            raise InputError(f"{path}: the colour {colour} belongs to two classes", "keep one of the two lines")
     return found
 
 
 def _train_id(path: Path, name: Any) -> int:
-    text = str(name).strip().lower()
+    text = str(name).strip().lower().replace("_", " ").replace("-", " ")
     if text in ("ignore", "void", str(IGNORE)):
         return IGNORE
     if text in CLASSES:
@@ -122,7 +135,9 @@ def _train_id(path: Path, name: Any) -> int:
 
 def _colour(path: Path, values: Any) -> Colour:
     try:
-        red, green, blue = (int(value) for value in values)
+        if not isinstance(values, list) or any(isinstance(value, float | bool) for value in values):
+            raise ValueError
+        red, green, blue = map(int, values)
     except (TypeError, ValueError):
         red = green = blue = -1
     if not all(0 <= value <= 255 for value in (red, green, blue)):

@@ -17,7 +17,7 @@ from dgkit.data.listing import PHOTOGRAPHS, find_stems, printable, same_name, sp
 from dgkit.data.patterns import expand, fixed_folder, has_wildcard, partners
 from dgkit.data.pictures import describe_size, picture_size, read_picture
 from dgkit.errors import InputError, LabelError, UsageError
-from dgkit.files import local_path
+from dgkit.files import user_path
 
 T = TypeVar("T")
 
@@ -97,6 +97,10 @@ def open_dataset(name: str, root: Path | str, split: str | None = None) -> Datas
             f"unknown split {split!r}; known splits: {', '.join((*SPLIT_FOLDERS, ALL))}", "use for example --split val"
         )
     if name == PAIRS:
+        if split not in (None, ALL):
+            raise UsageError(
+                f"--split {split} and {PAIRS} cannot be combined: the patterns select the files", "drop --split"
+            )
         return open_pairs(str(root))
     layout = LAYOUTS[name]
     wanted = split or layout.default_split
@@ -120,7 +124,7 @@ def open_dataset(name: str, root: Path | str, split: str | None = None) -> Datas
 
 def splits_in(name: str, root: Path | str) -> list[str]:
     """Return the splits of the data set ``name`` that have label maps below ``root``; none for other folders."""
-    layout, folder = LAYOUTS[ALIASES.get(name, name)], Path(root).expanduser()
+    layout, folder = LAYOUTS[ALIASES.get(name, name)], user_path(root)
 
     def has(split: str) -> bool:
         return any(next(_tree_samples(folder, tree, layout, split), None) is not None for tree in layout.trees)
@@ -209,9 +213,11 @@ def open_pairs(text: str) -> Dataset:
 def label_arrays(arrays: Iterable[np.ndarray], encoding: str | None = None) -> Dataset:
     """Return label maps in memory as a data set: integer arrays [H, W] of ids in ``encoding``, by default train ids.
 
-    Raises LabelError without arrays or for another type or shape, UsageError for an unknown encoding.
+    Raises LabelError without arrays or for another type or shape, UsageError for an unknown encoding or one by colours.
     """
     system = find_encoding(encoding or "train_ids").name
+    if is_colours(system):
+        raise UsageError(f"encoding {system} is for files; arrays hold ids", "convert the colours to ids first")
     samples = tuple(
         ArraySample(f"array-{number:06d}", Path(f"labels[{number}]"), None, system, array=np.asarray(array))
         for number, array in enumerate(arrays)
@@ -308,7 +314,7 @@ def _read_image(read: Callable[[Path], T], path: Path) -> T:
 
 
 def _existing_folder(root: Path | str) -> Path:
-    folder = local_path(root).expanduser()
+    folder = user_path(root)
     if not folder.is_dir():
         what = "this is a file, not a folder" if folder.exists() else "no such folder"
         raise InputError(f"{folder}: {what}", "give the root folder of the label maps")

@@ -21,7 +21,7 @@ from dgkit.data.datasets import Sample, labels_folder, read_pair
 from dgkit.data.listing import PHOTOGRAPHS, find_named, same_name, split_ending, walk
 from dgkit.data.records import line_fault, names_own_files, with_slashes
 from dgkit.errors import InputError
-from dgkit.files import digest_file, local_path
+from dgkit.files import digest_file, local_path, user_path
 from dgkit.prompts import NO_STYLE
 
 MANIFEST, SETTINGS = "manifest.jsonl", "config.yaml"
@@ -194,7 +194,7 @@ def list_scenes(folder: Path | str, *, filtered: bool = False, refuse_unlabelled
 
     Raises InputError if there are no scenes, or for a manifest line without image and label.
     """
-    folder = local_path(folder).expanduser()
+    folder = user_path(folder)
     if not folder.is_dir():
         raise not_generated(folder)
     if filtered:

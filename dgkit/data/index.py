@@ -1,6 +1,5 @@
 """The class index of a data set: pixels of each class in each label map, counted once and cached."""
 
-import functools
 import hashlib
 import io
 import json
@@ -53,7 +52,7 @@ class ClassIndex:
         """SHA-256 of ids, files, encodings and scale: equal if and only if the same crops are sampled."""
         lines = [f"{self.scale!r}"]
         for sample, digest in zip(self.dataset.samples, self.digests, strict=True):
-            lines.append(f"{sample.id} {_table_digest(sample.encoding)} {digest}")
+            lines.append(f"{sample.id} {table_digest(sample.encoding)} {digest}")
         return hashlib.sha256("\n".join(lines).encode()).hexdigest()
 
 
@@ -177,7 +176,7 @@ def _assemble(dataset: Dataset, rows: list[_Row], scale: float) -> ClassIndex:
 
 
 def _key(sample: Sample, scale: float) -> str:
-    table = _table_digest(sample.encoding)
+    table = table_digest(sample.encoding)
     try:
         status = sample.label.stat()
     except OSError:
@@ -185,9 +184,8 @@ def _key(sample: Sample, scale: float) -> str:
     return f"{sample.label} {status.st_size} {status.st_mtime_ns} {table} {scale!r}"
 
 
-@functools.lru_cache(maxsize=64)
-def _table_digest(encoding: str) -> str:
-    """Digest the table, not its name: the table of Mapillary v2.0 comes from a file."""
+def table_digest(encoding: str) -> str:
+    """Return a digest of the table, not of its name: the table of Mapillary v2.0 comes from a file."""
     system = find_encoding(encoding)
     colours = b"" if system.colours is None else repr(sorted(system.colours.items())).encode()
     return hashlib.sha256(system.table.tobytes() + colours).hexdigest()[:16]

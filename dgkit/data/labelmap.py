@@ -18,7 +18,7 @@ from dgkit.data.colour_maps import COLOURS, colour_encoding, decode_colours, is_
 from dgkit.data.pictures import EXIF, ignores_exif, png_orientation
 from dgkit.data.png import SIGNATURE, check_png
 from dgkit.errors import InputError, LabelError, UsageError
-from dgkit.files import atomic_write, open_regular, parse_json, read_file
+from dgkit.files import atomic_write, file_stamp, open_regular, parse_json, read_file
 from dgkit.labels import (
     ENCODINGS,
     FORBIDDEN,
@@ -147,7 +147,7 @@ def find_encoding(name: str) -> Encoding:
         return colour_encoding(name)
     family, at, config = name.partition("@")
     if family == "mapillary_b" and at:
-        return _mapillary_encoding(config)
+        return _mapillary_encoding(config, file_stamp(config))
     raise UsageError(
         f"unknown encoding {name!r}; known encodings: {', '.join((*ENCODINGS, COLOURS))}, and colours@FILE.csv",
         "use one of these",
@@ -162,7 +162,8 @@ def label_size(path: Path | str) -> tuple[int, int]:
 
 
 @functools.lru_cache(maxsize=8)
-def _mapillary_encoding(config: str) -> Encoding:
+def _mapillary_encoding(config: str, stamp: tuple[int, int]) -> Encoding:
+    """Return the encoding of a config; ``stamp`` is that of the file, of which each version is read once."""
     try:
         labels = parse_json(read_file(config))["labels"]
         names = [str(entry.get("readable") or entry["name"]) for entry in labels]

@@ -7,6 +7,7 @@ import os
 import stat
 import unicodedata
 from collections.abc import Iterable, Iterator, Sequence
+from fnmatch import fnmatchcase
 from pathlib import Path, PurePosixPath
 
 from dgkit.errors import InputError
@@ -58,7 +59,10 @@ def walk(folder: Path, seen: set[_Identity] | None = None) -> Iterator[tuple[str
     while real or links:
         path, sub = real.pop() if real else links.pop(0)
         names: list[str] = []
-        for entry in _entries(path, seen):
+        count, entries = len(seen), _entries(path, seen)
+        if len(seen) == count:  # visited before, or gone
+            continue
+        for entry in entries:
             below = entry.name if sub == "." else f"{sub}/{entry.name}"
             kind = _kind(entry)
             if kind == "folder":
@@ -66,6 +70,35 @@ def walk(folder: Path, seen: set[_Identity] | None = None) -> Iterator[tuple[str
             elif kind:
                 names.append(entry.name)
         yield sub, names
+
+
+def find_matches(folder: Path, parts: Sequence[str]) -> Iterator[Path]:
+    """Yield the files below ``folder`` whose path fits ``parts``, patterns of one name each; ``**`` is any folders.
+
+    Files are skipped and links followed as by :func:`walk`, so that a circle of links ends.
+    """
+    head, *rest = parts
+    if head == "**":
+        for sub, names in walk(folder):
+            yield from find_matches(folder / sub, rest) if rest else (folder / sub / name for name in names)
+        return
+    for entry in _entries(folder, set()):
+        if _fits(entry.name, head):
+            kind = _kind(entry)
+            if rest and kind == "folder":
+                yield from find_matches(folder / entry.name, rest)
+            elif not rest and kind == "file":
+                yield folder / entry.name
+
+
+def _fits(name: str, pattern: str) -> bool:
+    """Return whether a name fits a pattern, endings in any case, or is the pattern itself."""
+    plain, wanted = ("".join((stem, dot, ending.lower())) for stem, dot, ending in map(_split, (name, pattern)))
+    return name == pattern or fnmatchcase(plain, wanted)
+
+
+def _split(name: str) -> tuple[str, str, str]:
+    return same_name(name).rpartition(".")
 
 
 def find_stems(folder: Path, endings: Sequence[str]) -> dict[str, Path]:

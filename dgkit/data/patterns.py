@@ -1,12 +1,12 @@
 """Files by patterns such as ``b/**/*.png``, and photographs that belong to label maps in other folders."""
 
-import glob
+from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from dgkit.data.listing import is_hidden, same_name, split_ending
+from dgkit.data.listing import find_matches, same_name, split_ending
 from dgkit.errors import InputError
-from dgkit.files import local_path
+from dgkit.files import user_path
 
 # Ends of names, without the type of the file, that differ between a photograph and its label map.
 _MARKS = (
@@ -21,19 +21,18 @@ def has_wildcard(text: str) -> bool:
 
 
 def fixed_folder(pattern: str) -> Path:
-    """Return the folder above the first part of a pattern with a wildcard."""
-    path = local_path(pattern).expanduser()
-    count = next((i for i, part in enumerate(path.parts) if has_wildcard(part)), len(path.parts) - 1)
-    return Path(*path.parts[:count])
+    """Return the folder above the first part of a pattern with a wildcard; folders named ``a[1]`` are no patterns."""
+    return _split(pattern)[0]
 
 
 def expand(pattern: str, endings: Sequence[str], what: str) -> list[Path]:
     """Return the files that match a pattern and have one of ``endings``, in any case, sorted; hidden ones are skipped.
 
-    Raises InputError, which names the files ``what``, if there are none.
+    A folder counts once, also if links lead to it. Raises InputError naming the files ``what`` if there are none.
     """
-    found = [Path(name) for name in sorted(glob.glob(str(local_path(pattern).expanduser()), recursive=True))]  # noqa: PTH207
-    files = [file for file in found if split_ending(file.name, endings) and not is_hidden(file.name) and file.is_file()]
+    folder, parts = _split(pattern)
+    found = sorted(set(find_matches(folder, parts)) if parts else [], key=str)
+    files = [file for file in found if split_ending(file.name, endings)]
     if not files:
         other = f"{len(found)} other files" if found else "nothing"
         raise InputError(
@@ -43,21 +42,38 @@ def expand(pattern: str, endings: Sequence[str], what: str) -> list[Path]:
     return files
 
 
+def _split(pattern: str) -> tuple[Path, tuple[str, ...]]:
+    """Return the folder above the first part with a wildcard, and the parts from there on; none for an empty text."""
+    path = user_path(pattern)
+    count = max(0, len(path.parts) - 1)
+    for number, part in enumerate(path.parts[:-1]):
+        if has_wildcard(part) and not Path(*path.parts[: number + 1]).is_dir():
+            count = number
+            break
+    return Path(*path.parts[:count]), path.parts[count:]
+
+
 def partners(labels: Mapping[Path, Path], images: Mapping[Path, Path]) -> dict[Path, Path]:
     """Return the photograph of each label map that has one; both map files to their paths below a fixed folder.
 
-    Paths are compared without the type of the file and marks such as ``_leftImg8bit`` or ``_labelIds``; if no path is
-    equal, the only photograph of the same name counts.
+    Paths are compared without the type of the file and marks such as ``_leftImg8bit`` or ``_labelIds``. If no path is
+    equal, the photograph of the same name counts, as long as no other photograph or label map has that name. A label
+    map is never a photograph.
     """
     by_path: dict[str, Path] = {}
-    by_name: dict[str, list[Path]] = {}
+    named: dict[str, list[Path]] = defaultdict(list)
     for image, inside in images.items():
-        by_path.setdefault(_plain(inside), image)
-        by_name.setdefault(_plain(Path(inside.name)), []).append(image)
+        if image not in labels:
+            by_path.setdefault(_plain(inside), image)
+            named[_plain(Path(inside.name))].append(image)
+    asking: dict[str, set[str]] = defaultdict(set)
+    for inside in labels.values():
+        asking[_plain(Path(inside.name))].add(_plain(inside))
     found = {}
     for label, inside in labels.items():
-        named = by_name.get(_plain(Path(inside.name)), [])
-        partner = by_path.get(_plain(inside)) or (named[0] if len(named) == 1 else None)
+        name = _plain(Path(inside.name))
+        alone = len(named[name]) == len(asking[name]) == 1
+        partner = by_path.get(_plain(inside)) or (named[name][0] if alone else None)
         if partner is not None:
             found[label] = partner
     return found

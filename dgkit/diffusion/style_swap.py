@@ -26,7 +26,7 @@ from dgkit.diffusion.weight_files import find_weights
 from dgkit.diffusion.weights import check_finite, check_keys, read_shapes, skeleton
 from dgkit.engines.modules import Denoiser, without_condition_embedding
 from dgkit.errors import ModelError, OutputError, one_line
-from dgkit.files import output_error, temporary_path
+from dgkit.files import output_error, temporary_path, user_path
 
 _EXTRACTORS = (["transformers", "CLIPImageProcessor"], ["transformers", "CLIPFeatureExtractor"])
 _SCHEDULER = re.compile(r"[A-Z]\w*Scheduler")
@@ -61,7 +61,7 @@ def swap(prior: str | Path, controlnet: str | Path, out: str | Path) -> SwapRepo
     Raises ModelError if the parts do not fit together; OutputError if ``out`` exists with other content or cannot be
     written.
     """
-    target = Path(out).expanduser()
+    target = user_path(out)
     folder = ModelFolder(find_model(prior), find_controlnet(controlnet))
     folder.tokenizer()
     parameters = {name: _check_part(folder, name) for name in PARTS}

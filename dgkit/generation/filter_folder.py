@@ -20,9 +20,9 @@ from dgkit.files import (
     atomic_write,
     digest_file,
     json_bytes,
-    local_path,
     output_error,
     remove_stale_temporaries,
+    user_path,
 )
 from dgkit.generation.filter_config import FilterConfig
 from dgkit.generation.filter_measurement import (
@@ -59,7 +59,7 @@ def filter_folder(
     """
     config = load_config(FilterConfig, **settings) if config is None else config
     _check(config)
-    out = local_path(out).expanduser()
+    out = user_path(out)
     scenes, judge = list_scenes(out), SceneJudge(config.segmenter)
     folder = _prepare(out / FILTERED)
     with sole_writer(folder):

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from dgkit.data.datasets import Dataset, label_files
 from dgkit.errors import InputError, one_line
-from dgkit.files import read_file
+from dgkit.files import read_file, user_path
 from dgkit.prompts import check_style
 
 COLUMNS = ("label", "prompt", "style", "seed")
@@ -78,7 +78,7 @@ def _row(path: Path, number: int, line: Mapping[str, str | None], files: dict[Pa
         raise InputError(f"{where}: seed {one_line(seed, 40)!r}; allowed: 0 to 2**63 - 1", "write a whole number")
     if style:
         check_style(style)
-    file = path.parent / Path(label).expanduser()
+    file = path.parent / user_path(label)
     if not file.is_file():
         raise InputError(f"{where}: {file}: no such file", f"labels are relative to {path.parent}")
     sample = files.setdefault(file, len(files))

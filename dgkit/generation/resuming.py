@@ -4,14 +4,15 @@ from collections.abc import Set
 from typing import Any
 
 from dgkit.generation.generate_config import GenerateConfig
-from dgkit.generation.settings import resolve_paths
+from dgkit.generation.settings import check_count, resolve_paths
 from dgkit.generation.writer import OutputFolder, refuse_changes
 from dgkit.resources import usable_cores
 
 # Values that model, label maps or machine determine: stated as None or "auto" they are those of the folder.
 _DETERMINED = frozenset(
-    {"size", "label_scale", "guidance_scale", "source_digest", "model_digest", "judge_digest", "jobs_digest"}
-)
+    ("engine", "dtype", "batch", "preset", "size", "label_scale", "guidance_scale", "source_digest", "model_digest",
+     "judge_digest", "jobs_digest")
+)  # fmt: skip
 _SOURCES = ("jobs", "labels", "dataset", "arrays", "world")
 
 
@@ -28,6 +29,8 @@ def run_settings(folder: OutputFolder, given: GenerateConfig) -> GenerateConfig:
     stated = _stated(given, config)
     lent = old.model_copy(update={"rebuild": given.rebuild, **stated})
     refuse_changes(folder.path, old, lent)
+    if lent.jobs is not None:
+        check_count(lent.count, old.count)
     digests = {key: getattr(given, key) for key in ("model_digest", "judge_digest", "jobs_digest")}
     if lent.world is None:  # the height of city scenes may depend on the digest
         digests["source_digest"] = given.source_digest
@@ -44,4 +47,4 @@ def _stated(given: GenerateConfig, config: GenerateConfig) -> dict[str, Any]:
     stated = {key: getattr(config, key) for key in keys - set(_SOURCES)}
     if source is not None:
         stated |= {name: getattr(config, name) for name in _SOURCES}
-    return {key: value for key, value in stated.items() if not (value is None and key in _DETERMINED)}
+    return {key: value for key, value in stated.items() if not (value in (None, "auto") and key in _DETERMINED)}

@@ -2,7 +2,7 @@
 
 import contextlib
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -33,7 +33,7 @@ def generate(
     out: str | Path,
     config: GenerateConfig | None = None,
     *,
-    labels: str | Path | Sequence["np.ndarray"] | None = None,
+    labels: str | Path | Iterable["np.ndarray"] | None = None,
     progress: Progress | None = None,
     notify: Notify | None = None,
     **settings: Any,
@@ -59,6 +59,7 @@ def generate(
     """
     if isinstance(labels, str | Path):
         settings["labels"], labels = labels, None
+    labels = None if labels is None else list(labels)
     folder = OutputFolder(local_path(out))
     config = run_settings(folder, make_config(config, settings, labels))
     return generate_into(folder, config, progress or ignore, notify, labels)

@@ -9,6 +9,7 @@ from dgkit.config import load_config, read_recipe
 from dgkit.data.crops import CropRules
 from dgkit.data.style_mixes import STYLE_MIXES, StyleMix, load_style_mix
 from dgkit.errors import InputError, UsageError
+from dgkit.files import user_path
 from dgkit.generation.balance import Balance
 from dgkit.generation.generate_config import DEFAULT_PRESET, DEFAULT_WORLD, GenerateConfig
 from dgkit.generation.job_table import read_jobs
@@ -51,22 +52,22 @@ def resolve_paths(config: GenerateConfig) -> GenerateConfig:
     if all(getattr(config, name) is None for name in ("jobs", "labels", "dataset", "arrays")):
         changes["world"] = config.world or DEFAULT_WORLD
     if config.labels is not None:
-        changes["labels"] = config.labels.expanduser().absolute()
+        changes["labels"] = user_path(config.labels).absolute()
     if config.dataset is not None and "=" in config.dataset:
         name, _, root = config.dataset.partition("=")
         changes["dataset"] = f"{name.strip()}={_absolute(root)}" if root else config.dataset
     if config.jobs is not None:
-        changes["jobs"] = config.jobs.expanduser().absolute()
+        changes["jobs"] = user_path(config.jobs).absolute()
         changes["count"] = _count_of_jobs(config, changes["jobs"])
     system, at, file = (config.encoding or "").partition("@")
     if at:
-        changes["encoding"] = f"{system}@{Path(file).expanduser().absolute()}"
+        changes["encoding"] = f"{system}@{user_path(file).absolute()}"
     if config.judge is not None:
-        changes["judge"] = config.judge.expanduser().absolute()
+        changes["judge"] = user_path(config.judge).absolute()
     for key in ("model", "controlnet"):
         path = getattr(config, key)
-        if path is not None and Path(path).expanduser().exists():
-            changes[key] = str(Path(path).expanduser().absolute())
+        if path is not None and user_path(path).exists():
+            changes[key] = str(user_path(path).absolute())
     if isinstance(config.style_mix, str) and config.style_mix not in STYLE_MIXES:
         changes["style_mix"] = dict(load_style_mix(config.style_mix).weights)
     if config.engine_recipe is not None:
@@ -80,15 +81,23 @@ def _absolute(root: str) -> str:
     """Return the folder of a data set, or its two patterns and their encoding, with absolute paths."""
     images, separator, rest = root.partition("::")
     labels, second, encoding = rest.partition("::")
-    paths = [str(Path(path).expanduser().absolute()) for path in (images, *([labels] if separator else []))]
+    system, at, file = encoding.partition("@")
+    encoding = f"{system}@{user_path(file).absolute()}" if at else encoding
+    paths = [str(user_path(path).absolute()) for path in (images, *([labels] if separator else []))]
     return "::".join(paths) + second + encoding
 
 
 def _count_of_jobs(config: GenerateConfig, path: Path) -> int:
-    rows = len(read_jobs(path, config.encoding).rows)
-    if "count" in config.model_fields_set and config.count != rows and config.jobs_digest is None:
-        raise UsageError(f"--count {config.count} with a table of {rows} jobs: each row is one image", "drop --count")
-    return rows
+    table = read_jobs(path, config.encoding)
+    if "count" in config.model_fields_set and config.jobs_digest in (None, table.digest):
+        check_count(config.count, len(table.rows))
+    return len(table.rows)
+
+
+def check_count(count: int, rows: int) -> None:
+    """Raise UsageError unless the number of images is that of the rows of the table of jobs."""
+    if count != rows:
+        raise UsageError(f"--count {count} with a table of {rows} jobs: each row is one image", "drop --count")
 
 
 def chosen_style_mix(config: GenerateConfig) -> StyleMix:

@@ -264,3 +264,16 @@ def test_urls_are_refused_in_every_path_argument(
 def test_a_ray_address_is_no_path(tmp_path: Path, labels: Path, capsys: pytest.CaptureFixture[str]) -> None:
     common.refuse_urls(["generate", "out", "--ray", "ray://host:1", "--ray=ray://host:1", "--set", "ray=ray://host:1"])
     assert load_config(GenerateConfig, None, ["ray=ray://host:1"]).ray == "ray://host:1"
+
+
+@pytest.mark.parametrize("path", ["x" * 400, "~nobody-here/x"])
+@pytest.mark.parametrize(
+    "command", ["generate out --model PATH", "generate out --jobs PATH", "report PATH", "stats --labels PATH", "stats --labels PATH/*.png", "stats --dataset gta=PATH", "verify PATH"],
+)  # fmt: skip
+def test_paths_that_cannot_exist_are_no_internal_errors(
+    command: str, path: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert main(command.replace("PATH", path).split()) in (1, 2)
+    lines = capsys.readouterr().err.splitlines()
+    assert [line.partition(": ")[0] for line in lines] == ["error", "hint"]

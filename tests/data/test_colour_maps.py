@@ -8,7 +8,7 @@ from PIL import Image
 
 from dgkit.data.colour_maps import COLOURS
 from dgkit.data.datasets import labels_folder, open_source
-from dgkit.data.index import build_index
+from dgkit.data.index import build_index, table_digest
 from dgkit.data.labelmap import colorize, find_encoding, read_label
 from dgkit.data.plausibility import doubt
 from dgkit.errors import InputError, LabelError, UsageError
@@ -94,3 +94,27 @@ def test_tables_that_are_wrong(tmp_path: Path, name: str, text: str | None, mess
 def test_an_unknown_encoding_names_the_colours() -> None:
     with pytest.raises(UsageError, match="cityscapes_colours, and colours@FILE"):
         find_encoding("colors")
+
+
+@pytest.mark.parametrize("text", ["road: '128'", "road: [1.5, 2, 3]", "road: [true, 2, 3]", "road: {1: 2, 2: 3, 3: 4}"])
+def test_other_values_than_whole_numbers_are_refused(tmp_path: Path, text: str) -> None:
+    (tmp_path / "own.yaml").write_text(text)
+    with pytest.raises(InputError, match="is not a colour"):
+        find_encoding(f"colours@{tmp_path / 'own.yaml'}")
+
+
+def test_a_colour_of_two_classes_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "own.csv"
+    path.write_text("road,1,2,3\ncar,1,2,3")
+    with pytest.raises(InputError, match=r"the colour \(1, 2, 3\) belongs to two classes"):
+        find_encoding(f"colours@{path}")
+
+
+def test_a_changed_table_is_read_again(tmp_path: Path) -> None:
+    table, image = tmp_path / "own.csv", save(tmp_path / "a.png", np.full((2, 2, 3), (1, 2, 3), np.uint8))
+    table.write_text("traffic_light,1,2,3\n")
+    before = table_digest(f"colours@{table}")
+    assert read_label(image, f"colours@{table}")[0, 0] == 6
+    table.write_text("Car,1,2,3\n")
+    assert read_label(image, f"colours@{table}")[0, 0] == 13
+    assert table_digest(f"colours@{table}") != before

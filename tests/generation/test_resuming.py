@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from dgkit.config import dump_config, load_config
-from dgkit.errors import OutputError
+from dgkit.errors import OutputError, UsageError
 from dgkit.generation import resuming
 from dgkit.generation.generate_config import GenerateConfig
 from dgkit.generation.resuming import run_settings
@@ -70,6 +70,21 @@ def test_a_stated_setting_that_differs_is_refused(
 def test_stated_values_may_equal_those_of_the_folder(folder: OutputFolder) -> None:
     stated = {"seed": 5, "size": "64x96", "labels": "/maps", "engine": "torch", "style_mix": "night"}
     assert run_settings(folder, load_config(GenerateConfig, **stated)).encoding == "cityscapes_ids"
+
+
+def test_what_is_left_to_dgkit_is_that_of_the_folder(tmp_path: Path) -> None:
+    """The command that made the folder resumes it, also with --engine auto and for a shard, whose batch is fixed."""
+    made = make_folder(tmp_path / "out", shard=(1, 2))
+    stated = {"engine": "auto", "dtype": "auto", "batch": "auto", "preset": None}
+    config = run_settings(made, GenerateConfig.model_validate(stated))
+    assert {key: getattr(config, key) for key in stated} == {key: MADE[key] for key in stated}
+
+
+def test_a_table_of_jobs_has_as_many_images_as_rows(tmp_path: Path) -> None:
+    made = make_folder(tmp_path / "out", labels=None, jobs=tmp_path / "jobs.csv", jobs_digest="j")
+    with pytest.raises(UsageError, match="--count 13 with a table of 12 jobs"):
+        run_settings(made, load_config(GenerateConfig, count=13))
+    assert run_settings(made, load_config(GenerateConfig, count=12)).count == 12
 
 
 def test_paths_may_differ_until_their_content_is_known(folder: OutputFolder) -> None:

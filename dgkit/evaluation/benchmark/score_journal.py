@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 
 from dgkit.data.datasets import Sample
+from dgkit.data.index import table_digest
 from dgkit.data.manifest import Manifest
 from dgkit.data.pictures import reading
 from dgkit.errors import OutputError, shown
@@ -79,6 +80,8 @@ def _stamp(sample: Sample) -> list[Any]:
     for path in (sample.image, sample.label):
         status = Path(str(path)).stat()
         found += [str(path), status.st_size, status.st_mtime_ns]
+    if "@" in sample.encoding:  # a table in a file, which may change
+        found.append(table_digest(sample.encoding))
     how = reading(str(sample.image))
     return [*found, how] if how else found  # as before for photographs that are read as stored
 

@@ -13,7 +13,7 @@ from dgkit.data.datasets import labels_folder, open_dataset
 from dgkit.data.index import build_index, default_cache
 from dgkit.data.layouts import LAYOUTS
 from dgkit.errors import UsageError
-from dgkit.files import cache_folder
+from dgkit.files import cache_folder, user_path
 from dgkit.progress import Notify, Progress, within
 from dgkit.training.data.feed import Feed, MixedFeed, PromptDropout
 from dgkit.training.data.image_files import CaptionedFeed, ImageFeed, ImageFiles, list_images, read_captions
@@ -137,7 +137,7 @@ class _Builder:
         if row.dataset == CITY:
             return self._city(row)
         assert row.root is not None
-        root = row.root.expanduser()
+        root = user_path(row.root)
         if row.dataset == IMAGES:
             files = ImageFiles(list_images(root), self.size, row.rescale)
             return ImageFeed(files), len(files.paths)

@@ -13,7 +13,7 @@ from dgkit.config import Config, dump_config, read_recipe
 from dgkit.data.listing import is_hidden
 from dgkit.data.pictures import EXIF, ignores_exif
 from dgkit.errors import OutputError, UsageError
-from dgkit.files import atomic_write, is_temporary, output_error
+from dgkit.files import atomic_write, is_temporary, output_error, user_path
 from dgkit.locks import sole_writer
 
 # What a training leaves behind once there is something to resume: checkpoints, finished stages, results.
@@ -37,7 +37,7 @@ def check_training_folder(out: Path | None, recipe: Config, free: frozenset[str]
     """
     if out is None:
         raise UsageError("no output folder was given", "add --out FOLDER")
-    out = out.expanduser()
+    out = user_path(out)
     config = out / "config.yaml"
     if out.exists() and not out.is_dir():
         raise OutputError(f"cannot write {out}: it is a file", "choose a new folder with --out")

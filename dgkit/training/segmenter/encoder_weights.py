@@ -11,7 +11,7 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from dgkit.errors import ModelError
-from dgkit.files import open_regular
+from dgkit.files import open_regular, user_path
 from dgkit.optional import first_line, require
 from dgkit.segmenters.transformers import read_network_config
 from dgkit.training.loop.integrity import check_finite
@@ -100,7 +100,7 @@ def from_transformers(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 
 def _read(pretrained: str) -> dict[str, Tensor]:
-    path = Path(pretrained).expanduser()
+    path = user_path(pretrained)
     try:
         if path.suffix == ".safetensors":
             with open_regular(path):  # a pipe would wait for a writer

@@ -11,6 +11,7 @@ from torch.utils.data import Dataset as TorchDataset
 from dgkit.data.datasets import Sample, labels_folder
 from dgkit.data.generated import MANIFEST, check_files, list_scenes
 from dgkit.data.labelmap import read_label
+from dgkit.files import user_path
 from dgkit.labels import CLASSES, PALETTE
 from dgkit.training.data.labelled import select_pairs
 from dgkit.training.segmenter.mm import DATASETS
@@ -29,7 +30,7 @@ def find_generated(folder: Path, verify: bool = True, filtered: bool = False) ->
     without a manifest (images/ and labels/ of train ids, 19 and 255 ignored) is taken as it is. Raises InputError
     naming files that are missing or differ.
     """
-    folder = folder.expanduser()
+    folder = user_path(folder)
     if not filtered and not (folder / MANIFEST).exists():
         return select_pairs(labels_folder(folder))[0].samples
     scenes = list_scenes(folder, filtered=filtered)

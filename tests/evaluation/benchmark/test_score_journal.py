@@ -26,3 +26,15 @@ def test_a_photograph_that_is_read_differently_is_scored_again(tmp_path: Path, m
     monkeypatch.setenv("DGKIT_EXIF", "apply")
     again = ScoreJournal(tmp_path, {})
     assert again.matrix("gta", turned) is None and again.matrix("gta", plain) is not None
+
+
+def test_a_changed_table_of_colours_is_scored_again(tmp_path: Path) -> None:
+    Image.new("RGB", (4, 4)).save(tmp_path / "a.png")
+    table = tmp_path / "colours.csv"
+    table.write_text("road,0,0,0")
+    sample = Sample("a", tmp_path / "a.png", tmp_path / "a.png", f"colours@{table}")
+    journal = ScoreJournal(tmp_path, {})
+    journal.add("pairs", sample, np.zeros((19, 20), np.int64))
+    assert journal.matrix("pairs", sample) is not None
+    table.write_text("ignore,0,0,0")
+    assert journal.matrix("pairs", sample) is None
