@@ -268,7 +268,8 @@ def test_a_ray_address_is_no_path(tmp_path: Path, labels: Path, capsys: pytest.C
 
 @pytest.mark.parametrize("path", ["x" * 400, "~nobody-here/x"])
 @pytest.mark.parametrize(
-    "command", ["generate out --model PATH", "generate out --jobs PATH", "report PATH", "stats --labels PATH", "stats --labels PATH/*.png", "stats --dataset gta=PATH", "verify PATH"],
+    "command", ["generate out --model PATH", "generate out --jobs PATH", "report PATH", "verify PATH",
+                "stats --labels PATH", "stats --labels PATH/*.png", "stats --dataset gta=PATH"],
 )  # fmt: skip
 def test_paths_that_cannot_exist_are_no_internal_errors(
     command: str, path: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
