@@ -3,7 +3,6 @@
 A default is stated in the class and nowhere else. Later sources win: recipe < ``--set`` < flags.
 """
 
-import difflib
 import typing
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -14,7 +13,7 @@ import yaml
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from dgkit.documents import DocumentError, parse_yaml, read_bytes
-from dgkit.errors import InputError, UsageError, one_line, shown
+from dgkit.errors import InputError, UsageError, did_you_mean, one_line, shown
 from dgkit.files import refuse_url
 
 C = TypeVar("C", bound="Config")
@@ -148,8 +147,7 @@ def _usage_error(cls: type[BaseModel], error: ValidationError) -> UsageError:
     more = f" (and {len(problems) - 1} more)" if len(problems) > 1 else ""
     if first["type"] == "extra_forbidden":
         keys = sorted(_fields_at(cls, location[:-1]))
-        close = difflib.get_close_matches(str(location[-1])[:100], keys, n=1)
-        hint = f"did you mean {close[0]}?" if close else "remove it"
+        hint = did_you_mean(str(location[-1]), keys, "remove it")
         return UsageError(f"unknown key {name!r}, allowed: {', '.join(keys)}{more}", hint)
     if first["type"] == "missing":
         return UsageError(f"{name} is required{more}", f"add --set {name}=VALUE or its flag")

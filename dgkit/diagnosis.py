@@ -17,6 +17,7 @@ from typing import Any
 from dgkit import provenance
 from dgkit.optional import first_line, install_command, installer, openvino_core
 from dgkit.resources import available_memory, total_memory, usable_cores
+from dgkit.texts import count_of
 
 # Instruction sets that speed up the CPU backends: displayed name -> flag in /proc/cpuinfo (x86, then ARM).
 CPU_FEATURES = {
@@ -129,7 +130,7 @@ def devices() -> tuple[Device, ...]:
     torch, reason = _load("torch")
     if torch is None:
         return (Device("cpu", False, reason),)
-    found = [Device("cpu", True, f"{torch.get_num_threads()} threads")]
+    found = [Device("cpu", True, count_of(torch.get_num_threads(), "thread"))]
     if torch.cuda.is_available():
         for index in range(torch.cuda.device_count()):
             card = torch.cuda.get_device_properties(index)

@@ -13,7 +13,9 @@ A message says what came and what is allowed; ``hint`` says what to type next. T
 line, without a traceback. :func:`shown` and :func:`one_line` bound what a message quotes.
 """
 
+import difflib
 import reprlib
+from collections.abc import Iterable
 from typing import Any
 
 
@@ -79,6 +81,12 @@ class _Short(reprlib.Repr):
 
 
 _SHORT = _Short()
+
+
+def did_you_mean(name: str, known: Iterable[str], otherwise: str = "") -> str:
+    """Return the hint for an unknown name: the known name that is spelled most like it, or ``otherwise``."""
+    close = difflib.get_close_matches(str(name)[:100], list(known), n=1, cutoff=0.7)
+    return f"did you mean {close[0]}?" if close else otherwise
 
 
 def shown(value: Any, most: int = 300) -> str:

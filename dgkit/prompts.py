@@ -5,7 +5,7 @@ The wording is that of DGInStyle (gen_datasets.py, demo.py).
 
 import numpy as np
 
-from dgkit.errors import UsageError
+from dgkit.errors import UsageError, did_you_mean
 from dgkit.labels import CLASSES, NUM_CLASSES
 
 STYLES = ("sunny", "snowy", "rainy", "foggy", "night")
@@ -16,7 +16,8 @@ STYLE_NAMES = (*STYLES, NO_STYLE)
 def check_style(style: str) -> None:
     """Raise UsageError for a name that is not in :data:`STYLE_NAMES`."""
     if style not in STYLE_NAMES:
-        raise UsageError(f"unknown style {style!r}; known styles: {', '.join(STYLE_NAMES)}", "use one of these styles")
+        hint = did_you_mean(style, STYLE_NAMES, "use one of these styles")
+        raise UsageError(f"unknown style {style!r}; known styles: {', '.join(STYLE_NAMES)}", hint)
 
 
 def caption(label: np.ndarray) -> str:

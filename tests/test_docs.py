@@ -14,6 +14,7 @@ import pytest
 import typer
 from PIL import Image
 
+from dgkit.data.colour_maps import COLOURS
 from dgkit.data.layouts import LAYOUTS
 from dgkit.diffusion.presets import PRESETS
 from dgkit.labels import CLASSES, ENCODINGS
@@ -28,7 +29,7 @@ def page(name: str) -> str:
 def test_data_page_lists_layouts_encodings_and_classes() -> None:
     text = page("guides/data.md")
     rows = re.findall(r"^\| `(\w+)` \|", text, re.MULTILINE)
-    assert rows == [*ENCODINGS_IN_ORDER, *LAYOUTS]
+    assert rows == [*ENCODINGS_IN_ORDER, COLOURS, *LAYOUTS]
     classes = {int(number): name for number, name in re.findall(r"\| (\d+) \| ([a-z ]+?) (?=\|)", text)}
     assert classes == dict(enumerate(CLASSES))
 

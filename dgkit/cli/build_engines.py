@@ -37,7 +37,7 @@ def build_engines(
 ) -> None:
     """Build the engines that dgkit generate uses with the same engine, dtype and device.
 
-    Valid engines are kept. Settings: RECIPE < --set < flags.
+    Valid engines are kept. Flags override --set, which overrides RECIPE.
     """
     from dgkit.config import load_config
     from dgkit.diffusion.loading import open_model

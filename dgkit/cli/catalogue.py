@@ -9,26 +9,33 @@ import typer
 
 from dgkit.cli.common import print_json, print_table
 from dgkit.cli.options import Json
-from dgkit.errors import UsageError
+from dgkit.errors import UsageError, did_you_mean
 
 Row: TypeAlias = dict[str, Any]
 
 
 def catalogue(
     kind: Annotated[
-        str,
+        str | None,
         typer.Argument(
             metavar="KIND",
             help="presets, styles, mixes, datasets, encodings, roles, protocols, engines or models",
             autocompletion=lambda incomplete: [name for name in KINDS if name.startswith(incomplete)],
         ),
-    ],
+    ] = None,
     as_json: Json = False,
 ) -> None:
-    """List the names that options accept."""
-    if kind not in KINDS:
-        raise UsageError(f"unknown list {kind!r}; known: {', '.join(KINDS)}", "use for example dgkit list presets")
-    rows = KINDS[kind]()
+    """List the names that options accept.
+
+    Without KIND, show the lists.
+    """
+    if kind is None:
+        kind, rows = "lists", [{"name": name, "command": f"dgkit list {name}"} for name in KINDS]
+    elif kind not in KINDS:
+        hint = did_you_mean(kind, KINDS, "use for example dgkit list presets")
+        raise UsageError(f"unknown list {kind!r}; known: {', '.join(KINDS)}", hint)
+    else:
+        rows = KINDS[kind]()
     if as_json:
         print_json({kind: rows})
     else:
@@ -137,8 +144,8 @@ def _engines() -> list[Row]:
 def _models() -> list[Row]:
     from dgkit.diffusion.random_model import MODELS, RANDOM
 
-    sizes = {"sd15": "Stable Diffusion 1.5", "city": "the embedded model", "tiny": "a few thousand weights"}
-    random = [{"name": f"{RANDOM}{name}", "description": f"random weights, {sizes[name]}"} for name in MODELS]
+    sizes = {"sd15": "Stable Diffusion 1.5", "city": "the embedded model", "tiny": "a few thousand parameters"}
+    random = [{"name": f"{RANDOM}{name}", "description": f"random weights; size: {sizes[name]}"} for name in MODELS]
     return [
         {
             "name": "embedded",

@@ -50,7 +50,7 @@ def _engines(console: Console, found: Diagnosis) -> None:
 
     console.print("[bold]Libraries that run the networks[/bold]")
     for library in found.libraries:
-        choice = f"--engine {library.engine}" if library.engine in RUNNERS else "no engine of this version uses it"
+        choice = f"--engine {library.engine}" if library.engine in RUNNERS else "--engine trt, without tensorrt"
         console.print(f"  {_mark(library.usable)} {library.package:<12} {escape(library.detail)} ({choice})")
         if library.remedy:
             console.print(f"    {'':<12} {library.remedy}", markup=False)
@@ -62,7 +62,8 @@ def _packages(console: Console, found: Diagnosis) -> None:
         console.print(f"  {package:<24}{number}", markup=False)
     console.print("[bold]Extras[/bold]")
     for extra in found.extras:
-        absent = f"lacks {', '.join(extra.missing)}{': ' if extra.remedy else ', no use here'}{extra.remedy}"
+        remedy = f": {extra.remedy}" if extra.remedy else "; not needed on this machine"
+        absent = f"lacks {', '.join(extra.missing)}{remedy}"
         detail = absent if extra.missing else "complete"
         console.print(f"  {extra.name:<7} {detail}", markup=False)
 
@@ -71,7 +72,7 @@ def _summary(console: Console, found: Diagnosis) -> None:
     from rich.markup import escape
 
     model = found.embedded_model or "absent from this installation; generate needs --model"
-    console.print(f"[bold]Fastest engine here[/bold]  {found.fastest}; dgkit bench generate measures it")
+    console.print(f"[bold]Fastest engine here[/bold]  {found.fastest} once built; dgkit bench generate measures it")
     console.print(f"[bold]Embedded model[/bold]  {escape(model)}")
     for problem in found.problems:
         console.print("[bold red]Problem[/bold red]  " + escape(problem))

@@ -11,7 +11,7 @@ from dgkit.texts import count_of
 
 MOST = 0.8  # share of the labelled pixels or scenes that a useful filter does not drop
 STAGES = {
-    "reference": ("Measuring the reference", "pictures"),
+    "reference": ("Measuring the reference", "images"),
     "measure": ("Measuring", "scenes"),
     "filter": ("Filtering", "scenes"),
 }

@@ -39,7 +39,8 @@ def generate(
 ) -> None:
     """Make labelled street scenes from label maps.
 
-    Writes images, labels, a manifest, a dataset card and a contact sheet to OUT. Settings: RECIPE < --set < flags.
+    Writes images, labels, a manifest, a dataset card and a contact sheet to OUT. Flags override --set,
+    which overrides RECIPE.
     """
     from dgkit.config import load_config
     from dgkit.generation.generate_config import GenerateConfig

@@ -11,7 +11,7 @@ from dgkit.cli.common import print_json, print_table, progress_bars, say
 from dgkit.cli.options import Json, Scenes, option
 
 WEAK_JUDGE = 0.2  # mIoU on the reference below which figures relative to it say little
-STAGES = {"measure": ("Measuring", "pictures"), "reference": ("Measuring the reference", "pictures")}
+STAGES = {"measure": ("Measuring", "images"), "reference": ("Measuring the reference", "images")}
 
 
 def quality(
@@ -51,7 +51,7 @@ def _print_tables(result: dict[str, Any]) -> None:
     from rich.table import Table
 
     real = result.get("reference")
-    table = Table(title=f"{result['out']}: {result['images']} pictures", title_justify="left")
+    table = Table(title=f"{result['out']}: {result['images']} images", title_justify="left")
     for heading in ("", "here", *([f"reference: {real['what']}"] if real else [])):
         table.add_column(heading, justify="left" if not heading else "right")
     columns = [result, *([real] if real else [])]

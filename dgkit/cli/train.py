@@ -22,7 +22,7 @@ STAGES = {
     "controlnet": ("Training the ControlNet", "steps"),
     "decoder": ("Training the decoder", "steps"),
     "segmenter": ("Training the segmenter", "steps"),
-    "latents": ("Encoding pictures", "crops"),
+    "latents": ("Encoding images", "crops"),
 }
 RESUME = "run the same command again to resume from the last checkpoint"
 
@@ -39,7 +39,7 @@ Sets: TypeAlias = Annotated[list[str] | None, settings("train.steps=100")]
 
 @train.command("vae")
 def vae(recipe: Recipe, out: Out = None, sets: Sets = None, threads: Threads = None, as_json: Json = False) -> None:
-    """Train an autoencoder on pictures; the same command resumes."""
+    """Train an autoencoder on images; the same command resumes."""
     _run("vae", recipe, out, sets, threads, as_json)
 
 

@@ -23,11 +23,11 @@ def world(
         typer.Option(metavar="S", help="train, val or test; no shared scenes", show_default="the set's usual one"),
     ] = None,
     seed: Annotated[int, option("S", "Random seed of the set")] = 0,
-    height: Annotated[int, option("PX", "Picture height in pixels")] = 256,
+    height: Annotated[int, option("PX", "Image height in pixels")] = 256,
     width: Annotated[
         int | None,
         typer.Option(
-            metavar="PX", help="Picture width in pixels", show_default="the set's proportions; mapillary mixes sizes"
+            metavar="PX", help="Image width in pixels", show_default="the set's proportions; mapillary mixes sizes"
         ),
     ] = None,
     workers: Annotated[int, option("N", "Worker processes; do not affect the files")] = 2,

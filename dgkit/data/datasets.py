@@ -16,7 +16,7 @@ from dgkit.data.layouts import ALIASES, ALL, LABEL_SKIPS, LAYOUTS, PAIRS, SPLIT_
 from dgkit.data.listing import PHOTOGRAPHS, find_stems, printable, same_name, split_ending, walk
 from dgkit.data.patterns import expand, fixed_folder, has_wildcard, partners
 from dgkit.data.pictures import describe_size, picture_size, read_picture
-from dgkit.errors import InputError, LabelError, UsageError
+from dgkit.errors import InputError, LabelError, UsageError, did_you_mean
 from dgkit.files import user_path
 
 T = TypeVar("T")
@@ -91,7 +91,10 @@ def open_dataset(name: str, root: Path | str, split: str | None = None) -> Datas
     """
     name = ALIASES.get(name, name)
     if name not in LAYOUTS:
-        raise UsageError(f"unknown data set {name!r}; known data sets: {', '.join(LAYOUTS)}", "use --dataset NAME=DIR")
+        raise UsageError(
+            f"unknown data set {name!r}; known data sets: {', '.join(LAYOUTS)}",
+            did_you_mean(name, LAYOUTS, "use --dataset NAME=DIR"),
+        )
     if split not in (None, ALL, *SPLIT_FOLDERS):
         raise UsageError(
             f"unknown split {split!r}; known splits: {', '.join((*SPLIT_FOLDERS, ALL))}", "use for example --split val"

@@ -153,8 +153,11 @@ def open_generated(path: Path | str, *, partial: bool = False, filtered: bool = 
 
 def not_generated(path: Path) -> InputError:
     """Return the error for a folder that ``dgkit generate`` did not write, or that does not exist."""
-    reason = f"it needs {MANIFEST} and {SETTINGS}" if path.is_dir() else "there is no such folder"
-    return InputError(f"{path} is not a folder of dgkit generate: {reason}", f"dgkit generate {path} makes one")
+    if path.is_dir():  # dgkit generate would refuse a folder that holds other files
+        reason, hint = f"it needs {MANIFEST} and {SETTINGS}", "pass a folder that dgkit generate wrote"
+    else:
+        reason, hint = "there is no such folder", f"dgkit generate {path} makes one"
+    return InputError(f"{path} is not a folder of dgkit generate: {reason}", hint)
 
 
 def _with_filtered_labels(folder: GeneratedFolder) -> GeneratedFolder:

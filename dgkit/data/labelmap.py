@@ -17,7 +17,7 @@ from PIL import Image
 from dgkit.data.colour_maps import COLOURS, colour_encoding, decode_colours, is_colours
 from dgkit.data.pictures import EXIF, ignores_exif, png_orientation
 from dgkit.data.png import SIGNATURE, check_png
-from dgkit.errors import InputError, LabelError, UsageError
+from dgkit.errors import InputError, LabelError, UsageError, did_you_mean
 from dgkit.files import atomic_write, file_stamp, open_regular, parse_json, read_file
 from dgkit.labels import (
     ENCODINGS,
@@ -150,7 +150,7 @@ def find_encoding(name: str) -> Encoding:
         return _mapillary_encoding(config, file_stamp(config))
     raise UsageError(
         f"unknown encoding {name!r}; known encodings: {', '.join((*ENCODINGS, COLOURS))}, and colours@FILE.csv",
-        "use one of these",
+        did_you_mean(name, (*ENCODINGS, COLOURS), "use one of these"),
     )
 
 
@@ -252,7 +252,7 @@ def _unknown_ids(found: list[int], system: Encoding, source: Path | str) -> Labe
     if fitting:
         best = fitting[0]
         options = " or ".join(f"--dataset {name}=DIR" for name in best.datasets)
-        hint = f"these look like {best.description}; add --encoding {best.name} to --labels, or use {options}"
+        hint = f"these look like {best.description}; add --encoding {best.name}, or instead of --labels use {options}"
     else:
         hint = "no known id system has these ids; convert the maps to Cityscapes train ids (0..18, 255 = ignore)"
     return LabelError(

@@ -46,8 +46,7 @@ def doubt(dataset: Dataset) -> str | None:
         return None
     return (
         f"the label maps of {dataset.root} are read as {system.description}, but by the position and frequency of "
-        f"classes they look like {best.description}; check with dgkit stats, and if so use --labels DIR "
-        f"--encoding {best.name}"
+        f"classes they look like {best.description}; check with dgkit stats, and if so add --encoding {best.name}"
     )
 
 

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from dgkit.config import read_recipe
-from dgkit.errors import InputError, UsageError, shown
+from dgkit.errors import InputError, UsageError, did_you_mean, shown
 from dgkit.prompts import NO_STYLE, STYLE_NAMES, STYLES, check_style
 
 _LARGEST = 1e100  # the sum of all weights stays finite
@@ -84,7 +84,7 @@ def load_style_mix(name_or_path: str | Path) -> StyleMix:
     if path.suffix.lower() not in (".yaml", ".yml") and not path.is_file():
         raise UsageError(
             f"unknown style mix {text!r}; known mixes: {', '.join(STYLE_MIXES)}, or a YAML file of weights",
-            "use --style-mix uniform, or write a file with lines such as 'snowy: 0.5'",
+            did_you_mean(text, STYLE_MIXES, "use --style-mix uniform, or write a file with lines such as 'snowy: 0.5'"),
         )
     content = read_recipe(path)
     if not content:

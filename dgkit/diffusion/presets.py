@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from dgkit.documents import DocumentError, parse_yaml
-from dgkit.errors import UsageError, shown
+from dgkit.errors import UsageError, did_you_mean, shown
 
 GUIDANCE_SCALE = 7.5  # that of DGInStyle, if neither preset nor model has one
 FUSE_LEVELS = ("official", "reached")
@@ -112,7 +112,7 @@ def find_preset(name: str) -> Preset:
     if base not in PRESETS:
         raise UsageError(
             f"unknown preset {shown(base)}; known: {', '.join(PRESETS)}",
-            "change values with exact:steps=10,bridge=latent",
+            did_you_mean(base, PRESETS, "use for example --preset fast"),
         )
     preset = PRESETS[base]
     return dataclasses.replace(preset, name=name, **_changes(name, changes)) if colon else preset

@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from dgkit.config import Config
 from dgkit.engines.spec import FIXED_SYMBOLS, NetworkSpec, bind
 from dgkit.engines.store import Engine, Policy, check_policy, rebuild_command
-from dgkit.errors import EngineError, UsageError
+from dgkit.errors import EngineError, UsageError, did_you_mean
 from dgkit.optional import first_line
 from dgkit.progress import Notify
 
@@ -293,6 +293,7 @@ def find_device(name: str) -> torch.device:
 def runner_class(engine: str) -> Any:
     """Return the runner class of ``engine``, imported on first use. Raises UsageError for an unknown engine."""
     if engine not in RUNNERS:
-        raise UsageError(f"unknown engine {engine!r}; known: {', '.join(RUNNERS)}", DOCTOR)
+        hint = did_you_mean(engine, RUNNERS, DOCTOR)
+        raise UsageError(f"unknown engine {engine!r}; known: {', '.join(RUNNERS)}", hint)
     module, _, name = RUNNERS[engine].rpartition(".")
     return getattr(importlib.import_module(module), name)

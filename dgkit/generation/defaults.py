@@ -22,6 +22,7 @@ from dgkit.generation.settings import chosen_preset
 from dgkit.optional import install_command
 from dgkit.progress import Notify, Progress
 from dgkit.resources import available_memory, usable_cores
+from dgkit.texts import count_of
 
 if TYPE_CHECKING:
     from dgkit.diffusion.model_folder import ModelInfo, ModelSource
@@ -252,7 +253,8 @@ def engine_note(given: GenerateConfig, config: GenerateConfig, device: str) -> s
     }
     override = " ".join(f"--{name} {value}" for name, value in others.items())
     shared = " on all machines of the run" if config.shard or config.ray else ""
-    return f"{', '.join(parts)} (chosen for {config.count:,} images on this {where}); {override} to override{shared}"
+    images = count_of(config.count, "image")
+    return f"{', '.join(parts)} (chosen for {images} on this {where}); {override} to override{shared}"
 
 
 def require_engine(config: GenerateConfig, path: object) -> None:

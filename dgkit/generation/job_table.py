@@ -64,7 +64,7 @@ def _check_columns(path: Path, names: list[str]) -> None:
     if unknown or "label" not in names or len(set(names)) < len(names):
         raise InputError(
             f"{path} has the columns {one_line(', '.join(names)) or 'none'}; known: {', '.join(COLUMNS)}, each once",
-            "begin the file with the line label,prompt,seed",
+            f"begin the file with the line {','.join(COLUMNS)}",
         )
 
 

@@ -17,7 +17,7 @@ from typing import Any
 from dgkit.data.generated import GeneratedFolder, Line, open_generated
 from dgkit.data.listing import is_hidden
 from dgkit.data.manifest import MAX_BYTES
-from dgkit.errors import OutputError, UsageError
+from dgkit.errors import OutputError, UsageError, did_you_mean
 from dgkit.files import (
     atomic_write,
     digest_file,
@@ -129,7 +129,8 @@ def check_format(format: str) -> None:
     """Raise UsageError for a format that is not in :data:`FORMATS`, MissingDependency if its library is missing."""
     if format not in FORMATS:
         raise UsageError(
-            f"unknown format {format!r}; known formats: {', '.join(FORMATS)}", "use for example webdataset"
+            f"unknown format {format!r}; known formats: {', '.join(FORMATS)}",
+            did_you_mean(format, FORMATS, "use for example webdataset"),
         )
     if format == "parquet":
         require("pyarrow.parquet", EXTRA)

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from dgkit.errors import UsageError
+from dgkit.errors import UsageError, did_you_mean
 from dgkit.prompts import NO_STYLE, STYLE_NAMES, caption, compose
 from dgkit.world.canvas import Canvas
 from dgkit.world.gbuffer import GBuffer
@@ -74,7 +74,8 @@ def style_of(role: str, seed: int, index: int) -> str:
 def check_arguments(role: str, seed: int, index: int, height: int, width: int, style: str | None = None) -> None:
     """Raise UsageError for arguments that :func:`render` does not accept."""
     if role not in ROLES:
-        raise UsageError(f"unknown role {role!r}; known roles: {', '.join(ROLES)}", "use for example --role source")
+        hint = did_you_mean(role, ROLES, "use for example --role source")
+        raise UsageError(f"unknown role {role!r}; known roles: {', '.join(ROLES)}", hint)
     if style is not None and style not in STYLE_NAMES:
         raise UsageError(
             f"unknown style {style!r}; known styles: {', '.join(STYLE_NAMES)}",

@@ -31,6 +31,8 @@ def test_lists_are_complete(capsys: pytest.CaptureFixture[str]) -> None:
 
     assert (names("presets"), names("datasets")) == (list(PRESETS), list(LAYOUTS))
     assert names("encodings") == [*ENCODINGS, "cityscapes_colours", "colours@FILE"]
+    assert main(["list", "--json"]) == 0
+    assert [row["name"] for row in json.loads(capsys.readouterr().out)["lists"]] == list(KINDS)
     assert names("engines") == list(RUNNERS)
     assert {f"random:{name}" for name in MODELS} < set(names("models"))
 
@@ -38,3 +40,5 @@ def test_lists_are_complete(capsys: pytest.CaptureFixture[str]) -> None:
 def test_an_unknown_list(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["list", "colours"]) == 2
     assert "unknown list 'colours'; known: presets, styles" in capsys.readouterr().err
+    assert main(["list", "presest"]) == 2
+    assert "did you mean presets?" in capsys.readouterr().err

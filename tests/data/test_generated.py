@@ -39,8 +39,9 @@ def test_scenes_settings_and_counts(generated: Path) -> None:
 
 
 def test_another_folder_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match="is not a folder of dgkit generate"):
+    with pytest.raises(InputError, match="is not a folder of dgkit generate") as error:
         open_generated(tmp_path)
+    assert error.value.hint == "pass a folder that dgkit generate wrote"
 
 
 def test_an_unfinished_folder_is_refused_unless_partial_is_set(tmp_path: Path) -> None:

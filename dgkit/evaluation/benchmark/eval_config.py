@@ -27,7 +27,7 @@ class EvalConfig(Config):
     )
     protocol: str = Field("dginstyle", description="Protocol: dginstyle, hrda, half or whole")
     scale: tuple[int, int] | None = Field(
-        None, description="Long and short edge that pictures fit into in pixels; default: the protocol's"
+        None, description="Long and short edge that images fit into in pixels; default: the protocol's"
     )
     crop: int | None = Field(None, ge=1, description="Side of the windows in pixels; default: the protocol's")
     stride: int | None = Field(
@@ -36,9 +36,9 @@ class EvalConfig(Config):
     engine: str = Field("auto", description="auto, torch, compile, ort, openvino or trt; ONNX: ort or openvino")
     dtype: Literal["auto", "fp32", "bf16", "fp16"] = Field("auto", description="auto (fp32), fp32, bf16 or fp16")
     device: str = Field("auto", description="auto (CUDA if available), cpu, cuda or cuda:N")
-    tta: bool = Field(False, description="Average with the mirrored picture")
+    tta: bool = Field(False, description="Average with the mirrored image")
     batch: int = Field(4, ge=1, le=256, description="Windows per call; memory use grows with it")
-    workers: int | None = Field(None, ge=1, description="Threads that read pictures; default: one per core")
+    workers: int | None = Field(None, ge=1, description="Threads that read images; default: one per core")
     strict: bool = Field(True, description="Refuse data sets with bad files instead of skipping the files")
     save_predictions: Annotated[Path | None, Metavar("DIR")] = Field(
         None, description="Folder for predicted label maps: 8-bit PNG files of train ids"

@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
-from dgkit.errors import UsageError
+from dgkit.errors import UsageError, did_you_mean
 
 Window = tuple[int, int, int, int]  # top, bottom, left, right
 Scale = tuple[int, int]
@@ -83,10 +83,10 @@ PROTOCOLS = {
             dict.fromkeys(_NIGHT, (1920, 1080)),
         ),
         Protocol(
-            "half", "Rein's: Mapillary pictures and labels halved; not comparable with dginstyle", (1024, 512),
+            "half", "Rein's: Mapillary images and labels halved; not comparable with dginstyle", (1024, 512),
             512, 341, {**_NIGHT, "bdd100k": (1280, 720)}, _MAPILLARY,
         ),
-        Protocol("whole", "DGInStyle's for DeepLabV2: half scale, whole pictures", (1024, 512), None, 1, _NIGHT),
+        Protocol("whole", "DGInStyle's for DeepLabV2: half scale, whole images", (1024, 512), None, 1, _NIGHT),
     )
 }  # fmt: skip
 
@@ -95,7 +95,8 @@ def find_protocol(name: str) -> Protocol:
     """Return the protocol ``name``. Raises UsageError, listing the known protocols."""
     if name not in PROTOCOLS:
         raise UsageError(
-            f"unknown protocol {name!r}; known protocols: {', '.join(PROTOCOLS)}", "use --protocol dginstyle"
+            f"unknown protocol {name!r}; known protocols: {', '.join(PROTOCOLS)}",
+            did_you_mean(name, PROTOCOLS, "use --protocol dginstyle"),
         )
     return PROTOCOLS[name]
 

@@ -181,7 +181,7 @@ def test_command_line(tmp_path: Path, judge_folder: Path, capsys: pytest.Capture
     command = ["quality", str(tmp_path), "--judge", str(judge_folder)]
     assert main([*command, "--reference", str(tmp_path)]) == 0
     text = capsys.readouterr().out
-    assert "2 pictures" in text and "traffic light" in text and "100.0%" in text and "feature space" in text
+    assert "2 images" in text and "traffic light" in text and "100.0%" in text and "feature space" in text
     assert main([*command, "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["agreement"]["miou"] == 1
     assert main(["quality", str(tmp_path)]) == 1
