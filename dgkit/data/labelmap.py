@@ -226,7 +226,12 @@ def _decode(path: Path, data: bytes, depth: int, colour: int, system: Encoding) 
         # The size is below the one at which Pillow warns of a decompression bomb.
         with Image.open(io.BytesIO(data), formats=("PNG",)) as picture:
             if system.colours is not None:
-                return decode_colours(np.asarray(picture.convert("RGB")), system, path)
+                colours = np.asarray(picture.convert("RGB"))
+                if depth == 16 and not colours.any():
+                    raise ValueError(
+                        "all of its 16-bit values are below 256, so it would be black; save it with 8 bits"
+                    )
+                return decode_colours(colours, system, path)
             raw = np.asarray(picture)
         return raw.astype(np.uint16) if depth == 16 else raw
     except (OSError, SyntaxError, ValueError, EOFError, struct.error, zlib.error) as error:

@@ -118,3 +118,13 @@ def test_a_changed_table_is_read_again(tmp_path: Path) -> None:
     table.write_text("Car,1,2,3\n")
     assert read_label(image, f"colours@{table}")[0, 0] == 13
     assert table_digest(f"colours@{table}") != before
+
+
+def test_colours_of_16_bits_are_not_read_as_black(tmp_path: Path) -> None:
+    import cv2
+
+    for name, factor in (("low", 1), ("high", 257)):
+        cv2.imwrite(str(tmp_path / f"{name}.png"), colorize(IDS)[..., ::-1].astype(np.uint16) * factor)
+    assert np.array_equal(read_label(tmp_path / "high.png", COLOURS), IDS)
+    with pytest.raises(LabelError, match="all of its 16-bit values are below 256"):
+        read_label(tmp_path / "low.png", COLOURS)
