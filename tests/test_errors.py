@@ -8,7 +8,7 @@ from dgkit.data.datasets import open_dataset
 from dgkit.data.labelmap import find_encoding
 from dgkit.data.style_mixes import load_style_mix
 from dgkit.diffusion.presets import find_preset
-from dgkit.engines.runner import runner_class
+from dgkit.engines.runner import known_engine
 from dgkit.errors import UsageError, did_you_mean
 from dgkit.evaluation.benchmark.protocols import find_protocol
 from dgkit.outputs.packing import check_format
@@ -28,7 +28,7 @@ def test_the_closest_name_or_the_alternative() -> None:
         (check_style, "fogy", "foggy"),
         (find_encoding, "cityscpaes_ids", "cityscapes_ids"),
         (lambda name: open_dataset(name, "."), "citscapes", "cityscapes"),
-        (runner_class, "openvion", "openvino"),
+        (known_engine, "openvion", "openvino"),
         (find_protocol, "dginstlye", "dginstyle"),
         (check_format, "webdatset", "webdataset"),
     ],

@@ -9,7 +9,7 @@ from pydantic import Field, field_validator
 
 from dgkit.config import Config
 from dgkit.diagnosis import install_line
-from dgkit.engines.runner import DOCTOR, QUANTISED, RUNNERS, BuildOptions, Network, Runner, runner_class
+from dgkit.engines.runner import QUANTISED, BuildOptions, Network, Runner, known_engine, runner_class
 from dgkit.engines.spec import NETWORKS, network_spec
 from dgkit.engines.store import Policy
 from dgkit.errors import UsageError
@@ -113,13 +113,6 @@ def network_dtype(name: str, engine: str, dtype: str) -> str:
     from dgkit.engines.openvino_runner import has_bf16
 
     return "bf16" if engine == "openvino" and has_bf16() else "fp32"
-
-
-def known_engine(engine: str) -> str:
-    """Return ``engine`` if it is known, without importing it; raise UsageError otherwise."""
-    if engine not in RUNNERS:
-        raise UsageError(f"unknown engine {engine!r}; known: {', '.join(RUNNERS)}", DOCTOR)
-    return engine
 
 
 def choose_networks(names: str | Iterable[str] = "all") -> tuple[str, ...]:

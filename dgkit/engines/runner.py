@@ -290,10 +290,15 @@ def find_device(name: str) -> torch.device:
     return torch.device(name)
 
 
-def runner_class(engine: str) -> Any:
-    """Return the runner class of ``engine``, imported on first use. Raises UsageError for an unknown engine."""
+def known_engine(engine: str) -> str:
+    """Return ``engine`` if it is known, without importing it; raise UsageError otherwise."""
     if engine not in RUNNERS:
         hint = did_you_mean(engine, RUNNERS, DOCTOR)
         raise UsageError(f"unknown engine {engine!r}; known: {', '.join(RUNNERS)}", hint)
-    module, _, name = RUNNERS[engine].rpartition(".")
+    return engine
+
+
+def runner_class(engine: str) -> Any:
+    """Return the runner class of ``engine``, imported on first use. Raises UsageError for an unknown engine."""
+    module, _, name = RUNNERS[known_engine(engine)].rpartition(".")
     return getattr(importlib.import_module(module), name)

@@ -14,8 +14,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from dgkit.engines.engine_recipe import known_engine, resolve_device
-from dgkit.engines.runner import BuildOptions, Network, Runner, runner_class
+from dgkit.engines.engine_recipe import resolve_device
+from dgkit.engines.runner import BuildOptions, Network, Runner, known_engine, runner_class
 from dgkit.engines.spec import SEGMENTER
 from dgkit.errors import EngineError
 from dgkit.labels import CLASSES

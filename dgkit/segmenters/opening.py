@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from dgkit.engines.engine_choice import installed
-from dgkit.engines.engine_recipe import known_engine
+from dgkit.engines.runner import known_engine
 from dgkit.errors import UsageError
 from dgkit.progress import Notify
 from dgkit.segmenters.base import ModuleSegmenter, ModuleSource, Segmenter
