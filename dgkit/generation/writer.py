@@ -37,6 +37,7 @@ PATHS_BY_DIGEST = {
     "judge_digest": ("judge",),
     "jobs_digest": ("jobs",),
 }
+CONTENT = {"source_digest": "label maps", "model_digest": "model", "judge_digest": "judge", "jobs_digest": "jobs table"}
 
 
 class OutputFolder:
@@ -211,13 +212,24 @@ def refuse_changes(path: Path, old: GenerateConfig, new: GenerateConfig) -> None
     free = FREE_SETTINGS - {"batch"} if new.shard else FREE_SETTINGS
     changes = differences(old, new, free | {"count"} if new.count >= old.count else free)
     if changes:
-        names = [change.partition(":")[0] for change in changes if not change.endswith(" -> None")]
-        options = [f"--{name.replace('_', '-')}" for name in names if name not in PATHS_BY_DIGEST]
-        omit = f"omit {', '.join(options)} to continue it with its own settings, or " if options else ""
-        raise OutputError(
-            f"{path} was made with other settings ({'; '.join(changes)})",
-            f"{omit}choose another output folder",
-        )
+        raise OutputError(f"{path} was made with other settings ({'; '.join(changes)})", _ways_back(changes))
+
+
+def _ways_back(changes: list[str]) -> str:
+    """Return the hint for differences: options to omit, files to restore that changed under the same name."""
+    names = {change.partition(":")[0]: change for change in changes}
+    options = [
+        f"--{name.replace('_', '-')}" for name, change in names.items()
+        if name not in PATHS_BY_DIGEST and not change.endswith(" -> None")
+    ]  # fmt: skip
+    edited = [
+        CONTENT[digest] for digest, paths in PATHS_BY_DIGEST.items()
+        if digest in names and not names.keys() & {*paths, "world"}
+    ]  # fmt: skip
+    steps = [f"omit {', '.join(options)}"] if options else []
+    steps += [f"restore the {' and the '.join(edited)} of its first run"] if edited else []
+    to_continue = f"{' and '.join(steps)} to continue it, or " if steps else ""
+    return f"{to_continue}choose another output folder"
 
 
 def differences(old: GenerateConfig, new: GenerateConfig, free: Set[str] = FREE_SETTINGS) -> list[str]:

@@ -221,6 +221,22 @@ def test_settings_that_change_images_are_refused(tmp_path: Path, change: dict[st
     assert "choose another output folder" in caught.value.hint
 
 
+@pytest.mark.parametrize(
+    ("change", "hint"),
+    [
+        ({"seed": 4}, "omit --seed to continue it, or"),
+        ({"source_digest": "t"}, "restore the label maps of its first run to continue it, or"),
+        ({"seed": 4, "jobs_digest": "t"}, "omit --seed and restore the jobs table of its first run to continue it, or"),
+        ({"model": "/other", "model_digest": "n"}, "omit --model to continue it, or"),
+        ({"world": 8, "source_digest": "t"}, "omit --world to continue it, or"),
+    ],
+)
+def test_the_hint_names_what_to_undo(tmp_path: Path, change: dict[str, Any], hint: str) -> None:
+    with pytest.raises(OutputError) as caught:
+        refuse_changes(tmp_path, CONFIG, CONFIG.model_copy(update=change))
+    assert caught.value.hint == f"{hint} choose another output folder"
+
+
 def test_a_larger_count_keeps_the_existing_images(tmp_path: Path) -> None:
     fill(tmp_path / "out", 0, 1, 2)
     folder = fill(tmp_path / "out", 3, config=CONFIG.model_copy(update={"count": 4}))
