@@ -79,6 +79,8 @@ def find_matches(folder: Path, parts: Sequence[str]) -> Iterator[Path]:
     """
     head, *rest = parts
     if head == "**":
+        while rest[:1] == ["**"]:
+            del rest[0]
         for sub, names in walk(folder):
             yield from find_matches(folder / sub, rest) if rest else (folder / sub / name for name in names)
         return

@@ -11,6 +11,7 @@ import numpy as np
 from dgkit.data.datasets import labels_folder, open_dataset
 from dgkit.data.filtering import Judgement, judge, perceptual_hash
 from dgkit.data.generated import SceneFiles
+from dgkit.data.index import table_digest
 from dgkit.data.layouts import ALIASES, LAYOUTS
 from dgkit.data.manifest import Manifest
 from dgkit.data.pictures import reading
@@ -20,6 +21,7 @@ from dgkit.progress import Advance
 from dgkit.segmenters.onnx import open_onnx_segmenter
 
 DIGESTS = ("image_sha256", "source_label_sha256", "image_reading")  # what a measurement is of
+_KEYS = (*DIGESTS, "encoding")  # a reference may hold other ids than train ids
 CACHE_BYTES = 2**29  # of loss maps kept from measuring for filtering
 
 
@@ -27,7 +29,8 @@ CACHE_BYTES = 2**29  # of loss maps kept from measuring for filtering
 class SceneMeasurement:
     """Digests, perceptual hash and judgement of a scene.
 
-    ``digests`` also holds :func:`~dgkit.data.pictures.reading` of the image if it is not empty.
+    ``digests`` also holds :func:`~dgkit.data.pictures.reading` of the image if it is not empty, and the digest of the
+    encoding of its label map unless that holds train ids.
 
     ``pixels`` int64 [19] and ``losses`` float64 [19] are those of :class:`~dgkit.data.filtering.Judgement`.
     """
@@ -65,7 +68,7 @@ class SceneMeasurement:
         for name, (count, loss) in line["classes"].items():
             pixels[CLASSES.index(name)], losses[CLASSES.index(name)] = _number(count, 2**40), _number(loss)
         shares = [None if line[key] is None else _number(line[key], most) for key, most in _SHARES]
-        digests = {key: line[key] for key in DIGESTS if key in line}
+        digests = {key: line[key] for key in _KEYS if key in line}
         code = int(line["hash"], 16)
         if not 0 <= code < 2**64:
             raise ValueError(f"the hash {code:x} is not one of 64 bits")
@@ -150,6 +153,8 @@ def measure_scenes(
         digests = dict(zip(("image_sha256", "source_label_sha256"), scene.digests(), strict=True))
         if how := reading(scene.image):
             digests["image_reading"] = how
+        if scene.encoding != "train_ids":
+            digests["encoding"] = table_digest(scene.encoding)
         found = _known(known.get(scene.id), digests)
         if found is None:
             found = judge.measure(scene, digests, keep_losses)
@@ -161,7 +166,7 @@ def measure_scenes(
 
 def _known(line: dict[str, Any] | None, digests: dict[str, str]) -> SceneMeasurement | None:
     """Return the measurement of a line of the journal; None if it is of other files, or damaged."""
-    if line is None or any(line.get(key) != digests.get(key) for key in DIGESTS):
+    if line is None or any(line.get(key) != digests.get(key) for key in _KEYS):
         return None
     try:
         return SceneMeasurement.from_json(line)

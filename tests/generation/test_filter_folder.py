@@ -212,6 +212,16 @@ def test_means_of_a_labelled_set(out: Path, segmenter: Path, tmp_path: Path) -> 
     assert filter_folder(out, segmenter=segmenter, reference=f"gta={tmp_path / 'real'}")["classes"] == real["classes"]
 
 
+def test_a_reference_in_another_encoding_is_measured_again(out: Path, segmenter: Path, tmp_path: Path) -> None:
+    add(tmp_path / "real", "r", image_of(label_of(0), 20), label_of(0))
+    pattern = f"pairs={tmp_path}/real/images/*::{tmp_path}/real/labels/*"
+    first = filter_folder(out, segmenter=segmenter, reference=f"{pattern}::train_ids")
+    table = tmp_path / "real" / "colours.csv"
+    table.write_text("".join(f"{(i + 1) % 19},{i},{i},{i}\n" for i in range(19)) + "ignore,255,255,255")
+    other = filter_folder(out, segmenter=segmenter, reference=f"{pattern}::colours@{table}")
+    assert first["classes"] != other["classes"]
+
+
 def test_photographs_that_are_read_differently_are_measured_again(
     out: Path, segmenter: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
