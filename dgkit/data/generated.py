@@ -135,7 +135,7 @@ def open_generated(path: Path | str, *, partial: bool = False, filtered: bool = 
         raise not_generated(path)
     settings = read_recipe(path / SETTINGS)
     lines = [with_slashes(line) for line in manifest.read(path / MANIFEST)]
-    again = f"dgkit generate {path} --recipe {path / SETTINGS}"
+    again = f"dgkit generate {path}"
     for record in lines:
         if (fault := line_fault(record)) or not record.keys() >= _KEYS or not names_own_files(record, "image", "label"):
             raise InputError(

@@ -96,9 +96,7 @@ def _read_part(path: Path, progress: Progress) -> tuple[GenerateConfig, dict[int
         unfinished = set(found.counts) == {"job"}
         raise InputError(
             f"{path} is incomplete or damaged ({counts})",
-            f"dgkit generate {path} --recipe {path / 'config.yaml'}"
-            if unfinished
-            else f"dgkit verify {path} --repair, then merge again",
+            f"dgkit generate {path}" if unfinished else f"dgkit verify {path} --repair, then merge again",
         )
     return config.model_copy(update={"shard": None}), records
 

@@ -127,9 +127,7 @@ def file_size(folder: Path, record: Line, kind: str) -> int:
 
 
 def _damaged(folder: Path, path: Path, reason: str) -> InputError:
-    return InputError(
-        f"{path}: {reason}", f"dgkit generate {folder} --recipe {folder / 'config.yaml'} regenerates damaged scenes"
-    )
+    return InputError(f"{path}: {reason}", f"dgkit generate {folder} regenerates damaged scenes")
 
 
 def _line(record: Line) -> bytes:
