@@ -125,13 +125,20 @@ def stop_code(error: BaseException) -> int:
     return TERMINATED if isinstance(error, Terminated) else INTERRUPTED
 
 
-def refuse_urls(arguments: Sequence[str]) -> None:
-    """Raise UsageError if an argument is a URL; the config classes check ``--set`` themselves."""
+def refuse_paths(arguments: Sequence[str]) -> None:
+    """Raise UsageError if an argument is a URL, or empty: as a path it would be the current folder.
+
+    The config classes check ``--set`` themselves.
+    """
+    from dgkit.errors import UsageError
     from dgkit.files import refuse_url
 
     for before, argument in zip(("", *arguments), arguments, strict=False):
         if before not in NOT_PATHS and argument.partition("=")[0] not in NOT_PATHS:
             refuse_url(argument)
+            if not argument or (argument.startswith("--") and argument.endswith("=")):
+                option = argument.rstrip("=") or (before if before.startswith("-") else "an argument")
+                raise UsageError(f"{option} is empty", "check that the shell variable has a value, or leave it out")
 
 
 def size_text(count: int) -> str:

@@ -261,8 +261,19 @@ def test_urls_are_refused_in_every_path_argument(
     capsys.readouterr()
 
 
+@pytest.mark.parametrize(
+    ("words", "named"),
+    [(["out", "--labels", ""], "--labels"), (["out", "--labels="], "--labels"), ([""], "an argument")],
+)
+def test_empty_arguments_are_not_the_current_folder(
+    capsys: pytest.CaptureFixture[str], words: list[str], named: str
+) -> None:
+    assert main(["generate", *words]) == 2
+    assert f"error: {named} is empty" in capsys.readouterr().err
+
+
 def test_a_ray_address_is_no_path(tmp_path: Path, labels: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    common.refuse_urls(["generate", "out", "--ray", "ray://host:1", "--ray=ray://host:1", "--set", "ray=ray://host:1"])
+    common.refuse_paths(["generate", "out", "--ray", "ray://host:1", "--ray=ray://host:1", "--set", "ray=ray://host:1"])
     assert load_config(GenerateConfig, None, ["ray=ray://host:1"]).ray == "ray://host:1"
 
 
