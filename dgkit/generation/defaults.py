@@ -248,13 +248,13 @@ def engine_note(given: GenerateConfig, config: GenerateConfig, device: str) -> s
         parts.append(f"{config.workers} workers")
     where = "GPU" if device == "cuda" else "CPU"
     usual = {"engine": "torch", "dtype": "fp32", "batch": 8, "workers": 0}
-    others = {name: usual[name] for name in automatic if name in ("engine", "dtype")} or {
-        name: usual[name] for name in automatic
-    }
-    override = " ".join(f"--{name} {value}" for name, value in others.items())
+    differing = {name: usual[name] for name in automatic if getattr(config, name) != usual[name]}
+    others = {name: differing[name] for name in ("engine", "dtype") if name in differing} or differing
+    override = "".join(f" --{name} {value}" for name, value in others.items())
+    override = f";{override} to override" if override else ""
     shared = " on all machines of the run" if config.shard or config.ray else ""
     images = count_of(config.count, "image")
-    return f"{', '.join(parts)} (chosen for {images} on this {where}); {override} to override{shared}"
+    return f"{', '.join(parts)} (chosen for {images} on this {where}){override}{shared}"
 
 
 def require_engine(config: GenerateConfig, path: object) -> None:

@@ -155,8 +155,10 @@ def test_one_line_says_what_was_chosen_and_how_to_override_it() -> None:
     assert engine_note(GenerateConfig(), resolved, "cpu") == (
         "engine openvino, bf16, batch 8 (chosen for 10,000 images on this CPU); --engine torch --dtype fp32 to override"
     )
-    line = engine_note(GenerateConfig(engine="openvino", dtype="bf16", workers=0), resolved, "cpu")
-    assert line is not None and line.endswith("; --batch 8 to override")
+    given = GenerateConfig(engine="openvino", dtype="bf16", workers=0)
+    for batch, end in ((2, "; --batch 8 to override"), (8, "on this CPU)")):
+        line = engine_note(given, resolved.model_copy(update={"batch": batch}), "cpu")
+        assert line is not None and line.endswith(end)
     assert engine_note(resolved, resolved, "cpu") is None
     shared = engine_note(GenerateConfig(shard="1/2"), resolved.model_copy(update={"shard": (1, 2)}), "cpu")
     assert shared is not None and shared.endswith("on all machines of the run")
@@ -179,7 +181,7 @@ def test_a_folder_is_continued_on_another_machine_as_it_was_begun(
     assert said == [
         "preset fast: 52 denoiser evaluations per image; --preset official is the published schedule (52); "
         "not measured with real Stable Diffusion weights, for which --preset exact is the careful choice",
-        "engine torch, bf16, batch 8 (chosen for 2 images on this CPU); --engine torch --dtype fp32 to override",
+        "engine torch, bf16, batch 8 (chosen for 2 images on this CPU); --dtype fp32 to override",
     ]
     config = load_config(GenerateConfig, result.out / "config.yaml")
     chosen = (config.preset, config.engine, config.dtype, config.batch, config.workers)
