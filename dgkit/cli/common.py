@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import typer
 
 from dgkit.cli.log_lines import LogLines, StageFigures, Stages, log_interval
+from dgkit.cli.terminal import console, live
 from dgkit.cli.verbosity import command_line, is_quiet, stamped
 from dgkit.errors import OutputError
 from dgkit.progress import ignore
@@ -26,17 +27,6 @@ BROKEN_PIPE = 141  # 128 + SIGPIPE
 NOT_PATHS = frozenset({"--ray", "--note", "--set"})  # options whose value may be a URL
 WEAK_SEGMENTER = 0.2  # mean agreement below which a segmenter cannot tell good pixels from bad ones
 ENGINE_STAGES = {"engines": ("Building engines, once per model", None)}  # of every command that runs a model
-
-_live: "list[Console]" = []  # the console of the bars that are on the screen
-
-
-def console() -> "Console":
-    """Return the console for people: stderr, so that stdout carries data only; that of the bars while they show."""
-    if _live:
-        return _live[-1]
-    from rich.console import Console
-
-    return Console(stderr=True, highlight=False, soft_wrap=True)
 
 
 def print_json(value: Mapping[str, Any]) -> None:
@@ -97,11 +87,11 @@ def _bars(stages: Stages, shown: "Console") -> "Iterator[Progress]":
             task, figures = tasks[stage]
             bars.update(task, completed=done, total=total, figures=figures.text(done, total, note, now))
 
-        _live.append(shown)
+        live.append(shown)
         try:
             yield report
         finally:
-            _live.remove(shown)
+            live.remove(shown)
 
 
 @contextlib.contextmanager

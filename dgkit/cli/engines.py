@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from dgkit.cli.common import console, print_json, print_table, size_text
+from dgkit.cli.common import print_json, print_table, size_text
 from dgkit.cli.options import Json
+from dgkit.cli.terminal import console
 from dgkit.texts import count_of
 
 if TYPE_CHECKING:

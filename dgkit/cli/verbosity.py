@@ -7,6 +7,8 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from dgkit.cli.terminal import console
+
 QUIET, NORMAL, VERBOSE = -1, 0, 1
 FLAGS = {"-q": QUIET, "--quiet": QUIET, "-v": VERBOSE, "--verbose": VERBOSE}
 
@@ -62,7 +64,5 @@ class _Details(logging.Handler):
 
     def emit(self, record: logging.LogRecord) -> None:
         """Print a record as one line."""
-        from dgkit.cli.common import console
-
         if sys.stderr is not None:
             console().print(stamped(record.getMessage()), markup=False)
