@@ -98,21 +98,22 @@ def test_frozen() -> None:
         Example().count = 5  # type: ignore[misc]
 
 
-@pytest.mark.parametrize(
-    ("text", "words", "hint"),
-    [
-        ("cuont=1", "unknown key 'cuont', allowed: count, folder, name, noise, size", "did you mean count?"),
-        ("noise.scael=1", "unknown key 'noise.scael', allowed: kind, scale", "did you mean scale?"),
-        ("count=0", "count=0 is not allowed: input should be greater than or equal to 1", "use a value of at least 1"),
-        ("count=many", "count='many' is not allowed", "count"),
-        ("noise.kind=pink", "noise.kind='pink' is not allowed: input should be", "use 'normal' or 'uniform'"),
-        ("count=500", "count times height must not exceed 1000", ""),
-        ("count", "--set 'count' is not an assignment", "--set key=value"),
-        ("=3", "--set '=3' is not an assignment", "--set key=value"),
-        ("size=[1", "the value is not valid YAML", "quote it"),
-    ],
-)
-def test_mistakes_name_the_key_and_what_is_allowed(text: str, words: str, hint: str) -> None:
+MISTAKES = {
+    "cuont=1": ("unknown key 'cuont', allowed: count, folder, name, noise, size", "did you mean count?"),
+    "noise.scael=1": ("unknown key 'noise.scael', allowed: kind, scale", "did you mean scale?"),
+    "count=0": ("count=0 is not allowed: input should be greater than or equal to 1", "use a value of at least 1"),
+    "count=many": ("count='many' is not allowed", "count"),
+    "noise.kind=pink": ("noise.kind='pink' is not allowed: input should be", "use 'normal' or 'uniform'"),
+    "count=500": ("count times height must not exceed 1000", ""),
+    "count": ("--set 'count' is not an assignment", "--set key=value"),
+    "=3": ("--set '=3' is not an assignment", "--set key=value"),
+    "size=[1": ("the value is not valid YAML", "quote it"),
+}
+
+
+@pytest.mark.parametrize("text", MISTAKES)
+def test_mistakes_name_the_key_and_what_is_allowed(text: str) -> None:
+    words, hint = MISTAKES[text]
     with pytest.raises(UsageError) as caught:
         load_config(Example, None, [text])
     assert words in caught.value.message and hint in caught.value.hint

@@ -25,6 +25,7 @@ from dgkit.generation.verification import verify
 from dgkit.provenance import cpu_name
 from tests import crash
 from tests.scenes import FAST_FLAGS, snapshot
+from tests.watching import alive, children, wait_for
 
 if not sys.platform.startswith("linux"):
     pytest.skip("needs SIGKILL and /proc", allow_module_level=True)
@@ -140,28 +141,6 @@ def segmenter(request: pytest.FixtureRequest, tmp_path: Path) -> Job:
 @pytest.fixture
 def engines() -> Job:
     return Job("build-engines", lambda folder: ["build-engines", "--random", "tiny", "--engine", "ort"], built)
-
-
-def children(pid: int) -> list[int]:
-    """Return the running child processes."""
-    found = []
-    for thread in Path(f"/proc/{pid}/task").glob("*/children"):
-        found += [int(child) for child in thread.read_text().split()]
-    return found
-
-
-def alive(pid: int) -> bool:
-    try:
-        return "\nState:\tZ" not in Path(f"/proc/{pid}/status").read_text()
-    except OSError:
-        return False
-
-
-def wait_for(what: Callable[[], bool], seconds: float) -> bool:
-    until = time.monotonic() + seconds
-    while not what() and time.monotonic() < until:
-        time.sleep(0.05)
-    return what()
 
 
 def kill(process: subprocess.Popen[bytes]) -> bool:

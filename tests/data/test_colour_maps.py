@@ -72,19 +72,20 @@ def test_colours_of_no_class(tmp_path: Path) -> None:
     assert COLOURS in caught.value.hint
 
 
-@pytest.mark.parametrize(
-    ("name", "text", "message"),
-    [
-        ("a.csv", "roads,1,2,3", "unknown class 'roads'"),
-        ("b.csv", "road,1,2", "is not a colour"),
-        ("c.csv", "road,1,2,256", "is not a colour"),
-        ("d.yaml", "road: red", "is not a colour"),
-        ("e.csv", "", "has no colours"),
-        ("f.csv", None, "cannot read the colours"),
-        ("g.yaml", "19: [1, 2, 3]", "unknown class '19'"),
-    ],
-)
-def test_tables_that_are_wrong(tmp_path: Path, name: str, text: str | None, message: str) -> None:
+WRONG_TABLES = {
+    "a.csv": ("roads,1,2,3", "unknown class 'roads'"),
+    "b.csv": ("road,1,2", "is not a colour"),
+    "c.csv": ("road,1,2,256", "is not a colour"),
+    "d.yaml": ("road: red", "is not a colour"),
+    "e.csv": ("", "has no colours"),
+    "f.csv": (None, "cannot read the colours"),
+    "g.yaml": ("19: [1, 2, 3]", "unknown class '19'"),
+}
+
+
+@pytest.mark.parametrize("name", WRONG_TABLES)
+def test_tables_that_are_wrong(tmp_path: Path, name: str) -> None:
+    text, message = WRONG_TABLES[name]
     if text is not None:
         (tmp_path / name).write_text(text)
     with pytest.raises(InputError, match=message):

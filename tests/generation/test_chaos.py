@@ -20,6 +20,7 @@ from dgkit.generation.workers import start
 from dgkit.locks import has_writer
 from tests import crash
 from tests.scenes import snapshot
+from tests.watching import alive, children, wait_for
 
 if not sys.platform.startswith("linux"):
     pytest.skip("needs SIGKILL, /proc and tmpfs", allow_module_level=True)
@@ -107,28 +108,6 @@ def begin(server: multiprocessing.context.ForkServerContext, out: Path, command:
     process = server.Process(target=crash.run_slowly, args=(["generate", str(out), *command, *flags], 30))
     process.start()
     return process
-
-
-def children(pid: int) -> list[int]:
-    """Return the running child processes."""
-    found = []
-    for thread in Path(f"/proc/{pid}/task").glob("*/children"):
-        found += [int(child) for child in thread.read_text().split()]
-    return found
-
-
-def alive(pid: int) -> bool:
-    try:
-        return "\nState:\tZ" not in Path(f"/proc/{pid}/status").read_text()
-    except OSError:
-        return False
-
-
-def wait_for(what: Callable[[], bool], seconds: float) -> bool:
-    until = time.monotonic() + seconds
-    while not what() and time.monotonic() < until:
-        time.sleep(0.01)
-    return what()
 
 
 @pytest.mark.slow
