@@ -104,11 +104,9 @@ MISTAKES = {
     "count=0": ("count=0 is not allowed: input should be greater than or equal to 1", "use a value of at least 1"),
     "count=many": ("count='many' is not allowed", "count"),
     "noise.kind=pink": ("noise.kind='pink' is not allowed: input should be", "use 'normal' or 'uniform'"),
-    "count=500": ("count times height must not exceed 1000", ""),
-    "count": ("--set 'count' is not an assignment", "--set key=value"),
-    "=3": ("--set '=3' is not an assignment", "--set key=value"),
-    "size=[1": ("the value is not valid YAML", "quote it"),
-}
+    **{text: (f"--set '{text}' is not an assignment", "--set key=value") for text in ("count", "=3")},
+    "count=500": ("count times height must not exceed 1000", ""), "size=[1": ("the value is not valid YAML", "quote it"),
+}  # fmt: skip
 
 
 @pytest.mark.parametrize("text", MISTAKES)

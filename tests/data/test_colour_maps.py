@@ -73,14 +73,11 @@ def test_colours_of_no_class(tmp_path: Path) -> None:
 
 
 WRONG_TABLES = {
-    "a.csv": ("roads,1,2,3", "unknown class 'roads'"),
-    "b.csv": ("road,1,2", "is not a colour"),
-    "c.csv": ("road,1,2,256", "is not a colour"),
-    "d.yaml": ("road: red", "is not a colour"),
-    "e.csv": ("", "has no colours"),
-    "f.csv": (None, "cannot read the colours"),
+    "a.csv": ("roads,1,2,3", "unknown class 'roads'"), "b.csv": ("road,1,2", "is not a colour"),
+    "c.csv": ("road,1,2,256", "is not a colour"), "d.yaml": ("road: red", "is not a colour"),
+    "e.csv": ("", "has no colours"), "f.csv": (None, "cannot read the colours"),
     "g.yaml": ("19: [1, 2, 3]", "unknown class '19'"),
-}
+}  # fmt: skip
 
 
 @pytest.mark.parametrize("name", WRONG_TABLES)
