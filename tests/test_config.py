@@ -102,10 +102,10 @@ MISTAKES = {
     "cuont=1": ("unknown key 'cuont', allowed: count, folder, name, noise, size", "did you mean count?"),
     "noise.scael=1": ("unknown key 'noise.scael', allowed: kind, scale", "did you mean scale?"),
     "count=0": ("count=0 is not allowed: input should be greater than or equal to 1", "use a value of at least 1"),
-    "count=many": ("count='many' is not allowed", "count"),
+    "count=many": ("count='many' is not allowed", "count"), "count=500": ("times height must not exceed 1000", ""),
     "noise.kind=pink": ("noise.kind='pink' is not allowed: input should be", "use 'normal' or 'uniform'"),
     **{text: (f"--set '{text}' is not an assignment", "--set key=value") for text in ("count", "=3")},
-    "count=500": ("count times height must not exceed 1000", ""), "size=[1": ("the value is not valid YAML", "quote it"),
+    "size=[1": ("the value is not valid YAML", "quote it"),
 }  # fmt: skip
 
 
