@@ -16,7 +16,7 @@ from dgkit.bench.bench_config import BenchTask
 from dgkit.bench.command import run_dgkit
 from dgkit.bench.image_work import ImageWork
 from dgkit.bench.memory import DeviceMemory, peak_rss
-from dgkit.bench.network_speed import build_options, describe_engines, exact, reference_path
+from dgkit.bench.network_speed import build_options, builds_engines, describe_engines, exact, reference_path
 from dgkit.bench.task_process import EXACT, attempt
 from dgkit.bench.timing import LEAST, Times, clock_calls
 from dgkit.data.manifest import Manifest
@@ -29,7 +29,6 @@ from dgkit.engines.runner import BuildOptions
 from dgkit.engines.store import Policy
 from dgkit.errors import EngineError
 from dgkit.files import atomic_path
-from dgkit.progress import Notify
 
 WORLD = 8  # scenes of the procedural city that generate cuts its labels from
 HALVES = 2  # denoiser samples per window: with and without the text
@@ -38,10 +37,10 @@ _CLOCK_DRIFT = 1.0  # seconds; a larger difference means that the system clock w
 
 def build(task: BenchTask) -> Iterator[dict[str, Any]]:
     """Build missing engines; yield the cells of :func:`dgkit.bench.network_speed.build` over all engines."""
-    notes: list[str] = []
-    pipeline = _pipeline(task, task.rebuild, notes.append)
+    pipeline = _pipeline(task, task.rebuild)
+    built = builds_engines(task, pipeline.runners)
     engines = [engine for runner in pipeline.runners.values() for engine in runner.prepare()]
-    yield describe_engines(engines, bool(notes))
+    yield describe_engines(engines, built)
 
 
 def reference(task: BenchTask) -> Iterator[dict[str, Any]]:
@@ -155,11 +154,11 @@ class _Reference:
             return cls(file["image"], SceneRequest(file["label"], str(file["prompt"]), int(file["seed"])))
 
 
-def _pipeline(task: BenchTask, rebuild: Policy, notify: Notify | None = None) -> Pipeline:
+def _pipeline(task: BenchTask, rebuild: Policy) -> Pipeline:
     """Open the pipeline of a task; for the subject ``generate`` with the options that the command uses."""
     options = BuildOptions(cuda_graph=task.cuda_graph) if task.subject == "generate" else build_options(task)
     recipe = {"engine": task.engine, "device": task.device, "dtype": task.dtype, "options": options}
-    return load_pipeline(task.model, recipe=EngineRecipe.model_validate(recipe), rebuild=rebuild, notify=notify)
+    return load_pipeline(task.model, recipe=EngineRecipe.model_validate(recipe), rebuild=rebuild)
 
 
 def _measure_sampler(

@@ -22,13 +22,13 @@ from dgkit.bench.timing import synchronize, time_calls
 from dgkit.diffusion.components import model_networks
 from dgkit.diffusion.loading import open_model
 from dgkit.diffusion.model_folder import ModelSource
+from dgkit.engines.build_plan import inspect
 from dgkit.engines.compare import compare_outputs, run_in_batches
 from dgkit.engines.machine import device_facts
 from dgkit.engines.onnx_export import example_inputs
 from dgkit.engines.runner import BuildOptions, Network, Runner, find_device, runner_class
 from dgkit.engines.store import Engine, Policy
 from dgkit.files import atomic_path
-from dgkit.progress import Notify
 
 ROWS = 2  # samples of which the outputs are compared
 FLOPS = "flops"  # key in the reference file, next to the names of the outputs
@@ -36,9 +36,15 @@ FLOPS = "flops"  # key in the reference file, next to the names of the outputs
 
 def build(task: BenchTask) -> Iterator[dict[str, Any]]:
     """Build missing engines; yield their build time and size, and the peak memory if any was built now."""
-    notes: list[str] = []
-    runner = _runner(task, open_model(task.model), task.rebuild, notes.append)
-    yield describe_engines(runner.prepare(), bool(notes))
+    runner = _runner(task, open_model(task.model), task.rebuild)
+    built = builds_engines(task, {task.subject: runner})
+    yield describe_engines(runner.prepare(), built)
+
+
+def builds_engines(task: BenchTask, runners: Mapping[str, Runner]) -> bool:
+    """Return whether opening ``runners`` builds an engine."""
+    missing = (inspect(name, task.engine, runner).state == "missing" for name, runner in runners.items())
+    return task.rebuild == "always" or any(missing)
 
 
 def describe_engines(engines: list[Engine], built: bool) -> dict[str, Any]:
@@ -139,10 +145,10 @@ def _measure_batch(runner: Runner, task: BenchTask, batch: int, memory: DeviceMe
     return {**cells, **_compare(runner, task, batch, outputs, times.median)}
 
 
-def _runner(task: BenchTask, model: ModelSource, rebuild: Policy, notify: Notify | None = None) -> Runner:
+def _runner(task: BenchTask, model: ModelSource, rebuild: Policy) -> Runner:
     network = model_networks(model)[task.subject]
     runner: Runner = runner_class(task.engine)(
-        network, task.device, task.dtype, rebuild=rebuild, notify=notify, options=build_options(task)
+        network, task.device, task.dtype, rebuild=rebuild, options=build_options(task)
     )
     return runner
 

@@ -116,7 +116,7 @@ def test_channels_of_unknown_classes_are_ignored(tmp_path: Path) -> None:
 def test_refused_files_for_single_images(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="no such file") as caught:
         open_onnx_segmenter(tmp_path / "none.onnx")
-    assert "dgkit train judge" in caught.value.hint
+    assert "dgkit train segmenter" in caught.value.hint
     model = palette_model(tmp_path / "s.onnx")
     model.with_suffix(".yaml").write_text("features: nothing\n")
     with pytest.raises(InputError, match="names the output 'nothing'"):
