@@ -138,8 +138,8 @@ def find_encoding(name: str) -> Encoding:
     """Return an id system by its name in ``dgkit.labels.ENCODINGS``, or by ``"mapillary_b@CONFIG.json"``.
 
     The second form reads the class names of any version of Mapillary Vistas from its config file. Encodings by colours
-    are those of :func:`~dgkit.data.colour_maps.colour_encoding`. Raises UsageError for
-    an unknown name, InputError for a config file that cannot be used.
+    are those of :func:`~dgkit.data.colour_maps.colour_encoding`. Raises UsageError for an unknown name, InputError for
+    a config file that cannot be used.
     """
     if name in ENCODINGS:
         return ENCODINGS[name]
@@ -241,9 +241,8 @@ def _decode(path: Path, data: bytes, depth: int, colour: int, system: Encoding) 
 def _decode_channel(data: bytes, system: Encoding) -> np.ndarray:
     import cv2
 
-    picture = cv2.imdecode(
-        np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED
-    )  # Pillow reduces 16-bit colour to 8 bits
+    # Pillow would reduce 16-bit colours to 8 bits.
+    picture = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED)
     if picture is None:
         raise ValueError("it cannot be decoded")
     assert system.channel is not None

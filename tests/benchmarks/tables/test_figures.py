@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import statistics
 from collections.abc import Iterator
 from pathlib import Path
@@ -45,6 +46,30 @@ def test_images_an_hour_on_a_cpu(build: ModuleType) -> None:
         check(f"{found[preset].x_official:.0f} times", *pages)
     exact = row(RESULTS / "bench.csv", subject="generate", preset="exact", engine="compile", dtype="bf16")
     check(f"{hour(exact)} | {exact.x_official:.1f} times", OVERVIEW)
+
+
+def test_the_first_minute() -> None:
+    page = ROOT / "docs" / "results" / "speed.md"
+    with (RESULTS / "first_minute.csv").open(newline="", encoding="utf-8") as file:
+        found = {line["what"]: line for line in csv.DictReader(file)}
+    check(f"{float(found['start']['seconds']):.1f} s |", page)
+    demo, hundred = found["demo"], found["hundred"]
+    check(f"{float(demo['seconds']):.1f} s, first scene after {float(demo['first_s']):.1f} s", page)
+    check(f"{float(hundred['seconds']):.1f} s, {int(hundred['images_per_hour']):,} images an hour", page)
+    for engine in ("torch", "openvino"):
+        fast = row(RESULTS / "fast_share.csv", engine=engine, preset="fast")
+        check(hour(fast), page)
+        check(f"{fast.x_official:.0f}", page)
+        check(f"{fast.share:.2f}", page)
+
+
+def test_one_pass_against_diffusers() -> None:
+    with (RESULTS / "against_diffusers.csv").open(newline="", encoding="utf-8") as file:
+        found = {line["subject"]: f"{float(line['ms_image']):,.0f}" for line in csv.DictReader(file)}
+    for figure in found.values():
+        check(f"| {figure} |", ROOT / "docs" / "results" / "speed.md")
+    check(f"takes {found['dgkit:torch:bf16']} ms", README)
+    check(f"takes {found['diffusers:bf16:compile']} ms", README)
 
 
 def test_images_an_hour_on_a_gpu() -> None:
