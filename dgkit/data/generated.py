@@ -17,8 +17,9 @@ import numpy as np
 
 from dgkit.config import read_recipe
 from dgkit.data import manifest
-from dgkit.data.datasets import Sample, labels_folder, read_pair
+from dgkit.data.datasets import Sample, labels_folder
 from dgkit.data.listing import PHOTOGRAPHS, find_named, same_name, split_ending, walk
+from dgkit.data.pairs import read_pair
 from dgkit.data.records import line_fault, names_own_files, with_slashes
 from dgkit.errors import InputError
 from dgkit.files import digest_file, local_path, user_path

@@ -8,19 +8,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from dgkit.data.datasets import (
-    Dataset,
-    Sample,
-    check_pairs,
-    labels_folder,
-    mismatched_pairs,
-    open_dataset,
-    open_source,
-    read_pair,
-)
+from dgkit.data.datasets import Dataset, labels_folder, open_dataset, open_source
 from dgkit.data.labelmap import find_encoding, read_label
 from dgkit.data.layouts import LAYOUTS, PAIRS
-from dgkit.errors import InputError, LabelError, UsageError
+from dgkit.data.pairs import check_pairs, read_pair
+from dgkit.errors import InputError, UsageError
 from tests.data.trees import write_ids, write_image, write_many, write_synthia_label
 
 CITY = "aachen/aachen_000000_000019"
@@ -365,33 +357,7 @@ def test_sources_of_a_command(tmp_path: Path) -> None:
             open_source(**arguments)  # type: ignore[arg-type]
 
 
-# --- photographs ------------------------------------------------------------------------------------------------------
-
-
-def test_pairs_of_different_size_are_listed(tmp_path: Path) -> None:
-    for i in range(6):
-        write_ids(tmp_path / "labels" / f"{i}.png")
-        write_image(tmp_path / "images" / f"{i}.png", 4, 6 if i == 0 else 7)
-    dataset = labels_folder(tmp_path)
-    lines = mismatched_pairs(dataset)
-    assert len(lines) == 5 and "1.png is 6x4 but" in lines[0] and "1.png is 7x4" in lines[0]
-    with pytest.raises(LabelError, match=r"5 of 6 pairs differ in size: .* and 2 more"):
-        check_pairs(dataset)
-    assert read_pair(dataset.samples[0])[0].shape == (4, 6, 3)
-    with pytest.raises(LabelError, match=r"is 6x4 but .* is 7x4"):
-        read_pair(dataset.samples[1])
-
-
-def test_a_pair_without_a_usable_photograph(tmp_path: Path) -> None:
-    label = write_ids(tmp_path / "a.png")
-    with pytest.raises(LabelError, match="photograph of this label map was not found"):
-        read_pair(Sample("a", label, None, "train_ids"))
-    broken = tmp_path / "b.jpg"
-    broken.write_bytes(b"no picture")
-    sample = Sample("a", label, broken, "train_ids")
-    for call in (lambda: read_pair(sample), lambda: check_pairs(Dataset("x", tmp_path, "all", (sample,)))):
-        with pytest.raises(LabelError, match="cannot be read as an image"):
-            call()
+# --- files as users have them -----------------------------------------------------------------------------------------
 
 
 def test_endings_count_in_any_case(tmp_path: Path) -> None:

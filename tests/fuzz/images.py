@@ -65,8 +65,9 @@ def make_pair(folder: Path) -> None:
 
 
 def read_photograph(rng: random.Random, folder: Path) -> None:
-    from dgkit.data.datasets import labels_folder, read_pair
+    from dgkit.data.datasets import labels_folder
     from dgkit.data.generated import list_scenes
+    from dgkit.data.pairs import read_pair
     from dgkit.data.pictures import read_picture
     from dgkit.evaluation.benchmark.eval_sets import check_dataset, read_sample
     from dgkit.training.data import image_files

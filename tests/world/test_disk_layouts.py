@@ -10,8 +10,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from dgkit.data.datasets import open_dataset, read_pair
+from dgkit.data.datasets import open_dataset
 from dgkit.data.labelmap import read_label
+from dgkit.data.pairs import read_pair
 from dgkit.errors import OutputError, UsageError
 from dgkit.labels import ENCODINGS, MAPILLARY_NAMES, PALETTE
 from dgkit.world import disk_layouts as disk

@@ -11,9 +11,10 @@ from typing import Literal
 import numpy as np
 
 from dgkit.data.crops import CropRules, crop, drawable_classes
-from dgkit.data.datasets import Dataset, Sample, check_pairs, mismatched_pairs
+from dgkit.data.datasets import Dataset, Sample
 from dgkit.data.index import ClassIndex, build_index
 from dgkit.data.labelmap import read_label, resize_label
+from dgkit.data.pairs import check_pairs, mismatched_pairs
 from dgkit.errors import InputError, LabelError
 from dgkit.prompts import NO_STYLE, caption, compose
 from dgkit.training.data.feed import Example, LatentSource, WholeImage, place_crop
