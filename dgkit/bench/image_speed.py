@@ -38,7 +38,7 @@ _CLOCK_DRIFT = 1.0  # seconds; a larger difference means that the system clock w
 def build(task: BenchTask) -> Iterator[dict[str, Any]]:
     """Build missing engines; yield the cells of :func:`dgkit.bench.network_speed.build` over all engines."""
     pipeline = _pipeline(task, task.rebuild)
-    built = builds_engines(task, pipeline.runners)
+    built = builds_engines(pipeline.runners)
     engines = [engine for runner in pipeline.runners.values() for engine in runner.prepare()]
     yield describe_engines(engines, built)
 

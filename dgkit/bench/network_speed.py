@@ -22,7 +22,7 @@ from dgkit.bench.timing import synchronize, time_calls
 from dgkit.diffusion.components import model_networks
 from dgkit.diffusion.loading import open_model
 from dgkit.diffusion.model_folder import ModelSource
-from dgkit.engines.build_plan import inspect
+from dgkit.engines.build_plan import inspect, is_due
 from dgkit.engines.compare import compare_outputs, run_in_batches
 from dgkit.engines.machine import device_facts
 from dgkit.engines.onnx_export import example_inputs
@@ -37,14 +37,13 @@ FLOPS = "flops"  # key in the reference file, next to the names of the outputs
 def build(task: BenchTask) -> Iterator[dict[str, Any]]:
     """Build missing engines; yield their build time and size, and the peak memory if any was built now."""
     runner = _runner(task, open_model(task.model), task.rebuild)
-    built = builds_engines(task, {task.subject: runner})
+    built = builds_engines({task.subject: runner})
     yield describe_engines(runner.prepare(), built)
 
 
-def builds_engines(task: BenchTask, runners: Mapping[str, Runner]) -> bool:
-    """Return whether opening ``runners`` builds an engine."""
-    missing = (inspect(name, task.engine, runner).state == "missing" for name, runner in runners.items())
-    return task.rebuild == "always" or any(missing)
+def builds_engines(runners: Mapping[str, Runner]) -> bool:
+    """Return whether preparing ``runners``, by name of their network, builds an engine."""
+    return any(is_due(inspect(name, runner.engine, runner), runner) for name, runner in runners.items())
 
 
 def describe_engines(engines: list[Engine], built: bool) -> dict[str, Any]:

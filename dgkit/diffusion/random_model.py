@@ -244,7 +244,7 @@ class _FastInitialisation(TorchDispatchMode):
     LENGTH = 1_048_573
 
     def __init__(self) -> None:
-        super().__init__()  # type: ignore[no-untyped-call]
+        super().__init__()  # type: ignore[no-untyped-call]  # torch leaves this initialiser untyped
         self._uniform = torch.rand(self.LENGTH)
         self._normal = torch.randn(self.LENGTH)
 

@@ -76,12 +76,12 @@ def build_all(
 
     Everything that can be missing on this machine is checked before the first build. ``progress`` reports the stage
     "engines". ``release`` is called after each build. ``helper`` builds some of the engines in a second process where a
-    build keeps one core busy. A failed build is a status with the reason, and the last one unless ``keep_going``;
-    MissingDependency, OutputError, UsageError,
-    and the EngineError of a backend that this machine cannot build for, are raised.
+    build keeps one core busy. A failed build is a status with the reason, and the last one unless ``keep_going``.
+
+    Raises MissingDependency, OutputError, UsageError, and EngineError if this machine cannot build for a backend.
     """
     found = {name: inspect(name, runner.engine, runner) for name, runner in runners.items()}
-    todo = [name for name, runner in runners.items() if _is_due(found[name], runner)]
+    todo = [name for name, runner in runners.items() if is_due(found[name], runner)]
     for name in todo:
         runners[name].check_build()
     todo.sort(key=lambda name: -BUILD_SECONDS.get(name, 0.0))  # the longest first, so that the helper ends in time
@@ -126,8 +126,8 @@ class _BuildClock:
         return f"{title} {name}, about {rounded} left"
 
 
-def _is_due(status: EngineStatus, runner: Runner) -> bool:
-    """Return whether the policy of ``runner`` asks for a build, given the result of :func:`inspect`."""
+def is_due(status: EngineStatus, runner: Runner) -> bool:
+    """Return whether preparing ``runner`` builds an engine, given the result of :func:`inspect`."""
     if runner.rebuild == "never" or status.state == "none needed":
         return False
     return status.state == "missing" or runner.rebuild == "always"
@@ -140,7 +140,7 @@ def build(name: str, engine: str, runner: Runner, before: EngineStatus | None = 
     MissingDependency, OutputError and UsageError.
     """
     before = before or inspect(name, engine, runner)
-    if runner.rebuild == "never" or (before.state != "missing" and runner.rebuild == "auto"):
+    if not is_due(before, runner):
         return before
     facts, started = (name, engine, runner.dtype_name, str(runner.device)), time.perf_counter()
     try:
