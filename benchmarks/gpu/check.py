@@ -32,7 +32,7 @@ from processes import end, interrupt, kill_all, signal_all
 from steps import DGKIT, DRY, FULL, LIMIT, Machine, Plan, Step
 
 ROOT = Path(__file__).resolve().parents[2]
-COLUMNS = ("step", "state", "seconds", "limit", "beside", "detail", "command")
+COLUMNS = ("step", "state", "seconds", "limit", "concurrent", "detail", "command")
 MARK = "DGKIT_GPU_CHECK"  # environment variable that identifies the processes of a step in any session
 LEAST = 5.0  # seconds; no step is started with less time
 DUMP_SECONDS = 0.5  # for the processes of a step to write where they are
@@ -155,7 +155,7 @@ class Check:
         with step.rows.open(newline="", encoding="utf-8") as stream:
             rows = list(csv.DictReader(stream))
         for row in rows:
-            append(self.out / "bench.csv", {"step": step.name, "beside": " ".join(sorted(concurrent)), **row})
+            append(self.out / "bench.csv", {"step": step.name, "concurrent": " ".join(sorted(concurrent)), **row})
         return [row["error"] for row in rows if row.get("error")]
 
     def _write(self, step: Step, state: str, seconds: float, limit: float, concurrent: set[str], detail: str) -> None:

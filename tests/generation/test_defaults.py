@@ -44,7 +44,7 @@ def machine(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Callable[..., No
 
 
 class Embedded:
-    """The embedded model, of which only sizes are asked for."""
+    """The embedded model, reduced to its sizes."""
 
     def __init__(self) -> None:
         self.info = open_model().info

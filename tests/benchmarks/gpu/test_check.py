@@ -186,5 +186,5 @@ def test_all_steps_without_a_gpu_run(tmp_path: Path) -> None:
         ("compile_small", "compile"),
         ("compile", "compile"),
     } <= measured
-    others = {row["step"]: row["beside"] for row in rows.values()}
+    others = {row["step"]: row["concurrent"] for row in rows.values()}
     assert "parity" in others["build_large"] and "build_large" in others["parity"] and others["measure"] == ""
