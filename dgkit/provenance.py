@@ -11,7 +11,7 @@ from pathlib import Path
 PACKAGES = (
     "dgkit", "torch", "diffusers", "transformers", "safetensors", "huggingface_hub", "numpy", "pillow",
     "opencv-python-headless", "opencv-python", "pydantic", "typer", "rich", "onnx", "onnxscript", "onnxruntime",
-    "onnxruntime-gpu", "openvino", "nncf", "tensorrt", "tensorrt-rtx", "onedl-mmengine", "onedl-mmcv",
+    "onnxruntime-gpu", "openvino", "nncf", "tensorrt", "tensorrt-rtx", "polygraphy", "onedl-mmengine", "onedl-mmcv",
     "onedl-mmsegmentation", "accelerate", "tensorboard", "peft", "torchmetrics", "ray",
 )  # fmt: skip
 

@@ -78,7 +78,13 @@ def installed(engine: str, *, build: bool = True) -> bool:
     """Return whether the packages that run ``engine`` are installed, and those that ``build`` it."""
     runs, builds = PACKAGES[engine]
     compiler = not build or engine != "compile" or shutil.which(os.environ.get("CXX", "g++")) is not None
-    return compiler and all(find_spec(name) is not None for name in (*runs, *(builds if build else ())))
+    return compiler and all(_importable(name) for name in (*runs, *(builds if build else ())))
+
+
+def _importable(name: str) -> bool:
+    """Return whether a package is installed; a folder with type stubs only, such as tensorrt-stubs', has no origin."""
+    found = find_spec(name)
+    return found is not None and found.origin is not None
 
 
 def measured_engines(device: str, dtype: str, parameters: float) -> tuple[EngineSpeed, ...]:

@@ -17,9 +17,8 @@ from dgkit.engines.runner import BuildOptions, Network
 from dgkit.engines.sidecar import EngineKey, Scalar
 from dgkit.engines.spec import TensorSpec
 from dgkit.engines.store import Engine, EngineStore, Policy
-from dgkit.engines.trt_library import TrtLibrary, is_portable, make_monitor, on_gpu
+from dgkit.engines.trt_library import TrtLibrary, is_portable, make_monitor, on_gpu, polygraphy, trt
 from dgkit.errors import EngineError
-from dgkit.files import atomic_write
 from dgkit.progress import Notify
 from dgkit.resources import peak_memory
 
@@ -155,78 +154,96 @@ def build_engine(
     options: BuildOptions,
     notify: Notify | None,
 ) -> dict[str, Any]:
-    """Build the engine file ``target`` from ``graph`` and return notes for the side-car."""
-    name, trt = network.spec.name, library.module
-    library.reason()  # clears earlier messages
-    builder = trt.Builder(library.logger)
-    flag = int(trt.NetworkDefinitionCreationFlag.STRONGLY_TYPED)  # TensorRT 11 ignores it: it knows no other kind
-    definition = builder.create_network(1 << flag)
-    parser = trt.OnnxParser(definition, library.logger)
-    if not parser.parse_from_file(str(graph)):
-        raise EngineError(
-            f"TensorRT cannot parse the {name}: {_parser_errors(parser) or library.reason()}", "use --engine torch"
-        )
-    config = _configure(library, builder, device, options)
-    monitor = config.progress_monitor = make_monitor(library, notify, name)
-    for profile in profiles(network, options.batch):
-        shape = builder.create_optimization_profile()
-        for spec in network.spec.inputs:
-            shape.set_shape(spec.name, *(_shape(spec, network, profile, index) for index in range(3)))
-        config.add_optimization_profile(shape)
-    timings = _load_timings(library, config, device)
-    plan = builder.build_serialized_network(definition, config)
-    if monitor.cancelled:
-        raise KeyboardInterrupt
-    if plan is None:
-        raise EngineError(f"TensorRT cannot build the {name}: {library.reason()}", "use --engine torch")
+    """Build the engine file ``target`` from ``graph`` with Polygraphy and return notes for the side-car."""
+    name, loaders = network.spec.name, polygraphy("backend.trt")
+    with library.reporting(f"TensorRT cannot parse the {name}"):
+        builder, definition, _ = loaders.network_from_onnx_path(str(graph), strongly_typed=True)
+    monitor, timings = make_monitor(notify, name), _timings(library, device)
+    settings = config_loader(library, network, device, options, monitor=monitor, timings=timings)
+    library.messages.memory.clear()
+    with library.reporting(f"TensorRT cannot build the {name}"):
+        config = settings(builder, definition)
+        if timings is not None and library.messages.errors and notify is not None:
+            notify(f"the timing cache {timings} cannot be used ({library.reason()}); kernels are timed again")
+        try:
+            plan = loaders.engine_bytes_from_network(
+                (builder, definition), config, save_timing_cache=None if timings is None else str(timings)
+            )
+        except Exception:
+            if monitor.cancelled:
+                raise KeyboardInterrupt from None
+            raise
     target.write_bytes(memoryview(plan))
-    if timings is not None:
-        atomic_write(timings, bytes(config.get_timing_cache().serialize()))
+    memory = {f"{kind}_mib": round(size / 2**20, 1) for kind, size in library.messages.memory.items()}
     peak = (peak_memory() or 0) / 2**30
-    return {"layers": definition.num_layers, "peak_gib": round(peak, 2)}
+    return {"layers": definition.num_layers, "types": layer_types(definition), "peak_gib": round(peak, 2), **memory}
 
 
-def _configure(library: TrtLibrary, builder: Any, device: torch.device, options: BuildOptions) -> Any:
-    trt, config = library.module, builder.create_builder_config()
-    config.clear_flag(trt.BuilderFlag.TF32)
-    if options.workspace_gib is not None:
-        config.set_memory_pool_limit(trt.MemoryPoolType.WORKSPACE, int(options.workspace_gib * 2**30))
-    if options.optimisation_level is not None:
-        config.builder_optimization_level = options.optimisation_level
-    if options.strip_weights:
-        config.set_flag(trt.BuilderFlag.STRIP_PLAN)
-    if options.refit:
-        config.set_flag(trt.BuilderFlag.REFIT)
-    elif options.strip_weights:  # the engine is optimised for the weights it was built from, and takes no others
-        config.set_flag(trt.BuilderFlag.REFIT_IDENTICAL)
-    if library.is_rtx:
-        config.set_flag(trt.BuilderFlag.REQUIRE_USER_ALLOCATION)  # required for CUDA graphs
-        if not is_portable(device):
-            config.num_compute_capabilities = 1
-            config.set_compute_capability(trt.ComputeCapability.CURRENT, 0)
-    return config
+def config_loader(
+    library: TrtLibrary,
+    network: Network,
+    device: torch.device,
+    options: BuildOptions,
+    *,
+    monitor: Any = None,
+    timings: Path | None = None,
+) -> Any:
+    """Return Polygraphy's loader of the builder configuration: ``loader(builder, definition)``.
 
-
-def _load_timings(library: TrtLibrary, config: Any, device: torch.device) -> Path | None:
-    """Give the builder the timing cache of earlier builds on this GPU; return the path of the cache.
-
-    TensorRT-RTX does not time kernels, and would need a GPU for a timing cache.
+    Each input has the range of sizes of :func:`profiles`. Raises what Polygraphy raises.
     """
+    workspace = options.workspace_gib
+    common = {
+        "profiles": [_profile(network, profile) for profile in profiles(network, options.batch)],
+        "memory_pool_limits": workspace and {trt.MemoryPoolType.WORKSPACE: int(workspace * 2**30)},
+        "builder_optimization_level": options.optimisation_level,
+        "refittable": options.refit,
+        "strip_plan": options.strip_weights,
+        "progress_monitor": monitor,
+        "load_timing_cache": timings and str(timings),
+    }
+    if library.is_rtx:
+        loader = polygraphy("backend.tensorrt_rtx.config").CreateConfigRTX(use_gpu=not is_portable(device), **common)
+    else:
+        loader = polygraphy("backend.trt").CreateConfig(**common)
+
+    def add_flags(builder: Any, definition: Any, config: Any) -> None:
+        config.clear_flag(trt.BuilderFlag.TF32)
+        if options.strip_weights and not options.refit:  # the engine takes no other weights than those of the build
+            config.set_flag(trt.BuilderFlag.REFIT_IDENTICAL)
+        if library.is_rtx:
+            rtx: Any = trt
+            config.set_flag(rtx.BuilderFlag.REQUIRE_USER_ALLOCATION)  # required for CUDA graphs
+
+    return polygraphy("backend.trt").PostprocessConfig(loader, add_flags)
+
+
+def layer_types(definition: Any) -> dict[str, dict[str, int]]:
+    """Return the number of layers of a network definition by kind and by the type of their first output."""
+    found: dict[str, dict[str, int]] = {}
+    for layer in definition:
+        counts = found.setdefault(layer.type.name.lower(), {})
+        kind = layer.get_output_type(0).name.lower()
+        counts[kind] = counts.get(kind, 0) + 1
+    return {kind: dict(sorted(found[kind].items())) for kind in sorted(found)}
+
+
+def _profile(network: Network, profile: Profile) -> Any:
+    """Return an optimisation profile of Polygraphy: minimum, optimum and maximum shape of each input."""
+    shapes = polygraphy("backend.trt").Profile()
+    for spec in network.spec.inputs:
+        shapes.add(spec.name, *(_shape(spec, network, profile, index) for index in range(3)))
+    return shapes
+
+
+def _timings(library: TrtLibrary, device: torch.device) -> Path | None:
+    """Return the file with the timings of kernels on this GPU. TensorRT-RTX, which does not time kernels, has none."""
     if library.is_rtx:
         return None
     major, minor = torch.cuda.get_device_capability(device)
     version = backend_version(library.backend)
-    path = EngineStore().root / f".timings-{library.backend}-{version}-{major}.{minor}.cache"
-    known = path.read_bytes() if path.is_file() else b""
-    if not config.set_timing_cache(config.create_timing_cache(known), ignore_mismatch=False):
-        config.set_timing_cache(config.create_timing_cache(b""), ignore_mismatch=False)
-    return path
+    return EngineStore().root / f".timings-{library.backend}-{version}-{major}.{minor}.cache"
 
 
 def _shape(spec: TensorSpec, network: Network, profile: Profile, index: int) -> tuple[int, ...]:
     return tuple(profile[s][index] if s in profile else network.sizes[s] for s in spec.shape)
-
-
-def _parser_errors(parser: Any) -> str:
-    found = [parser.get_error(index) for index in range(parser.num_errors)]
-    return "; ".join(f"node {error.node_name() or error.node()}: {error.desc()}" for error in found[:2])

@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from dgkit.engines.trt_library import TrtLibrary
+from dgkit.engines.trt_library import TrtLibrary, trt
 from dgkit.errors import EngineError, OutputError
 from dgkit.files import atomic_write
 
@@ -54,7 +54,7 @@ class Session:
         library.reason()  # clears earlier messages
         with torch.cuda.device(device):
             self._stream = torch.cuda.Stream(device)  # TensorRT synchronises on the default stream
-            self._runtime = library.module.Runtime(library.logger)
+            self._runtime = trt.Runtime(library.logger)
             self._engine = self._deserialise(file)
             if weights is not None:
                 self._refit(weights)
@@ -92,7 +92,7 @@ class Session:
 
     def _refusal(self, content: mmap.mmap) -> str:
         """Return why the library refuses an engine; TensorRT-RTX gives details."""
-        reason, trt = self._library.reason(), self._library.module
+        reason = self._library.reason()
         if hasattr(self._runtime, "get_engine_validity"):
             _, bits = self._runtime.get_engine_validity(content)
             known = trt.EngineInvalidityDiagnostics.__members__.items()
@@ -103,7 +103,6 @@ class Session:
 
     def _refit(self, weights: Path) -> None:
         """Load the weights of the exported graph at ``weights`` into the engine."""
-        trt = self._library.module
         refitter = trt.Refitter(self._engine, self._library.logger)
         parser = trt.OnnxParserRefitter(refitter, self._library.logger)
         if not (parser.refit_from_file(str(weights)) and refitter.refit_cuda_engine()):
@@ -114,7 +113,6 @@ class Session:
 
     def _configure(self) -> tuple[Any, Any]:
         """Return the cache of compiled kernels (None for TensorRT), and the settings of new contexts."""
-        trt = self._library.module
         if not self._library.is_rtx:
             return None, trt.ExecutionContextAllocationStrategy.USER_MANAGED
         config = self._engine.create_runtime_config()
@@ -128,7 +126,7 @@ class Session:
         return cache, config
 
     def _tensor_types(self) -> dict[str, torch.dtype]:
-        kinds = self._library.module.DataType
+        kinds = trt.DataType
         known = {
             kinds.FLOAT: torch.float32,
             kinds.HALF: torch.float16,

@@ -1,6 +1,7 @@
 """Which engine and number format are chosen for a machine and a number of images."""
 
 import math
+from types import SimpleNamespace
 
 import pytest
 
@@ -82,7 +83,9 @@ def test_the_number_format_follows_the_instructions(
 
 
 def test_an_engine_without_its_packages_is_not_installed(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(engine_choice, "find_spec", lambda name: None if name == "onnx" else object())
+    monkeypatch.setattr(
+        engine_choice, "find_spec", lambda name: None if name == "onnx" else SimpleNamespace(origin=name)
+    )
     assert installed("openvino", build=False) and not installed("openvino") and installed("torch")
     monkeypatch.setenv("CXX", "/no/such/compiler")
     assert installed("compile", build=False) and not installed("compile")

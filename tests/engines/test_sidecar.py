@@ -48,8 +48,8 @@ def test_engine_names_never_change() -> None:
         openvino_runner.engine_key(denoiser, "bf16"),
         openvino_runner.engine_key(denoiser, "int8"),
         compile_runner.engine_key(CompileRunner(denoiser, dtype="bf16")),
-        trt_build.engine_key(TrtLibrary("trt", None, None), denoiser, "fp16", CPU, tuned),
-        trt_build.engine_key(TrtLibrary("rtx", None, None), decoder, "fp16", CPU, BuildOptions()),
+        trt_build.engine_key(TrtLibrary("trt", None), denoiser, "fp16", CPU, tuned),
+        trt_build.engine_key(TrtLibrary("rtx", None), decoder, "fp16", CPU, BuildOptions()),
     )
     assert [key.name for key in keys] == [
         "denoiser-onnx-fp32-055bed715e9cd69d",

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import sys
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -169,19 +171,29 @@ def test_an_engine_that_does_not_fit_is_refused(
     assert TrtRunner(network, dtype="fp16", rebuild="never").prepare() == [again]
 
 
-def test_build_options_reach_the_builder(network: Network) -> None:
+def configuration(network: Network, options: BuildOptions, device: torch.device = CPU) -> Any:
+    """Return the builder configuration for an empty network definition with the inputs of ``network``."""
     library = load_library()
     builder = library.module.Builder(library.logger)
-    flags = library.module.BuilderFlag
-    plain = trt_build._configure(library, builder, CPU, BuildOptions())
+    definition = builder.create_network(1 << int(library.module.NetworkDefinitionCreationFlag.STRONGLY_TYPED))
+    for spec in network.spec.inputs:
+        definition.add_input(spec.name, library.module.float32, (-1, *(network.sizes[s] for s in spec.shape[1:])))
+    with library.reporting("no configuration"):
+        return trt_build.config_loader(library, network, device, options)(builder, definition)
+
+
+def test_build_options_reach_the_builder(network: Network) -> None:
+    trt = load_library().module
+    flags = trt.BuilderFlag
+    plain = configuration(network, BuildOptions())
+    assert plain.num_optimization_profiles == 1 and plain.profiling_verbosity == trt.ProfilingVerbosity.DETAILED
     assert not plain.get_flag(flags.TF32) and plain.get_flag(flags.REQUIRE_USER_ALLOCATION)
     assert not plain.get_flag(flags.REFIT) and not plain.get_flag(flags.STRIP_PLAN)
-    options = BuildOptions(optimisation_level=2, workspace_gib=0.5, strip_weights=True)
-    config = trt_build._configure(library, builder, CPU, options)
+    config = configuration(network, BuildOptions(optimisation_level=2, workspace_gib=0.5, strip_weights=True))
     assert config.builder_optimization_level == 2
-    assert config.get_memory_pool_limit(library.module.MemoryPoolType.WORKSPACE) == 2**29
+    assert config.get_memory_pool_limit(trt.MemoryPoolType.WORKSPACE) == 2**29
     assert config.get_flag(flags.STRIP_PLAN) and config.get_flag(flags.REFIT_IDENTICAL)
-    config = trt_build._configure(library, builder, CPU, BuildOptions(refit=True))
+    config = configuration(network, BuildOptions(refit=True))
     assert config.get_flag(flags.REFIT) and not config.get_flag(flags.STRIP_PLAN)
 
 
@@ -197,7 +209,7 @@ def test_other_gpus_get_engines_of_their_own(
     library, card = load_library(), torch.device("cuda", 0)
     key = engine_key(library, network, "fp16", card, BuildOptions())
     assert key.device == {"kind": "any" if portable else "cuda:0"}
-    config = trt_build._configure(library, library.module.Builder(library.logger), card, BuildOptions())
+    config = configuration(network, BuildOptions(), card)
     assert config.num_compute_capabilities == (0 if portable else 1)
 
 
@@ -209,7 +221,7 @@ def test_weights_that_can_be_replaced_need_a_gpu(network: Network, options: Buil
 
 
 def test_tensorrt_builds_only_on_a_gpu(network: Network) -> None:
-    library = TrtLibrary("trt", load_library().module, load_library().logger)
+    library = TrtLibrary("trt", load_library().module)
     with pytest.raises(EngineError, match="the device is cpu"):
         obtain_engine(library, network, "fp32", CPU, BuildOptions())
 
@@ -275,6 +287,51 @@ def test_a_graph_that_cannot_be_parsed(network: Network, monkeypatch: pytest.Mon
     with pytest.raises(EngineError, match=r"TensorRT cannot parse the condition: \S+") as caught:
         TrtRunner(network).prepare()
     assert "\n" not in caught.value.message and not list(EngineStore().root.glob("condition*"))
+
+
+def test_a_damaged_timing_cache_is_reported_and_ignored(
+    network: Network, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    timings, said = tmp_path / "timings.cache", list[str]()
+    timings.write_bytes(b"not a timing cache")
+    monkeypatch.setattr(trt_build, "_timings", lambda library, device: timings)
+    monkeypatch.setenv("DGKIT_CACHE", str(tmp_path))
+    (engine,) = TrtRunner(network, dtype="fp16", notify=said.append).prepare()
+    (line,) = [text for text in said if str(timings) in text]
+    assert line.startswith("the timing cache ") and line.endswith("; kernels are timed again") and "\n" not in line
+    assert engine.file(ENGINE).stat().st_size > 10_000 and timings.read_bytes() != b"not a timing cache"
+
+
+def test_type_stubs_are_not_the_library(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The package tensorrt-stubs installs a folder ``tensorrt``, which Python imports as an empty package."""
+    monkeypatch.setenv(trt_library.VARIABLE, "tensorrt")
+    monkeypatch.setattr(trt_library, "require", lambda package, extra: SimpleNamespace())
+    trt_library._load.cache_clear()
+    try:
+        with pytest.raises(MissingDependency, match="'tensorrt' has type stubs only") as caught:
+            load_library()
+        assert "[gpu]" in caught.value.hint
+    finally:
+        trt_library._load.cache_clear()
+
+
+def test_the_library_cannot_change_after_polygraphy_has_loaded_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert trt_library.polygraphy("backend.trt")
+    monkeypatch.setattr(trt_library, "load_library", lambda: TrtLibrary("trt", None))
+    with pytest.raises(UsageError, match="DGKIT_TRT has changed since its first use"):
+        trt_library.polygraphy("backend.trt")
+
+
+def test_polygraphy_is_silent_and_its_absence_names_the_extra(
+    network: Network, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    monkeypatch.setenv("DGKIT_CACHE", str(tmp_path))
+    TrtRunner(network).prepare()
+    assert capfd.readouterr() == ("", "")
+    monkeypatch.setitem(sys.modules, "polygraphy.config", None)
+    with pytest.raises(MissingDependency, match=r"'polygraphy\.config' is not installed") as caught:
+        TrtRunner(network, rebuild="always").prepare()
+    assert "[rtx]" in caught.value.hint
 
 
 @pytest.mark.slow

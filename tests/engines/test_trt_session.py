@@ -16,7 +16,7 @@ import pytest
 import torch
 
 from dgkit.engines import trt_session
-from dgkit.engines.trt_library import TrtLibrary
+from dgkit.engines.trt_library import Messages, TrtLibrary
 from dgkit.engines.trt_session import CONTEXTS, Session
 from dgkit.errors import EngineError
 
@@ -102,23 +102,25 @@ def engine() -> Engine:
 
 
 @pytest.fixture()
-def library(engine: Engine) -> TrtLibrary:
-    logger = SimpleNamespace(messages=[])
+def library(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> TrtLibrary:
+    messages = Messages()
 
     class Runtime:
-        def __init__(self, given: Any) -> None:
-            assert given is logger
+        def __init__(self, logger: Any) -> None:
+            assert logger == "logger"
 
         def deserialize_cuda_engine(self, content: Any) -> Engine | None:
             if bytes(content[:4]) == b"good":
                 return engine
-            logger.messages += ["no engine\nof ours", "and more"]
+            messages.errors += ["no engine\nof ours", "and more"]
             return None
 
     kinds = SimpleNamespace(FLOAT="FLOAT", HALF="HALF", BF16="BF16", INT32="INT32", INT64="INT64")
     strategies = SimpleNamespace(USER_MANAGED="USER_MANAGED")
     module = SimpleNamespace(Runtime=Runtime, DataType=kinds, ExecutionContextAllocationStrategy=strategies)
-    return TrtLibrary("trt", module, logger)
+    monkeypatch.setattr(trt_session, "trt", module)
+    monkeypatch.setattr(TrtLibrary, "logger", "logger")
+    return TrtLibrary("trt", module, messages)
 
 
 @pytest.fixture(autouse=True)
@@ -185,7 +187,7 @@ def test_errors(session: Session, engine: Engine, library: TrtLibrary, tmp_path:
     with pytest.raises(EngineError, match="does not support inputs"):
         session.run(2, {"latents": latents(1)})
     engine.broken = True
-    library.logger.messages.append("out of memory")
+    library.messages.errors.append("out of memory")
     with pytest.raises(EngineError, match="the engine failed: out of memory"):
         session.run(0, {"latents": latents(1)})
     foreign = tmp_path / "foreign"
