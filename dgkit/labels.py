@@ -86,7 +86,11 @@ class Encoding:
         return tuple(int(i) for i in np.flatnonzero(self.table != FORBIDDEN))
 
 
-def _table(pairs: dict[int, int], ignored: range | tuple[int, ...] = ()) -> np.ndarray:
+def id_table(pairs: Mapping[int, int], ignored: Sequence[int] = ()) -> np.ndarray:
+    """Return the table of an id system, int16 [256]: class numbers by id, 255 for those of ``ignored`` and 255 itself.
+
+    Other ids are :data:`FORBIDDEN`.
+    """
     table = np.full(256, FORBIDDEN, dtype=np.int16)
     table[list(ignored)] = IGNORE
     table[IGNORE] = IGNORE
@@ -111,8 +115,22 @@ _SYNTHIA = {
     1: 10, 10: 11, 17: 12, 8: 13, 18: 14, 19: 15, 20: 16, 12: 17, 11: 18,
 }  # fmt: skip
 
-# CamVid in its 11-class release; "bicyclist" covers rider and bicycle and counts as bicycle.
-_CAMVID = {0: 10, 1: 2, 2: 5, 3: 0, 4: 1, 5: 8, 6: 7, 7: 4, 8: 13, 9: 11, 10: 18}
+# CamVid in its 11-class release: name and colour of each id, and its train id. "bicyclist" covers rider and bicycle and
+# counts as bicycle.
+CAMVID_CLASSES = {
+    ("sky", (128, 128, 128)): 10,
+    ("building", (128, 0, 0)): 2,
+    ("pole", (192, 192, 128)): 5,
+    ("road", (128, 64, 128)): 0,
+    ("pavement", (60, 40, 222)): 1,
+    ("tree", (128, 128, 0)): 8,
+    ("sign", (192, 128, 128)): 7,
+    ("fence", (64, 64, 128)): 4,
+    ("car", (64, 0, 128)): 13,
+    ("pedestrian", (64, 64, 0)): 11,
+    ("bicyclist", (0, 128, 192)): 18,
+}
+_CAMVID = dict(enumerate(CAMVID_CLASSES.values()))
 
 # Mapillary Vistas v1.2 -> train ids as RobustNet, HRDA and DGInStyle do it ("mapping A").
 _MAPILLARY_A = {
@@ -166,7 +184,7 @@ def mapillary_by_name(names: Sequence[str]) -> np.ndarray:
             match = next((target for parts, target in _MAPILLARY_B if any(part in key for part in parts)), None)
             if match is not None:
                 pairs[source] = CLASSES.index(match)
-    return _table(pairs, range(len(names)))
+    return id_table(pairs, range(len(names)))
 
 
 ENCODINGS = {
@@ -175,21 +193,21 @@ ENCODINGS = {
         # Data sets made with the published DGInStyle code hold 19 instead of 255, so both are ignore.
         Encoding(
             "train_ids",
-            _table({i: i for i in range(NUM_CLASSES)}, (19,)),
+            id_table({i: i for i in range(NUM_CLASSES)}, (19,)),
             "Cityscapes train ids 0..18",
             ("dgkit", "bdd100k"),
         ),
         Encoding(
             "cityscapes_ids",
-            _table(_CITYSCAPES, range(35)),
+            id_table(_CITYSCAPES, range(35)),
             "Cityscapes and GTA5 labelIds 0..34",
             ("gta", "cityscapes"),
         ),
-        Encoding("camvid", _table(_CAMVID, range(12)), "CamVid ids 0..11 (11 classes and void)", ("camvid",)),
-        Encoding("synthia", _table(_SYNTHIA, range(23)), "SYNTHIA ids 0..22", ("synthia",), channel=0),
+        Encoding("camvid", id_table(_CAMVID, range(12)), "CamVid ids 0..11 (11 classes and void)", ("camvid",)),
+        Encoding("synthia", id_table(_SYNTHIA, range(23)), "SYNTHIA ids 0..22", ("synthia",), channel=0),
         Encoding(
             "mapillary_a",
-            _table(_MAPILLARY_A, range(len(MAPILLARY_NAMES))),
+            id_table(_MAPILLARY_A, range(len(MAPILLARY_NAMES))),
             "Mapillary Vistas v1.2 ids 0..65, mapping A (RobustNet, HRDA, DGInStyle)",
             ("mapillary",),
         ),

@@ -25,6 +25,7 @@ FLOORS = {
             "progress",
             "prompts",
             "resources",
+            "taxonomies",
             "texts",
         ),
         0,

@@ -19,7 +19,7 @@ def catalogue(
         str | None,
         typer.Argument(
             metavar="KIND",
-            help="presets, styles, mixes, datasets, encodings, roles, protocols, engines or models",
+            help="presets, styles, mixes, datasets, encodings, taxonomies, roles, protocols, engines or models",
             autocompletion=lambda incomplete: [name for name in KINDS if name.startswith(incomplete)],
         ),
     ] = None,
@@ -116,6 +116,16 @@ def _encodings() -> list[Row]:
     return [*rows, {"name": f"{OWN}FILE", "description": "colours of a CSV or YAML file"}]
 
 
+def _taxonomies() -> list[Row]:
+    from dgkit.taxonomies import BUILT_IN, DEFAULT
+
+    rows: list[Row] = [
+        {"name": name, "classes": taxonomy.size, "default": name == DEFAULT, "names": ", ".join(taxonomy.names)}
+        for name, taxonomy in BUILT_IN.items()
+    ]
+    return [*rows, {"name": "FILE.yaml", "classes": None, "default": False, "names": "classes of your own"}]
+
+
 def _roles() -> list[Row]:
     from dgkit.world.disk_layouts import DISK_LAYOUTS
 
@@ -163,6 +173,7 @@ KINDS: dict[str, Callable[[], list[Row]]] = {
     "mixes": _mixes,
     "datasets": _datasets,
     "encodings": _encodings,
+    "taxonomies": _taxonomies,
     "roles": _roles,
     "protocols": _protocols,
     "engines": _engines,

@@ -28,6 +28,7 @@ COMPLETIONS: Mapping[str, tuple[str | tuple[str, ...], str]] = {
     "preset": ("dgkit.diffusion.presets:PRESETS", ""),
     "style_mix": ("dgkit.data.style_mixes:STYLE_MIXES", ""),
     "encoding": ("dgkit.labels:ENCODINGS", ""),
+    "taxonomy": (("cityscapes19", "camvid11"), ""),  # dgkit.taxonomies would import numpy
     "protocol": ("dgkit.evaluation.benchmark.protocols:PROTOCOLS", ""),
     "dataset": ("dgkit.data.layouts:LAYOUTS", "="),
     "on": ("dgkit.data.layouts:LAYOUTS", "="),
@@ -48,6 +49,10 @@ Model: TypeAlias = Annotated[
 ControlNet: TypeAlias = Annotated[
     str | None,
     typer.Option("--controlnet", metavar="C", help="ControlNet folder or hub id; default: the model's own"),
+]
+Taxonomy: TypeAlias = Annotated[
+    str | None,
+    typer.Option("--taxonomy", metavar="T", help="Classes: cityscapes19, camvid11 or FILE.yaml; default: cityscapes19"),
 ]
 Random: TypeAlias = Annotated[str | None, typer.Option("--random", metavar="NAME", help=RANDOM)]
 Networks: TypeAlias = Annotated[str, typer.Option("--networks", metavar="N,N", help="Networks, separated by commas")]

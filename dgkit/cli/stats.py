@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from dgkit.cli.common import print_json, print_table, progress_bars, say
-from dgkit.cli.options import Json, option
+from dgkit.cli.options import Json, Taxonomy, option
 
 if TYPE_CHECKING:
     from dgkit.data.crops import CropRules
@@ -23,6 +23,7 @@ def stats(
     dataset: Annotated[str | None, option("NAME=DIR", "Labelled data set, such as gta=DIR or cityscapes=DIR")] = None,
     split: Annotated[str | None, option("S", "Split of the data set: train, val, test or all")] = None,
     encoding: Annotated[str | None, option("E", "Ids or colours of the maps, such as cityscapes_ids")] = None,
+    taxonomy: Taxonomy = None,
     model: Annotated[str | None, option("M", "Crop and scale as for a model: folder, hub id or embedded")] = None,
     label_scale: Annotated[
         float | None, option("F", "Scale factor of the label maps; default: 1, or that of --model")
@@ -36,9 +37,10 @@ def stats(
     from dgkit.data.crops import CropRules
     from dgkit.data.datasets import open_source
     from dgkit.data.plausibility import doubt
+    from dgkit.taxonomies import find_taxonomy
 
     given = None if size is None else CropRules(_parse_size(size))
-    source = open_source(labels, dataset, split, encoding)
+    source = open_source(labels, dataset, split, encoding, find_taxonomy(taxonomy))
     rules, scale = _crops(source, model, given, label_scale)
     index = _index(source, scale, workers, cache)
     if (warning := doubt(source)) is not None:
@@ -53,7 +55,6 @@ def stats(
 def summary(index: ClassIndex, rules: CropRules) -> dict[str, Any]:
     """Return the totals of an index and one row per class; ``share`` is of the pixels that are not ignored."""
     from dgkit.data.crops import drawable_classes
-    from dgkit.labels import CLASSES
 
     pixels = index.counts.sum(axis=0)
     labelled, total = int(pixels.sum()), int(index.sizes.astype("int64").prod(axis=1).sum())
@@ -68,7 +69,7 @@ def summary(index: ClassIndex, rules: CropRules) -> dict[str, Any]:
             "eligible_files": int((index.counts[:, i] > rules.pixel_threshold).sum()),
             "probability": float(probabilities[i]),
         }
-        for i, name in enumerate(CLASSES)
+        for i, name in enumerate(index.dataset.taxonomy.names)
     ]
     return {
         "dataset": index.dataset.name,

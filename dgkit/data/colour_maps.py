@@ -12,12 +12,14 @@ import numpy as np
 from dgkit.config import read_recipe
 from dgkit.errors import InputError, LabelError
 from dgkit.files import file_stamp, read_file
-from dgkit.labels import CLASSES, ENCODINGS, IGNORE, NUM_CLASSES, PALETTE, Encoding
+from dgkit.labels import IGNORE, Encoding
+from dgkit.taxonomies import CITYSCAPES19, Taxonomy, class_key
 
 COLOURS = "cityscapes_colours"
+OWN_COLOURS = "colours"  # those of a taxonomy other than that of Cityscapes
 OWN = "colours@"  # before the name of a file with the colours of each class
 MAX_BYTES = 1 << 20  # of such a file
-_UNKNOWN = NUM_CLASSES + 1  # entry of a colour that no class has
+_UNKNOWN = 254  # entry of a colour that no class has; classes are at most 0 to 253
 _SHOWN = 4  # unknown colours in an error
 
 Colour = tuple[int, int, int]
@@ -30,34 +32,41 @@ _IGNORED: tuple[Colour, ...] = (
 )  # fmt: skip
 
 
-def is_colours(name: str) -> bool:
-    """Return whether ``name`` is that of an encoding by colours, :data:`COLOURS` or ``"colours@FILE"``."""
-    return name == COLOURS or name.startswith(OWN)
+def colours_name(taxonomy: Taxonomy = CITYSCAPES19) -> str:
+    """Return the name of the encoding by the colours of a taxonomy, of which there are no others by name."""
+    return COLOURS if taxonomy.is_default else OWN_COLOURS
 
 
-def colour_encoding(name: str) -> Encoding:
+def is_colours(name: str, taxonomy: Taxonomy = CITYSCAPES19) -> bool:
+    """Return whether ``name`` is that of an encoding by colours, :func:`colours_name` or ``"colours@FILE"``."""
+    return name == colours_name(taxonomy) or name.startswith(OWN)
+
+
+def colour_encoding(name: str, taxonomy: Taxonomy = CITYSCAPES19) -> Encoding:
     """Return an encoding by colours, whose ids are train ids once :func:`decode_colours` has read them.
 
     ``"colours@FILE"`` reads the colours from a CSV file with lines ``class,red,green,blue``, or a YAML file with lines
-    ``class: [red, green, blue]``, or a list of such values for several colours. A class is a name of Cityscapes, a
+    ``class: [red, green, blue]``, or a list of such values for several colours. A class is a name of ``taxonomy``, a
     train id, or ``ignore``. A file that has changed is read again. Raises InputError for a file that is not such a
     table, or that has one colour for two classes.
     """
-    return _encoding(name, file_stamp(name.removeprefix(OWN)))
+    return _encoding(name, file_stamp(name.removeprefix(OWN)), taxonomy)
 
 
 @functools.lru_cache(maxsize=8)
-def _encoding(name: str, stamp: tuple[int, int]) -> Encoding:
+def _encoding(name: str, stamp: tuple[int, int], taxonomy: Taxonomy) -> Encoding:
     """Return an encoding by colours; ``stamp`` is that of its file, of which each version is read once."""
-    if name == COLOURS:
-        colours: dict[Colour, int] = {(r, g, b): train_id for train_id, (r, g, b) in enumerate(PALETTE.tolist())}
-        colours |= dict.fromkeys(_IGNORED, IGNORE)
-        return Encoding(name, ENCODINGS["train_ids"].table, "colours of Cityscapes and GTA5", colours=colours)
+    ids = taxonomy.systems["train_ids"].table
+    if name == colours_name(taxonomy):
+        colours: dict[Colour, int] = {one.colour: train_id for train_id, one in enumerate(taxonomy.classes)}
+        colours |= dict.fromkeys(_IGNORED if taxonomy.is_default else _IGNORED[:1], IGNORE)
+        whose = "Cityscapes and GTA5" if taxonomy.is_default else taxonomy.name
+        return Encoding(name, ids, f"colours of {whose}", colours=colours)
     path = Path(name.removeprefix(OWN))
-    colours = _read_csv(path) if path.suffix.lower() == ".csv" else _read_yaml(path)
+    colours = _read_csv(path, taxonomy) if path.suffix.lower() == ".csv" else _read_yaml(path, taxonomy)
     if not colours:
         raise InputError(f"{path} has no colours", "write one 'road,128,64,128' per line")
-    return Encoding(name, ENCODINGS["train_ids"].table, f"colours of {path.name}", colours=colours)
+    return Encoding(name, ids, f"colours of {path.name}", colours=colours)
 
 
 def decode_colours(image: np.ndarray, system: Encoding, source: Path) -> np.ndarray:
@@ -89,7 +98,7 @@ def _lookup(colours: tuple[tuple[Colour, int], ...]) -> np.ndarray:
     return table
 
 
-def _read_csv(path: Path) -> dict[Colour, int]:
+def _read_csv(path: Path, taxonomy: Taxonomy) -> dict[Colour, int]:
     try:
         lines = list(csv.reader(io.StringIO(read_file(path, MAX_BYTES).decode("utf-8-sig"))))
     except (OSError, ValueError, csv.Error) as error:
@@ -99,36 +108,38 @@ def _read_csv(path: Path) -> dict[Colour, int]:
     rows = [line for line in lines if any(cell.strip() for cell in line)]
     if rows and rows[0][0].strip().lower() in ("class", "name"):
         rows = rows[1:]
-    return _table(path, ((name, cells) for name, *cells in rows))
+    return _table(path, ((name, cells) for name, *cells in rows), taxonomy)
 
 
-def _read_yaml(path: Path) -> dict[Colour, int]:
+def _read_yaml(path: Path, taxonomy: Taxonomy) -> dict[Colour, int]:
     rows: list[tuple[Any, Any]] = []
     for name, value in read_recipe(path).items():
         several = isinstance(value, list) and all(isinstance(one, list) for one in value)
         rows += [(name, colour) for colour in (value if several else [value])]
-    return _table(path, rows)
+    return _table(path, rows, taxonomy)
 
 
-def _table(path: Path, rows: Iterable[tuple[Any, Any]]) -> dict[Colour, int]:
+def _table(path: Path, rows: Iterable[tuple[Any, Any]], taxonomy: Taxonomy) -> dict[Colour, int]:
     found: dict[Colour, int] = {}
     for name, values in rows:
-        colour, train_id = _colour(path, values), _train_id(path, name)
+        colour, train_id = _colour(path, values), _train_id(path, name, taxonomy)
         if found.setdefault(colour, train_id) != train_id:
             raise InputError(f"{path}: the colour {colour} belongs to two classes", "keep one of the two lines")
     return found
 
 
-def _train_id(path: Path, name: Any) -> int:
-    text = str(name).strip().lower().replace("_", " ").replace("-", " ")
+def _train_id(path: Path, name: Any, taxonomy: Taxonomy) -> int:
+    text = class_key(str(name).strip())
+    keys = [class_key(known) for known in taxonomy.names]
     if text in ("ignore", "void", str(IGNORE)):
         return IGNORE
-    if text in CLASSES:
-        return CLASSES.index(text)
-    if text.isdecimal() and len(text) < 3 and int(text) < NUM_CLASSES:
+    if text in keys:
+        return keys.index(text)
+    if text.isdecimal() and len(text) < 4 and int(text) < taxonomy.size:
         return int(text)
     raise InputError(
-        f"{path}: unknown class {text[:100]!r}; known classes: {', '.join(CLASSES)}, train ids 0 to 18, and ignore",
+        f"{path}: unknown class {str(name)[:100]!r}; known classes: {', '.join(taxonomy.names)}, train ids 0 to "
+        f"{taxonomy.size - 1}, and ignore",
         "rename the class",
     )
 

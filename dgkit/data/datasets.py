@@ -10,12 +10,25 @@ from pathlib import Path
 import numpy as np
 
 from dgkit.data.colour_maps import COLOURS, is_colours
+from dgkit.data.folder_taxonomy import class_numbers
 from dgkit.data.labelmap import encode, find_encoding, label_size, read_ids
-from dgkit.data.layouts import ALIASES, ALL, LABEL_SKIPS, LAYOUTS, PAIRS, SPLIT_FOLDERS, TRAIN_IDS, Layout, Tree
+from dgkit.data.layouts import (
+    ALIASES,
+    ALL,
+    GENERATED,
+    LABEL_SKIPS,
+    LAYOUTS,
+    PAIRS,
+    SPLIT_FOLDERS,
+    TRAIN_IDS,
+    Layout,
+    Tree,
+)
 from dgkit.data.listing import PHOTOGRAPHS, find_stems, printable, same_name, split_ending, walk
 from dgkit.data.patterns import expand, fixed_folder, has_wildcard, partners
 from dgkit.errors import InputError, LabelError, UsageError, did_you_mean
 from dgkit.files import user_path
+from dgkit.taxonomies import CITYSCAPES19, Taxonomy, qualified
 
 
 @dataclass(frozen=True)
@@ -23,7 +36,8 @@ class Sample:
     """One label map and its photograph.
 
     ``image`` is None if the data set or the download has no photograph. ``encoding`` is the id system of the label file
-    (see :func:`~dgkit.data.labelmap.find_encoding`). ``condition`` is for example "fog", or empty.
+    (see :func:`~dgkit.data.labelmap.find_encoding`) for the classes of ``taxonomy``. ``condition`` is for example
+    "fog", or empty.
     """
 
     id: str
@@ -31,14 +45,15 @@ class Sample:
     image: Path | None
     encoding: str
     condition: str = ""
+    taxonomy: Taxonomy = CITYSCAPES19
 
     def ids(self) -> np.ndarray:
         """Return the ids of the label map as they are stored, integer [H, W]. Raises LabelError."""
-        return read_ids(self.label, self.encoding)
+        return read_ids(self.label, self.encoding, self.taxonomy)
 
     def train_ids(self) -> np.ndarray:
         """Return the train ids, uint8 [H, W] of 0..18 or 255, read-only. Raises LabelError."""
-        return encode(self.ids(), self.encoding, self.label)
+        return encode(self.ids(), self.encoding, self.label, self.taxonomy)
 
     def size(self) -> tuple[int, int]:
         """Return (height, width) of the label map without decoding it. Raises LabelError."""
@@ -78,12 +93,18 @@ class Dataset:
     split: str
     samples: tuple[Sample, ...]
 
+    @property
+    def taxonomy(self) -> Taxonomy:
+        """Classes of the label maps."""
+        return self.samples[0].taxonomy
 
-def open_dataset(name: str, root: Path | str, split: str | None = None) -> Dataset:
+
+def open_dataset(name: str, root: Path | str, split: str | None = None, taxonomy: Taxonomy = CITYSCAPES19) -> Dataset:
     """Find the samples of the data set ``name`` (see :data:`LAYOUTS`) below ``root``.
 
     ``split`` is "train", "val", "test" or "all"; None is the default of the layout. Files are listed, not read.
-    Raises UsageError for an unknown name or split, InputError if there are no label maps.
+    Raises UsageError for an unknown name or split, InputError if there are no label maps or they are of other classes
+    than ``taxonomy``.
     """
     name = ALIASES.get(name, name)
     if name not in LAYOUTS:
@@ -100,13 +121,15 @@ def open_dataset(name: str, root: Path | str, split: str | None = None) -> Datas
             raise UsageError(
                 f"--split {split} and {PAIRS} cannot be combined: the patterns select the files", "drop --split"
             )
-        return open_pairs(str(root))
+        return open_pairs(str(root), taxonomy)
     layout = LAYOUTS[name]
     wanted = split or layout.default_split
     folder = _existing_folder(root)
+    numbers = _layout_numbers(name, folder, taxonomy)
     for tree in layout.trees:
-        samples = list(_tree_samples(folder, tree, layout, wanted))
+        samples = list(_tree_samples(folder, tree, layout, wanted, taxonomy, numbers))
         if samples:
+            _check_encodings(samples, taxonomy)
             return Dataset(name, folder, wanted, tuple(samples))
     others = splits_in(name, folder)
     if others:
@@ -121,6 +144,20 @@ def open_dataset(name: str, root: Path | str, split: str | None = None) -> Datas
     )
 
 
+def _layout_numbers(name: str, folder: Path, taxonomy: Taxonomy) -> str:
+    """Return the encoding that the layout calls train ids: those of Cityscapes, except for generated folders."""
+    if name == GENERATED:
+        return class_numbers(folder, taxonomy) or "train_ids"
+    return "train_ids" if taxonomy.is_default else qualified(CITYSCAPES19, "train_ids")
+
+
+def _check_encodings(samples: Sequence[Sample], taxonomy: Taxonomy) -> None:
+    """Raise before a file is read if ``taxonomy`` has no table for the ids of the samples."""
+    if not taxonomy.is_default:
+        for encoding in {sample.encoding for sample in samples}:
+            find_encoding(encoding, taxonomy)
+
+
 def splits_in(name: str, root: Path | str) -> list[str]:
     """Return the splits of the data set ``name`` that have label maps below ``root``; none for other folders."""
     layout, folder = LAYOUTS[ALIASES.get(name, name)], user_path(root)
@@ -131,20 +168,23 @@ def splits_in(name: str, root: Path | str) -> list[str]:
     return [split for split in SPLIT_FOLDERS if has(split)]
 
 
-def labels_folder(root: Path | str, encoding: str | None = None) -> Dataset:
+def labels_folder(root: Path | str, encoding: str | None = None, taxonomy: Taxonomy = CITYSCAPES19) -> Dataset:
     """List a plain folder of label maps (PNG), recursively, or a folder with ``labels/`` and optionally ``images/``.
 
     If both ``a.png`` and ``a_labelTrainIds.png`` exist, the latter is used; ``*_labelIds.png`` are Cityscapes ids;
-    other files have the id system ``encoding``, by default train ids. Colour, instance and invalid maps of Cityscapes,
-    ACDC and Dark Zurich are skipped; with an encoding by colours, maps of ids are skipped instead. Raises InputError if
-    there are no PNG files of ids, UsageError for an unknown encoding.
+    other files have the id system ``encoding``, by default the usual one of ``taxonomy`` (train ids). Colour, instance
+    and invalid maps of Cityscapes, ACDC and Dark Zurich are skipped; with an encoding by colours, maps of ids are
+    skipped instead. Raises InputError if there are no PNG files of ids, or they are of other classes, UsageError for an
+    unknown encoding.
     """
     folder = _existing_folder(root)
-    plain = find_encoding(encoding or "train_ids").name
-    suffixes = _colour_suffixes(plain) if is_colours(plain) else _id_suffixes(plain)
+    stated = class_numbers(folder, taxonomy)
+    plain = _plain(encoding or stated, taxonomy)
+    suffixes = _colour_suffixes(plain) if is_colours(plain, taxonomy) else _id_suffixes(plain, taxonomy)
     inside = (folder / "labels").is_dir()
     tree = Tree("labels" if inside else ".", "images" if inside else "", suffixes)
-    samples = tuple(_tree_samples(folder, tree, Layout("label maps", (tree,)), ALL))
+    numbers = stated or "train_ids"
+    samples = tuple(_tree_samples(folder, tree, Layout("label maps", (tree,)), ALL, taxonomy, numbers))
     if not samples:
         raise _no_labels(folder / "labels" if inside else folder)
     return Dataset("labels", folder, ALL, samples)
@@ -153,9 +193,14 @@ def labels_folder(root: Path | str, encoding: str | None = None) -> Dataset:
 _Suffixes = tuple[tuple[str, str | None], ...]
 
 
-def _id_suffixes(plain: str) -> _Suffixes:
+def _plain(encoding: str | None, taxonomy: Taxonomy) -> str:
+    return find_encoding(encoding or taxonomy.usual_encoding, taxonomy).name
+
+
+def _id_suffixes(plain: str, taxonomy: Taxonomy) -> _Suffixes:
     skips = tuple((suffix, None) for suffix in LABEL_SKIPS)
-    return (TRAIN_IDS, ("_labelIds.png", "cityscapes_ids"), *skips, (".png", plain))
+    ids = "cityscapes_ids" if taxonomy.is_default else plain
+    return (TRAIN_IDS, ("_labelIds.png", ids), *skips, (".png", plain))
 
 
 def _colour_suffixes(plain: str) -> _Suffixes:
@@ -164,29 +209,31 @@ def _colour_suffixes(plain: str) -> _Suffixes:
     return (*((suffix, plain) for suffix in colours), *((suffix, None) for suffix in others), (".png", plain))
 
 
-def label_files(folder: Path, files: Sequence[Path], encoding: str | None = None) -> Dataset:
+def label_files(
+    folder: Path, files: Sequence[Path], encoding: str | None = None, taxonomy: Taxonomy = CITYSCAPES19
+) -> Dataset:
     """Return single files below ``folder`` as label maps in ``encoding``, by default train ids, in the given order.
 
     Raises UsageError for an unknown encoding.
     """
-    system = find_encoding(encoding or "train_ids").name
+    system = _plain(encoding, taxonomy)
     found = []
     for file in files:
         inside = file.relative_to(folder) if file.is_relative_to(folder) else Path(file.name)
         name = "_".join((*inside.parent.parts, file.stem))
-        found.append((file.stem, name, Sample("", file, None, system)))
+        found.append((file.stem, name, Sample("", file, None, system, taxonomy=taxonomy)))
     return Dataset("labels", folder, ALL, tuple(_with_ids(found)))
 
 
-def find_labels(pattern: str, encoding: str | None = None) -> Dataset:
+def find_labels(pattern: str, encoding: str | None = None, taxonomy: Taxonomy = CITYSCAPES19) -> Dataset:
     """List the PNG files that match a pattern such as ``b/**/*.png``, sorted, as label maps in ``encoding``.
 
     Hidden files are skipped. Raises InputError if no PNG file matches, UsageError for an unknown encoding.
     """
-    return label_files(fixed_folder(pattern), expand(pattern, (".png",), "PNG files"), encoding)
+    return label_files(fixed_folder(pattern), expand(pattern, (".png",), "PNG files"), encoding, taxonomy)
 
 
-def open_pairs(text: str) -> Dataset:
+def open_pairs(text: str, taxonomy: Taxonomy = CITYSCAPES19) -> Dataset:
     """Return label maps with their photographs by two patterns, ``"IMAGES::LABELS"`` or ``"IMAGES::LABELS::ENCODING"``.
 
     See :func:`~dgkit.data.patterns.partners` for which belong together. Raises UsageError for another text or an
@@ -199,7 +246,7 @@ def open_pairs(text: str) -> Dataset:
             f"{PAIRS}={text} is not IMAGES::LABELS, two patterns of files",
             f"use for example '{PAIRS}=photos/**/*.jpg::maps/**/*.png::cityscapes_ids'",
         )
-    dataset = find_labels(labels, encoding or None)
+    dataset = find_labels(labels, encoding or None, taxonomy)
     folder, photographs = fixed_folder(images), expand(images, PHOTOGRAPHS, "photographs")
     found = partners(
         {sample.label: sample.label.relative_to(dataset.root) for sample in dataset.samples},
@@ -209,16 +256,20 @@ def open_pairs(text: str) -> Dataset:
     return replace(dataset, name=PAIRS, samples=samples)
 
 
-def label_arrays(arrays: Iterable[np.ndarray], encoding: str | None = None) -> Dataset:
+def label_arrays(
+    arrays: Iterable[np.ndarray], encoding: str | None = None, taxonomy: Taxonomy = CITYSCAPES19
+) -> Dataset:
     """Return label maps in memory as a data set: integer arrays [H, W] of ids in ``encoding``, by default train ids.
 
     Raises LabelError without arrays or for another type or shape, UsageError for an unknown encoding or one by colours.
     """
-    system = find_encoding(encoding or "train_ids").name
-    if is_colours(system):
+    system = _plain(encoding, taxonomy)
+    if is_colours(system, taxonomy):
         raise UsageError(f"encoding {system} is for files; arrays hold ids", "convert the colours to ids first")
     samples = tuple(
-        ArraySample(f"array-{number:06d}", Path(f"labels[{number}]"), None, system, array=np.asarray(array))
+        ArraySample(
+            f"array-{number:06d}", Path(f"labels[{number}]"), None, system, taxonomy=taxonomy, array=np.asarray(array)
+        )
         for number, array in enumerate(arrays)
     )
     if not samples:
@@ -229,7 +280,11 @@ def label_arrays(arrays: Iterable[np.ndarray], encoding: str | None = None) -> D
 
 
 def open_source(
-    labels: Path | str | None = None, dataset: str | None = None, split: str | None = None, encoding: str | None = None
+    labels: Path | str | None = None,
+    dataset: str | None = None,
+    split: str | None = None,
+    encoding: str | None = None,
+    taxonomy: Taxonomy = CITYSCAPES19,
 ) -> Dataset:
     """Open the label maps of a command: a folder or pattern of files ``labels``, or ``dataset`` as ``"NAME=DIR"``.
 
@@ -243,7 +298,9 @@ def open_source(
         if split is not None:
             raise UsageError("--split and --labels cannot be combined", "give the folder of that split to --labels")
         pattern = has_wildcard(str(labels)) and not Path(labels).exists()
-        return find_labels(str(labels), encoding) if pattern else labels_folder(labels, encoding)
+        if pattern:
+            return find_labels(str(labels), encoding, taxonomy)
+        return labels_folder(labels, encoding, taxonomy)
     assert dataset is not None
     name, equals, folder = dataset.partition("=")
     if not equals or not folder:
@@ -252,7 +309,7 @@ def open_source(
         )
     if encoding is not None:
         raise UsageError("--encoding and --dataset cannot be combined", "omit --encoding: each data set has its own")
-    return open_dataset(name, folder, split)
+    return open_dataset(name, folder, split, taxonomy)
 
 
 def _existing_folder(root: Path | str) -> Path:
@@ -284,8 +341,15 @@ def _label_suffixes(tree: Tree) -> str:
     return kept[0] if len(kept) == 1 else "{" + ",".join(kept) + "}"
 
 
-def _tree_samples(root: Path, tree: Tree, layout: Layout, split: str) -> Iterator[Sample]:
-    """Yield the samples of a tree in the order of their paths, with unique ids."""
+def _tree_samples(
+    root: Path,
+    tree: Tree,
+    layout: Layout,
+    split: str,
+    taxonomy: Taxonomy = CITYSCAPES19,
+    numbers: str = "train_ids",
+) -> Iterator[Sample]:
+    """Yield the samples of a tree in the order of their paths, with unique ids; ``numbers`` replaces train ids."""
     found: list[tuple[str, str, Sample]] = []
     seen: set[tuple[int, int]] = set()
     photographs: dict[Path, dict[str, Path]] = {}
@@ -297,6 +361,7 @@ def _tree_samples(root: Path, tree: Tree, layout: Layout, split: str) -> Iterato
             for sub, stem, file, encoding in _label_files(labels, tree.suffixes, seen):
                 if tree.config:
                     encoding = f"{encoding}@{root / tree.config}"
+                encoding = numbers if encoding == "train_ids" else encoding
                 image = None
                 if images:
                     if images / sub not in photographs:
@@ -304,7 +369,8 @@ def _tree_samples(root: Path, tree: Tree, layout: Layout, split: str) -> Iterato
                     image = photographs[images / sub].get(same_name(stem))
                 path = labels / sub / file
                 name = "_".join(part for part in (condition, *Path(sub).parts, stem) if part)
-                found.append((stem, name, Sample("", path, image, encoding, condition or layout.condition)))
+                sample = Sample("", path, image, encoding, condition or layout.condition, taxonomy)
+                found.append((stem, name, sample))
     return _with_ids(found)
 
 
@@ -322,7 +388,7 @@ def _with_ids(found: list[tuple[str, str, Sample]]) -> Iterator[Sample]:
             number += 1
             unique = f"{chosen}_{number}"
         taken.add(unique)
-        yield Sample(unique, sample.label, sample.image, sample.encoding, sample.condition)
+        yield replace(sample, id=unique)
 
 
 def _split_folders(tree: Tree, split: str) -> tuple[str, ...]:

@@ -5,11 +5,12 @@ less: the manifest lines may hold no more than an image and a label, and without
 and ``labels/`` will do.
 """
 
+import functools
 import reprlib
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -18,14 +19,17 @@ import numpy as np
 from dgkit.config import read_recipe
 from dgkit.data import manifest
 from dgkit.data.datasets import Sample, labels_folder
+from dgkit.data.folder_taxonomy import MANIFEST as MANIFEST
+from dgkit.data.folder_taxonomy import SETTINGS as SETTINGS
+from dgkit.data.folder_taxonomy import class_numbers, folder_taxonomy, settings_taxonomy
 from dgkit.data.listing import PHOTOGRAPHS, find_named, same_name, split_ending, walk
 from dgkit.data.pairs import read_pair
 from dgkit.data.records import line_fault, names_own_files, with_slashes
 from dgkit.errors import InputError
 from dgkit.files import digest_file, local_path, user_path
 from dgkit.prompts import NO_STYLE
+from dgkit.taxonomies import CITYSCAPES19, Taxonomy
 
-MANIFEST, SETTINGS = "manifest.jsonl", "config.yaml"
 FILTERED = "labels_filtered"  # subfolder of `dgkit filter`, with a manifest of the scenes that it kept
 MEASURED = ".measured.jsonl"  # in FILTERED: what `dgkit filter` measured of every scene
 # Keys that a manifest line needs to describe a scene; it may hold more.
@@ -55,6 +59,11 @@ class GeneratedFolder:
         if not isinstance(size, list) or len(size) != 2 or not all(type(side) is int and side > 0 for side in size):
             return None
         return size[0], size[1]
+
+    @functools.cached_property
+    def taxonomy(self) -> Taxonomy:
+        """Classes of the labels. Raises InputError for settings that state none that can be used."""
+        return settings_taxonomy(self.settings, self.path / SETTINGS)
 
     @property
     def styles(self) -> dict[str, int]:
@@ -94,11 +103,12 @@ class SceneFiles:
     source: str = ""
     crop: tuple[int, int, int, int] | None = None
     sha256: tuple[str | None, str | None] = (None, None)
+    taxonomy: Taxonomy = CITYSCAPES19
 
     @property
     def sample(self) -> Sample:
         """Image and label as a sample of a data set."""
-        return Sample(self.id, self.label, self.image, self.encoding)
+        return Sample(self.id, self.label, self.image, self.encoding, taxonomy=self.taxonomy)
 
     def read(self) -> LabelledImage:
         """Read image and label.
@@ -190,17 +200,26 @@ def find_agreement(folder: GeneratedFolder) -> list[float | None] | None:
     return values if any(value is not None for value in values) else None
 
 
-def list_scenes(folder: Path | str, *, filtered: bool = False, refuse_unlabelled: bool = False) -> list[SceneFiles]:
+def list_scenes(
+    folder: Path | str,
+    *,
+    filtered: bool = False,
+    refuse_unlabelled: bool = False,
+    taxonomy: Taxonomy | None = None,
+) -> list[SceneFiles]:
     """Return the scenes of a manifest, or without one all pairs of ``images/`` and ``labels/`` (train ids).
 
     ``filtered`` takes the labels of ``dgkit filter`` and only the scenes that it kept. ``refuse_unlabelled``: without a
-    manifest, an image without a label map is an error instead of being skipped.
+    manifest, an image without a label map is an error instead of being skipped. The labels are read as classes of
+    ``taxonomy``, by default those that the settings of the folder state.
 
-    Raises InputError if there are no scenes, or for a manifest line without image and label.
+    Raises InputError if there are no scenes, for a manifest line without image and label, or if ``taxonomy`` has no
+    table from the classes of the folder.
     """
     folder = user_path(folder)
     if not folder.is_dir():
         raise not_generated(folder)
+    wanted = taxonomy or folder_taxonomy(folder) or CITYSCAPES19
     if filtered:
         lines, path = _read_filtered(folder), folder / FILTERED / MANIFEST
         if not lines:
@@ -209,9 +228,11 @@ def list_scenes(folder: Path | str, *, filtered: bool = False, refuse_unlabelled
         path = folder / MANIFEST
         lines = manifest.read(path)
     if path.is_file():
-        scenes = [_scene(folder, line, f"{path}, line {number}") for number, line in enumerate(lines, 1)]
+        numbers = class_numbers(folder, wanted) or "train_ids"
+        found = [_scene(folder, line, f"{path}, line {number}") for number, line in enumerate(lines, 1)]
+        scenes = [replace(scene, encoding=numbers, taxonomy=wanted) for scene in found]
     else:
-        scenes = _pair_files(folder, refuse_unlabelled)
+        scenes = _pair_files(folder, refuse_unlabelled, wanted)
     if not scenes:
         raise InputError(
             f"{folder} holds no labelled images",
@@ -288,9 +309,9 @@ def _scene(folder: Path, line: Line, where: str) -> SceneFiles:
     )
 
 
-def _pair_files(folder: Path, refuse_unlabelled: bool) -> list[SceneFiles]:
-    samples = labels_folder(folder).samples if (folder / "labels").is_dir() else ()
-    scenes = [SceneFiles(s.id, s.image, s.label, s.encoding) for s in samples if s.image is not None]
+def _pair_files(folder: Path, refuse_unlabelled: bool, taxonomy: Taxonomy) -> list[SceneFiles]:
+    samples = labels_folder(folder, taxonomy=taxonomy).samples if (folder / "labels").is_dir() else ()
+    scenes = [SceneFiles(s.id, s.image, s.label, s.encoding, taxonomy=taxonomy) for s in samples if s.image is not None]
     if refuse_unlabelled:
         labelled = {(scene.image.parent, same_name(scene.image.stem)) for scene in scenes}
         found = [folder / "images" / sub / name for sub, names in walk(folder / "images") for name in names]

@@ -17,9 +17,9 @@ from dgkit.data.datasets import Dataset, Sample
 from dgkit.data.labelmap import find_encoding, resize_label
 from dgkit.errors import DgkitError, LabelError, OutputError, UsageError
 from dgkit.files import atomic_write, cache_folder, read_file
-from dgkit.labels import NUM_CLASSES
 from dgkit.processes import start_pool_worker
 from dgkit.progress import Advance
+from dgkit.taxonomies import CITYSCAPES19, Taxonomy
 
 MAX_SCALE = 16.0  # of label maps
 MAX_BYTES = 1 << 30  # of a cache file; a million label maps take 100 MB
@@ -33,8 +33,8 @@ _Row = tuple[list[int], tuple[int, int], str]  # pixels per class, (height, widt
 class ClassIndex:
     """Class counts of a data set whose label maps were resized by ``scale`` first.
 
-    ``counts`` is int64 [N, 19], the pixels of each class without ignore; ``sizes`` is int32 [N, 2], (height, width)
-    after resizing; ``digests`` are the SHA-256 of the N label files. Arrays are read-only.
+    ``counts`` is int64 [N, K], the pixels of each of the K classes (by default 19) without ignore; ``sizes`` is int32
+    [N, 2], (height, width) after resizing; ``digests`` are the SHA-256 of the N label files. Arrays are read-only.
     """
 
     dataset: Dataset
@@ -52,7 +52,7 @@ class ClassIndex:
         """SHA-256 of ids, files, encodings and scale: equal if and only if the same crops are sampled."""
         lines = [f"{self.scale!r}"]
         for sample, digest in zip(self.dataset.samples, self.digests, strict=True):
-            lines.append(f"{sample.id} {table_digest(sample.encoding)} {digest}")
+            lines.append(f"{sample.id} {table_digest(sample.encoding, sample.taxonomy)} {digest}")
         return hashlib.sha256("\n".join(lines).encode()).hexdigest()
 
 
@@ -86,7 +86,7 @@ def build_index(
     if workers < 0:
         raise UsageError(f"{workers} workers; allowed: 0 or more", "use for example --workers 4")
     keys = [_key(sample, scale) for sample in dataset.samples]
-    known = _load_cache(cache) if cache is not None else {}
+    known = _load_cache(cache, dataset.taxonomy.size) if cache is not None else {}
     rows: list[_Row | None] = [known.get(key) for key in keys]
     missing = [i for i, row in enumerate(rows) if row is None]
     total = len(rows)
@@ -112,6 +112,7 @@ def build_index(
 def default_cache(dataset: Dataset, scale: float = 1.0) -> Path | None:
     """Return the cache file of a data set in the user's cache folder, or None if that folder cannot be written."""
     identity = f"{dataset.name}\0{dataset.split}\0{dataset.root.resolve()}\0{scale!r}"
+    identity += "" if dataset.taxonomy.is_default else f"\0{dataset.taxonomy.text}"
     folder = cache_folder() / "index"
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -129,7 +130,8 @@ def _count(sample: Sample, scale: float) -> _Row | LabelError:
         digest = sample.sha256()
     except LabelError as error:
         return error
-    counts = np.bincount(label.ravel(), minlength=NUM_CLASSES)[:NUM_CLASSES]
+    classes = sample.taxonomy.size
+    counts = np.bincount(label.ravel(), minlength=classes)[:classes]
     return counts.tolist(), (label.shape[0], label.shape[1]), digest
 
 
@@ -168,7 +170,7 @@ def _summary(failures: list[LabelError], total: int) -> LabelError:
 
 
 def _assemble(dataset: Dataset, rows: list[_Row], scale: float) -> ClassIndex:
-    counts = np.array([row[0] for row in rows], dtype=np.int64).reshape(-1, NUM_CLASSES)
+    counts = np.array([row[0] for row in rows], dtype=np.int64).reshape(-1, dataset.taxonomy.size)
     sizes = np.array([row[1] for row in rows], dtype=np.int32).reshape(-1, 2)
     counts.setflags(write=False)
     sizes.setflags(write=False)
@@ -176,7 +178,7 @@ def _assemble(dataset: Dataset, rows: list[_Row], scale: float) -> ClassIndex:
 
 
 def _key(sample: Sample, scale: float) -> str:
-    table = table_digest(sample.encoding)
+    table = table_digest(sample.encoding, sample.taxonomy)
     try:
         status = sample.label.stat()
     except OSError:
@@ -184,20 +186,24 @@ def _key(sample: Sample, scale: float) -> str:
     return f"{sample.label} {status.st_size} {status.st_mtime_ns} {table} {scale!r}"
 
 
-def table_digest(encoding: str) -> str:
-    """Return a digest of the table, not of its name: the table of Mapillary v2.0 comes from a file."""
-    system = find_encoding(encoding)
+def table_digest(encoding: str, taxonomy: Taxonomy = CITYSCAPES19) -> str:
+    """Return a digest of the table, not of its name: the table of Mapillary v2.0 comes from a file.
+
+    It covers the classes, too, unless they are the default ones.
+    """
+    system = find_encoding(encoding, taxonomy)
     colours = b"" if system.colours is None else repr(sorted(system.colours.items())).encode()
-    return hashlib.sha256(system.table.tobytes() + colours).hexdigest()[:16]
+    classes = b"" if taxonomy.is_default else taxonomy.text.encode()
+    return hashlib.sha256(system.table.tobytes() + colours + classes).hexdigest()[:16]
 
 
-def _load_cache(path: Path) -> dict[str, _Row]:
+def _load_cache(path: Path, classes: int) -> dict[str, _Row]:
     """Return the rows by key; empty if the file is absent, damaged or of another version."""
     try:
         with np.load(io.BytesIO(read_file(path, MAX_BYTES)), allow_pickle=False) as archive:
             header = json.loads(archive["header"].tobytes())
             counts, sizes = archive["counts"], archive["sizes"]
-        if header["version"] != _CACHE_VERSION or counts.shape != (len(sizes), NUM_CLASSES):
+        if header["version"] != _CACHE_VERSION or counts.shape != (len(sizes), classes):
             return {}
         rows = zip(counts.tolist(), sizes.tolist(), header["digests"], strict=True)
         return {

@@ -14,45 +14,36 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from dgkit.data.colour_maps import COLOURS, colour_encoding, decode_colours, is_colours
+from dgkit.data.colour_maps import COLOURS, colour_encoding, colours_name, decode_colours, is_colours
 from dgkit.data.pictures import EXIF, ignores_exif, png_orientation
 from dgkit.data.png import SIGNATURE, check_png
 from dgkit.errors import InputError, LabelError, UsageError, did_you_mean
 from dgkit.files import atomic_write, file_stamp, open_regular, parse_json, read_file
-from dgkit.labels import (
-    ENCODINGS,
-    FORBIDDEN,
-    IGNORE,
-    NUM_CLASSES,
-    PALETTE,
-    Encoding,
-    mapillary_by_name,
-)
+from dgkit.labels import FORBIDDEN, IGNORE, Encoding, mapillary_by_name
+from dgkit.taxonomies import BUILT_IN, CITYSCAPES19, Taxonomy, qualified
 
 MAX_PIXELS = 64 * 1024 * 1024  # larger maps are refused before decoding, since a small file can unpack to gigabytes
 MAX_BYTES = 512 * 1024 * 1024  # of a file
 _GREY, _PALETTED = 0, 3
 _COLOURS = {2: "an RGB", 4: "a grey and alpha", 6: "an RGBA"}
-_COLOUR_TABLE = np.zeros((256, 3), dtype=np.uint8)
-_COLOUR_TABLE[:NUM_CLASSES] = PALETTE
 
 
-def read_label(path: Path | str, encoding: str = "train_ids") -> np.ndarray:
-    """Read a PNG of ids in ``encoding`` (see :func:`find_encoding`) as train ids.
+def read_label(path: Path | str, encoding: str = "train_ids", taxonomy: Taxonomy = CITYSCAPES19) -> np.ndarray:
+    """Read a PNG of ids in ``encoding`` (see :func:`find_encoding`) as class numbers of ``taxonomy``, its train ids.
 
     Accepted are 8-bit palette and grey files, 16-bit grey files, and (SYNTHIA) files with several channels. Of palette
     files the indices are read, not the colours.
 
-    Returns uint8 [H, W], values 0..18 or 255 (ignore), read-only. Raises LabelError naming the file if it is not such a
-    map, UsageError for an unknown encoding.
+    Returns uint8 [H, W], values 0..18 (of other taxonomies 0..K-1) or 255 (ignore), read-only. Raises LabelError naming
+    the file if it is not such a map, UsageError for an unknown encoding.
     """
-    return encode(read_ids(path, encoding), encoding, path)
+    return encode(read_ids(path, encoding, taxonomy), encoding, path, taxonomy)
 
 
-def read_ids(path: Path | str, encoding: str = "train_ids") -> np.ndarray:
+def read_ids(path: Path | str, encoding: str = "train_ids", taxonomy: Taxonomy = CITYSCAPES19) -> np.ndarray:
     """Read the ids in a label map as they are in the file, integer [H, W]. Raises as :func:`read_label`."""
     path = Path(path)
-    system = find_encoding(encoding)
+    system = find_encoding(encoding, taxonomy)
     data = _read_bytes(path)
     width, height, depth, colour = _header(path, data)
     if width * height > MAX_PIXELS:
@@ -77,13 +68,18 @@ def read_ids(path: Path | str, encoding: str = "train_ids") -> np.ndarray:
     return _decode(path, data, depth, colour, system)
 
 
-def encode(raw: np.ndarray, encoding: str = "train_ids", source: Path | str = "label map") -> np.ndarray:
+def encode(
+    raw: np.ndarray,
+    encoding: str = "train_ids",
+    source: Path | str = "label map",
+    taxonomy: Taxonomy = CITYSCAPES19,
+) -> np.ndarray:
     """Convert an integer array [H, W] of ids in ``encoding`` to train ids; ``source`` names it in errors.
 
-    Returns uint8 [H, W], values 0..18 or 255, read-only; ``raw`` is not changed. Raises LabelError with the ids found,
-    the ids allowed, and the encoding that they fit.
+    Returns uint8 [H, W], values of ``taxonomy`` or 255, read-only; ``raw`` is not changed. Raises LabelError with the
+    ids found, the ids allowed, and the encoding that they fit.
     """
-    system = find_encoding(encoding)
+    system = find_encoding(encoding, taxonomy)
     if raw.ndim != 2 or raw.size == 0 or raw.dtype.kind not in "iub":
         raise LabelError(
             f"{source}: {raw.dtype} array of shape {raw.shape}; a label map is an integer array [height, width]",
@@ -91,11 +87,11 @@ def encode(raw: np.ndarray, encoding: str = "train_ids", source: Path | str = "l
         )
     if raw.dtype != np.uint8:
         if raw.min() < 0 or raw.max() > 255:
-            raise _unknown_ids(np.unique(raw).tolist(), system, source)
+            raise _unknown_ids(np.unique(raw).tolist(), system, source, taxonomy)
         raw = raw.astype(np.uint8)
     mapped = system.table[raw]
     if mapped.min() == FORBIDDEN:
-        raise _unknown_ids(np.unique(raw).tolist(), system, source)
+        raise _unknown_ids(np.unique(raw).tolist(), system, source, taxonomy)
     return _frozen(mapped.astype(np.uint8))
 
 
@@ -115,43 +111,59 @@ def resize_label(label: np.ndarray, height: int, width: int) -> np.ndarray:
     return _frozen(label[rows[:, None], columns])
 
 
-def colorize(label: np.ndarray) -> np.ndarray:
-    """Return the Cityscapes colours of a map [H, W] of train ids, uint8 [H, W, 3] RGB; ignore is black."""
-    _check_train_ids(label)
-    return _COLOUR_TABLE[label]
+def colorize(label: np.ndarray, taxonomy: Taxonomy = CITYSCAPES19) -> np.ndarray:
+    """Return the class colours of a map [H, W] of train ids, uint8 [H, W, 3] RGB; ignore is black."""
+    _check_train_ids(label, taxonomy)
+    return taxonomy.colours[label]
 
 
-def write_label(path: Path | str, label: np.ndarray) -> None:
-    """Write train ids, uint8 [H, W] of 0..18 and 255, as an 8-bit grey PNG that is complete or absent.
+def write_label(path: Path | str, label: np.ndarray, taxonomy: Taxonomy = CITYSCAPES19) -> None:
+    """Write train ids, uint8 [H, W] of class numbers and 255, as an 8-bit grey PNG that is complete or absent.
 
     Raises LabelError for any other array, OutputError if the file cannot be written.
     """
-    _check_train_ids(label)
-    if ((label >= NUM_CLASSES) & (label != IGNORE)).any():
-        raise LabelError(f"{path}: the label map to be written holds id {NUM_CLASSES}", f"write {IGNORE} for ignore")
+    _check_train_ids(label, taxonomy)
+    if ((label >= taxonomy.size) & (label != IGNORE)).any():
+        raise LabelError(f"{path}: the label map to be written holds id {taxonomy.size}", f"write {IGNORE} for ignore")
     buffer = io.BytesIO()
     Image.fromarray(np.ascontiguousarray(label)).save(buffer, "PNG")
     atomic_write(path, buffer.getvalue())
 
 
-def find_encoding(name: str) -> Encoding:
-    """Return an id system by its name in ``dgkit.labels.ENCODINGS``, or by ``"mapillary_b@CONFIG.json"``.
+def find_encoding(name: str, taxonomy: Taxonomy = CITYSCAPES19) -> Encoding:
+    """Return an id system by its name in ``taxonomy.systems``, or by ``"mapillary_b@CONFIG.json"``.
 
     The second form reads the class names of any version of Mapillary Vistas from its config file. Encodings by colours
-    are those of :func:`~dgkit.data.colour_maps.colour_encoding`. Raises UsageError for an unknown name, InputError for
-    a config file that cannot be used.
+    are those of :func:`~dgkit.data.colour_maps.colour_encoding`. An id system of another built-in taxonomy is converted
+    by the table of ``taxonomy``; if both have its name, it is ``"OTHER/NAME"``. Raises UsageError for an unknown name,
+    InputError for a config file that cannot be used or a taxonomy without such a table.
     """
-    if name in ENCODINGS:
-        return ENCODINGS[name]
-    if is_colours(name):
-        return colour_encoding(name)
-    family, at, config = name.partition("@")
-    if family == "mapillary_b" and at:
-        return _mapillary_encoding(config, file_stamp(config))
+    if (found := _own_encoding(name, taxonomy) or _other_encoding(name, taxonomy)) is not None:
+        return found
+    known = (*taxonomy.systems, colours_name(taxonomy))
     raise UsageError(
-        f"unknown encoding {name!r}; known encodings: {', '.join((*ENCODINGS, COLOURS))}, and colours@FILE.csv",
-        did_you_mean(name, (*ENCODINGS, COLOURS), "use one of these"),
+        f"unknown encoding {name!r}; known encodings: {', '.join(known)}, and colours@FILE.csv",
+        did_you_mean(name, known, "use one of these"),
     )
+
+
+def _own_encoding(name: str, taxonomy: Taxonomy) -> Encoding | None:
+    if name in taxonomy.systems:
+        return taxonomy.systems[name]
+    if is_colours(name, taxonomy):
+        return colour_encoding(name, taxonomy)
+    family, at, config = name.partition("@")
+    is_mapillary = taxonomy.is_default and family == "mapillary_b" and at
+    return _mapillary_encoding(config, file_stamp(config)) if is_mapillary else None
+
+
+def _other_encoding(name: str, taxonomy: Taxonomy) -> Encoding | None:
+    """Return an id system of a built-in taxonomy that the table of ``taxonomy`` converts; None if none has it."""
+    for source in sorted(BUILT_IN.values(), key=lambda source: source.name not in taxonomy.map):
+        found = None if source == taxonomy else _own_encoding(name.removeprefix(qualified(source, "")), source)
+        if found is not None:
+            return taxonomy.converted(found, source)
+    return None
 
 
 def label_size(path: Path | str) -> tuple[int, int]:
@@ -249,16 +261,19 @@ def _decode_channel(data: bytes, system: Encoding) -> np.ndarray:
     return picture if picture.ndim == 2 else picture[..., 2 - system.channel]  # OpenCV holds B, G, R
 
 
-def _unknown_ids(found: list[int], system: Encoding, source: Path | str) -> LabelError:
+def _unknown_ids(found: list[int], system: Encoding, source: Path | str, taxonomy: Taxonomy) -> LabelError:
     allowed = set(system.allowed)
     unknown = [i for i in found if i not in allowed]
-    fitting = [e for e in ENCODINGS.values() if e is not system and set(found) <= set(e.allowed)]
+    fitting = [e for e in taxonomy.systems.values() if e is not system and set(found) <= set(e.allowed)]
     if fitting:
         best = fitting[0]
         options = " or ".join(f"--dataset {name}=DIR" for name in best.datasets)
-        hint = f"these look like {best.description}; add --encoding {best.name}, or instead of --labels use {options}"
-    else:
+        instead = f", or instead of --labels use {options}" if options else ""
+        hint = f"these look like {best.description}; add --encoding {best.name}{instead}"
+    elif taxonomy.is_default:
         hint = "no known id system has these ids; convert the maps to Cityscapes train ids (0..18, 255 = ignore)"
+    else:
+        hint = f"state in the file of {taxonomy.name} of which class these ids are, or list them under 'ignore'"
     return LabelError(
         f"{source}: unknown ids {ranges(unknown)} for {system.name}; found {ranges(found)}, "
         f"allowed {ranges(system.allowed)}",
@@ -278,15 +293,15 @@ def ranges(ids: Iterable[int], limit: int = 12) -> str:
     return ", ".join(text) + (", ..." if len(runs) > limit else "")
 
 
-def _check_train_ids(label: np.ndarray) -> None:
+def _check_train_ids(label: np.ndarray, taxonomy: Taxonomy) -> None:
     if label.ndim != 2 or label.dtype != np.uint8 or label.size == 0:
         raise LabelError(
             f"a label map is uint8 [height, width], not {label.dtype} of shape {label.shape}",
             "read it with dgkit.data.labelmap.read_label",
         )
-    bad = (label > NUM_CLASSES) & (label != IGNORE)
+    bad = (label > taxonomy.size) & (label != IGNORE)
     if bad.any():
-        raise _unknown_ids(np.unique(label).tolist(), ENCODINGS["train_ids"], "label map")
+        raise _unknown_ids(np.unique(label).tolist(), taxonomy.systems["train_ids"], "label map", taxonomy)
 
 
 def _frozen(array: np.ndarray) -> np.ndarray:

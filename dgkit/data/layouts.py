@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from dgkit.data.listing import PHOTOGRAPHS
 
 ALL = "all"
+GENERATED = "dgkit"  # folders written by dgkit generate
 PAIRS = "pairs"  # the data set that two patterns of files define
 SPLIT_FOLDERS = {
     "train": ("train", "training"),
@@ -149,7 +150,7 @@ LAYOUTS = {
     ),
     # Not a layout but two patterns, see open_pairs in dgkit.data.datasets.
     PAIRS: Layout("files by two patterns, IMAGES::LABELS::ENCODING", (Tree(".", ".", (TRAIN_IDS,)),)),
-    "dgkit": Layout(
+    GENERATED: Layout(
         "a folder written by dgkit generate",
         (Tree("labels", "images", (TRAIN_IDS,)),),
     ),

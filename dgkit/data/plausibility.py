@@ -28,6 +28,8 @@ def doubt(dataset: Dataset) -> str | None:
 
     At most :data:`PROBED` maps are read; those that cannot be read are left to whoever reads them all.
     """
+    if not dataset.taxonomy.is_default:  # of other classes, frequency and position are not known
+        return None
     system = find_encoding(dataset.samples[0].encoding)
     if system.colours is not None:  # colours are not mistaken for each other as small ids are
         return None

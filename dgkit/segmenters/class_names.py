@@ -1,6 +1,5 @@
 """Match the class names of a segmenter with the 19 classes."""
 
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,6 +8,7 @@ import numpy as np
 
 from dgkit.errors import InputError
 from dgkit.labels import CLASSES
+from dgkit.taxonomies import class_key
 
 _SHOWN = 8  # names in a note; a segmenter may have hundreds
 
@@ -47,8 +47,8 @@ def match_classes(names: Sequence[str], path: Path) -> ClassMatch:
 
     ``path`` is the file that states them. Raises InputError if none is known, or if two channels name one class.
     """
-    known = {_key(name): number for number, name in enumerate(CLASSES)}
-    found = {channel: known[_key(name)] for channel, name in enumerate(names) if _key(name) in known}
+    known = {class_key(name): number for number, name in enumerate(CLASSES)}
+    found = {channel: known[class_key(name)] for channel, name in enumerate(names) if class_key(name) in known}
     if not found:
         raise InputError(
             f"{path} names none of the {len(CLASSES)} classes: {', '.join(names[:5])}",
@@ -70,10 +70,6 @@ def match_classes(names: Sequence[str], path: Path) -> ClassMatch:
         others=tuple(name for channel, name in enumerate(names) if channel not in found),
         missing=tuple(name for number, name in enumerate(CLASSES) if number not in ids),
     )
-
-
-def _key(name: str) -> str:
-    return re.sub(r"[\s_-]+", "", name).casefold()
 
 
 def _listed(names: Sequence[str]) -> str:
