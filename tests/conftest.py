@@ -42,6 +42,22 @@ def micro(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return make_micro_model(tmp_path_factory.mktemp("models") / "micro")
 
 
+@pytest.fixture(scope="session", params=["sd21", "sdxl"])
+def family_model(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A tiny model folder of the architecture of Stable Diffusion 2.1, and one of SDXL's."""
+    from tests.models import make_family_model
+
+    return make_family_model(tmp_path_factory.mktemp("models") / request.param, request.param)
+
+
+@pytest.fixture(scope="session")
+def sdxl_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A tiny model folder of the architecture of SDXL."""
+    from tests.models import make_family_model
+
+    return make_family_model(tmp_path_factory.mktemp("models") / "xl", "sdxl")
+
+
 @pytest.fixture(scope="session")
 def labels(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder of four label maps, 96 x 160 pixels."""

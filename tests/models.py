@@ -65,6 +65,45 @@ def make_micro_model(
     return folder
 
 
+def make_family_model(folder: str | Path, family: str, seed: int = 0) -> Path:
+    """Write a tiny model of the architecture of ``sd21`` or ``sdxl``, with its ControlNet."""
+    from dgkit.diffusion.random_model import RandomModel
+
+    folder, model = Path(folder), RandomModel(f"tiny-{family}", seed)
+    for part in model.configs:
+        model.part(part).save_pretrained(folder / part)
+    length, index = model.info.text_length, dict(_INDICES[family])
+    _save_tokenizer(folder / "tokenizer", length)
+    if "tokenizer_2" in index:
+        _save_tokenizer(folder / "tokenizer_2", length, pad_token=",")  # the published one pads with "!"
+    _write_json(folder / "scheduler" / "scheduler_config.json", model.info.scheduler)
+    index["scheduler"] = ["diffusers", model.info.scheduler["_class_name"]]
+    _write_json(folder / "model_index.json", index)
+    return folder
+
+
+_SD_INDEX = {
+    "_class_name": "StableDiffusionControlNetPipeline",
+    "controlnet": ["diffusers", "ControlNetModel"],
+    "feature_extractor": [None, None],
+    "image_encoder": [None, None],
+    "text_encoder": ["transformers", "CLIPTextModel"],
+    "tokenizer": ["transformers", "CLIPTokenizer"],
+    "unet": ["diffusers", "UNet2DConditionModel"],
+    "vae": ["diffusers", "AutoencoderKL"],
+}
+_INDICES = {
+    "sd21": _SD_INDEX | {"requires_safety_checker": False, "safety_checker": [None, None]},
+    "sdxl": _SD_INDEX
+    | {
+        "_class_name": "StableDiffusionXLControlNetPipeline",
+        "force_zeros_for_empty_prompt": True,
+        "text_encoder_2": ["transformers", "CLIPTextModelWithProjection"],
+        "tokenizer_2": ["transformers", "CLIPTokenizer"],
+    },
+}
+
+
 def _unet_config(latent_channels: int, sample_size: int, width: int, text_time: bool) -> dict[str, Any]:
     from dgkit.diffusion.random_model import TINY_UNET
 
@@ -120,10 +159,14 @@ def _save_text(folder: Path, width: int, text_length: int) -> None:
         pad_token_id=END_OF_TEXT,
     )
     CLIPTextModel(config).save_pretrained(folder / "text_encoder")
-    shutil.copytree(GOLDEN_TOKENIZER, folder / "tokenizer")
-    (folder / "tokenizer").chmod(0o755)
+    _save_tokenizer(folder / "tokenizer", text_length)
+
+
+def _save_tokenizer(folder: Path, text_length: int, **changed: str) -> None:
+    shutil.copytree(GOLDEN_TOKENIZER, folder)
+    folder.chmod(0o755)
     settings = json.loads((GOLDEN_TOKENIZER / "tokenizer_config.json").read_text())
-    _write_json(folder / "tokenizer" / "tokenizer_config.json", settings | {"model_max_length": text_length})
+    _write_json(folder / "tokenizer_config.json", settings | {"model_max_length": text_length, **changed})
 
 
 def _save_scheduler(folder: Path, prediction_type: str, timestep_spacing: str, zero_snr: bool) -> None:
@@ -133,11 +176,11 @@ def _save_scheduler(folder: Path, prediction_type: str, timestep_spacing: str, z
         "timestep_spacing": timestep_spacing,
         "rescale_betas_zero_snr": zero_snr,
     }
-    (folder / "scheduler").mkdir(parents=True, exist_ok=True)
     _write_json(folder / "scheduler" / "scheduler_config.json", config)
 
 
 def _write_json(path: Path, value: dict[str, Any]) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(json.dumps(value, indent=2) + "\n")
 
 

@@ -9,7 +9,7 @@ cache.
 
 import dataclasses
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -60,20 +60,22 @@ class Published:
             clean = self.bridge(low)
             return resize(self.decode(self.loop(self.preset.rescale, text, clean)), height, width)
 
-    def text(self) -> Tensor:
-        """Return embeddings of the empty text and of the prompt, float32 [2, L, D]."""
+    def text(self) -> dict[str, Tensor]:
+        """Return embeddings of the empty text and of the prompt by name; ``text`` is float32 [2, L, D]."""
         prompt, _ = self.pipeline.fit_prompt(self.request.prompt)
-        return torch.cat([self.pipeline.encode_text([""]), self.pipeline.encode_text([prompt])])
+        parts = [self.pipeline.encode_text([text]) for text in ("", prompt)]
+        return {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
 
-    def evaluate(self, latents: Tensor, timestep: int, text: Tensor, label: Tensor) -> Tensor:
+    def evaluate(self, latents: Tensor, timestep: int, text: Mapping[str, Tensor], label: Tensor) -> Tensor:
         """Return the guided prediction float32 [1, c, h, w] of a window; ``label`` is its one-hot [1, 20, f*h, f*w]."""
         both = torch.cat([latents] * HALVES)
         times = torch.full((HALVES,), timestep, dtype=torch.int64, device=latents.device)
         condition = self.pipeline.condition(torch.cat([label] * HALVES))
-        plain, steered = self.pipeline.denoise(both, times, text, condition).chunk(2)
+        added = self.pipeline.added(text, label.shape[2], label.shape[3])
+        plain, steered = self.pipeline.denoise(both, times, text["text"], condition, **added).chunk(2)
         return plain + self.scale * (steered - plain)
 
-    def loop(self, rescale: int, text: Tensor, clean: Tensor | None) -> Tensor:
+    def loop(self, rescale: int, text: Mapping[str, Tensor], clean: Tensor | None) -> Tensor:
         """Return the latents after a pass; the second pass keeps ``clean`` where the label has large components."""
         windows, label = self.windows(rescale), self.label(rescale)
         latents = self.draw("pass1" if clean is None else "pass2", rescale)

@@ -154,7 +154,15 @@ def _engines() -> list[Row]:
 def _models() -> list[Row]:
     from dgkit.diffusion.random_model import MODELS, RANDOM
 
-    sizes = {"sd15": "Stable Diffusion 1.5", "city": "the embedded model", "tiny": "a few thousand parameters"}
+    sizes = {
+        "sd15": "Stable Diffusion 1.5",
+        "sd21": "Stable Diffusion 2.1 (768 pixels)",
+        "sdxl": "SDXL base",
+        "city": "the embedded model",
+        "tiny": "a few thousand parameters",
+        "tiny-sd21": "a few thousand parameters, of the architecture of Stable Diffusion 2.1",
+        "tiny-sdxl": "a few thousand parameters, of the architecture of SDXL",
+    }
     random = [{"name": f"{RANDOM}{name}", "description": f"random weights; size: {sizes[name]}"} for name in MODELS]
     return [
         {

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 Command = Callable[..., None]
 SIMPLE = (bool, int, float, Path, str)  # types that Typer parses itself
-RANDOM = "Use random weights instead: sd15, city or tiny"
+RANDOM = "Use random weights instead: sd15, sd21, sdxl, city, or tiny"
 POLICY = "never, auto (missing or stale) or always"
 
 # Values that a shell completes: a tuple, or the mapping or sequence at module:name, plus an ending.

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from dgkit.diffusion.model_folder import ModelInfo, ModelSource
 from dgkit.diffusion.noise import seeded_noise
+from dgkit.diffusion.part_config import TEXT_ENCODERS
 from dgkit.diffusion.passes import Run, SceneRequest
 from dgkit.diffusion.pipeline import Pipeline
 from dgkit.diffusion.presets import PRESETS
@@ -125,7 +126,7 @@ def _facts(model: ModelSource) -> dict[str, int | str]:
     info = model.info
     rest: dict[str, Any] = {
         "format": FORMAT,
-        "text_encoder": model.digest("text_encoder"),
+        "text_encoder": model.digest(*TEXT_ENCODERS[: 2 if info.pooled_width else 1]),
         "scheduler": info.scheduler,
         "guidance": info.defaults.guidance_scale,
         "label_height": info.defaults.label_height,

@@ -1,34 +1,47 @@
 """Wrappers around a denoiser; each returns a callable with the same signature, so they combine freely.
 
-``denoise(latents, timestep, text, condition) -> prediction``: float [B, c, h, w], int64 [B], float [B, L, D], float
-[B, C, h, w], and float [B, c, h, w].
+``denoise(latents, timestep, text, condition, **added) -> prediction``: float [B, c, h, w], int64 [B], float [B, L, D],
+float [B, C, h, w], and float [B, c, h, w]. ``added`` are the tensors that a family of models needs in addition, by the
+names of :data:`dgkit.engines.spec.ADDED`; the first axis of each is that of ``text``.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from typing import Protocol
 
 import torch
 from torch import Tensor
 
 from dgkit.diffusion.tiles import Windows
 
-Denoise = Callable[[Tensor, Tensor, Tensor, Tensor], Tensor]
+
+class Denoise(Protocol):
+    """A network, or a wrapper around one, see the top of this module."""
+
+    def __call__(self, latents: Tensor, timestep: Tensor, text: Tensor, condition: Tensor, **added: Tensor) -> Tensor:
+        """Return the prediction."""
+        ...
 
 
-def guided(denoise: Denoise, scale: float, negative: Tensor) -> Denoise:
+def guided(denoise: Denoise, scale: float, negative: Mapping[str, Tensor]) -> Denoise:
     """Apply classifier-free guidance, Ho and Salimans 2022: ``u + scale * (c - u)``, both halves in one call.
 
-    ``negative`` float [1, L, D] is the text of the unconditional half; both halves get the condition. A scale of 1
-    gives the plain conditional prediction at half the cost.
+    ``negative`` holds the ``text`` of the unconditional half, float [1, L, D], and its ``added`` tensors; both halves
+    get the condition, and the added tensors that ``negative`` lacks. A scale of 1 gives the plain conditional
+    prediction at half the cost.
     """
     if scale == 1.0:
         return denoise
 
-    def call(latents: Tensor, timestep: Tensor, text: Tensor, condition: Tensor) -> Tensor:
+    def pair(name: str, value: Tensor) -> Tensor:
+        return torch.cat([negative.get(name, value).to(value).expand_as(value), value])
+
+    def call(latents: Tensor, timestep: Tensor, text: Tensor, condition: Tensor, **added: Tensor) -> Tensor:
         both = denoise(
             torch.cat([latents, latents]),
             torch.cat([timestep, timestep]),
-            torch.cat([negative.to(text).expand_as(text), text]),
+            pair("text", text),
             torch.cat([condition, condition]),
+            **{name: pair(name, value) for name, value in added.items()},
         )
         plain, steered = both.float().chunk(2)
         return plain + scale * (steered - plain)
@@ -39,11 +52,12 @@ def guided(denoise: Denoise, scale: float, negative: Tensor) -> Denoise:
 def in_batches(denoise: Denoise, size: int, count: Callable[[int], None] | None = None) -> Denoise:
     """Call ``denoise`` with at most ``size`` samples; ``count`` gets the number of samples after each call."""
 
-    def call(latents: Tensor, timestep: Tensor, text: Tensor, condition: Tensor) -> Tensor:
+    def call(latents: Tensor, timestep: Tensor, text: Tensor, condition: Tensor, **added: Tensor) -> Tensor:
         parts = []
         for start in range(0, latents.shape[0], size):
             part = slice(start, start + size)
-            parts.append(denoise(latents[part], timestep[part], text[part], condition[part]))
+            rest = {name: value[part] for name, value in added.items()}
+            parts.append(denoise(latents[part], timestep[part], text[part], condition[part], **rest))
             if count:
                 count(parts[-1].shape[0])
         return parts[0] if len(parts) == 1 else torch.cat(parts)
@@ -58,25 +72,30 @@ def in_padded_batches(denoise: Denoise, step: int, most: int) -> Denoise:
     numbers of windows.
     """
 
-    def call(*tensors: Tensor) -> Tensor:
+    def call(*tensors: Tensor, **added: Tensor) -> Tensor:
         count = tensors[0].shape[0]
         missing = min(-count % step, most - count)
         if not missing:
-            return denoise(*tensors)
-        filled = [torch.cat([tensor, tensor[-1:].expand(missing, *tensor.shape[1:])]) for tensor in tensors]
-        return denoise(*filled)[:count]
+            return denoise(*tensors, **added)
+
+        def fill(tensor: Tensor) -> Tensor:
+            return torch.cat([tensor, tensor[-1:].expand(missing, *tensor.shape[1:])])
+
+        return denoise(*map(fill, tensors), **{name: fill(value) for name, value in added.items()})[:count]
 
     return call
 
 
 def tiled(denoise: Denoise, windows: Windows) -> Denoise:
     """Denoise every window and average. ``condition`` belongs to the windows, [N * len(windows), C, th, tw]."""
+    count = len(windows)
 
-    def call(latents: Tensor, timestep: Tensor, text: Tensor, condition: Tensor) -> Tensor:
-        count = len(windows)
-        tiles = windows.cut(latents)
-        prediction = denoise(tiles, timestep.repeat_interleave(count), text.repeat_interleave(count, dim=0), condition)
-        return windows.average(prediction)
+    def repeat(value: Tensor) -> Tensor:
+        return value.repeat_interleave(count, dim=0)
+
+    def call(latents: Tensor, timestep: Tensor, text: Tensor, condition: Tensor, **added: Tensor) -> Tensor:
+        rest = {name: repeat(value) for name, value in added.items()}
+        return windows.average(denoise(windows.cut(latents), repeat(timestep), repeat(text), condition, **rest))
 
     return call
 
@@ -86,12 +105,13 @@ def tiled_each(denoise: Denoise, layouts: Sequence[Windows]) -> Denoise:
     counts = [len(windows) for windows in layouts]
     owner = torch.repeat_interleave(torch.tensor(counts))
 
-    def call(latents: Tensor, timestep: Tensor, text: Tensor, condition: Tensor) -> Tensor:
+    def call(latents: Tensor, timestep: Tensor, text: Tensor, condition: Tensor, **added: Tensor) -> Tensor:
         nonlocal owner
         owner = owner.to(latents.device)  # only once, because a copy from the host waits for the GPU
         images = zip(layouts, latents.split(1), strict=True)
         tiles = torch.cat([windows.cut(image) for windows, image in images])
-        prediction = denoise(tiles, timestep[owner], text[owner], condition)
+        rest = {name: value[owner] for name, value in added.items()}
+        prediction = denoise(tiles, timestep[owner], text[owner], condition, **rest)
         parts = zip(layouts, prediction.split(counts), strict=True)
         return torch.cat([windows.average(part) for windows, part in parts])
 

@@ -4,6 +4,7 @@ import functools
 import hashlib
 import json
 import shlex
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -11,13 +12,17 @@ from typing import Any, Protocol
 from torch import nn
 
 from dgkit.config import Config, load_config
-from dgkit.diffusion.part_config import PARTS, read_config, read_json
-from dgkit.diffusion.tokenizer_files import TokenizerFiles
+from dgkit.diffusion.part_config import PARTS, TEXT_ENCODERS, read_config, read_json
+from dgkit.diffusion.tokenizer_files import TokenizerFiles, TokenizerPair
 from dgkit.diffusion.weight_files import check_headers, count_weights, find_weights
 from dgkit.diffusion.weights import build
-from dgkit.errors import ModelError, UsageError, shown
+from dgkit.engines.spec import TIME_VALUES
+from dgkit.errors import ModelError, UsageError, one_line, shown
 from dgkit.files import digest_file
 from dgkit.labels import CONDITION_CHANNELS
+
+SUPPORTED = "Stable Diffusion 1.x and 2.x, SDXL"
+_INDEX = "model_index.json"
 
 
 class ModelDefaults(Config):
@@ -47,6 +52,12 @@ class ModelInfo:
     scaling_factor: float
     scheduler: dict[str, Any]
     defaults: ModelDefaults
+    pooled_width: int = 0
+    """Width of the pooled text embedding; 0 for a model whose denoiser takes no such input."""
+    zero_empty: bool = False
+    """Whether the embeddings of an empty prompt are zeros."""
+    vae_fp16: bool = True
+    """Whether the VAE's activations stay in the range of fp16."""
 
     @property
     def size(self) -> int:
@@ -55,7 +66,9 @@ class ModelInfo:
 
     def symbol_sizes(self) -> dict[str, int]:
         """Return an example size of every symbol in :mod:`dgkit.engines.spec`: the model's own tile at batch 2."""
+        pooled = {"pooled_width": self.pooled_width, "time_values": TIME_VALUES} if self.pooled_width else {}
         return {
+            **pooled,
             "batch": 2,
             "length": self.text_length,
             "text_width": self.text_width,
@@ -99,7 +112,7 @@ class ModelSource(Protocol):
         ...
 
     def tokenizer(self) -> Any:
-        """Return a callable with the interface of CLIP's tokenizer."""
+        """Return a callable with the interface of CLIP's tokenizer; for two text encoders a :class:`TokenizerPair`."""
         ...
 
 
@@ -111,13 +124,12 @@ class ModelFolder:
 
     def __init__(self, root: Path, controlnet: Path | None = None) -> None:
         self.root = root
-        self.paths = {name: root / name for name in PARTS}
+        self.paths = find_parts(root)
         if controlnet is not None:
             self.paths["controlnet"] = controlnet
         for name, path in self.paths.items():
             if not path.is_dir():
-                hint = "pass --controlnet, or add one with dgkit swap" if name == "controlnet" else ""
-                raise ModelError(f"the model folder {root} has no {name}/", hint)
+                raise ModelError(f"the model folder {root} has no {name}/", _HINTS.get(name, ""))
         self.configs = {name: read_config(path, name) for name, path in self.paths.items()}
         check_fit(self.configs, self.paths)
         self.info = _info(root, self.configs)
@@ -145,7 +157,7 @@ class ModelFolder:
         and tokenizer.
         """
         total = hashlib.sha256()
-        for name in parts or tuple(PARTS):
+        for name in parts or tuple(self.paths):
             weights = find_weights(self.paths[name], name)
             check_headers(weights)
             files = " ".join(_file_digest(path) for path in weights.paths)
@@ -153,15 +165,18 @@ class ModelFolder:
             total.update(json.dumps(self.configs[name], sort_keys=True).encode())
         if not parts:
             total.update(json.dumps(self.info.scheduler, sort_keys=True).encode())
-            positions = self.configs["text_encoder"].get("max_position_embeddings", 77)
-            tokenizer = TokenizerFiles(self.root / "tokenizer")
-            total.update("".join(tokenizer.digest_parts(self.info.text_width, positions)).encode())
+            for tokens, config in tokenizers(self.root, self.configs):
+                total.update("".join(tokens.digest_parts(_width(config), _positions(config))).encode())
+            total.update(b"empty prompt as zeros" if self.info.zero_empty else b"")
         return total.hexdigest()
 
     def tokenizer(self) -> Any:
-        """Return the CLIP tokenizer of the folder. Raises ModelError if its files are missing or damaged."""
-        files = TokenizerFiles(self.root / "tokenizer")
-        return files.load(self.configs["text_encoder"].get("vocab_size", 49408))
+        """Return the tokenizer of the folder, for SDXL a pair.
+
+        Raises ModelError if its files are missing or damaged.
+        """
+        loaded = [files.load(config.get("vocab_size", 49408)) for files, config in tokenizers(self.root, self.configs)]
+        return loaded[0] if len(loaded) == 1 else TokenizerPair(*loaded)
 
 
 @functools.lru_cache(maxsize=64)
@@ -174,27 +189,80 @@ def _file_digest(path: Path) -> str:
     return _cached_digest(path, status.st_size, status.st_mtime_ns)
 
 
+_HINTS = {
+    "controlnet": "pass --controlnet, or add one with dgkit swap",
+    "text_encoder_2": "SDXL has two text encoders: copy text_encoder_2/ and tokenizer_2/ from the original model",
+}
+
+
+def find_parts(root: Path) -> dict[str, Path]:
+    """Return the folders of the parts that a model needs, by name; whether they exist is not checked.
+
+    Raises ModelError if the folder holds a model of another kind.
+    """
+    unet = root / "unet"
+    if not unet.is_dir():
+        index = read_json(root / _INDEX) if (root / _INDEX).is_file() else {}
+        kind = index.get("_class_name")
+        if (root / "transformer").is_dir() or (isinstance(kind, str) and not kind.startswith("StableDiffusion")):
+            named = one_line(str(kind or "model with a transformer"), 80)
+            raise ModelError(f"{root} holds a {named}, which is not supported", f"supported: {SUPPORTED}")
+        raise ModelError(f"the model folder {root} has no unet/")
+    added = read_config(unet, "unet").get("addition_embed_type")
+    return {name: root / name for name in (*PARTS, *(("text_encoder_2",) if added == "text_time" else ()))}
+
+
+def tokenizers(root: Path, configs: Mapping[str, dict[str, Any]]) -> list[tuple[TokenizerFiles, dict[str, Any]]]:
+    """Return the files of each tokenizer, with the config of its text encoder."""
+    found = [(root / name.replace("text_encoder", "tokenizer"), name) for name in TEXT_ENCODERS if name in configs]
+    for folder, name in found:
+        if not folder.is_dir():
+            raise ModelError(f"the model folder {root} has no {folder.name}/", _HINTS.get(name, ""))
+    return [(TokenizerFiles(folder), configs[name]) for folder, name in found]
+
+
 def check_fit(configs: dict[str, dict[str, Any]], paths: dict[str, Path]) -> None:
-    """Raise ModelError unless ControlNet, UNet, VAE and text encoder fit together and the 20-channel condition."""
-    unet, control, vae, text = (configs[name] for name in ("unet", "controlnet", "vae", "text_encoder"))
+    """Raise ModelError unless ControlNet, UNet, VAE and text encoders fit together and the 20-channel condition."""
+    unet, control, vae = (configs[name] for name in ("unet", "controlnet", "vae"))
     _check_controlnet(unet, control, paths)
     latents, cells = vae.get("latent_channels", 4), unet.get("in_channels", 4)
     if latents != cells:
         raise ModelError(
             f"the VAE {paths['vae']} has {latents} latent channels, but the UNet {paths['unet']} expects {cells}"
         )
-    width = text.get("hidden_size", 512)
-    cross = unet.get("encoder_hid_dim") or unet.get("cross_attention_dim")
-    if width != cross:
-        raise ModelError(
-            f"the text encoder {paths['text_encoder']} has width {width}, but the UNet's attention expects {cross}"
-        )
+    _check_text(configs, paths)
     strides = 2 ** (len(control.get("conditioning_embedding_out_channels") or (16, 32, 96, 256)) - 1)
     if strides != _vae_factor(vae):
         where, factor = paths["controlnet"], _vae_factor(vae)
         raise ModelError(
             f"the ControlNet {where} downscales labels {strides} times, but the VAE downscales images {factor} times"
         )
+
+
+def _check_text(configs: dict[str, dict[str, Any]], paths: dict[str, Path]) -> None:
+    unet, width = configs["unet"], _text_width(configs)
+    cross = unet.get("encoder_hid_dim") or unet.get("cross_attention_dim")
+    if width != cross:
+        where = " with ".join(str(paths[name]) for name in TEXT_ENCODERS if name in configs)
+        raise ModelError(f"the text encoder {where} has width {width}, but the UNet's attention expects {cross}")
+    if "text_encoder_2" in configs:
+        pooled, sizes = _pooled_width(configs), unet.get("addition_time_embed_dim")
+        found = pooled + TIME_VALUES * sizes if isinstance(sizes, int) else sizes
+        expected = unet.get("projection_class_embeddings_input_dim")
+        if found != expected:
+            raise ModelError(
+                f"the text encoder {paths['text_encoder_2']} gives {pooled} pooled values; with {TIME_VALUES} sizes of "
+                f"{shown(sizes)} values that is {shown(found)}, but the UNet expects {shown(expected)}",
+                "use the text encoders of the SDXL base model; its refiner is not supported",
+            )
+
+
+def family(unet: Mapping[str, Any]) -> str:
+    """Return the name of the family that a UNet or ControlNet belongs to, by its config."""
+    if unet.get("addition_embed_type") == "text_time":
+        return "SDXL"
+    names = {768: "Stable Diffusion 1", 1024: "Stable Diffusion 2"}
+    return names.get(unet.get("cross_attention_dim", 1280), "a model of another size")
 
 
 def _check_controlnet(unet: dict[str, Any], control: dict[str, Any], paths: dict[str, Path]) -> None:
@@ -205,6 +273,11 @@ def _check_controlnet(unet: dict[str, Any], control: dict[str, Any], paths: dict
     shared = ("in_channels", "block_out_channels", "down_block_types", "layers_per_block", "cross_attention_dim")
     for key in (*shared, "addition_embed_type"):
         if control.get(key) != unet.get(key):
+            if (other := family(control)) != family(unet):
+                raise ModelError(
+                    f"the ControlNet {where} does not fit the UNet: it is for {other}, the UNet for {family(unet)}",
+                    "use a ControlNet trained on a UNet of this architecture",
+                )
             raise ModelError(
                 f"the ControlNet {where} does not fit the UNet: its {key} is {shown(control.get(key))}, "
                 f"not {shown(unet.get(key))}",
@@ -213,7 +286,7 @@ def _check_controlnet(unet: dict[str, Any], control: dict[str, Any], paths: dict
     if control.get("controlnet_conditioning_channel_order", "rgb") != "rgb":
         raise ModelError(f"the ControlNet {where} reverses the order of its condition channels; expected 'rgb'")
     kind = unet.get("addition_embed_type")
-    if kind not in (None, "text") or unet.get("class_embed_type") is not None:
+    if kind not in (None, "text", "text_time") or unet.get("class_embed_type") is not None:
         raise ModelError(
             f"the UNet {paths['unet']} needs more inputs than text ({kind or 'class labels'}), which is not supported"
         )
@@ -224,24 +297,45 @@ def _vae_factor(vae: dict[str, Any]) -> int:
 
 
 def _info(root: Path, configs: dict[str, dict[str, Any]]) -> ModelInfo:
-    unet, text = configs["unet"], configs["text_encoder"]
+    unet, vae = configs["unet"], configs["vae"]
     tile = unet.get("sample_size")
     if not isinstance(tile, int):
         raise ModelError(f"{root / 'unet' / 'config.json'}: sample_size is {tile}; expected a number of latent cells")
     defaults = _defaults(root / "dgkit.json")
-    length = TokenizerFiles(root / "tokenizer").length(text.get("max_position_embeddings", 77))
+    lengths = [files.length(_positions(config)) for files, config in tokenizers(root, configs)]
+    two = len(lengths) > 1
+    index = read_json(root / _INDEX) if two and (root / _INDEX).is_file() else {}
     return ModelInfo(
         name=defaults.name or root.resolve().name,
         tile=tile,
-        vae_factor=_vae_factor(configs["vae"]),
+        vae_factor=_vae_factor(vae),
         latent_channels=int(unet.get("in_channels", 4)),
-        text_length=length,
-        text_width=int(text.get("hidden_size", 512)),
+        text_length=min(lengths),
+        text_width=_text_width(configs),
         features=int(configs["controlnet"]["block_out_channels"][0]),
-        scaling_factor=float(configs["vae"].get("scaling_factor", 0.18215)),
+        scaling_factor=float(vae.get("scaling_factor", 0.18215)),
         scheduler=read_json(root / "scheduler" / "scheduler_config.json"),
         defaults=defaults,
+        pooled_width=_pooled_width(configs),
+        zero_empty=two and index.get("force_zeros_for_empty_prompt", True) is not False,
+        vae_fp16=not (two and vae.get("force_upcast", True)),
     )
+
+
+def _text_width(configs: Mapping[str, Mapping[str, Any]]) -> int:
+    return sum(_width(configs[name]) for name in TEXT_ENCODERS if name in configs)
+
+
+def _width(text: Mapping[str, Any]) -> int:
+    return int(text.get("hidden_size", 512))
+
+
+def _pooled_width(configs: Mapping[str, Mapping[str, Any]]) -> int:
+    return int(configs["text_encoder_2"].get("projection_dim", 512)) if "text_encoder_2" in configs else 0
+
+
+def _positions(text: Mapping[str, Any]) -> int:
+    return int(text.get("max_position_embeddings", 77))
 
 
 def _defaults(path: Path) -> ModelDefaults:

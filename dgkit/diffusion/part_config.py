@@ -34,6 +34,9 @@ PARTS = {
         Part("text_encoder", ("CLIPTextModel",), "model"),
     )
 }
+TEXT_ENCODERS = ("text_encoder", "text_encoder_2")
+KNOWN_PARTS = PARTS | {"text_encoder_2": Part("text_encoder_2", ("CLIPTextModelWithProjection",), "model")}
+"""The parts of every model, and those that only SDXL has."""
 TEXT_KEYS = frozenset(
     {
         "vocab_size",
@@ -62,12 +65,13 @@ _WHOLE = {  # keys that dgkit itself reads, with the smallest value
     "controlnet": {"conditioning_channels": 1, "in_channels": 1},
     "vae": {"latent_channels": 1, "in_channels": 1, "out_channels": 1},
     "text_encoder": {"hidden_size": 1, "max_position_embeddings": 1, "vocab_size": 1},
+    "text_encoder_2": {"hidden_size": 1, "max_position_embeddings": 1, "vocab_size": 1, "projection_dim": 1},
 }
 _WHOLE_LISTS = {
     "unet": ("block_out_channels",),
     "controlnet": ("block_out_channels", "conditioning_embedding_out_channels"),
     "vae": ("block_out_channels",),
-    "text_encoder": (),
+    **dict.fromkeys(TEXT_ENCODERS, ()),
 }
 
 
@@ -96,13 +100,13 @@ def read_config(folder: Path, part: str) -> dict[str, Any]:
     """
     path = folder / "config.json"
     config = read_json(path)
-    known = PARTS[part].class_names
+    known = KNOWN_PARTS[part].class_names
     architectures = config.get("architectures")
     first = architectures[0] if isinstance(architectures, list) and architectures else architectures
     named = config.get("_class_name") or first or known[0]
     if named not in known:
         raise ModelError(f"{path} describes a {one_line(str(named), 80)}; expected {' or '.join(known)}")
-    if part == "text_encoder":  # other parts are checked before they are built: to import diffusers takes seconds
+    if part in TEXT_ENCODERS:  # other parts are checked before they are built: to import diffusers takes seconds
         check_limits(part, config, path)
     _check_types(part, config, path)
     return config
@@ -110,12 +114,12 @@ def read_config(folder: Path, part: str) -> dict[str, Any]:
 
 def used_keys(part: str, config: Mapping[str, Any]) -> dict[str, Any]:
     """Return the entries of a config that the class of the part takes; all others have no effect."""
-    if part == "text_encoder":
+    if part in TEXT_ENCODERS:
         known = TEXT_KEYS
     else:
         import diffusers
 
-        parameters = inspect.signature(getattr(diffusers, PARTS[part].class_names[0]).__init__).parameters
+        parameters = inspect.signature(getattr(diffusers, KNOWN_PARTS[part].class_names[0]).__init__).parameters
         known = frozenset(parameters) - {"self", "args", "kwargs"}
     return {key: value for key, value in config.items() if key in known}
 

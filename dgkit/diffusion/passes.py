@@ -59,13 +59,14 @@ class SceneRequest:
 class SceneState:
     """The state of one request; ``finite`` becomes False at the first image with a value that is not finite.
 
-    ``low`` and ``high`` are the 8-bit images of the passes, ``upsampled`` the latents that the second pass starts from.
+    ``encoded`` is the prompt's row of :meth:`Pipeline.encode_text`. ``low`` and ``high`` are the 8-bit images of the
+    passes, ``upsampled`` the latents that the second pass starts from.
     """
 
     request: SceneRequest
     prompt: str
     shortened: bool
-    text: Tensor
+    encoded: dict[str, Tensor]
     finite: bool = True
     redraw: Redraw | None = None
     low: np.ndarray = field(default_factory=lambda: np.zeros(0))
@@ -89,7 +90,7 @@ class Run:
     ) -> None:
         self.pipeline, self.preset, self.batch, self.noise, self.count = pipeline, preset, batch, noise, count
         self.plan = SamplingPlan(preset, pipeline.info)
-        self.negative = torch.zeros(0)
+        self.negative: dict[str, Tensor] = {}
 
     @property
     def on_gpu(self) -> bool:
@@ -104,12 +105,13 @@ class Run:
         """Return the initial state of each request; each distinct prompt is fitted and encoded once."""
         prompts = {prompt: self.pipeline.fit_prompt(prompt) for prompt in dict.fromkeys(r.prompt for r in requests)}
         distinct = list(dict.fromkeys(["", *(fitted for fitted, _ in prompts.values())]))
-        encoded = dict(zip(distinct, self.pipeline.encode_text(distinct), strict=True))
-        self.negative = encoded[""][None]
+        encoded = self.pipeline.encode_text(distinct)
+        row = {prompt: {name: value[i] for name, value in encoded.items()} for i, prompt in enumerate(distinct)}
+        self.negative = {name: value[None] for name, value in row[""].items()}
 
         def scene(request: SceneRequest) -> SceneState:
             fitted, shortened = prompts[request.prompt]
-            return SceneState(request, fitted, shortened, encoded[fitted])
+            return SceneState(request, fitted, shortened, row[fitted])
 
         return [scene(request) for request in requests]
 
@@ -225,7 +227,9 @@ class Run:
 
     def denoiser(self, schedule: Schedule, scenes: list[SceneState], windows: list[Windows], rescale: int) -> _Step:
         """Return the network wrapped in guidance, batches and windows, with timesteps, text and condition bound."""
-        text = torch.stack([scene.text for scene in scenes])
+        encoded = {name: torch.stack([scene.encoded[name] for scene in scenes]) for name in scenes[0].encoded}
+        factor = self.pipeline.vae_factor
+        added = self.pipeline.added(encoded, windows[0].tile_height * factor, windows[0].tile_width * factor)
         condition = self.conditions(scenes, windows, rescale)
         same_windows = len(set(windows)) == 1
         network: Denoise = self.pipeline.denoise
@@ -242,7 +246,7 @@ class Run:
         def call(index: int, latents: Tensor) -> Tensor:
             time = schedule.timesteps[index]
             timestep = torch.full((len(scenes),), time, dtype=torch.int64, device=latents.device)
-            return whole[self.plan.guided(schedule, index)](latents, timestep, text, condition)
+            return whole[self.plan.guided(schedule, index)](latents, timestep, encoded["text"], condition, **added)
 
         return call
 

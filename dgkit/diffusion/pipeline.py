@@ -122,8 +122,12 @@ class Pipeline:
         limit = self.info.text_length
         return fit_words(prompt, lambda text: len(self.tokenizer(text)["input_ids"]) <= limit)
 
-    def encode_text(self, prompts: Sequence[str]) -> Tensor:
-        """Return the text embedding of each prompt, float [N, L, D], padded and truncated to the model's length."""
+    def encode_text(self, prompts: Sequence[str]) -> dict[str, Tensor]:
+        """Return the embedding of each prompt, padded and truncated to the model's length.
+
+        ``text`` is float [N, L, D]; models with a pooled embedding also return ``text_embeds`` float [N, P]. An empty
+        prompt gives zeros if the model was trained so.
+        """
         parts = []
         for start in range(0, len(prompts), TEXT_BATCH):
             tokens = self.tokenizer(
@@ -132,21 +136,37 @@ class Pipeline:
                 max_length=self.info.text_length,
                 truncation=True,
             )
-            ids = torch.tensor(tokens["input_ids"], dtype=torch.int64)
-            parts.append(self.runners["text_encoder"](input_ids=ids)["text"])
-        return torch.cat(parts)
+            runner = self.runners["text_encoder"]
+            ids = {spec.name: torch.tensor(tokens[spec.name], dtype=torch.int64) for spec in runner.spec.inputs}
+            parts.append(runner(**ids))
+        encoded = {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
+        empty = [self.info.zero_empty and not prompt for prompt in prompts]
+        return {name: _zero_rows(value, empty) if any(empty) else value for name, value in encoded.items()}
+
+    def added(self, encoded: Mapping[str, Tensor], height: int, width: int) -> dict[str, Tensor]:
+        """Return what the denoiser takes in addition to the text; empty for a model without a pooled embedding.
+
+        For SDXL ``text_embeds`` of ``encoded``, float [N, P], and ``time_ids`` float [N, 6] of an image of ``height`` x
+        ``width`` pixels that was neither resized nor cropped (Podell et al. 2023, section 2.2).
+        """
+        if not self.info.pooled_width:
+            return {}
+        pooled = encoded["text_embeds"]
+        sizes = torch.tensor([height, width, 0, 0, height, width], dtype=torch.float32, device=pooled.device)
+        return {"text_embeds": pooled, "time_ids": sizes.expand(len(pooled), -1)}
 
     def condition(self, onehot: Tensor) -> Tensor:
         """Return the condition embedding, float [N, C, h, w], of one-hot labels, float [N, 20, f*h, f*w]."""
         return self.runners["condition"](label=onehot)["condition"]
 
-    def denoise(
-        self, latents: Tensor, timestep: Tensor, text: Tensor, condition: Tensor, control_scale: float = 1.0
-    ) -> Tensor:
-        """Return the prediction, float32 [N, c, h, w], for latents of equal shape at timesteps int64 [N]."""
-        scale = latents.new_full((latents.shape[0],), control_scale)
+    def denoise(self, latents: Tensor, timestep: Tensor, text: Tensor, condition: Tensor, **added: Tensor) -> Tensor:
+        """Return the prediction, float32 [N, c, h, w], for latents of equal shape at timesteps int64 [N].
+
+        ``added`` is the result of :meth:`added`.
+        """
+        scale = latents.new_ones(latents.shape[0])
         outputs = self.runners["denoiser"](
-            latents=latents, timestep=timestep, text=text, condition=condition, control_scale=scale
+            latents=latents, timestep=timestep, text=text, condition=condition, control_scale=scale, **added
         )
         return outputs["prediction"].float()
 
@@ -173,6 +193,11 @@ class Pipeline:
                 f"image size {height}x{width}; this model supports multiples of {factor}",
                 f"use {max(factor, height // factor * factor)}x{max(factor, width // factor * factor)}",
             )
+
+
+def _zero_rows(value: Tensor, rows: Sequence[bool]) -> Tensor:
+    kept = torch.tensor(rows, device=value.device).logical_not()
+    return torch.where(kept.reshape(-1, *[1] * (value.ndim - 1)), value, 0.0)
 
 
 def one_hot(labels: Tensor) -> Tensor:

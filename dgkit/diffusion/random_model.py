@@ -8,7 +8,7 @@ import hashlib
 import json
 import zlib
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -16,7 +16,8 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from dgkit.diffusion.model_folder import ModelDefaults, ModelInfo
-from dgkit.diffusion.part_config import PARTS
+from dgkit.diffusion.part_config import KNOWN_PARTS, TEXT_ENCODERS
+from dgkit.diffusion.tokenizer_files import TokenizerPair
 from dgkit.diffusion.weights import construct
 from dgkit.engines.machine import package_versions
 from dgkit.errors import UsageError, shown
@@ -37,6 +38,22 @@ SD15_SCHEDULER: dict[str, Any] = {
     "steps_offset": 1,
     "trained_betas": None,
 }
+# The scheduler_config.json of Stable Diffusion 2.1 and of SDXL base.
+SD21_SCHEDULER: dict[str, Any] = {
+    **SD15_SCHEDULER,
+    "_class_name": "DDIMScheduler",
+    "_diffusers_version": "0.8.0",
+    "prediction_type": "v_prediction",
+}
+SDXL_SCHEDULER: dict[str, Any] = {
+    **SD15_SCHEDULER,
+    "_class_name": "EulerDiscreteScheduler",
+    "_diffusers_version": "0.19.0.dev0",
+    "interpolation_type": "linear",
+    "prediction_type": "epsilon",
+    "timestep_spacing": "leading",
+    "use_karras_sigmas": False,
+}
 # All other defaults of diffusers are those of Stable Diffusion 1.
 SD15_UNET: dict[str, Any] = {"sample_size": 64, "cross_attention_dim": 768}
 SD15_VAE: dict[str, Any] = {
@@ -53,6 +70,44 @@ SD15_TEXT: dict[str, Any] = {
     "num_attention_heads": 12,
     "max_position_embeddings": 77,
     "vocab_size": 49408,
+}
+SD21_UNET: dict[str, Any] = {
+    "sample_size": 96,
+    "cross_attention_dim": 1024,
+    "attention_head_dim": (5, 10, 20, 20),
+    "use_linear_projection": True,
+    "upcast_attention": True,
+}
+SD21_TEXT: dict[str, Any] = {  # OpenCLIP ViT-H without its last layer
+    **SD15_TEXT,
+    "hidden_size": 1024,
+    "intermediate_size": 4096,
+    "num_hidden_layers": 23,
+    "num_attention_heads": 16,
+    "hidden_act": "gelu",
+}
+SDXL_UNET: dict[str, Any] = {
+    "sample_size": 128,
+    "block_out_channels": (320, 640, 1280),
+    "down_block_types": ("DownBlock2D", "CrossAttnDownBlock2D", "CrossAttnDownBlock2D"),
+    "up_block_types": ("CrossAttnUpBlock2D", "CrossAttnUpBlock2D", "UpBlock2D"),
+    "transformer_layers_per_block": (1, 2, 10),
+    "attention_head_dim": (5, 10, 20),
+    "cross_attention_dim": 2048,
+    "use_linear_projection": True,
+    "addition_embed_type": "text_time",
+    "addition_time_embed_dim": 256,
+    "projection_class_embeddings_input_dim": 2816,
+}
+SDXL_VAE: dict[str, Any] = {**SD15_VAE, "scaling_factor": 0.13025, "sample_size": 1024, "force_upcast": True}
+SDXL_TEXT_2: dict[str, Any] = {  # OpenCLIP ViT-bigG
+    **SD15_TEXT,
+    "hidden_size": 1280,
+    "intermediate_size": 5120,
+    "num_hidden_layers": 32,
+    "num_attention_heads": 20,
+    "projection_dim": 1280,
+    "hidden_act": "gelu",
 }
 _CITY_UNET: dict[str, Any] = {
     "sample_size": 32,
@@ -87,6 +142,24 @@ TINY_UNET: dict[str, Any] = {
     "attention_head_dim": 2,
     "cross_attention_dim": 16,
 }
+TINY_SD21_UNET: dict[str, Any] = {
+    **TINY_UNET,
+    "attention_head_dim": (1, 2),
+    "use_linear_projection": True,
+    "upcast_attention": True,
+}
+TINY_SDXL_UNET: dict[str, Any] = {
+    **TINY_UNET,
+    "down_block_types": ("DownBlock2D", "CrossAttnDownBlock2D"),
+    "up_block_types": ("CrossAttnUpBlock2D", "UpBlock2D"),
+    "transformer_layers_per_block": (1, 2),
+    "attention_head_dim": (1, 2),
+    "cross_attention_dim": 40,
+    "use_linear_projection": True,
+    "addition_embed_type": "text_time",
+    "addition_time_embed_dim": 8,
+    "projection_class_embeddings_input_dim": 68,
+}
 _TINY_VAE: dict[str, Any] = {
     **SD15_VAE,
     "block_out_channels": (4, 4, 4, 4),
@@ -94,10 +167,33 @@ _TINY_VAE: dict[str, Any] = {
     "norm_num_groups": 2,
     "sample_size": 64,
 }
-# UNet, VAE, text encoder, and widths of the condition encoder.
-_CONFIGS: dict[str, tuple[dict[str, Any], dict[str, Any], dict[str, Any], tuple[int, ...]]] = {
-    "sd15": (SD15_UNET, SD15_VAE, SD15_TEXT, (16, 32, 96, 256)),
-    "city": (
+_TINY_TEXT: dict[str, Any] = {
+    "hidden_size": 16,
+    "intermediate_size": 32,
+    "num_hidden_layers": 1,
+    "num_attention_heads": 2,
+    "max_position_embeddings": 16,
+    "vocab_size": 210,
+}
+
+
+@dataclass(frozen=True)
+class Sizes:
+    """The configs of a model's parts, and the ``widths`` of the condition encoder; ``text_2`` is SDXL's second one."""
+
+    unet: dict[str, Any]
+    vae: dict[str, Any]
+    text: dict[str, Any]
+    widths: tuple[int, ...] = (16, 32, 96, 256)
+    text_2: dict[str, Any] | None = None
+    scheduler: dict[str, Any] = field(default_factory=lambda: SD15_SCHEDULER)
+
+
+SIZES = {
+    "sd15": Sizes(SD15_UNET, SD15_VAE, SD15_TEXT),
+    "sd21": Sizes(SD21_UNET, {**SD15_VAE, "sample_size": 768}, SD21_TEXT, scheduler=SD21_SCHEDULER),
+    "sdxl": Sizes(SDXL_UNET, SDXL_VAE, SD15_TEXT, text_2=SDXL_TEXT_2, scheduler=SDXL_SCHEDULER),
+    "city": Sizes(
         _CITY_UNET,
         _CITY_VAE,
         {
@@ -110,48 +206,49 @@ _CONFIGS: dict[str, tuple[dict[str, Any], dict[str, Any], dict[str, Any], tuple[
         },
         (8, 32, 64, 96),
     ),
-    "tiny": (
-        TINY_UNET,
-        _TINY_VAE,
-        {
-            "hidden_size": 16,
-            "intermediate_size": 32,
-            "num_hidden_layers": 1,
-            "num_attention_heads": 2,
-            "max_position_embeddings": 16,
-            "vocab_size": 210,
-        },
+    "tiny": Sizes(TINY_UNET, _TINY_VAE, _TINY_TEXT, (4, 4, 4, 8)),
+    "tiny-sd21": Sizes(TINY_SD21_UNET, _TINY_VAE, _TINY_TEXT, (4, 4, 4, 8), scheduler=SD21_SCHEDULER),
+    "tiny-sdxl": Sizes(
+        TINY_SDXL_UNET,
+        {**_TINY_VAE, "scaling_factor": 0.13025, "force_upcast": True},
+        {**_TINY_TEXT, "num_hidden_layers": 2},
         (4, 4, 4, 8),
+        {**_TINY_TEXT, "num_hidden_layers": 2, "hidden_size": 24, "projection_dim": 20},
+        SDXL_SCHEDULER,
     ),
 }
-MODELS = tuple(_CONFIGS)
+MODELS = tuple(SIZES)
 
 
 class RandomModel:
     """A :class:`~dgkit.diffusion.model_folder.ModelSource` with random weights.
 
-    ``name``: one of :data:`MODELS`, with the sizes of Stable Diffusion 1.5 and its ControlNet, of the embedded model,
-    or of a model for tests. Raises UsageError for another name.
+    ``name``: one of :data:`MODELS`, with the sizes of Stable Diffusion 1.5, 2.1 or SDXL and its ControlNet, of the
+    embedded model, or of a model for tests. Raises UsageError for another name.
     """
 
     def __init__(self, name: str, seed: int = 0) -> None:
-        if name not in _CONFIGS:
+        if name not in SIZES:
             raise UsageError(f"unknown random model {shown(name)}; known: {', '.join(MODELS)}", "use random:tiny")
         self.name, self.seed = name, seed
         self.configs = _configs(name)
         self._made: dict[str, nn.Module] = {}
-        unet, vae, text, _ = _CONFIGS[name]
+        sizes = SIZES[name]
+        unet, vae, text, second = sizes.unet, sizes.vae, sizes.text, sizes.text_2 or {}
         self.info = ModelInfo(
             name=f"{RANDOM}{name}",
             tile=unet["sample_size"],
             vae_factor=2 ** (len(vae["block_out_channels"]) - 1),
             latent_channels=unet.get("in_channels", 4),
             text_length=text["max_position_embeddings"],
-            text_width=text["hidden_size"],
+            text_width=text["hidden_size"] + second.get("hidden_size", 0),
             features=unet.get("block_out_channels", (320,))[0],
             scaling_factor=vae.get("scaling_factor", 0.18215),
-            scheduler=SD15_SCHEDULER,
+            scheduler=sizes.scheduler,
             defaults=ModelDefaults(name=f"{RANDOM}{name}"),
+            pooled_width=second.get("projection_dim", 0),
+            zero_empty=bool(second),
+            vae_fp16=not second,
         )
 
     def part(self, name: str) -> nn.Module:
@@ -172,7 +269,7 @@ class RandomModel:
 
     def digest(self, *parts: str) -> str:
         """Return the SHA-256 (hex) over everything that determines the weights of ``parts``, by default of all."""
-        facts = {part: self.configs[part] for part in parts or PARTS}
+        facts = {part: self.configs[part] for part in parts or self.configs}
         versions = package_versions(("torch", "diffusers", "transformers"))  # each may change the initialisation
         facts["random"] = {"model": self.name, "seed": self.seed, **versions}
         return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
@@ -181,13 +278,18 @@ class RandomModel:
         """Return the command-line option for this model."""
         return f"--random {self.name}"
 
-    def tokenizer(self) -> "HashTokenizer":
-        """Return a tokenizer without a vocabulary file."""
-        return HashTokenizer(self.info.text_length, self.configs["text_encoder"]["vocab_size"])
+    def tokenizer(self) -> Any:
+        """Return a tokenizer without a vocabulary file; for two text encoders a :class:`TokenizerPair`."""
+        found = [
+            HashTokenizer(self.info.text_length, self.configs[name]["vocab_size"])
+            for name in TEXT_ENCODERS
+            if name in self.configs
+        ]
+        return found[0] if len(found) == 1 else TokenizerPair(*found)
 
     def _make(self, part: str) -> nn.Module:
         with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(self.seed + tuple(PARTS).index(part))
+            torch.manual_seed(self.seed + tuple(KNOWN_PARTS).index(part))
             with _FastInitialisation():
                 module = construct(part, self.configs[part])
                 _initialise_zero_layers(module)
@@ -218,19 +320,22 @@ class HashTokenizer:
 
 
 def _configs(name: str) -> dict[str, dict[str, Any]]:
-    unet, vae, text, widths = _CONFIGS[name]
+    sizes = SIZES[name]
+    unet, second = sizes.unet, sizes.text_2
     own = ("out_channels", "up_block_types", "addition_embed_type_num_heads", "sample_size")
     control = {key: value for key, value in unet.items() if key not in own}
-    end = text["vocab_size"] - 1
+    end = sizes.text["vocab_size"] - 1
+    tokens = {"bos_token_id": end - 1, "eos_token_id": end, "pad_token_id": end}
     return {
         "unet": unet,
         "controlnet": {
             **control,
             "conditioning_channels": CONDITION_CHANNELS,
-            "conditioning_embedding_out_channels": widths,
+            "conditioning_embedding_out_channels": sizes.widths,
         },
-        "vae": vae,
-        "text_encoder": {**text, "bos_token_id": end - 1, "eos_token_id": end, "pad_token_id": end},
+        "vae": sizes.vae,
+        "text_encoder": {**sizes.text, **tokens},
+        **({} if second is None else {"text_encoder_2": {**second, **tokens}}),
     }
 
 

@@ -21,16 +21,17 @@ import torch
 from dgkit.data.listing import is_hidden
 from dgkit.diffusion.hub import find_controlnet, find_model
 from dgkit.diffusion.model_folder import ModelFolder
-from dgkit.diffusion.part_config import PARTS, read_json
+from dgkit.diffusion.part_config import KNOWN_PARTS, read_json
 from dgkit.diffusion.weight_files import find_weights
 from dgkit.diffusion.weights import check_finite, check_keys, read_shapes, skeleton
 from dgkit.engines.modules import Denoiser, without_condition_embedding
+from dgkit.engines.spec import TIME_VALUES
 from dgkit.errors import ModelError, OutputError, one_line
 from dgkit.files import output_error, temporary_path, user_path
 
 _EXTRACTORS = (["transformers", "CLIPImageProcessor"], ["transformers", "CLIPFeatureExtractor"])
 _SCHEDULER = re.compile(r"[A-Z]\w*Scheduler")
-_CONFIGS = ("tokenizer", "scheduler", "feature_extractor")
+_CONFIGS = ("tokenizer", "tokenizer_2", "scheduler", "feature_extractor")
 
 
 @dataclass(frozen=True)
@@ -56,7 +57,8 @@ def swap(prior: str | Path, controlnet: str | Path, out: str | Path) -> SwapRepo
 
     Checks that every weight of both exists, is finite and has the shape in its config, that there are no others, and
     that each residual of the ControlNet has the shape of the UNet feature it is added to. ``out`` is complete or
-    absent; both dgkit and diffusers' ``StableDiffusionControlNetPipeline`` can load it.
+    absent; both dgkit and diffusers' ``StableDiffusionControlNetPipeline`` can load it, for SDXL
+    ``StableDiffusionXLControlNetPipeline``.
 
     Raises ModelError if the parts do not fit together; OutputError if ``out`` exists with other content or cannot be
     written.
@@ -64,7 +66,7 @@ def swap(prior: str | Path, controlnet: str | Path, out: str | Path) -> SwapRepo
     target = user_path(out)
     folder = ModelFolder(find_model(prior), find_controlnet(controlnet))
     folder.tokenizer()
-    parameters = {name: _check_part(folder, name) for name in PARTS}
+    parameters = {name: _check_part(folder, name) for name in folder.paths}
     residuals = _check_residuals(folder)
     existed = target.exists()
     if existed:
@@ -102,10 +104,12 @@ def _check_residuals(folder: ModelFolder) -> int:
         timestep = torch.zeros(1, dtype=torch.int64)
         text = torch.zeros(1, info.text_length, info.text_width)
         condition = torch.zeros(1, info.features, info.tile, info.tile)
+        pooled = {"text_embeds": torch.zeros(1, info.pooled_width), "time_ids": torch.zeros(1, TIME_VALUES)}
+        added = pooled if info.pooled_width else {}
         try:
             bare = without_condition_embedding(controlnet)
-            down, _ = bare(latents, timestep, text, condition, return_dict=False)
-            Denoiser(unet, controlnet)(latents, timestep, text, condition, torch.ones(1))
+            down, _ = bare(latents, timestep, text, condition, added_cond_kwargs=added, return_dict=False)
+            Denoiser(unet, controlnet)(latents, timestep, text, condition, torch.ones(1), **added)
         except Exception as error:  # parts of wrong sizes can raise many different library errors
             reason = one_line(str(error)) or type(error).__name__
             raise ModelError(
@@ -118,7 +122,7 @@ def _check_residuals(folder: ModelFolder) -> int:
 def _files(folder: ModelFolder) -> Iterator[tuple[str, Path]]:
     """Yield (path inside the new folder, source) of every file to copy."""
     for name, path in folder.paths.items():
-        weights, stem = find_weights(path, name), PARTS[name].stem
+        weights, stem = find_weights(path, name), KNOWN_PARTS[name].stem
         yield f"{name}/config.json", path / "config.json"
         if weights.index is None:
             yield f"{name}/{stem}.safetensors", weights.paths[0]
@@ -155,6 +159,14 @@ def _index(folder: ModelFolder) -> str:
         "unet": ["diffusers", "UNet2DConditionModel"],
         "vae": ["diffusers", "AutoencoderKL"],
     }
+    if folder.info.pooled_width:
+        index |= {
+            "_class_name": "StableDiffusionXLControlNetPipeline",
+            "force_zeros_for_empty_prompt": folder.info.zero_empty,
+            "text_encoder_2": ["transformers", "CLIPTextModelWithProjection"],
+            "tokenizer_2": ["transformers", "CLIPTokenizer"],
+        }
+        del index["requires_safety_checker"], index["safety_checker"]
     return json.dumps(index, indent=2, sort_keys=True) + "\n"
 
 

@@ -7,7 +7,8 @@ model folder, and no change after the copy, reaches transformers.
 import hashlib
 import json
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -136,6 +137,19 @@ class TokenizerFiles:
                 if not isinstance(error, Exception) and type(error).__name__ != "PanicException":
                     raise
                 raise ModelError(f"{self.folder} cannot be read: {one_line(str(error))}") from error
+
+
+@dataclass(frozen=True)
+class TokenizerPair:
+    """The tokenizers of two text encoders, called as one; the ids of the second are ``input_ids_2``."""
+
+    first: Any
+    second: Any
+
+    def __call__(self, text: str | Sequence[str], **options: Any) -> dict[str, Any]:
+        """Return the ids of both; options as for CLIP's tokenizer."""
+        ids = [one(text, **options)["input_ids"] for one in (self.first, self.second)]
+        return {"input_ids": ids[0], "input_ids_2": ids[1]}
 
 
 def _state(tokenizer: Any) -> tuple[Any, ...]:

@@ -12,7 +12,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from dgkit.diffusion.part_config import PARTS, read_json
+from dgkit.diffusion.part_config import KNOWN_PARTS, TEXT_ENCODERS, read_json
 from dgkit.errors import ModelError, one_line, shown
 
 VARIANTS = ("", "fp16", "non_ema")  # in order of preference
@@ -35,9 +35,9 @@ def find_weights(folder: Path, part: str) -> WeightFiles:
     Raises ModelError if there are none, only pickles, several variants of which none is preferred, or if the index of
     shards names missing files.
     """
-    name = choose_weights([path.name for path in folder.glob(f"{PARTS[part].stem}*")], part, str(folder))
+    name = choose_weights([path.name for path in folder.glob(f"{KNOWN_PARTS[part].stem}*")], part, str(folder))
     if name is None:
-        raise _no_weights(folder, PARTS[part].stem)
+        raise _no_weights(folder, KNOWN_PARTS[part].stem)
     path = folder / name
     if not name.endswith(".json"):
         return WeightFiles((_regular(path),))
@@ -54,7 +54,7 @@ def choose_weights(names: Sequence[str], part: str, where: str) -> str | None:
 
     ``where`` is the folder in messages. Raises ModelError for several variants of which none is preferred.
     """
-    stem = PARTS[part].stem
+    stem = KNOWN_PARTS[part].stem
     found = sorted({_variant(name, stem) for name in names if _is_weights(name, stem)})
     preferred = [variant for variant in VARIANTS if variant in found] or found
     if not preferred:
@@ -91,7 +91,7 @@ def open_tensors(files: WeightFiles, part: str) -> Iterator[tuple[str, Any, Path
                     "download or copy the shards and their index again",
                 )
             for name in names:
-                if not (part == "text_encoder" and name.endswith("position_ids")):
+                if not (part in TEXT_ENCODERS and name.endswith("position_ids")):
                     yield name, file, path
 
 

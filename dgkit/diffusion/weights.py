@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from dgkit.diffusion.part_config import PARTS, check_limits, used_keys
+from dgkit.diffusion.part_config import KNOWN_PARTS, TEXT_ENCODERS, check_limits, used_keys
 from dgkit.diffusion.weight_files import find_weights, finite_tensors, open_tensors
 from dgkit.errors import ModelError, one_line
 
@@ -84,21 +84,21 @@ def check_keys(found: Mapping[str, tuple[int, ...]], module: nn.Module, folder: 
 def construct(part: str, config: Mapping[str, Any]) -> nn.Module:
     """Return the part that a config describes, newly initialised. Raises what its class raises."""
     values = used_keys(part, config)
-    if part == "text_encoder":
-        from transformers import CLIPTextConfig, CLIPTextModel
+    if part in TEXT_ENCODERS:
+        from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection
 
         settings = CLIPTextConfig(**values)
         settings._attn_implementation = "sdpa"  # also the default of transformers
-        text: nn.Module = CLIPTextModel(settings)
+        text: nn.Module = (CLIPTextModel if part == "text_encoder" else CLIPTextModelWithProjection)(settings)
         return text
     import diffusers
 
-    module: nn.Module = getattr(diffusers, PARTS[part].class_names[0]).from_config(values)
+    module: nn.Module = getattr(diffusers, KNOWN_PARTS[part].class_names[0]).from_config(values)
     return module
 
 
 def _modern(key: str, part: str) -> str:
-    if part == "text_encoder":
+    if part in TEXT_ENCODERS:
         return _plain(key)
     if part == "vae" and ".attentions." in key:  # names of diffusers before 0.18, in the published Stable Diffusion VAE
         for old, new in (("query", "to_q"), ("key", "to_k"), ("value", "to_v"), ("proj_attn", "to_out.0")):

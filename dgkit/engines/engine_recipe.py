@@ -41,7 +41,8 @@ class EngineRecipe(Config):
     engine: str = "ort"
     """backend: torch, compile, ort, openvino or trt"""
     dtype: Precision = "fp32"
-    """number format of the networks. The text encoder always stays fp32, the VAE encoder does in fp16. int8 applies to
+    """number format of the networks. The text encoder always stays fp32, the VAE encoder does in fp16, as does the VAE
+    decoder of SDXL, unless force_upcast is false in its config.json. int8 applies to
     the denoiser; the other networks then use bf16 if OpenVINO supports it on this CPU, else fp32"""
     device: str = "auto"
     """auto, cpu, cuda or cuda:N; auto: cuda if there is a GPU that the engine supports"""
@@ -62,12 +63,13 @@ class EngineRecipe(Config):
             network_spec(name)
         return networks
 
-    def choice(self, name: str) -> tuple[str, str, BuildOptions]:
-        """Return backend, number format and options of the network called ``name``."""
+    def choice(self, name: str, fp16: bool = True) -> tuple[str, str, BuildOptions]:
+        """Return backend, number format and options of the network called ``name``; ``fp16``: it may be in fp16."""
         own = self.networks.get(name, NetworkRecipe())
         options = BuildOptions(**{**self.options.model_dump(), "batch": own.batch or self.options.batch})
         engine = own.engine or self.engine
-        return engine, own.dtype or recipe_dtype(name, engine, self.dtype), options
+        common = self.dtype if fp16 or self.dtype != "fp16" else "fp32"
+        return engine, own.dtype or recipe_dtype(name, engine, common), options
 
     def runners(
         self, networks: Mapping[str, Network], rebuild: Policy = "auto", notify: Notify | None = None
@@ -76,7 +78,7 @@ class EngineRecipe(Config):
 
         Raises UsageError if a backend does not support its device or dtype.
         """
-        choices = {name: self.choice(name) for name in networks}
+        choices = {name: self.choice(name, network.fp16) for name, network in networks.items()}
         engines = dict.fromkeys(engine for engine, _, _ in choices.values())
         devices = {engine: resolve_device(self.device, engine, notify) for engine in engines}
         found = {}

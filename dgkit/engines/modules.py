@@ -23,6 +23,26 @@ class TextEncoder(nn.Module):
         return self.model(input_ids)[0]
 
 
+class TextEncoders(nn.Module):
+    """SDXL's two text models.
+
+    ``input_ids`` and ``input_ids_2`` int64 [B, L], one per tokenizer -> ``text`` float [B, L, D], the hidden states of
+    both before their last layer, side by side, and ``text_embeds`` float [B, P], the projected end of text of the
+    second.
+    """
+
+    def __init__(self, first: nn.Module, second: nn.Module) -> None:
+        super().__init__()
+        self.first = first
+        self.second = second
+
+    def forward(self, input_ids: Tensor, input_ids_2: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the text embedding and the pooled one."""
+        first = self.first(input_ids, output_hidden_states=True)
+        second = self.second(input_ids_2, output_hidden_states=True)
+        return torch.cat([first.hidden_states[-2], second.hidden_states[-2]], dim=-1), second.text_embeds
+
+
 class Condition(nn.Module):
     """ControlNet's label encoder: one-hot ``label`` float [B, 20, f*h, f*w] -> ``condition`` float [B, C, h, w].
 
@@ -43,7 +63,8 @@ class Denoiser(nn.Module):
 
     ``latents`` float [B, c, h, w], ``timestep`` int64 [B] (0 .. training steps - 1), ``text`` float [B, L, D],
     ``condition`` float [B, C, h, w] from :class:`Condition`, ``control_scale`` float [B] multiplies every ControlNet
-    residual (1 = as trained) -> ``prediction`` float [B, c, h, w] (noise or v, as the model was trained).
+    residual (1 = as trained) -> ``prediction`` float [B, c, h, w] (noise or v, as the model was trained). SDXL also
+    takes ``text_embeds`` float [B, P] and ``time_ids`` float [B, 6], see :data:`dgkit.engines.spec.TIME_VALUES`.
     Both guidance halves get the residuals, as in DGInStyle's pipeline (guess mode off).
     """
 
@@ -53,15 +74,23 @@ class Denoiser(nn.Module):
         self.controlnet = without_condition_embedding(controlnet)
 
     def forward(
-        self, latents: Tensor, timestep: Tensor, text: Tensor, condition: Tensor, control_scale: Tensor
+        self,
+        latents: Tensor,
+        timestep: Tensor,
+        text: Tensor,
+        condition: Tensor,
+        control_scale: Tensor,
+        text_embeds: Tensor | None = None,
+        time_ids: Tensor | None = None,
     ) -> Tensor:
         """Return the prediction."""
-        down, middle = self.controlnet(latents, timestep, text, condition, return_dict=False)
+        added = None if text_embeds is None else {"text_embeds": text_embeds, "time_ids": time_ids}
+        inputs = (latents, timestep, text)
+        down, middle = self.controlnet(*inputs, condition, added_cond_kwargs=added, return_dict=False)
         scale = control_scale.to(latents.dtype).reshape(-1, 1, 1, 1)
         return self.unet(
-            latents,
-            timestep,
-            text,
+            *inputs,
+            added_cond_kwargs=added,
             down_block_additional_residuals=tuple(residual * scale for residual in down),
             mid_block_additional_residual=middle * scale,
             return_dict=False,

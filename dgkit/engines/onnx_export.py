@@ -90,8 +90,9 @@ def check_export() -> None:
 
 
 def graph_key(network: Network, dtype: str = "fp32", opset: int = OPSET) -> EngineKey:
-    """Return the key of the graph of ``network``, for any device. Raises UsageError for an unknown dtype or opset."""
+    """Return the key of the graph of ``network``, for any device. Raises UsageError for another dtype or opset."""
     find_dtype(dtype)
+    network.check_range(dtype)
     if opset not in OPSETS:
         raise UsageError(f"opset {opset}; allowed: {OPSETS.start} to {OPSETS.stop - 1}", f"use {OPSET}")
     free = dynamic_symbols(network.spec)

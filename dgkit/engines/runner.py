@@ -90,7 +90,8 @@ class Network:
     ``load`` returns the module with its weights; only backends that need weights call it. ``digest`` (hex) identifies
     weights and configuration. ``sizes`` gives an example size for every symbol of the spec; for the symbols in
     :data:`~dgkit.engines.spec.FIXED_SYMBOLS` it is the only valid size. ``model`` is the model as command-line
-    arguments, quoted for a shell, for messages only. A network without ``calibration`` cannot be quantised.
+    arguments, quoted for a shell, for messages only. A network without ``calibration`` cannot be quantised. ``fp16`` is
+    False for a network whose activations exceed the range of fp16.
     """
 
     spec: NetworkSpec
@@ -99,6 +100,15 @@ class Network:
     sizes: Mapping[str, int]
     model: str = ""
     calibration: Calibration | None = None
+    fp16: bool = True
+
+    def check_range(self, dtype: str) -> None:
+        """Raise UsageError if ``dtype`` is fp16 and the network exceeds its range."""
+        if dtype == "fp16" and not self.fp16:
+            raise UsageError(
+                f"the {self.spec.name} of this model does not support fp16, whose range its activations exceed",
+                "use bf16 or fp32 for this network, or a VAE made for fp16, with force_upcast false in its config.json",
+            )
 
 
 @dataclass
@@ -137,6 +147,7 @@ class Runner(ABC):
     ) -> None:
         if dtype in QUANTISED:
             self._check_quantised(network, dtype)
+        network.check_range(dtype)
         self.network, self.spec = network, network.spec
         self.rebuild, self.notify = check_policy(rebuild), notify
         self.options = options or BuildOptions()

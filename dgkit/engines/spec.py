@@ -4,7 +4,7 @@ A shape consists of symbols such as ``"batch"``; tensors of one call that share 
 means any floating-point dtype, because a runner casts to its own precision.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from dgkit.errors import EngineError, UsageError
 
@@ -62,11 +62,27 @@ NETWORKS = {
     )
 }
 
+# SDXL has a second text encoder, whose pooled output and the sizes of the image are further inputs of the denoiser.
+ADDED = (TensorSpec("text_embeds", ("batch", "pooled_width")), TensorSpec("time_ids", ("batch", "time_values")))
+_ENCODER, _DENOISER = NETWORKS["text_encoder"], NETWORKS["denoiser"]
+SDXL_NETWORKS = {
+    **NETWORKS,
+    "text_encoder": replace(
+        _ENCODER,
+        inputs=(*_ENCODER.inputs, TensorSpec("input_ids_2", ("batch", "length"), "int64")),
+        outputs=(*_ENCODER.outputs, ADDED[0]),
+    ),
+    "denoiser": replace(_DENOISER, inputs=(*_DENOISER.inputs, *ADDED)),
+}
+TIME_VALUES = 6  # height and width of the original, top and left of the crop, height and width of the result
+
 # Not part of a generator's model folder, so not in NETWORKS. The logits have the size of the input.
 SEGMENTER = NetworkSpec("segmenter", (TensorSpec("image", _IMAGE),), (TensorSpec("logits", _LABEL),))
 
 # Symbols whose size the model determines; all others may change from call to call.
-FIXED_SYMBOLS = frozenset({"latent_channels", "text_width", "features", "rgb", "classes", "length"})
+FIXED_SYMBOLS = frozenset(
+    {"latent_channels", "text_width", "features", "rgb", "classes", "length", "pooled_width", "time_values"}
+)
 
 
 def network_spec(name: str) -> NetworkSpec:

@@ -160,14 +160,15 @@ def measure(generator: SceneGenerator, seconds: float) -> Speed:
     pipeline, batch = generator.pipeline, generator.config.samples
     pixels, tile = pipeline.tile * pipeline.vae_factor, pipeline.tile
     with torch.inference_mode():
-        text = pipeline.encode_text([""]).expand(batch, -1, -1)
+        encoded = {name: value.repeat_interleave(batch, 0) for name, value in pipeline.encode_text([""]).items()}
+        added = pipeline.added(encoded, pixels, pixels)
         labels = torch.zeros(1, pixels, pixels, dtype=torch.uint8, device=pipeline.device)
         condition = pipeline.condition(one_hot(labels)).expand(batch, -1, -1, -1).contiguous()
         latents = torch.zeros(batch, pipeline.latent_channels, tile, tile, device=pipeline.device)
         timestep = torch.full((batch,), 500, dtype=torch.int64, device=pipeline.device)
         calls, started = -1, time.perf_counter()
         while calls < 1 or time.perf_counter() - started < seconds:
-            pipeline.denoise(latents, timestep, text.contiguous(), condition)
+            pipeline.denoise(latents, timestep, encoded["text"], condition, **added)
             calls += 1
             if calls == 0:
                 started = time.perf_counter()

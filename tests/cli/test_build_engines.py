@@ -141,7 +141,7 @@ def test_a_build_that_fails_does_not_stop_the_others(
         (("--batch", "8,4,2"), "expected 1 <= min <= opt <= max"),
         (("--batch", "many"), "expected min,opt,max or one number"),
         (("--rebuild", "sometimes"), "known: never, auto, always"),
-        (("--random", "sd3"), "unknown random model 'sd3'; known: sd15, city, tiny"),
+        (("--random", "sd3"), "unknown random model 'sd3'; known: sd15, sd21, sdxl, city, tiny"),
         (("--device", "tpu"), "unknown device 'tpu'"),
         (("models/city", "--random", "tiny"), "the model models/city and --random tiny cannot be combined"),
         (("--random", "tiny", "--controlnet", "c"), "has its own ControlNet"),

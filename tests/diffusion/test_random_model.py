@@ -13,11 +13,10 @@ from dgkit.diffusion.components import model_networks
 from dgkit.diffusion.hub import embedded_model
 from dgkit.diffusion.loading import load_pipeline
 from dgkit.diffusion.model_folder import ModelFolder, check_fit
-from dgkit.diffusion.part_config import PARTS
+from dgkit.diffusion.part_config import KNOWN_PARTS, PARTS
 from dgkit.diffusion.presets import Preset
 from dgkit.diffusion.random_model import MODELS, RandomModel
 from dgkit.diffusion.sampler import SceneRequest, sample
-from dgkit.diffusion.weights import construct
 from dgkit.engines.onnx_export import example_inputs
 from dgkit.engines.spec import NETWORKS, bind
 from dgkit.errors import UsageError
@@ -25,17 +24,28 @@ from tests.models import random_networks
 
 # Published: 859.5 million weights of the UNet, 361 of its ControlNet, 83.7 of the VAE, 123 of CLIP's text encoder.
 SD15_WEIGHTS = {"unet": 859_520_964, "controlnet": 361_281_568, "vae": 83_653_863, "text_encoder": 123_060_480}
+# Published: 866 million weights and 340 of OpenCLIP-H's text encoder; 2.57 billion, with 695 million of bigG's.
+SD21_WEIGHTS = {"unet": 865_910_724, "vae": 83_653_863, "text_encoder": 340_387_840}
+SDXL_WEIGHTS = {
+    "unet": 2_567_463_684,
+    "vae": 83_653_863,
+    "text_encoder": 123_060_480,
+    "text_encoder_2": 694_659_840,
+}
 
 
 @pytest.mark.parametrize("name", MODELS)
 def test_the_parts_fit_each_other(name: str) -> None:
-    check_fit(RandomModel(name).configs, {part: part for part in PARTS})
+    check_fit(RandomModel(name).configs, {part: part for part in KNOWN_PARTS})
+
+
+@pytest.mark.parametrize(("name", "weights"), [("sd15", SD15_WEIGHTS), ("sd21", SD21_WEIGHTS), ("sdxl", SDXL_WEIGHTS)])
+def test_sizes_of_published_models(name: str, weights: dict[str, int]) -> None:
+    model = RandomModel(name)
+    assert {part: model.weight_count(part) for part in weights} == weights
 
 
 def test_sizes() -> None:
-    with torch.device("meta"):
-        parts = {part: construct(part, config) for part, config in RandomModel("sd15").configs.items()}
-    assert {name: sum(weight.numel() for weight in part.parameters()) for name, part in parts.items()} == SD15_WEIGHTS
     embedded, city = ModelFolder(embedded_model()), RandomModel("city")
     for part in PARTS:
         shapes = [
@@ -87,12 +97,12 @@ def test_a_pipeline_of_random_weights() -> None:
     label = np.repeat(np.repeat(np.array([[0, 2], [10, 255]], np.uint8), 32, 0), 32, 1)
     with load_pipeline("random:tiny") as pipeline:
         prompts = ("road, car", "road, car, in snowy weather.")
-        assert not torch.equal(*pipeline.encode_text(prompts).unbind())
+        assert not torch.equal(*pipeline.encode_text(prompts)["text"].unbind())
         assert pipeline.fit_prompt(", ".join(["car"] * 30))[1]
         requests = [SceneRequest(label, prompts[1], 0)]
         image = sample(pipeline, requests, Preset("quick", steps=2, large_area=2000))[0].image
     assert image.shape == (64, 64, 3) and len(np.unique(image)) > 10
-    with pytest.raises(UsageError, match="unknown random model 'sd3'; known: sd15, city, tiny"):
+    with pytest.raises(UsageError, match="unknown random model 'sd3'; known: sd15, sd21, sdxl, city, tiny"):
         load_pipeline("random:sd3")
     with pytest.raises(UsageError, match="random:tiny has its own ControlNet and cannot be combined with elsewhere"):
         load_pipeline("random:tiny", "elsewhere")
