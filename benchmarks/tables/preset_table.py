@@ -25,7 +25,8 @@ ABLATION_HEAD = ("setting", "alone: evaluations", "agreement", "small classes", 
                  "agreement", "small classes")  # fmt: skip
 # Arms of generalisation.py by the preset that drew their images; `full` has the one that it was given.
 FULL = "fast"
-ARMS = {"full": FULL, "no-fusion": "one-pass", **{name: name for name in PRESETS}}
+NAMES = [name for name, preset in PRESETS.items() if preset.adapter is None]  # others are for models with a LoRA
+ARMS = {"full": FULL, "no-fusion": "one-pass", **{name: name for name in NAMES}}
 AVERAGE = "Avg5"
 Cells = Mapping[str, str]
 
@@ -43,7 +44,7 @@ def preset_table(results: Path) -> str:
     speeds, gains = fastest(results / "preset_speed.csv"), gain(results / "generalisation.csv")
     official = speeds.get("official")
     lines = []
-    for name in PRESETS:
+    for name in NAMES:
         cells, speed = measured.get(name, {}), speeds.get(name)
         lines.append((
             f"`{name}`", number(cells, "samples", ".3g"), number(cells, "fewer", ".1f"),

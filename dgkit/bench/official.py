@@ -86,7 +86,7 @@ class Published:
             for y, x in windows.corners:
                 place = (..., slice(y, y + windows.tile_height), slice(x, x + windows.tile_width))
                 prediction = self.evaluate(latents[place], timestep, text, self.crop(label, windows, y, x))
-                total[place] += self.schedule.step(index, latents[place], prediction, None)[0]
+                total[place] += self.schedule.step(index, latents[place], prediction)[0]
             latents = total / counts
             if clean is not None and keep is not None:
                 fresh = self.draw(f"fuse/{index}", rescale)

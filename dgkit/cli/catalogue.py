@@ -70,6 +70,7 @@ def _presets() -> list[Row]:
             "second pass from": preset.second_start if preset.two_pass else None,
             "guidance scale": "the model's" if preset.guidance_scale is None else preset.guidance_scale,
             "windows": preset.windows if preset.two_pass else None,
+            "LoRA": preset.adapter,
         }
         for preset in PRESETS.values()
     ]

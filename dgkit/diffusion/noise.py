@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 # (seed, purpose, shape) -> float32 CPU tensor of standard normal values.
-# Purposes: "pass1", "bridge", "pass2", "fuse/<step>".
+# Purposes: "pass1", "bridge", "pass2", "fuse/<step>"; "pass1/<step>" and "pass2/<step>" of solvers that add noise.
 NoiseSource = Callable[[int, str, tuple[int, ...]], Tensor]
 
 

@@ -21,7 +21,7 @@ from dgkit.diffusion.pipeline import Pipeline, one_hot
 from dgkit.diffusion.pixels import resize, to_float, to_uint8
 from dgkit.diffusion.presets import Preset
 from dgkit.diffusion.sampling_plan import Redraw, SamplingPlan
-from dgkit.diffusion.schedule import Schedule
+from dgkit.diffusion.schedule import Schedule, State
 from dgkit.diffusion.tiles import Windows
 from dgkit.errors import UsageError
 from dgkit.prompts import caption, compose
@@ -177,7 +177,8 @@ class Run:
         """Return latents float32 [N, c, H/f, W/f]."""
         windows = [self.plan.windows(scene.request.label.shape, 1) for scene in scenes]
         denoise = self.denoiser(self.plan.first, scenes, windows, 1)
-        return self.loop(self.plan.first, denoise, self.noise_of(scenes, "pass1", 1), None)
+        start = self.plan.first.start * self.noise_of(scenes, "pass1", 1)
+        return self.loop(self.plan.first, denoise, start, lambda index: self.noise_of(scenes, f"pass1/{index}", 1))
 
     def bridge(self, scenes: list[SceneState]) -> Tensor:
         """Enlarge the 8-bit images of the first pass (Lanczos) and encode them.
@@ -210,17 +211,31 @@ class Run:
             noise = self.noise_of(scenes, f"fuse/{index}", preset.rescale) if fresh else fixed
             return torch.where(keep, schedule.fused(index, preset.fuse_level, clean, noise), latents)
 
-        start = fixed
+        def fresh_noise(index: int) -> Tensor:
+            return self.noise_of(scenes, f"pass2/{index}", preset.rescale)
+
+        start = schedule.start * fixed
         if preset.second_start < 1.0:
             start = schedule.levels[0].signal * clean + schedule.levels[0].noise * fixed
         windows = [redraw.windows for redraw in redraws]
-        return self.loop(schedule, self.denoiser(schedule, scenes, windows, preset.rescale), start, fuse)
+        return self.loop(schedule, self.denoiser(schedule, scenes, windows, preset.rescale), start, fresh_noise, fuse)
 
-    def loop(self, schedule: Schedule, denoise: _Step, latents: Tensor, fuse: _Step | None) -> Tensor:
-        """Run every step of the schedule, with ``fuse`` after each, and return the latents."""
-        last: Tensor | None = None
+    def loop(
+        self,
+        schedule: Schedule,
+        denoise: _Step,
+        latents: Tensor,
+        fresh_noise: Callable[[int], Tensor],
+        fuse: _Step | None = None,
+    ) -> Tensor:
+        """Run every step of the schedule, with ``fuse`` after each, and return the latents.
+
+        ``fresh_noise(index)`` is the noise of the canvas that a step adds, drawn only if the solver needs it.
+        """
+        state: State = ()
         for index in range(len(schedule.timesteps)):
-            latents, last = schedule.step(index, latents, denoise(index, latents), last)
+            noise = fresh_noise(index) if schedule.needs_noise(index) else None
+            latents, state = schedule.step(index, latents, denoise(index, latents), state, noise)
             if fuse:
                 latents = fuse(index, latents)
         return latents

@@ -4,6 +4,7 @@ import dataclasses
 from dataclasses import dataclass
 from typing import Any
 
+from dgkit.diffusion.timesteps import ETA, SPACINGS, find_solver
 from dgkit.documents import DocumentError, parse_yaml
 from dgkit.errors import UsageError, did_you_mean, shown
 
@@ -28,7 +29,7 @@ class Preset:
     guidance_scale: float | None = None
     """Classifier-free guidance scale; None: that of the model, else :data:`GUIDANCE_SCALE`."""
     solver: str = "ddim"
-    """``ddim`` or ``dpm++2m``."""
+    """A name of :data:`dgkit.diffusion.timesteps.SOLVERS`."""
     stride: float = 0.25
     """Distance between windows as a share of the tile."""
     large_area: int = 30_000
@@ -56,6 +57,12 @@ class Preset:
     fuse_noise: str = "fresh"
     """Noise of the cells that keep the first pass: ``fresh`` after every step, or ``fixed``, the initial noise of the
     pass, so that these cells follow one path through the noise levels."""
+    spacing: str | None = None
+    """Timestep spacing: ``leading``, ``trailing`` or ``linspace``; None: that of the model, else of the solver."""
+    eta: float = ETA
+    """Share of the noise that each step of solver ``tcd`` replaces, 0 to 1."""
+    adapter: str | None = None
+    """The LoRA that the preset is made for, as ``--lora`` takes it."""
 
     def __post_init__(self) -> None:
         low, high = self.guidance_low, self.guidance_high
@@ -64,6 +71,7 @@ class Preset:
             (self.rescale >= 1, f"rescale {self.rescale}; allowed: 1 or more"),
             (self.large_area >= 0, f"large area {self.large_area} px; allowed: 0 or more"),
             (0.0 < self.second_start <= 1.0, f"second start {self.second_start}; allowed: above 0, at most 1"),
+            (0.0 <= self.eta <= 1.0, f"eta {self.eta}; allowed: 0 to 1"),
             (0.0 <= low <= high <= 1.0, f"guidance from noise {low} to {high}; allowed: 0 <= low <= high <= 1"),
             *(
                 (value in known, f"{what} {value!r}; allowed: {', '.join(known)}")
@@ -73,9 +81,11 @@ class Preset:
                     ("weights", self.weights, WEIGHTS),
                     ("bridge", self.bridge, BRIDGES),
                     ("fuse noise", self.fuse_noise, FUSE_NOISES),
+                    ("spacing", self.spacing or SPACINGS[0], SPACINGS),
                 )
             ),
         )
+        find_solver(self.solver)
         for fine, message in checks:
             if not fine:
                 raise UsageError(f"preset {self.name!r}: {message}", EXAMPLE)
@@ -99,6 +109,11 @@ PRESETS = {
                weights="smooth"),
         Preset("turbo", steps=6, solver="dpm++2m", second_start=0.34, guidance_scale=1.0, windows="cover",
                weights="smooth"),
+        # For a prior with the LoRA named: a few steps without guidance, as its authors use it.
+        Preset("lcm4", steps=4, solver="lcm", second_start=0.5, guidance_scale=1.0, windows="cover", weights="smooth",
+               adapter="latent-consistency/lcm-lora-sdv1-5"),
+        Preset("hyper8", steps=8, spacing="trailing", second_start=0.5, guidance_scale=1.0, windows="cover",
+               weights="smooth", adapter="ByteDance/Hyper-SD/Hyper-SD15-8steps-lora.safetensors"),
     )
 }  # fmt: skip
 
@@ -119,7 +134,7 @@ def find_preset(name: str) -> Preset:
 
 
 def _changes(name: str, text: str) -> dict[str, Any]:
-    fields = {field.name: field for field in dataclasses.fields(Preset) if field.name != "name"}
+    fields = {field.name: field for field in dataclasses.fields(Preset) if field.name not in ("name", "adapter")}
     found: dict[str, Any] = {}
     for part in text.split(","):
         key, equals, value = (word.strip() for word in part.partition("="))
@@ -132,7 +147,7 @@ def _changes(name: str, text: str) -> dict[str, Any]:
 
 def _value(name: str, key: str, text: str) -> Any:
     """Parse ``text`` in the type of the field; floats may be written as whole numbers."""
-    default = 0.0 if key == "guidance_scale" else getattr(PRESETS["exact"], key)
+    default = {"guidance_scale": 0.0, "spacing": ""}.get(key, getattr(PRESETS["exact"], key))
     try:
         value = text if isinstance(default, str) else parse_yaml(text)
     except DocumentError:

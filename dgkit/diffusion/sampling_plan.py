@@ -41,7 +41,7 @@ class SamplingPlan:
 
     def __init__(self, preset: Preset, info: ModelInfo) -> None:
         self.preset, self.info = preset, info
-        self.first = make_schedule(info.scheduler, preset.steps, preset.solver)
+        self.first = make_schedule(info.scheduler, preset.steps, preset.solver, spacing=preset.spacing, eta=preset.eta)
         self.second = self.first.tail(preset.second_start)
         self.scale = preset.guidance(info.defaults.guidance_scale)
 

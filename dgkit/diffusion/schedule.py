@@ -1,62 +1,36 @@
 """Noise schedules and solvers as immutable values and pure functions; the caller keeps the state of a solver.
 
-Both solvers follow diffusers' ``DDIMScheduler`` (eta 0) and ``DPMSolverMultistepScheduler`` (dpmsolver++, order 2,
-midpoint) in timesteps, levels and end conditions, and are tested against them. A step is linear in the prediction, so
-averaging the predictions of overlapping tiles and taking one step equals averaging the tiles after their steps.
+All solvers follow the schedulers of diffusers named in :data:`dgkit.diffusion.timesteps.SOLVERS` in timesteps, levels
+and end conditions, and are tested against them. A step is linear in the prediction, so averaging the predictions of
+overlapping tiles and taking one step equals averaging the tiles after their steps. The noise that a step adds is an
+argument: one noise for the whole canvas, so overlapping tiles share it.
 """
 
 import dataclasses
-import json
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
-import torch
 from torch import Tensor
 
-from dgkit.errors import ModelError, UsageError, shown
+from dgkit.diffusion.noise_levels import Level, alphas_cumprod
+from dgkit.diffusion.timesteps import ETA, SOLVERS, check_settings, chosen_spacing, make_timesteps, number
+from dgkit.errors import ModelError
 
-SOLVERS = ("ddim", "dpm++2m")
-SPACINGS = ("leading", "trailing", "linspace")
-PREDICTIONS = ("epsilon", "v_prediction")
-# Where a config does not state its spacing, each scheduler of diffusers has its own.
-DEFAULT_SPACING = {"ddim": "leading", "dpm++2m": "linspace"}
-# Settings of DPMSolverMultistepScheduler that change solver or noise levels, with the values that dpm++2m allows.
-_DPM_VALUES: dict[str, tuple[Any, ...]] = {
-    "solver_order": (2,),
-    "algorithm_type": ("dpmsolver++", "deis"),  # diffusers also reads DEIS and UniPC configs in this way
-    "solver_type": ("midpoint", "logrho", "bh1", "bh2"),
-    "lower_order_final": (True,),
-    "euler_at_final": (False,),
-    "use_karras_sigmas": (False, None),
-    "use_exponential_sigmas": (False, None),
-    "use_beta_sigmas": (False, None),
-    "use_lu_lambdas": (False, None),
-    "use_flow_sigmas": (False, None),
-    "use_dynamic_shifting": (False, None),
-    "lambda_min_clipped": (-math.inf,),
-    "variance_type": (None, "fixed_small", "fixed_large"),
-}
-_MOST_TIMESTEPS = 100_000
 FEW_STEPS = 15  # with fewer steps the last one is first order, for stability: diffusers' lower_order_final
-
-
-@dataclass(frozen=True)
-class Level:
-    """A noise level: a latent at this level is ``signal * clean + noise * n`` with ``n`` standard normal."""
-
-    signal: float
-    noise: float
+State = tuple[Tensor, ...]
+"""What a solver passes from a step to the next; empty before the first."""
 
 
 @dataclass(frozen=True)
 class Schedule:
     """A solver and its N descending ``timesteps``.
 
-    ``levels`` has N + 1 entries: before each step, and after the last. ``reached`` is the level after each step.
-    ``table`` has the level of every training timestep.
+    ``levels`` has N + 1 entries: before each step, and after the last. ``reached`` is the level after each step,
+    ``through`` the one that ``tcd`` passes before it adds noise. ``table`` has the level of every training timestep.
+    ``start`` is the scale of the initial noise: below 1 where diffusers' Euler scheduler has no more than
+    ``levels[0].noise``. ``boundary`` is diffusers' ``timestep_scaling`` of ``lcm``.
     """
 
     solver: str
@@ -64,48 +38,108 @@ class Schedule:
     timesteps: tuple[int, ...]
     levels: tuple[Level, ...]
     reached: tuple[Level, ...]
+    through: tuple[Level, ...]
     table: tuple[Level, ...]
+    start: float = 1.0
+    boundary: float = 10.0
 
-    def step(self, index: int, latents: Tensor, prediction: Tensor, last: Tensor | None) -> tuple[Tensor, Tensor]:
-        """Return the latents after step ``index``, and the clean estimate to pass as ``last`` to the next step.
+    def needs_noise(self, index: int) -> bool:
+        """Return whether step ``index`` adds noise; the last step never does."""
+        if self.solver == "tcd":
+            return self.through[index] != self.reached[index]
+        return self.solver == "lcm" and index < len(self.timesteps) - 1
 
-        ``latents`` and ``prediction``: float [B, c, h, w] of equal shape; ``last`` is None at the first step.
+    def step(
+        self, index: int, latents: Tensor, prediction: Tensor, state: State = (), noise: Tensor | None = None
+    ) -> tuple[Tensor, State]:
+        """Return the latents after step ``index``, and the state to pass to the next step.
+
+        ``latents``, ``prediction`` and ``noise``: float [B, c, h, w] of equal shape; ``noise`` is standard normal and
+        required if :meth:`needs_noise`.
         """
-        clean, noise = self.split(index, latents, prediction)
-        if self.solver == "ddim":
-            target = self.reached[index]
-            return target.signal * clean + target.noise * noise, clean
-        return self._multistep(index, latents, clean, last), clean
+        clean, direction = self.split(index, latents, prediction)
+        target = self.reached[index]
+        if self.solver == "dpm++2m":
+            return self._multistep(index, latents, clean, state), (clean,)
+        if self.solver == "unipc":
+            return self._unipc(index, latents, clean, state)
+        if self.solver == "lcm":
+            clean = self._consistent(index, latents, clean)
+            return (clean if noise is None else target.signal * clean + target.noise * noise), ()
+        through = self.through[index]
+        found = through.signal * clean + through.noise * direction
+        return (found if noise is None else _noised(found, through, target, noise)), ()
 
     def split(self, index: int, latents: Tensor, prediction: Tensor) -> tuple[Tensor, Tensor]:
         """Return the clean latents and the noise that ``prediction`` implies for ``latents`` at step ``index``."""
         here = self.levels[index]
         if self.prediction_type == "epsilon":
             return (latents - here.noise * prediction) / here.signal, prediction
+        if self.prediction_type == "sample":
+            return prediction, (latents - here.signal * prediction) / here.noise
         return here.signal * latents - here.noise * prediction, here.signal * prediction + here.noise * latents
 
-    def _multistep(self, index: int, latents: Tensor, clean: Tensor, last: Tensor | None) -> Tensor:
+    def _multistep(self, index: int, latents: Tensor, clean: Tensor, state: State) -> Tensor:
         """Take a step of DPM-Solver++(2M), Lu et al. 2022, algorithm 2.
 
         It is first order at the start, and at the end under the same conditions as in diffusers.
         """
         here, target = self.levels[index], self.reached[index]
-        step = _log_snr(target) - _log_snr(here)
+        step = target.log_snr - here.log_snr
         scale = target.signal * math.expm1(-step)
         result = (target.noise / here.noise) * latents - scale * clean
         steps = len(self.timesteps)
         final = index == steps - 1 and (steps < FEW_STEPS or target.noise == 0.0)
-        if last is None or final:
+        if not state or final:
             return result
-        ratio = (_log_snr(here) - _log_snr(self.levels[index - 1])) / step
-        return result - (0.5 * scale / ratio) * (clean - last)
+        ratio = (here.log_snr - self.levels[index - 1].log_snr) / step
+        return result - (0.5 * scale / ratio) * (clean - state[0])
+
+    def _unipc(self, index: int, latents: Tensor, clean: Tensor, state: State) -> tuple[Tensor, State]:
+        """Take a step of UniPC of order 2 with B2(h), Zhao et al. 2023: correct the latents, then predict the next.
+
+        The state is the corrected latents of the last step and the clean latents of the last two.
+        """
+        here, target = self.levels[index], self.reached[index]
+        if state:
+            latents = self._corrected(index, clean, state)
+        past = (clean, *state[1:2])
+        step = target.log_snr - here.log_snr
+        scale = target.signal * math.expm1(-step)
+        result = (target.noise / here.noise) * latents - scale * clean
+        if state and index < len(self.timesteps) - 1:
+            ratio = (self.levels[index - 1].log_snr - here.log_snr) / step
+            result = result - (0.5 * scale / ratio) * (state[1] - clean)
+        return result, (latents, *past)
+
+    def _corrected(self, index: int, clean: Tensor, state: State) -> Tensor:
+        """Return the latents before step ``index`` by UniC, which uses the clean latents found for them."""
+        before, here = self.levels[index - 1], self.levels[index]
+        last, previous, *older = state
+        step = here.log_snr - before.log_snr
+        scale = here.signal * math.expm1(-step)
+        result = (here.noise / before.noise) * last - scale * previous
+        if not older:
+            return result - (0.5 * scale) * (clean - previous)
+        # The two equations of UniC for its weights; the powers of phi are those of the paper, in -h.
+        first = math.expm1(-step) / -step - 1
+        right = first / math.expm1(-step), 2 * (first / -step - 0.5) / math.expm1(-step)
+        ratio = (self.levels[index - 2].log_snr - before.log_snr) / step
+        weight = (right[0] - right[1]) / (1 - ratio)
+        change = (weight / ratio) * (older[0] - previous) + (right[0] - weight) * (clean - previous)
+        return result - scale * change
+
+    def _consistent(self, index: int, latents: Tensor, clean: Tensor) -> Tensor:
+        """Apply the boundary condition of latent consistency models, Luo et al. 2023, with a data deviation of 0.5."""
+        time = self.timesteps[index] * self.boundary
+        total = time**2 + 0.25
+        return (time / math.sqrt(total)) * clean + (0.25 / total) * latents
 
     def tail(self, share: float) -> "Schedule":
         """Return the last ``share`` of the steps, at least one, for latents noised to ``levels[0]`` of the result."""
         skipped = len(self.timesteps) - max(1, round(share * len(self.timesteps)))
-        return dataclasses.replace(
-            self, timesteps=self.timesteps[skipped:], levels=self.levels[skipped:], reached=self.reached[skipped:]
-        )
+        parts = {name: getattr(self, name)[skipped:] for name in ("timesteps", "levels", "reached", "through")}
+        return dataclasses.replace(self, **parts)
 
     def fused(self, index: int, rule: str, clean: Tensor, noise: Tensor) -> Tensor:
         """Return ``clean`` latents, noised to be merged with the canvas after step ``index``.
@@ -126,160 +160,82 @@ class Schedule:
         return level.signal * clean + level.noise * noise
 
 
-def make_schedule(config: Mapping[str, Any], steps: int, solver: str = "ddim") -> Schedule:
+def make_schedule(
+    config: Mapping[str, Any], steps: int, solver: str = "ddim", *, spacing: str | None = None, eta: float = ETA
+) -> Schedule:
     """Return the schedule that a ``scheduler_config.json`` and a number of steps define.
 
-    It depends on the betas, ``prediction_type``, ``timestep_spacing`` (:data:`DEFAULT_SPACING` if not stated),
-    ``steps_offset``, ``set_alpha_to_one``, ``rescale_betas_zero_snr`` and ``final_sigmas_type``. Clipping that is not
-    stated is off, as in diffusers' Stable Diffusion pipelines. Raises ModelError for a config with clipping or
-    thresholding, which are not linear, and for settings of another multistep solver; UsageError for an unknown solver
-    or a number of steps out of range.
+    It depends on the betas, ``prediction_type``, ``timestep_spacing`` (that of diffusers for the solver if not stated),
+    ``steps_offset``, ``set_alpha_to_one``, ``rescale_betas_zero_snr``, ``final_sigmas_type``, and for ``lcm`` and
+    ``tcd`` on ``original_inference_steps`` and ``timestep_scaling``. ``spacing`` replaces ``timestep_spacing``; ``eta``
+    is the share of noise that ``tcd`` replaces, 0 to 1. Clipping that is not stated is off, as in diffusers' Stable
+    Diffusion pipelines. Raises ModelError for a config with clipping or thresholding, and for settings of another
+    solver; UsageError for an unknown solver or spacing, or a number of steps out of range.
     """
-    prediction, spacing = _check(config, steps, solver)
-    alphas = _alphas_cumprod(config)
-    if solver == "dpm++2m" and config.get("rescale_betas_zero_snr"):
+    prediction = check_settings(config, solver)
+    times = make_timesteps(config, steps, solver, spacing)
+    table = _table(config, solver, prediction)
+    timesteps = tuple(round(time) for time in times)  # networks take whole timesteps
+    levels = [_between(table, time) for time in times] if solver == "euler" else [table[time] for time in timesteps]
+    final = _final(config, solver, table)
+    reached = [*levels[1:], final]
+    if solver == "ddim":
+        back = len(table) // steps
+        reached = [table[time - back] if time >= back else final for time in timesteps]
+    through = reached
+    if solver == "tcd":
+        through = [table[math.floor((1 - eta) * time)] for time in timesteps[1:]] + [final]
+    scaled = solver == "euler" and chosen_spacing(config, solver, spacing) != "leading"
+    return Schedule(
+        solver,
+        prediction,
+        timesteps,
+        (*levels, final),
+        tuple(reached),
+        tuple(through),
+        table,
+        levels[0].noise if scaled else 1.0,
+        number(config, "timestep_scaling", 10.0),
+    )
+
+
+def _table(config: Mapping[str, Any], solver: str, prediction: str) -> tuple[Level, ...]:
+    """Return the level of every training timestep. Raises ModelError for levels that the solver cannot use."""
+    alphas = alphas_cumprod(config)
+    if SOLVERS[solver].finite and config.get("rescale_betas_zero_snr"):
         alphas[-1] = 2.0**-24  # as in diffusers, for a finite first log-SNR
-    if solver == "dpm++2m" and not bool((alphas > 0.0).all()):
+    if SOLVERS[solver].finite and not bool((alphas > 0.0).all()):
         raise ModelError("scheduler_config.json: the betas leave no signal at the last timesteps")
     if prediction == "epsilon" and alphas[-1] <= 0.0:
         raise ModelError(
             "scheduler_config.json: zero terminal SNR does not work with prediction_type 'epsilon'; use 'v_prediction'"
         )
-    table = tuple(Level(math.sqrt(a), math.sqrt(1.0 - a)) for a in alphas.tolist())
-    offset = int(_number(config, "steps_offset", 0))
-    times = _ddim_times if solver == "ddim" else _dpm_times
-    timesteps = times(len(table), steps, spacing, offset)
-    if max(timesteps) >= len(table) or min(timesteps) < 0:
-        raise ModelError(
-            f"scheduler_config.json: steps_offset {offset} with {steps} steps exceeds {len(table)} training timesteps"
-        )
-    levels = [table[t] for t in timesteps]
+    return tuple(Level(math.sqrt(a), math.sqrt(1.0 - a)) for a in alphas.tolist())
+
+
+def _final(config: Mapping[str, Any], solver: str, table: tuple[Level, ...]) -> Level:
+    """Return the level after the last step, at which diffusers' schedulers leave different rests of noise."""
+    if solver == "tcd":
+        return table[0]
+    if solver == "lcm":
+        return Level(1.0, 0.0)
     if solver == "ddim":
-        final = Level(1.0, 0.0) if config.get("set_alpha_to_one", True) else table[0]
-        back = len(table) // steps
-        reached = [table[t - back] if t >= back else final for t in timesteps]
-    else:
-        final = Level(1.0, 0.0) if config.get("final_sigmas_type", "zero") == "zero" else table[0]
-        reached = [*levels[1:], final]
-    return Schedule(solver, prediction, timesteps, (*levels, final), tuple(reached), table)
+        return Level(1.0, 0.0) if config.get("set_alpha_to_one", True) else table[0]
+    return Level(1.0, 0.0) if config.get("final_sigmas_type", "zero") == "zero" else table[0]
 
 
-def _check(config: Mapping[str, Any], steps: int, solver: str) -> tuple[str, str]:
-    if solver not in SOLVERS:
-        raise UsageError(f"unknown solver {solver!r}; known: {', '.join(SOLVERS)}", f"use solver={SOLVERS[0]}")
-    prediction = config.get("prediction_type", "epsilon")
-    spacing = config.get("timestep_spacing", DEFAULT_SPACING[solver])
-    total = _timesteps(config)
-    if not 1 <= steps < total:
-        raise UsageError(f"{steps} steps; allowed: 1 to {total - 1}", "use for example --set steps=20")
-    for value, known, key in ((prediction, PREDICTIONS, "prediction_type"), (spacing, SPACINGS, "timestep_spacing")):
-        if value not in known:
-            raise ModelError(f"scheduler_config.json: {key} {shown(value)}; supported: {', '.join(known)}")
-    for key in ("clip_sample", "thresholding"):
-        if config.get(key):
-            raise ModelError(f"scheduler_config.json: {key} is not supported; set it to false")
-    for key, allowed in _DPM_VALUES.items() if solver == "dpm++2m" else ():
-        if key in config and config[key] not in allowed:
-            raise ModelError(
-                f"scheduler_config.json: {key} is {shown(config[key])}, which solver dpm++2m does not support",
-                f"set it to {json.dumps(allowed[0])}, or use a preset with solver=ddim",
-            )
-    return prediction, spacing
+def _between(table: tuple[Level, ...], time: float) -> Level:
+    """Return the level at a fractional timestep, linear in noise over signal as in diffusers."""
+    low = math.floor(time)
+    if low == time:
+        return table[low]
+    ratios = [level.noise / level.signal for level in table[low : low + 2]]
+    ratio = ratios[0] + (time - low) * (ratios[1] - ratios[0])
+    signal = 1.0 / math.sqrt(1.0 + ratio**2)
+    return Level(signal, ratio * signal)
 
 
-def _alphas_cumprod(config: Mapping[str, Any]) -> Tensor:
-    """Return float32 [T], computed in float32 as in diffusers, so that levels agree to the last bit."""
-    total = _timesteps(config)
-    first, last = _number(config, "beta_start", 0.0001), _number(config, "beta_end", 0.02)
-    if not (0.0 < first < 1.0 and 0.0 < last < 1.0):
-        raise ModelError(f"scheduler_config.json: beta_start {first} or beta_end {last} is not between 0 and 1")
-    kind = config.get("beta_schedule", "linear")
-    if config.get("trained_betas") is not None:
-        betas = _trained_betas(config["trained_betas"], total)
-    elif kind == "linear":
-        betas = torch.linspace(first, last, total, dtype=torch.float32)
-    elif kind == "scaled_linear":
-        betas = torch.linspace(first**0.5, last**0.5, total, dtype=torch.float32) ** 2
-    elif kind == "squaredcos_cap_v2":
-        betas = _cosine_betas(total)
-    else:
-        raise ModelError(
-            f"scheduler_config.json: beta_schedule {shown(kind)}; supported: linear, scaled_linear, squaredcos_cap_v2"
-        )
-    if not bool(((betas > 0.0) & (betas < 1.0)).all()):
-        raise ModelError("scheduler_config.json: a value of trained_betas is not between 0 and 1")
-    if config.get("rescale_betas_zero_snr"):
-        betas = _zero_terminal_snr(betas)
-    return torch.cumprod(1.0 - betas, dim=0)
-
-
-def _number(config: Mapping[str, Any], key: str, default: float) -> float:
-    value = config.get(key, default)
-    if isinstance(value, bool) or not isinstance(value, int | float) or not abs(value) < 1e9:
-        raise ModelError(f"scheduler_config.json: {key} is {shown(value)}; expected a number")
-    return value
-
-
-def _timesteps(config: Mapping[str, Any]) -> int:
-    total = _number(config, "num_train_timesteps", 1000)
-    if total != int(total) or not 2 <= total <= _MOST_TIMESTEPS:
-        raise ModelError(f"scheduler_config.json: num_train_timesteps is {total}; expected 2 to {_MOST_TIMESTEPS}")
-    return int(total)
-
-
-def _trained_betas(values: Any, total: int) -> Tensor:
-    try:
-        betas = torch.tensor(values, dtype=torch.float32)
-    except (TypeError, ValueError, RuntimeError, OverflowError):
-        betas = torch.zeros(0)
-    if betas.shape != (total,):
-        raise ModelError(
-            f"scheduler_config.json: trained_betas is {shown(values, 80)}; expected num_train_timesteps={total} numbers"
-        )
-    return betas
-
-
-def _cosine_betas(total: int) -> Tensor:
-    """Return betas by Nichol and Dhariwal 2021, equation 17, capped at 0.999."""
-
-    def level(t: float) -> float:
-        return math.cos((t + 0.008) / 1.008 * math.pi / 2) ** 2
-
-    betas = [min(1 - level((i + 1) / total) / level(i / total), 0.999) for i in range(total)]
-    return torch.tensor(betas, dtype=torch.float32)
-
-
-def _zero_terminal_snr(betas: Tensor) -> Tensor:
-    """Rescale betas so that the last level has no signal: Lin et al. 2023 (arXiv 2305.08891), algorithm 1."""
-    root = torch.cumprod(1.0 - betas, dim=0).sqrt()
-    root = (root - root[-1]) * (root[0] / (root[0] - root[-1]))
-    bars = root**2
-    alphas = torch.cat([bars[:1], bars[1:] / bars[:-1]])
-    return 1.0 - alphas
-
-
-def _ddim_times(total: int, steps: int, spacing: str, offset: int) -> tuple[int, ...]:
-    times: np.ndarray
-    if spacing == "linspace":
-        times = np.linspace(0, total - 1, steps).round()[::-1]
-    elif spacing == "leading":
-        times = (np.arange(steps) * (total // steps))[::-1] + offset
-    else:
-        times = np.round(np.arange(total, 0, -total / steps)) - 1
-    return tuple(int(t) for t in times)
-
-
-def _dpm_times(total: int, steps: int, spacing: str, offset: int) -> tuple[int, ...]:
-    times: np.ndarray
-    if spacing == "linspace":
-        times = np.linspace(0, total - 1, steps + 1).round()[::-1][:-1]
-    elif spacing == "leading":
-        times = (np.arange(steps + 1) * (total // (steps + 1)))[::-1][:-1] + offset
-    else:
-        times = np.arange(total, 0, -total / steps).round() - 1
-    return tuple(int(t) for t in times)
-
-
-def _log_snr(level: Level) -> float:
-    """Return half the log signal-to-noise ratio, lambda in the DPM-Solver papers; infinite without noise."""
-    return math.inf if level.noise == 0.0 else math.log(level.signal / level.noise)
+def _noised(latents: Tensor, here: Level, target: Level, noise: Tensor) -> Tensor:
+    """Return ``latents`` at level ``here``, noised to the level ``target``."""
+    share = (target.signal / here.signal) ** 2
+    return math.sqrt(share) * latents + math.sqrt(1.0 - share) * noise

@@ -115,11 +115,14 @@ class GenerateConfig(Config):
     )
 
     preset: Annotated[str | None, Metavar("P")] = Field(
-        None, description="fast, turbo, one-pass, exact or official; default: the model's, else fast"
+        None, description="A name of dgkit list presets; default: the model's, else fast"
     )
     steps: int | None = Field(None, ge=1, le=1000, description="Denoising steps per pass; default: the preset's")
     guidance_scale: float | None = Field(
         None, ge=0, le=100, description="Guidance scale; default: the preset's, else the model's"
+    )
+    spacing: Annotated[str | None, Metavar("S")] = Field(
+        None, description="Timestep spacing: leading, trailing or linspace; default: the model's"
     )
     style_mix: Annotated[str | dict[str, float], Metavar("MIX"), BeforeValidator(_current_mix)] = Field(
         "official", description="official (half without style), published, uniform, one style, or YAML file"

@@ -13,7 +13,7 @@ from dgkit.generation.flow import ImageProgress, InProcessPool, Pool, fill
 from dgkit.generation.generate_config import GenerateConfig
 from dgkit.generation.jobs import JobPlan
 from dgkit.generation.result import GenerateResult
-from dgkit.generation.resuming import run_settings
+from dgkit.generation.resuming import run_settings, with_spacing
 from dgkit.generation.run_speed import record_run
 from dgkit.generation.scene_generator import SceneGenerator
 from dgkit.generation.settings import chosen_engines, chosen_preset, chosen_style_mix, footnote, make_config, make_plan
@@ -106,6 +106,7 @@ def _generate(
         return load_pipeline(source, recipe=chosen_engines(config), rebuild=config.rebuild, notify=notify)
 
     preset, config = config.preset, with_preset(config, source.info)
+    config = with_spacing(folder, config, source.info.scheduler)
     pipeline = load(config)
     if config.ray is None:  # the nodes of a cluster have engines of their own
         pipeline.check()

@@ -111,7 +111,8 @@ def chosen_preset(config: GenerateConfig) -> "Preset":
     """Return the sampler preset with the changes of the settings. Raises UsageError for an unknown preset."""
     from dgkit.diffusion.presets import find_preset
 
-    changes = {key: getattr(config, key) for key in ("steps", "guidance_scale") if getattr(config, key) is not None}
+    keys = ("steps", "guidance_scale", "spacing")
+    changes = {key: getattr(config, key) for key in keys if getattr(config, key) is not None}
     return dataclasses.replace(find_preset(config.preset or DEFAULT_PRESET), **changes)
 
 

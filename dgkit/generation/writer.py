@@ -240,6 +240,8 @@ def differences(old: GenerateConfig, new: GenerateConfig, free: Set[str] = FREE_
         # Without a folder or data set the source is the city, which has a seed and a number of scenes instead.
         if before[digest] is not None and before[digest] == after[digest] and before["world"] == after["world"]:
             skipped.update(paths)
+    if None in (before["spacing"], after["spacing"]):  # earlier versions do not record it, see resuming.with_spacing
+        skipped.add("spacing")
     keys = [key for key in after if key not in skipped and before[key] != after[key]]
     return [f"{key}: {_short(key, before[key])} -> {_short(key, after[key])}" for key in keys]
 

@@ -22,7 +22,8 @@ from tests.diffusion.fakes import CHANNELS, FACTOR, FEATURES, LENGTH, SCHEDULER,
 SIZE = TILE * FACTOR
 LEADS = (
     "second_start=0.5", "solver=dpm++2m", "guidance_low=0.5", "guidance_high=0.9", "stride=1.0", "windows=cover",
-    "weights=smooth", "bridge=latent", "guidance_scale=1", "fuse_noise=fixed",
+    "weights=smooth", "bridge=latent", "guidance_scale=1", "fuse_noise=fixed", "solver=unipc", "solver=euler",
+    "solver=lcm", "solver=tcd", "solver=tcd,eta=1,fuse_noise=fixed", "spacing=trailing",
 )  # fmt: skip
 
 
@@ -86,7 +87,7 @@ def test_fast_presets_cost_far_less_whatever_the_label(name: str, times: int) ->
         assert times * plan.cost(label).total <= 1040
 
 
-@pytest.mark.parametrize("name", ["fast", "turbo", *(f"exact:steps=6,{lead}" for lead in LEADS)])
+@pytest.mark.parametrize("name", ["fast", "turbo", "lcm4", "hyper8", *(f"exact:steps=6,{lead}" for lead in LEADS)])
 def test_batch_and_order_change_nothing_but_rounding(name: str) -> None:
     preset, requests = replace(find_preset(name), large_area=100_000), [street(i) for i in range(5)]
     expected = run(requests, preset)
@@ -194,6 +195,9 @@ def test_settings_in_the_name() -> None:
         ("exact:two_pass=3", "expected bool"),
         ("exact:bridge=3", "allowed: image, latent"),
         ("exact:name=x", "unknown setting"),
+        ("exact:adapter=x", "unknown setting"),
+        ("exact:solver=eular", "unknown solver 'eular'"),
+        ("exact:spacing=3", "allowed: leading, trailing, linspace"),
         ("exact:", "unknown setting"),
     ):
         with pytest.raises(UsageError, match=message):
@@ -203,7 +207,7 @@ def test_settings_in_the_name() -> None:
 @pytest.mark.parametrize(
     "settings",
     [{"second_start": 0.0}, {"second_start": 1.1}, {"guidance_low": 0.6, "guidance_high": 0.5}, {"guidance_low": -0.1},
-     {"guidance_high": 1.5}, {"windows": "x"}, {"weights": "x"}, {"bridge": "x"}, {"fuse_noise": "x"}],
+     {"guidance_high": 1.5}, {"eta": 1.1}, {"spacing": "x"}, {"windows": "x"}, {"weights": "x"}, {"bridge": "x"}, {"fuse_noise": "x"}],
 )  # fmt: skip
 def test_wrong_settings(settings: dict[str, object]) -> None:
     with pytest.raises(UsageError, match="'bad'"):
@@ -223,6 +227,29 @@ def test_noise_of_a_late_start_is_that_of_the_second_pass() -> None:
         purposes.clear()
         sample(pipeline, [street()], Preset("fixed", steps=4, fuse_noise="fixed"), noise=noise)
         assert purposes == ["pass1", "bridge", "pass2"]
+
+
+@pytest.mark.parametrize("solver", ["lcm", "tcd"])
+def test_the_noise_of_a_step_is_that_of_the_whole_canvas(solver: str) -> None:
+    """It depends on seed, pass and step alone, so the windows of a canvas share it."""
+    drawn: list[tuple[str, tuple[int, ...]]] = []
+
+    def noise(seed: int, purpose: str, shape: tuple[int, ...]) -> torch.Tensor:
+        drawn.append((purpose, shape[2:]))
+        return seeded_noise(seed, purpose, shape)
+
+    with Recorder().pipeline() as pipeline:
+        sample(pipeline, [street()], Preset("few", steps=3, solver=solver, fuse_noise="fixed"), noise=noise)
+    low, high = (TILE, TILE), (2 * TILE, 2 * TILE)
+    expected = [("pass1", low), ("pass1/0", low), ("pass1/1", low), ("bridge", high), ("pass2", high)]
+    assert drawn == [*expected, ("pass2/0", high), ("pass2/1", high)]
+
+
+def test_few_step_presets_are_made_for_a_lora() -> None:
+    assert [name for name, preset in PRESETS.items() if preset.adapter] == ["lcm4", "hyper8"]
+    assert PRESETS["hyper8"].spacing == "trailing" and PRESETS["hyper8"].guidance() == 1.0
+    label = np.zeros((SIZE, SIZE), np.uint8)
+    assert [SamplingPlan(PRESETS[name], info()).cost(label).first for name in ("lcm4", "hyper8")] == [4, 8]
 
 
 def test_a_preset_of_a_megabyte_is_one_short_line() -> None:

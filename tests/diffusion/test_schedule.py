@@ -6,7 +6,8 @@ from typing import Any
 import pytest
 import torch
 
-from dgkit.diffusion.schedule import make_schedule
+from dgkit.diffusion.schedule import State, make_schedule
+from dgkit.diffusion.timesteps import SOLVERS
 from dgkit.errors import ModelError, UsageError
 
 # The scheduler config of Stable Diffusion 1.5.
@@ -59,8 +60,8 @@ def test_official_fusion_never_wraps_around() -> None:
     assert torch.isfinite(schedule.fused(19, "reached", torch.zeros(1), torch.ones(1))).all()
 
 
-@pytest.mark.parametrize("solver", ["ddim", "dpm++2m"])
-@pytest.mark.parametrize("prediction", ["epsilon", "v_prediction"])
+@pytest.mark.parametrize("solver", ["ddim", "dpm++2m", "unipc", "euler"])
+@pytest.mark.parametrize("prediction", ["epsilon", "v_prediction", "sample"])
 @pytest.mark.parametrize("steps", [1, 2, 8, 20])
 def test_a_perfect_prediction_recovers_the_clean_latents(solver: str, prediction: str, steps: int) -> None:
     config = {**SD15, "prediction_type": prediction, "set_alpha_to_one": True, "timestep_spacing": "trailing"}
@@ -68,11 +69,12 @@ def test_a_perfect_prediction_recovers_the_clean_latents(solver: str, prediction
     generator = torch.Generator().manual_seed(0)
     clean, noise = (torch.randn(1, 4, 3, 3, generator=generator, dtype=torch.float64) for _ in range(2))
     start = schedule.levels[0]
-    latents, last = start.signal * clean + start.noise * noise, None
+    latents = start.signal * clean + start.noise * noise
+    state: State = ()
     for index in range(steps):
         level = schedule.levels[index]
-        truth = noise if prediction == "epsilon" else level.signal * noise - level.noise * clean
-        latents, last = schedule.step(index, latents, truth, last)
+        truths = {"epsilon": noise, "sample": clean, "v_prediction": level.signal * noise - level.noise * clean}
+        latents, state = schedule.step(index, latents, truths[prediction], state)
     assert float((latents - clean).abs().max()) < 1e-9
 
 
@@ -81,15 +83,15 @@ def test_zero_terminal_snr() -> None:
     schedule = make_schedule(config, 12)
     assert schedule.timesteps[0] == 999 and schedule.levels[0].signal == 0.0
     x, v = torch.ones(1, 1, 1, 1), torch.full((1, 1, 1, 1), 0.5)
-    assert torch.isfinite(schedule.step(0, x, v, None)[0]).all()
+    assert torch.isfinite(schedule.step(0, x, v)[0]).all()
 
 
 def test_the_caller_keeps_the_state() -> None:
     schedule = make_schedule(SD15, 10, "dpm++2m")
     x, e = torch.ones(1, 1, 2, 2), torch.full((1, 1, 2, 2), 0.3)
-    first = schedule.step(4, x, e, torch.zeros_like(x))[0]
-    schedule.step(5, 2 * x, -e, x)
-    assert torch.equal(schedule.step(4, x, e, torch.zeros_like(x))[0], first)
+    first = schedule.step(4, x, e, (torch.zeros_like(x),))[0]
+    schedule.step(5, 2 * x, -e, (x,))
+    assert torch.equal(schedule.step(4, x, e, (torch.zeros_like(x),))[0], first)
 
 
 @pytest.mark.parametrize(
@@ -97,7 +99,7 @@ def test_the_caller_keeps_the_state() -> None:
     [
         ({"clip_sample": True}, 20, "ddim", ModelError, "clip_sample"),
         ({"thresholding": True}, 20, "ddim", ModelError, "thresholding"),
-        ({"prediction_type": "sample"}, 20, "ddim", ModelError, "epsilon, v_prediction"),
+        ({"prediction_type": "flow"}, 20, "ddim", ModelError, "epsilon, v_prediction, sample"),
         ({"timestep_spacing": "log"}, 20, "ddim", ModelError, "leading, trailing, linspace"),
         ({"beta_schedule": "sigmoid"}, 20, "ddim", ModelError, "scaled_linear"),
         ({"rescale_betas_zero_snr": True}, 20, "ddim", ModelError, "zero terminal SNR does not work"),
@@ -122,7 +124,15 @@ def test_the_caller_keeps_the_state() -> None:
         ({"steps_offset": 60}, 20, "ddim", ModelError, "steps_offset 60"),
         ({}, 0, "ddim", UsageError, "1 to 999"),
         ({}, 1000, "ddim", UsageError, "1 to 999"),
-        ({}, 20, "euler", UsageError, "ddim, dpm[+][+]2m"),
+        ({}, 20, "heun", UsageError, "ddim, dpm[+][+]2m"),
+        ({"solver_type": "bh1"}, 20, "unipc", ModelError, "solver_type is 'bh1', which solver unipc"),
+        ({"predict_x0": False}, 20, "unipc", ModelError, "predict_x0 is False"),
+        ({"interpolation_type": "log_linear"}, 20, "euler", ModelError, "interpolation_type"),
+        ({"timestep_type": "continuous"}, 20, "euler", ModelError, "timestep_type"),
+        ({}, 51, "lcm", UsageError, "1 to 50"),
+        ({"original_inference_steps": 2000}, 8, "tcd", UsageError, "1 to 1000"),
+        ({"original_inference_steps": "x"}, 8, "tcd", ModelError, "original_inference_steps is 'x'"),
+        ({"timestep_scaling": None}, 8, "lcm", ModelError, "timestep_scaling is None"),
     ],
 )
 def test_wrong_configs(change: dict[str, Any], steps: int, solver: str, error: type[Exception], words: str) -> None:
@@ -134,7 +144,23 @@ def test_trained_betas() -> None:
     assert len(make_schedule({"trained_betas": [0.01, 0.02, 0.03], "num_train_timesteps": 3}, 2).table) == 3
 
 
-@pytest.mark.parametrize("solver", ["ddim", "dpm++2m"])
+@pytest.mark.parametrize(
+    ("solver", "spacing", "words"),
+    [("ddim", "log", "known: leading, trailing, linspace"), ("lcm", "trailing", "solver lcm has timesteps of its own")],
+)
+def test_wrong_spacings(solver: str, spacing: str, words: str) -> None:
+    with pytest.raises(UsageError, match=words):
+        make_schedule(SD15, 4, solver, spacing=spacing)
+
+
+def test_only_solvers_that_add_noise_need_it() -> None:
+    needs = {solver: [make_schedule(SD15, 3, solver).needs_noise(i) for i in range(3)] for solver in SOLVERS}
+    expected = {"lcm": [True, True, False], "tcd": [True, True, False]}
+    assert needs == {solver: expected.get(solver, [False] * 3) for solver in SOLVERS}
+    assert not make_schedule(SD15, 3, "tcd", eta=0.0).needs_noise(0)
+
+
+@pytest.mark.parametrize("solver", SOLVERS)
 def test_tail_is_the_end_of_the_schedule(solver: str) -> None:
     schedule = make_schedule(SD15, 10, solver)
     assert schedule.tail(1.0) == schedule
@@ -144,13 +170,14 @@ def test_tail_is_the_end_of_the_schedule(solver: str) -> None:
     assert len(schedule.tail(0.01).timesteps) == 1
 
 
-@pytest.mark.parametrize("solver", ["ddim", "dpm++2m"])
+@pytest.mark.parametrize("solver", ["ddim", "dpm++2m", "unipc", "euler"])
 def test_tail_recovers_the_clean_latents(solver: str) -> None:
     config = {**SD15, "set_alpha_to_one": True, "timestep_spacing": "trailing"}
     tail = make_schedule(config, 10, solver).tail(0.5)
     generator = torch.Generator().manual_seed(0)
     clean, noise = (torch.randn(1, 4, 3, 3, generator=generator, dtype=torch.float64) for _ in range(2))
-    latents, last = tail.levels[0].signal * clean + tail.levels[0].noise * noise, None
+    latents = tail.levels[0].signal * clean + tail.levels[0].noise * noise
+    state: State = ()
     for index in range(len(tail.timesteps)):
-        latents, last = tail.step(index, latents, noise, last)
+        latents, state = tail.step(index, latents, noise, state)
     assert float((latents - clean).abs().max()) < 1e-9

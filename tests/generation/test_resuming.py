@@ -12,7 +12,7 @@ from dgkit.config import dump_config, load_config
 from dgkit.errors import OutputError, UsageError
 from dgkit.generation import resuming
 from dgkit.generation.generate_config import GenerateConfig
-from dgkit.generation.resuming import run_settings
+from dgkit.generation.resuming import run_settings, with_spacing
 from dgkit.generation.writer import OutputFolder
 
 MADE = {
@@ -101,6 +101,43 @@ def test_more_workers_than_cores_are_chosen_again(folder: OutputFolder, monkeypa
     assert run_settings(made, GenerateConfig(workers=3)).workers == 3
     monkeypatch.setattr(resuming, "usable_cores", lambda: [0, 1, 2, 3])
     assert run_settings(made, GenerateConfig()).workers == 4
+
+
+@pytest.mark.parametrize(
+    ("preset", "scheduler", "stated", "found"),
+    [
+        ("fast", {"timestep_spacing": "trailing"}, None, "trailing"),
+        ("exact", {}, None, "leading"),
+        ("fast", {}, "leading", "leading"),  # the images of the version that made the folder
+        ("fast", {}, "linspace", "linspace"),
+        ("fast:spacing=trailing", {}, None, "trailing"),
+        ("exact:solver=lcm", {}, None, None),
+    ],
+)
+def test_a_folder_of_an_earlier_version_keeps_its_timesteps(
+    tmp_path: Path, preset: str, scheduler: dict[str, Any], stated: str | None, found: str | None
+) -> None:
+    made = make_folder(tmp_path / "out", preset=preset, steps=None)
+    lent = run_settings(made, load_config(GenerateConfig, **({"spacing": stated} if stated else {})))
+    config = with_spacing(made, lent, scheduler)
+    assert config.spacing == found
+    made.config_path.write_text(dump_config(config))
+    assert with_spacing(made, run_settings(made, GenerateConfig()), scheduler).spacing == found
+    with pytest.raises((OutputError, UsageError), match="spacing"):
+        other = "trailing" if found != "trailing" else "leading"
+        with_spacing(made, run_settings(made, load_config(GenerateConfig, spacing=other)), scheduler)
+
+
+def test_timesteps_that_nothing_tells_are_refused(tmp_path: Path) -> None:
+    made = make_folder(tmp_path / "out", preset="fast")
+    with pytest.raises(OutputError, match="does not state the timestep spacing") as caught:
+        with_spacing(made, run_settings(made, GenerateConfig()), {})
+    assert "--set spacing=leading" in caught.value.hint
+    with pytest.raises(OutputError, match="spacing: trailing -> leading"):
+        with_spacing(made, run_settings(made, load_config(GenerateConfig, spacing="leading")),
+                     {"timestep_spacing": "trailing"})  # fmt: skip
+    new = OutputFolder(tmp_path / "new")
+    assert with_spacing(new, GenerateConfig(preset="fast"), {}).spacing == "linspace"
 
 
 def test_the_command_refuses_within_a_second_and_without_torch(folder: OutputFolder) -> None:

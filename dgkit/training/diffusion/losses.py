@@ -9,8 +9,9 @@ from diffusers import DDIMScheduler
 from diffusers.training_utils import compute_snr
 from torch import Tensor
 
-from dgkit.diffusion.schedule import PREDICTIONS
 from dgkit.errors import ModelError
+
+PREDICTIONS = ("epsilon", "v_prediction")
 
 
 def noise_schedule(config: Mapping[str, Any]) -> DDIMScheduler:
