@@ -207,7 +207,8 @@ def test_settings_in_the_name() -> None:
 @pytest.mark.parametrize(
     "settings",
     [{"second_start": 0.0}, {"second_start": 1.1}, {"guidance_low": 0.6, "guidance_high": 0.5}, {"guidance_low": -0.1},
-     {"guidance_high": 1.5}, {"eta": 1.1}, {"spacing": "x"}, {"windows": "x"}, {"weights": "x"}, {"bridge": "x"}, {"fuse_noise": "x"}],
+     {"guidance_high": 1.5}, {"eta": 1.1}, {"spacing": "x"},
+     {"windows": "x"}, {"weights": "x"}, {"bridge": "x"}, {"fuse_noise": "x"}],
 )  # fmt: skip
 def test_wrong_settings(settings: dict[str, object]) -> None:
     with pytest.raises(UsageError, match="'bad'"):

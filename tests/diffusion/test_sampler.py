@@ -195,9 +195,8 @@ def test_long_prompt_keeps_its_style() -> None:
 def test_presets_and_solvers(name: str, solver: str) -> None:
     from dataclasses import replace
 
-    assert (
-        len(np.unique(run([scene()], replace(find_preset(name), steps=2, solver=solver, spacing=None))[0].image)) > 20
-    )
+    preset = replace(find_preset(name), steps=2, solver=solver)
+    assert len(np.unique(run([scene()], preset)[0].image)) > 20
 
 
 def test_official_needs_an_offset() -> None:
