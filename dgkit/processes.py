@@ -1,13 +1,16 @@
 """Processes of their own for parts of dgkit: their environment, how they ended, and how to kill them."""
 
+import json
 import multiprocessing
 import os
 import signal
 import subprocess
+import sys
 import threading
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import Any
 
 
 class Terminated(KeyboardInterrupt):
@@ -61,6 +64,33 @@ def child_environment(variables: Mapping[str, str]) -> dict[str, str]:
     """Return this process's environment with ``variables``, in which Python imports the same dgkit as here."""
     roots = [str(Path(__file__).resolve().parents[1]), os.environ.get("PYTHONPATH", "")]
     return {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, roots)), **variables}
+
+
+@contextmanager
+def helper_process(
+    module: str, request: Mapping[str, Any], output: int = subprocess.DEVNULL
+) -> Iterator[subprocess.Popen[bytes]]:
+    """Run ``python -m module`` while the block runs, with ``request`` as JSON in its standard input, then kill it.
+
+    ``output`` is its standard output, as of :class:`subprocess.Popen`; messages are dropped.
+    """
+    process = subprocess.Popen(
+        [sys.executable, "-m", module],
+        stdin=subprocess.PIPE,
+        stdout=output,
+        stderr=subprocess.DEVNULL,
+        env=child_environment({"OMP_NUM_THREADS": "1"}),
+        start_new_session=True,
+    )
+    try:
+        assert process.stdin is not None
+        with suppress(OSError), process.stdin:
+            process.stdin.write(json.dumps(request).encode())
+        yield process
+    finally:
+        kill_group(process)
+        if process.stdout is not None:
+            process.stdout.close()
 
 
 def kill_group(process: subprocess.Popen[bytes]) -> None:

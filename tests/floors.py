@@ -22,6 +22,7 @@ FLOORS = {
             "markdown",
             "processes",
             "diagnosis",
+            "imports",
             "progress",
             "prompts",
             "resources",

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 import dgkit
-from dgkit.processes import Terminated, child_environment, describe_exit, kill_group, sigterm_raises
+from dgkit.processes import Terminated, child_environment, describe_exit, helper_process, kill_group, sigterm_raises
 
 
 def test_children_import_the_same_package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -34,6 +34,17 @@ def test_killed_group_is_gone_and_may_be_killed_again() -> None:
     assert process.stdout.read() == b""  # the child held the pipe open
     process.stdout.close()
     assert describe_exit(process.returncode) == "was killed (possibly out of memory)"
+
+
+def test_helper_gets_its_request_and_is_killed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with helper_process("json.tool", {"count": 3}, subprocess.PIPE) as process:
+        assert process.stdout is not None
+        assert process.stdout.read().split() == [b"{", b'"count":', b"3", b"}"]
+    (tmp_path / "sleeper.py").write_text("import time\ntime.sleep(600)\n")
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    with helper_process("sleeper", {}) as process:
+        assert process.poll() is None
+    assert process.returncode == -signal.SIGKILL
 
 
 @pytest.mark.parametrize(("code", "text"), [(-6, "was terminated by SIGABRT"), (3, "exited with code 3")])

@@ -29,9 +29,9 @@ from dgkit.data.style_mixes import STYLE_MIXES
 from dgkit.evaluation.quality.measures import Measurement, QualityJudge, compare, find_judge, measure
 from dgkit.evaluation.quality.renders import render_reference
 from dgkit.files import atomic_write, digest_file
+from dgkit.generation.city_source import index_world
 from dgkit.generation.generate_config import GenerateConfig
 from dgkit.generation.jobs import JobPlan, make_job
-from dgkit.generation.sources import index_world
 from dgkit.labels import NUM_CLASSES
 from dgkit.provenance import cpu_name, git_commit, versions
 

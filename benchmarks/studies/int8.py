@@ -67,9 +67,9 @@ def scenes(count: int) -> list[Any]:
     """Return jobs of ``dgkit generate`` on scenes of the city."""
     from dgkit.data.crops import CropRules
     from dgkit.data.style_mixes import STYLE_MIXES
+    from dgkit.generation.city_source import index_world
     from dgkit.generation.generate_config import GenerateConfig
     from dgkit.generation.jobs import JobPlan, make_job
-    from dgkit.generation.sources import index_world
 
     index = index_world(GenerateConfig(world=SCENES, seed=SEED), SIDE, (SIDE, SIDE))
     plan = JobPlan(index, CropRules(SIDE), STYLE_MIXES["uniform"], SEED)

@@ -27,9 +27,10 @@ from dgkit.diffusion.presets import find_preset
 from dgkit.diffusion.random_model import RandomModel
 from dgkit.diffusion.sampling_plan import SamplingPlan
 from dgkit.diffusion.weights import skeleton
+from dgkit.generation.city_source import index_world
 from dgkit.generation.generate_config import GenerateConfig
 from dgkit.generation.jobs import JobPlan, make_job
-from dgkit.generation.sources import index_files, index_world, open_files
+from dgkit.generation.sources import index_files, open_files
 from dgkit.markdown import markdown_table
 
 TERA = 1e12

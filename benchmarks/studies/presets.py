@@ -45,9 +45,9 @@ from dgkit.diffusion.sampling_plan import SamplingPlan
 from dgkit.evaluation.quality.measures import Measurement, QualityJudge, compare, find_judge
 from dgkit.evaluation.quality.renders import PairedRenders
 from dgkit.files import atomic_path, atomic_write
+from dgkit.generation.city_source import index_world
 from dgkit.generation.generate_config import GenerateConfig
 from dgkit.generation.jobs import JobPlan, make_job
-from dgkit.generation.sources import index_world
 from dgkit.labels import CLASSES
 from dgkit.provenance import cpu_name, git_commit, versions
 

@@ -10,8 +10,9 @@ from dgkit.data.datasets import Dataset, Sample
 from dgkit.data.index import build_index
 from dgkit.data.labelmap import colorize, resize_label
 from dgkit.errors import LabelError
+from dgkit.generation.city_source import index_world
 from dgkit.generation.generate_config import GenerateConfig
-from dgkit.generation.sources import chosen_scale, index_world, open_files
+from dgkit.generation.sources import chosen_scale, open_files
 from dgkit.progress import Advance
 
 CITY_SCENES = 12  # scenes of the procedural city on the page, unless --world says otherwise

@@ -25,8 +25,9 @@ _PLAIN = ("torch", "fp32")
 
 def check(config: BenchConfig) -> None:
     """Raise UsageError for an unknown subject, engine, dtype or preset, and for options that cannot be combined."""
+    from dgkit.diffusion.model_folder import RANDOM
     from dgkit.diffusion.presets import find_preset
-    from dgkit.diffusion.random_model import RANDOM, RandomModel
+    from dgkit.diffusion.random_model import RandomModel
     from dgkit.engines.runner import known_dtype, runner_class
 
     unknown = [subject for subject in config.subjects if subject not in SUBJECTS]

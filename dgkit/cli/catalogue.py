@@ -153,7 +153,8 @@ def _engines() -> list[Row]:
 
 
 def _models() -> list[Row]:
-    from dgkit.diffusion.random_model import MODELS, RANDOM
+    from dgkit.diffusion.model_folder import RANDOM
+    from dgkit.diffusion.random_model import MODELS
 
     sizes = {
         "sd15": "Stable Diffusion 1.5",

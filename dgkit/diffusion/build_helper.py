@@ -6,7 +6,6 @@ it, so this process needs to report nothing: what it could not build, the main p
 
 import contextlib
 import json
-import subprocess
 import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
@@ -15,7 +14,7 @@ from typing import Any
 
 from dgkit.engines.engine_recipe import EngineRecipe
 from dgkit.errors import DgkitError
-from dgkit.processes import child_environment, kill_group
+from dgkit.processes import helper_process
 from dgkit.resources import available_memory, usable_cores
 
 MODULE = "dgkit.diffusion.build_helper"
@@ -43,21 +42,8 @@ def helping(root: Path, controlnet: Path, recipe: EngineRecipe, networks: Sequen
         yield False
         return
     request = BuildRequest(str(root), str(controlnet), recipe.model_dump(mode="json"), tuple(networks))
-    process = subprocess.Popen(
-        [sys.executable, "-m", MODULE],
-        stdin=subprocess.PIPE,
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-        env=child_environment({"OMP_NUM_THREADS": "1"}),
-        start_new_session=True,
-    )
-    try:
-        assert process.stdin is not None
-        with contextlib.suppress(OSError), process.stdin:
-            process.stdin.write(json.dumps(asdict(request)).encode())
+    with helper_process(MODULE, asdict(request)):
         yield True
-    finally:
-        kill_group(process)
 
 
 def serve(request: BuildRequest) -> None:

@@ -12,15 +12,14 @@ from typing import Any
 
 from dgkit.diffusion.build_helper import helping
 from dgkit.diffusion.components import model_networks
-from dgkit.diffusion.hub import embedded_model, find_controlnet, find_model
+from dgkit.diffusion.hub import embedded_model
 from dgkit.diffusion.model_folder import ModelFolder, ModelSource
+from dgkit.diffusion.model_opening import open_model
 from dgkit.diffusion.pipeline import Pipeline
-from dgkit.diffusion.random_model import RANDOM, RandomModel
 from dgkit.engines.build_plan import Helper
 from dgkit.engines.engine_recipe import EngineRecipe
 from dgkit.engines.runner import find_device, known_dtype
 from dgkit.engines.store import Policy
-from dgkit.errors import UsageError
 from dgkit.progress import Notify
 
 __all__ = ["embedded_model", "load_pipeline", "model_networks", "open_model"]
@@ -78,17 +77,3 @@ def build_helper(model: ModelSource, recipe: EngineRecipe) -> Helper | None:
     if not isinstance(model, ModelFolder):
         return None
     return partial(helping, model.root, model.paths["controlnet"], recipe)
-
-
-def open_model(model: str | Path | None = None, controlnet: str | Path | None = None) -> ModelSource:
-    """Find a model, a folder, a hub id or ``random:NAME``, and check that its parts fit together.
-
-    Raises ModelError for an invalid folder, UsageError for an unknown random model or a ControlNet with one.
-    """
-    if isinstance(model, str) and model.startswith(RANDOM):
-        if controlnet is not None:
-            raise UsageError(
-                f"{model} has its own ControlNet and cannot be combined with {controlnet}", "leave out --controlnet"
-            )
-        return RandomModel(model.removeprefix(RANDOM))
-    return ModelFolder(find_model(model), None if controlnet is None else find_controlnet(controlnet))

@@ -1,4 +1,7 @@
-"""Model folders: their parts, the check that these fit together, and the sizes and settings of the model."""
+"""Model folders: their parts, the check that these fit together, and the sizes and settings of the model.
+
+A folder is opened and checked without torch, whose import takes a second.
+"""
 
 import functools
 import hashlib
@@ -7,21 +10,22 @@ import shlex
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
-
-from torch import nn
+from typing import TYPE_CHECKING, Any, Protocol
 
 from dgkit.config import Config, load_config
 from dgkit.diffusion.part_config import PARTS, TEXT_ENCODERS, read_config, read_json
 from dgkit.diffusion.tokenizer_files import TokenizerFiles, TokenizerPair
 from dgkit.diffusion.weight_files import check_headers, count_weights, find_weights
-from dgkit.diffusion.weights import build
 from dgkit.engines.spec import TIME_VALUES
 from dgkit.errors import ModelError, UsageError, one_line, shown
 from dgkit.files import digest_file
 from dgkit.labels import CONDITION_CHANNELS
 
+if TYPE_CHECKING:
+    from torch import nn
+
 SUPPORTED = "Stable Diffusion 1.x and 2.x, SDXL"
+RANDOM = "random:"  # prefix of the names of models that are made in memory
 _INDEX = "model_index.json"
 
 
@@ -91,7 +95,7 @@ class ModelSource(Protocol):
         """Sizes and settings."""
         ...
 
-    def part(self, name: str) -> nn.Module:
+    def part(self, name: str) -> "nn.Module":
         """Return a part with its weights; the same module until :meth:`release`."""
         ...
 
@@ -135,7 +139,9 @@ class ModelFolder:
         self.info = _info(root, self.configs)
         self.part = functools.cache(self._build)
 
-    def _build(self, name: str) -> nn.Module:
+    def _build(self, name: str) -> "nn.Module":
+        from dgkit.diffusion.weights import build
+
         return build(self.paths[name], name, self.configs[name])
 
     def command_words(self) -> str:

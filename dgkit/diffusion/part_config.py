@@ -5,6 +5,8 @@ other key has no effect, such as ``attn_implementation``, ``quantization_config`
 or transformers import or download.
 """
 
+import functools
+import importlib
 import inspect
 import math
 from collections.abc import Mapping
@@ -14,6 +16,7 @@ from typing import Any
 
 from dgkit.documents import DocumentError, parse_config_json, read_bytes
 from dgkit.errors import ModelError, one_line, shown
+from dgkit.imports import collection_paused
 
 
 @dataclass(frozen=True)
@@ -112,14 +115,26 @@ def read_config(folder: Path, part: str) -> dict[str, Any]:
     return config
 
 
+@functools.cache
+def part_class(part: str) -> Any:
+    """Return the class of diffusers or transformers that a part is made from. The first imports take seconds."""
+    with collection_paused():
+        library = importlib.import_module("transformers" if part in TEXT_ENCODERS else "diffusers")
+        return getattr(library, KNOWN_PARTS[part].class_names[0])
+
+
+def import_classes() -> None:
+    """Import the classes of all parts ahead of their use."""
+    for part in PARTS:
+        part_class(part)
+
+
 def used_keys(part: str, config: Mapping[str, Any]) -> dict[str, Any]:
     """Return the entries of a config that the class of the part takes; all others have no effect."""
     if part in TEXT_ENCODERS:
         known = TEXT_KEYS
     else:
-        import diffusers
-
-        parameters = inspect.signature(getattr(diffusers, KNOWN_PARTS[part].class_names[0]).__init__).parameters
+        parameters = inspect.signature(part_class(part).__init__).parameters
         known = frozenset(parameters) - {"self", "args", "kwargs"}
     return {key: value for key, value in config.items() if key in known}
 

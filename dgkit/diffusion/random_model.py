@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from dgkit.diffusion.model_folder import ModelDefaults, ModelInfo
+from dgkit.diffusion.model_folder import RANDOM, ModelDefaults, ModelInfo
 from dgkit.diffusion.part_config import KNOWN_PARTS, TEXT_ENCODERS
 from dgkit.diffusion.tokenizer_files import TokenizerPair
 from dgkit.diffusion.weights import construct
@@ -23,7 +23,6 @@ from dgkit.engines.machine import package_versions
 from dgkit.errors import UsageError, shown
 from dgkit.labels import CONDITION_CHANNELS
 
-RANDOM = "random:"
 # The scheduler_config.json of Stable Diffusion 1.5.
 SD15_SCHEDULER: dict[str, Any] = {
     "_class_name": "PNDMScheduler",

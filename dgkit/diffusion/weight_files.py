@@ -6,17 +6,18 @@ from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import torch
 from safetensors import SafetensorError, safe_open
-from torch import Tensor
 
 from dgkit.diffusion.part_config import KNOWN_PARTS, TEXT_ENCODERS, read_json
 from dgkit.errors import ModelError, one_line, shown
 
+if TYPE_CHECKING:
+    from torch import Tensor
+
 VARIANTS = ("", "fp16", "non_ema")  # in order of preference
-FLOATS = (torch.float64, torch.float32, torch.bfloat16, torch.float16)
+FLOATS = ("float64", "float32", "bfloat16", "float16")
 _PICKLES = ("bin", "pt", "pth", "ckpt")
 _SHARD = re.compile(r"[\w.-]+\.safetensors")
 
@@ -107,17 +108,17 @@ def count_weights(files: WeightFiles, part: str) -> int:
     return sum(math.prod(file.get_slice(name).get_shape()) for name, file, _ in open_tensors(files, part))
 
 
-def finite_tensors(files: WeightFiles, part: str) -> Iterator[tuple[str, Tensor]]:
+def finite_tensors(files: WeightFiles, part: str) -> Iterator[tuple[str, "Tensor"]]:
     """Yield name and tensor. Raises ModelError at the first that is not floating point, finite and readable."""
     for name, file, path in open_tensors(files, part):
         try:
             tensor = file.get_tensor(name)
         except (SafetensorError, OSError, MemoryError, RuntimeError, ValueError, AttributeError, KeyError) as error:
             raise ModelError(f"{path} is damaged: {one_line(str(error))}", "download or copy the file again") from None
-        if tensor.dtype not in FLOATS:
-            kind = str(tensor.dtype).removeprefix("torch.")
+        kind = str(tensor.dtype).removeprefix("torch.")
+        if kind not in FLOATS:
             raise ModelError(f"{path}: {one_line(name, 100)} has type {kind}; supported: fp64, fp32, bf16, fp16")
-        if not bool(torch.isfinite(tensor).all()):
+        if not bool(tensor.isfinite().all()):
             raise ModelError(
                 f"{path}: {one_line(name, 100)} contains NaN or infinity", "train or download the weights again"
             )

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from dgkit.diffusion.part_config import KNOWN_PARTS, TEXT_ENCODERS, check_limits, used_keys
+from dgkit.diffusion.part_config import TEXT_ENCODERS, check_limits, part_class, used_keys
 from dgkit.diffusion.weight_files import find_weights, finite_tensors, open_tensors
 from dgkit.errors import ModelError, one_line
 
@@ -85,15 +85,13 @@ def construct(part: str, config: Mapping[str, Any]) -> nn.Module:
     """Return the part that a config describes, newly initialised. Raises what its class raises."""
     values = used_keys(part, config)
     if part in TEXT_ENCODERS:
-        from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection
+        from transformers import CLIPTextConfig
 
         settings = CLIPTextConfig(**values)
         settings._attn_implementation = "sdpa"  # also the default of transformers
-        text: nn.Module = (CLIPTextModel if part == "text_encoder" else CLIPTextModelWithProjection)(settings)
+        text: nn.Module = part_class(part)(settings)
         return text
-    import diffusers
-
-    module: nn.Module = getattr(diffusers, KNOWN_PARTS[part].class_names[0]).from_config(values)
+    module: nn.Module = part_class(part).from_config(values)
     return module
 
 

@@ -139,6 +139,16 @@ def _built_engine(config: GenerateConfig, model: "ModelSource", device: str, dty
     return None
 
 
+def needs_modules(config: GenerateConfig) -> bool:
+    """Return whether the run will load the networks as modules: to run them, or to build engines, of which none exist.
+
+    An estimate, for work that can be done ahead.
+    """
+    from dgkit.engines.store import EngineStore
+
+    return config.engine == "torch" or not any(EngineStore().root.glob("denoiser-*"))
+
+
 def is_built(config: GenerateConfig, model: "ModelSource", engine: str, device: str, dtype: str) -> bool:
     """Return whether the store has valid engines for all networks of a model."""
     from dgkit.diffusion.loading import model_networks

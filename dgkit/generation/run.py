@@ -6,9 +6,11 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from dgkit.diffusion.part_config import import_classes
 from dgkit.files import local_path
 from dgkit.generation.blocks import Block, missing_blocks, refuse_empty_shard, total_images
-from dgkit.generation.defaults import preset_note, require_engine, settle, with_preset
+from dgkit.generation.city_source import drawing_ahead
+from dgkit.generation.defaults import needs_modules, preset_note, require_engine, settle, with_preset
 from dgkit.generation.flow import ImageProgress, InProcessPool, Pool, fill
 from dgkit.generation.generate_config import GenerateConfig
 from dgkit.generation.jobs import JobPlan
@@ -19,6 +21,7 @@ from dgkit.generation.scene_generator import SceneGenerator
 from dgkit.generation.settings import chosen_engines, chosen_preset, chosen_style_mix, footnote, make_config, make_plan
 from dgkit.generation.sources import open_files
 from dgkit.generation.writer import OutputFolder
+from dgkit.imports import collection_paused
 from dgkit.progress import Notify, Progress, ignore, within
 from dgkit.texts import count_of
 
@@ -26,6 +29,7 @@ if TYPE_CHECKING:
     import numpy as np
 
     from dgkit.data.datasets import Dataset
+    from dgkit.diffusion.model_folder import ModelInfo
     from dgkit.diffusion.pipeline import Pipeline
 
 
@@ -97,19 +101,24 @@ def _generate(
     chosen_preset(config)  # an unknown preset fails before the model is loaded
     if folder.config_path.is_file():
         require_engine(config, folder.path)
-    from dgkit.diffusion.loading import load_pipeline, open_model
-    from dgkit.generation.filter_folder import write_filtered_labels
+    from dgkit.diffusion.model_opening import open_model
 
     source = open_model(config.model, config.controlnet)
 
     def load(config: GenerateConfig) -> "Pipeline":
+        from dgkit.diffusion.loading import load_pipeline
+
         return load_pipeline(source, recipe=chosen_engines(config), rebuild=config.rebuild, notify=notify)
 
     preset, config = config.preset, with_preset(config, source.info)
     config = with_spacing(folder, config, source.info.scheduler)
-    pipeline = load(config)
-    if config.ray is None:  # the nodes of a cluster have engines of their own
-        pipeline.check()
+    with _city_ahead(config, dataset, source.info, progress) as is_drawing, collection_paused():
+        pipeline = load(config)
+        if config.ray is None:  # the nodes of a cluster have engines of their own
+            pipeline.check()
+        pipeline.check_size(*(config.size or (pipeline.size, pipeline.size)))
+        if is_drawing and needs_modules(config):
+            import_classes()
     plan, config = make_plan(config, dataset, pipeline, mix, progress, notify)
     if preset is None and notify is not None:
         notify(preset_note(config, source.info, plan, config.model is None))
@@ -123,11 +132,21 @@ def _generate(
         if before < total_images(config):
             _generate_missing(folder, plan, pipeline, config, progress, notify)
         folder.finish(count_of(len(folder.records), "labelled scene"), footnote(config, model))
+        from dgkit.generation.filter_folder import write_filtered_labels
+
         write_filtered_labels(folder.path, config, progress)
     records = folder.located_records()
     seconds = time.perf_counter() - started
     pixels, built = tuple(int(count) for count in plan.index.counts.sum(axis=0)), pipeline.build_seconds
     return GenerateResult(folder.path, records, len(records) - before, before, seconds, model, pixels, built)
+
+
+def _city_ahead(
+    config: GenerateConfig, dataset: "Dataset | None", info: "ModelInfo", progress: Progress
+) -> contextlib.AbstractContextManager[bool]:
+    if dataset is not None:
+        return contextlib.nullcontext(False)
+    return drawing_ahead(config, info, within(progress, "index"))
 
 
 def _generate_missing(

@@ -11,10 +11,11 @@ from dgkit.data.style_mixes import STYLE_MIXES, StyleMix, load_style_mix
 from dgkit.errors import InputError, UsageError
 from dgkit.files import user_path
 from dgkit.generation.balance import Balance
+from dgkit.generation.city_source import index_world
 from dgkit.generation.generate_config import DEFAULT_PRESET, DEFAULT_WORLD, GenerateConfig
 from dgkit.generation.job_table import read_jobs
 from dgkit.generation.jobs import JobPlan
-from dgkit.generation.sources import cut_note, index_files, index_world, padding_note
+from dgkit.generation.sources import cut_note, index_files, padding_note
 from dgkit.progress import Notify, Progress, within
 
 if TYPE_CHECKING:

@@ -1,24 +1,18 @@
-"""Sources of label maps: a folder, a data set, or the procedural city."""
+"""Sources of label maps: a folder, a data set, arrays, or a table of jobs."""
 
-import dataclasses
-import hashlib
-import math
 from collections.abc import Sequence
-from pathlib import Path
 from statistics import median
 
 import numpy as np
 
-from dgkit.data.datasets import Dataset, Sample, label_arrays, open_dataset, open_source
+from dgkit.data.datasets import Dataset, label_arrays, open_source
 from dgkit.data.index import MAX_SCALE, ClassIndex, build_index, default_cache
 from dgkit.data.plausibility import doubt
 from dgkit.errors import UsageError
-from dgkit.files import writable_cache
-from dgkit.generation.generate_config import DEFAULT_WORLD, GenerateConfig
+from dgkit.generation.generate_config import GenerateConfig
 from dgkit.generation.job_table import read_jobs
 from dgkit.progress import Advance, Notify
 
-WORLD_HEIGHT = 256  # pixels of a city scene at label scale 1; it is twice as wide
 _PROBED = 32  # label maps whose size is read to find the usual size of a set
 
 
@@ -129,57 +123,8 @@ def cut_note(index: ClassIndex, size: tuple[int, int]) -> str | None:
     )
 
 
-def index_world(
-    config: GenerateConfig, label_height: int | None, size: tuple[int, int], progress: Advance | None = None
-) -> ClassIndex:
-    """Render the scenes of the city at the ``label_height`` of the model, and return their class counts.
-
-    Scenes are never smaller than a crop of ``size`` (height, width), unless the settings state a ``label_scale``.
-    Rendered scenes stay in the cache folder. Scene n of a seed does not depend on the number of scenes.
-    """
-    native = WORLD_HEIGHT if label_height is None else label_height
-    heights = [max(size[0], math.ceil(size[1] / 2), native)]
-    if config.source_digest is not None and label_height is not None:
-        heights.append(label_height)  # folders of earlier versions, which padded large crops
-    if config.label_scale is not None:
-        heights = [round(WORLD_HEIGHT * config.label_scale)]
-    for height in heights:
-        count = config.world or DEFAULT_WORLD
-        dataset = _world_dataset(count, config.seed, max(8, height), config.readers, progress)
-        index = build_index(dataset, cache=default_cache(dataset), workers=config.readers)
-        if config.source_digest in (None, index.digest):
-            break
-    return index
-
-
 def _usual_size(dataset: Dataset) -> tuple[float, float]:
     """Return the median height and width of maps spread over the set: some sets mix sizes; only headers are read."""
     step = max(1, len(dataset.samples) // _PROBED)
     heights, widths = zip(*(sample.size() for sample in dataset.samples[::step]), strict=True)
     return median(heights), median(widths)
-
-
-def _world_dataset(count: int, seed: int, height: int, workers: int, progress: Advance | None) -> Dataset:
-    from dgkit.world import write_role
-
-    folder = _world_folder(seed, height)
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    write_role(
-        folder, "source", count, seed, height=height, width=2 * height, workers=max(1, workers), progress=progress
-    )
-    dataset = open_dataset("gta", folder)
-    found = dataset.samples[:count]  # an earlier run may have rendered more
-    samples = tuple(Sample(f"city{seed}-{i:06d}", s.label, None, s.encoding) for i, s in enumerate(found))
-    return dataclasses.replace(dataset, name="world", samples=samples)
-
-
-def _world_folder(seed: int, height: int) -> Path:
-    """Return a folder whose name changes with everything the scenes depend on, including the rendering code."""
-    import cv2
-
-    import dgkit.world
-
-    digest = hashlib.sha256(f"{cv2.__version__} {seed} {height}".encode())
-    for path in sorted(Path(dgkit.world.__file__).parent.rglob("*.py")):
-        digest.update(path.read_bytes())
-    return writable_cache() / "world" / digest.hexdigest()[:24]

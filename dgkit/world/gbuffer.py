@@ -36,14 +36,24 @@ def sample(tile: np.ndarray, x: np.ndarray, y: np.ndarray) -> np.ndarray:
     return cv2.remap(tile, x, y, cv2.INTER_LINEAR, borderMode=cv2.BORDER_WRAP)
 
 
+def surface_numbers(canvas: Canvas) -> np.ndarray:
+    """Return the number of the surface at each pixel of the final resolution, int32 [H, W]."""
+    k = canvas.oversample
+    return canvas.ids[k // 2 :: k, k // 2 :: k]
+
+
+def label_map(canvas: Canvas) -> np.ndarray:
+    """Return the label map of a finished canvas, uint8 [H, W], train ids 0..18 or 255."""
+    return np.take(np.array(canvas.labels, np.uint8), surface_numbers(canvas))
+
+
 class GBuffer:
     """Per-pixel geometry of a finished canvas at the final resolution; arrays are [H, W], lengths in metres."""
 
     def __init__(self, canvas: Canvas, road: Road) -> None:
-        k = canvas.oversample
         self.canvas, self.road = canvas, road
-        self.ids = canvas.ids[k // 2 :: k, k // 2 :: k]
-        self.label = np.take(np.array(canvas.labels, np.uint8), self.ids)
+        self.ids = surface_numbers(canvas)
+        self.label = label_map(canvas)
         self.rays = canvas.camera.rays(canvas.height, canvas.width)
         planes = np.array(canvas.planes, np.float32)
         inverse = sum(np.take(planes[:, k], self.ids) * self.rays[..., k] for k in range(3))

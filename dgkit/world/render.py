@@ -10,8 +10,9 @@ import numpy as np
 
 from dgkit.errors import UsageError, did_you_mean
 from dgkit.prompts import NO_STYLE, STYLE_NAMES, caption, compose
+from dgkit.world.camera import Road
 from dgkit.world.canvas import Canvas
-from dgkit.world.gbuffer import GBuffer
+from dgkit.world.gbuffer import GBuffer, label_map
 from dgkit.world.light import climate, shading
 from dgkit.world.light.appearance import Appearance, prior_appearance, source_appearance
 from dgkit.world.roles import ROLES
@@ -40,16 +41,30 @@ def render(role: str, seed: int, index: int, *, height: int = 256, width: int = 
     Raises UsageError for an unknown role or style, a negative seed or index, or a size below 32.
     """
     check_arguments(role, seed, index, height, width, style)
-    recipe = ROLES[role]
-    key = zlib.crc32(role.encode())
-    town = layout.compose(np.random.default_rng([seed, index, _LAYOUT, key]), recipe)
-    canvas = Canvas(town.camera, height, width)
-    layout.paint(town, canvas)
-    buffers = GBuffer(canvas, town.road)
+    buffers = GBuffer(*_draw(role, seed, index, height, width))
     style = style or style_of(role, seed, index)
-    rng = np.random.default_rng([seed, index, _APPEARANCE, key])
+    rng = np.random.default_rng([seed, index, _APPEARANCE, zlib.crc32(role.encode())])
     appearance = _draw_appearance(role, rng, style)
     return Scene(shading.shade(buffers, appearance), buffers.label, compose(caption(buffers.label), style), style)
+
+
+def render_label(role: str, seed: int, index: int, *, height: int = 256, width: int = 512) -> np.ndarray:
+    """Return the label map of :func:`render`, uint8 [H, W], without the picture, which takes almost half of the time.
+
+    Raises as :func:`render`.
+    """
+    check_arguments(role, seed, index, height, width)
+    canvas, _ = _draw(role, seed, index, height, width)
+    return label_map(canvas)
+
+
+def _draw(role: str, seed: int, index: int, height: int, width: int) -> tuple[Canvas, Road]:
+    """Return the canvas of a scene with everything drawn, and its road."""
+    rng = np.random.default_rng([seed, index, _LAYOUT, zlib.crc32(role.encode())])
+    town = layout.compose(rng, ROLES[role])
+    canvas = Canvas(town.camera, height, width)
+    layout.paint(town, canvas)
+    return canvas, town.road
 
 
 def _draw_appearance(role: str, rng: np.random.Generator, style: str) -> Appearance:

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from multiprocessing import get_context
 from pathlib import Path
 
+import numpy as np
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
@@ -18,7 +19,7 @@ from dgkit.processes import start_pool_worker
 from dgkit.progress import Advance
 from dgkit.world import disk_layouts as disk
 from dgkit.world import vistas
-from dgkit.world.render import Scene, check_arguments, render
+from dgkit.world.render import Scene, check_arguments, render, render_label
 from dgkit.world.roles import ROLES
 
 SETTINGS = "world.json"
@@ -36,6 +37,7 @@ class _SceneJob:
     height: int
     width: int
     files: disk.ScenePaths
+    images: bool
 
 
 def write_role(
@@ -48,6 +50,7 @@ def write_role(
     width: int | None = None,
     split: str | None = None,
     workers: int = 2,
+    images: bool = True,
     progress: Advance | None = None,
 ) -> None:
     """Write ``count`` scenes of ``role`` into ``out``.
@@ -56,7 +59,8 @@ def write_role(
     (GTA5 for ``source``); ``prior`` becomes ``images/00001.png`` and ``metadata.jsonl``. Without ``width`` pictures
     have the aspect ratio of the data set; ``mapillary`` then mixes sizes around ``height``. ``split`` is "train", "val"
     or "test", None the default of the data set; splits share no scene and can be written into one folder. The files do
-    not depend on ``workers``. A folder with the same settings is resumed: existing pictures are kept.
+    not depend on ``workers``. A folder with the same settings is resumed: existing files are kept. Without ``images``
+    only labels are written, in about half of the time; a later call with them adds the pictures.
     Raises UsageError for wrong arguments, OutputError if ``out`` holds something else or cannot be written.
     """
     role = disk.ROLE_ALIASES.get(role, role)
@@ -65,11 +69,13 @@ def write_role(
         raise UsageError(
             f"count {count} and workers {workers} must be at least 1", "use for example --count 100 --workers 2"
         )
+    if not (images or ROLES[role].labelled):
+        raise UsageError(f"role {role} has no labels", "write it with images")
     split = disk.resolve_split(role, split)
     out = Path(out)
     fixed = disk.fixed_width(role, height, width)
     _prepare_folder(out, {"version": _VERSION, "role": role, "seed": seed, "height": height, "width": fixed})
-    jobs = [_job(out, role, seed, split, number, height, width) for number in range(count)]
+    jobs = [_job(out, role, seed, split, number, height, width, images) for number in range(count)]
     todo = [job for job in jobs if not _complete(job)]
     done = count - len(todo)
     if progress:
@@ -86,10 +92,12 @@ def write_role(
         atomic_write(out / "metadata.jsonl", "".join(map(_metadata_line, jobs)).encode())
 
 
-def _job(out: Path, role: str, seed: int, split: str | None, number: int, height: int, width: int | None) -> _SceneJob:
+def _job(
+    out: Path, role: str, seed: int, split: str | None, number: int, height: int, width: int | None, images: bool
+) -> _SceneJob:
     index = disk.scene_index(split, number)
     rows, columns = disk.size(role, seed, index, height, width)
-    return _SceneJob(out, role, seed, index, rows, columns, disk.DISK_LAYOUTS[role].files(split, seed, number))
+    return _SceneJob(out, role, seed, index, rows, columns, disk.DISK_LAYOUTS[role].files(split, seed, number), images)
 
 
 def _run(jobs: list[_SceneJob], workers: int) -> Iterator[int]:
@@ -131,7 +139,9 @@ def _prepare_folder(out: Path, settings: dict[str, object]) -> None:
 
 def _complete(job: _SceneJob) -> bool:
     """Return whether a scene is on disk; files are written atomically, the label last."""
-    paths = (job.files.image, *(path for path, _ in job.files.labels))
+    paths = [path for path, _ in job.files.labels]
+    if job.images:
+        paths.append(job.files.image)
     return all((job.out / path).exists() for path in paths)
 
 
@@ -143,14 +153,22 @@ def _metadata_line(job: _SceneJob) -> str:
 
 
 def _write_scene(job: _SceneJob) -> int:
-    scene = render(job.role, job.seed, job.index, height=job.height, width=job.width)
-    if job.files.labels:
-        atomic_write(job.out / job.files.image, disk.encode_image(scene.image, job.files.image))
-    else:
-        atomic_write(job.out / job.files.image, _captioned(scene))
+    label = _write_image(job) if job.images else _draw_label(job)
     for path, encoding in job.files.labels:
-        atomic_write(job.out / path, disk.encode_label(scene.label, encoding))
+        atomic_write(job.out / path, disk.encode_label(label, encoding))
     return job.index
+
+
+def _draw_label(job: _SceneJob) -> np.ndarray:
+    return render_label(job.role, job.seed, job.index, height=job.height, width=job.width)
+
+
+def _write_image(job: _SceneJob) -> np.ndarray:
+    """Write the picture of a scene, with its caption if the scene has no label file; return the label map."""
+    scene = render(job.role, job.seed, job.index, height=job.height, width=job.width)
+    image = disk.encode_image(scene.image, job.files.image) if job.files.labels else _captioned(scene)
+    atomic_write(job.out / job.files.image, image)
+    return scene.label
 
 
 def _captioned(scene: Scene) -> bytes:

@@ -2,7 +2,6 @@
 
 import dataclasses
 import json
-from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -288,37 +287,6 @@ def test_out_of_memory_suggests_a_smaller_batch(error: Exception) -> None:
 def test_other_runtime_errors_are_not_translated() -> None:
     with pytest.raises(RuntimeError, match="a defect"), memory_errors(8):
         raise RuntimeError("a defect")
-
-
-@pytest.mark.parametrize(
-    ("size", "label_height", "label_scale", "expected"),
-    [
-        ((64, 64), None, None, 256),
-        ((512, 512), None, None, 512),
-        ((64, 64), 128, None, 128),
-        ((64, 64), 128, 0.75, 192),
-        ((256, 768), 256, None, 384),
-        ((512, 64), 256, None, 512),
-        ((256, 768), 256, 1.0, 256),
-    ],
-)
-def test_city_scenes_are_rendered_at_the_required_height(
-    monkeypatch: pytest.MonkeyPatch,
-    size: tuple[int, int],
-    label_height: int | None,
-    label_scale: float | None,
-    expected: int,
-) -> None:
-    heights: list[int] = []
-
-    def note(count: int, seed: int, height: int, workers: int, progress: Callable[..., None] | None) -> None:
-        heights.append(height)
-        raise InterruptedError
-
-    monkeypatch.setattr(sources, "_world_dataset", note)
-    with pytest.raises(InterruptedError):
-        sources.index_world(GenerateConfig(label_scale=label_scale), label_height, size)
-    assert heights == [expected]
 
 
 def test_real_maps_give_real_crops(tmp_path: Path, micro: Path, shared_folder: Path) -> None:

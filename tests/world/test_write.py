@@ -78,6 +78,17 @@ def test_a_set_can_be_extended(tmp_path: Path) -> None:
     assert files(tmp_path / "a") == files(tmp_path / "b")
 
 
+def test_labels_without_pictures(tmp_path: Path) -> None:
+    write_role(tmp_path / "whole", "cityscapes", 2, 2, height=48, workers=1)
+    write_role(tmp_path / "part", "cityscapes", 2, 2, height=48, workers=1, images=False)
+    whole, part = files(tmp_path / "whole"), files(tmp_path / "part")
+    assert part == {name: data for name, data in whole.items() if not name.startswith("leftImg8bit")}
+    write_role(tmp_path / "part", "cityscapes", 2, 2, height=48, workers=1)  # the pictures are added
+    assert files(tmp_path / "part") == whole
+    with pytest.raises(UsageError, match="prior has no labels"):
+        write_role(tmp_path / "prior", "prior", 1, 2, images=False, **SMALL)
+
+
 @pytest.mark.parametrize(
     ("change", "word"), [({"seed": 3}, "seed"), ({"role": "prior"}, "role"), ({"height": 64}, "height")]
 )

@@ -12,8 +12,9 @@ import torch
 from diffusers import AutoencoderKL, UNet2DConditionModel
 
 from dgkit.diffusion.hub import find_model
+from dgkit.diffusion.model_folder import RANDOM
 from dgkit.diffusion.part_config import read_config, read_json
-from dgkit.diffusion.random_model import RANDOM, SD15_SCHEDULER, SD15_TEXT, SD15_UNET, SD15_VAE
+from dgkit.diffusion.random_model import SD15_SCHEDULER, SD15_TEXT, SD15_UNET, SD15_VAE
 from dgkit.diffusion.tokenizer_files import TokenizerFiles
 from dgkit.diffusion.weights import build, check_finite
 from dgkit.errors import UsageError, shown
