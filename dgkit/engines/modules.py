@@ -84,7 +84,8 @@ class Denoiser(nn.Module):
         time_ids: Tensor | None = None,
     ) -> Tensor:
         """Return the prediction."""
-        added = None if text_embeds is None else {"text_embeds": text_embeds, "time_ids": time_ids}
+        # In fp32, as the sizes are encoded: both are joined before they are cast, and ONNX joins equal types only.
+        added = None if text_embeds is None else {"text_embeds": text_embeds.float(), "time_ids": time_ids}
         inputs = (latents, timestep, text)
         down, middle = self.controlnet(*inputs, condition, added_cond_kwargs=added, return_dict=False)
         scale = control_scale.to(latents.dtype).reshape(-1, 1, 1, 1)

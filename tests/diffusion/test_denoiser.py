@@ -87,3 +87,23 @@ def test_padded_batches_change_nothing_else() -> None:
         probe = Probe()
         assert torch.equal(in_padded_batches(probe, step, most)(*arguments), Probe()(*arguments))
         assert probe.sizes == [size]
+
+
+def test_added_tensors_follow_the_text() -> None:
+    """Guidance, batches and windows treat ``added`` tensors as they treat the text; both halves share missing ones."""
+    windows = make_windows(6, 8, tile=4, stride=2)
+    latents, timestep, text, condition = inputs(2, 6, 8)
+    added = {"text_embeds": text[:, 0], "time_ids": text[:, 1]}
+    negative = {"text": torch.zeros_like(text[:1]), "text_embeds": torch.full((1, 5), 0.5)}
+
+    def network(latents: Tensor, timestep: Tensor, text: Tensor, condition: Tensor, **added: Tensor) -> Tensor:
+        means = [value.mean(dim=1).reshape(-1, 1, 1, 1) for value in (text.flatten(1), *added.values())]
+        return latents + means[0] + 2 * means[1] + 4 * means[2] + condition
+
+    plain = network(latents, timestep, torch.zeros_like(text), condition, text_embeds=torch.full((2, 5), 0.5),
+                    time_ids=added["time_ids"])  # fmt: skip
+    expected = plain + 3.0 * (network(latents, timestep, text, condition, **added) - plain)
+    wrapped = guided(in_batches(in_padded_batches(network, 4, 8), 5), 3.0, negative)
+    for tiling in (tiled(wrapped, windows), tiled_each(wrapped, [windows, windows])):
+        found = tiling(latents, timestep, text, windows.cut(condition), **added)
+        assert torch.allclose(found, expected, atol=1e-5)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
@@ -30,7 +31,10 @@ PACKAGES = {"ort": ("onnxruntime", "onnxscript"), "openvino": ("openvino", "onnx
 QUICK = {("fp32", "condition")}
 
 
-def cases(model: str) -> list[object]:
+CHANGED = ("text_encoder", "denoiser")  # networks that have other inputs in SDXL
+
+
+def cases(model: str, names: Sequence[str] = tuple(NETWORKS)) -> list[object]:
     return [
         pytest.param(
             model,
@@ -40,13 +44,15 @@ def cases(model: str) -> list[object]:
             marks=() if model == "micro" and (engine != "compile" or (dtype, name) in QUICK) else pytest.mark.slow,
             id=f"{model}-{name}-{engine}-{dtype}",
         )
-        for name in NETWORKS
+        for name in names
         for engine, dtype in SIDES
     ]
 
 
 @pytest.mark.parity
-@pytest.mark.parametrize(("model", "name", "engine", "dtype"), [*cases("micro"), *cases("city")])
+@pytest.mark.parametrize(
+    ("model", "name", "engine", "dtype"), [*cases("micro"), *cases("city"), *cases("tiny-sdxl", CHANGED)]
+)
 def test_against_torch(micro_folder: Path, model: str, name: str, engine: str, dtype: str) -> None:
     def network() -> Network:
         """Load weights that no other runner has rounded."""
