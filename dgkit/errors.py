@@ -7,6 +7,7 @@
     │   └── ModelError                     a model folder or its weights
     ├── OutputError               exit 1   the output folder cannot be used
     ├── EngineError               exit 1   a runner cannot be built, opened or run
+    │   └── OutOfMemory                    the device has too little memory for a call
     └── MissingDependency         exit 1   an optional package is absent
 
 A message says what came and what is allowed; ``hint`` says what to type next. The command line prints each on one
@@ -57,6 +58,10 @@ class OutputError(DgkitError):
 
 class EngineError(DgkitError):
     """A runner cannot be built, opened or run."""
+
+
+class OutOfMemory(EngineError):
+    """A call of a network needs more memory than the device has free."""
 
 
 class MissingDependency(DgkitError):

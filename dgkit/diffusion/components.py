@@ -45,6 +45,7 @@ def model_networks(model: ModelSource) -> dict[str, Network]:
             sizes=model.info.symbol_sizes(),
             model=model.command_words(),
             fp16=model.info.vae_fp16 or not name.startswith("vae_"),
+            outline=lambda: make(*(model.outline(part) for part in parts)),
         )
 
     found = {name: network(name) for name in _PARTS}

@@ -99,6 +99,10 @@ class ModelSource(Protocol):
         """Return a part with its weights; the same module until :meth:`release`."""
         ...
 
+    def outline(self, name: str) -> "nn.Module":
+        """Return a part without its weights, on the meta device."""
+        ...
+
     def release(self) -> None:
         """Drop the cached parts; modules that a caller holds stay valid."""
         ...
@@ -143,6 +147,12 @@ class ModelFolder:
         from dgkit.diffusion.weights import build
 
         return build(self.paths[name], name, self.configs[name])
+
+    def outline(self, name: str) -> "nn.Module":
+        """Return a part without its weights, on the meta device."""
+        from dgkit.diffusion.weights import skeleton
+
+        return skeleton(self.paths[name], name, self.configs[name])
 
     def command_words(self) -> str:
         """Return the model as command-line arguments, quoted for a shell, with ``--controlnet`` if given."""

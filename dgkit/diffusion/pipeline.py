@@ -99,6 +99,13 @@ class Pipeline:
         self._precise = None
         self._stack.close()
 
+    def free_buffers(self) -> None:
+        """Release the device memory that is not needed between calls, after a call ran out of it."""
+        for runner in self.runners.values():
+            runner.free_buffers()
+        if self.device.type == "cuda":
+            torch.cuda.empty_cache()
+
     def identity(self) -> dict[str, Any]:
         """Return name, engine, dtype and a SHA-256 over weights and configs; if equal, a job gives the same pixels."""
         return self._identify() if self._identify else {"name": self.info.name}

@@ -260,11 +260,14 @@ class RandomModel:
         """Drop the cached parts; modules that a caller holds stay valid."""
         self._made.clear()
 
+    def outline(self, name: str) -> nn.Module:
+        """Return a part without its weights, on the meta device."""
+        with torch.device("meta"):
+            return construct(name, self.configs[name])
+
     def weight_count(self, *parts: str) -> int:
         """Return the number of weights of ``parts``."""
-        with torch.device("meta"):
-            modules = [construct(part, self.configs[part]) for part in parts]
-        return sum(weight.numel() for module in modules for weight in module.parameters())
+        return sum(weight.numel() for part in parts for weight in self.outline(part).parameters())
 
     def digest(self, *parts: str) -> str:
         """Return the SHA-256 (hex) over everything that determines the weights of ``parts``, by default of all."""

@@ -75,6 +75,11 @@ class CudaGraph:
         captured.graph.replay()
         return tuple(output.clone() for output in captured.outputs)
 
+    def clear(self) -> None:
+        """Drop all graphs with their memory."""
+        torch.cuda.synchronize()
+        self._captures.clear()
+
     def _capture(self, tensors: Sequence[Tensor]) -> _Capture:
         inputs = tuple(tensor.clone(memory_format=torch.contiguous_format) for tensor in tensors)
         graph, outputs = record(lambda: tuple(self._function(*inputs)), self._pool)

@@ -151,7 +151,9 @@ def _cpu_only_onnxruntime() -> bool:
         runtime = importlib.import_module("onnxruntime")
     except ImportError:
         return False
-    return "CUDAExecutionProvider" not in runtime.get_available_providers()
+    from dgkit.engines.ort_providers import ON_GPU
+
+    return ON_GPU.isdisjoint(runtime.get_available_providers())
 
 
 def parse_batch(text: str) -> tuple[int, int, int]:

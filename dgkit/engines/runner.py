@@ -12,7 +12,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
-from typing import Any, ClassVar, Self
+from typing import Any, ClassVar, Literal, Self
 
 import numpy as np
 import torch
@@ -57,6 +57,8 @@ class BuildOptions(Config):
     """Capture a CUDA graph for each batch size; GPU only."""
     threads: int | None = Field(None, ge=1)
     """CPU threads; none: the number that torch uses."""
+    providers: tuple[Literal["tensorrt", "rtx", "cuda", "cpu"], ...] = ()
+    """Execution providers of ONNX Runtime, in order of preference; none: the device's own."""
 
     @field_validator("batch")
     @classmethod
@@ -91,7 +93,8 @@ class Network:
     weights and configuration. ``sizes`` gives an example size for every symbol of the spec; for the symbols in
     :data:`~dgkit.engines.spec.FIXED_SYMBOLS` it is the only valid size. ``model`` is the model as command-line
     arguments, quoted for a shell, for messages only. A network without ``calibration`` cannot be quantised. ``fp16`` is
-    False for a network whose activations exceed the range of fp16.
+    False for a network whose activations exceed the range of fp16. ``outline`` returns the module on the meta device,
+    to estimate its memory.
     """
 
     spec: NetworkSpec
@@ -101,6 +104,7 @@ class Network:
     model: str = ""
     calibration: Calibration | None = None
     fp16: bool = True
+    outline: Callable[[], nn.Module] = nn.Module
 
     def check_range(self, dtype: str) -> None:
         """Raise UsageError if ``dtype`` is fp16 and the network exceeds its range."""
@@ -170,6 +174,9 @@ class Runner(ABC):
         Empty for a backend that runs the module itself. Raises what :meth:`EngineStore.obtain` and the build raise.
         """
         return []
+
+    def free_buffers(self) -> None:  # noqa: B027 - most backends keep none
+        """Release the device memory that is kept for the shapes of earlier calls."""
 
     def held_out(self) -> tuple[dict[str, Tensor], dict[str, Tensor]] | None:
         """Return inputs and fp32 outputs of held-out calls, one sample per row, to measure the error on.

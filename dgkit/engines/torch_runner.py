@@ -36,6 +36,11 @@ class TorchRunner(Runner):
             results = self._call(*arguments)
         return {spec.name: value for spec, value in zip(self.spec.outputs, results, strict=True)}
 
+    def free_buffers(self) -> None:
+        """Drop the captured graphs, which keep their activations; later calls capture them again."""
+        if isinstance(self._call, CudaGraph):
+            self._call.clear()
+
     def _close(self) -> None:
         self._call = None
 

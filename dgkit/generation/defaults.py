@@ -38,18 +38,20 @@ _EXTRAS = {"openvino": "cpu", "ort": "cpu", "trt": "gpu"}
 
 @dataclass(frozen=True)
 class BatchMemory:
-    """Memory of a run in bytes: ``fixed`` and ``sample`` per sample in flight, up to ``most`` samples."""
+    """The largest batches that were measured to pay for models of about ``weights`` weights.
+
+    ``fixed`` bytes and ``sample`` bytes per sample in flight are the memory of a run on a CPU.
+    """
 
     weights: float
     fixed: float
     sample: float
-    most: int
+    on_cpu: int
+    on_gpu: int
 
 
-# Of the embedded model and of Stable Diffusion 1.5: peaks in gpu_presets_h100.csv and bench_sd15.csv in
-# benchmarks/results. Larger batches were not faster.
-GPU_BATCHES = (BatchMemory(1e7, 0.6 * _GIB, 0.02 * _GIB, 64), BatchMemory(1.2e9, 4 * _GIB, 0.2 * _GIB, 32))
-CPU_BATCHES = (BatchMemory(1e7, 1 * _GIB, 0.05 * _GIB, 8), BatchMemory(1.2e9, 6 * _GIB, 0.5 * _GIB, 8))
+# Of the embedded model and of Stable Diffusion 1.5: gpu_presets_h100.csv and bench_sd15.csv in benchmarks/results.
+BATCHES = (BatchMemory(1e7, 1 * _GIB, 0.05 * _GIB, 8, 64), BatchMemory(1.2e9, 6 * _GIB, 0.5 * _GIB, 8, 32))
 
 
 def settle(
@@ -66,7 +68,9 @@ def settle(
     """
     given, config = config, with_engine(config, model, plan)
     pipeline = load(config)
-    config = with_batch(config, lambda: model.weight_count("unet", "controlnet"), pipeline.device.type == "cuda")
+    on_gpu = pipeline.device.type == "cuda"
+    need = _gpu_need(config, model) if on_gpu else None
+    config = with_batch(config, lambda: model.weight_count("unet", "controlnet"), need)
     config = with_workers(config, pipeline, progress, notify)
     notes = (engine_note(given, config, pipeline.device.type), slow_dtype_note(config, pipeline.device.type))
     for note in notes:
@@ -189,27 +193,36 @@ def evaluations(config: GenerateConfig, info: "ModelInfo", plan: JobPlan, preset
     return sum(sampling.cost(label).total for label in labels) / len(labels)
 
 
-def with_batch(config: GenerateConfig, weights: Callable[[], int], on_gpu: bool) -> GenerateConfig:
+def with_batch(
+    config: GenerateConfig, weights: Callable[[], int], need: Callable[[int], int] | None = None
+) -> GenerateConfig:
     """Return the settings with a batch: the largest power of two that fits in memory and was measured to pay.
 
-    Blocks of a shard depend on the batch, so there it is the same on every machine.
+    ``need`` returns the bytes of GPU memory of a run with a batch; None for a run on the CPU. Blocks of a shard depend
+    on the batch, so there it is the same on every machine.
     """
     if config.batch != "auto":
         return config
     if config.shard or config.ray:
         return config.model_copy(update={"batch": DEFAULT_BATCH})
-    rows, count = GPU_BATCHES if on_gpu else CPU_BATCHES, weights()
-    row = min(rows, key=lambda row: max(count, row.weights) / min(count, row.weights))
-    fitting = (0.8 * _free_memory(on_gpu) - row.fixed) / row.sample
-    batch = row.most
-    while batch > 2 and batch > fitting:
+    count = weights()
+    row = min(BATCHES, key=lambda row: max(count, row.weights) / min(count, row.weights))
+    batch, free = (row.on_gpu, _free_gpu_memory()) if need else (row.on_cpu, available_memory())
+    while batch > 2 and (need(batch) if need else row.fixed + row.sample * batch) > 0.8 * free:
         batch //= 2
     return config.model_copy(update={"batch": batch})
 
 
-def _free_memory(on_gpu: bool) -> int:
-    if not on_gpu:
-        return available_memory()
+def _gpu_need(config: GenerateConfig, model: "ModelSource") -> Callable[[int], int]:
+    """Return a function that estimates the bytes of GPU memory of a run by its batch."""
+    from dgkit.diffusion.model_memory import model_needs
+    from dgkit.engines.memory_estimate import together
+
+    dtype = "fp16" if config.dtype == "auto" else config.dtype
+    return lambda batch: together(model_needs(model, dtype, batch, config.engine))
+
+
+def _free_gpu_memory() -> int:
     import torch
 
     return int(torch.cuda.mem_get_info()[0])

@@ -1,11 +1,14 @@
 """Context managers for steps that signals must not interrupt, and for out-of-memory errors."""
 
 import contextlib
+import re
 import signal
 import threading
 from collections.abc import Iterator
 
-from dgkit.errors import DgkitError, EngineError
+from dgkit.errors import EngineError, OutOfMemory
+
+_MEMORY = re.compile(r"out ?of ?memory|allocate memory", re.IGNORECASE)  # of torch, ONNX Runtime, TensorRT, OpenVINO
 
 
 @contextlib.contextmanager
@@ -30,16 +33,15 @@ def uninterrupted() -> Iterator[None]:
 
 @contextlib.contextmanager
 def memory_errors(batch: int) -> Iterator[None]:
-    """Raise EngineError that suggests a smaller ``--batch`` if the block runs out of memory."""
+    """Raise OutOfMemory that suggests a smaller ``--batch`` if the block runs out of memory, on any engine."""
     try:
         yield
-    except DgkitError:
-        raise
-    except (MemoryError, RuntimeError) as error:
+    except (MemoryError, RuntimeError, EngineError) as error:
         text = str(error)
-        if not isinstance(error, MemoryError) and "out of memory" not in text and "allocate memory" not in text:
+        if not isinstance(error, MemoryError) and not _MEMORY.search(text):
             raise
-        raise EngineError(
+        smaller = f"use a smaller batch: --batch {batch // 2}"
+        raise OutOfMemory(
             f"out of memory with --batch {batch}: {text.splitlines()[0] if text else 'allocation failed'}",
-            f"use a smaller batch: --batch {max(1, batch // 2)}",
+            smaller if batch > 1 else "use --dtype fp16, or the option weight_streaming of a TensorRT recipe",
         ) from error

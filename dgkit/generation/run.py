@@ -194,7 +194,7 @@ def _pool(
         with RayPool(config, blocks, notify) as actors:
             yield actors
     elif config.workers == 0:
-        with SceneGenerator(config, pipeline) as generator:
+        with SceneGenerator(config, pipeline, notify) as generator:
             yield InProcessPool(generator, update)
     else:
         from dgkit.generation.worker_setup import worker_setups

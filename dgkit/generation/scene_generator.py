@@ -4,6 +4,7 @@ import contextlib
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
+from dgkit.errors import OutOfMemory
 from dgkit.generation.blocks import Block
 from dgkit.generation.encoding import GeneratedImage
 from dgkit.generation.generate_config import GenerateConfig
@@ -32,6 +33,8 @@ class SceneGenerator:
         from dgkit.diffusion.loading import load_pipeline
 
         self.config = config
+        self.samples = config.samples  # per call of the denoiser; fewer after the device ran out of memory
+        self._notify = notify
         self.preset: Preset = chosen_preset(config)
         self.pipeline: Pipeline = pipeline or load_pipeline(
             config.model, config.controlnet, recipe=chosen_engines(config), rebuild=config.rebuild, notify=notify
@@ -56,14 +59,32 @@ class SceneGenerator:
 
         def sample_jobs(jobs: Sequence[Job]) -> "list[SceneResult]":
             requests = [SceneRequest(job.label, job.prompt, job.seed) for job in jobs]
-            return sample(self.pipeline, requests, self.preset, batch=self.config.samples, progress=progress)
+            while True:
+                try:
+                    with memory_errors(self.samples):
+                        return sample(self.pipeline, requests, self.preset, batch=self.samples, progress=progress)
+                except OutOfMemory as error:
+                    self._halve(error)
 
-        with memory_errors(self.config.samples):
-            if self._check is None:
-                images = [GeneratedImage(*pair) for pair in zip(block.jobs, sample_jobs(block.jobs), strict=True)]
-            else:
+        if self._check is None:
+            images = [GeneratedImage(*pair) for pair in zip(block.jobs, sample_jobs(block.jobs), strict=True)]
+        else:
+            with memory_errors(self.samples):
                 images = self._check.generate(block.jobs, sample_jobs)
         return [image for image in images if image.job.index in block.wanted]
+
+    def _halve(self, error: OutOfMemory) -> None:
+        """Halve the samples per call from now on and report it; raise ``error`` if a call has one sample already.
+
+        The jobs of a block stay the same, and so do their noise and their files.
+        """
+        if self.samples == 1:
+            raise error
+        self.samples //= 2
+        self.pipeline.free_buffers()
+        if self._notify is not None:
+            what = f"{error.message.partition(':')[0]} on {self.pipeline.device}"
+            self._notify(f"{what}; continuing with {self.samples} (--batch {self.samples} starts with it)")
 
 
 def _open_judge(config: GenerateConfig) -> "AgreementCheck | None":

@@ -1,9 +1,9 @@
 """A worker process, which generates blocks for its parent: ``python -m dgkit.generation.worker DESCRIPTOR``.
 
 :mod:`dgkit.generation.workers` starts it and talks to it over an inherited socket. The worker receives one
-:class:`WorkerSetup`, then blocks. It sends :class:`Ready`, :class:`BlockProgress` and :class:`BlockDone`, and
-:class:`Failed` as its last message. It owns no file of the run, so it can be killed at any moment. It exits when the
-parent is gone.
+:class:`WorkerSetup`, then blocks. It sends :class:`Ready`, :class:`BlockProgress`, :class:`Note` and
+:class:`BlockDone`, and :class:`Failed` as its last message. It owns no file of the run, so it can be killed at any
+moment. It exits when the parent is gone.
 """
 
 import os
@@ -67,6 +67,13 @@ class BlockDone:
 
 
 @dataclass(frozen=True)
+class Note:
+    """A line for the user, such as a smaller batch after the device ran out of memory."""
+
+    text: str
+
+
+@dataclass(frozen=True)
 class Speed:
     """Denoiser samples per second, and the peak memory of the process in bytes."""
 
@@ -110,7 +117,11 @@ def _serve(connection: Connection, send: Callable[[object], None]) -> None:
     import torch
 
     torch.set_num_threads(setup.threads)
-    with SceneGenerator(setup.config) as generator, ThreadPoolExecutor(1, "dgkit-encode") as encoder:
+
+    def say(text: str) -> None:
+        send(Note(text))
+
+    with SceneGenerator(setup.config, notify=say) as generator, ThreadPoolExecutor(1, "dgkit-encode") as encoder:
         send(Ready())
         before: Future[None] | None = None
         while True:

@@ -14,7 +14,7 @@ from dgkit.errors import EngineError
 from dgkit.generation.blocks import Block
 from dgkit.generation.encoding import EncodedImage
 from dgkit.generation.guards import uninterrupted
-from dgkit.generation.worker import BlockDone, BlockProgress, Failed, Ready, WorkerSetup
+from dgkit.generation.worker import BlockDone, BlockProgress, Failed, Note, Ready, WorkerSetup
 from dgkit.processes import child_environment, describe_exit, kill_group
 from dgkit.progress import Notify
 
@@ -104,6 +104,8 @@ class WorkerPool:
             raise_failure(message)
         if isinstance(message, Ready):
             worker.ready, worker.deaths = True, 0
+        elif isinstance(message, Note):
+            self._notify(f"worker {worker.number + 1}: {message.text}")
         elif isinstance(message, BlockProgress):
             block = next((block for block in worker.blocks if block.start == message.start), None)
             if block is not None:

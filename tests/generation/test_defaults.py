@@ -121,10 +121,21 @@ def test_the_preset_is_that_of_the_model(tmp_path: Path) -> None:
 def test_the_batch_fits_in_memory(
     monkeypatch: pytest.MonkeyPatch, weights: float, memory: float, on_gpu: bool, batch: int
 ) -> None:
-    monkeypatch.setattr(defaults, "_free_memory", lambda gpu: int(memory * _GIB))
-    assert with_batch(GenerateConfig(), lambda: int(weights), on_gpu).batch == batch
-    assert with_batch(GenerateConfig(shard="1/2"), lambda: int(weights), on_gpu).batch == 8
-    assert with_batch(GenerateConfig(batch=5), lambda: int(weights), on_gpu).batch == 5
+    for name in ("_free_gpu_memory", "available_memory"):
+        monkeypatch.setattr(defaults, name, lambda: int(memory * _GIB))
+    need = (lambda samples: int(4 * _GIB + 0.2 * _GIB * samples)) if on_gpu else None
+    assert with_batch(GenerateConfig(), lambda: int(weights), need).batch == batch
+    assert with_batch(GenerateConfig(shard="1/2"), lambda: int(weights), need).batch == 8
+    assert with_batch(GenerateConfig(batch=5), lambda: int(weights), need).batch == 5
+
+
+def test_the_batch_on_a_gpu_follows_the_estimate(monkeypatch: pytest.MonkeyPatch) -> None:
+    model = open_model()
+    need = defaults._gpu_need(GenerateConfig(engine="torch", dtype="fp16"), model)
+    assert need(512) > need(64) >= need(8) > 0.5 * _GIB
+    for free, expected in ((80 * _GIB, 64), (need(64) / 0.8 + 1, 64), (0, 2)):
+        monkeypatch.setattr(defaults, "_free_gpu_memory", lambda free=free: int(free))
+        assert with_batch(GenerateConfig(), lambda: 10_260_000, need).batch == expected
 
 
 def test_workers_are_measured_for_long_runs_on_many_cores_only(
