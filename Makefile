@@ -4,7 +4,8 @@
 # make docs    docs/reference/cli.md, generated from the help texts of the commands
 # make docs-site  the documentation site in build/site; open build/site/index.html
 # make wheel   dist/*.whl and dist/*.tar.gz
-# make gpu-check  check engines, speed and tests on a machine with a CUDA device; writes runs/gpu (docs/guides/gpu.md)
+# make gpu-check  does dgkit work on this machine's CUDA device? 3 minutes; SIZE=speed: how fast is it? 10 minutes;
+#              writes runs/gpu (docs/guides/gpu.md)
 # make clean   remove what the other targets wrote
 #
 # Needs Python 3.11 or newer: `make PYTHON=python3.12 test` picks one. On a machine without an NVIDIA GPU,
@@ -18,8 +19,9 @@ INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c c
 ARGS ?=
 # Processes that run tests: a number, or `logical` for one per core.
 WORKERS ?= logical
-# Output folder of gpu-check.
+# Output folder and size of gpu-check: quick or speed.
 OUT ?= runs/gpu
+SIZE ?= quick
 
 .PHONY: demo test lint docs docs-site wheel gpu-check clean
 
@@ -48,7 +50,7 @@ wheel: $(VENV)/dev.stamp
 
 # Uses the Python that has a CUDA build of torch, not the environment in .venv.
 gpu-check:
-	$(PYTHON) benchmarks/gpu/check.py --out $(OUT) $(ARGS)
+	$(PYTHON) benchmarks/gpu/check.py --out $(OUT) --size $(SIZE) $(ARGS)
 
 clean:
 	rm -rf $(VENV) build dist demo .pytest_cache .mypy_cache .ruff_cache

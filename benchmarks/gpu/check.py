@@ -1,13 +1,16 @@
-"""Check dgkit on a machine with a CUDA device in less than ten minutes, without network access.
+"""Check dgkit on a machine with a CUDA device, without network access: does it work, and how fast is it?
 
-    make gpu-check                                          on that machine
+    make gpu-check                                          does it work? three minutes
+    make gpu-check SIZE=speed                               how fast is it? ten minutes
     python benchmarks/gpu/check.py --out DIR --wheels DIR   with missing packages from wheels, for this check only
     python benchmarks/gpu/check.py --out DIR --dry-run      the same steps on a CPU, in the smallest size
 
-Measures which engines work, their error against PyTorch in fp32 and their speed, and runs the tests that need a GPU.
-Each step is a process with its own time limit, the most valuable first, so a failing step does not stop the others. In
-``--out``: ``steps.csv`` and ``bench.csv``, written after each step, ``environment.json``, and the output of the steps
-in ``log.txt``. A step that fails or has no time left is a row too, and the exit code is then 1. See docs/guides/gpu.md.
+The short size builds each network of the embedded model with TensorRT, compares it with PyTorch, and makes ten images.
+The long one measures all engines, and runs the tests that need a GPU. Each step is a process with its own time limit,
+the most valuable first, so a failing step does not stop the others. In ``--out``: ``steps.csv`` and ``bench.csv``,
+written after each step, ``environment.json``, the output of the steps in ``log.txt``, and ``report.json``, which has
+all of it without paths and names, for a bug report. A step that fails or has no time left is a row too, and the exit
+code is then 1. See docs/guides/gpu.md.
 
 Imports only the standard library: dgkit may not even start on the machine, and that is a result.
 """
@@ -29,7 +32,7 @@ from pathlib import Path
 from typing import Any
 
 from processes import end, interrupt, kill_all, signal_all
-from steps import DGKIT, DRY, FULL, LIMIT, Machine, Plan, Step
+from steps import DGKIT, LIMIT, SIZES, Machine, Plan, QuickPlan, Step
 
 ROOT = Path(__file__).resolve().parents[2]
 COLUMNS = ("step", "state", "seconds", "limit", "concurrent", "detail", "command")
@@ -40,7 +43,12 @@ DUMP_SECONDS = 0.5  # for the processes of a step to write where they are
 HOOK = "import faulthandler, os, signal\nfaulthandler.register(signal.SIGUSR1, os.dup(2))\n"  # pytest replaces 2
 DUMP = re.compile("^(Current thread|Thread) 0x", re.MULTILINE)
 PATIENCE = 2  # time limit of a background step, relative to its expected time
-NAMES = [step.name for step in Plan(FULL, Machine(True, True, True, ""), Path()).steps()]
+PLANS: dict[str, type[Plan] | type[QuickPlan]] = {"quick": QuickPlan, "speed": Plan}
+NAMES = [
+    step.name for name, plan in reversed(PLANS.items())
+    for step in plan(SIZES[name][0], Machine(True, True, True, ""), Path()).steps()
+]  # fmt: skip
+REPORT_SECONDS = 60
 SHOWN = ("step", "network", "engine", "dtype", "batch", "ms_median", "images_per_hour", "x_official", "tflops", "share",
          "gbytes", "parity", "psnr", "error")  # fmt: skip
 
@@ -205,7 +213,8 @@ def read_arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, required=True, help="folder for the results")
     parser.add_argument("--wheels", type=Path, help="folder of wheels to install for this check only")
-    parser.add_argument("--minutes", type=float, default=9.5, help="time limit of the check (default: 9.5)")
+    parser.add_argument("--size", choices=tuple(PLANS), default="speed", help="quick: does it work? speed (default)")
+    parser.add_argument("--minutes", type=float, help="time limit of the check (default: 3 for quick, 9.5 for speed)")
     parser.add_argument("--steps", help=f"only these; the others count as done: {','.join(NAMES)}")
     parser.add_argument("--parts", help="parts of the step measure, see measure.py")
     parser.add_argument("--work", type=Path, help="folder for engines and logs, which is kept")
@@ -228,15 +237,19 @@ def main() -> int:
     work = (given.work or Path(tempfile.mkdtemp(prefix="dgkit-gpu-"))).resolve()
     (work / "site").mkdir(parents=True, exist_ok=True)
     (work / "site" / "sitecustomize.py").write_text(HOOK, encoding="utf-8")
-    check = Check(given.out.resolve(), work, 60 * given.minutes, variables(work, ROOT))
+    size = SIZES[given.size][given.dry_run]
+    check = Check(given.out.resolve(), work, 60 * (given.minutes or size.minutes), variables(work, ROOT))
     try:
         if given.wheels:
             install = [sys.executable, "-m", "pip", "install", "--no-index", "--no-deps", "--upgrade", "--target"]
             check.run([Step("wheels", [*install, work / "site", *sorted(given.wheels.resolve().glob("*.whl"))], 60)])
         check.run([Step("environment", [*DGKIT, "doctor", "--json"], 60)])
         machine = Machine.read(environment(work / "environment.log", check.out / "environment.json"))
-        steps = Plan(DRY if given.dry_run else FULL, machine, work, given.parts).steps()
+        steps = PLANS[given.size](size, machine, work, given.parts).steps()
         check.run([step for step in steps if step.name in chosen])
+        check.deadline = time.monotonic() + REPORT_SECONDS
+        report = ("--gpu-report", check.out / "report.json", "--check", check.out)
+        check.run([Step("report", [*DGKIT, "doctor", *report], REPORT_SECONDS)])
     finally:
         check.stop()
         print_rows(check.out / "bench.csv")

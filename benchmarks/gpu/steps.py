@@ -8,6 +8,7 @@ from typing import Any
 
 LIMIT = "DGKIT_GPU_CHECK_SECONDS"  # environment variable with the time limit of a step
 DGKIT = (sys.executable, "-m", "dgkit")
+NETWORKS = {"text_encoder": "fp32", "condition": "", "denoiser": "", "vae_encoder": "fp32", "vae_decoder": ""}
 MEASURE = (sys.executable, str(Path(__file__).with_name("measure.py")))
 BUILD = (*DGKIT, "build-engines")
 CHECK = (*DGKIT, "engines", "check", "torch")
@@ -33,7 +34,11 @@ PYTEST = (
     ),
     *sorted(str(path) for path in TESTS.rglob("test_*.py") if "pytest.mark.gpu" in path.read_text(encoding="utf-8")),
 )
+NO_CUDA = "needs a CUDA device, and this machine has none"
+NO_CARD = "needs the CUDA device, which a dry run does not use"
 CARD = "name,driver_version,memory.total,memory.used,pstate,clocks.sm,clocks.max.sm,power.limit,temperature.gpu"
+
+QUERY = ("nvidia-smi", f"--query-gpu={CARD}", "--format=csv")
 
 
 @dataclass(frozen=True)
@@ -80,7 +85,8 @@ class Size:
 
     ``name`` is the value of ``--size`` of measure.py. Engines are compared in dtype ``fast``, ONNX Runtime in dtype
     ``ort``, at ``batches`` of the denoiser; ``images`` are further options for whole images; ``seconds`` limits the
-    timed calls of a configuration. ``patience`` multiplies the expected time of each step.
+    timed calls of a configuration. ``patience`` multiplies the expected time of each step. ``minutes`` is the time
+    limit of all steps.
     """
 
     name: str
@@ -93,6 +99,7 @@ class Size:
     images: tuple[str, ...]
     seconds: float
     patience: float = 1.0
+    minutes: float = 9.5
 
 
 # The networks of Stable Diffusion 1.5 on a GPU; the smallest ones in a dry run, so that it takes minutes.
@@ -102,16 +109,54 @@ DRY = Size(
 )
 
 
+# Does it work? Networks and images of the embedded model on TensorRT; in a dry run those of a tiny one on a CPU.
+QUICK = Size("quick", "cuda", "", (), "fp16", "fp16", "", (), 0.0, minutes=3)
+QUICK_DRY = Size("quick-dry", "cpu", "", ("--random", "tiny"), "fp32", "fp32", "", (), 0.0, 6.0, minutes=18)
+SIZES = {"quick": (QUICK, QUICK_DRY), "speed": (FULL, DRY)}
+
+
+class QuickPlan:
+    """The steps of the short check: each network is built, run and compared with PyTorch; then ten images."""
+
+    def __init__(self, size: Size, machine: Machine, work: Path, parts: str | None = None) -> None:
+        del parts  # for the other plan
+        self.size, self.work, self.engine = size, work, "trt" if size.device == "cuda" else "ort"
+        self.cuda = NO_CUDA if size.device == "cuda" and not machine.cuda else ""
+        needed = {"trt": "tensorrt or tensorrt-rtx", "ort": "onnxruntime"}[self.engine]
+        present = machine.tensorrt or machine.tensorrt_rtx if self.engine == "trt" else "CPU" in machine.onnxruntime
+        self.lacks = self.cuda or ("" if present else f"needs {needed}")
+
+    def steps(self) -> list[Step]:
+        """Return all steps after ``doctor``. A failed network does not stop the others."""
+        scenes = self.work / "scenes"
+        model = ("--model", f"random:{self.size.small[1]}") if self.size.small else ()
+        images = (*DGKIT, "generate", scenes, "--count", "10", "--style-mix", "uniform", "--engine", self.engine,
+                  "--dtype", self.size.fast, "--device", self.size.device, *model)  # fmt: skip
+        no_card = NO_CARD if self.size.device == "cpu" else self.cuda
+        found = [
+            Step("card", QUERY, 5, no_card),
+            *(self._network(name, dtype or self.size.fast) for name, dtype in NETWORKS.items()),
+            Step("images", images, 40, self.lacks),
+            Step("verify", [*DGKIT, "verify", scenes], 10, self.lacks, after=("images",)),
+        ]
+        return [replace(step, seconds=step.seconds * self.size.patience) for step in found]
+
+    def _network(self, name: str, dtype: str) -> Step:
+        """Return the step that builds a network, runs it, and compares each output with PyTorch in fp32."""
+        command = [*CHECK, f"{self.engine}:{dtype}", "--networks", name, "--device", self.size.device, *self.size.small]
+        return Step(f"net_{name}", command, 25, self.lacks)
+
+
 class Plan:
     """The steps for a machine; files go to ``work``. ``parts`` restricts the step ``measure``."""
 
     def __init__(self, size: Size, machine: Machine, work: Path, parts: str | None = None) -> None:
         self.size, self.machine, self.work, self.parts = size, machine, work, parts or ""
         self.on = ("--device", size.device)
-        self.cuda = "" if machine.cuda else "needs a CUDA device, and this machine has none"
+        self.cuda = "" if machine.cuda else NO_CUDA
         self.here = self.cuda if size.device == "cuda" else ""
         if machine.cuda and size.device == "cpu":
-            self.cuda = "needs the CUDA device, which a dry run does not use"
+            self.cuda = NO_CARD
         provider = "CUDA" if size.device == "cuda" else "CPU"
         self.ort = "" if provider in machine.onnxruntime else f"needs onnxruntime with its {provider} provider"
         self.trt = "" if machine.tensorrt or machine.tensorrt_rtx else "needs tensorrt or tensorrt-rtx"
@@ -126,7 +171,7 @@ class Plan:
         no_trt = self.trt or self.cuda
         trial, build = self._tensorrt()
         steps = [
-            Step("card", ["nvidia-smi", f"--query-gpu={CARD}", "--format=csv"], 5, self.cuda),
+            Step("card", QUERY, 5, self.cuda),
             trial,
             self._measure("measure", 285, self.parts),
             build,

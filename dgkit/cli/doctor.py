@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
 
-from dgkit.cli.common import print_json
-from dgkit.cli.options import Json
+from dgkit.cli.common import print_json, say, size_text
+from dgkit.cli.options import ControlNet, Json, option
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -13,13 +14,29 @@ if TYPE_CHECKING:
     from dgkit.diagnosis import Diagnosis
 
 
-def doctor(as_json: Json = False) -> None:
+def doctor(
+    model: Annotated[
+        str | None, option("M", "Estimate the GPU memory of this model folder, hub id or random:NAME")
+    ] = None,
+    controlnet: ControlNet = None,
+    dtype: Annotated[str, option("D", "Number format of the estimate: fp32, bf16, fp16, int8 or fp8")] = "fp16",
+    batches: Annotated[str, option("N,N", "Denoiser samples per call of the estimate")] = "1,8,32",
+    gpu_report: Annotated[
+        Path | None, option("FILE", "Write versions, engines and gpu-check results, without paths and names")
+    ] = None,
+    check: Annotated[Path | None, option("DIR", "Results of make gpu-check for the report; default: runs/gpu")] = None,
+    as_json: Json = False,
+) -> None:
     """Show versions, devices, engines and CPU features of this machine, and how to install what is missing."""
     from dgkit.diagnosis import diagnose
 
+    memory = None if model is None else _memory(model, controlnet, dtype, batches)
     found = diagnose()
+    if gpu_report is not None:
+        _report(gpu_report, found, check)
+        return
     if as_json:
-        print_json(found.as_dict())
+        print_json(found.as_dict() | ({} if memory is None else {"memory": memory}))
         return
     from rich.console import Console
 
@@ -28,6 +45,48 @@ def doctor(as_json: Json = False) -> None:
     _engines(console, found)
     _packages(console, found)
     _summary(console, found)
+    if memory is not None:
+        _print_memory(console, memory)
+
+
+def _report(target: Path, found: Diagnosis, check: Path | None) -> None:
+    from dgkit.engines.gpu_report import write_report
+
+    usual = Path("runs/gpu")
+    folder = check or (usual if (usual / "steps.csv").is_file() else None)
+    content = write_report(target, found, folder)
+    results = "no results of gpu-check" if folder is None else f"{len(content['check']['steps'])} steps of gpu-check"
+    say(f"{target}: {size_text(target.stat().st_size)}, {len(content['engines'])} engines, {results}")
+    if folder is None:
+        say("make gpu-check measures this GPU; run it first for a report about speed or wrong results")
+
+
+def _memory(model: str, controlnet: str | None, dtype: str, batches: str) -> dict[str, Any]:
+    """Return the estimated bytes of GPU memory of each network, and of a run, for each number of samples."""
+    from dgkit.diffusion.loading import open_model
+    from dgkit.diffusion.model_memory import model_needs
+    from dgkit.engines.memory_estimate import together
+    from dgkit.errors import UsageError
+
+    parts = [part.strip() for part in batches.split(",")]
+    if not all(part.isdecimal() and int(part) for part in parts):
+        raise UsageError(f"--batches {batches!r}; expected positive numbers", "for example --batches 1,8,32")
+    source, rows = open_model(model, controlnet), []
+    for batch in map(int, parts):
+        needs = model_needs(source, dtype, batch)
+        networks = [{"network": need.network, "dtype": need.dtype, "batch": need.batch, "weights": need.weights,
+                     "activations": need.activations} for need in needs]  # fmt: skip
+        rows.append({"batch": batch, "total": together(needs), "networks": networks})
+    return {"model": source.info.name, "dtype": dtype, "runs": rows}
+
+
+def _print_memory(console: Console, memory: dict[str, Any]) -> None:
+    console.print(f"[bold]GPU memory[/bold] of {memory['model']} in {memory['dtype']}, estimated", markup=True)
+    for run in memory["runs"]:
+        console.print(f"  --batch {run['batch']}: {size_text(run['total'])}")
+        for need in run["networks"]:
+            figures = f"weights {size_text(need['weights'])}, activations {size_text(need['activations'])}"
+            console.print(f"    {need['network']:<13} {need['dtype']} at batch {need['batch']:<4} {figures}")
 
 
 def _machine(console: Console, found: Diagnosis) -> None:

@@ -32,9 +32,8 @@ def device_for(monkeypatch: pytest.MonkeyPatch) -> Any:
                 if len(tensors["latents"]) > samples:
                     raise EngineError(text) if text.startswith("the engine") else RuntimeError(text)
                 sizes.append(len(tensors["latents"]))
-            rows = [
-                run(self, {name: value[i : i + 1] for name, value in tensors.items()}) for i in range(_count(tensors))
-            ]
+            count = len(next(iter(tensors.values())))
+            rows = [run(self, {name: value[i : i + 1] for name, value in tensors.items()}) for i in range(count)]
             return {name: torch.cat([row[name] for row in rows]) for name in rows[0]}
 
         monkeypatch.setattr(TorchRunner, "_run", limited)

@@ -58,7 +58,7 @@ def without_dgkit(tmp_path: Path) -> dict[str, str]:
 def test_dry_run_measures_and_names_what_it_skips(tmp_path: Path) -> None:
     result, rows = run(tmp_path / "out", "--dry-run", "--steps", "card,measure,tests,trt", "--parts", "vae,small")
     assert result.returncode == 0, result.stdout + result.stderr
-    assert list(rows) == ["environment", "card", "measure", "tests", "trt"]
+    assert list(rows) == ["environment", "card", "measure", "tests", "trt", "report"]
     assert {name: rows[name]["state"] for name in ("environment", "measure")} == {"environment": "ok", "measure": "ok"}
     for name in ("card", "tests", "trt"):
         assert rows[name]["state"] == "skipped" and rows[name]["detail"].startswith("needs ")
@@ -71,6 +71,32 @@ def test_dry_run_measures_and_names_what_it_skips(tmp_path: Path) -> None:
     assert "===== measure: " in (tmp_path / "out" / "log.txt").read_text()
     assert rows["measure"]["command"].startswith("python benchmarks/gpu/measure.py --size dry ")
     assert "step measure  network denoiser" in result.stdout
+
+
+def test_short_check_compares_networks_and_makes_images(tmp_path: Path) -> None:
+    result, rows = run(tmp_path / "out", "--size", "quick", "--dry-run", "--steps", "card,net_condition,images,verify")
+    assert result.returncode == 0, result.stdout + result.stderr
+    states = {name: row["state"] for name, row in rows.items()}
+    assert states == {"card": "skipped"} | dict.fromkeys(
+        ("environment", "net_condition", "images", "verify", "report"), "ok"
+    )
+    assert "engines check torch ort:fp32 --networks condition" in rows["net_condition"]["command"]
+    report = (tmp_path / "out" / "report.json").read_text()
+    assert '"images"' in report and str(tmp_path) not in report and str(ROOT) not in report
+
+
+def test_short_check_covers_every_network_on_tensorrt() -> None:
+    with load_script("gpu/check") as script:
+        size, dry = script.SIZES["quick"]
+        lacking = script.QuickPlan(size, script.Machine(True, False, False, ""), Path()).steps()
+        found = script.QuickPlan(size, script.Machine(True, False, True, ""), Path()).steps()
+    commands = {step.name: " ".join(map(str, step.command)) for step in found}
+    for name, dtype in {"text_encoder": "fp32", "denoiser": "fp16", "vae_encoder": "fp32"}.items():
+        assert f"check torch trt:{dtype} --networks {name} --device cuda" in commands[f"net_{name}"]
+    assert "--count 10" in commands["images"] and "--engine trt --dtype fp16" in commands["images"]
+    assert not any(step.lacks for step in found) and (size.minutes, dry.device) == (3, "cpu")
+    assert sum(step.seconds for step in found) <= 60 * size.minutes
+    assert {step.lacks for step in lacking} == {"", "needs tensorrt or tensorrt-rtx"}
 
 
 def test_parts_without_time_left_are_named(tmp_path: Path) -> None:
@@ -86,7 +112,7 @@ def test_parts_without_time_left_are_named(tmp_path: Path) -> None:
 def test_failing_step_does_not_stop_the_others(tmp_path: Path, without_dgkit: dict[str, str]) -> None:
     result, rows = run(tmp_path / "out", "--dry-run", "--steps", "measure,parity", variables=without_dgkit)
     assert result.returncode == 1
-    assert {row["state"] for row in rows.values()} == {"failed"} and len(rows) == 3
+    assert {row["state"] for row in rows.values()} == {"failed"} and len(rows) == 4
     assert all("pydantic is broken here" in row["detail"] for row in rows.values())
     assert not (tmp_path / "out" / "bench.csv").exists() and not (tmp_path / "out" / "environment.json").exists()
 
