@@ -3,10 +3,12 @@
 The wording is that of DGInStyle (gen_datasets.py, demo.py).
 """
 
+from collections.abc import Sequence
+
 import numpy as np
 
 from dgkit.errors import UsageError, did_you_mean
-from dgkit.labels import CLASSES, NUM_CLASSES
+from dgkit.labels import CLASSES
 
 STYLES = ("sunny", "snowy", "rainy", "foggy", "night")
 NO_STYLE = "none"  # ordinary daylight: no style in the prompt
@@ -20,14 +22,15 @@ def check_style(style: str) -> None:
         raise UsageError(f"unknown style {style!r}; known styles: {', '.join(STYLE_NAMES)}", hint)
 
 
-def caption(label: np.ndarray) -> str:
+def caption(label: np.ndarray, names: Sequence[str] = CLASSES) -> str:
     """Return the names of the classes present, in ascending train id and separated by single spaces.
 
-    ``label`` is an integer array of train ids [H, W]; ignored pixels are skipped, so the result may be empty.
+    ``label`` is an integer array of train ids [H, W] of the classes ``names``; ignored pixels are skipped, so the
+    result may be empty.
     Source: DGInStyle, controlnet/dataset_GTA.py.
     """
-    counts = np.bincount(np.asarray(label).ravel(), minlength=NUM_CLASSES)[:NUM_CLASSES]
-    return " ".join(CLASSES[i] for i in np.flatnonzero(counts))
+    counts = np.bincount(np.asarray(label).ravel(), minlength=len(names))[: len(names)]
+    return " ".join(names[i] for i in np.flatnonzero(counts))
 
 
 def compose(caption: str, style: str) -> str:

@@ -30,20 +30,24 @@ def make_micro_model(
     defaults: dict[str, Any] | None = None,
     with_controlnet: bool = True,
     vae_attention: bool = False,
+    taxonomy: str = "cityscapes19",
 ) -> Path:
     """Write a model folder and return it.
 
     ``vae_factor`` is a power of two; ``sample_size`` is the UNet's tile in latent cells, so the model's own image size
     is ``vae_factor * sample_size`` pixels. ``text_time`` adds the pooled text to the time embedding
     (``addition_embed_type="text"``). ``vae_attention`` gives the VAE the middle attention of Stable Diffusion's.
-    ``defaults`` becomes ``dgkit.json``. The same arguments give the same weights.
+    ``defaults`` becomes ``dgkit.json``; ``taxonomy`` gives the condition channels. The same arguments give the same
+    weights.
     """
     import torch
     from diffusers import AutoencoderKL, ControlNetModel, UNet2DConditionModel
 
+    from dgkit.diffusion.model_folder import condition_text
+    from dgkit.taxonomies import find_taxonomy
     from dgkit.training.diffusion.model_files import PIPELINE_INDEX
 
-    folder = Path(folder)
+    folder, classes = Path(folder), find_taxonomy(taxonomy)
     width = 64 if text_time else 16
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
@@ -52,10 +56,12 @@ def make_micro_model(
         if with_controlnet:
             levels = vae_factor.bit_length() - 1
             controlnet = ControlNetModel.from_unet(
-                unet, conditioning_channels=20, conditioning_embedding_out_channels=(4,) * levels + (8,)
+                unet, conditioning_channels=classes.channels, conditioning_embedding_out_channels=(4,) * levels + (8,)
             )
             _wake_zero_layers(controlnet)
             controlnet.save_pretrained(folder / "controlnet")
+            if (text := condition_text(classes)) is not None:
+                (folder / "controlnet" / "dgkit.json").write_text(text, encoding="utf-8")
         AutoencoderKL(**_vae_config(vae_factor, latent_channels, vae_attention)).save_pretrained(folder / "vae")
         _save_text(folder, width, text_length)
     _save_scheduler(folder, prediction_type, timestep_spacing, zero_snr)

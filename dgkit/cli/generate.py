@@ -20,7 +20,7 @@ STAGES = {"index": ("Reading label maps", "maps"), "generate": ("Generating", "i
           "measure": ("Measuring", "scenes"), "filter": ("Filtering", "labels"),
           "card": ("Counting classes", "labels")}  # fmt: skip
 PANELS = {
-    "Label maps": "labels jobs dataset world encoding split label_scale rare",
+    "Label maps": "labels jobs dataset world encoding split taxonomy label_scale rare",
     "Model": "model controlnet engine dtype device engine_recipe cuda_graph rebuild",
     "Scenes": "count preset style_mix balance_classes balance_styles size seed",
     "Label quality": "judge min_agreement redraws boundary duplicates",

@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from dgkit.cli.common import print_json, say
-from dgkit.cli.options import Json
+from dgkit.cli.options import Json, option
 
 
 def swap(
@@ -17,6 +17,9 @@ def swap(
         typer.Argument(metavar="CONTROLNET", help="ControlNet folder or hub id (owner/name or owner/name/subfolder)"),
     ],
     out: Annotated[str, typer.Argument(metavar="OUT", help="New model folder, for dgkit and diffusers")],
+    taxonomy: Annotated[
+        str | None, option("T", "Classes of a ControlNet that states none: camvid11 or FILE.yaml")
+    ] = None,
     as_json: Json = False,
 ) -> None:
     """Join a prior and a ControlNet in one model folder, checking every key and shape both ways.
@@ -26,8 +29,9 @@ def swap(
     from dataclasses import asdict
 
     from dgkit.diffusion.style_swap import swap as join
+    from dgkit.taxonomies import find_taxonomy
 
-    report = join(prior, controlnet, out)
+    report = join(prior, controlnet, out, None if taxonomy is None else find_taxonomy(taxonomy))
     if as_json:
         facts = asdict(report)
         print_json({key: value if isinstance(value, (int, dict)) else str(value) for key, value in facts.items()})

@@ -22,7 +22,8 @@ from dgkit.diffusion.presets import PRESETS
 from dgkit.engines.runner import Calibration, Call, Network
 from dgkit.engines.torch_runner import TorchRunner
 from dgkit.errors import EngineError
-from dgkit.prompts import STYLES, caption, compose
+from dgkit.prompts import STYLES
+from dgkit.taxonomies import CITYSCAPES19, Taxonomy
 
 FORMAT = 1  # increase it when a change in dgkit records other calls for the same model and settings
 SEED = 77
@@ -76,8 +77,16 @@ def scene_request(info: ModelInfo, number: int) -> SceneRequest:
     height = max(info.defaults.label_height or 0, info.size, 32)
     label = render("source", SEED, number, height=height, width=2 * height).label
     y, x = np.random.default_rng([SEED, number]).integers(0, np.array(label.shape) - info.size + 1)
-    label = np.ascontiguousarray(label[y : y + info.size, x : x + info.size])
-    return SceneRequest(label, compose(caption(label), STYLES[number % len(STYLES)]), SEED + number)
+    label = _as_classes(np.ascontiguousarray(label[y : y + info.size, x : x + info.size]), info.taxonomy)
+    return SceneRequest(label, "", SEED + number, STYLES[number % len(STYLES)], info.taxonomy)
+
+
+def _as_classes(label: np.ndarray, taxonomy: Taxonomy) -> np.ndarray:
+    """Return a label of the city with the classes of ``taxonomy``: by its table, else any class for each of the 19."""
+    if taxonomy.is_default:
+        return label
+    mapped = taxonomy.table_from(CITYSCAPES19)[label] if CITYSCAPES19.name in taxonomy.map else label % taxonomy.size
+    return mapped.astype(np.uint8)
 
 
 def calibrating_places(step: int, scenes: int, halves: int) -> list[tuple[int, int]]:
@@ -130,6 +139,7 @@ def _facts(model: ModelSource) -> dict[str, int | str]:
         "scheduler": info.scheduler,
         "guidance": info.defaults.guidance_scale,
         "label_height": info.defaults.label_height,
+        **({} if info.taxonomy.is_default else {"taxonomy": info.taxonomy.document()}),
     }
     return {
         "calibration_seed": SEED,

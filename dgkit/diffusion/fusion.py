@@ -3,23 +3,23 @@
 import cv2
 import numpy as np
 
-from dgkit.labels import IGNORE, NUM_CLASSES
+from dgkit.labels import NUM_CLASSES
 
 REFERENCE_AREA = 512 * 512  # label size in pixels that area thresholds refer to
 
 
-def large_components(label: np.ndarray, large_area: int) -> np.ndarray:
+def large_components(label: np.ndarray, large_area: int, classes: int = NUM_CLASSES) -> np.ndarray:
     """Return bool [H, W]: the union over classes of 8-connected components with more than ``large_area`` pixels.
 
-    ``label`` uint8 [H, W] of train ids; ignore (255) belongs to no component. The threshold is scaled by the label's
-    area over 512 x 512.
+    ``label`` uint8 [H, W] of train ids below ``classes``; ignore (255) belongs to no component. The threshold is scaled
+    by the label's area over 512 x 512.
 
     Source: DGInStyle, controlnet/tools/refine.py and pipeline_refine.py.
     """
     threshold = large_area * label.size / REFERENCE_AREA
     mask = np.zeros(label.shape, dtype=bool)
     for train_id in np.unique(label):
-        if train_id >= NUM_CLASSES or train_id == IGNORE:
+        if train_id >= classes:
             continue
         member = (label == train_id).astype(np.uint8)
         if member.sum() <= threshold:

@@ -63,10 +63,11 @@ PRIOR = HubFiles(
         "tokenizer/special_tokens_map.json",
         "tokenizer/added_tokens.json",
         "controlnet/config.json",
+        "controlnet/dgkit.json",
     ),
     parts={f"{part}/": part for part in ("text_encoder", "unet", "vae")},
 )
-CONTROLNET = HubFiles(needed=("config.json",), optional=(), parts={"": "controlnet"})
+CONTROLNET = HubFiles(needed=("config.json",), optional=("dgkit.json",), parts={"": "controlnet"})
 _HUB_ID = re.compile(r"^[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*(/[\w.-]+)*$")
 
 

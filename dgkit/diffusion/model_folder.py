@@ -17,9 +17,9 @@ from dgkit.diffusion.part_config import PARTS, TEXT_ENCODERS, read_config, read_
 from dgkit.diffusion.tokenizer_files import TokenizerFiles, TokenizerPair
 from dgkit.diffusion.weight_files import check_headers, count_weights, find_weights
 from dgkit.engines.spec import TIME_VALUES
-from dgkit.errors import ModelError, UsageError, one_line, shown
+from dgkit.errors import InputError, ModelError, UsageError, one_line, shown
 from dgkit.files import digest_file
-from dgkit.labels import CONDITION_CHANNELS
+from dgkit.taxonomies import CITYSCAPES19, Taxonomy, find_taxonomy
 
 if TYPE_CHECKING:
     from torch import nn
@@ -42,6 +42,13 @@ class ModelDefaults(Config):
     """Sampler preset that was measured with the model, used if none is stated."""
 
 
+class ConditionDefaults(Config):
+    """``controlnet/dgkit.json``: what the condition channels of a ControlNet are."""
+
+    taxonomy: str | dict[str, Any] | None = None
+    """Name or content of the taxonomy whose classes are the channels; None: the 19 classes of Cityscapes."""
+
+
 @dataclass(frozen=True)
 class ModelInfo:
     """Sizes and settings of a model: ``tile`` in latent cells per side, ``text_length`` in tokens."""
@@ -62,6 +69,7 @@ class ModelInfo:
     """Whether the embeddings of an empty prompt are zeros."""
     vae_fp16: bool = True
     """Whether the VAE's activations stay in the range of fp16."""
+    taxonomy: Taxonomy = CITYSCAPES19
 
     @property
     def size(self) -> int:
@@ -81,7 +89,7 @@ class ModelInfo:
             "height": self.tile,
             "width": self.tile,
             "rgb": 3,
-            "classes": CONDITION_CHANNELS,
+            "classes": self.taxonomy.channels,
             "image_height": self.size,
             "image_width": self.size,
         }
@@ -127,10 +135,11 @@ class ModelSource(Protocol):
 class ModelFolder:
     """The parts of a model in a folder, checked to fit together; weights are read by :meth:`part`.
 
-    Raises ModelError with the missing part, or the file and what differs.
+    The condition channels are the classes of ``taxonomy``, by default of the one that the ControlNet states. Raises
+    ModelError with the missing part, or the file and what differs.
     """
 
-    def __init__(self, root: Path, controlnet: Path | None = None) -> None:
+    def __init__(self, root: Path, controlnet: Path | None = None, taxonomy: Taxonomy | None = None) -> None:
         self.root = root
         self.paths = find_parts(root)
         if controlnet is not None:
@@ -139,8 +148,9 @@ class ModelFolder:
             if not path.is_dir():
                 raise ModelError(f"the model folder {root} has no {name}/", _HINTS.get(name, ""))
         self.configs = {name: read_config(path, name) for name, path in self.paths.items()}
-        check_fit(self.configs, self.paths)
-        self.info = _info(root, self.configs)
+        classes = taxonomy or controlnet_taxonomy(self.paths["controlnet"])
+        check_fit(self.configs, self.paths, classes)
+        self.info = _info(root, self.configs, classes)
         self.part = functools.cache(self._build)
 
     def _build(self, name: str) -> "nn.Module":
@@ -180,6 +190,8 @@ class ModelFolder:
             total.update(f"{name} {files} ".encode())
             total.update(json.dumps(self.configs[name], sort_keys=True).encode())
         if not parts:
+            if not self.info.taxonomy.is_default:
+                total.update(self.info.taxonomy.text.encode())
             total.update(json.dumps(self.info.scheduler, sort_keys=True).encode())
             for tokens, config in tokenizers(self.root, self.configs):
                 total.update("".join(tokens.digest_parts(_width(config), _positions(config))).encode())
@@ -237,10 +249,10 @@ def tokenizers(root: Path, configs: Mapping[str, dict[str, Any]]) -> list[tuple[
     return [(TokenizerFiles(folder), configs[name]) for folder, name in found]
 
 
-def check_fit(configs: dict[str, dict[str, Any]], paths: dict[str, Path]) -> None:
-    """Raise ModelError unless ControlNet, UNet, VAE and text encoders fit together and the 20-channel condition."""
+def check_fit(configs: dict[str, dict[str, Any]], paths: dict[str, Path], taxonomy: Taxonomy = CITYSCAPES19) -> None:
+    """Raise ModelError unless ControlNet, UNet, VAE and text encoders fit together and the channels of ``taxonomy``."""
     unet, control, vae = (configs[name] for name in ("unet", "controlnet", "vae"))
-    _check_controlnet(unet, control, paths)
+    _check_controlnet(unet, control, paths, taxonomy)
     latents, cells = vae.get("latent_channels", 4), unet.get("in_channels", 4)
     if latents != cells:
         raise ModelError(
@@ -281,11 +293,17 @@ def family(unet: Mapping[str, Any]) -> str:
     return names.get(unet.get("cross_attention_dim", 1280), "a model of another size")
 
 
-def _check_controlnet(unet: dict[str, Any], control: dict[str, Any], paths: dict[str, Path]) -> None:
+def _check_controlnet(
+    unet: dict[str, Any], control: dict[str, Any], paths: dict[str, Path], taxonomy: Taxonomy
+) -> None:
     where = paths["controlnet"]
     channels = control.get("conditioning_channels", 3)
-    if channels != CONDITION_CHANNELS:
-        raise ModelError(f"the ControlNet {where} has {channels} condition channels; expected {CONDITION_CHANNELS}")
+    if channels != taxonomy.channels:
+        raise ModelError(
+            f"the ControlNet {where} has {channels} condition channels; expected {taxonomy.channels}: the "
+            f"{taxonomy.size} classes of {taxonomy.name} and ignore",
+            f"for a ControlNet of other classes: dgkit swap PRIOR {where} MODEL --taxonomy FILE.yaml",
+        )
     shared = ("in_channels", "block_out_channels", "down_block_types", "layers_per_block", "cross_attention_dim")
     for key in (*shared, "addition_embed_type"):
         if control.get(key) != unet.get(key):
@@ -312,7 +330,7 @@ def _vae_factor(vae: dict[str, Any]) -> int:
     return int(2 ** (len(vae.get("block_out_channels") or (64,)) - 1))
 
 
-def _info(root: Path, configs: dict[str, dict[str, Any]]) -> ModelInfo:
+def _info(root: Path, configs: dict[str, dict[str, Any]], taxonomy: Taxonomy) -> ModelInfo:
     unet, vae = configs["unet"], configs["vae"]
     tile = unet.get("sample_size")
     if not isinstance(tile, int):
@@ -335,6 +353,7 @@ def _info(root: Path, configs: dict[str, dict[str, Any]]) -> ModelInfo:
         pooled_width=_pooled_width(configs),
         zero_empty=two and index.get("force_zeros_for_empty_prompt", True) is not False,
         vae_fp16=not (two and vae.get("force_upcast", True)),
+        taxonomy=taxonomy,
     )
 
 
@@ -361,3 +380,21 @@ def _defaults(path: Path) -> ModelDefaults:
         return load_config(ModelDefaults, read_json(path))
     except UsageError as error:
         raise ModelError(f"{path}: {error.message}", error.hint) from error
+
+
+def controlnet_taxonomy(folder: Path) -> Taxonomy:
+    """Return the taxonomy that the ``dgkit.json`` of a ControlNet states, by default Cityscapes. Raises ModelError."""
+    path = folder / "dgkit.json"
+    if not path.is_file():
+        return CITYSCAPES19
+    try:
+        return find_taxonomy(load_config(ConditionDefaults, read_json(path)).taxonomy)
+    except (UsageError, InputError) as error:
+        raise ModelError(f"{path}: {error.message}", error.hint) from error
+
+
+def condition_text(taxonomy: Taxonomy) -> str | None:
+    """Return the content of the ``dgkit.json`` of a ControlNet of these classes; None if they are the default."""
+    if taxonomy.is_default:
+        return None
+    return json.dumps({"taxonomy": taxonomy.document()}, indent=2) + "\n"

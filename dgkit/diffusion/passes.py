@@ -25,6 +25,7 @@ from dgkit.diffusion.schedule import Schedule, State
 from dgkit.diffusion.tiles import Windows
 from dgkit.errors import UsageError
 from dgkit.prompts import caption, compose
+from dgkit.taxonomies import CITYSCAPES19, Taxonomy
 
 BATCH_SIZES = 4  # distinct batch sizes on a GPU, each captured once, when images have different numbers of windows
 SECOND_PASS_CALLS = 8  # denoiser calls per step that images are grouped for; only the last one may be partly empty
@@ -38,21 +39,22 @@ _Step = Callable[[int, Tensor], Tensor]  # (index of the step, latents) -> predi
 class SceneRequest:
     """An image to generate; ``label`` uint8 [H, W] of train ids, 255 = ignore, H and W multiples of the VAE factor.
 
-    ``style`` instead of ``prompt`` composes the prompt from the classes of the label and a style such as "snowy".
-    Raises UsageError for both, or an unknown style.
+    ``style`` instead of ``prompt`` composes the prompt from the classes of the label, those of ``taxonomy``, and a
+    style such as "snowy". Raises UsageError for both, or an unknown style.
     """
 
     label: np.ndarray
     prompt: str = ""
     seed: int = 0
     style: InitVar[str | None] = None
+    taxonomy: InitVar[Taxonomy] = CITYSCAPES19
 
-    def __post_init__(self, style: str | None) -> None:
+    def __post_init__(self, style: str | None, taxonomy: Taxonomy) -> None:
         if style is None:
             return
         if self.prompt:
             raise UsageError("prompt and style cannot be combined in a SceneRequest", "drop one of the two")
-        object.__setattr__(self, "prompt", compose(caption(self.label), style))
+        object.__setattr__(self, "prompt", compose(caption(self.label, taxonomy.prompt_names), style))
 
 
 @dataclass
@@ -270,7 +272,8 @@ class Run:
         crops = [self.crops(scene, layout, rescale) for scene, layout in zip(scenes, windows, strict=True)]
         groups = [torch.cat(crops)] if self.on_gpu else crops
         parts = [part for group in groups for part in group.split(self.batch)]
-        return torch.cat([self.pipeline.condition(one_hot(part)) for part in parts])
+        channels = self.pipeline.info.taxonomy.channels
+        return torch.cat([self.pipeline.condition(one_hot(part, channels)) for part in parts])
 
     def crops(self, scene: SceneState, windows: Windows, rescale: int) -> Tensor:
         """Return the labels of the windows, uint8 [len(windows), f*th, f*tw]."""

@@ -127,7 +127,8 @@ class Pipeline:
         tokenizer alone would cut off exactly that clause.
         """
         limit = self.info.text_length
-        return fit_words(prompt, lambda text: len(self.tokenizer(text)["input_ids"]) <= limit)
+        names = self.info.taxonomy.prompt_names
+        return fit_words(prompt, lambda text: len(self.tokenizer(text)["input_ids"]) <= limit, names)
 
     def encode_text(self, prompts: Sequence[str]) -> dict[str, Tensor]:
         """Return the embedding of each prompt, padded and truncated to the model's length.
@@ -163,7 +164,7 @@ class Pipeline:
         return {"text_embeds": pooled, "time_ids": sizes.expand(len(pooled), -1)}
 
     def condition(self, onehot: Tensor) -> Tensor:
-        """Return the condition embedding, float [N, C, h, w], of one-hot labels, float [N, 20, f*h, f*w]."""
+        """Return the condition embedding, float [N, C, h, w], of one-hot labels, float [N, K+1, f*h, f*w]."""
         return self.runners["condition"](label=onehot)["condition"]
 
     def denoise(self, latents: Tensor, timestep: Tensor, text: Tensor, condition: Tensor, **added: Tensor) -> Tensor:
@@ -207,12 +208,12 @@ def _zero_rows(value: Tensor, rows: Sequence[bool]) -> Tensor:
     return torch.where(kept.reshape(-1, *[1] * (value.ndim - 1)), value, 0.0)
 
 
-def one_hot(labels: Tensor) -> Tensor:
-    """Return the one-hot condition, float32 [N, 20, H, W], of labels uint8 [N, H, W], on their device.
+def one_hot(labels: Tensor, count: int = CONDITION_CHANNELS) -> Tensor:
+    """Return the one-hot condition, float32 [N, count, H, W], of labels uint8 [N, H, W], on their device.
 
-    Channel 19 is ignore: 255 and 19. The input is unchanged. Source: DGInStyle,
+    The last channel, by default 19, is ignore: 255 and 19. The input is unchanged. Source: DGInStyle,
     tools/training_classes.py, which writes 19 into the caller's array.
     """
-    channels = torch.arange(CONDITION_CHANNELS, device=labels.device, dtype=torch.uint8)
-    clipped = labels.clamp(max=CONDITION_CHANNELS - 1)
+    channels = torch.arange(count, device=labels.device, dtype=torch.uint8)
+    clipped = labels.clamp(max=count - 1)
     return (clipped[:, None] == channels[None, :, None, None]).float()

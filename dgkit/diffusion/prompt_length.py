@@ -1,32 +1,32 @@
 """Shortening a prompt to the length that a text encoder supports, without losing its style."""
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from dgkit.labels import CLASSES
 
 _STYLE = re.compile(r"^(?P<head>.*?)(?P<style>, in [^,]*\.?)?$", re.DOTALL)
 
 
-def fit_words(prompt: str, fits: Callable[[str], bool]) -> tuple[str, bool]:
+def fit_words(prompt: str, fits: Callable[[str], bool], names: Sequence[str] = CLASSES) -> tuple[str, bool]:
     """Drop the last class names (or words) of ``prompt`` until ``fits``; return it and whether any were dropped.
 
-    A final clause ", in <style> weather." is kept. "traffic light" is dropped as one name.
+    A final clause ", in <style> weather." is kept. Of the class ``names``, "traffic light" is dropped as one.
     """
     if fits(prompt):
         return prompt, False
     match = _STYLE.match(prompt)
     head, style = (match["head"], match["style"] or "") if match else (prompt, "")
     while head:
-        head = _drop_last(head)
+        head = _drop_last(head, names)
         if fits(head + style):
             break
     return (head + style).removeprefix(", "), True
 
 
-def _drop_last(text: str) -> str:
+def _drop_last(text: str, names: Sequence[str]) -> str:
     text = text.rstrip()
-    for name in CLASSES:
+    for name in names:
         if " " in name and text.endswith(name):
             return text[: -len(name)].rstrip()
     return text.rpartition(" ")[0].rstrip()

@@ -19,7 +19,7 @@ from dgkit.diffusion.pipeline import Pipeline
 from dgkit.diffusion.pixels import resize
 from dgkit.diffusion.presets import Preset, find_preset
 from dgkit.errors import EngineError, LabelError, UsageError
-from dgkit.labels import CONDITION_CHANNELS, IGNORE
+from dgkit.labels import IGNORE
 from dgkit.progress import Advance
 
 __all__ = ["SceneRequest", "SceneResult", "sample"]
@@ -96,9 +96,12 @@ def _check(pipeline: Pipeline, request: SceneRequest) -> None:
     label = request.label
     if label.ndim != 2 or label.dtype != np.uint8:
         raise UsageError(f"label is {label.dtype} {list(label.shape)}; expected uint8 [height, width]")
-    unknown = np.setdiff1d(label, np.append(np.arange(CONDITION_CHANNELS), IGNORE))
+    taxonomy = pipeline.info.taxonomy
+    unknown = np.setdiff1d(label, np.append(np.arange(taxonomy.channels), IGNORE))
     if unknown.size:
-        raise LabelError(f"label has ids {unknown[:5].tolist()}; allowed: train ids 0 to 18, and 255 for ignore")
+        raise LabelError(
+            f"label has ids {unknown[:5].tolist()}; allowed: train ids 0 to {taxonomy.size - 1}, and 255 for ignore"
+        )
     pipeline.check_size(*label.shape)
 
 

@@ -73,7 +73,9 @@ class SamplingPlan:
     def redraw(self, label: np.ndarray) -> Redraw:
         """Return the second pass of ``label``, uint8 [H, W] of train ids."""
         grid = self.windows(label.shape, self.preset.rescale)
-        keep = downscale(large_components(label, self.preset.large_area), grid.height, grid.width)
+        keep = downscale(
+            large_components(label, self.preset.large_area, self.info.taxonomy.size), grid.height, grid.width
+        )
         if self.preset.windows == "grid":
             return Redraw(keep, grid)
         windows = cover_windows(~keep, self.info.tile, grid.smooth)

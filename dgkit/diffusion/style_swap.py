@@ -20,7 +20,7 @@ import torch
 
 from dgkit.data.listing import is_hidden
 from dgkit.diffusion.hub import find_controlnet, find_model
-from dgkit.diffusion.model_folder import ModelFolder
+from dgkit.diffusion.model_folder import ModelFolder, condition_text, controlnet_taxonomy
 from dgkit.diffusion.part_config import KNOWN_PARTS, read_json
 from dgkit.diffusion.weight_files import find_weights
 from dgkit.diffusion.weights import check_finite, check_keys, read_shapes, skeleton
@@ -28,6 +28,7 @@ from dgkit.engines.modules import Denoiser, without_condition_embedding
 from dgkit.engines.spec import TIME_VALUES
 from dgkit.errors import ModelError, OutputError, one_line
 from dgkit.files import output_error, temporary_path, user_path
+from dgkit.taxonomies import Taxonomy, mixed
 
 _EXTRACTORS = (["transformers", "CLIPImageProcessor"], ["transformers", "CLIPFeatureExtractor"])
 _SCHEDULER = re.compile(r"[A-Z]\w*Scheduler")
@@ -52,19 +53,20 @@ class SwapReport:
     existed: bool
 
 
-def swap(prior: str | Path, controlnet: str | Path, out: str | Path) -> SwapReport:
+def swap(prior: str | Path, controlnet: str | Path, out: str | Path, taxonomy: Taxonomy | None = None) -> SwapReport:
     """Join the model ``prior`` and the ControlNet ``controlnet`` (folders or hub ids) in the new folder ``out``.
 
     Checks that every weight of both exists, is finite and has the shape in its config, that there are no others, and
     that each residual of the ControlNet has the shape of the UNet feature it is added to. ``out`` is complete or
     absent; both dgkit and diffusers' ``StableDiffusionControlNetPipeline`` can load it, for SDXL
-    ``StableDiffusionXLControlNetPipeline``.
+    ``StableDiffusionXLControlNetPipeline``. ``taxonomy`` states the classes of a ControlNet that
+    states none.
 
     Raises ModelError if the parts do not fit together; OutputError if ``out`` exists with other content or cannot be
     written.
     """
     target = user_path(out)
-    folder = ModelFolder(find_model(prior), find_controlnet(controlnet))
+    folder = _open(find_model(prior), find_controlnet(controlnet), taxonomy)
     folder.tokenizer()
     parameters = {name: _check_part(folder, name) for name in folder.paths}
     residuals = _check_residuals(folder)
@@ -83,6 +85,13 @@ def swap(prior: str | Path, controlnet: str | Path, out: str | Path) -> SwapRepo
         digest=folder.digest(),
         existed=existed,
     )
+
+
+def _open(prior: Path, controlnet: Path, taxonomy: Taxonomy | None) -> ModelFolder:
+    stated = controlnet_taxonomy(controlnet)
+    if taxonomy is not None and not stated.is_default and taxonomy != stated:
+        raise mixed(taxonomy, stated, f"the ControlNet {controlnet}")
+    return ModelFolder(prior, controlnet, taxonomy)
 
 
 def _check_part(folder: ModelFolder, name: str) -> int:
@@ -137,6 +146,13 @@ def _files(folder: ModelFolder) -> Iterator[tuple[str, Path]]:
         yield "dgkit.json", folder.root / "dgkit.json"
 
 
+def _texts(folder: ModelFolder) -> dict[str, str]:
+    """Return the files that are written instead of copied, by their path inside the new folder."""
+    condition = condition_text(folder.info.taxonomy)
+    own = {} if condition is None else {"controlnet/dgkit.json": condition}
+    return {"model_index.json": _index(folder), **own}
+
+
 def _index(folder: ModelFolder) -> str:
     """Return ``model_index.json`` for diffusers, without the safety checker, which street scenes do not need."""
     prior = read_json(folder.root / "model_index.json") if (folder.root / "model_index.json").is_file() else {}
@@ -179,7 +195,8 @@ def _write(folder: ModelFolder, target: Path) -> None:
                 (temporary / name).write_bytes(_without_mark(source))
             else:
                 shutil.copyfile(source, temporary / name)
-        (temporary / "model_index.json").write_text(_index(folder), encoding="utf-8")
+        for name, text in _texts(folder).items():
+            (temporary / name).write_text(text, encoding="utf-8")
         temporary.rename(target)
     except OSError as error:
         if error.errno == errno.ENOTEMPTY:
@@ -196,15 +213,17 @@ def _check_same(folder: ModelFolder, target: Path) -> None:
     expected = dict(_files(folder))
     found = {path.relative_to(target).as_posix() for path in target.rglob("*") if path.is_file()}
     found = {name for name in found if not any(map(is_hidden, name.split("/")))}
-    for name in sorted({*expected, "model_index.json"} ^ found):
+    texts = _texts(folder)
+    for name in sorted({*expected, *texts} ^ found):
         raise _taken(target, f"{name} is {'not part of it' if name in found else 'missing'}")
     for name, source in expected.items():
         is_json = source.suffix == ".json"
         same = _without_mark(source) == (target / name).read_bytes() if is_json else _same_bytes(source, target / name)
         if not same:
             raise _taken(target, f"{name} differs")
-    if (target / "model_index.json").read_text(encoding="utf-8") != _index(folder):
-        raise _taken(target, "model_index.json differs")
+    for name, text in texts.items():
+        if (target / name).read_text(encoding="utf-8") != text:
+            raise _taken(target, f"{name} differs")
 
 
 def _without_mark(path: Path) -> bytes:

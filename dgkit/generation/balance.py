@@ -24,20 +24,20 @@ _CACHED_DRAWS = 64  # jobs are requested nearly in order
 
 @dataclass(frozen=True, eq=False)
 class EarlierJobs:
-    """Totals over the jobs before a job: int64 [19] pixels per class; int64 [20] jobs per drawn class, last: none."""
+    """Totals over the jobs before a job: int64 [K] pixels per class; int64 [K+1] jobs per drawn class, last: none."""
 
     pixels: np.ndarray
     jobs: np.ndarray
 
     def jobs_of(self, class_id: int | None) -> int:
         """Return the number of jobs that were drawn for a class, or for none."""
-        return int(self.jobs[NUM_CLASSES if class_id is None else class_id])
+        return int(self.jobs[-1 if class_id is None else class_id])
 
     def after(self, draw: Draw) -> "EarlierJobs":
         """Return the totals with one more job."""
-        counts = np.bincount(draw.label.ravel(), minlength=256)[:NUM_CLASSES]
+        counts = np.bincount(draw.label.ravel(), minlength=256)[: len(self.pixels)]
         jobs = self.jobs.copy()
-        jobs[NUM_CLASSES if draw.class_id is None else draw.class_id] += 1
+        jobs[-1 if draw.class_id is None else draw.class_id] += 1
         return EarlierJobs(self.pixels + counts, jobs)
 
 
@@ -46,12 +46,12 @@ class Balance:
 
     ``classes``: class probabilities follow DAFormer's formula, P(c) ~ exp((1 - f_c) / T), with the frequency f_c in the
     scenes so far instead of the label maps, at a lower temperature T. ``styles``: the scenes of each class follow the
-    shares of the style mix.
+    shares of the style mix. ``size`` is the number of classes.
     """
 
-    def __init__(self, classes: bool, styles: bool) -> None:
+    def __init__(self, classes: bool, styles: bool, size: int = NUM_CLASSES) -> None:
         self.classes, self.styles = classes, styles
-        self._before = [EarlierJobs(np.zeros(NUM_CLASSES, np.int64), np.zeros(NUM_CLASSES + 1, np.int64))]
+        self._before = [EarlierJobs(np.zeros(size, np.int64), np.zeros(size + 1, np.int64))]
         self._draws: OrderedDict[int, Draw] = OrderedDict()
         self._lock = threading.Lock()
 
@@ -60,7 +60,7 @@ class Balance:
     ) -> tuple[Draw, EarlierJobs]:
         """Return the crop of job ``job_index`` and the totals before it; earlier crops are drawn first if needed.
 
-        ``source`` [19] is the number of pixels of each class in the label maps. ``draw(number, counts)`` draws the crop
+        ``source`` [K] is the number of pixels of each class in the label maps. ``draw(number, counts)`` draws the crop
         of a job with the class frequencies of ``counts``, or of the label maps for None.
         """
         with self._lock:

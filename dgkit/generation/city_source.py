@@ -9,12 +9,13 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from dgkit.data.datasets import Dataset, Sample, open_dataset
+from dgkit.data.datasets import Dataset, open_dataset
 from dgkit.data.index import ClassIndex, build_index, default_cache
 from dgkit.files import writable_cache
 from dgkit.generation.generate_config import DEFAULT_WORLD, GenerateConfig
 from dgkit.progress import Advance
 from dgkit.resources import usable_cores
+from dgkit.taxonomies import Taxonomy, find_taxonomy
 
 if TYPE_CHECKING:
     from dgkit.diffusion.model_folder import ModelInfo
@@ -54,7 +55,8 @@ def index_world(
     stay in the cache folder. Scene n of a seed does not depend on the number of scenes.
     """
     for height in _heights(config, label_height, size):
-        dataset = _world_dataset(_request(config, height, max(1, config.readers)), progress)
+        request = _request(config, height, max(1, config.readers))
+        dataset = _world_dataset(request, progress, find_taxonomy(config.taxonomy))
         index = build_index(dataset, cache=default_cache(dataset), workers=config.readers)
         if config.source_digest in (None, index.digest):
             break
@@ -79,13 +81,13 @@ def _request(config: GenerateConfig, height: int, workers: int) -> "LabelRequest
     return LabelRequest(folder, config.world or DEFAULT_WORLD, config.seed, height, workers)
 
 
-def _world_dataset(request: "LabelRequest", progress: Advance | None) -> Dataset:
+def _world_dataset(request: "LabelRequest", progress: Advance | None, taxonomy: Taxonomy) -> Dataset:
     from dgkit.world.label_process import write_labels
 
     write_labels(request, progress)
-    dataset = open_dataset("gta", request.folder)
+    dataset = open_dataset("gta", request.folder, taxonomy=taxonomy)
     found = dataset.samples[: request.count]  # an earlier run may have drawn more
-    samples = tuple(Sample(f"city{request.seed}-{i:06d}", s.label, None, s.encoding) for i, s in enumerate(found))
+    samples = tuple(dataclasses.replace(s, id=f"city{request.seed}-{i:06d}", image=None) for i, s in enumerate(found))
     return dataclasses.replace(dataset, name="world", samples=samples)
 
 

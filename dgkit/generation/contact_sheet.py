@@ -8,7 +8,7 @@ from PIL import Image, ImageDraw, ImageFont
 
 from dgkit.data.labelmap import colorize, read_label
 from dgkit.data.pictures import read_picture
-from dgkit.labels import CLASSES, PALETTE
+from dgkit.taxonomies import CITYSCAPES19, Taxonomy
 
 MAX_CELLS = 24
 THUMBNAIL_HEIGHT = 192  # pixels
@@ -47,16 +47,18 @@ def choose(styles: Sequence[str], limit: int = MAX_CELLS) -> list[int]:
     return sorted(index for _, index in sorted(rounds)[:limit])
 
 
-def contact_sheet(cells: Sequence[Cell], title: str, footnote: str = "") -> Image.Image:
+def contact_sheet(
+    cells: Sequence[Cell], title: str, footnote: str = "", taxonomy: Taxonomy = CITYSCAPES19
+) -> Image.Image:
     """Return the sheet, which depends on the files and texts alone. Raises ValueError without cells."""
     if not cells:
         raise ValueError("a contact sheet needs at least one image")
-    pairs = [_pair(cell) for cell in cells]
+    pairs = [_pair(cell, taxonomy) for cell in cells]
     cell_width = max(pair.width for pair in pairs)
     columns = max(1, min(len(pairs), (TARGET_WIDTH - GAP) // (cell_width + GAP)))
     rows = -(-len(pairs) // columns)
     width = max(GAP + columns * (cell_width + GAP), 640)
-    legend = _legend(width - 2 * GAP)
+    legend = _legend(width - 2 * GAP, taxonomy)
     header = 44 + (18 if footnote else 0)
     height = header + rows * (THUMBNAIL_HEIGHT + CAPTION) + legend.height + 2 * GAP
     sheet = Image.new("RGB", (width, height), BACKGROUND)
@@ -72,9 +74,9 @@ def contact_sheet(cells: Sequence[Cell], title: str, footnote: str = "") -> Imag
     return sheet
 
 
-def _pair(cell: Cell) -> Image.Image:
+def _pair(cell: Cell, taxonomy: Taxonomy) -> Image.Image:
     image = Image.fromarray(read_picture(cell.image))
-    label = Image.fromarray(colorize(read_label(cell.label)))
+    label = Image.fromarray(colorize(read_label(cell.label, taxonomy=taxonomy), taxonomy))
     size = (max(1, round(image.width * THUMBNAIL_HEIGHT / image.height)), THUMBNAIL_HEIGHT)
     pair = Image.new("RGB", (2 * size[0], size[1]))
     pair.paste(image.resize(size, Image.Resampling.LANCZOS), (0, 0))
@@ -93,12 +95,12 @@ def _write_caption(draw: ImageDraw.ImageDraw, cell: Cell, x: int, y: int, width:
     draw.text((left, y + 2), note, FAINT, font=small)
 
 
-def _legend(width: int) -> Image.Image:
+def _legend(width: int, taxonomy: Taxonomy) -> Image.Image:
     """Return the colour and name of every class, in lines of at most ``width`` pixels."""
     font = ImageFont.load_default(size=12)
     probe = ImageDraw.Draw(Image.new("RGB", (1, 1)))
     entries, x, y = [], 0, 0
-    for name in (*CLASSES, "ignored"):
+    for name in (*taxonomy.names, "ignored"):
         step = 18 + int(probe.textlength(name, font=font)) + 14
         if x + step > width:
             x, y = 0, y + 20
@@ -106,7 +108,7 @@ def _legend(width: int) -> Image.Image:
         x += step
     legend = Image.new("RGB", (width, y + 20), BACKGROUND)
     draw = ImageDraw.Draw(legend)
-    colours = [*(tuple(int(value) for value in row) for row in PALETTE), (0, 0, 0)]
+    colours = [*(tuple(int(value) for value in row) for row in taxonomy.palette), (0, 0, 0)]
     for (x, y, name), colour in zip(entries, colours, strict=True):
         draw.rectangle((x, y + 3, x + 12, y + 15), fill=colour, outline=FAINT)
         draw.text((x + 18, y + 2), name, FAINT, font=font)

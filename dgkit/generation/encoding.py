@@ -11,6 +11,7 @@ from PIL import Image
 from dgkit.data.labelmap import colorize
 from dgkit.data.records import Attempt, Record, file_names
 from dgkit.generation.jobs import Job
+from dgkit.taxonomies import CITYSCAPES19, Taxonomy
 
 if TYPE_CHECKING:
     from dgkit.diffusion.sampler import SceneResult
@@ -59,13 +60,17 @@ def encode(generated: GeneratedImage) -> EncodedImage:
         attempts=generated.attempts,
         accepted=generated.accepted,
     )
-    files = {record.label: label, record.image: image, record.vis: png(side_by_side(result.image, job.label))}
+    files = {
+        record.label: label,
+        record.image: image,
+        record.vis: png(side_by_side(result.image, job.label, job.taxonomy)),
+    }
     return record, files
 
 
-def side_by_side(image: np.ndarray, label: np.ndarray) -> np.ndarray:
+def side_by_side(image: np.ndarray, label: np.ndarray, taxonomy: Taxonomy = CITYSCAPES19) -> np.ndarray:
     """Return image, label colours and a half-half blend next to each other: uint8 [H,3W,3] RGB."""
-    colours = colorize(label)
+    colours = colorize(label, taxonomy)
     blend = ((image.astype(np.uint16) + colours) // 2).astype(np.uint8)
     return np.concatenate([image, colours, blend], axis=1)
 

@@ -91,6 +91,9 @@ class GenerateConfig(Config):
     split: Annotated[str | None, Metavar("S")] = Field(
         None, description="Split of the data set: train, val, test or all"
     )
+    taxonomy: Annotated[str | dict[str, Any] | None, Metavar("T")] = Field(
+        None, description="Required classes: camvid11 or FILE.yaml; default: the model's"
+    )
     count: Annotated[int, Metavar("N")] = Field(16, ge=1, le=10_000_000, description="Total number of images in OUT")
 
     model: Annotated[str | None, Metavar("M")] = Field(

@@ -11,6 +11,7 @@ from dgkit.data.datasets import Dataset, label_files
 from dgkit.errors import InputError, one_line
 from dgkit.files import read_file, user_path
 from dgkit.prompts import check_style
+from dgkit.taxonomies import CITYSCAPES19, Taxonomy
 
 COLUMNS = ("label", "prompt", "style", "seed")
 MAX_BYTES = 1 << 30
@@ -35,11 +36,12 @@ class JobTable:
     digest: str
 
 
-def read_jobs(path: Path, encoding: str | None = None) -> JobTable:
+def read_jobs(path: Path, encoding: str | None = None, taxonomy: Taxonomy = CITYSCAPES19) -> JobTable:
     """Read a CSV file with the column ``label``, and optionally ``prompt``, ``style`` and ``seed``.
 
-    Labels are paths relative to the folder of the file, of maps in ``encoding``. Empty cells leave a value open. Raises
-    InputError naming the line for a file that is not such a table, UsageError for an unknown encoding.
+    Labels are paths relative to the folder of the file, of maps in ``encoding`` of ``taxonomy``. Empty cells leave a
+    value open. Raises InputError naming the line for a file that is not such a table, UsageError for an unknown
+    encoding.
     """
     try:
         data = read_file(path, MAX_BYTES)
@@ -56,7 +58,7 @@ def read_jobs(path: Path, encoding: str | None = None) -> JobTable:
         raise InputError(f"{path} has no rows", "write one line per image below the names of the columns")
     files: dict[Path, int] = {}
     rows = tuple(_row(path, number, line, files) for number, line in lines)
-    return JobTable(rows, label_files(path.parent, list(files), encoding), hashlib.sha256(data).hexdigest())
+    return JobTable(rows, label_files(path.parent, list(files), encoding, taxonomy), hashlib.sha256(data).hexdigest())
 
 
 def _check_columns(path: Path, names: list[str]) -> None:

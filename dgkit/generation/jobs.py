@@ -15,8 +15,8 @@ from dgkit.data.index import ClassIndex
 from dgkit.data.style_mixes import StyleMix
 from dgkit.generation.balance import SHARPENING, Balance, EarlierJobs
 from dgkit.generation.job_table import JobRow
-from dgkit.labels import CLASSES
 from dgkit.prompts import NO_STYLE, STYLE_NAMES, caption, compose
+from dgkit.taxonomies import CITYSCAPES19, Taxonomy
 
 # One random generator per (run seed, job, purpose): the draws for one purpose do not shift those for another.
 CROP, NOISE, STYLE = range(3)
@@ -54,6 +54,7 @@ class Job:
     style: str
     seed: int
     label: np.ndarray = field(repr=False, compare=False)
+    taxonomy: Taxonomy = field(default=CITYSCAPES19, repr=False, compare=False)
 
 
 def make_job(plan: JobPlan, job_index: int) -> Job:
@@ -70,7 +71,8 @@ def make_job(plan: JobPlan, job_index: int) -> Job:
     draw, earlier = _draw(plan, job_index)
     style = _style(plan, job_index, draw.class_id, earlier)
     source = plan.index.dataset.samples[draw.sample_index].id
-    class_name = None if draw.class_id is None else CLASSES[draw.class_id]
+    taxonomy = plan.index.dataset.taxonomy
+    class_name = None if draw.class_id is None else taxonomy.names[draw.class_id]
     return Job(
         index=job_index,
         id=_job_id(job_index, source, class_name),
@@ -79,17 +81,18 @@ def make_job(plan: JobPlan, job_index: int) -> Job:
         box=draw.box,
         label_scale=plan.index.scale,
         rule_met=draw.rule_met,
-        prompt=compose(caption(draw.label), style),
+        prompt=compose(caption(draw.label, taxonomy.prompt_names), style),
         style=style,
         seed=_noise_seed(plan.seed, job_index),
         label=draw.label,
+        taxonomy=taxonomy,
     )
 
 
 def _table_job(plan: JobPlan, row: JobRow, job_index: int) -> Job:
     """Return the job of a row: the centre of its label map, and where the row says nothing, prompt, style and seed."""
     label, source = plan.index.read(row.sample), plan.index.dataset.samples[row.sample].id
-    height, width = plan.rules.shape
+    taxonomy, (height, width) = plan.index.dataset.taxonomy, plan.rules.shape
     top, left = max(0, (label.shape[0] - height) // 2), max(0, (label.shape[1] - width) // 2)
     box = CropBox(left, top, width, height)
     window = crop(label, box)
@@ -102,10 +105,11 @@ def _table_job(plan: JobPlan, row: JobRow, job_index: int) -> Job:
         box=box,
         label_scale=plan.index.scale,
         rule_met=True,
-        prompt=row.prompt or compose(caption(window), style),
+        prompt=row.prompt or compose(caption(window, taxonomy.prompt_names), style),
         style=style,
         seed=_noise_seed(plan.seed, job_index) if row.seed is None else row.seed,
         label=window,
+        taxonomy=taxonomy,
     )
 
 

@@ -16,6 +16,7 @@ from dgkit.generation.settings import footnote
 from dgkit.generation.verification import inspect_folder
 from dgkit.generation.writer import FREE_SETTINGS, OutputFolder, differences
 from dgkit.progress import Progress, ignore
+from dgkit.taxonomies import find_taxonomy
 from dgkit.texts import count_of
 
 
@@ -52,7 +53,9 @@ def merge(
             folder.records[record.index] = record
             progress("merge", done, len(located))
         model = _model_name(whole)
-        folder.finish(count_of(len(folder.records), "labelled scene"), footnote(whole, model))
+        folder.finish(
+            count_of(len(folder.records), "labelled scene"), footnote(whole, model), find_taxonomy(whole.taxonomy)
+        )
         if whole.judge is None or whole.judge.is_file():  # the judge may be on another machine only
             write_filtered_labels(folder.path, whole, progress)
     seconds = time.perf_counter() - started

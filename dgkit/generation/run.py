@@ -18,7 +18,15 @@ from dgkit.generation.result import GenerateResult
 from dgkit.generation.resuming import run_settings, with_spacing
 from dgkit.generation.run_speed import record_run
 from dgkit.generation.scene_generator import SceneGenerator
-from dgkit.generation.settings import chosen_engines, chosen_preset, chosen_style_mix, footnote, make_config, make_plan
+from dgkit.generation.settings import (
+    chosen_engines,
+    chosen_preset,
+    chosen_style_mix,
+    footnote,
+    make_config,
+    make_plan,
+    with_taxonomy,
+)
 from dgkit.generation.sources import open_files
 from dgkit.generation.writer import OutputFolder
 from dgkit.imports import collection_paused
@@ -82,17 +90,19 @@ def generate_into(
     """
     started = time.perf_counter()
     refuse_empty_shard(config)
-    dataset = open_files(config, arrays)
+    own = config.model is None and config.controlnet is None
+    dataset = open_files(config, arrays) if own else None  # other models may have classes of their own
     folder.check()
     # From the start, so that verify --repair does not take images that this run is about to make for missing ones.
     with folder.locked() if folder.path.is_dir() else contextlib.nullcontext():
-        return _generate(folder, config, dataset, progress, notify, started)
+        return _generate(folder, config, dataset, arrays, progress, notify, started)
 
 
 def _generate(
     folder: OutputFolder,
     config: GenerateConfig,
     dataset: "Dataset | None",
+    arrays: "Sequence[np.ndarray] | None",
     progress: Progress,
     notify: Notify | None,
     started: float,
@@ -104,6 +114,8 @@ def _generate(
     from dgkit.diffusion.model_opening import open_model
 
     source = open_model(config.model, config.controlnet)
+    config = with_taxonomy(config, source.info)
+    dataset = open_files(config, arrays) if dataset is None else dataset
 
     def load(config: GenerateConfig) -> "Pipeline":
         from dgkit.diffusion.loading import load_pipeline
@@ -131,7 +143,7 @@ def _generate(
         progress("generate", before, total_images(config))
         if before < total_images(config):
             _generate_missing(folder, plan, pipeline, config, progress, notify)
-        folder.finish(count_of(len(folder.records), "labelled scene"), footnote(config, model))
+        folder.finish(count_of(len(folder.records), "labelled scene"), footnote(config, model), source.info.taxonomy)
         from dgkit.generation.filter_folder import write_filtered_labels
 
         write_filtered_labels(folder.path, config, progress)

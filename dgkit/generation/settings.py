@@ -17,11 +17,13 @@ from dgkit.generation.job_table import read_jobs
 from dgkit.generation.jobs import JobPlan
 from dgkit.generation.sources import cut_note, index_files, padding_note
 from dgkit.progress import Notify, Progress, within
+from dgkit.taxonomies import find_taxonomy, mixed
 
 if TYPE_CHECKING:
     import numpy as np
 
     from dgkit.data.datasets import Dataset
+    from dgkit.diffusion.model_folder import ModelInfo
     from dgkit.diffusion.pipeline import Pipeline
     from dgkit.diffusion.presets import Preset
     from dgkit.engines.engine_recipe import EngineRecipe
@@ -63,6 +65,8 @@ def resolve_paths(config: GenerateConfig) -> GenerateConfig:
     system, at, file = (config.encoding or "").partition("@")
     if at:
         changes["encoding"] = f"{system}@{user_path(file).absolute()}"
+    if config.taxonomy is not None:
+        changes["taxonomy"] = find_taxonomy(config.taxonomy).recorded()
     if config.judge is not None:
         changes["judge"] = user_path(config.judge).absolute()
     for key in ("model", "controlnet"):
@@ -78,6 +82,14 @@ def resolve_paths(config: GenerateConfig) -> GenerateConfig:
     return config.model_copy(update=changes)
 
 
+def with_taxonomy(config: GenerateConfig, model: "ModelInfo") -> GenerateConfig:
+    """Return the settings with the classes of ``model``. Raises InputError if the settings require others."""
+    found = model.taxonomy
+    if config.taxonomy is not None and find_taxonomy(config.taxonomy) != found:
+        raise mixed(find_taxonomy(config.taxonomy), found, f"the model {model.name}")
+    return config.model_copy(update={"taxonomy": found.recorded()})
+
+
 def _absolute(root: str) -> str:
     """Return the folder of a data set, or its two patterns and their encoding, with absolute paths."""
     images, separator, rest = root.partition("::")
@@ -89,7 +101,7 @@ def _absolute(root: str) -> str:
 
 
 def _count_of_jobs(config: GenerateConfig, path: Path) -> int:
-    table = read_jobs(path, config.encoding)
+    table = read_jobs(path)
     if "count" in config.model_fields_set and config.jobs_digest in (None, table.digest):
         check_count(config.count, len(table.rows))
     return len(table.rows)
@@ -167,7 +179,8 @@ def make_plan(
         notify(padding)
     rules = CropRules(size, config.min_pixels, config.min_share, config.attempts, config.temperature)
     found = {"source_digest": index.digest, "model_digest": str(pipeline.identity()["digest"])}
-    table = None if config.jobs is None else read_jobs(config.jobs, config.encoding)
+    classes = find_taxonomy(config.taxonomy)
+    table = None if config.jobs is None else read_jobs(config.jobs, config.encoding, classes)
     if table is not None:
         found["jobs_digest"] = table.digest
         note = cut_note(index, size)
@@ -188,7 +201,7 @@ def make_plan(
     guidance = chosen_preset(config).guidance(pipeline.defaults.guidance_scale)
     resolved = config.model_copy(update={"size": size, "label_scale": scale, "guidance_scale": guidance, **found})
     balanced = config.balance_classes or config.balance_styles
-    balance = Balance(config.balance_classes, config.balance_styles) if balanced else None
+    balance = Balance(config.balance_classes, config.balance_styles, classes.size) if balanced else None
     rows = None if table is None else table.rows
     return JobPlan(index, rules, mix, config.seed, config.rare, balance, rows), resolved
 

@@ -12,6 +12,7 @@ from dgkit.errors import UsageError
 from dgkit.generation.generate_config import GenerateConfig
 from dgkit.generation.job_table import read_jobs
 from dgkit.progress import Advance, Notify
+from dgkit.taxonomies import find_taxonomy
 
 _PROBED = 32  # label maps whose size is read to find the usual size of a set
 
@@ -28,11 +29,11 @@ def open_files(config: GenerateConfig, arrays: Sequence[np.ndarray] | None = Non
                 f"the settings are for {config.arrays} label maps that were passed as arrays in Python",
                 "pass them again: dgkit.generate(OUT, labels=[array, ...]), or another source such as --labels DIR",
             )
-        return label_arrays(arrays, config.encoding)
+        return label_arrays(arrays, config.encoding, find_taxonomy(config.taxonomy))
     if config.jobs is not None:
-        return read_jobs(config.jobs, config.encoding).dataset
+        return read_jobs(config.jobs, config.encoding, find_taxonomy(config.taxonomy)).dataset
     if config.labels is not None or config.dataset is not None:
-        return open_source(config.labels, config.dataset, config.split, config.encoding)
+        return open_source(config.labels, config.dataset, config.split, config.encoding, find_taxonomy(config.taxonomy))
     for name in ("encoding", "split"):
         if getattr(config, name) is not None:
             raise UsageError(

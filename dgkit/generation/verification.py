@@ -25,9 +25,10 @@ from dgkit.generation.blocks import belongs, block_numbers, total_images
 from dgkit.generation.generate_config import GenerateConfig
 from dgkit.generation.settings import resolve_paths
 from dgkit.generation.writer import SUBFOLDERS, OutputFolder
-from dgkit.labels import IGNORE, NUM_CLASSES
+from dgkit.labels import IGNORE
 from dgkit.locks import has_writer
 from dgkit.progress import Notify, Progress, ignore
+from dgkit.taxonomies import find_taxonomy
 
 MAX_LISTED = 1000  # missing images that are problems of their own; a run may have 10 million
 THREADS = 4  # decoding and hashing release the GIL
@@ -195,6 +196,7 @@ def _parse_line(line: bytes) -> dict[str, Any]:
 def _check(path: Path, record: Record, config: GenerateConfig) -> Iterator[FolderProblem]:
     """Yield the problems of the files of one image."""
     assert config.size is not None  # config.yaml always states it
+    classes = find_taxonomy(config.taxonomy).size
     height, width = config.size
     expected = {
         record.image: ((height, width, 3), record.image_sha256),
@@ -210,7 +212,7 @@ def _check(path: Path, record: Record, config: GenerateConfig) -> Iterator[Folde
             yield FolderProblem("size", name, record.index)
         elif digest is not None and digest_file(path / name) != digest:
             yield FolderProblem("digest", name, record.index)
-        elif name == record.label and ((array >= NUM_CLASSES) & (array != IGNORE)).any():
+        elif name == record.label and ((array >= classes) & (array != IGNORE)).any():
             yield FolderProblem("ids", name, record.index)
 
 

@@ -174,7 +174,9 @@ def measure(generator: SceneGenerator, seconds: float) -> Speed:
         encoded = {name: value.repeat_interleave(batch, 0) for name, value in pipeline.encode_text([""]).items()}
         added = pipeline.added(encoded, pixels, pixels)
         labels = torch.zeros(1, pixels, pixels, dtype=torch.uint8, device=pipeline.device)
-        condition = pipeline.condition(one_hot(labels)).expand(batch, -1, -1, -1).contiguous()
+        condition = (
+            pipeline.condition(one_hot(labels, pipeline.info.taxonomy.channels)).expand(batch, -1, -1, -1).contiguous()
+        )
         latents = torch.zeros(batch, pipeline.latent_channels, tile, tile, device=pipeline.device)
         timestep = torch.full((batch,), 500, dtype=torch.int64, device=pipeline.device)
         calls, started = -1, time.perf_counter()

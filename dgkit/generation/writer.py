@@ -26,6 +26,7 @@ from dgkit.generation.encoding import EncodedImage, png, side_by_side
 from dgkit.generation.generate_config import GenerateConfig
 from dgkit.generation.guards import uninterrupted
 from dgkit.locks import sole_writer
+from dgkit.taxonomies import CITYSCAPES19, Taxonomy
 
 SUBFOLDERS = ("images", "labels", "vis")
 # Settings that change neither labels nor prompts nor noise, and pixels only within rounding.
@@ -183,17 +184,18 @@ class OutputFolder:
             self.records[record.index] = record
         return record
 
-    def finish(self, title: str, footnote: str) -> None:
+    def finish(self, title: str, footnote: str, taxonomy: Taxonomy = CITYSCAPES19) -> None:
         """Write what is derived from the images: missing vis files, the manifest in job order, the contact sheet."""
         for record in self.in_order():
             if not (self.path / record.vis).is_file():
-                image, label = read_picture(self.path / record.image), read_label(self.path / record.label)
-                atomic_write(self.path / record.vis, png(side_by_side(image, label)))
+                label = read_label(self.path / record.label, taxonomy=taxonomy)
+                vis = side_by_side(read_picture(self.path / record.image), label, taxonomy)
+                atomic_write(self.path / record.vis, png(vis))
         self._sort_manifest(self.manifest.read())
         records = self.in_order()
         chosen = [records[i] for i in choose([record.style for record in records], MAX_CELLS)]
         cells = [Cell(self.path / r.image, self.path / r.label, r.style, _note(r)) for r in chosen]
-        data = png(np.asarray(contact_sheet(cells, title, footnote)))
+        data = png(np.asarray(contact_sheet(cells, title, footnote, taxonomy)))
         sheet = self.path / "contact_sheet.png"
         write_changed(sheet, data)
 
