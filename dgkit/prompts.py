@@ -30,7 +30,7 @@ def caption(label: np.ndarray, names: Sequence[str] = CLASSES) -> str:
     Source: DGInStyle, controlnet/dataset_GTA.py.
     """
     counts = np.bincount(np.asarray(label).ravel(), minlength=len(names))[: len(names)]
-    return " ".join(names[i] for i in np.flatnonzero(counts))
+    return " ".join(names[i] for i in np.flatnonzero(counts).tolist())
 
 
 def compose(caption: str, style: str) -> str:

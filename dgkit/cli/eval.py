@@ -11,7 +11,9 @@ from dgkit.cli.common import inform, interruptible, print_json, print_table, pro
 from dgkit.cli.options import Json, MmsegConfig, option, options_of, settings
 
 STAGES = {"check": ("Checking files", "sets"), "score": ("Scoring", "images")}
-OPTIONS = "on out network protocol split engine dtype device batch tta skip_bad save_predictions worst sets as_json"
+OPTIONS = (
+    "on out taxonomy network protocol split engine dtype device batch tta skip_bad save_predictions worst sets as_json"
+)
 
 
 @options_of("dgkit.evaluation.benchmark.eval_config:EvalConfig", {"": OPTIONS})
@@ -36,10 +38,12 @@ def evaluate(
     config.resolved_protocol()
     from dgkit.evaluation.benchmark.evaluate import evaluate as run
     from dgkit.segmenters.opening import open_segmenter
+    from dgkit.taxonomies import find_taxonomy
 
     opened = open_segmenter(
-        segmenter, config.engine, config.dtype, config.device, config=network, batch=config.batch, notify=inform
-    )
+        segmenter, config.engine, config.dtype, config.device, config=network, batch=config.batch, notify=inform,
+        taxonomy=None if config.taxonomy is None else find_taxonomy(config.taxonomy),
+    )  # fmt: skip
     for note in opened.notes:
         say(f"{segmenter}: {note}")
     with interruptible(f"run the same command again to resume {out}"), progress_bars(STAGES) as report:
@@ -53,8 +57,7 @@ def evaluate(
 def _print(result: dict[str, Any], out: Path) -> None:
     from rich.table import Table
 
-    from dgkit.evaluation.benchmark.score_report import percent, table_rows
-    from dgkit.labels import CLASSES
+    from dgkit.evaluation.benchmark.score_report import class_names, percent, table_rows
 
     rows = table_rows(result)
     table = Table(title=f"{result['segmenter']['path']}, protocol {result['protocol']['name']}", title_justify="left")
@@ -62,7 +65,7 @@ def _print(result: dict[str, Any], out: Path) -> None:
         table.add_column(heading, justify="right" if heading else "left")
     table.add_row("images", *(str(row["images"]) for row in rows))
     table.add_row("mIoU", *(percent(row["miou"]) for row in rows), style="bold", end_section=True)
-    for name in CLASSES:
+    for name in class_names(result):
         table.add_row(name, *(percent(row["iou"].get(name)) for row in rows))
     print_table(table)
     for name, scores in result["sets"].items():

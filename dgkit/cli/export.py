@@ -111,7 +111,7 @@ def segmenter(
         progress("export", 0, 1, f"{checkpoint} to {path}")
         error = write_segmenter(
             source.load(), path, classes=source.classes, mean=source.mean, std=source.std,
-            side=fixed or EXAMPLE, fixed=fixed is not None,
+            side=fixed or EXAMPLE, fixed=fixed is not None, taxonomy=source.taxonomy,
         )  # fmt: skip
     written = path.stat().st_size
     facts = {

@@ -25,9 +25,10 @@ def quality(
     as_json: Json = False,
 ) -> None:
     """Measure label agreement, styles, distances and diversity of a folder; write OUT/quality.json."""
+    from dgkit.data.folder_taxonomy import folder_taxonomy
     from dgkit.evaluation.quality.measures import find_judge, measure_quality
 
-    found = find_judge(judge, segmenter, styles)
+    found = find_judge(judge, segmenter, styles, folder_taxonomy(out))
     for note in found.segmenter.notes:
         say(f"{found.segmenter.path}: {note}")
     with progress_bars(STAGES) as report:

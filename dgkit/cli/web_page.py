@@ -73,9 +73,12 @@ def _open(config: GenerateConfig, maps: Path, temporary: Path, stack: contextlib
     from dgkit.generation.defaults import for_single_scenes
     from dgkit.generation.settings import chosen_engines, chosen_preset, resolve_paths
     from dgkit.progress import within
+    from dgkit.taxonomies import CITYSCAPES19, mixed
 
     chosen_preset(config)  # an unknown preset fails before the model is loaded
     model = open_model(config.model, config.controlnet)
+    if not model.info.taxonomy.is_default:  # of which the page has the colours and names
+        raise mixed(CITYSCAPES19, model.info.taxonomy, f"the model {model.info.name}")
     config = for_single_scenes(config, model.info)
     absolute = resolve_paths(config).model_copy(update={"world": config.world, "engine_recipe": _recipe(config)})
     pipeline = load_pipeline(model, recipe=chosen_engines(config), rebuild=config.rebuild, notify=say)

@@ -19,7 +19,7 @@ class Judgement:
     """Comparison of a segmenter's prediction with the label of one image.
 
     ``loss`` is the cross-entropy, float32 [H,W], nan where the label is ignore or a class that the segmenter does not
-    know. ``pixels`` int64 [19] and ``losses`` float64 [19] are the number and the sum of the other pixels by class.
+    know. ``pixels`` int64 [K] and ``losses`` float64 [K] are the number and the sum of the other pixels by class.
     ``agreement`` is the share of them that the segmenter predicts as labelled, None if there are none.
     """
 
@@ -35,8 +35,8 @@ class Judgement:
         return float(self.losses.sum() / total) if total else None
 
 
-def judge(logits: np.ndarray, classes: np.ndarray, label: np.ndarray) -> Judgement:
-    """Compare ``logits`` with ``label``, uint8 [H,W] train ids.
+def judge(logits: np.ndarray, classes: np.ndarray, label: np.ndarray, size: int = NUM_CLASSES) -> Judgement:
+    """Compare ``logits`` with ``label``, uint8 [H,W] train ids of ``size`` classes.
 
     ``logits`` is float32 [K,H,W]; its channels are the train ids ``classes``, uint8 [K].
     """
@@ -48,22 +48,22 @@ def judge(logits: np.ndarray, classes: np.ndarray, label: np.ndarray) -> Judgeme
     chosen = np.take_along_axis(logits, np.maximum(channel, 0)[None], 0)[0]
     loss = np.log(np.exp(logits - top).sum(0)) + top - chosen
     ids, values = label[known], loss[known].astype(np.float64)
-    pixels = np.bincount(ids, minlength=NUM_CLASSES)
-    losses = np.bincount(ids, values, minlength=NUM_CLASSES)
+    pixels = np.bincount(ids, minlength=size)
+    losses = np.bincount(ids, values, minlength=size)
     right = int(np.count_nonzero(classes[logits.argmax(0)][known] == ids))
     agreement = right / len(ids) if len(ids) else None
     return Judgement(np.where(known, loss, np.float32(np.nan)), pixels, losses, agreement)
 
 
 def class_means(pixels: np.ndarray, losses: np.ndarray) -> np.ndarray:
-    """Return the mean loss of each class from its sums, float64 [19]; nan for a class without pixels."""
-    return np.divide(losses, pixels, out=np.full(NUM_CLASSES, np.nan), where=pixels > 0)
+    """Return the mean loss of each class from its sums, float64 [K]; nan for a class without pixels."""
+    return np.divide(losses, pixels, out=np.full(len(pixels), np.nan), where=pixels > 0)
 
 
 def doubtful(label: np.ndarray, loss: np.ndarray, means: np.ndarray, threshold: float) -> np.ndarray:
     """Return the pixels whose loss exceeds ``threshold`` times the mean of their class, bool [H,W]; False for nan."""
     limits = np.full(256, np.nan)
-    limits[:NUM_CLASSES] = threshold * means
+    limits[: len(means)] = threshold * means
     return loss > limits[label]
 
 
@@ -77,7 +77,7 @@ def boundary_band(label: np.ndarray, width: int) -> np.ndarray:
     import cv2
 
     window = np.ones((2 * width + 1, 2 * width + 1), np.uint8)
-    known = label < NUM_CLASSES
+    known = label != IGNORE
     # Lowest and highest class in the window; ignored pixels count as 255 in the former and as 0 in the latter.
     lowest = cv2.erode(np.where(known, label, IGNORE).astype(np.uint8), window)
     highest = cv2.dilate(np.where(known, label + 1, 0).astype(np.uint8), window)

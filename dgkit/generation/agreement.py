@@ -17,6 +17,7 @@ from dgkit.generation.generate_config import GenerateConfig
 from dgkit.generation.jobs import Job, attempt_seed
 from dgkit.segmenters.onnx import open_onnx_segmenter
 from dgkit.segmenters.onnx_digest import digest_onnx
+from dgkit.taxonomies import CITYSCAPES19, Taxonomy, find_taxonomy
 
 if TYPE_CHECKING:
     from dgkit.diffusion.sampler import SceneResult
@@ -31,7 +32,7 @@ class AgreementCheck:
         Raises InputError if its digest is not the one in ``config``, EngineError or MissingDependency if it cannot run.
         """
         assert config.judge is not None
-        self._segmenter = open_onnx_segmenter(config.judge)
+        self._segmenter = open_onnx_segmenter(config.judge, find_taxonomy(config.taxonomy))
         self._required, self._redraws, self._seed = config.min_agreement, config.redraws, config.seed
         found = judge_digest(config.judge)
         if config.judge_digest not in (None, found):
@@ -73,15 +74,16 @@ class AgreementCheck:
 
     def agreement(self, image: np.ndarray, label: np.ndarray, name: str = "the image") -> float | None:
         """Return the share of pixels of uint8 [H,W,3] RGB classified as in uint8 [H,W]; None if no pixel counts."""
-        return judge(self._segmenter.image_logits(image, name), self._segmenter.classes, label).agreement
+        logits, size = self._segmenter.image_logits(image, name), self._segmenter.taxonomy.size
+        return judge(logits, self._segmenter.classes, label, size).agreement
 
 
-def judge_notes(path: Path) -> list[str]:
-    """Return a line for each thing that users of a judge should know, such as classes that it lacks.
+def judge_notes(path: Path, taxonomy: Taxonomy = CITYSCAPES19) -> list[str]:
+    """Return a line for each thing that users of a judge should know, such as classes of ``taxonomy`` that it lacks.
 
     Opens it: raises InputError, EngineError, MissingDependency.
     """
-    return [f"{path}: {note}" for note in open_onnx_segmenter(path).notes]
+    return [f"{path}: {note}" for note in open_onnx_segmenter(path, taxonomy).notes]
 
 
 def judge_digest(path: Path) -> str:

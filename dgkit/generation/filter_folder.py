@@ -34,9 +34,10 @@ from dgkit.generation.filter_measurement import (
     measure_scenes,
 )
 from dgkit.generation.generate_config import GenerateConfig
-from dgkit.labels import CLASSES, IGNORE, NUM_CLASSES
+from dgkit.labels import IGNORE
 from dgkit.locks import sole_writer
 from dgkit.progress import Advance, Progress, within
+from dgkit.taxonomies import Taxonomy
 
 SUMMARY = "filter.json"
 _REFERENCE, _WRITTEN = ".reference.jsonl", ".written.jsonl"
@@ -60,7 +61,8 @@ def filter_folder(
     config = load_config(FilterConfig, **settings) if config is None else config
     _check(config)
     out = user_path(out)
-    scenes, judge = list_scenes(out), SceneJudge(config.segmenter)
+    scenes = list_scenes(out)
+    judge = SceneJudge(config.segmenter, scenes[0].taxonomy)
     folder = _prepare(out / FILTERED)
     with sole_writer(folder):
         remove_stale_temporaries(folder)
@@ -92,7 +94,7 @@ def write_filtered_labels(out: Path, config: GenerateConfig, progress: Progress)
 
 @dataclass(frozen=True, eq=False)
 class _Rule:
-    """What determines a filtered label, given image and label; ``means`` float64 [19] is the mean loss by class."""
+    """What determines a filtered label, given image and label; ``means`` float64 [K] is the mean loss by class."""
 
     config: FilterConfig
     judge: SceneJudge
@@ -134,11 +136,11 @@ def _prepare(folder: Path) -> Path:
 def _class_means(
     config: FilterConfig, judge: SceneJudge, measured: Sequence[SceneMeasurement], folder: Path, advance: Advance
 ) -> np.ndarray:
-    """Return the mean loss of each class, float64 [19], nan for a class that does not occur."""
+    """Return the mean loss of each class, float64 [K], nan for a class that does not occur."""
     if config.reference is not None:
-        scenes = list_reference(config.reference)
+        scenes = list_reference(config.reference, judge.taxonomy)
         measured = measure_scenes(scenes, judge, folder / _REFERENCE, advance, keep_losses=False)
-    pixels, losses = np.zeros(NUM_CLASSES, np.int64), np.zeros(NUM_CLASSES)
+    pixels, losses = np.zeros(judge.taxonomy.size, np.int64), np.zeros(judge.taxonomy.size)
     for scene in measured:  # in a fixed order, which the rounding of the sum depends on
         pixels += scene.pixels
         losses += scene.losses
@@ -190,7 +192,8 @@ def _write_all(
 
 def _is_written(out: Path, scene: SceneFiles, line: dict[str, Any], rule: str, found: SceneMeasurement) -> bool:
     wanted = {"rule": rule, **{key: found.digests.get(key) for key in DIGESTS}, **_description(out, scene, found)}
-    counted = all(_are_counts(line.get(key)) for key in ("pixels", "doubtful", "boundary"))
+    names = scene.taxonomy.names
+    counted = all(_are_counts(line.get(key), names) for key in ("pixels", "doubtful", "boundary"))
     if not counted or any(line.get(key) != value for key, value in wanted.items()):
         return False
     try:
@@ -211,9 +214,9 @@ def _description(out: Path, scene: SceneFiles, found: SceneMeasurement) -> dict[
     }
 
 
-def _are_counts(values: Any) -> bool:
+def _are_counts(values: Any, names: Sequence[str]) -> bool:
     return isinstance(values, dict) and all(
-        name in CLASSES and type(count) is int and count > 0 for name, count in values.items()
+        name in names and type(count) is int and count > 0 for name, count in values.items()
     )
 
 
@@ -221,15 +224,15 @@ def _write(out: Path, scene: SceneFiles, found: SceneMeasurement, rule: _Rule) -
     label, doubt, band = rule.apply(scene)
     described = _description(out, scene, found)
     path = described["label"]
-    write_label(out / path, np.where(doubt | band, IGNORE, label).astype(np.uint8))
+    write_label(out / path, np.where(doubt | band, IGNORE, label).astype(np.uint8), scene.taxonomy)
     return {
         **{key: described[key] for key in ("id", "image", "label")},
         **found.digests,
         "label_sha256": digest_file(out / path),
         **{key: described[key] for key in ("style", "agreement", "mean_loss")},
-        "pixels": _by_class(label),
-        "doubtful": _by_class(label[doubt]),
-        "boundary": _by_class(label[band]),
+        "pixels": _by_class(label, scene.taxonomy),
+        "doubtful": _by_class(label[doubt], scene.taxonomy),
+        "boundary": _by_class(label[band], scene.taxonomy),
     }
 
 
@@ -239,16 +242,17 @@ def _path_in_labels(out: Path, scene: SceneFiles) -> str:
     return scene.label.relative_to(labels).as_posix() if scene.label.is_relative_to(labels) else scene.label.name
 
 
-def _by_class(ids: np.ndarray) -> dict[str, int]:
-    counts = np.bincount(ids.ravel(), minlength=256)[:NUM_CLASSES]
-    return {CLASSES[i]: int(counts[i]) for i in np.flatnonzero(counts).tolist()}
+def _by_class(ids: np.ndarray, taxonomy: Taxonomy) -> dict[str, int]:
+    counts = np.bincount(ids.ravel(), minlength=256)[: taxonomy.size]
+    return {taxonomy.names[i]: int(counts[i]) for i in np.flatnonzero(counts).tolist()}
 
 
 def _summary(
     rule: _Rule, measured: Sequence[SceneMeasurement], lines: Sequence[dict[str, Any]], dropped: dict[str, str]
 ) -> dict[str, Any]:
+    names = rule.judge.taxonomy.names
     counts = {
-        key: [sum(line[key].get(name, 0) for line in lines) for name in CLASSES]
+        key: [sum(line[key].get(name, 0) for line in lines) for name in names]
         for key in ("pixels", "doubtful", "boundary")
     }
     pixels, ignored = sum(counts["pixels"]), sum(counts["doubtful"]) + sum(counts["boundary"])
@@ -271,7 +275,7 @@ def _summary(
                 "doubtful": counts["doubtful"][i],
                 "boundary": counts["boundary"][i],
             }
-            for i, name in enumerate(CLASSES)
+            for i, name in enumerate(names)
         },
     }
 

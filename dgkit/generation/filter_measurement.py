@@ -16,9 +16,9 @@ from dgkit.data.layouts import ALIASES, LAYOUTS
 from dgkit.data.manifest import Manifest
 from dgkit.data.pictures import reading
 from dgkit.errors import InputError
-from dgkit.labels import CLASSES, NUM_CLASSES
 from dgkit.progress import Advance
 from dgkit.segmenters.onnx import open_onnx_segmenter
+from dgkit.taxonomies import CITYSCAPES19, Taxonomy
 
 DIGESTS = ("image_sha256", "source_label_sha256", "image_reading")  # what a measurement is of
 _KEYS = (*DIGESTS, "encoding")  # a reference may hold other ids than train ids
@@ -32,7 +32,7 @@ class SceneMeasurement:
     ``digests`` also holds :func:`~dgkit.data.pictures.reading` of the image if it is not empty, and the digest of the
     encoding of its label map unless that holds train ids.
 
-    ``pixels`` int64 [19] and ``losses`` float64 [19] are those of :class:`~dgkit.data.filtering.Judgement`.
+    ``pixels`` int64 [K] and ``losses`` float64 [K] are those of :class:`~dgkit.data.filtering.Judgement`.
     """
 
     digests: dict[str, str]
@@ -42,8 +42,8 @@ class SceneMeasurement:
     pixels: np.ndarray
     losses: np.ndarray
 
-    def to_json(self, scene_id: str) -> dict[str, Any]:
-        """Return the line of the journal."""
+    def to_json(self, scene_id: str, names: Sequence[str] = CITYSCAPES19.names) -> dict[str, Any]:
+        """Return the line of the journal; ``names`` are those of the classes."""
         present = np.flatnonzero(self.pixels).tolist()
         return {
             "id": scene_id,
@@ -51,22 +51,23 @@ class SceneMeasurement:
             "hash": f"{self.hash:016x}",
             "agreement": self.agreement,
             "mean_loss": self.mean_loss,
-            "classes": {CLASSES[i]: [int(self.pixels[i]), float(self.losses[i])] for i in present},
+            "classes": {names[i]: [int(self.pixels[i]), float(self.losses[i])] for i in present},
         }
 
     @classmethod
-    def from_json(cls, line: dict[str, Any]) -> "SceneMeasurement":
+    def from_json(cls, line: dict[str, Any], names: Sequence[str] = CITYSCAPES19.names) -> "SceneMeasurement":
         """Return the measurement of a line of the journal. Raises ValueError if its values are damaged."""
         try:
-            return cls._from_json(line)
+            return cls._from_json(line, names)
         except (KeyError, TypeError, AttributeError, OverflowError) as error:
             raise ValueError(str(error)) from error
 
     @classmethod
-    def _from_json(cls, line: dict[str, Any]) -> "SceneMeasurement":
-        pixels, losses = np.zeros(NUM_CLASSES, np.int64), np.zeros(NUM_CLASSES)
+    def _from_json(cls, line: dict[str, Any], names: Sequence[str]) -> "SceneMeasurement":
+        pixels, losses = np.zeros(len(names), np.int64), np.zeros(len(names))
         for name, (count, loss) in line["classes"].items():
-            pixels[CLASSES.index(name)], losses[CLASSES.index(name)] = _number(count, 2**40), _number(loss)
+            number = names.index(name)
+            pixels[number], losses[number] = _number(count, 2**40), _number(loss)
         shares = [None if line[key] is None else _number(line[key], most) for key, most in _SHARES]
         digests = {key: line[key] for key in _KEYS if key in line}
         code = int(line["hash"], 16)
@@ -84,11 +85,14 @@ def _number(value: Any, most: float = np.inf) -> Any:
     return value
 
 
-def list_reference(reference: str) -> list[SceneFiles]:
-    """Return the labelled images of a set, a folder or ``NAME=DIR``. Raises InputError."""
+def list_reference(reference: str, taxonomy: Taxonomy = CITYSCAPES19) -> list[SceneFiles]:
+    """Return the images of a set, a folder or ``NAME=DIR``, with labels of ``taxonomy``. Raises InputError."""
     name, equals, folder = reference.partition("=")
-    dataset = open_dataset(name, folder) if equals and ALIASES.get(name, name) in LAYOUTS else labels_folder(reference)
-    scenes = [SceneFiles(s.id, s.image, s.label, s.encoding) for s in dataset.samples if s.image is not None]
+    is_set = equals and ALIASES.get(name, name) in LAYOUTS
+    found = open_dataset(name, folder, None, taxonomy) if is_set else labels_folder(reference, None, taxonomy)
+    scenes = [
+        SceneFiles(s.id, s.image, s.label, s.encoding, taxonomy=taxonomy) for s in found.samples if s.image is not None
+    ]
     if not scenes:
         raise InputError(f"{reference} holds no images for its label maps", "pass a data set with images and labels")
     return scenes
@@ -97,13 +101,16 @@ def list_reference(reference: str) -> list[SceneFiles]:
 class SceneJudge:
     """The segmenter of a filter run, or none, for filters that need none."""
 
-    def __init__(self, path: Path | None) -> None:
-        """Open the ONNX file at ``path``. Raises InputError, EngineError, MissingDependency."""
-        self._segmenter = None if path is None else open_onnx_segmenter(path)
+    def __init__(self, path: Path | None, taxonomy: Taxonomy = CITYSCAPES19) -> None:
+        """Open the ONNX file at ``path``, of these classes. Raises InputError, EngineError, MissingDependency."""
+        self.taxonomy = taxonomy
+        self._segmenter = None if path is None else open_onnx_segmenter(path, taxonomy)
         self.digest = None if self._segmenter is None else self._segmenter.digest
         self.notes = () if self._segmenter is None else self._segmenter.notes
         reading = {"sidecar": None} if self._segmenter is None else self._segmenter.reading()
         self.identity: dict[str, Any] = {"segmenter_sha256": self.digest, **reading}
+        if not taxonomy.is_default:
+            self.identity["taxonomy"] = taxonomy.document()
         self._losses: dict[Path, np.ndarray] = {}
         self._free_bytes = CACHE_BYTES
 
@@ -111,8 +118,9 @@ class SceneJudge:
         """Compare uint8 [H,W,3] RGB with uint8 [H,W] train ids; without a segmenter every loss is nan."""
         if self._segmenter is None:
             unknown = np.full(label.shape, np.nan, np.float32)
-            return Judgement(unknown, np.zeros(NUM_CLASSES, np.int64), np.zeros(NUM_CLASSES), None)
-        return judge(self._segmenter.image_logits(image, name), self._segmenter.classes, label)
+            return Judgement(unknown, np.zeros(self.taxonomy.size, np.int64), np.zeros(self.taxonomy.size), None)
+        logits = self._segmenter.image_logits(image, name)
+        return judge(logits, self._segmenter.classes, label, self.taxonomy.size)
 
     def measure(self, scene: SceneFiles, digests: dict[str, str], keep_loss: bool) -> SceneMeasurement:
         """Read and judge a scene; ``keep_loss`` caches its loss for :meth:`loss`, up to :data:`CACHE_BYTES`."""
@@ -154,22 +162,22 @@ def measure_scenes(
         if how := reading(scene.image):
             digests["image_reading"] = how
         if scene.encoding != "train_ids":
-            digests["encoding"] = table_digest(scene.encoding)
-        found = _known(known.get(scene.id), digests)
+            digests["encoding"] = table_digest(scene.encoding, scene.taxonomy)
+        found = _known(known.get(scene.id), digests, judge.taxonomy.names)
         if found is None:
             found = judge.measure(scene, digests, keep_losses)
-            manifest.append(found.to_json(scene.id))
+            manifest.append(found.to_json(scene.id, judge.taxonomy.names))
         measured.append(found)
         advance(len(measured), len(scenes))
     return measured
 
 
-def _known(line: dict[str, Any] | None, digests: dict[str, str]) -> SceneMeasurement | None:
+def _known(line: dict[str, Any] | None, digests: dict[str, str], names: Sequence[str]) -> SceneMeasurement | None:
     """Return the measurement of a line of the journal; None if it is of other files, or damaged."""
     if line is None or any(line.get(key) != digests.get(key) for key in _KEYS):
         return None
     try:
-        return SceneMeasurement.from_json(line)
+        return SceneMeasurement.from_json(line, names)
     except ValueError:
         return None
 

@@ -10,6 +10,7 @@ from dgkit.config import Config, Metavar
 from dgkit.errors import UsageError
 from dgkit.generation.filter_config import MAX_BOUNDARY
 from dgkit.resources import usable_cores
+from dgkit.taxonomies import TaxonomyChoice
 
 DEFAULT_WORLD = 64  # scenes of the procedural city if no source of label maps is given
 DEFAULT_PRESET = "fast"
@@ -91,7 +92,7 @@ class GenerateConfig(Config):
     split: Annotated[str | None, Metavar("S")] = Field(
         None, description="Split of the data set: train, val, test or all"
     )
-    taxonomy: Annotated[str | dict[str, Any] | None, Metavar("T")] = Field(
+    taxonomy: Annotated[TaxonomyChoice, Metavar("T")] = Field(
         None, description="Required classes: camvid11 or FILE.yaml; default: the model's"
     )
     count: Annotated[int, Metavar("N")] = Field(16, ge=1, le=10_000_000, description="Total number of images in OUT")

@@ -8,6 +8,7 @@ from dgkit.generation.generate_config import GenerateConfig
 from dgkit.generation.settings import check_count, chosen_preset, resolve_paths
 from dgkit.generation.writer import OutputFolder, refuse_changes
 from dgkit.resources import usable_cores
+from dgkit.taxonomies import find_taxonomy
 
 # Values that model, label maps or machine determine: stated as None or "auto" they are those of the folder.
 _DETERMINED = frozenset(
@@ -76,6 +77,12 @@ def _stated(given: GenerateConfig, config: GenerateConfig) -> dict[str, Any]:
         keys = keys | {"engine", "dtype"}
     source = next((name for name in _SOURCES if name in keys and getattr(given, name) is not None), None)
     stated = {key: getattr(config, key) for key in keys - set(_SOURCES)}
+    if stated.get("taxonomy") is not None:
+        stated["taxonomy"] = find_taxonomy(config.taxonomy).recorded()
     if source is not None:
         stated |= {name: getattr(config, name) for name in _SOURCES}
-    return {key: value for key, value in stated.items() if not (value in (None, "auto") and key in _DETERMINED)}
+    return {
+        key: value
+        for key, value in stated.items()
+        if not (value in (None, "auto") and key in _DETERMINED and getattr(given, key) in (None, "auto"))
+    }

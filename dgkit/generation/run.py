@@ -172,7 +172,7 @@ def _generate_missing(
     if config.judge is not None and notify is not None:  # here, since each worker opens the judge again
         from dgkit.generation.agreement import judge_notes
 
-        for note in judge_notes(config.judge):
+        for note in judge_notes(config.judge, pipeline.info.taxonomy):
             notify(note)
     images = ImageProgress(len(folder.records), total_images(config), within(progress, "generate"))
     existing = set(folder.records)

@@ -65,8 +65,6 @@ def resolve_paths(config: GenerateConfig) -> GenerateConfig:
     system, at, file = (config.encoding or "").partition("@")
     if at:
         changes["encoding"] = f"{system}@{user_path(file).absolute()}"
-    if config.taxonomy is not None:
-        changes["taxonomy"] = find_taxonomy(config.taxonomy).recorded()
     if config.judge is not None:
         changes["judge"] = user_path(config.judge).absolute()
     for key in ("model", "controlnet"):

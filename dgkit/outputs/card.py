@@ -11,12 +11,12 @@ from typing import Any
 from dgkit import __version__
 from dgkit.data.generated import GeneratedFolder, open_generated
 from dgkit.files import read_file, write_changed
-from dgkit.labels import CLASSES, PALETTE
 from dgkit.markdown import markdown_table
 from dgkit.outputs.class_pixels import ClassPixels, count_classes
 from dgkit.outputs.shards import tree_path
 from dgkit.outputs.summary import Summary, summarise, write_summary
 from dgkit.progress import Advance
+from dgkit.taxonomies import CITYSCAPES19, Taxonomy
 
 CARD, SNIPPET, METADATA = "README.md", "mmseg_dataset.py", "metadata.jsonl"
 _MARK = "<!-- Written by dgkit. Without this line dgkit leaves the file alone. -->"
@@ -63,7 +63,7 @@ def describe(folder: GeneratedFolder, pixels: ClassPixels, source_pixels: Sequen
     summary = summarise(folder, pixels, source_pixels)
     write_summary(summary, folder.path)
     write_changed(folder.path / METADATA, metadata_lines(folder.records))
-    write_changed(folder.path / SNIPPET, mmseg_snippet("").encode())
+    write_changed(folder.path / SNIPPET, mmseg_snippet("", folder.taxonomy).encode())
     write_readme(folder.path, summary, "generated")
     return summary
 
@@ -83,7 +83,7 @@ def card_text(summary: Summary, layout: str) -> str:
         _MARK,
         f"\n# {summary.images:,} labelled street scenes\n",
         f"Images{_pixels(summary)}, generated with dgkit {__version__}: each image shows a label map in the "
-        "style of a prompt. Labels are the 19 classes of Cityscapes as train ids.\n",
+        f"style of a prompt. Labels are {_label_classes(summary.taxonomy)} as train ids.\n",
         markdown_table(("setting", "value"), _settings(summary)),
         f"## Files\n\n{_CONTENT[layout]}\n",
         _loading(layout),
@@ -109,15 +109,15 @@ def metadata_lines(records: Iterable[dict[str, Any]]) -> bytes:
     return "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines).encode("utf-8", "backslashreplace")
 
 
-def mmseg_snippet(prefix: str) -> str:
-    """Return a config of mmsegmentation 1.x for its own folder; ``prefix`` is the path to images/ and labels/ in it."""
-    palette = [list(map(int, colour)) for colour in PALETTE]
+def mmseg_snippet(prefix: str, taxonomy: Taxonomy = CITYSCAPES19) -> str:
+    """Return a config of mmsegmentation 1.x for its own folder; ``prefix`` is the path to images/ and labels/."""
+    palette = [list(map(int, colour)) for colour in taxonomy.palette]
     return f"""# This folder as a data set of mmsegmentation 1.x:
 #   _base_ = ["THIS_FOLDER/{SNIPPET}"]
 # gives a config `train_dataloader`; other keys of the same name in your config win.
 data_root = "{{{{ fileDirname }}}}"
 metainfo = dict(
-    classes={CLASSES!r},
+    classes={taxonomy.names!r},
     palette={palette!r},
 )
 train_pipeline = [
@@ -182,11 +182,11 @@ def _loading(layout: str) -> str:
 
 
 def _classes(summary: Summary) -> str:
-    source = summary.source_pixels or (0,) * len(CLASSES)
+    source = summary.source_pixels or (0,) * summary.taxonomy.size
     rows = [
         (name, _share(summary.pixels[i], sum(summary.pixels)), _share(source[i], sum(source)),
          f"{summary.scenes[i]:,}", f"{summary.drawn.get(name, 0):,}")
-        for i, name in enumerate(CLASSES)
+        for i, name in enumerate(summary.taxonomy.names)
     ]  # fmt: skip
     heads = ("class", "pixels", "pixels in the source", "images with it", "crops for it")
     table = markdown_table(heads, rows)
@@ -204,6 +204,10 @@ def _licence(summary: Summary) -> str:
         f"restrict their use. The labels are crops of other people's work ({summary.source}), whose terms apply. Check "
         "both, and state here what applies before you distribute this folder.\n"
     )
+
+
+def _label_classes(taxonomy: Taxonomy) -> str:
+    return f"the {taxonomy.size} classes of {'Cityscapes' if taxonomy.is_default else taxonomy.name}"
 
 
 def _pixels(summary: Summary) -> str:

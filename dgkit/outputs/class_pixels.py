@@ -12,7 +12,7 @@ from dgkit.progress import Advance
 
 @dataclass(frozen=True, eq=False)
 class ClassPixels:
-    """Pixels of the 19 classes in each scene, int64 [N,19], and of the whole label, int64 [N]."""
+    """Pixels of the K classes in each scene, int64 [N,K], and of the whole label, int64 [N]."""
 
     classes: np.ndarray
     area: np.ndarray
@@ -41,7 +41,10 @@ def count_classes(folder: GeneratedFolder, workers: int = 0, progress: Advance |
     map.
     """
     root = folder.path.resolve()
-    samples = tuple(Sample(str(r["id"]), root / r["label"], root / r["image"], "train_ids") for r in folder.records)
+    samples = tuple(
+        Sample(str(r["id"]), root / r["label"], root / r["image"], "train_ids", taxonomy=folder.taxonomy)
+        for r in folder.records
+    )
     dataset = Dataset("dgkit", root, "all", samples)
     index = build_index(dataset, workers=workers, cache=default_cache(dataset), progress=progress)
     return ClassPixels(index.counts, index.sizes.astype(np.int64).prod(axis=1))

@@ -196,7 +196,7 @@ def names(shard: Shard, format: str) -> set[str]:
 def _complete(dest: Path, format: str, records: Sequence[Line], summary: Summary) -> None:
     if format == "folder":
         write_changed(dest / "train" / METADATA, metadata_lines(records))
-        write_changed(dest / SNIPPET, mmseg_snippet("train/").encode())
+        write_changed(dest / SNIPPET, mmseg_snippet("train/", summary.taxonomy).encode())
     write_summary(summary, dest)
     write_readme(dest, summary, format)
 

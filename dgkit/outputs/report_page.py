@@ -18,11 +18,11 @@ from dgkit.data.labelmap import read_label
 from dgkit.data.pictures import read_picture
 from dgkit.errors import UsageError
 from dgkit.files import atomic_write
-from dgkit.labels import CLASSES, NUM_CLASSES, PALETTE
 from dgkit.outputs.card import describe
 from dgkit.outputs.class_pixels import ClassPixels, count_classes
 from dgkit.outputs.summary import Summary
 from dgkit.progress import Advance, Progress, within
+from dgkit.taxonomies import CITYSCAPES19, Taxonomy
 
 PAGE = "report.html"
 THUMBNAIL = 256  # longer side of an embedded image in pixels
@@ -76,7 +76,7 @@ def report(
         chosen = np.linspace(0, len(folder.records) - 1, shown).round().astype(int).tolist()
         data = embedded(folder, data, chosen, within(progress, "embed"))
     page = folder.path / PAGE if to is None else to
-    atomic_write(page, render(data).encode("utf-8", "backslashreplace"))
+    atomic_write(page, render(data, folder.taxonomy).encode("utf-8", "backslashreplace"))
     known = [value for value in data["scenes"]["agreement"] or () if value is not None]
     return ReportResult(page, len(folder.records), shown, float(np.mean(known)) if known else None)
 
@@ -99,8 +99,8 @@ def page_data(folder: GeneratedFolder, pixels: ClassPixels, summary: Summary) ->
     return {
         "title": folder.name,
         "facts": _facts(summary),
-        "classes": list(CLASSES),
-        "palette": [list(map(int, colour)) for colour in PALETTE],
+        "classes": list(folder.taxonomy.names),
+        "palette": [list(map(int, colour)) for colour in folder.taxonomy.palette],
         "ratio": height / width,
         "texts": texts,
         "scenes": columns,
@@ -164,7 +164,7 @@ def embedded(folder: GeneratedFolder, data: dict[str, Any], chosen: Sequence[int
     for done, number in enumerate(chosen, 1):
         record = folder.records[number]
         image = Image.fromarray(read_picture(folder.path / record["image"]))
-        label = Image.fromarray(np.array(read_label(folder.path / record["label"])))
+        label = Image.fromarray(np.array(read_label(folder.path / record["label"], taxonomy=folder.taxonomy)))
         scale = min(1.0, THUMBNAIL / max(image.size))
         size = (max(1, round(image.width * scale)), max(1, round(image.height * scale)))
         pictures["image"].append(_uri(image.resize(size, Image.Resampling.LANCZOS), "jpeg", quality=88))
@@ -177,7 +177,7 @@ def embedded(folder: GeneratedFolder, data: dict[str, Any], chosen: Sequence[int
     return {**data, "scenes": columns, "embedded": pictures, "all": len(folder.records)}
 
 
-def render(data: dict[str, Any]) -> str:
+def render(data: dict[str, Any], taxonomy: Taxonomy = CITYSCAPES19) -> str:
     """Return the page with style, script and ``data`` inlined; it refers to nothing but the images in its folder."""
     page, style, charts, script = (
         resources.files("dgkit.outputs").joinpath(name).read_text(encoding="utf-8") for name in _PARTS
@@ -185,14 +185,16 @@ def render(data: dict[str, Any]) -> str:
     # Escaped, so that no prompt or file name can end the script element.
     text = json.dumps(data, ensure_ascii=False, separators=(",", ":"), allow_nan=False).replace("<", "\\u003c")
     title = data["title"].replace("&", "&amp;").replace("<", "&lt;")
-    filled = {"TITLE": title, "STYLE": style, "SCRIPT": charts + script, **_tables(), "DATA": text}
+    filled = {"TITLE": title, "STYLE": style, "SCRIPT": charts + script, **_tables(taxonomy), "DATA": text}
     return re.sub(r"@([A-Z]+)@", lambda place: filled[place[1]], page)
 
 
-def _tables() -> dict[str, str]:
+def _tables(taxonomy: Taxonomy) -> dict[str, str]:
     """Return the colours of label maps for an SVG filter: the values of 256 ids for each channel."""
     table = np.zeros((256, 3))
-    table[:NUM_CLASSES] = np.minimum(1, (PALETTE + 0.3) / 255)  # the same colour whether a browser rounds or truncates
+    table[: taxonomy.size] = np.minimum(
+        1, (taxonomy.palette + 0.3) / 255
+    )  # the same colour whether a browser rounds or truncates
     return {name: " ".join(f"{value:.4g}" for value in table[:, i]) for i, name in enumerate(("RED", "GREEN", "BLUE"))}
 
 

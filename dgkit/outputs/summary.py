@@ -9,8 +9,8 @@ from dgkit import __version__
 from dgkit.config import read_recipe
 from dgkit.data.generated import GeneratedFolder
 from dgkit.files import json_bytes, parse_json, read_file, write_changed
-from dgkit.labels import CLASSES, NUM_CLASSES
 from dgkit.outputs.class_pixels import ClassPixels
+from dgkit.taxonomies import CITYSCAPES19, Taxonomy
 
 SUMMARY = "dataset.json"
 _EMBEDDED = "the model that dgkit ships"
@@ -20,10 +20,10 @@ _EMBEDDED = "the model that dgkit ships"
 class Summary:
     """Figures of a generated folder.
 
-    For each of the 19 classes, ``pixels`` are its pixels, ``scenes`` the scenes that show it, and ``source_pixels`` its
-    pixels in the label maps that crops were taken from (None if unknown). ``drawn`` counts the crops chosen for each
-    class. Nothing depends on when, where or how often the run was started: a folder that is generated again elsewhere
-    has the same figures.
+    For each class of ``taxonomy``, ``pixels`` are its pixels, ``scenes`` the scenes that show it, and ``source_pixels``
+    its pixels in the label maps that crops were taken from (None if unknown). ``drawn`` counts the crops chosen for
+    each class. Nothing depends on when, where or how often the run was started: a folder that is generated again
+    elsewhere has the same figures.
     """
 
     images: int
@@ -37,6 +37,7 @@ class Summary:
     source: str
     model: str
     settings: dict[str, Any]
+    taxonomy: Taxonomy = CITYSCAPES19
 
     @property
     def licence(self) -> str | None:
@@ -51,7 +52,7 @@ class Summary:
         classes = [
             {"name": name, "pixels": self.pixels[i], "images": self.scenes[i],
              "source_pixels": None if self.source_pixels is None else self.source_pixels[i]}
-            for i, name in enumerate(CLASSES)
+            for i, name in enumerate(self.taxonomy.names)
         ]  # fmt: skip
         return {
             "images": self.images,
@@ -61,6 +62,7 @@ class Summary:
             "drawn_for": self.drawn,
             "ignored_share": round(self.ignored_share, 6),
             "classes": classes,
+            **({} if self.taxonomy.is_default else {"taxonomy": self.taxonomy.document()}),
             "source": self.source,
             "model": self.model,
             "licence": self.licence,
@@ -72,10 +74,11 @@ class Summary:
 def summarise(folder: GeneratedFolder, pixels: ClassPixels, source_pixels: Sequence[int] | None = None) -> Summary:
     """Collect the figures of a folder.
 
-    ``source_pixels``: pixels of the 19 classes in all label maps of the source; None takes them from an earlier card of
+    ``source_pixels``: pixels of each class in all label maps of the source; None takes them from an earlier card of
     this folder.
     """
     known = source_pixels if source_pixels is not None else _recorded(folder.path, folder.settings)
+    known = None if known is None or len(known) != folder.taxonomy.size else known
     return Summary(
         images=len(folder.records),
         size=folder.size,
@@ -88,6 +91,7 @@ def summarise(folder: GeneratedFolder, pixels: ClassPixels, source_pixels: Seque
         source=_source(folder.settings),
         model=_model(folder.settings),
         settings=folder.settings,
+        taxonomy=folder.taxonomy,
     )
 
 
@@ -110,7 +114,7 @@ def _recorded(path: Path, settings: dict[str, Any]) -> list[int] | None:
         counts = [int(entry["source_pixels"]) for entry in found["classes"]]
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return None
-    return counts if same and len(counts) == NUM_CLASSES else None
+    return counts if same else None
 
 
 def _source(settings: dict[str, Any]) -> str:

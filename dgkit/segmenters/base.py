@@ -18,9 +18,9 @@ from dgkit.engines.engine_recipe import resolve_device
 from dgkit.engines.runner import BuildOptions, Network, Runner, known_engine, runner_class
 from dgkit.engines.spec import SEGMENTER
 from dgkit.errors import EngineError
-from dgkit.labels import CLASSES
 from dgkit.progress import Notify
 from dgkit.segmenters.class_names import match_classes
+from dgkit.taxonomies import CITYSCAPES19, Taxonomy
 
 Triple = tuple[float, float, float]
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
@@ -33,27 +33,28 @@ class ModuleSource:
 
     ``load`` returns a module that maps float [B,3,H,W] to logits [B,C,h,w] of any stride; its input is RGB,
     (value / 255 - ``mean``) / ``std``. ``digest`` identifies weights and configuration. ``classes``: names of the C
-    outputs. ``side``: input height and width in pixels of an ONNX export, None if an export takes any size. ``notes``:
-    sentences for the user on what was assumed or is not used.
+    outputs, of ``taxonomy`` if the checkpoint states it. ``side``: input height and width in pixels of an ONNX export,
+    None if an export takes any size. ``notes``: sentences for the user on what was assumed or is not used.
     """
 
     path: Path
     kind: str
     load: Callable[[], nn.Module]
     digest: str
-    classes: tuple[str, ...] = CLASSES
+    classes: tuple[str, ...] = CITYSCAPES19.names
     mean: Triple = IMAGENET_MEAN
     std: Triple = IMAGENET_STD
     side: int | None = None
     notes: tuple[str, ...] = ()
+    taxonomy: Taxonomy | None = None
 
 
 class Segmenter(ABC):
-    """A network that labels images with the 19 classes, used as ``with segmenter: segmenter.logits(images)``.
+    """A network that labels images, used as ``with segmenter: segmenter.logits(images)``.
 
-    ``classes``: uint8 [K], the train id of each channel of the logits, 255 for a channel that counts class numbers of
-    none of the classes. ``output``: name of the output with the logits or class numbers. ``notes``: sentences for the
-    user on what was assumed or is not used.
+    ``taxonomy``: the classes of its predictions. ``classes``: uint8 [K], the train id of each channel of the logits,
+    255 for a channel that counts class numbers of none of the classes. ``output``: name of the output with the logits
+    or class numbers. ``notes``: sentences for the user on what was assumed or is not used.
     """
 
     output = "logits"
@@ -67,8 +68,11 @@ class Segmenter(ABC):
         std: Triple,
         device: str,
         notes: tuple[str, ...] = (),
+        *,
+        taxonomy: Taxonomy = CITYSCAPES19,
     ) -> None:
         self.path, self.kind, self.classes, self.notes = path, kind, classes, notes
+        self.taxonomy = taxonomy
         self.device = torch.device(device)
         self._opened = ExitStack()
         self._mean, self._std = (255 * torch.tensor(v, device=self.device).view(1, 3, 1, 1) for v in (mean, std))
@@ -132,14 +136,23 @@ class ModuleSegmenter(Segmenter):
     """A :class:`ModuleSource` on one of dgkit's engines, with one runner for each image size, made on first use."""
 
     def __init__(
-        self, source: ModuleSource, engine: str, dtype: str, device: str, *, batch: int, notify: Notify | None
+        self,
+        source: ModuleSource,
+        engine: str,
+        dtype: str,
+        device: str,
+        *,
+        batch: int,
+        notify: Notify | None,
+        taxonomy: Taxonomy | None = None,
     ) -> None:
-        """Prepare ``source`` for ``engine``; ``batch`` is the largest batch.
+        """Prepare ``source`` for ``engine``; ``batch`` is the largest batch, ``taxonomy`` the classes to predict.
 
         Raises UsageError if the engine does not run on this device or in this dtype.
         """
         self.source, self.engine, self.dtype, self.notify = source, known_engine(engine), dtype, notify
-        self._match = match_classes(source.classes, source.path)
+        wanted = taxonomy or source.taxonomy or CITYSCAPES19
+        self._match = match_classes(source.classes, source.path, wanted, source.taxonomy)
         self._keep = self._match.channels
         self._options = BuildOptions(batch=(1, batch, batch))
         self._runners: dict[tuple[int, int] | None, Runner] = {}  # by (height, width); None: any size
@@ -151,6 +164,7 @@ class ModuleSegmenter(Segmenter):
             source.std,
             resolve_device(device, engine),
             source.notes + self._match.notes(),
+            taxonomy=wanted,
         )
         self._runner(64, 64)  # fails early, before any file is read, if the engine cannot run this
 

@@ -28,6 +28,7 @@ from dgkit.segmenters.mmseg_config import (
     type_names,
     without_initial_weights,
 )
+from dgkit.taxonomies import Taxonomy, find_taxonomy
 
 _LIBRARIES = ("mmseg", "mmengine", "mmcv")
 _PACKAGES = ("mmseg.", "mmengine.", "mmcv.", "torch.nn.", "dgkit.")
@@ -50,7 +51,7 @@ def mmseg_source(checkpoint: Path, config: Path | None = None) -> ModuleSource:
     try:
         mean, std, reverse = _normalization(model.get("data_preprocessor") or {}, checkpoint)
         facts = json.dumps(model, sort_keys=True, default=str) + software
-        classes, side = _stated_classes(meta), _fixed_side(model)
+        classes, side, taxonomy = _stated_classes(meta), _fixed_side(model), _stated_taxonomy(meta)
         names = classes or _usual_classes(model, checkpoint)
     except (TypeError, ValueError, AttributeError, LookupError) as error:
         raise ModelError(
@@ -66,6 +67,7 @@ def mmseg_source(checkpoint: Path, config: Path | None = None) -> ModuleSource:
         mean=mean,
         std=std,
         side=side,
+        taxonomy=taxonomy,
         notes=() if classes else ("the checkpoint names no classes: they are taken in the usual order",),
     )
 
@@ -146,6 +148,13 @@ def _stated_classes(meta: Mapping[str, Any]) -> tuple[str, ...]:
     stated = meta.get("dataset_meta")
     names = (stated if isinstance(stated, Mapping) else {}).get("classes") or meta.get("CLASSES")
     return tuple(str(name) for name in names or ())
+
+
+def _stated_taxonomy(meta: Mapping[str, Any]) -> Taxonomy | None:
+    """Return the taxonomy that dgkit train segmenter wrote; other checkpoints state none. Raises ModelError."""
+    stated = meta.get("dataset_meta")
+    found = stated.get("taxonomy") if isinstance(stated, Mapping) else None
+    return None if found is None else find_taxonomy(found)
 
 
 def _usual_classes(model: Mapping[str, Any], path: Path) -> tuple[str, ...]:

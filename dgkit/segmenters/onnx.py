@@ -10,13 +10,14 @@ from torch import Tensor
 from torch.nn import functional
 
 from dgkit.errors import InputError, UsageError
-from dgkit.labels import CLASSES, IGNORE
+from dgkit.labels import IGNORE
 from dgkit.resources import usable_cores
 from dgkit.segmenters.base import Segmenter, not_finite
 from dgkit.segmenters.class_names import match_classes
 from dgkit.segmenters.onnx_output import choose_output, list_maps
 from dgkit.segmenters.onnx_session import ONNX_ENGINES, open_session
 from dgkit.segmenters.segmenter_sidecar import read_segmenter_sidecar, sidecar_path
+from dgkit.taxonomies import CITYSCAPES19, Taxonomy, find_taxonomy
 
 DEFAULT_MULTIPLE = 32  # of height and width, where the side-car does not state one
 
@@ -35,7 +36,7 @@ class OnnxSegmenter(Segmenter):
     The map holds logits [N,C,h,w] of any stride, or class numbers [N,H,W] or [N,1,H,W];
     :func:`~dgkit.segmenters.onnx_output.choose_output` chooses it among several. The YAML side-car is described by
     :class:`~dgkit.segmenters.segmenter_sidecar.SegmenterSideCar`. Class numbers of named classes that are none of the
-    19, such as void, become 255.
+    taxonomy, such as void, become 255.
 
     :meth:`logits` serves ``dgkit eval``: batches of windows, normalized and resized by PyTorch, padded to a fixed input
     size. :meth:`image_logits` and :meth:`predict` serve ``dgkit quality``, ``dgkit filter`` and the judge of
@@ -44,11 +45,20 @@ class OnnxSegmenter(Segmenter):
     """
 
     def __init__(
-        self, path: Path, engine: str, dtype: str, device: str, *, threads: int | None = None, tf32: bool = False
+        self,
+        path: Path,
+        engine: str,
+        dtype: str,
+        device: str,
+        *,
+        threads: int | None = None,
+        tf32: bool = False,
+        taxonomy: Taxonomy | None = None,
     ) -> None:
         """Open the file at ``path``.
 
-        ``threads``: CPU threads of one call, by default PyTorch's number; ``tf32``: allow TF32 on a GPU. Raises
+        ``threads``: CPU threads of one call, by default PyTorch's number; ``tf32``: allow TF32 on a GPU;
+        ``taxonomy``: classes to predict, by default those that the side-car states. Raises
         InputError for a missing file or a bad side-car, EngineError for a file that does not open, UsageError for
         another engine or dtype, MissingDependency.
         """
@@ -58,8 +68,10 @@ class OnnxSegmenter(Segmenter):
                 "omit --engine and --dtype: the precision is part of the file",
             )
         self.sidecar = read_segmenter_sidecar(path)
-        self._names = self.sidecar.classes or CLASSES
-        self._match = match_classes(self._names, sidecar_path(path))
+        stated = None if self.sidecar.taxonomy is None else find_taxonomy(self.sidecar.taxonomy)
+        wanted = taxonomy or stated or CITYSCAPES19
+        self._names = self.sidecar.classes or (stated or CITYSCAPES19).names
+        self._match = match_classes(self._names, sidecar_path(path), wanted, stated)
         self._keep = self._match.channels
         self._session = open_session(path, engine, device, threads=threads or torch.get_num_threads(), tf32=tf32)
         self.engine, self.digest = engine, self._session.digest
@@ -77,6 +89,7 @@ class OnnxSegmenter(Segmenter):
             self.sidecar.std,
             self._session.device,
             self._notes(),
+            taxonomy=wanted,
         )
 
     @property
@@ -155,7 +168,7 @@ class OnnxSegmenter(Segmenter):
         return votes
 
     def _train_ids(self, numbers: np.ndarray) -> np.ndarray:
-        """Return the train id of each class number, uint8; 255 for a named class that is none of the 19."""
+        """Return the train id of each class number, uint8; 255 for a named class that is none of the taxonomy."""
         whole = numbers.astype(np.int64)
         if whole.dtype != numbers.dtype and not np.array_equal(whole, numbers):
             value = numbers[whole != numbers].flat[0]
@@ -274,7 +287,8 @@ class OnnxSegmenter(Segmenter):
     def _unknown_numbers(self, numbers: np.ndarray) -> InputError:
         shown = ", ".join(str(number) for number in np.unique(numbers)[:5])
         return InputError(
-            f"{self.path} gave class numbers that stand for none of the 19 classes: {shown}", self._classes_hint
+            f"{self.path} gave class numbers that stand for none of the {self.taxonomy.size} classes: {shown}",
+            self._classes_hint,
         )
 
     @property
@@ -282,12 +296,15 @@ class OnnxSegmenter(Segmenter):
         return f"list the class names under 'classes' in {sidecar_path(self.path)}"
 
 
-def open_onnx_segmenter(path: Path | str) -> OnnxSegmenter:
+def open_onnx_segmenter(path: Path | str, taxonomy: Taxonomy | None = None) -> OnnxSegmenter:
     """Open the ONNX file at ``path`` for single images: on a GPU with TF32 if there is one, else on all cores.
 
-    Raises what :class:`OnnxSegmenter` raises, and InputError if the side-car names an output that is absent.
+    ``taxonomy`` are the classes to predict. Raises what :class:`OnnxSegmenter` raises, and InputError if the side-car
+    names an output that is absent.
     """
-    segmenter = OnnxSegmenter(Path(path), "ort", "fp32", "auto", threads=len(usable_cores()), tf32=True)
+    segmenter = OnnxSegmenter(
+        Path(path), "ort", "fp32", "auto", threads=len(usable_cores()), tf32=True, taxonomy=taxonomy
+    )
     segmenter.check_features()
     return segmenter
 

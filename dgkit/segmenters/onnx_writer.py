@@ -11,6 +11,7 @@ from dgkit.engines.onnx_export import OPSET, TOLERANCES, quiet_exporter, relativ
 from dgkit.errors import EngineError
 from dgkit.files import atomic_path, atomic_write
 from dgkit.optional import first_line, require
+from dgkit.taxonomies import Taxonomy
 
 MULTIPLE = 32  # of height and width, where they are free
 _FAILURES = (RuntimeError, ValueError, TypeError, torch.onnx.errors.OnnxExporterError)
@@ -25,12 +26,14 @@ def write_segmenter(
     std: Sequence[float],
     side: int,
     fixed: bool = False,
+    taxonomy: Taxonomy | None = None,
 ) -> float:
     """Write ``path`` and its side-car ``path.with_suffix(".yaml")``; return the relative L2 error of the logits.
 
     ``module`` maps float32 [N,3,H,W], RGB, (value / 255 - ``mean``) / ``std``, to logits [N,C,h,w] of any stride;
-    ``classes`` names the C channels. The batch is free, and so are height and width (multiples of :data:`MULTIPLE`)
-    unless ``fixed`` binds them to ``side``, the size of the example image of the export. Raises MissingDependency
+    ``classes`` names the C channels, of ``taxonomy`` if it is known. The batch is free, and so are height and width
+    (multiples of :data:`MULTIPLE`) unless ``fixed`` binds them to ``side``, the size of the example image of the
+    export. Raises MissingDependency
     without onnx; EngineError, writing nothing, if the export fails, differs from ``module`` or has another number of
     classes; OutputError.
     """
@@ -64,6 +67,7 @@ def write_segmenter(
         "mean": [_rounded(value) for value in mean],
         "std": [_rounded(value) for value in std],
         "classes": list(classes),
+        **({} if taxonomy is None or taxonomy.is_default else {"taxonomy": taxonomy.document()}),
         "multiple_of": None if fixed else MULTIPLE,
     }
     atomic_write(path.with_suffix(".yaml"), yaml.safe_dump(sidecar, sort_keys=False, width=110).encode())

@@ -11,6 +11,7 @@ from dgkit.segmenters.mmseg import mmseg_source
 from dgkit.segmenters.onnx import OnnxSegmenter
 from dgkit.segmenters.onnx_session import SEGMENTER_HINT
 from dgkit.segmenters.transformers import transformers_source
+from dgkit.taxonomies import Taxonomy
 
 CHECKPOINTS = (".pth", ".pt")  # file endings of mmsegmentation
 
@@ -24,11 +25,13 @@ def open_segmenter(
     config: Path | None = None,
     batch: int = 4,
     notify: Notify | None = None,
+    taxonomy: Taxonomy | None = None,
 ) -> Segmenter:
     """Return the segmenter at ``path``: an ONNX file with its side-car, or a checkpoint that :func:`find_source` knows.
 
     ``engine`` auto: torch for a checkpoint; for an ONNX file ort, or openvino where only that is installed. ``dtype``
-    auto: fp32, since scores should not depend on the machine. Raises UsageError for a path, a config or an engine that
+    auto: fp32, since scores should not depend on the machine. ``taxonomy``: the classes to predict, by default those
+    that the segmenter states. Raises UsageError for a path, a config or an engine that
     does not fit, InputError (ModelError) for a damaged file, MissingDependency.
     """
     path = Path(path)
@@ -36,9 +39,11 @@ def open_segmenter(
     if engine != "auto":
         known_engine(engine)
     if path.suffix == ".onnx" and config is None:
-        return OnnxSegmenter(path, _onnx_engine() if engine == "auto" else engine, dtype, device)
+        return OnnxSegmenter(path, _onnx_engine() if engine == "auto" else engine, dtype, device, taxonomy=taxonomy)
     used = "torch" if engine == "auto" else engine
-    return ModuleSegmenter(find_source(path, config), used, dtype, device, batch=batch, notify=notify)
+    return ModuleSegmenter(
+        find_source(path, config), used, dtype, device, batch=batch, notify=notify, taxonomy=taxonomy
+    )
 
 
 def _onnx_engine() -> str:

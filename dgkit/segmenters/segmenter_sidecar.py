@@ -8,10 +8,12 @@ from pydantic import Field, field_validator
 
 from dgkit.config import Config, load_config
 from dgkit.errors import UsageError
+from dgkit.taxonomies import TaxonomyChoice
 
 MAX_SIDE = 4096  # pixels; a larger size would need gigabytes for one image
 Finite = Annotated[float, Field(allow_inf_nan=False)]
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+_NEWER = ("output", "taxonomy")
 Triple = tuple[Finite, Finite, Finite]
 
 
@@ -29,6 +31,7 @@ class SegmenterSideCar(Config):
     classes: tuple[str, ...] | None = Field(
         None, min_length=1, description="class name of each output channel; null: the 19 classes"
     )
+    taxonomy: TaxonomyChoice = Field(None, description="taxonomy of the classes; null: not stated, or the usual one")
     multiple_of: int | None = Field(
         None, ge=1, le=MAX_SIDE, description="height and width must be multiples of this; null: 32"
     )
@@ -47,9 +50,9 @@ class SegmenterSideCar(Config):
         return value
 
     def to_json(self) -> dict[str, Any]:
-        """Return the values as JSON; ``output`` only if it is stated, as in scores of earlier versions."""
+        """Return the values as JSON; newer keys only if they are stated, as in scores of earlier versions."""
         values = self.model_dump(mode="json")
-        return values if self.output is not None else {k: v for k, v in values.items() if k != "output"}
+        return {key: value for key, value in values.items() if value is not None or key not in _NEWER}
 
     def normalize(self, image: np.ndarray) -> np.ndarray:
         """Return float32 [1,3,H,W], the network's input for ``image``, uint8 [H,W,3] RGB."""

@@ -7,7 +7,8 @@ import onnx
 import yaml
 from onnx import TensorProto, helper, numpy_helper
 
-from dgkit.labels import NUM_CLASSES, PALETTE
+from dgkit.labels import PALETTE
+from dgkit.taxonomies import CITYSCAPES19, Taxonomy
 
 OPSET = 18
 
@@ -23,10 +24,12 @@ def palette_model(
     half: bool = False,  # input and logits in fp16
     batch: int | None = None,  # fixed batch size
     bias_of_wall: float | None = None,  # NaN or infinity, as in damaged weights
+    taxonomy: Taxonomy = CITYSCAPES19,
+    states: bool = True,  # the side-car states another taxonomy than the default
 ) -> Path:
-    """Write a network with logits [N,19,h,w], where the nearest palette colour wins; ``features``: mean logits."""
+    """Write a network with logits [N,K,h,w], where the nearest palette colour wins; ``features``: mean logits."""
     # |x - c|^2 = |x|^2 - 2 x c + |c|^2: a 1x1 convolution ranks the colours.
-    colours = PALETTE.astype(np.float32) / 255
+    colours = taxonomy.palette.astype(np.float32) / 255
     weights = (sharpness * 2 * colours)[:, :, None, None]
     nodes = [
         helper.make_node("Conv", ["image", "weights", "bias"], ["logits"], kernel_shape=[1, 1], strides=[stride] * 2),
@@ -38,14 +41,16 @@ def palette_model(
     constants = {
         "weights": weights.astype(np.float32), "bias": bias.astype(np.float32), "axes": np.array([2, 3], np.int64)
     }  # fmt: skip
-    outputs = {"logits": ["n", NUM_CLASSES, None, None], "features": ["n", NUM_CLASSES]}
+    outputs = {"logits": ["n", taxonomy.size, None, None], "features": ["n", taxonomy.size]}
     kind = TensorProto.FLOAT16 if half else TensorProto.FLOAT
     constants = {
         name: value.astype(np.float16) if half and name != "axes" else value for name, value in constants.items()
     }
     _save(path, nodes, constants, size, outputs, kind, input_kind=kind, batch=batch)
     if sidecar:
-        _sidecar(path, features="features", multiple_of=multiple_of)
+        own = {} if taxonomy.is_default else {"classes": list(taxonomy.names)}
+        own |= {"taxonomy": taxonomy.document()} if own and states else {}
+        _sidecar(path, features="features", multiple_of=multiple_of, **own)
     return path
 
 

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 from pydantic import Field
 
 from dgkit.config import Config, Metavar
+from dgkit.taxonomies import TaxonomyChoice, find_taxonomy
 
 if TYPE_CHECKING:
     from dgkit.evaluation.benchmark.protocols import Protocol
@@ -21,6 +22,9 @@ class EvalConfig(Config):
 
     on: Annotated[tuple[str, ...], Metavar("NAME=DIR")] = Field(
         min_length=1, description="Data set: cityscapes, bdd, mapillary, acdc, darkzurich, camvid; repeatable"
+    )
+    taxonomy: Annotated[TaxonomyChoice, Metavar("T")] = Field(
+        None, description="Classes: camvid11 or FILE.yaml; default: the segmenter's"
     )
     split: Literal["train", "val", "test", "all"] = Field(
         "val", description="Split: train, val, test or all; default: val, or the only one"
@@ -57,4 +61,6 @@ class EvalConfig(Config):
     def identity(self) -> dict[str, Any]:
         """Return what must not change when a run is resumed."""
         fixed = {name: value for name, value in self.model_dump(mode="json").items() if name not in FREE}
+        if find_taxonomy(self.taxonomy).is_default:  # as in scores of earlier versions
+            fixed.pop("taxonomy")
         return {**fixed, "protocol": self.resolved_protocol().to_json()}

@@ -19,6 +19,7 @@ from dgkit.errors import InputError, LabelError, UsageError
 from dgkit.evaluation.benchmark.protocols import Protocol, fitted_size
 from dgkit.files import local_path
 from dgkit.progress import Notify
+from dgkit.taxonomies import CITYSCAPES19, Taxonomy
 
 NO_IMAGE, NO_LABEL, SIZES, IDS, DAMAGED = (
     "label map without photograph",
@@ -65,8 +66,16 @@ class EvalSample:
     label: np.ndarray
 
 
-def find_sets(given: Sequence[str], split: str, only: bool = False, notify: Notify | None = None) -> list[Dataset]:
+def find_sets(
+    given: Sequence[str],
+    split: str,
+    only: bool = False,
+    notify: Notify | None = None,
+    taxonomy: Taxonomy = CITYSCAPES19,
+) -> list[Dataset]:
     """Return the data sets of ``NAME=DIR`` texts, in order; ``split`` applies to those that have splits.
+
+    Their label maps are read as classes of ``taxonomy``.
 
     With ``only``, a set that lacks ``split`` is opened with the only split that it has, and ``notify`` gets a line.
     Raises UsageError for a text that is not NAME=DIR, an unknown name or a repeated name; InputError if there are no
@@ -83,23 +92,23 @@ def find_sets(given: Sequence[str], split: str, only: bool = False, notify: Noti
             )
         if name in [one.name for one in found]:
             raise UsageError(f"--on {name} appears twice", "evaluate the second folder into another --out")
-        found.append(_open_set(name, folder, split, only, notify))
+        found.append(_open_set(name, folder, split, only, notify, taxonomy))
     return found
 
 
-def _open_set(name: str, folder: str, split: str, only: bool, notify: Notify | None) -> Dataset:
+def _open_set(name: str, folder: str, split: str, only: bool, notify: Notify | None, taxonomy: Taxonomy) -> Dataset:
     layout = LAYOUTS[name]
     if layout.default_split == ALL or not any("{split}" in tree.labels for tree in layout.trees):
-        return open_dataset(name, folder)
+        return open_dataset(name, folder, None, taxonomy)
     try:
-        return open_dataset(name, folder, split)
+        return open_dataset(name, folder, split, taxonomy)
     except InputError:
         there = splits_in(name, local_path(folder)) if only else []
         if len(there) != 1:
             raise
     if notify is not None:
         notify(f"{name}: {folder} has no split {split}; its only split, {there[0]}, is scored")
-    return open_dataset(name, folder, there[0])
+    return open_dataset(name, folder, there[0], taxonomy)
 
 
 def check_dataset(dataset: Dataset, workers: int) -> tuple[list[Sample], list[BadFile]]:
@@ -133,7 +142,7 @@ def read_eval_sample(dataset: str, sample: Sample, protocol: Protocol) -> EvalSa
 def read_sample(dataset: str, sample: Sample) -> tuple[np.ndarray, np.ndarray]:
     """Return (photograph uint8 [H,W,3] RGB, train ids uint8 [H,W]). Raises BadSample."""
     try:
-        label = read_label(sample.label, sample.encoding)
+        label = read_label(sample.label, sample.encoding, sample.taxonomy)
     except LabelError as error:
         kind = IDS if "unknown ids" in error.message else DAMAGED
         raise BadSample(BadFile(dataset, kind, str(sample.label), error.message)) from error
@@ -165,7 +174,8 @@ def count_bad_files(bad_files: Iterable[BadFile]) -> dict[tuple[str, str], int]:
 
 def label_encodings(dataset: Dataset) -> list[str]:
     """Return descriptions of the encodings of the label maps, such as the class mapping of Mapillary Vistas."""
-    return sorted({find_encoding(name).description for name in {sample.encoding for sample in dataset.samples}})
+    names = {sample.encoding for sample in dataset.samples}
+    return sorted({find_encoding(name, dataset.taxonomy).description for name in names})
 
 
 def _check_headers(dataset: str, sample: Sample) -> BadFile | None:

@@ -49,7 +49,9 @@ def _write_tables(out: Path, config: EvalConfig, found: SetScores, result: dict[
     atomic_write(out / "images.csv", images_csv(found))
     names = ["report.json", "report.csv", "images.csv", "index.html", "config.yaml"]
     for name, scores in result["sets"].items():
-        picture = confusion_picture(np.array(scores["confusion"]), f"{name}: mIoU {percent(scores['miou'])}")
+        picture = confusion_picture(
+            np.array(scores["confusion"]), f"{name}: mIoU {percent(scores['miou'])}", list(scores["iou"])
+        )
         with atomic_path(out / f"confusion-{name}.png") as temporary:
             picture.save(temporary, "PNG")
         names.append(f"confusion-{name}.png")
@@ -72,7 +74,7 @@ def _worst_cards(segmenter: Segmenter, config: EvalConfig, found: SetScores, nam
             image, _ = read_sample(name, files)
         except BadSample:  # removed since it was scored
             continue
-        strip = picture_strip(image, sample.label, segmenter.classes[channels.cpu().numpy()])
+        strip = picture_strip(image, sample.label, segmenter.classes[channels.cpu().numpy()], segmenter.taxonomy)
         title = f"{files.id} {files.condition}" if files.condition else files.id
         score = scores[files.id]
         cards[files.id] = Card(title, percent(score if math.isfinite(score) else None), strip)

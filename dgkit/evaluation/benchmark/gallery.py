@@ -3,6 +3,7 @@
 import base64
 import html
 import io
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,8 +12,9 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
 from dgkit.data.labelmap import colorize
-from dgkit.evaluation.benchmark.score_report import percent
-from dgkit.labels import CLASSES, IGNORE, NUM_CLASSES, PALETTE
+from dgkit.evaluation.benchmark.score_report import class_names, percent
+from dgkit.labels import IGNORE
+from dgkit.taxonomies import CITYSCAPES19, Taxonomy, find_taxonomy
 
 HEIGHT = 220  # pixels, of the images on the page
 _CELL, _LEFT, _TOP = 34, 110, 130
@@ -28,9 +30,9 @@ class Card:
     strip: tuple[Image.Image, ...]
 
 
-def confusion_picture(matrix: np.ndarray, title: str) -> Image.Image:
-    """Draw ``matrix``, int64 [19,19], as percent of each row: rows are labels, columns predictions."""
-    side = NUM_CLASSES * _CELL
+def confusion_picture(matrix: np.ndarray, title: str, names: Sequence[str] = CITYSCAPES19.names) -> Image.Image:
+    """Draw ``matrix``, int64 [K,K] of the classes ``names``, in percent of each row; rows are labels."""
+    side = len(names) * _CELL
     picture = Image.new("RGB", (_LEFT + side + 12, _TOP + side + 12), (255, 255, 255))
     draw = ImageDraw.Draw(picture)
     small, medium = ImageFont.load_default(size=11), ImageFont.load_default(size=13)
@@ -38,12 +40,12 @@ def confusion_picture(matrix: np.ndarray, title: str) -> Image.Image:
     draw.text((8, 32), "rows: label, columns: prediction, percent of the row", _FAINT, font=medium)
     rows = matrix.sum(1, keepdims=True)
     shares = np.divide(matrix, rows, out=np.zeros(matrix.shape), where=rows > 0)
-    for row, name in enumerate(CLASSES):
+    for row, name in enumerate(names):
         y = _TOP + row * _CELL
         ink = _INK if rows[row, 0] else _FAINT
         draw.text((_LEFT - 6, y + _CELL // 2), name, ink, font=small, anchor="rm")
         picture.paste(_upright(name, small), (_LEFT + row * _CELL + 10, _TOP - 78))
-        for column in range(NUM_CLASSES):
+        for column in range(len(names)):
             share, x = float(shares[row, column]), _LEFT + column * _CELL
             draw.rectangle((x, y, x + _CELL - 2, y + _CELL - 2), fill=_shade(share, row == column))
             if share >= 0.005:
@@ -65,7 +67,9 @@ def _shade(share: float, right: bool) -> tuple[int, int, int]:
     return red, green, blue
 
 
-def picture_strip(image: np.ndarray, label: np.ndarray, predicted: np.ndarray) -> tuple[Image.Image, ...]:
+def picture_strip(
+    image: np.ndarray, label: np.ndarray, predicted: np.ndarray, taxonomy: Taxonomy = CITYSCAPES19
+) -> tuple[Image.Image, ...]:
     """Return (photograph, label, prediction, errors), each :data:`HEIGHT` pixels high.
 
     ``image``: uint8 [H,W,3] RGB; ``label`` and ``predicted``: uint8 train ids of the same size. Errors are red, ignored
@@ -77,7 +81,7 @@ def picture_strip(image: np.ndarray, label: np.ndarray, predicted: np.ndarray) -
     errors[label == IGNORE] = 0
     photograph = Image.fromarray(image)
     size = (max(1, round(photograph.width * HEIGHT / photograph.height)), HEIGHT)
-    maps = (colorize(label), colorize(predicted), errors)
+    maps = (colorize(label, taxonomy), colorize(predicted, taxonomy), errors)
     return (
         photograph.resize(size, Image.Resampling.LANCZOS),
         *(Image.fromarray(values).resize(size, Image.Resampling.NEAREST) for values in maps),
@@ -101,7 +105,12 @@ figure { margin: 14px 0; }
 def gallery(result: dict[str, Any], cards: dict[str, list[Card]], out: Path) -> str:
     """Return the HTML page: scores, confusion matrices (read from ``out``) and the worst images, all in one file."""
     title = f"{Path(result['segmenter']['path']).name}, protocol {result['protocol']['name']}"
-    parts = [f"<h1>{html.escape(title)}</h1>", _facts(result), _table(result), _legend()]
+    parts = [
+        f"<h1>{html.escape(title)}</h1>",
+        _facts(result),
+        _table(result),
+        _legend(find_taxonomy(result.get("taxonomy"))),
+    ]
     for name, shown in cards.items():
         matrix = out / f"confusion-{name}.png"
         parts.append(f"<h2>{html.escape(name)}</h2>")
@@ -132,7 +141,7 @@ def _table(result: dict[str, Any]) -> str:
     head = "".join(f"<th>{html.escape(name)}</th>" for name in sets)
     rows = [("images", [str(scores["images"]) for scores in sets.values()])]
     rows.append(("mIoU", [percent(scores["miou"]) for scores in sets.values()]))
-    rows += [(name, [percent(scores["iou"][name]) for scores in sets.values()]) for name in CLASSES]
+    rows += [(name, [percent(scores["iou"][name]) for scores in sets.values()]) for name in class_names(result)]
     lines = "".join(
         f"<tr><td>{html.escape(name)}</td>{''.join(f'<td>{cell}</td>' for cell in cells)}</tr>\n"
         for name, cells in rows
@@ -141,11 +150,11 @@ def _table(result: dict[str, Any]) -> str:
     return f'<div class="scroll"><table><tr><th></th>{head}</tr>\n{lines}</table></div>{means}'
 
 
-def _legend() -> str:
-    colours = [*(tuple(row) for row in PALETTE.tolist()), (0, 0, 0)]
+def _legend(taxonomy: Taxonomy) -> str:
+    colours = [*(tuple(row) for row in taxonomy.palette.tolist()), (0, 0, 0)]
     spans = (
         f'<span><i style="background:rgb{colour}"></i>{name}</span>'
-        for name, colour in zip((*CLASSES, "ignored"), colours, strict=True)
+        for name, colour in zip((*taxonomy.names, "ignored"), colours, strict=True)
     )
     return f'<p class="legend">{"".join(spans)}</p>'
 

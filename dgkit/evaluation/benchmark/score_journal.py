@@ -11,7 +11,6 @@ from dgkit.data.index import table_digest
 from dgkit.data.manifest import Manifest
 from dgkit.data.pictures import reading
 from dgkit.errors import OutputError, shown
-from dgkit.labels import NUM_CLASSES
 
 JOURNAL = "scores.jsonl"
 
@@ -39,23 +38,23 @@ class ScoreJournal:
         self._lines = {(str(line.get("set")), str(line.get("id"))): line for line in lines[1:]}
 
     def matrix(self, dataset: str, sample: Sample) -> np.ndarray | None:
-        """Return the matrix, int64 [19,20], of an image, or None if it has to be scored."""
-        line = self._lines.get((dataset, sample.id))
+        """Return the matrix, int64 [K,K+1], of an image, or None if it has to be scored."""
+        line, size = self._lines.get((dataset, sample.id)), sample.taxonomy.size
         if line is None or line.get("files") != _stamp(sample):
             return None
         cells, pixels = _counts(line.get("cells")), _counts(line.get("pixels"))
-        void = _counts(line.get("void", [0] * NUM_CLASSES))
-        if cells is None or pixels is None or void is None or len(cells) != len(pixels) or len(void) != NUM_CLASSES:
+        void = _counts(line.get("void", [0] * size))
+        if cells is None or pixels is None or void is None or len(cells) != len(pixels) or len(void) != size:
             return None  # an edited line: the image is scored again
-        if len(set(cells)) != len(cells) or max(cells, default=0) >= NUM_CLASSES**2:
+        if len(set(cells)) != len(cells) or max(cells, default=0) >= size**2:
             return None
-        square = np.zeros(NUM_CLASSES**2, np.int64)
+        square = np.zeros(size**2, np.int64)
         square[cells] = pixels
-        return np.column_stack([square.reshape(NUM_CLASSES, NUM_CLASSES), np.array(void, np.int64)])
+        return np.column_stack([square.reshape(size, size), np.array(void, np.int64)])
 
     def add(self, dataset: str, sample: Sample, matrix: np.ndarray) -> None:
         """Write the matrix of an image. Raises OutputError."""
-        square, void = matrix[:, :NUM_CLASSES].ravel(), matrix[:, NUM_CLASSES]
+        square, void = matrix[:, :-1].ravel(), matrix[:, -1]
         cells = np.flatnonzero(square)
         line = {
             "set": dataset,
@@ -81,7 +80,7 @@ def _stamp(sample: Sample) -> list[Any]:
         status = Path(str(path)).stat()
         found += [str(path), status.st_size, status.st_mtime_ns]
     if "@" in sample.encoding:  # a table in a file, which may change
-        found.append(table_digest(sample.encoding))
+        found.append(table_digest(sample.encoding, sample.taxonomy))
     how = reading(str(sample.image))
     return [*found, how] if how else found  # as before for photographs that are read as stored
 

@@ -14,15 +14,15 @@ from dgkit.evaluation.benchmark.eval_config import EvalConfig
 from dgkit.evaluation.benchmark.eval_sets import count_bad_files, label_encodings
 from dgkit.evaluation.benchmark.protocols import AVERAGES
 from dgkit.evaluation.benchmark.score_sets import SetScores
-from dgkit.labels import CLASSES, NUM_CLASSES
 from dgkit.provenance import record
 from dgkit.segmenters.base import Segmenter
+from dgkit.taxonomies import Taxonomy
 
 
 def build_report(segmenter: Segmenter, config: EvalConfig, found: SetScores) -> dict[str, Any]:
     """Return the content of ``report.json``."""
     protocol = config.resolved_protocol()
-    sets = {dataset.name: _set_report(config, found, dataset) for dataset in found.sets}
+    sets = {dataset.name: _set_report(config, found, dataset, segmenter.taxonomy) for dataset in found.sets}
     means = {
         name: float(np.mean([sets[member]["miou"] for member in members]))
         for name, members in AVERAGES.items()
@@ -30,6 +30,7 @@ def build_report(segmenter: Segmenter, config: EvalConfig, found: SetScores) -> 
     }
     return {
         "segmenter": {**segmenter.facts(), "notes": list(segmenter.notes)},
+        **({} if segmenter.taxonomy.is_default else {"taxonomy": segmenter.taxonomy.document()}),
         "protocol": protocol.to_json(),
         "test_time_augmentation": "mirrored, probabilities averaged" if config.tta else None,
         **({"exif": "ignore"} if ignores_exif() else {}),
@@ -55,12 +56,15 @@ def build_report(segmenter: Segmenter, config: EvalConfig, found: SetScores) -> 
     }
 
 
-def _set_report(config: EvalConfig, found: SetScores, dataset: Dataset) -> dict[str, Any]:
+def _set_report(config: EvalConfig, found: SetScores, dataset: Dataset, taxonomy: Taxonomy) -> dict[str, Any]:
     protocol, samples = config.resolved_protocol(), found.samples[dataset.name]
     conditions = sorted({sample.condition for sample in samples if sample.condition})
     matrix = found.total(dataset.name)
     parts = {
-        name: {"images": sum(s.condition == name for s in samples), **_scores(found.total(dataset.name, name))}
+        name: {
+            "images": sum(s.condition == name for s in samples),
+            **_scores(found.total(dataset.name, name), taxonomy),
+        }
         for name in (conditions if len(conditions) > 1 else ())
     }
     return {
@@ -70,24 +74,29 @@ def _set_report(config: EvalConfig, found: SetScores, dataset: Dataset) -> dict[
         "images": len(samples),
         "scale": list(protocol.scale_of(dataset.name)),
         "halved": dataset.name in protocol.halved,
-        **_scores(matrix),
+        **_scores(matrix, taxonomy),
         "conditions": parts,
-        "confusion": matrix[:, :NUM_CLASSES].tolist(),
-        **({"predicted_void": void} if any(void := matrix[:, NUM_CLASSES].tolist()) else {}),
+        "confusion": matrix[:, : taxonomy.size].tolist(),
+        **({"predicted_void": void} if any(void := matrix[:, taxonomy.size].tolist()) else {}),
     }
 
 
-def _scores(matrix: np.ndarray) -> dict[str, Any]:
+def _scores(matrix: np.ndarray, taxonomy: Taxonomy) -> dict[str, Any]:
     iou = class_iou(matrix, absent="zero")
     return {
         "miou": _known(mean_iou(matrix, absent="zero")),
         "pixel_accuracy": _known(pixel_accuracy(matrix)),
-        "iou": {name: _known(float(value)) for name, value in zip(CLASSES, iou, strict=True)},
+        "iou": {name: _known(float(value)) for name, value in zip(taxonomy.names, iou, strict=True)},
     }
 
 
 def _known(value: float) -> float | None:
     return value if math.isfinite(value) else None
+
+
+def class_names(result: dict[str, Any]) -> list[str]:
+    """Return the names of the classes of a report, in the order of their numbers."""
+    return list(next(iter(result["sets"].values()))["iou"])
 
 
 def table_rows(result: dict[str, Any]) -> list[dict[str, Any]]:
@@ -108,11 +117,12 @@ def report_csv(result: dict[str, Any]) -> bytes:
     facts = result["segmenter"]
     made_with = (result["protocol"]["name"], "yes" if result["test_time_augmentation"] else "no", facts["engine"],
                  facts["dtype"], facts["sha256"][:16], result["provenance"]["commit"] or "")  # fmt: skip
+    names = class_names(result)
     writer = csv.writer(stream, lineterminator="\n")
-    writer.writerow(["set", "images", "mIoU", "pixel accuracy", *CLASSES, "protocol", "tta", "engine", "dtype",
+    writer.writerow(["set", "images", "mIoU", "pixel accuracy", *names, "protocol", "tta", "engine", "dtype",
                      "segmenter", "commit"])  # fmt: skip
     for row in table_rows(result):
-        values = [row["miou"], row["pixel_accuracy"], *(row["iou"].get(name) for name in CLASSES)]
+        values = [row["miou"], row["pixel_accuracy"], *(row["iou"].get(name) for name in names)]
         cells = ["" if value is None else f"{100 * value:.2f}" for value in values]
         writer.writerow([row["name"], row["images"], *cells, *made_with])
     return stream.getvalue().encode("utf-8", "backslashreplace")

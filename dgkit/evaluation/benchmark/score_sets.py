@@ -28,7 +28,6 @@ from dgkit.evaluation.benchmark.inference import map_ahead, predict
 from dgkit.evaluation.benchmark.protocols import Protocol
 from dgkit.evaluation.benchmark.score_journal import JOURNAL, ScoreJournal
 from dgkit.files import output_error
-from dgkit.labels import NUM_CLASSES
 from dgkit.locks import sole_writer
 from dgkit.progress import Notify, Progress, ignore
 from dgkit.resources import usable_cores
@@ -39,7 +38,7 @@ from dgkit.segmenters.base import Segmenter
 class SetScores:
     """Confusion matrices of all good images, and the files that could not be scored.
 
-    ``matrices``: int64 [19,20] by data set and id; rows are labels, the last column counts pixels of no class.
+    ``matrices``: int64 [K,K+1] by data set and id; rows are labels, the last column counts pixels of no class.
     ``scored_now`` of them were computed by this run, in ``seconds`` of wall time; the others come from an earlier run.
     """
 
@@ -51,8 +50,9 @@ class SetScores:
     seconds: float = 0.0
 
     def total(self, dataset: str, condition: str | None = None) -> np.ndarray:
-        """Return the sum, int64 [19,20], over the images of a data set, or over those of one condition."""
-        total = np.zeros((NUM_CLASSES, NUM_CLASSES + 1), np.int64)
+        """Return the sum, int64 [K,K+1], over the images of a data set, or over those of one condition."""
+        taxonomy = self.sets[0].taxonomy
+        total = np.zeros((taxonomy.size, taxonomy.channels), np.int64)
         for sample in self.samples[dataset]:
             if condition is None or sample.condition == condition:
                 total += self.matrices[dataset, sample.id]
@@ -70,7 +70,9 @@ def score_sets(
     cannot be written or is in use; EngineError.
     """
     protocol = config.resolved_protocol()
-    found = SetScores(find_sets(config.on, config.split, "split" not in config.model_fields_set, notify))
+    found = SetScores(
+        find_sets(config.on, config.split, "split" not in config.model_fields_set, notify, segmenter.taxonomy)
+    )
     for number, dataset in enumerate(found.sets):
         progress("check", number, len(found.sets))
         found.samples[dataset.name], bad_files = check_dataset(dataset, worker_count(config))
@@ -169,8 +171,10 @@ def _score(
     def count(sample: EvalSample, channels: Tensor) -> np.ndarray:
         predicted = segmenter.classes[channels.cpu().numpy()]
         if config.save_predictions is not None:
-            write_label(_prediction_path(config.save_predictions, sample.dataset, sample.files), predicted)
-        return confusion(sample.label, predicted, void=True)
+            write_label(
+                _prediction_path(config.save_predictions, sample.dataset, sample.files), predicted, segmenter.taxonomy
+            )
+        return confusion(sample.label, predicted, void=True, classes=segmenter.taxonomy.size)
 
     samples = read_samples(todo, protocol, worker_count(config), late)
     wanted = (sample for sample in samples if not (config.strict and late))

@@ -13,12 +13,13 @@ from dgkit.errors import InputError
 from dgkit.evaluation.quality.distances import diversity, frechet_distance, kernel_distance
 from dgkit.evaluation.quality.renders import PAIRED, city_sources, is_paired, render_reference
 from dgkit.files import atomic_write, json_bytes
-from dgkit.labels import IGNORE, NUM_CLASSES
+from dgkit.labels import IGNORE
 from dgkit.progress import Advance, Progress, ignore, within
 from dgkit.prompts import STYLE_NAMES, STYLES
 from dgkit.provenance import record
 from dgkit.segmenters.onnx import OnnxSegmenter, open_onnx_segmenter
 from dgkit.segmenters.style_classifier import StyleClassifier
+from dgkit.taxonomies import CITYSCAPES19, Taxonomy, mixed
 
 TRAIN_HINT = "dgkit train judge DIR trains a judge; then add --judge DIR"
 FEATURE_SPACE = "the judge's segmenter (not Inception: compare only under the same judge)"
@@ -43,12 +44,13 @@ class QualityJudge:
 class Measurement:
     """Sums and lists over one set of images.
 
-    ``matrix``: int64 [19,20], rows are labels, the last column counts pixels of no class; ``agreement``: pixel accuracy
-    of each image; ``seen``: (requested style, recognised style) of each image; ``features``: float32 [D] of each image;
-    ``ignored`` and ``pixels`` count pixels.
+    ``matrix``: int64 [K,K+1] over the classes of ``taxonomy``, rows are labels, the last column counts pixels of no
+    class; ``agreement``: pixel accuracy of each image; ``seen``: (requested style, recognised style) of each image;
+    ``features``: float32 [D] of each image; ``ignored`` and ``pixels`` count pixels.
     """
 
-    matrix: np.ndarray = field(default_factory=lambda: np.zeros((NUM_CLASSES, NUM_CLASSES + 1), np.int64))
+    taxonomy: Taxonomy = CITYSCAPES19
+    matrix: np.ndarray = field(default_factory=lambda: np.zeros((0, 0), np.int64))
     by_style: dict[str, np.ndarray] = field(default_factory=dict)
     ids: list[str] = field(default_factory=list)
     agreement: list[float] = field(default_factory=list)
@@ -57,10 +59,14 @@ class Measurement:
     ignored: int = 0
     pixels: int = 0
 
+    def __post_init__(self) -> None:
+        if not self.matrix.size:
+            self.matrix = np.zeros((self.taxonomy.size, self.taxonomy.channels), np.int64)
+
     def add(self, image: LabelledImage, judge: QualityJudge) -> None:
         """Judge one image and add it."""
         predicted = judge.segmenter.predict(image.image, image.id)
-        matrix = confusion(image.label, predicted.label, void=True)
+        matrix = confusion(image.label, predicted.label, void=True, classes=self.taxonomy.size)
         self.matrix += matrix
         self.by_style[image.style] = self.by_style.get(image.style, 0) + matrix
         self.ids.append(image.id)
@@ -77,9 +83,9 @@ class Measurement:
         return {
             "images": len(self.ids),
             "ignored_share": self.ignored / max(1, self.pixels),
-            "agreement": summary(self.matrix),
+            "agreement": summary(self.matrix, self.taxonomy),
             "agreement_by_style": {
-                style: {key: summary(matrix)[key] for key in ("miou", "small_miou", "pixel_accuracy")}
+                style: {key: summary(matrix, self.taxonomy)[key] for key in ("miou", "small_miou", "pixel_accuracy")}
                 for style, matrix in sorted(self.by_style.items())
             },
             "style": self._style(),
@@ -104,8 +110,12 @@ class Measurement:
         }
 
 
-def find_judge(folder: Path | None, segmenter: Path | None, styles: Path | None) -> QualityJudge:
+def find_judge(
+    folder: Path | None, segmenter: Path | None, styles: Path | None, taxonomy: Taxonomy | None = None
+) -> QualityJudge:
     """Return the judge in a folder that ``dgkit train judge`` wrote; ``segmenter`` and ``styles`` replace its files.
+
+    ``taxonomy`` are the classes of the images to judge, by default those that the segmenter states.
 
     Raises InputError, naming the command that trains a judge, if there is none.
     """
@@ -117,7 +127,7 @@ def find_judge(folder: Path | None, segmenter: Path | None, styles: Path | None)
             raise InputError(f"no judge in {folder}: segmenter.onnx is missing", TRAIN_HINT)
     if styles is None and folder is not None and (folder / "styles.onnx").is_file():
         styles = folder / "styles.onnx"
-    return QualityJudge(open_onnx_segmenter(segmenter), StyleClassifier(styles) if styles else None)
+    return QualityJudge(open_onnx_segmenter(segmenter, taxonomy), StyleClassifier(styles) if styles else None)
 
 
 def measure_quality(
@@ -131,11 +141,12 @@ def measure_quality(
     fails.
     """
     out = Path(out)
-    scenes = list_scenes(out, refuse_unlabelled=True)
+    taxonomy = judge.segmenter.taxonomy
+    scenes = list_scenes(out, refuse_unlabelled=True, taxonomy=taxonomy)
     found = measure((files.read() for files in scenes), len(scenes), judge, within(progress, "measure"))
     result: dict[str, Any] = {"out": str(out), "judge": judge.to_json(), **found.to_json(), "worst": _worst(found)}
     if reference is not None:
-        real = measure(*_reference(reference, out, scenes), judge, within(progress, "reference"))
+        real = measure(*_reference(reference, out, scenes, taxonomy), judge, within(progress, "reference"))
         name = PAIRED if is_paired(reference) else reference
         result["reference"] = {"what": name, **real.to_json(), **compare(found, real)}
     result["provenance"] = record()
@@ -147,7 +158,7 @@ def measure(
     images: Iterable[LabelledImage], total: int, judge: QualityJudge, advance: Advance | None = None
 ) -> Measurement:
     """Judge all of ``images``, ``total`` in number."""
-    found = Measurement()
+    found = Measurement(judge.segmenter.taxonomy)
     for done, image in enumerate(images, 1):
         found.add(image, judge)
         if advance is not None:
@@ -176,10 +187,14 @@ def compare(found: Measurement, real: Measurement) -> dict[str, Any]:
     return facts
 
 
-def _reference(reference: str, out: Path, scenes: Sequence[SceneFiles]) -> tuple[Iterable[LabelledImage], int]:
+def _reference(
+    reference: str, out: Path, scenes: Sequence[SceneFiles], taxonomy: Taxonomy
+) -> tuple[Iterable[LabelledImage], int]:
     if Path(reference).is_dir():
-        others = list_scenes(reference, refuse_unlabelled=True)
+        others = list_scenes(reference, refuse_unlabelled=True, taxonomy=taxonomy)
         return (files.read() for files in others), len(others)
+    if not taxonomy.is_default:
+        raise mixed(taxonomy, CITYSCAPES19, f"the renders of reference {reference!r}")
     height, width = scenes[0].read().label.shape
     renders = render_reference(reference, city_sources(out, scenes), (height, width))
     return renders, len(renders)

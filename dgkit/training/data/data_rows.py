@@ -15,6 +15,7 @@ from dgkit.data.layouts import LAYOUTS
 from dgkit.errors import UsageError
 from dgkit.files import cache_folder, user_path
 from dgkit.progress import Notify, Progress, within
+from dgkit.taxonomies import CITYSCAPES19, TaxonomyChoice, find_taxonomy, mixed
 from dgkit.training.data.feed import Feed, MixedFeed, PromptDropout
 from dgkit.training.data.image_files import CaptionedFeed, ImageFeed, ImageFiles, list_images, read_captions
 from dgkit.training.data.labelled import Captions, LabelledFeed, Sampling, select_pairs
@@ -70,6 +71,8 @@ class FeedConfig(Config):
 
     rows: tuple[DataRow, ...] = Field(min_length=1)
     """data sets, sampled by weight"""
+    taxonomy: TaxonomyChoice = None
+    """classes of the label maps: camvid11 or a YAML file; default: those of Cityscapes"""
     sampling: Sampling = "rare"
     """labelled rows: crops around rare classes, uniform random crops, or centre crops"""
     rare_share: float = Field(1.0, ge=0, le=1)
@@ -147,7 +150,9 @@ class _Builder:
         return self._labelled(row, root)
 
     def _labelled(self, row: DataRow, root: Path) -> tuple[Feed, int]:
-        found = labels_folder(root) if row.dataset == FOLDER else open_dataset(row.dataset, root, row.split)
+        classes = find_taxonomy(self.config.taxonomy)
+        is_folder = row.dataset == FOLDER
+        found = labels_folder(root, None, classes) if is_folder else open_dataset(row.dataset, root, row.split, classes)
         dataset, skipped = select_pairs(found, self.config.skip_mismatched)
         if skipped and self.notify:
             self.notify(
@@ -171,6 +176,8 @@ class _Builder:
         return feed, len(dataset.samples)
 
     def _city(self, row: DataRow) -> tuple[Feed, int]:
+        if not (classes := find_taxonomy(self.config.taxonomy)).is_default:
+            raise mixed(classes, CITYSCAPES19, "the scenes of the city")
         if row.rescale != (1.0,):
             raise UsageError("rows of the city cannot be rescaled", "add a row with another height instead")
         folder = self.folder / "scenes" / f"{row.role}-{self.seed}-{row.height}-{row.count}"

@@ -68,7 +68,7 @@ class LabelledFeed:
         number, class_id = self._pick(rng)
         factor = self.files.draw_factor(rng)
         sample = self.dataset.samples[number]
-        label = read_label(sample.label, sample.encoding)
+        label = read_label(sample.label, sample.encoding, sample.taxonomy)
         shape = scaled(label.shape, factor)
         box = place_crop(shape, self.size, self.files.grid, rng, self._anchor(sample, label, class_id, shape, rng))
         label = crop(resize_label(label, *shape), box)
@@ -110,7 +110,7 @@ class LabelledFeed:
     def _caption(self, label: np.ndarray, style: str) -> str:
         if self.captions == "none":
             return ""
-        names = caption(label)
+        names = caption(label, self.dataset.taxonomy.prompt_names)
         return compose(names, style) if self.captions == "style" else names
 
 

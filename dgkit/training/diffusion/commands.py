@@ -15,9 +15,11 @@ from typing import Any
 import torch
 from diffusers import AutoencoderKL, ControlNetModel, UNet2DConditionModel
 
+from dgkit.diffusion.model_folder import condition_text
 from dgkit.errors import UsageError
 from dgkit.files import cache_folder
 from dgkit.progress import Notify, Progress, within
+from dgkit.taxonomies import CITYSCAPES19, Taxonomy, find_taxonomy
 from dgkit.training.data.data_rows import build_feed
 from dgkit.training.data.latents import with_cached_latents
 from dgkit.training.diffusion.controlnet import ControlNetTask, build_controlnet, condition_widths
@@ -110,7 +112,9 @@ def train_controlnet(
         if not run.finished:
             parts = _prepare(config, progress, notify, labels=True)
             torch.manual_seed(config.seed)
-            controlnet = build_controlnet(parts.unet, condition_widths(parts.noising.factor))
+            controlnet = build_controlnet(
+                parts.unet, condition_widths(parts.noising.factor), parts.noising.taxonomy.channels
+            )
             prior = validation.prior if validation.labels else None
             task = ControlNetTask(
                 controlnet,
@@ -120,11 +124,14 @@ def train_controlnet(
                 gradient_checkpointing=config.gradient_checkpointing,
                 painter=parts.painter,
                 prior=find_training_model(prior).unet() if prior else None,
-                labels=[central_crop(path, validation.encoding, parts.painter.size) for path in validation.labels],
+                labels=[
+                    central_crop(path, validation.encoding, parts.painter.size, parts.noising.taxonomy)
+                    for path in validation.labels
+                ],
                 styles=validation.styles,
                 validation_samples=validation.samples,
             )
-            _fit(task, run, progress, lambda: _write_network(controlnet, run.out))
+            _fit(task, run, progress, lambda: _write_network(controlnet, run.out, parts.noising.taxonomy))
         return _result("controlnet", run, f"dgkit swap {validation.prior or 'PRIOR'} {run.out} MODEL")
 
 
@@ -224,6 +231,7 @@ def _noising(
         precision=config.train.precision,
         labels=labels,
         text_cache=cache if config.cache_text else None,
+        taxonomy=find_taxonomy(config.data.taxonomy),
     )
 
 
@@ -245,10 +253,18 @@ def _fit(task: TrainingTask, run: _TrainingRun, progress: Progress | None, write
     record_result(run.record, run.out, write(), steps=settings.steps)
 
 
-def _write_network(network: AutoencoderKL | ControlNetModel, out: Path) -> list[Path]:
+def _write_network(
+    network: AutoencoderKL | ControlNetModel, out: Path, taxonomy: Taxonomy = CITYSCAPES19
+) -> list[Path]:
     """Write the network's files to ``out``, next to the recipe, ``config.json`` last; return them."""
-    staging = out / "training" / "result"
-    replace_folder(staging, lambda folder: save_network(network, folder))
+    staging, classes = out / "training" / "result", condition_text(taxonomy)
+
+    def save(folder: Path) -> None:
+        save_network(network, folder)
+        if classes is not None:
+            (folder / "dgkit.json").write_text(classes, encoding="utf-8")
+
+    replace_folder(staging, save)
     return move_contents(staging, out, last="config.json")
 
 

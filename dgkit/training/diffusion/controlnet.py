@@ -24,14 +24,14 @@ def condition_widths(factor: int) -> tuple[int, ...]:
     return (*WIDTHS[:1] * (levels - len(WIDTHS)), *WIDTHS[-levels:])
 
 
-def build_controlnet(unet: UNet2DConditionModel, widths: tuple[int, ...]) -> ControlNetModel:
-    """Return a ControlNet with 20 condition channels, its encoder copied from ``unet`` (DGInStyle: the source UNet).
+def build_controlnet(
+    unet: UNet2DConditionModel, widths: tuple[int, ...], channels: int = CONDITION_CHANNELS
+) -> ControlNetModel:
+    """Return a ControlNet of ``channels`` condition channels, its encoder copied from ``unet`` (DGInStyle: U^S).
 
     ``widths`` of the condition encoder: it shrinks a label map 2^(len - 1) times, as the autoencoder does images.
     """
-    return ControlNetModel.from_unet(
-        unet, conditioning_channels=CONDITION_CHANNELS, conditioning_embedding_out_channels=widths
-    )
+    return ControlNetModel.from_unet(unet, conditioning_channels=channels, conditioning_embedding_out_channels=widths)
 
 
 class ControlNetTask(DiffusionTask):

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from dgkit.diffusion.pipeline import one_hot
 from dgkit.errors import InputError
+from dgkit.taxonomies import CITYSCAPES19, Taxonomy
 from dgkit.training.data.captions import TextCache
 from dgkit.training.data.feed import Example, Feed, describe_sample
 from dgkit.training.data.latents import digest_network
@@ -63,8 +64,10 @@ class Noising:
         precision: str = "fp32",
         labels: bool = False,
         text_cache: Path | None = None,
+        taxonomy: Taxonomy = CITYSCAPES19,
     ) -> None:
         self.feed, self.objective, self.seed, self.labels = feed, objective, seed, labels
+        self.taxonomy = taxonomy
         self.identity: dict[str, Any] = {"seed": seed, **objective.model_dump()}
         self.dtype = DTYPES[precision]
         self.schedule = noise_schedule(model.scheduler)
@@ -144,7 +147,7 @@ class Noising:
             latents=noisy.to(self.dtype).contiguous(memory_format=CHANNELS_LAST),
             timesteps=timesteps,
             text=text.to(self.dtype),
-            condition=one_hot(batch["label"]).to(self.dtype) if self.labels else None,
+            condition=one_hot(batch["label"], self.taxonomy.channels).to(self.dtype) if self.labels else None,
             target=diffusion_target(self.schedule, latents, noise, timesteps),
             weights=snr_weights(self.schedule, timesteps, self.objective.min_snr_gamma),
         )

@@ -21,6 +21,7 @@ from dgkit.data.crops import anchor_box, crop
 from dgkit.data.labelmap import colorize, read_label
 from dgkit.diffusion.pipeline import one_hot
 from dgkit.prompts import caption, compose
+from dgkit.taxonomies import CITYSCAPES19, Taxonomy
 from dgkit.training.diffusion.noising import Noising
 
 
@@ -49,7 +50,9 @@ class ImagePainter:
         pipeline = self._pipeline(unet, controlnet, device)
         arguments = {}
         if label is not None:
-            arguments["image"] = one_hot(torch.from_numpy(np.array(label))[None]).to(device)
+            arguments["image"] = one_hot(torch.from_numpy(np.array(label))[None], self.noising.taxonomy.channels).to(
+                device
+            )
         dtype = self.noising.dtype
         with torch.no_grad(), torch.autocast(device.type, dtype, enabled=dtype != torch.float32):
             (image,) = pipeline(
@@ -91,15 +94,16 @@ class ImagePainter:
         styles: Sequence[str],
     ) -> list[np.ndarray]:
         """Return per label map uint8 [S,S] its colours and one image per style, uint8 [S, S (1 + styles), 3]."""
-        rows = []
+        rows, taxonomy = [], self.noising.taxonomy
         for label in labels:
-            images = [self.paint(unet, compose(caption(label), style), controlnet, label) for style in styles]
-            rows.append(np.concatenate([colorize(label), *images], axis=1))
+            names = caption(label, taxonomy.prompt_names)
+            images = [self.paint(unet, compose(names, style), controlnet, label) for style in styles]
+            rows.append(np.concatenate([colorize(label, taxonomy), *images], axis=1))
         return rows
 
 
-def central_crop(path: Path, encoding: str, size: int) -> np.ndarray:
+def central_crop(path: Path, encoding: str, size: int, taxonomy: Taxonomy = CITYSCAPES19) -> np.ndarray:
     """Read the middle of a label map, uint8 [size,size] train ids, padded with 255. Raises LabelError."""
-    label = read_label(path, encoding)
+    label = read_label(path, encoding, taxonomy)
     height, width = label.shape
     return crop(label, anchor_box(height // 2, width // 2, height, width, size))

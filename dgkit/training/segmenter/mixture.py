@@ -12,7 +12,7 @@ from dgkit.data.datasets import Sample, labels_folder
 from dgkit.data.generated import MANIFEST, check_files, list_scenes
 from dgkit.data.labelmap import read_label
 from dgkit.files import user_path
-from dgkit.labels import CLASSES, PALETTE
+from dgkit.taxonomies import CITYSCAPES19, Taxonomy, find_taxonomy
 from dgkit.training.data.labelled import select_pairs
 from dgkit.training.segmenter.mm import DATASETS
 from dgkit.training.segmenter.pipelines import generated_pipeline, run_seeded, source_pipeline, validation_pipeline
@@ -20,20 +20,26 @@ from dgkit.training.segmenter.segmenter_recipe import LabelledSet, SegmenterData
 from dgkit.training.segmenter.source_sampling import open_source
 from dgkit.training.segmenter.transforms import read_bgr
 
-METAINFO = {"classes": CLASSES, "palette": PALETTE.tolist()}
+
+def set_facts(taxonomy: Taxonomy) -> dict[str, Any]:
+    """Return the metainfo of a set of mmsegmentation, which its checkpoints keep: classes, palette, own taxonomy."""
+    own = {} if taxonomy.is_default else {"taxonomy": taxonomy.document()}
+    return {"classes": taxonomy.names, "palette": taxonomy.palette.tolist(), **own}
 
 
-def find_generated(folder: Path, verify: bool = True, filtered: bool = False) -> tuple[Sample, ...]:
+def find_generated(
+    folder: Path, verify: bool = True, filtered: bool = False, taxonomy: Taxonomy = CITYSCAPES19
+) -> tuple[Sample, ...]:
     """Return the samples of a folder of generated images, with the labels of ``dgkit filter`` if ``filtered``.
 
     With a manifest they are those that it lists; with ``verify`` each file must have the SHA-256 stated there. A folder
     without a manifest (images/ and labels/ of train ids, 19 and 255 ignored) is taken as it is. Raises InputError
-    naming files that are missing or differ.
+    naming files that are missing or differ, or the difference between its classes and ``taxonomy``.
     """
     folder = user_path(folder)
     if not filtered and not (folder / MANIFEST).exists():
-        return select_pairs(labels_folder(folder))[0].samples
-    scenes = list_scenes(folder, filtered=filtered)
+        return select_pairs(labels_folder(folder, None, taxonomy))[0].samples
+    scenes = list_scenes(folder, filtered=filtered, taxonomy=taxonomy)
     check_files(folder, scenes, digests=verify)
     return tuple(scene.sample for scene in scenes)
 
@@ -47,15 +53,14 @@ class SourceAndGenerated(TorchDataset[dict[str, Any]]):
     flipped and augmented in colour, generated ones only flipped and augmented in colour.
     """
 
-    metainfo = METAINFO
-
     def __init__(self, data: dict[str, Any], seed: int, length: int) -> None:
         self.data, self.seed, self.length = SegmenterData.model_validate(data), seed, length
+        self.metainfo = set_facts(self.data.classes)
         self.source = open_source(self.data)
         self.generated = tuple(
             sample
             for folder in self.data.generated
-            for sample in find_generated(folder, self.data.verify, self.data.filtered)
+            for sample in find_generated(folder, self.data.verify, self.data.filtered, self.data.classes)
         )
         self.share = self.data.generated_share
         self._decoded = decode((*self.source.samples, *self.generated)) if self.data.cache else {}
@@ -104,14 +109,14 @@ class SourceCrops(TorchDataset[dict[str, Any]]):
 class WholeImages(TorchDataset[dict[str, Any]]):
     """All images of a labelled set for validation: the image resized, the label map in its own size.
 
-    ``labelled`` is a dumped :class:`~dgkit.training.segmenter.segmenter_recipe.LabelledSet`.
+    ``labelled`` is a dumped :class:`~dgkit.training.segmenter.segmenter_recipe.LabelledSet`, of label maps with the
+    classes of ``taxonomy``.
     """
 
-    metainfo = METAINFO
-
-    def __init__(self, labelled: dict[str, Any]) -> None:
-        chosen = LabelledSet.model_validate(labelled)
-        self.samples = select_pairs(chosen.open())[0].samples
+    def __init__(self, labelled: dict[str, Any], taxonomy: str | dict[str, Any] | None = None) -> None:
+        chosen, classes = LabelledSet.model_validate(labelled), find_taxonomy(taxonomy)
+        self.metainfo = set_facts(classes)
+        self.samples = select_pairs(chosen.open(classes))[0].samples
         self._pipeline = validation_pipeline(chosen.scale)
 
     def __len__(self) -> int:
@@ -124,5 +129,7 @@ class WholeImages(TorchDataset[dict[str, Any]]):
 def decode(samples: Sequence[Sample]) -> dict[Sample, tuple[np.ndarray, np.ndarray]]:
     """Read all samples in parallel: (uint8 [H,W,3] BGR, uint8 [H,W] train ids) of each. Raises InputError."""
     with ThreadPoolExecutor() as pool:
-        found = pool.map(lambda sample: (read_bgr(sample), read_label(sample.label, sample.encoding)), samples)
+        found = pool.map(
+            lambda sample: (read_bgr(sample), read_label(sample.label, sample.encoding, sample.taxonomy)), samples
+        )
         return dict(zip(samples, found, strict=True))

@@ -40,6 +40,7 @@ def model_config(
     two_scales: bool = False,
     channels: int | None = None,
     terms: Mapping[str, Any] | None = None,
+    classes: int = NUM_CLASSES,
 ) -> dict[str, Any]:
     """Return the config of the network with ``head`` and ``backbone``, a pair of :data:`BACKBONES`.
 
@@ -65,7 +66,7 @@ def model_config(
             "size": (crop, crop),
         },
         "backbone": backbone_config(backbone, channels),
-        "decode_head": head_config(head, backbone, channels),
+        "decode_head": head_config(head, backbone, channels, classes=classes),
         "train_cfg": dict(terms or {}),
         "test_cfg": {"mode": "whole"},
     }
@@ -73,7 +74,7 @@ def model_config(
         config["data_preprocessor"]["test_cfg"] = {"size_divisor": 2 ** (UNET_LEVELS - 1)}
     if two_scales:
         config["data_preprocessor"]["test_cfg"] = {"size_divisor": 2 * STRIDES[head]}
-        attention = head_config(head, backbone, channels and min(channels, 256), attention=True)
+        attention = head_config(head, backbone, channels and min(channels, 256), attention=True, classes=classes)
         config |= {
             "type": "HRDASegmentor",
             "scale_head": attention,
@@ -120,9 +121,14 @@ def backbone_config(name: str, channels: int | None = None) -> dict[str, Any]:
     }
 
 
-def head_config(head: str, backbone: str, channels: int | None = None, *, attention: bool = False) -> dict[str, Any]:
-    """Return the config of a decode head; ``attention``: its light form that weights HRDA's two scales per class."""
-    common: dict[str, Any] = {"num_classes": NUM_CLASSES, "align_corners": False, "ignore_index": IGNORE}
+def head_config(
+    head: str, backbone: str, channels: int | None = None, *, attention: bool = False, classes: int = NUM_CLASSES
+) -> dict[str, Any]:
+    """Return the config of a decode head.
+
+    ``classes``: their number; ``attention``: its light form that weights HRDA's two scales per class.
+    """
+    common: dict[str, Any] = {"num_classes": classes, "align_corners": False, "ignore_index": IGNORE}
     if head == "deeplabv2":
         return common | {"type": "DeepLabV2Head", "in_channels": 2048, "in_index": 3, "channels": 2048}
     if head == "unet":

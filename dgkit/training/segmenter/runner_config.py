@@ -27,6 +27,7 @@ def runner_config(recipe: SegmenterRecipe, out: Path) -> dict[str, Any]:
             two_scales=recipe.two_scales,
             channels=recipe.channels,
             terms=recipe.terms,
+            classes=data.classes.size,
         ),
         "train_dataloader": {
             "batch_size": train.batch,
@@ -112,13 +113,14 @@ def validation(recipe: SegmenterRecipe) -> dict[str, Any]:
     """Return the validation of whole images with IoUMetric; empty without a validation set."""
     if recipe.data.val is None:
         return {}
+    classes = {} if recipe.data.classes.is_default else {"taxonomy": recipe.data.taxonomy}
     return {
         "val_dataloader": {
             "batch_size": 1,
             "num_workers": recipe.data.workers,
             "persistent_workers": recipe.data.workers > 0,
             "sampler": {"type": "DefaultSampler", "shuffle": False},
-            "dataset": {"type": "WholeImages", "labelled": recipe.data.val.model_dump(mode="json")},
+            "dataset": {"type": "WholeImages", "labelled": recipe.data.val.model_dump(mode="json"), **classes},
         },
         "val_cfg": {"type": "ValLoop"},
         "val_evaluator": {"type": "IoUMetric", "iou_metrics": ["mIoU"]},

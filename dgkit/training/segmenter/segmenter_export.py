@@ -6,10 +6,10 @@ from typing import Any
 from torch import Tensor, nn
 
 from dgkit.errors import ModelError
-from dgkit.labels import CLASSES
 from dgkit.optional import first_line
 from dgkit.segmenters.mm_checkpoint import read_checkpoint
 from dgkit.segmenters.onnx_writer import write_segmenter
+from dgkit.taxonomies import CITYSCAPES19, Taxonomy
 from dgkit.training.loop.integrity import check_finite
 from dgkit.training.segmenter.hrda import HRDASegmentor
 from dgkit.training.segmenter.networks import MEAN, STD
@@ -18,7 +18,7 @@ from dgkit.training.segmenter.networks import MEAN, STD
 class SegmenterLogits(nn.Module):
     """The exported part of a network.
 
-    Images float32 [N,3,H,W], RGB, (value / 255 - mean) / std -> logits [N,19,H/stride,W/stride].
+    Images float32 [N,3,H,W], RGB, (value / 255 - mean) / std -> logits [N,K,H/stride,W/stride].
     """
 
     def __init__(self, network: Any) -> None:
@@ -30,7 +30,7 @@ class SegmenterLogits(nn.Module):
         return self.network._forward(image)
 
 
-def export_segmenter(network: Any, path: Path, crop: int) -> float:
+def export_segmenter(network: Any, path: Path, crop: int, taxonomy: Taxonomy = CITYSCAPES19) -> float:
     """Write ``path`` and ``path.with_suffix(".yaml")``, and compare the file with ``network`` in eval mode.
 
     Height and width are free (multiples of 32), except for HRDA: its detail crop slides over the image, so the size is
@@ -40,11 +40,12 @@ def export_segmenter(network: Any, path: Path, crop: int) -> float:
     return write_segmenter(
         SegmenterLogits(network),
         path,
-        classes=CLASSES,
+        classes=taxonomy.names,
         mean=[value / 255 for value in MEAN],
         std=[value / 255 for value in STD],
         side=crop,
         fixed=isinstance(network, HRDASegmentor),
+        taxonomy=taxonomy,
     )
 
 

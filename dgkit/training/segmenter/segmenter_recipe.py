@@ -15,8 +15,8 @@ from dgkit.config import Config, load_config
 from dgkit.data.datasets import Dataset, labels_folder, open_dataset
 from dgkit.data.layouts import LAYOUTS
 from dgkit.errors import InputError, UsageError
-from dgkit.labels import NUM_CLASSES
 from dgkit.optional import first_line, require
+from dgkit.taxonomies import CITYSCAPES19, Taxonomy, TaxonomyChoice, find_taxonomy
 
 FOLDER = "labels"
 
@@ -39,11 +39,11 @@ class LabelledSet(Config):
             raise ValueError(f"unknown data set {self.dataset!r}; known: {', '.join((FOLDER, *LAYOUTS))}")
         return self
 
-    def open(self) -> Dataset:
-        """List its samples. Raises UsageError, InputError."""
+    def open(self, taxonomy: Taxonomy = CITYSCAPES19) -> Dataset:
+        """List its samples, with classes of ``taxonomy``. Raises UsageError, InputError."""
         if self.dataset == FOLDER:
-            return labels_folder(self.root)
-        return open_dataset(self.dataset, self.root, self.split)
+            return labels_folder(self.root, None, taxonomy)
+        return open_dataset(self.dataset, self.root, self.split, taxonomy)
 
 
 class RareClasses(Config):
@@ -62,6 +62,8 @@ class SegmenterData(Config):
 
     source: LabelledSet
     """labelled source set"""
+    taxonomy: TaxonomyChoice = None
+    """classes of all sets and of the network: camvid11 or a YAML file; default: those of Cityscapes"""
     generated: tuple[Path, ...] = ()
     """folders of generated images: images/ and labels/ of train ids, with or without a manifest.jsonl"""
     filtered: bool = False
@@ -96,6 +98,11 @@ class SegmenterData(Config):
         return self
 
     @property
+    def classes(self) -> Taxonomy:
+        """Classes of all sets."""
+        return find_taxonomy(self.taxonomy)
+
+    @property
     def generated_share(self) -> float:
         """``share``, or 0 without generated images."""
         return self.share if self.generated else 0.0
@@ -109,17 +116,14 @@ class FeatureDistance(Config):
 
     weight: float = Field(0.005, gt=0)
     """weight of the distance in the loss"""
-    classes: tuple[int, ...] = Field((6, 7, *range(11, NUM_CLASSES)), min_length=1)
-    """train ids of the thing classes"""
+    classes: tuple[int, ...] = Field(CITYSCAPES19.things, min_length=1)
+    """train ids of the thing classes; default: those of the taxonomy"""
     min_ratio: float = Field(0.75, gt=0.5, le=1)
     """a cell counts if a thing fills this share of its pixels"""
 
-    @model_validator(mode="after")
-    def _known(self) -> Self:
-        unknown = [number for number in self.classes if not 0 <= number < NUM_CLASSES]
-        if unknown:
-            raise ValueError(f"classes {unknown} are not train ids; use 0 to {NUM_CLASSES - 1}")
-        return self
+    def things(self, taxonomy: Taxonomy) -> tuple[int, ...]:
+        """Return the thing classes; those that ``taxonomy`` states if the recipe states none."""
+        return self.classes if "classes" in self.model_fields_set or taxonomy.is_default else taxonomy.things
 
 
 class Shade(Config):
@@ -213,6 +217,7 @@ class SegmenterRecipe(Config):
         grid = (64 if self.head == "deeplabv2" else 32) if self.two_scales else 1
         if self.data.crop % grid:
             raise ValueError(f"data.crop={self.data.crop} must be a multiple of {grid} with two_scales")
+        self._check_things()
         if self.feature_distance and not self.pretrained:
             raise UsageError(
                 "feature_distance needs ImageNet weights, but pretrained is not set",
@@ -220,11 +225,23 @@ class SegmenterRecipe(Config):
             )
         return self
 
+    def _check_things(self) -> None:
+        taxonomy = self.data.classes
+        things = self.feature_distance.things(taxonomy) if self.feature_distance else (0,)
+        unknown = [number for number in things if not 0 <= number < taxonomy.size]
+        if unknown or not things:
+            raise ValueError(
+                f"feature_distance.classes {unknown} are not train ids; use 0 to {taxonomy.size - 1}, at least one"
+            )
+
     @property
     def terms(self) -> dict[str, Any]:
         """Settings of the extra loss terms by name, as plain values."""
         chosen = {"feature_distance": self.feature_distance, "shade": self.shade}
-        return {name: settings.model_dump(mode="json") for name, settings in chosen.items() if settings}
+        found = {name: settings.model_dump(mode="json") for name, settings in chosen.items() if settings}
+        if self.feature_distance:
+            found["feature_distance"]["classes"] = list(self.feature_distance.things(self.data.classes))
+        return found
 
 
 def load_segmenter(recipe: Path, sets: Sequence[str] = (), out: Path | None = None) -> SegmenterRecipe:

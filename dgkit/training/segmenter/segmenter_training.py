@@ -99,9 +99,9 @@ def _check_inputs(recipe: SegmenterRecipe) -> None:
         load_encoder(network.backbone, recipe.pretrained)
     open_source(recipe.data)
     for folder in recipe.data.generated:
-        find_generated(folder, verify=False, filtered=recipe.data.filtered)
+        find_generated(folder, verify=False, filtered=recipe.data.filtered, taxonomy=recipe.data.classes)
     if recipe.data.val:
-        select_pairs(recipe.data.val.open())
+        select_pairs(recipe.data.val.open(recipe.data.classes))
 
 
 def _build_runner(recipe: SegmenterRecipe, out: Path, resumed: Path | None) -> Any:
@@ -141,7 +141,7 @@ def _finish(recipe: SegmenterRecipe, out: Path, figures: FiguresHook) -> None:
         onnx = out / "segmenter.onnx"
         network = build_network(runner_config(recipe, out)["model"])
         load_checkpoint(network, checkpoint)
-        export_segmenter(network, onnx, recipe.data.crop)
+        export_segmenter(network, onnx, recipe.data.crop, recipe.data.classes)
         written += [onnx, onnx.with_suffix(".yaml")]
     record_result(out / RESULT, out, written, **_facts(recipe))
 

@@ -13,7 +13,7 @@ from dgkit.training.segmenter.segmenter_recipe import SegmenterData
 
 @dataclass(frozen=True)
 class SourceSampler:
-    """Draws source samples uniformly or, with class ``probabilities`` [19], a class first.
+    """Draws source samples uniformly or, with class ``probabilities`` [K], a class first.
 
     ``images_by_class`` holds for each class the indices of the samples that show enough of it.
     """
@@ -32,7 +32,7 @@ class SourceSampler:
 
 def open_source(data: SegmenterData) -> SourceSampler:
     """Open the source set of a training. Raises UsageError, InputError, LabelError."""
-    dataset, _ = select_pairs(data.source.open())
+    dataset, _ = select_pairs(data.source.open(data.classes))
     if data.rare_classes is None:
         return SourceSampler(dataset.samples)
     index = build_index(dataset, cache=default_cache(dataset))

@@ -46,7 +46,7 @@ class ReadLabel(BaseTransform):
         """Add the label map and its path to ``results``."""
         sample = results["sample"]
         decoded = results.get("decoded")
-        label = read_label(sample.label, sample.encoding) if decoded is None else decoded[1]
+        label = read_label(sample.label, sample.encoding, sample.taxonomy) if decoded is None else decoded[1]
         results["gt_seg_map"] = label.copy()
         results["seg_map_path"], results["seg_fields"] = str(sample.label), ["gt_seg_map"]
         results["reduce_zero_label"] = False
