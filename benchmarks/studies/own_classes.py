@@ -58,7 +58,7 @@ def main() -> None:
 
 def show(stage: str, done: float, total: float, note: str = "") -> None:
     """Print every tenth part of a stage."""
-    if total and int(10 * done / total) != int(10 * (done - 1) / total):
+    if total and done == int(done) and int(10 * done / total) != int(10 * (done - 1) / total):
         print(f"{stage} {done:g}/{total:g} {note}", flush=True)
 
 

@@ -1,6 +1,5 @@
 """``dgkit eval``, ``filter``, ``quality`` and ``report`` on label maps of other classes."""
 
-import csv
 import json
 from pathlib import Path
 
@@ -43,7 +42,7 @@ def test_scores_by_class(net: Path, camvid: Path, tmp_path: Path) -> None:
     scores = found["sets"]["camvid"]
     assert found["taxonomy"] == "camvid11" and scores["miou"] == 1.0
     assert list(scores["iou"]) == list(CAMVID11.names) and np.array(scores["confusion"]).shape == (11, 11)
-    header = next(csv.reader((tmp_path / "e" / "report.csv").open()))
+    header = (tmp_path / "e" / "report.csv").read_text().splitlines()[0].split(",")
     assert header[4:15] == list(CAMVID11.names)
     predicted = read_label(tmp_path / "p" / "camvid" / "0.png", taxonomy=CAMVID11)
     label = read_label(camvid / "valannot" / "0.png", "camvid", CAMVID11)

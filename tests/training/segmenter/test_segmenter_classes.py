@@ -12,6 +12,7 @@ if importlib.util.find_spec("mmseg") is None:
     pytest.skip("needs mmsegmentation: pip install 'dgkit[seg]'", allow_module_level=True)
 
 from dgkit.errors import InputError
+from dgkit.files import digest_file
 from dgkit.segmenters.opening import open_segmenter
 from dgkit.taxonomies import CAMVID11, find_taxonomy
 from dgkit.training.segmenter.mixture import SourceAndGenerated
@@ -29,12 +30,11 @@ def camvid(micro: dict, generated: Path) -> dict:
     """The micro recipe with generated images that state the classes of CamVid."""
     lines = [json.loads(line) for line in (generated / "manifest.jsonl").read_text().splitlines()]
     for line in lines:
-        del line["image_sha256"], line["label_sha256"]
-        write_pair(generated, line["id"], np.full((64, 64), 10, np.uint8))
+        image, label = write_pair(generated, line["id"], np.full((64, 64), 10, np.uint8))
+        line |= {"image_sha256": digest_file(image), "label_sha256": digest_file(label)}
     (generated / "manifest.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
     (generated / "config.yaml").write_text("taxonomy: camvid11\n")
-    data = {**micro["data"], "taxonomy": "camvid11", "verify": False}
-    return {**micro, "data": data}
+    return {**micro, "data": {**micro["data"], "taxonomy": "camvid11"}}
 
 
 def changed(micro: dict, **data: object) -> SegmenterRecipe:
