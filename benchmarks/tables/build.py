@@ -1,7 +1,7 @@
 """Write what benchmarks/results holds into docs/results/*.md and docs/images.
 
     python benchmarks/tables/build.py                    all tables, after any benchmark has added to its CSV file
-    python benchmarks/tables/build.py bench presets      some of them: bench, gpu, presets, generalisation, ideas, eval
+    python benchmarks/tables/build.py bench presets      some of them, such as bench, gpu, classes
     python benchmarks/tables/build.py --check            write nothing; exit code 1 where a file is out of date
 
 Runs in seconds on any machine. A table replaces what is between the lines ``<!-- NAME -->`` and ``<!-- /NAME -->`` of
@@ -18,6 +18,7 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "studies"))
 
 import bench_table
+import classes_table
 import eval_table
 import generalisation_table
 import gpu_table
@@ -33,6 +34,7 @@ TABLES: dict[str, Callable[[Path], dict[str, str]]] = {
     "generalisation": generalisation_table.contents,
     "ideas": ideas_table.contents,
     "eval": eval_table.contents,
+    "classes": classes_table.contents,
 }
 
 

@@ -90,7 +90,7 @@ def scenes(pipeline: Pipeline, count: int) -> list[SceneRequest]:
     """Return requests with labels of 8 x 8 blocks of random classes; only their size affects the time."""
 
     def request(seed: int) -> SceneRequest:
-        ids = np.random.default_rng(seed).integers(0, 19, (8, 8), dtype=np.uint8)
+        ids = np.random.default_rng(seed).integers(0, pipeline.info.taxonomy.size, (8, 8), dtype=np.uint8)
         places = np.arange(pipeline.size) * 8 // pipeline.size
         return SceneRequest(ids[np.ix_(places, places)], "road building sky car, in snowy weather.", seed)
 

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from dgkit.data.crops import CropRules
     from dgkit.data.datasets import Dataset
     from dgkit.data.index import ClassIndex
+    from dgkit.taxonomies import Taxonomy as Classes
 
 EMBEDDED = "embedded"  # the value of --model for the model that dgkit ships
 
@@ -37,10 +38,9 @@ def stats(
     from dgkit.data.crops import CropRules
     from dgkit.data.datasets import open_source
     from dgkit.data.plausibility import doubt
-    from dgkit.taxonomies import find_taxonomy
 
     given = None if size is None else CropRules(_parse_size(size))
-    source = open_source(labels, dataset, split, encoding, find_taxonomy(taxonomy))
+    source = open_source(labels, dataset, split, encoding, _classes(taxonomy, model))
     rules, scale = _crops(source, model, given, label_scale)
     index = _index(source, scale, workers, cache)
     if (warning := doubt(source)) is not None:
@@ -94,6 +94,17 @@ def _parse_size(text: str) -> int | tuple[int, int]:
     except ValueError as error:
         raise UsageError(f"--size {text!r}: {error}", "use for example --size 512") from None
     return height if height == width else (height, width)
+
+
+def _classes(taxonomy: str | None, model: str | None) -> Classes:
+    """Return the taxonomy that was stated, else that of the model."""
+    from dgkit.taxonomies import find_taxonomy
+
+    if taxonomy is not None or model in (None, EMBEDDED):
+        return find_taxonomy(taxonomy)
+    from dgkit.diffusion.loading import open_model
+
+    return open_model(model).info.taxonomy
 
 
 def _crops(

@@ -11,6 +11,7 @@ from PIL import Image
 import dgkit
 from dgkit.cli.app import main
 from dgkit.data.generated import list_scenes, open_generated
+from dgkit.diffusion.calibration import scene_request
 from dgkit.diffusion.hub import find_controlnet
 from dgkit.diffusion.loading import load_pipeline, open_model
 from dgkit.diffusion.model_folder import ModelFolder
@@ -133,6 +134,16 @@ def test_a_damaged_statement(model: Path, tmp_path: Path, content: dict[str, obj
     (folder / "controlnet" / "dgkit.json").write_text(json.dumps(content), encoding="utf-8")
     with pytest.raises(ModelError, match=message):
         open_model(folder)
+
+
+def test_calibration_for_int8_uses_their_classes(model: Path) -> None:
+    request = scene_request(open_model(model).info, 0)
+    assert set(np.unique(request.label)) <= {*range(11), 255} and "weather" in request.prompt
+
+
+def test_stats_take_the_classes_of_the_model(model: Path, maps: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["stats", "--dataset", f"camvid={maps}", "--model", str(model), "--json"]) == 0
+    assert [row["name"] for row in json.loads(capsys.readouterr().out)["classes"]] == list(CAMVID11.names)
 
 
 def test_one_hot_of_other_classes() -> None:
