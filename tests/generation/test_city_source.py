@@ -15,6 +15,7 @@ from dgkit.generation import city_source
 from dgkit.generation.city_source import drawing_ahead, index_world
 from dgkit.generation.generate_config import GenerateConfig
 from dgkit.labels import NUM_CLASSES
+from dgkit.taxonomies import Taxonomy
 from dgkit.world import render, write_role
 from dgkit.world.label_process import LabelRequest
 
@@ -140,7 +141,7 @@ def test_city_scenes_are_rendered_at_the_required_height(
 ) -> None:
     heights: list[int] = []
 
-    def note(request: LabelRequest, progress: Callable[..., None] | None) -> None:
+    def note(request: LabelRequest, progress: Callable[..., None] | None, taxonomy: Taxonomy) -> None:
         heights.append(request.height)
         raise InterruptedError
 
