@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from dgkit.generation.generate_config import GenerateConfig
     from dgkit.generation.result import GenerateResult
     from dgkit.generation.run import generate
+    from dgkit.taxonomies import Taxonomy, find_taxonomy
     from dgkit.world import Scene, render
 
 _HOMES = {
@@ -37,8 +38,10 @@ _HOMES = {
     "SceneRequest": "dgkit.diffusion.sampler",
     "SceneResult": "dgkit.diffusion.sampler",
     "SwapReport": "dgkit.diffusion.style_swap",
+    "Taxonomy": "dgkit.taxonomies",
     "embedded_model": "dgkit.diffusion.loading",
     "find_preset": "dgkit.diffusion.presets",
+    "find_taxonomy": "dgkit.taxonomies",
     "generate": "dgkit.generation.run",
     "load_pipeline": "dgkit.diffusion.loading",
     "one_hot": "dgkit.diffusion.pipeline",
@@ -58,9 +61,11 @@ __all__ = [
     "SceneRequest",
     "SceneResult",
     "SwapReport",
+    "Taxonomy",
     "__version__",
     "embedded_model",
     "find_preset",
+    "find_taxonomy",
     "generate",
     "load_pipeline",
     "one_hot",

@@ -49,7 +49,7 @@ class TaxonomyClass(Config):
 
 
 class Taxonomy(Config):
-    """The classes of label maps, in the order of their numbers."""
+    """The classes of label maps, in the order of their numbers; see :func:`find_taxonomy`."""
 
     name: str = Field(min_length=1, max_length=60, pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$")
     """name in records"""
