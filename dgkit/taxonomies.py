@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Annotated, Any, Self
 
 import numpy as np
-from pydantic import BeforeValidator, Field, model_validator
+from pydantic import Field, model_validator
 
 from dgkit.config import Config, load_config, read_recipe
 from dgkit.errors import InputError, UsageError, did_you_mean, shown
@@ -254,15 +254,6 @@ def find_taxonomy(value: "str | Path | Mapping[str, Any] | Taxonomy | None" = No
             did_you_mean(str(value), BUILT_IN, "use for example --taxonomy camvid11 or --taxonomy FILE.yaml"),
         )
     return _checked(read_recipe(path), str(path))
-
-
-def _document(value: Any) -> Any:
-    """Return what records keep of a taxonomy that settings name; other values are left to the type to refuse."""
-    return find_taxonomy(value).document() if isinstance(value, str | Path | Mapping) else value
-
-
-TaxonomyChoice = Annotated[str | dict[str, Any] | None, BeforeValidator(_document)]
-"""Type of a setting: a built-in name, or a file, which is replaced by its content."""
 
 
 def _checked(values: Mapping[str, Any], where: str) -> Taxonomy:

@@ -27,6 +27,7 @@ FLOORS = {
             "prompts",
             "resources",
             "taxonomies",
+            "taxonomy_setting",
             "texts",
         ),
         0,

@@ -10,7 +10,7 @@ from dgkit.config import Config, Metavar
 from dgkit.errors import UsageError
 from dgkit.generation.filter_config import MAX_BOUNDARY
 from dgkit.resources import usable_cores
-from dgkit.taxonomies import TaxonomyChoice
+from dgkit.taxonomy_setting import TaxonomyChoice
 
 DEFAULT_WORLD = 64  # scenes of the procedural city if no source of label maps is given
 DEFAULT_PRESET = "fast"

@@ -8,7 +8,7 @@ from pydantic import Field, field_validator
 
 from dgkit.config import Config, load_config
 from dgkit.errors import UsageError
-from dgkit.taxonomies import TaxonomyChoice
+from dgkit.taxonomy_setting import TaxonomyChoice
 
 MAX_SIDE = 4096  # pixels; a larger size would need gigabytes for one image
 Finite = Annotated[float, Field(allow_inf_nan=False)]

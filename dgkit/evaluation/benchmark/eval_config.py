@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 from pydantic import Field
 
 from dgkit.config import Config, Metavar
-from dgkit.taxonomies import TaxonomyChoice, find_taxonomy
+from dgkit.taxonomy_setting import TaxonomyChoice
 
 if TYPE_CHECKING:
     from dgkit.evaluation.benchmark.protocols import Protocol
@@ -61,6 +61,8 @@ class EvalConfig(Config):
     def identity(self) -> dict[str, Any]:
         """Return what must not change when a run is resumed."""
         fixed = {name: value for name, value in self.model_dump(mode="json").items() if name not in FREE}
+        from dgkit.taxonomies import find_taxonomy
+
         if find_taxonomy(self.taxonomy).is_default:  # as in scores of earlier versions
             fixed.pop("taxonomy")
         return {**fixed, "protocol": self.resolved_protocol().to_json()}

@@ -15,7 +15,8 @@ from dgkit.data.layouts import LAYOUTS
 from dgkit.errors import UsageError
 from dgkit.files import cache_folder, user_path
 from dgkit.progress import Notify, Progress, within
-from dgkit.taxonomies import CITYSCAPES19, TaxonomyChoice, find_taxonomy, mixed
+from dgkit.taxonomies import CITYSCAPES19, find_taxonomy, mixed
+from dgkit.taxonomy_setting import TaxonomyChoice
 from dgkit.training.data.feed import Feed, MixedFeed, PromptDropout
 from dgkit.training.data.image_files import CaptionedFeed, ImageFeed, ImageFiles, list_images, read_captions
 from dgkit.training.data.labelled import Captions, LabelledFeed, Sampling, select_pairs

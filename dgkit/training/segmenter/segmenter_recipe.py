@@ -16,7 +16,8 @@ from dgkit.data.datasets import Dataset, labels_folder, open_dataset
 from dgkit.data.layouts import LAYOUTS
 from dgkit.errors import InputError, UsageError
 from dgkit.optional import first_line, require
-from dgkit.taxonomies import CITYSCAPES19, Taxonomy, TaxonomyChoice, find_taxonomy
+from dgkit.taxonomies import CITYSCAPES19, Taxonomy, find_taxonomy
+from dgkit.taxonomy_setting import TaxonomyChoice
 
 FOLDER = "labels"
 
