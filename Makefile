@@ -70,4 +70,6 @@ $(VENV)/dev.stamp: pyproject.toml constraints.txt | $(BIN)/python
 	@# The packages of seg bring opencv-python, which overwrites the files of the headless one; see docs/start/install.md.
 	$(BIN)/python -m pip uninstall --quiet --yes opencv-python opencv-python-headless
 	$(INSTALL) --no-deps opencv-python-headless
+	@# Types of TensorRT, without TensorRT itself, which they depend on and which needs NVIDIA's package index.
+	$(INSTALL) --no-deps tensorrt-stubs
 	@touch $@ $(VENV)/core.stamp

@@ -262,7 +262,10 @@ def problems() -> tuple[str, ...]:
 def _load(module: str) -> tuple[Any, str]:
     """Return (module, ""), or (None, reason why it does not load)."""
     try:
-        return importlib.import_module(module), ""
+        loaded = importlib.import_module(module)
+        if loaded.__spec__ is not None and loaded.__spec__.origin is None:  # a folder, such as that of tensorrt-stubs
+            return None, "not installed"
+        return loaded, ""
     except ModuleNotFoundError as error:
         return None, "not installed" if error.name == module else f"does not load: {first_line(error)}"
     except Exception as error:  # native libraries also raise OSError and RuntimeError

@@ -17,7 +17,7 @@ from dgkit.engines.runner import BuildOptions, Network
 from dgkit.engines.sidecar import EngineKey, Scalar
 from dgkit.engines.spec import TensorSpec
 from dgkit.engines.store import Engine, EngineStore, Policy
-from dgkit.engines.trt_library import TrtLibrary, is_portable, make_monitor, on_gpu, polygraphy, trt
+from dgkit.engines.trt_library import DTYPE_NAMES, TrtLibrary, is_portable, make_monitor, on_gpu, polygraphy, trt
 from dgkit.errors import EngineError
 from dgkit.progress import Notify
 from dgkit.resources import peak_memory
@@ -160,7 +160,7 @@ def build_engine(
         builder, definition, _ = loaders.network_from_onnx_path(str(graph), strongly_typed=True)
     monitor, timings = make_monitor(notify, name), _timings(library, device)
     settings = config_loader(library, network, device, options, monitor=monitor, timings=timings)
-    library.messages.memory.clear()
+    library.messages.activations = None
     with library.reporting(f"TensorRT cannot build the {name}"):
         config = settings(builder, definition)
         if timings is not None and library.messages.errors and notify is not None:
@@ -174,9 +174,10 @@ def build_engine(
                 raise KeyboardInterrupt from None
             raise
     target.write_bytes(memoryview(plan))
-    memory = {f"{kind}_mib": round(size / 2**20, 1) for kind, size in library.messages.memory.items()}
-    peak = (peak_memory() or 0) / 2**30
-    return {"layers": definition.num_layers, "types": layer_types(definition), "peak_gib": round(peak, 2), **memory}
+    notes = {"layers": definition.num_layers, "types": layer_types(definition)}
+    activations, peak = library.messages.activations, (peak_memory() or 0) / 2**30
+    memory: dict[str, float] = {} if activations is None else {"activations_mib": round(activations / 2**20, 1)}
+    return {**notes, "profiles": _ranges(network, options), **memory, "peak_gib": round(peak, 2)}
 
 
 def config_loader(
@@ -194,7 +195,7 @@ def config_loader(
     """
     workspace = options.workspace_gib
     common = {
-        "profiles": [_profile(network, profile) for profile in profiles(network, options.batch)],
+        "profiles": [_profile(shapes) for shapes in _ranges(network, options)],
         "memory_pool_limits": workspace and {trt.MemoryPoolType.WORKSPACE: int(workspace * 2**30)},
         "builder_optimization_level": options.optimisation_level,
         "refittable": options.refit,
@@ -207,33 +208,41 @@ def config_loader(
     else:
         loader = polygraphy("backend.trt").CreateConfig(**common)
 
-    def add_flags(builder: Any, definition: Any, config: Any) -> None:
+    def add_flags(builder: Any, definition: Any, config: "trt.IBuilderConfig") -> None:
         config.clear_flag(trt.BuilderFlag.TF32)
         if options.strip_weights and not options.refit:  # the engine takes no other weights than those of the build
             config.set_flag(trt.BuilderFlag.REFIT_IDENTICAL)
         if library.is_rtx:
-            rtx: Any = trt
-            config.set_flag(rtx.BuilderFlag.REQUIRE_USER_ALLOCATION)  # required for CUDA graphs
+            config.set_flag(trt.BuilderFlag.REQUIRE_USER_ALLOCATION)  # required for CUDA graphs
 
     return polygraphy("backend.trt").PostprocessConfig(loader, add_flags)
 
 
-def layer_types(definition: Any) -> dict[str, dict[str, int]]:
-    """Return the number of layers of a network definition by kind and by the type of their first output."""
+def layer_types(definition: "trt.INetworkDefinition") -> dict[str, dict[str, int]]:
+    """Return the number of layers of a network definition by kind, then by the number format of their first output."""
     found: dict[str, dict[str, int]] = {}
-    for layer in definition:
+    for layer in (definition.get_layer(index) for index in range(definition.num_layers)):
         counts = found.setdefault(layer.type.name.lower(), {})
         kind = layer.get_output_type(0).name.lower()
+        kind = DTYPE_NAMES.get(kind, kind)
         counts[kind] = counts.get(kind, 0) + 1
     return {kind: dict(sorted(found[kind].items())) for kind in sorted(found)}
 
 
-def _profile(network: Network, profile: Profile) -> Any:
-    """Return an optimisation profile of Polygraphy: minimum, optimum and maximum shape of each input."""
-    shapes = polygraphy("backend.trt").Profile()
-    for spec in network.spec.inputs:
-        shapes.add(spec.name, *(_shape(spec, network, profile, index) for index in range(3)))
-    return shapes
+def _ranges(network: Network, options: BuildOptions) -> list[dict[str, list[list[int]]]]:
+    """Return minimum, optimum and maximum shape of each input in each optimisation profile."""
+    return [
+        {spec.name: [list(_shape(spec, network, profile, i)) for i in range(3)] for spec in network.spec.inputs}
+        for profile in profiles(network, options.batch)
+    ]
+
+
+def _profile(ranges: Mapping[str, Sequence[Sequence[int]]]) -> Any:
+    """Return the optimisation profile of Polygraphy with these minimum, optimum and maximum shapes."""
+    found = polygraphy("backend.trt").Profile()
+    for name, shapes in ranges.items():
+        found.add(name, *(tuple(shape) for shape in shapes))
+    return found
 
 
 def _timings(library: TrtLibrary, device: torch.device) -> Path | None:

@@ -27,7 +27,9 @@ from dgkit.progress import Notify
 VARIABLE = "DGKIT_TRT"
 INTERVAL = 10.0  # minimum seconds between two progress lines
 _MODULES = {"tensorrt": ("trt", "tensorrt", "gpu"), "rtx": ("rtx", "tensorrt_rtx", "rtx")}  # backend, module, extra
-_MEMORY = re.compile(r"Total (Activation|Weights) Memory: (\d+) bytes")
+_MEMORY = re.compile(r"Total Activation Memory: (\d+) bytes")
+DTYPE_NAMES = {"float": "fp32", "half": "fp16"}
+"""Names of number formats in TensorRT, in lower case, and in dgkit; the others are equal."""
 
 if TYPE_CHECKING:
     import tensorrt as trt
@@ -42,20 +44,20 @@ else:
 
 
 class Messages(logging.Handler):
-    """Collects what the library and Polygraphy report: ``errors``, and bytes of ``memory`` by kind."""
+    """Collects what the library and Polygraphy report: ``errors``, and bytes of the ``activations`` of an engine."""
 
     def __init__(self) -> None:
         super().__init__()
         self.errors: list[str] = []
-        self.memory: dict[str, int] = {}
+        self.activations: int | None = None
 
     def emit(self, record: logging.LogRecord) -> None:
-        """Keep an error, and the memory that an engine needs."""
+        """Keep an error, or the memory that an engine needs for its largest call."""
         text = record.getMessage()
         if record.levelno >= logging.ERROR:
             self.errors.append(text)
         elif found := _MEMORY.search(text):
-            self.memory[found[1].lower()] = int(found[2])
+            self.activations = int(found[1])
 
 
 MESSAGES = Messages()

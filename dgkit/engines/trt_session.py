@@ -26,7 +26,7 @@ CONTEXTS = 16  # maximum number of contexts; another set of shapes drops the old
 class _Plan:
     """The execution context of one set of input shapes; ``graph`` reads and writes the tensors ``static``."""
 
-    context: Any
+    context: "trt.IExecutionContext"
     outputs: dict[str, tuple[int, ...]]
     graph: torch.cuda.CUDAGraph | None
     static: dict[str, Tensor]
@@ -83,7 +83,7 @@ class Session:
         self._plans.clear()
         del self._config, self._cache, self._engine, self._runtime, self._workspace
 
-    def _deserialise(self, file: Path) -> Any:
+    def _deserialise(self, file: Path) -> "trt.ICudaEngine":
         with file.open("rb") as opened, mmap.mmap(opened.fileno(), 0, access=mmap.ACCESS_READ) as content:
             engine = self._runtime.deserialize_cuda_engine(content)
             if engine is None:
@@ -167,7 +167,9 @@ class Session:
             self._workspace = torch.empty(0, dtype=torch.uint8, device=self._device)
             self._workspace = torch.empty(size, dtype=torch.uint8, device=self._device)
         context.set_device_memory(self._workspace.data_ptr(), self._workspace.numel())
-        outputs = {n: tuple(context.get_tensor_shape(n)) for n in self._dtypes if n not in tensors}
+        outputs: dict[str, tuple[int, ...]] = {
+            n: tuple(context.get_tensor_shape(n)) for n in self._dtypes if n not in tensors
+        }
         return _Plan(context, outputs, None, {})
 
     def _drop(self, key: tuple[Any, ...]) -> None:

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from dgkit.diffusion.loading import model_networks
 from dgkit.diffusion.model_folder import ModelFolder
@@ -19,11 +19,12 @@ from dgkit.engines import trt, trt_build, trt_library
 from dgkit.engines.onnx_export import example_inputs, export_engine, graph_key
 from dgkit.engines.runner import BuildOptions, Network
 from dgkit.engines.spec import NETWORKS
-from dgkit.engines.store import EngineStore
+from dgkit.engines.store import Engine, EngineStore
 from dgkit.engines.torch_runner import TorchRunner
 from dgkit.engines.trt import TrtRunner
 from dgkit.engines.trt_build import ENGINE, choose_profile, engine_key, obtain_engine, profiles
 from dgkit.engines.trt_library import TrtLibrary, load_library
+from dgkit.engines.trt_plan import read_kernels
 from dgkit.errors import EngineError, MissingDependency, UsageError
 from tests.models import random_networks
 
@@ -60,7 +61,8 @@ def test_builds_without_a_gpu_and_once(
     assert engine.key == engine_key(load_library(), network, dtype, CPU, BuildOptions())
     assert (engine.key.backend, engine.key.device) == ("rtx", {"kind": "any"})
     assert engine.key.versions["onnx"] == graph_key(network, dtype).backend_version
-    assert isinstance(engine.sidecar.notes["layers"], int) and engine.sidecar.notes["layers"] > 10
+    check_precision(network, engine, dtype)
+    check_profiles(network, engine)
     assert len([text for text in logged.messages if engine.name in text]) == 1
     before = len(logged.messages)
     assert runner.prepare() == [engine] and len(logged.messages) == before
@@ -69,6 +71,36 @@ def test_builds_without_a_gpu_and_once(
             runner.__enter__()
         assert caught.value.hint == "use --engine torch, openvino or ort"
         assert "\n" not in caught.value.message
+
+
+def check_precision(network: Network, engine: Engine, dtype: str) -> None:
+    """The network definition and the compiled engine have the number formats that the graph promises."""
+    types: dict[str, dict[str, int]] = dict(engine.sidecar.notes["types"])  # type: ignore[arg-type]
+    layers = engine.sidecar.notes["layers"]
+    assert layers == sum(sum(counts.values()) for counts in types.values()) > 10
+    norms = [part for part in network.load().modules() if isinstance(part, nn.GroupNorm | nn.LayerNorm)]
+    assert types.pop("normalization", {}) == ({"fp32": len(norms)} if norms else {})
+    for kind in ("convolution", "matrix_multiply", "softmax", "activation", "resize"):
+        assert types.get(kind, {dtype: 1}).keys() == {dtype}, kind
+    assert {kind for counts in types.values() for kind in counts} <= {dtype, "fp32", "int32", "int64", "bool"}
+    kernels = read_kernels(engine.file(ENGINE))
+    products = [kernel for kernel in kernels if kernel.kind in ("corrltn", "fully_connected", "runtime_fusion")]
+    print(f"{network.spec.name} {dtype}: {layers} layers, {len(kernels)} kernels, {len(products)} convolve or multiply")
+    assert products and all(dtype in kernel.reads for kernel in products if kernel.reads)
+    written = {kind for kernel in kernels for kind in kernel.writes}
+    assert dtype in written and written <= {dtype, "int32", "int64", *(["fp32"] if norms else [])}
+
+
+def check_profiles(network: Network, engine: Engine) -> None:
+    """Each profile has the documented sizes of each input, and fits the calls that it is for."""
+    found: list[dict[str, list[list[int]]]] = engine.sidecar.notes["profiles"]  # type: ignore[assignment]
+    known = profiles(network, BuildOptions().batch)
+    assert len(found) == len(known) == (2 if network.spec.name.startswith("vae_") else 1)
+    for index, profile in enumerate(known):
+        for place in range(3):
+            sizes = {**network.sizes, **{symbol: values[place] for symbol, values in profile.items()}}
+            for spec in network.spec.inputs:
+                assert found[index][spec.name][place] == [sizes[symbol] for symbol in spec.shape]
 
 
 def test_profiles(folder: ModelFolder) -> None:
