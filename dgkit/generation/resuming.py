@@ -33,7 +33,7 @@ def run_settings(folder: OutputFolder, given: GenerateConfig) -> GenerateConfig:
     refuse_changes(folder.path, old, lent)
     if lent.jobs is not None:
         check_count(lent.count, old.count)
-    digests = {key: getattr(given, key) for key in ("model_digest", "judge_digest", "jobs_digest", "taxonomy")}
+    digests = {key: getattr(given, key) for key in ("model_digest", "judge_digest", "jobs_digest")}
     if lent.world is None:  # the height of city scenes may depend on the digest
         digests["source_digest"] = given.source_digest
     few_cores = isinstance(lent.workers, int) and "workers" not in stated and lent.workers > len(usable_cores())

@@ -40,7 +40,7 @@ KINDS = {
     "unreadable": "files that cannot be read as an image",
     "size": "images of another size or type",
     "digest": "files that changed after they were written",
-    "ids": "labels with ids other than 0 to 18 and 255",
+    "ids": "labels with ids other than those of the classes and 255",
     "orphan": "files that no manifest line names",
     "temporary": "incomplete files of a killed run",
 }

@@ -18,8 +18,10 @@ from dgkit.diffusion.model_folder import ModelFolder
 from dgkit.diffusion.pipeline import one_hot
 from dgkit.diffusion.style_swap import swap
 from dgkit.errors import InputError, LabelError, ModelError
+from dgkit.generation.merging import merge
 from dgkit.generation.run import generate
 from dgkit.taxonomies import CAMVID11, find_taxonomy
+from tests.generated import make_generated
 from tests.models import make_micro_model
 
 FAST = {"preset": "one-pass:steps=1", "engine": "torch", "dtype": "fp32", "batch": 2, "workers": 0}
@@ -82,6 +84,14 @@ def test_other_classes_are_refused(model: Path, maps: Path, tmp_path: Path) -> N
         request = dgkit.SceneRequest(np.full((64, 64), 12, np.uint8), "road")
         with load_pipeline(model) as pipeline:
             dgkit.sample(pipeline, [request], "one-pass:steps=1")
+
+
+def test_folders_of_other_classes_are_not_mixed(scenes: Path, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="cannot be used with the classes of camvid11"):
+        generate(scenes, model=str(make_micro_model(tmp_path / "city")))
+    parts = [make_generated(tmp_path / "a", 1), make_generated(tmp_path / "b", 1, taxonomy=CAMVID11)]
+    with pytest.raises(InputError, match="made with different settings .taxonomy: None -> camvid11"):
+        merge(tmp_path / "whole", parts)
 
 
 def test_the_city_is_converted(model: Path, tmp_path: Path) -> None:
