@@ -181,6 +181,13 @@ def fastest_engine(found: Sequence[Library], features: Sequence[str]) -> str:
     return f"--engine {engine} --dtype {'bf16' if has_bf16 else 'fp32'}"
 
 
+def engine_advice(fastest: str) -> str:
+    """Return the line about the ``fastest`` engine; one that is built before its first use pays off in long runs."""
+    if "--engine torch" in fastest:
+        return fastest
+    return f"{fastest}, once built, for long runs; --engine torch for short ones"
+
+
 def _library(engine: str, package: str, module: str, remedy: str, describe: Describe) -> Library:
     loaded, reason = _load(module)
     if loaded is None:
@@ -263,7 +270,8 @@ def _load(module: str) -> tuple[Any, str]:
     """Return (module, ""), or (None, reason why it does not load)."""
     try:
         loaded = importlib.import_module(module)
-        if loaded.__spec__ is not None and loaded.__spec__.origin is None:  # a folder, such as that of tensorrt-stubs
+        spec = getattr(loaded, "__spec__", None)
+        if spec is not None and spec.origin is None:  # a folder, such as that of tensorrt-stubs
             return None, "not installed"
         return loaded, ""
     except ModuleNotFoundError as error:

@@ -36,6 +36,12 @@ _COLLAPSED = re.compile(rf"({_SCHEMES}):/", re.IGNORECASE)  # Path("s3://a") is 
 LONGEST_RECORD = 64 << 20  # bytes of a file of settings or of a summary
 _FULL = (errno.ENOSPC, errno.EDQUOT)
 _DENIED = (errno.EACCES, errno.EPERM, errno.EROFS)
+# What systems and file servers add to folders, in lower case; all names that begin with a dot count as well.
+_SYSTEM = frozenset(
+    ("thumbs.db", "ehthumbs.db", "desktop.ini", "icon\r", "__macosx", "__pycache__", "@eadir", "#recycle", "@recycle",
+     "#snapshot", "~snapshot", "@tmp", "@sharebin", "@recently-snapshot", "$recycle.bin", "system volume information",
+     "found.000", "lost+found", "network trash folder", "temporary items")
+)  # fmt: skip
 
 
 def local_path(value: Path | str) -> Path:
@@ -55,6 +61,11 @@ def user_path(value: Path | str) -> Path:
     except RuntimeError as error:
         home = path.parts[0]
         raise UsageError(f"{path}: there is no home folder {home}", f"write ./{path} for a folder {home}") from error
+
+
+def is_hidden(name: str) -> bool:
+    """Return whether a file or folder is hidden (``.DS_Store``, ``._a.png``) or made by a system (``@eaDir``)."""
+    return name.startswith(".") or name.lower() in _SYSTEM
 
 
 def refuse_url(value: Path | str) -> None:

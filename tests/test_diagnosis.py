@@ -43,6 +43,7 @@ def test_a_missing_or_broken_library_has_a_reason(tmp_path: Path, monkeypatch: p
     monkeypatch.setitem(sys.modules, "openvino", None)
     (tmp_path / "tensorrt.py").write_text("raise OSError('libnvinfer.so.11: cannot open')")
     monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.delitem(sys.modules, "tensorrt", raising=False)  # another test may have loaded the real one
     monkeypatch.setitem(sys.modules, "tensorrt_rtx", SimpleNamespace())  # loads, but has no __version__
     found = {library.engine: library for library in diagnosis.libraries()}
     assert not found["openvino"].usable and found["openvino"].remedy
@@ -98,6 +99,12 @@ def test_the_fastest_engine_is_one_that_works(monkeypatch: pytest.MonkeyPatch) -
     assert fastest("torch", "ort", features=("AVX2",)) == "--engine torch --dtype fp32"
     assert fastest("torch", "openvino", "trt", cuda=True) == "--engine trt --dtype fp16"
     assert fastest("torch", cuda=True) == "--engine torch --dtype fp16"
+
+
+def test_short_runs_need_no_engine_that_is_built() -> None:
+    assert diagnosis.engine_advice("--engine torch --dtype fp32") == "--engine torch --dtype fp32"
+    advice = diagnosis.engine_advice("--engine openvino --dtype bf16")
+    assert advice == "--engine openvino --dtype bf16, once built, for long runs; --engine torch for short ones"
 
 
 def test_conflicting_packages_are_a_problem(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -19,7 +19,7 @@ from dgkit.cli.bench import bench
 from dgkit.cli.build_engines import build_engines
 from dgkit.cli.catalogue import catalogue
 from dgkit.cli.check import check
-from dgkit.cli.common import BROKEN_PIPE, INTERRUPTED, print_error, refuse_paths, stop_code
+from dgkit.cli.common import BROKEN_PIPE, INTERRUPTED, check_paths, print_error, stop_code
 from dgkit.cli.defects import occupy_closed_streams, report_defect
 from dgkit.cli.doctor import doctor
 from dgkit.cli.engines import engines
@@ -128,8 +128,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     occupy_closed_streams()
     given = list(sys.argv[1:] if arguments is None else arguments)
     try:
-        refuse_paths(given)
-        code = app(args=begin_command(given), prog_name="dgkit", standalone_mode=False)
+        code = app(args=begin_command(check_paths(given)), prog_name="dgkit", standalone_mode=False)
         if sys.stdout is not None:
             sys.stdout.flush()
     except DgkitError as error:

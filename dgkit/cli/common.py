@@ -115,20 +115,26 @@ def stop_code(error: BaseException) -> int:
     return TERMINATED if isinstance(error, Terminated) else INTERRUPTED
 
 
-def refuse_paths(arguments: Sequence[str]) -> None:
-    """Raise UsageError if an argument is a URL, or empty: as a path it would be the current folder.
+def check_paths(arguments: Sequence[str]) -> list[str]:
+    """Return the arguments with ``~`` at the beginning replaced by the home folder: a shell leaves a quoted one.
 
-    The config classes check ``--set`` themselves.
+    Raises UsageError if an argument is a URL, or empty: as a path it would be the current folder. The config classes
+    check ``--set`` themselves.
     """
     from dgkit.errors import UsageError
-    from dgkit.files import refuse_url
+    from dgkit.files import refuse_url, user_path
 
-    for before, argument in zip(("", *arguments), arguments, strict=False):
-        if before not in NOT_PATHS and argument.partition("=")[0] not in NOT_PATHS:
-            refuse_url(argument)
-            if not argument or (argument.startswith("--") and argument.endswith("=")):
-                option = argument.rstrip("=") or (before if before.startswith("-") else "an argument")
-                raise UsageError(f"{option} is empty", "check that the shell variable has a value, or leave it out")
+    checked = list(arguments)
+    for number, (before, argument) in enumerate(zip(("", *arguments), arguments, strict=False)):
+        if before in NOT_PATHS or argument.partition("=")[0] in NOT_PATHS:
+            continue
+        refuse_url(argument)
+        if not argument or (argument.startswith("--") and argument.endswith("=")):
+            option = argument.rstrip("=") or (before if before.startswith("-") else "an argument")
+            raise UsageError(f"{option} is empty", "check that the shell variable has a value, or leave it out")
+        if argument == "~" or argument.startswith("~/"):
+            checked[number] = str(user_path(argument))
+    return checked
 
 
 def size_text(count: int) -> str:

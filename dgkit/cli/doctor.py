@@ -130,8 +130,11 @@ def _packages(console: Console, found: Diagnosis) -> None:
 def _summary(console: Console, found: Diagnosis) -> None:
     from rich.markup import escape
 
+    from dgkit.diagnosis import engine_advice
+
     model = found.embedded_model or "absent from this installation; generate needs --model"
-    console.print(f"[bold]Fastest engine here[/bold]  {found.fastest} once built; dgkit bench generate measures it")
+    advice = f"{engine_advice(found.fastest)}; dgkit bench generate measures them"
+    console.print(f"[bold]Fastest engine here[/bold]  {advice}")
     console.print(f"[bold]Embedded model[/bold]  {escape(model)}")
     for problem in found.problems:
         console.print("[bold red]Problem[/bold red]  " + escape(problem))

@@ -11,6 +11,7 @@ from dgkit.errors import UsageError
 VARIABLE = "DGKIT_LOG_INTERVAL"
 FIRST_SECONDS = 10.0  # from the first line of a stage to the second
 SECONDS = 30.0  # between later lines
+MEASURED_SECONDS = 1.0  # of a stage before it has a rate
 Stages = Mapping[str, tuple[str, str | None]]
 """Description and unit of each stage; a stage without a unit shows its count alone."""
 
@@ -84,11 +85,11 @@ def log_interval() -> float:
 
 
 def rate_text(done: float, left: float, seconds: float, unit: str) -> str:
-    """Return ``, 120 images/hour, 0:04:30 left`` for ``done`` in ``seconds``; empty before anything is done.
+    """Return ``, 120 images/hour, 0:04:30 left`` for ``done`` in ``seconds``; empty in the first second.
 
     Without a unit only the time left is given, and after the end only the rate.
     """
-    if done <= 0 or seconds <= 0:
+    if done <= 0 or seconds < MEASURED_SECONDS:
         return ""
     minutes, rest = divmod(round(left * seconds / done), 60)
     rate = f", {3600 * done / seconds:,.0f} {unit}/hour" if unit else ""

@@ -30,4 +30,6 @@ def report(
     if as_json:
         print_json(result.to_json())
     else:
-        say(f"{result.shown} of {count_of(result.scenes, 'scene')}: {result.page}")
+        is_part = result.requested is not None and result.scenes < result.requested
+        so_far = f" so far, {result.requested} requested" if is_part else ""
+        say(f"{result.shown} of {count_of(result.scenes, 'scene')}{so_far}: {result.page}")

@@ -1,4 +1,4 @@
-"""Listing files of users: which are hidden, which ending they have, and a walk that visits each folder once.
+"""Listing files of users: which ending they have, and a walk that visits each folder once.
 
 Every list of label maps or photographs comes from here, so that all commands see the same files.
 """
@@ -11,21 +11,10 @@ from fnmatch import fnmatchcase
 from pathlib import Path, PurePosixPath
 
 from dgkit.errors import InputError
+from dgkit.files import is_hidden
 
 PHOTOGRAPHS = (".png", ".jpg", ".jpeg")  # endings, in any case
-# What systems and file servers add to folders, in lower case; all names that begin with a dot count as well.
-_SYSTEM = frozenset(
-    ("thumbs.db", "ehthumbs.db", "desktop.ini", "icon\r", "__macosx", "__pycache__", "@eadir", "#recycle", "@recycle",
-     "#snapshot", "~snapshot", "@tmp", "@sharebin", "@recently-snapshot", "$recycle.bin", "system volume information",
-     "found.000", "lost+found", "network trash folder", "temporary items")
-)  # fmt: skip
-
 _Identity = tuple[int, int]  # device and inode
-
-
-def is_hidden(name: str) -> bool:
-    """Return whether a file or folder is hidden (``.DS_Store``, ``._a.png``) or made by a system (``@eaDir``)."""
-    return name.startswith(".") or name.lower() in _SYSTEM
 
 
 def split_ending(name: str, endings: Sequence[str]) -> tuple[str, int] | None:

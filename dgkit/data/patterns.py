@@ -58,13 +58,13 @@ def partners(labels: Mapping[Path, Path], images: Mapping[Path, Path]) -> dict[P
 
     Paths are compared without the type of the file and marks such as ``_leftImg8bit`` or ``_labelIds``. If no path is
     equal, the photograph of the same name counts, as long as no other photograph or label map has that name. A label
-    map is never a photograph.
+    map is never a photograph. Raises InputError for a label map with several photographs at its path.
     """
-    by_path: dict[str, Path] = {}
+    by_path: dict[str, list[Path]] = defaultdict(list)
     named: dict[str, list[Path]] = defaultdict(list)
     for image, inside in images.items():
         if image not in labels:
-            by_path.setdefault(_plain(inside), image)
+            by_path[_plain(inside)].append(image)
             named[_plain(Path(inside.name))].append(image)
     asking: dict[str, set[str]] = defaultdict(set)
     for inside in labels.values():
@@ -73,9 +73,14 @@ def partners(labels: Mapping[Path, Path], images: Mapping[Path, Path]) -> dict[P
     for label, inside in labels.items():
         name = _plain(Path(inside.name))
         alone = len(named[name]) == len(asking[name]) == 1
-        partner = by_path.get(_plain(inside)) or (named[name][0] if alone else None)
-        if partner is not None:
-            found[label] = partner
+        same = by_path.get(_plain(inside)) or (named[name] if alone else [])
+        if len(same) > 1:
+            raise InputError(
+                f"{label}: {len(same)} photographs have its name, among them {same[0].name} and {same[1].name}",
+                "remove all but one, or use a pattern that one of them matches, such as '*.jpg'",
+            )
+        if same:
+            found[label] = same[0]
     return found
 
 

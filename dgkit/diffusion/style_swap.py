@@ -18,7 +18,6 @@ from typing import Any
 
 import torch
 
-from dgkit.data.listing import is_hidden
 from dgkit.diffusion.hub import find_controlnet, find_model
 from dgkit.diffusion.model_folder import ModelFolder, condition_text, controlnet_taxonomy
 from dgkit.diffusion.part_config import KNOWN_PARTS, read_json
@@ -27,7 +26,7 @@ from dgkit.diffusion.weights import check_finite, check_keys, read_shapes, skele
 from dgkit.engines.modules import Denoiser, without_condition_embedding
 from dgkit.engines.spec import TIME_VALUES
 from dgkit.errors import ModelError, OutputError, one_line
-from dgkit.files import output_error, temporary_path, user_path
+from dgkit.files import is_hidden, output_error, temporary_path, user_path
 from dgkit.taxonomies import Taxonomy, mixed
 
 _EXTRACTORS = (["transformers", "CLIPImageProcessor"], ["transformers", "CLIPFeatureExtractor"])

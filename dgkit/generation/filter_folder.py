@@ -13,12 +13,12 @@ from dgkit.config import load_config
 from dgkit.data.filtering import boundary_band, class_means, doubtful, near_duplicates
 from dgkit.data.generated import FILTERED, MANIFEST, MEASURED, SceneFiles, list_scenes
 from dgkit.data.labelmap import write_label
-from dgkit.data.listing import is_hidden
 from dgkit.data.manifest import Manifest
 from dgkit.errors import OutputError, UsageError
 from dgkit.files import (
     atomic_write,
     digest_file,
+    is_hidden,
     json_bytes,
     output_error,
     remove_stale_temporaries,

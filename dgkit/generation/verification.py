@@ -15,12 +15,11 @@ from typing import Any
 import numpy as np
 
 from dgkit.data.generated import MANIFEST, SETTINGS, not_generated
-from dgkit.data.listing import is_hidden
 from dgkit.data.manifest import Manifest, read_lines
 from dgkit.data.pictures import picture_size, read_pixels
 from dgkit.data.records import Record, parse_record
 from dgkit.errors import InputError, OutputError
-from dgkit.files import digest_file, is_temporary, local_path, output_error, parse_json
+from dgkit.files import digest_file, is_hidden, is_temporary, local_path, output_error, parse_json
 from dgkit.generation.blocks import belongs, block_numbers, total_images
 from dgkit.generation.generate_config import GenerateConfig
 from dgkit.generation.settings import resolve_paths

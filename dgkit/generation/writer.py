@@ -14,12 +14,11 @@ import numpy as np
 from dgkit.config import dump_config, load_config
 from dgkit.data.generated import MANIFEST, SETTINGS
 from dgkit.data.labelmap import read_label
-from dgkit.data.listing import is_hidden
 from dgkit.data.manifest import Manifest
 from dgkit.data.pictures import read_picture
 from dgkit.data.records import Record, parse_record
 from dgkit.errors import DgkitError, OutputError
-from dgkit.files import atomic_write, digest_file, output_error, remove_stale_temporaries, write_changed
+from dgkit.files import atomic_write, digest_file, is_hidden, output_error, remove_stale_temporaries, write_changed
 from dgkit.generation.blocks import belongs
 from dgkit.generation.contact_sheet import MAX_CELLS, Cell, choose, contact_sheet
 from dgkit.generation.encoding import EncodedImage, png, side_by_side

@@ -15,12 +15,12 @@ from pathlib import Path
 from typing import Any
 
 from dgkit.data.generated import GeneratedFolder, Line, open_generated
-from dgkit.data.listing import is_hidden
 from dgkit.data.manifest import MAX_BYTES
 from dgkit.errors import OutputError, UsageError, did_you_mean
 from dgkit.files import (
     atomic_write,
     digest_file,
+    is_hidden,
     json_bytes,
     local_path,
     open_append,

@@ -33,16 +33,22 @@ _PARTS = ("page.html", "page.css", "charts.js", "page.js")
 
 @dataclass(frozen=True)
 class ReportResult:
-    """Result of :func:`report`; ``agreement`` is the mean over the scenes where it was measured, 0..1, or None."""
+    """Result of :func:`report`.
+
+    ``agreement`` is the mean over the scenes where it was measured, 0..1, or None; ``requested`` is the number of
+    scenes of the finished folder, None if its settings do not say it.
+    """
 
     page: Path
     scenes: int
     shown: int
     agreement: float | None
+    requested: int | None = None
 
     def to_json(self) -> dict[str, Any]:
         """Return what ``dgkit report --json`` prints."""
-        return {"page": str(self.page), "scenes": self.scenes, "shown": self.shown, "agreement": self.agreement}
+        facts = {"scenes": self.scenes, "requested": self.requested, "shown": self.shown, "agreement": self.agreement}
+        return {"page": str(self.page), **facts}
 
 
 def report(
@@ -78,7 +84,14 @@ def report(
     page = folder.path / PAGE if to is None else to
     atomic_write(page, render(data, folder.taxonomy).encode("utf-8", "backslashreplace"))
     known = [value for value in data["scenes"]["agreement"] or () if value is not None]
-    return ReportResult(page, len(folder.records), shown, float(np.mean(known)) if known else None)
+    agreement = float(np.mean(known)) if known else None
+    return ReportResult(page, len(folder.records), shown, agreement, _requested(folder.settings))
+
+
+def _requested(settings: Mapping[str, Any]) -> int | None:
+    """Return the number of scenes of a run; None for a part of one."""
+    count = None if settings.get("shard") else settings.get("count")
+    return count if isinstance(count, int) else None
 
 
 def page_data(folder: GeneratedFolder, pixels: ClassPixels, summary: Summary) -> dict[str, Any]:

@@ -14,7 +14,7 @@ from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
 from dgkit.errors import OutputError, UsageError
-from dgkit.files import atomic_write, output_error, parse_json, read_file
+from dgkit.files import atomic_write, is_hidden, output_error, parse_json, read_file
 from dgkit.processes import start_pool_worker
 from dgkit.progress import Advance
 from dgkit.world import disk_layouts as disk
@@ -126,7 +126,7 @@ def _prepare_folder(out: Path, settings: dict[str, object]) -> None:
                     f"{out} was written with {key} {found.get(key)!r}, not {value!r}",
                     "choose another folder or delete this one",
                 )
-    elif out.exists() and (not out.is_dir() or any(out.iterdir())):
+    elif out.exists() and (not out.is_dir() or not all(is_hidden(path.name) for path in out.iterdir())):
         raise OutputError(f"{out} is not empty and has no {SETTINGS}", "choose an empty or new folder")
     try:
         out.mkdir(parents=True, exist_ok=True)

@@ -273,8 +273,18 @@ def test_empty_arguments_are_not_the_current_folder(
 
 
 def test_a_ray_address_is_no_path(tmp_path: Path, labels: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    common.refuse_paths(["generate", "out", "--ray", "ray://host:1", "--ray=ray://host:1", "--set", "ray=ray://host:1"])
+    given = ["generate", "out", "--ray", "ray://host:1", "--ray=ray://host:1", "--set", "ray=ray://host:1"]
+    assert common.check_paths(given) == given
     assert load_config(GenerateConfig, None, ["ray=ray://host:1"]).ray == "ray://host:1"
+
+
+def test_a_quoted_home_folder_is_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert common.check_paths(["~/a b", "~", "--note", "~/x", "x~/y"]) == [
+        f"{tmp_path}/a b", str(tmp_path), "--note", "~/x", "x~/y",
+    ]  # fmt: skip
+    assert main(["world", "~/city", "--count", "1", "--height", "48", "--workers", "1"]) == 0
+    assert (tmp_path / "city/labels/00001.png").is_file()
 
 
 @pytest.mark.parametrize("path", ["x" * 400, "~nobody-here/x"])

@@ -6,6 +6,7 @@ import re
 import pytest
 import typer
 
+from dgkit.cli import log_lines
 from dgkit.cli.common import inform, interruptible, print_json, progress_bars, say
 from dgkit.cli.verbosity import NORMAL, QUIET, begin_command, set_verbosity
 from dgkit.processes import Terminated
@@ -18,7 +19,8 @@ def test_json_is_alone_on_stdout(capsys: pytest.CaptureFixture[str]) -> None:
     assert captured.err == ""
 
 
-def test_lines_of_a_log_without_a_terminal(capsys: pytest.CaptureFixture[str]) -> None:
+def test_lines_of_a_log_without_a_terminal(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(log_lines, "MEASURED_SECONDS", 1e-9)
     with progress_bars({"a": ("Doing", "things")}) as report:
         for done in (0, 1, 2, 3):
             report("a", done, 3, f"loss 0.{done}")
@@ -57,6 +59,7 @@ def test_bars_show_count_and_rate_on_a_terminal(
 ) -> None:
     monkeypatch.setenv("FORCE_COLOR", "1")
     monkeypatch.setenv("COLUMNS", "120")
+    monkeypatch.setattr(log_lines, "MEASURED_SECONDS", 1e-9)
     with progress_bars({"a": ("Doing", "things"), "b": ("More", "bits")}) as report:
         report("a", 2, 4)
         report("a", 4, 4)

@@ -15,6 +15,7 @@ from dgkit.errors import UsageError
         (0.5, 16.5, 109, ", 17 images/hour, 0:59:57 left"),
         (1, 7300, 1, ", 3,600 images/hour, 2:01:40 left"),
         (3, 0, 9, ", 1,200 images/hour"),
+        (64, 0, 0.99, ""),
     ],
 )
 def test_rate_and_time_left(done: float, left: float, seconds: float, text: str) -> None:

@@ -6,8 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from dgkit.data.listing import find_named, find_stems, is_hidden, printable, split_ending, walk
+from dgkit.data.listing import find_named, find_stems, printable, split_ending, walk
 from dgkit.errors import InputError
+from dgkit.files import is_hidden
 
 
 def make(root: Path, *names: str) -> Path:

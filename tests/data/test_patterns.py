@@ -66,6 +66,12 @@ def test_a_label_map_is_no_photograph() -> None:
     assert pairs("d/a_mask.png", "d/a_mask.png d/a.png") == {"d/a_mask.png": "d/a.png"}
 
 
+def test_two_photographs_of_one_label_map_are_refused() -> None:
+    with pytest.raises(InputError, match=r"m/a\.png: 2 photographs have its name, among them a\.jpg and a\.png"):
+        pairs("m/a.png", "p/a.jpg p/a.png")
+    assert pairs("m/b.png", "p/a.jpg p/a.png p/b.jpg") == {"m/b.png": "p/b.jpg"}
+
+
 def test_pairs_have_no_splits(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="--split val and pairs cannot be combined"):
         open_dataset("pairs", f"{tmp_path}/*.jpg::{tmp_path}/*.png", "val")

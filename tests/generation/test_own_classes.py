@@ -90,7 +90,7 @@ def test_folders_of_other_classes_are_not_mixed(scenes: Path, tmp_path: Path) ->
     with pytest.raises(InputError, match="cannot be used with the classes of camvid11"):
         generate(scenes, model=str(make_micro_model(tmp_path / "city")))
     parts = [make_generated(tmp_path / "a", 1), make_generated(tmp_path / "b", 1, taxonomy=CAMVID11)]
-    with pytest.raises(InputError, match="made with different settings .taxonomy: None -> camvid11"):
+    with pytest.raises(InputError, match=r"made with different settings .taxonomy: None -> camvid11"):
         merge(tmp_path / "whole", parts)
 
 

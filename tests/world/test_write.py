@@ -106,6 +106,12 @@ def test_a_folder_with_other_files_is_refused(tmp_path: Path) -> None:
     assert [p.name for p in tmp_path.iterdir()] == ["thesis.tex"]
 
 
+def test_a_folder_with_hidden_files_only_is_empty(tmp_path: Path) -> None:
+    (tmp_path / ".DS_Store").write_text("x")
+    write_role(tmp_path, "source", 1, 0, workers=1, **SMALL)
+    assert (tmp_path / "labels/00001.png").is_file()
+
+
 @pytest.mark.parametrize(
     ("change", "word"), [({"count": 0}, "count"), ({"role": "moon"}, "moon"), ({"seed": -1}, "-1")]
 )

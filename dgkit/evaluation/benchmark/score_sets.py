@@ -11,7 +11,6 @@ from torch import Tensor
 
 from dgkit.data.datasets import Dataset, Sample
 from dgkit.data.labelmap import write_label
-from dgkit.data.listing import is_hidden
 from dgkit.data.scores import confusion
 from dgkit.errors import InputError, OutputError
 from dgkit.evaluation.benchmark.eval_config import EvalConfig
@@ -27,7 +26,7 @@ from dgkit.evaluation.benchmark.eval_sets import (
 from dgkit.evaluation.benchmark.inference import map_ahead, predict
 from dgkit.evaluation.benchmark.protocols import Protocol
 from dgkit.evaluation.benchmark.score_journal import JOURNAL, ScoreJournal
-from dgkit.files import output_error
+from dgkit.files import is_hidden, output_error
 from dgkit.locks import sole_writer
 from dgkit.progress import Notify, Progress, ignore
 from dgkit.resources import usable_cores

@@ -10,10 +10,9 @@ from typing import Any
 import yaml
 
 from dgkit.config import Config, dump_config, read_recipe
-from dgkit.data.listing import is_hidden
 from dgkit.data.pictures import EXIF, ignores_exif
 from dgkit.errors import OutputError, UsageError
-from dgkit.files import atomic_write, is_temporary, output_error, user_path
+from dgkit.files import atomic_write, is_hidden, is_temporary, output_error, user_path
 from dgkit.locks import sole_writer
 
 # What a training leaves behind once there is something to resume: checkpoints, finished stages, results.
