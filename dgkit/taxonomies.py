@@ -17,12 +17,14 @@ from pydantic import Field, model_validator
 
 from dgkit.config import Config, load_config, read_recipe
 from dgkit.errors import InputError, UsageError, did_you_mean, shown
+from dgkit.files import user_path
 from dgkit.labels import CAMVID_CLASSES, CLASSES, ENCODINGS, FORBIDDEN, PALETTE, Encoding, id_table
 
 MAX_CLASSES = 254  # ids 0 to 253; of the uint8 values, 255 is ignore and one more marks what no class has
 IGNORED = "ignore"  # in place of a class in an id system or a table from another taxonomy
 TRAIN_IDS, OWN_IDS = "train_ids", "ids"
 _RESERVED = (IGNORED, "ignored", "void")
+_SYSTEMS = (TRAIN_IDS, OWN_IDS, "colours")  # that every taxonomy has
 _NAME = r"^[A-Za-z0-9][A-Za-z0-9 _.-]*$"
 _RENAME = "give it another name"
 _LISTED = 6  # names in an error
@@ -71,6 +73,12 @@ class Taxonomy(Config):
                 raise UsageError(f"class {one.name!r} has one of the reserved names {', '.join(_RESERVED)}", _RENAME)
             if one.colour == (0, 0, 0):
                 raise UsageError(f"class {one.name!r} is black, as ignored pixels are", "give it another colour")
+        wrong = next((name for name in self.encodings if name in _SYSTEMS or set(name) & set("/@")), None)
+        if wrong is not None:
+            raise UsageError(
+                f"encodings: {shown(wrong)} is reserved; reserved are {', '.join(_SYSTEMS)}, and names with / or @",
+                _RENAME,
+            )
         for name, ids in {OWN_IDS: self._own_ids(), **self.encodings}.items():
             self._check_names(f"encodings.{name}", ids)
             _refuse_repeated(f"in encoding {name} the id", (number for numbers in ids.values() for number in numbers))
@@ -247,13 +255,16 @@ def find_taxonomy(value: "str | Path | Mapping[str, Any] | Taxonomy | None" = No
         return _checked(value, f"taxonomy {shown(value.get('name'), 60)}")
     if str(value) in BUILT_IN:
         return BUILT_IN[str(value)]
-    path = Path(value).expanduser()
+    path = user_path(value)
     if not path.exists() and path.suffix not in (".yaml", ".yml"):
         raise UsageError(
             f"unknown taxonomy {shown(str(value))}; known: {', '.join(BUILT_IN)}, and YAML files",
             did_you_mean(str(value), BUILT_IN, "use for example --taxonomy camvid11 or --taxonomy FILE.yaml"),
         )
-    return _checked(read_recipe(path), str(path))
+    try:
+        return _checked(read_recipe(path), str(path))
+    except ValueError as error:  # a NUL character in the name
+        raise InputError(f"{shown(str(value))} is not a file name: {error}", "check the path") from error
 
 
 def _checked(values: Mapping[str, Any], where: str) -> Taxonomy:

@@ -90,6 +90,8 @@ CLASS = YARD["classes"][0]
         (changed(ignore=[7]), "in encoding ids the id 7 is that of two"),
         (changed(ignore=[256]), "ignore.0=256 is not allowed"),
         (changed(encodings={"raw": {"lane": [1], "crane": [1]}}), "in encoding raw the id 1"),
+        (changed(encodings={"train_ids": {"lane": [1]}}), "encodings: 'train_ids' is reserved"),
+        (changed(encodings={"a@b": {"lane": [1]}}), "encodings: 'a@b' is reserved"),
         (changed(encodings={"raw": {"boat": [1]}}), "encodings.raw: unknown class 'boat'; known: lane, crane, sky"),
         (changed(map={"kitti": {}}), "map: unknown taxonomy 'kitti'; known: cityscapes19, camvid11"),
         (changed(map={"cityscapes19": {"boat": "lane"}}), "map.cityscapes19: unknown class 'boat'"),
@@ -107,6 +109,9 @@ def test_refused(values: dict[str, Any], message: str) -> None:
 def test_unknown_names_and_files(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="unknown taxonomy 'camvid12'; known: cityscapes19, camvid11, and YAML files"):
         find_taxonomy("camvid12")
+    for odd in ("~nobody/x.yaml", "a\0.yaml", str(tmp_path)):
+        with pytest.raises(DgkitError):
+            find_taxonomy(odd)
     with pytest.raises(InputError, match=r"cannot read the recipe .*none\.yaml"):
         find_taxonomy(tmp_path / "none.yaml")
     (tmp_path / "list.yaml").write_text("- road\n", encoding="utf-8")
