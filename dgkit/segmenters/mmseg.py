@@ -16,7 +16,7 @@ from torch.nn import functional
 from dgkit.errors import InputError, ModelError, UsageError
 from dgkit.files import digest_file
 from dgkit.labels import CLASSES, NUM_CLASSES
-from dgkit.optional import first_line
+from dgkit.optional import first_line, require
 from dgkit.provenance import version
 from dgkit.segmenters.base import ModuleSource, Triple
 from dgkit.segmenters.mm_checkpoint import load_module, quiet, read_checkpoint
@@ -32,6 +32,13 @@ from dgkit.taxonomies import Taxonomy, find_taxonomy
 
 _LIBRARIES = ("mmseg", "mmengine", "mmcv")
 _PACKAGES = ("mmseg.", "mmengine.", "mmcv.", "torch.nn.", "dgkit.")
+_GRAPHS = ("onedl-mmsegmentation", "onedl-mmcv")
+# Further packages of parts of dgkit's networks: module and extra of each by its name on an index.
+_FURTHER = {
+    "efficientnet-lite-pytorch": ("efficientnet_lite_pytorch", "imagenet"),
+    "peft": ("peft", "train"),
+    "transformers": ("transformers", "train"),
+}
 _LOADERS = ("TIMMBackbone", "VPD", "CLIPTextEncoder")  # read or download files when they are built
 
 
@@ -47,7 +54,8 @@ def mmseg_source(checkpoint: Path, config: Path | None = None) -> ModuleSource:
     meta = meta if isinstance(meta, Mapping) else {}
     model = _model_config(checkpoint, config, meta)
     build = _build_from_data if config is None else _build
-    software = f"{version('onedl-mmsegmentation')} {version('onedl-mmcv')}"  # their code defines the graph
+    needed = _needed(model)
+    software = " ".join(str(version(name)) for name in (*_GRAPHS, *needed))  # their code defines the graph
     try:
         mean, std, reverse = _normalization(model.get("data_preprocessor") or {}, checkpoint)
         facts = json.dumps(model, sort_keys=True, default=str) + software
@@ -128,6 +136,22 @@ def _executed(config: Path) -> dict[str, Any]:
     if not isinstance(found.get("model"), dict):
         raise InputError(f"{config} describes no network: it has no 'model'", "choose another with --config")
     return found["model"]
+
+
+def _needed(model: Mapping[str, Any]) -> list[str]:
+    """Return the packages that a network needs in addition to mmsegmentation's. Raises MissingDependency."""
+    backbone = model.get("backbone")
+    backbone = backbone if isinstance(backbone, Mapping) else {}
+    kind = str(backbone.get("type"))
+    found = {
+        "efficientnet-lite-pytorch": kind == "EfficientNetLite0",
+        "peft": bool(backbone.get("lora")),
+        "transformers": model.get("type") == "FoundationSegmentor",
+    }
+    needed = [name for name, wanted in found.items() if wanted]
+    for name in needed:
+        require(*_FURTHER[name])
+    return needed
 
 
 def _normalization(preprocessor: Mapping[str, Any], path: Path) -> tuple[Triple, Triple, bool]:

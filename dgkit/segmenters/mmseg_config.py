@@ -170,6 +170,8 @@ def _value(node: ast.expr, known: Mapping[str, Any], name: str) -> Any:
     match node:
         case ast.Call(func=ast.Name(id="dict"), args=[], keywords=keywords) if all(k.arg for k in keywords):
             return {keyword.arg: _value(keyword.value, known, name) for keyword in keywords}
+        case ast.Call(func=ast.Name(id="dict"), args=[ast.Dict() as content], keywords=[]):
+            return _value(content, known, name)  # keys that are no words
         case ast.Dict(keys=keys, values=values) if all(keys):
             pairs = zip(keys, values, strict=True)
             return {_key(key, name): _value(value, known, name) for key, value in pairs if key}

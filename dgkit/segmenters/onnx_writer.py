@@ -13,7 +13,7 @@ from dgkit.files import atomic_path, atomic_write
 from dgkit.optional import first_line, require
 from dgkit.taxonomies import Taxonomy
 
-MULTIPLE = 32  # of height and width, where they are free
+MULTIPLE = 32  # of height and width in pixels, where they are free
 _FAILURES = (RuntimeError, ValueError, TypeError, torch.onnx.errors.OnnxExporterError)
 
 
@@ -27,12 +27,13 @@ def write_segmenter(
     side: int,
     fixed: bool = False,
     taxonomy: Taxonomy | None = None,
+    multiple: int = MULTIPLE,
 ) -> float:
     """Write ``path`` and its side-car ``path.with_suffix(".yaml")``; return the relative L2 error of the logits.
 
     ``module`` maps float32 [N,3,H,W], RGB, (value / 255 - ``mean``) / ``std``, to logits [N,C,h,w] of any stride;
     ``classes`` names the C channels, of ``taxonomy`` if it is known. The batch is free, and so are height and width
-    (multiples of :data:`MULTIPLE`) unless ``fixed`` binds them to ``side``, the size of the example image of the
+    (multiples of ``multiple``) unless ``fixed`` binds them to ``side``, the size of the example image of the
     export. Raises MissingDependency
     without onnx; EngineError, writing nothing, if the export fails, differs from ``module`` or has another number of
     classes; OutputError.
@@ -68,7 +69,7 @@ def write_segmenter(
         "std": [_rounded(value) for value in std],
         "classes": list(classes),
         **({} if taxonomy is None or taxonomy.is_default else {"taxonomy": taxonomy.document()}),
-        "multiple_of": None if fixed else MULTIPLE,
+        "multiple_of": None if fixed else multiple,
     }
     atomic_write(path.with_suffix(".yaml"), yaml.safe_dump(sidecar, sort_keys=False, width=110).encode())
     return error

@@ -4,7 +4,7 @@ import contextlib
 import hashlib
 import json
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -32,7 +32,7 @@ def transformers_source(folder: Path) -> ModuleSource:
     The digest covers weights (single or sharded), config and normalization. Raises ModelError, also for a folder with a
     PEFT adapter, which transformers would apply only where peft is installed.
     """
-    config = _json(folder / "config.json")
+    config = read_config_json(folder / "config.json")
     if config.get("model_type") != "segformer":
         raise ModelError(
             f"{folder} holds a {shown(config.get('model_type'))} model; allowed: 'segformer'",
@@ -68,7 +68,7 @@ class _Segformer(nn.Module):
         from transformers import SegformerForSemanticSegmentation
 
         try:
-            with _without_progress_bar():
+            with without_progress_bar():
                 self.model, found = SegformerForSemanticSegmentation.from_pretrained(
                     folder,
                     config=_network_config(config),
@@ -95,20 +95,14 @@ def read_network_config(folder: Path) -> Any:
     All other keys are dropped, since some make transformers import or download code (``attn_implementation``). Raises
     ModelError for a file that is no JSON object, ValueError for sizes that no network has.
     """
-    return _network_config(_json(folder / "config.json"))
+    return _network_config(read_config_json(folder / "config.json"))
 
 
 def _network_config(config: Mapping[str, Any]) -> Any:
     """Return the SegformerConfig of the content of a ``config.json``, as :func:`read_network_config` does."""
     from transformers import SegformerConfig
 
-    known = {*SegformerConfig.__annotations__, "id2label", "label2id"}
-    kept = {name: value for name, value in config.items() if name in known}
-    numbers = [value for entry in kept.values() for value in (entry if isinstance(entry, list) else [entry])]
-    large = [value for value in numbers if isinstance(value, int | float) and not abs(value) <= MAX_SIZE]
-    depths = kept.get("depths")
-    if large or (isinstance(depths, list) and sum(v for v in depths if isinstance(v, int)) > MAX_LAYERS):
-        raise ValueError(f"its config states {large[0] if large else depths}, which is too large")
+    kept = network_settings(config, {*SegformerConfig.__annotations__, "id2label", "label2id"})
     strides = kept.get("strides", [])  # no weight has their size, so that wrong ones show only when the network runs
     if not isinstance(strides, list) or not all(type(stride) is int and stride >= 1 for stride in strides):
         raise ValueError(f"its config states strides {shown(strides)}; allowed are integers from 1")
@@ -116,8 +110,23 @@ def _network_config(config: Mapping[str, Any]) -> Any:
     return SegformerConfig(**kept, **({"dtype": dtype} if dtype in _DTYPES else {}))
 
 
+def network_settings(config: Mapping[str, Any], known: Collection[str]) -> dict[str, Any]:
+    """Return the ``known`` keys of the content of a ``config.json``. Raises ValueError for sizes that no network has.
+
+    Other keys are dropped, since some make transformers import or download code.
+    """
+    kept = {name: value for name, value in config.items() if name in known}
+    numbers = [value for entry in kept.values() for value in (entry if isinstance(entry, list) else [entry])]
+    large = [value for value in numbers if isinstance(value, int | float) and not abs(value) <= MAX_SIZE]
+    depths = kept.get("depths")
+    if large or (isinstance(depths, list) and sum(v for v in depths if isinstance(v, int)) > MAX_LAYERS):
+        raise ValueError(f"its config states {large[0] if large else depths}, which is too large")
+    return kept
+
+
 @contextlib.contextmanager
-def _without_progress_bar() -> Iterator[None]:
+def without_progress_bar() -> Iterator[None]:
+    """Keep transformers from showing a progress bar."""
     from transformers.utils import logging
 
     shown = logging.is_progress_bar_enabled()
@@ -135,7 +144,7 @@ def _weight_files(folder: Path) -> list[Path]:
         return [folder / WEIGHTS]
     if not (folder / INDEX).is_file():
         raise ModelError(f"{folder} has no {WEIGHTS}", "save it with safe_serialization")
-    shards = _json(folder / INDEX).get("weight_map")
+    shards = read_config_json(folder / INDEX).get("weight_map")
     if not isinstance(shards, dict) or not all(isinstance(name, str) for name in shards.values()) or not shards:
         raise ModelError(f"{folder / INDEX} does not name the files of the weights", _SAVE)
     names = sorted(set(shards.values()))
@@ -187,7 +196,7 @@ def _normalization(path: Path) -> tuple[Triple, Triple, tuple[str, ...]]:
 
     The processor computes (value * rescale_factor - mean) / std, where ``do_rescale`` and ``do_normalize`` are true.
     """
-    values = _json(path) if path.is_file() else {}
+    values = read_config_json(path) if path.is_file() else {}
     if values.get("do_flip_channel_order"):
         raise ModelError(f"{path}: the network takes BGR images (do_flip_channel_order)", "export it to ONNX with RGB")
     mean, std = _triple(values, "image_mean", IMAGENET_MEAN, path), _triple(values, "image_std", IMAGENET_STD, path)
@@ -230,7 +239,8 @@ def _triple(values: Mapping[str, Any], key: str, default: Triple, path: Path) ->
     return first, second, third
 
 
-def _json(path: Path) -> dict[str, Any]:
+def read_config_json(path: Path) -> dict[str, Any]:
+    """Return the object in a JSON file. Raises ModelError."""
     try:
         found = parse_config_json(read_bytes(path))
     except (OSError, ValueError) as error:

@@ -2,6 +2,7 @@
 
 import importlib.util
 import pickle
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -13,8 +14,9 @@ from torch import Tensor
 if importlib.util.find_spec("mmseg") is None:
     pytest.skip("needs mmsegmentation: pip install 'dgkit[seg]'", allow_module_level=True)
 
-from dgkit.errors import InputError, ModelError, UsageError
+from dgkit.errors import InputError, MissingDependency, ModelError, UsageError
 from dgkit.labels import CLASSES
+from dgkit.segmenters.mmseg import _needed
 from dgkit.segmenters.opening import find_source, open_segmenter
 from tests.segmenters.mmseg_files import MEAN, STD, model_config, save, text
 
@@ -230,3 +232,14 @@ def test_configs_with_values_of_wrong_types(tmp_path: Path, change: Any) -> None
     with pytest.raises((UsageError, ModelError)) as caught:
         find_source(hostile(tmp_path, change))
     assert caught.value.hint
+
+
+def test_packages_of_dgkits_own_networks_are_named(monkeypatch):
+    assert _needed({"type": "EncoderDecoder", "backbone": {"type": "MixVisionTransformer"}}) == []
+    assert _needed({"type": "FoundationSegmentor", "backbone": {"type": "TokenBackbone"}}) == ["transformers"]
+    monkeypatch.setitem(sys.modules, "efficientnet_lite_pytorch", None)
+    with pytest.raises(MissingDependency, match="extra 'imagenet'"):
+        _needed({"type": "EncoderDecoder", "backbone": {"type": "EfficientNetLite0"}})
+    monkeypatch.setitem(sys.modules, "peft", None)
+    with pytest.raises(MissingDependency, match="extra 'train'"):
+        _needed({"type": "FoundationSegmentor", "backbone": {"type": "TokenBackbone", "lora": {"rank": 2}}})

@@ -14,6 +14,7 @@ model = dict(
     backbone=dict(depths=[3, 4], drop=-0.1, names=('a', 'b'), norm_cfg=norm_cfg, pretrained=None, type='ResNet'),
     decode_head=[dict(type='A'), dict(type='B')],
     paramwise={'norm': dict(decay_mult=0.0), 'x.y': 1e-05},
+    rates=dict({'x.y': dict(lr=0.5)}, ),
     type='EncoderDecoder')
 custom_imports = dict(allow_failed_imports=False, imports=['dgkit.labels'])
 """
@@ -29,6 +30,7 @@ def test_dumped_configs_are_read() -> None:
         },
         "decode_head": [{"type": "A"}, {"type": "B"}],
         "paramwise": {"norm": {"decay_mult": 0.0}, "x.y": 1e-05},
+        "rates": {"x.y": {"lr": 0.5}},
     }  # fmt: skip
 
 

@@ -15,18 +15,38 @@ from dgkit.files import open_regular, user_path
 from dgkit.optional import first_line, require
 from dgkit.segmenters.transformers import read_network_config
 from dgkit.training.loop.integrity import check_finite
+from dgkit.training.segmenter.foundation_backbones import IMAGENET, EfficientNetLite0, FoundationBackbone
+from dgkit.training.segmenter.foundation_config import find_encoder, has_weights
+from dgkit.training.segmenter.network_pairs import LITE, PREFIX
+from dgkit.training.segmenter.segmenter_recipe import RANDOM, SegmenterRecipe
 
 _HINT = "use a .pth or .safetensors file of the encoder, or a transformers model such as nvidia/mit-b5"
 _PREFIXES = ("backbone.", "segformer.", "encoder.")
 
 
-def load_encoder(backbone: nn.Module, pretrained: str) -> int:
-    """Copy the weights ``pretrained`` into ``backbone`` (mmsegmentation's MixVisionTransformer or ResNetV1c).
+def initial_weights(recipe: SegmenterRecipe) -> str | None:
+    """Return the weights that the encoder starts from, for :func:`load_encoder`; None for random ones.
 
-    A file has mmsegmentation's names, with or without "backbone."; a folder or hub id is a transformers SegFormer.
-    Weights of classifiers and heads are skipped. Returns the number of tensors copied. Raises ModelError if weights are
+    Raises ModelError if the folder of an encoder cannot be found.
+    """
+    if recipe.pretrained is not None:
+        return None if recipe.pretrained == RANDOM else recipe.pretrained
+    if recipe.backbone.startswith(PREFIX):
+        source = recipe.backbone.removeprefix(PREFIX)
+        return source if has_weights(find_encoder(source)) else None
+    return IMAGENET if recipe.backbone == LITE else None
+
+
+def load_encoder(backbone: nn.Module, pretrained: str) -> int:
+    """Copy the weights ``pretrained`` into ``backbone``.
+
+    A foundation backbone loads its own. Else it is mmsegmentation's MixVisionTransformer or ResNetV1c: a file has
+    mmsegmentation's names, with or without "backbone."; a folder or hub id is a transformers SegFormer. Weights of
+    classifiers and heads are skipped. Returns the number of tensors copied. Raises ModelError if weights are
     missing, have other shapes, are not finite or cannot be read.
     """
+    if isinstance(backbone, FoundationBackbone | EfficientNetLite0):
+        return backbone.load_pretrained(pretrained)
     state = _without_prefix(_read(pretrained))
     if any(f".{query}." in name for name in state for query in _QUERY):
         state = from_transformers(state)

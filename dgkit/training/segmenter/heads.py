@@ -1,4 +1,4 @@
-"""Decode heads for mmsegmentation: DAFormer's context-aware fusion and DeepLabV2's sum of dilated convolutions."""
+"""Decode heads for mmsegmentation: DAFormer's context-aware fusion, DeepLabV2, a linear probe and UPerNet."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -6,7 +6,14 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from dgkit.training.segmenter.mm import MODELS, BaseDecodeHead, ConvModule, DepthwiseSeparableConvModule, resize
+from dgkit.training.segmenter.mm import (
+    MODELS,
+    BaseDecodeHead,
+    ConvModule,
+    DepthwiseSeparableConvModule,
+    UPerHead,
+    resize,
+)
 
 
 class SeparableAspp(nn.Module):
@@ -94,3 +101,50 @@ class DeepLabV2Head(BaseDecodeHead):
         """Return the logits."""
         features = self._transform_inputs(inputs)
         return torch.stack([branch(features) for branch in self.branches]).sum(0)
+
+
+@MODELS.register_module(force=True)
+class LinearHead(BaseDecodeHead):
+    """Batch norm and a 1x1 convolution on the last features [N,C,h,w]: the linear probe. Returns logits [N,K,h,w].
+
+    Source: Oquab et al., DINOv2 (TMLR 2024), section 7.4.
+    """
+
+    def __init__(self, **head: Any) -> None:
+        super().__init__(dropout_ratio=0, **head)
+        self.norm = nn.BatchNorm2d(self.in_channels)
+
+    def forward(self, inputs: Sequence[Tensor]) -> Tensor:
+        """Return the logits."""
+        return self.cls_seg(self.norm(self._transform_inputs(inputs)))
+
+
+@MODELS.register_module(force=True)
+class UperNetHead(UPerHead):
+    """mmsegmentation's UPerNet head, with a pooling that exports for any image size; weights have the same names."""
+
+    def __init__(self, **head: Any) -> None:
+        super().__init__(**head)
+        for pooled in self.psp_modules:
+            pooled[0] = GridPool(pooled[0].output_size)
+
+
+class GridPool(nn.Module):
+    """Adaptive average pooling of [N,C,H,W] to a grid of ``cells`` x ``cells``, as two matrix products."""
+
+    def __init__(self, cells: int) -> None:
+        super().__init__()
+        self.cells = cells
+
+    def forward(self, features: Tensor) -> Tensor:
+        """Return [N,C,cells,cells]."""
+        rows, columns = (self._weights(size, features) for size in features.shape[-2:])
+        return rows @ features @ columns.T
+
+    def _weights(self, size: int, features: Tensor) -> Tensor:
+        """Return [cells,size]: the share of each position in each cell."""
+        cell = torch.arange(self.cells, device=features.device)[:, None]
+        position = torch.arange(size, device=features.device)
+        first, end = cell * size // self.cells, ((cell + 1) * size + self.cells - 1) // self.cells
+        inside = ((position >= first) & (position < end)).to(features.dtype)
+        return inside / inside.sum(1, keepdim=True)

@@ -35,6 +35,15 @@ class SeededIterations(Hook):
         torch.manual_seed(int(words[0]) << 31 | int(words[1]) >> 1)
 
 
+@HOOKS.register_module(force=True)
+class MaskAnnealing(Hook):
+    """Reduces the share of masked attention in EoMT's head, a function of the iteration."""
+
+    def before_train_iter(self, runner: Any, batch_idx: int, data_batch: object = None) -> None:
+        """Tell the head how far the training is."""
+        unwrap(runner.model).decode_head.anneal(runner.iter / runner.max_iters)
+
+
 class LoadEncoder(Hook):
     """Load pretrained encoder weights at the start of a training, after mmengine has initialised the network."""
 

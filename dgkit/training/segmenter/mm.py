@@ -33,6 +33,7 @@ _load("mmseg.visualization")
 BaseDecodeHead: Any = _load("mmseg.models.decode_heads.decode_head").BaseDecodeHead
 BaseSegmentor: Any = _models.BaseSegmentor
 EncoderDecoder: Any = _models.EncoderDecoder
+UPerHead: Any = _models.UPerHead
 ConvModule: Any = _bricks.ConvModule
 DepthwiseSeparableConvModule: Any = _bricks.DepthwiseSeparableConvModule
 resize: Any = _load("mmseg.models.utils").resize

@@ -8,28 +8,29 @@ from typing import Any
 
 from dgkit.errors import UsageError
 from dgkit.labels import IGNORE, NUM_CLASSES
-from dgkit.training.segmenter import heads, hrda, regularised  # noqa: F401  (registers the classes)
+from dgkit.training.segmenter import foundation_segmentor, heads, hrda, regularised  # noqa: F401  (registers them)
+from dgkit.training.segmenter.foundation_backbones import LITE_CHANNELS
+from dgkit.training.segmenter.foundation_config import EncoderPlan, plan_encoder
 from dgkit.training.segmenter.mm import MODELS, MMLogger, init_default_scope
+from dgkit.training.segmenter.network_pairs import (
+    LEVELS,
+    LITE,
+    MIT,
+    PREFIX,
+    QUERY_HEADS,
+    RESNET,
+    TOKENS,
+    EncoderOptions,
+    check_pair,
+)
 
 MEAN = (123.675, 116.28, 103.53)  # of ImageNet, RGB 0..255, as for all published MiT and ResNet encoders
 STD = (58.395, 57.12, 57.375)
 
-# Embedding width and blocks per stage. Source: Xie et al., SegFormer (NeurIPS 2021), table 6.
-MIT: dict[str, tuple[int, tuple[int, int, int, int]]] = {
-    "mit_b0": (32, (2, 2, 2, 2)),
-    "mit_b1": (64, (2, 2, 2, 2)),
-    "mit_b2": (64, (3, 4, 6, 3)),
-    "mit_b3": (64, (3, 4, 18, 3)),
-    "mit_b4": (64, (3, 8, 27, 3)),
-    "mit_b5": (64, (3, 6, 40, 3)),
-}
 HEADS_PER_STAGE = (1, 2, 5, 8)
-RESNET = {"resnet101": 101}
 UNET_CHANNELS = 64  # at the highest resolution. Source: Ronneberger et al., U-Net (MICCAI 2015), figure 1
 UNET_LEVELS = 5  # each with half the side and twice the channels of the previous one
 STRIDES = {"segformer": 4, "daformer": 4, "deeplabv2": 8, "unet": 1}  # of the logits, in pixels
-BACKBONES = {"segformer": tuple(MIT), "daformer": tuple(MIT), "deeplabv2": tuple(RESNET), "unet": ("unet",)}
-PAIRS = "segformer and daformer on mit_*, deeplabv2 on resnet101, unet on unet"
 
 
 def model_config(
@@ -40,41 +41,35 @@ def model_config(
     two_scales: bool = False,
     channels: int | None = None,
     terms: Mapping[str, Any] | None = None,
+    encoder: EncoderOptions | None = None,
     classes: int = NUM_CLASSES,
 ) -> dict[str, Any]:
-    """Return the config of the network with ``head`` and ``backbone``, a pair of :data:`BACKBONES`.
+    """Return the config of the network with ``head`` and ``backbone``.
 
     ``crop`` is the side of the training crop in pixels; ``two_scales`` makes it HRDA, whose detail crop is half of
     that. ``channels`` is the width of the head, by default the published one. ``terms``: settings of extra loss terms
-    by name, see :class:`~dgkit.training.segmenter.regularised.RegularisedSegmentor`; they affect only training. Raises
-    UsageError for a pair that does not exist.
+    by name, see :class:`~dgkit.training.segmenter.regularised.RegularisedSegmentor`; they affect only training.
+    ``encoder``: what is frozen or adapted. Raises UsageError for a pair that does not fit, ModelError for an encoder
+    that cannot be read.
     """
-    if backbone not in BACKBONES.get(head, ()):
-        raise UsageError(
-            f"head {head!r} cannot be combined with backbone {backbone!r}; available: {PAIRS}",
-            "use for example daformer on mit_b5",
-        )
+    options = encoder or EncoderOptions()
+    plan = encoder_plan(head, backbone, crop, channels, options)
     config: dict[str, Any] = {
         "type": "RegularisedSegmentor" if terms else "EncoderDecoder",
-        "data_preprocessor": {
-            "type": "SegDataPreProcessor",
-            "mean": list(MEAN),
-            "std": list(STD),
-            "bgr_to_rgb": True,
-            "pad_val": 0,
-            "seg_pad_val": IGNORE,
-            "size": (crop, crop),
-        },
-        "backbone": backbone_config(backbone, channels),
-        "decode_head": head_config(head, backbone, channels, classes=classes),
+        "data_preprocessor": preprocessor(crop, 2 * STRIDES[head] if two_scales else plan.divisor),
+        "backbone": plan.backbone,
+        "decode_head": head_config(head, backbone, plan.channels, channels, classes=classes),
         "train_cfg": dict(terms or {}),
         "test_cfg": {"mode": "whole"},
     }
-    if head == "unet":
-        config["data_preprocessor"]["test_cfg"] = {"size_divisor": 2 ** (UNET_LEVELS - 1)}
+    if plan.neck:
+        config["neck"] = plan.neck
+    if options.freeze or head in QUERY_HEADS or backbone.startswith(PREFIX):
+        config |= {"type": "FoundationSegmentor", "freeze": options.freeze}
+        adapt_query_head(config, head, options)
     if two_scales:
-        config["data_preprocessor"]["test_cfg"] = {"size_divisor": 2 * STRIDES[head]}
-        attention = head_config(head, backbone, channels and min(channels, 256), attention=True, classes=classes)
+        narrow = channels and min(channels, 256)
+        attention = head_config(head, backbone, plan.channels, narrow, classes=classes, attention=True)
         config |= {
             "type": "HRDASegmentor",
             "scale_head": attention,
@@ -83,6 +78,59 @@ def model_config(
             "test_cfg": {"mode": "slide", "crop_size": (crop, crop), "stride": (crop // 2, crop // 2)},
         }
     return config
+
+
+def preprocessor(crop: int, divisor: int | None) -> dict[str, Any]:
+    """Return the config of the normalization; while testing, images are padded to multiples of ``divisor``."""
+    config: dict[str, Any] = {
+        "type": "SegDataPreProcessor",
+        "mean": list(MEAN),
+        "std": list(STD),
+        "bgr_to_rgb": True,
+        "pad_val": 0,
+        "seg_pad_val": IGNORE,
+        "size": (crop, crop),
+    }
+    return config | ({"test_cfg": {"size_divisor": divisor}} if divisor else {})
+
+
+def encoder_plan(head: str, backbone: str, crop: int, channels: int | None, options: EncoderOptions) -> EncoderPlan:
+    """Return the encoder ``backbone`` for ``head``. Raises UsageError if they do not fit."""
+    check_pair(head, backbone)
+    levels = head in LEVELS
+    if backbone.startswith(PREFIX):
+        plan = plan_encoder(backbone.removeprefix(PREFIX), crop, options, levels)
+        if head == "eomt" and plan.backbone["type"] != "TokenBackbone":
+            raise UsageError(
+                f"head 'eomt' needs a plain ViT, but {backbone} is a {plan.backbone['kind']} encoder; allowed: "
+                f"{', '.join(TOKENS)}",
+                "use head=mask2former",
+            )
+        return plan
+    wrong = next((name for name in ("rein", "lora", "patch", "blocks") if getattr(options, name) is not None), None)
+    if wrong:
+        raise UsageError(
+            f"{wrong} cannot be combined with backbone {backbone!r}; it needs a ViT of {PREFIX}*",
+            f"remove it: --set {wrong}=null",
+        )
+    if backbone == LITE:
+        own = LITE_CHANNELS if levels else LITE_CHANNELS[-1:]
+        return EncoderPlan({"type": "EfficientNetLite0", "levels": levels}, list(own))
+    inputs = [2048] if backbone in RESNET else [channels or UNET_CHANNELS] if backbone == "unet" else None
+    divisor = 2 ** (UNET_LEVELS - 1) if backbone == "unet" else None
+    widths = inputs or [MIT[backbone][0] * factor for factor in HEADS_PER_STAGE]
+    return EncoderPlan(backbone_config(backbone, channels), widths, divisor=divisor)
+
+
+def adapt_query_head(config: dict[str, Any], head: str, options: EncoderOptions) -> None:
+    """Fit a query head to its encoder: EoMT's blocks to the depth, Mask2Former's queries to the tokens of Rein."""
+    backbone, decoder = config["backbone"], config["decode_head"]
+    if head == "eomt":  # Source: Kerssies et al., EoMT, table 4: 3 blocks for S and B, 4 for L, 5 for g
+        count = backbone["settings"]["num_hidden_layers"]
+        decoder["blocks"] = min(count, 3 if count <= 12 else 4 if count <= 24 else 5)
+    if head == "mask2former" and options.rein is not None:
+        decoder["queries"] = options.rein.get("tokens", decoder["queries"])
+        backbone["rein"] = {**options.rein, "queries": decoder["channels"]}
 
 
 def backbone_config(name: str, channels: int | None = None) -> dict[str, Any]:
@@ -122,33 +170,42 @@ def backbone_config(name: str, channels: int | None = None) -> dict[str, Any]:
 
 
 def head_config(
-    head: str, backbone: str, channels: int | None = None, *, attention: bool = False, classes: int = NUM_CLASSES
+    head: str,
+    backbone: str,
+    inputs: list[int],
+    channels: int | None = None,
+    *,
+    classes: int = NUM_CLASSES,
+    attention: bool = False,
 ) -> dict[str, Any]:
-    """Return the config of a decode head.
+    """Return the config of a decode head for ``inputs``, the channels of the encoder's levels.
 
-    ``classes``: their number; ``attention``: its light form that weights HRDA's two scales per class.
+    ``attention``: its light form that weights HRDA's two scales per class.
     """
     common: dict[str, Any] = {"num_classes": classes, "align_corners": False, "ignore_index": IGNORE}
     if head == "deeplabv2":
-        return common | {"type": "DeepLabV2Head", "in_channels": 2048, "in_index": 3, "channels": 2048}
+        return common | {"type": "DeepLabV2Head", "in_channels": inputs[-1], "in_index": 3, "channels": inputs[-1]}
     if head == "unet":
-        wide = channels or UNET_CHANNELS
+        wide = inputs[-1]
         return common | {
             "type": "FCNHead", "in_channels": wide, "in_index": UNET_LEVELS - 1, "channels": wide, "num_convs": 0,
             "concat_input": False, "dropout_ratio": 0.0,
         }  # fmt: skip
-    width = MIT[backbone][0]
-    common |= {
-        "in_channels": [width * factor for factor in HEADS_PER_STAGE],
-        "in_index": [0, 1, 2, 3],
-        "norm_cfg": {"type": "BN"},
-        "dropout_ratio": 0.1,
-    }
+    if head in ("linear", "eomt"):
+        kind = "LinearHead" if head == "linear" else "EomtHead"
+        common |= {"type": kind, "in_channels": inputs[-1], "in_index": -1, "channels": inputs[-1]}
+        return common | ({"queries": 100} if head == "eomt" else {})
+    common |= {"in_channels": inputs, "in_index": [0, 1, 2, 3], "norm_cfg": {"type": "BN"}}
+    if head == "mask2former":
+        return common | {"type": "MaskedAttentionHead", "channels": channels or 256, "queries": 100}
+    common["dropout_ratio"] = 0.1
+    if head == "upernet":
+        return common | {"type": "UperNetHead", "channels": channels or 512}
     if head == "daformer":
         wide = channels or 256
         fusion = "conv" if attention else "aspp"
         return common | {"type": "DAFormerHead", "channels": wide, "embed_channels": wide, "fusion": fusion}
-    published = 256 if attention or backbone in ("mit_b0", "mit_b1") else 768
+    published = 256 if attention or backbone in ("mit_b0", "mit_b1", LITE) else 768
     return common | {"type": "SegformerHead", "channels": channels or published}
 
 

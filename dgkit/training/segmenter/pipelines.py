@@ -8,6 +8,8 @@ from dgkit.training.segmenter.mm import Compose, init_default_scope
 from dgkit.training.segmenter.segmenter_recipe import SegmenterData
 from dgkit.training.segmenter.transforms import META_KEYS
 
+SHORT_SIDES = 16  # number of sizes that source images are resized to
+LONGEST = 2  # limit of the long side, as a multiple of the largest short side
 _READ: list[dict[str, Any]] = [{"type": "ReadImage"}, {"type": "ReadLabel"}]
 _PACK = {"type": "PackSegInputs", "meta_keys": META_KEYS}
 
@@ -22,7 +24,8 @@ def source_pipeline(data: SegmenterData) -> Any:
         "min_pixels": rare.min_pixels * rare.min_crop_ratio if rare else 0,
     }
     colour = [{"type": "PhotoMetricDistortion"}] if data.colour else []
-    return _compose([*_READ, *_resize(data.source.scale), crop, {"type": "RandomFlip", "prob": 0.5}, *colour, _PACK])
+    resize = _resize(data.source.scale) if data.short_sides is None else [_resize_short(*data.short_sides)]
+    return _compose([*_READ, *resize, crop, {"type": "RandomFlip", "prob": 0.5}, *colour, _PACK])
 
 
 def generated_pipeline(data: SegmenterData) -> Any:
@@ -55,3 +58,10 @@ def _compose(steps: list[dict[str, Any]]) -> Any:
 
 def _resize(scale: tuple[int, int] | None) -> list[dict[str, Any]]:
     return [{"type": "Resize", "scale": tuple(scale), "keep_ratio": True}] if scale else []
+
+
+def _resize_short(low: int, high: int) -> dict[str, Any]:
+    """Return a resize to a short side of 16 between ``low`` and ``high``. Source: Rein, configs/_base_/datasets."""
+    scales = [int(low + (high - low) * step / (SHORT_SIDES - 1)) for step in range(SHORT_SIDES)]
+    kind, most = "ResizeShortestEdge", LONGEST * high
+    return {"type": "RandomChoiceResize", "scales": scales, "resize_type": kind, "max_size": most}

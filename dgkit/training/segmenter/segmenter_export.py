@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from dgkit.errors import ModelError
 from dgkit.optional import first_line
 from dgkit.segmenters.mm_checkpoint import read_checkpoint
-from dgkit.segmenters.onnx_writer import write_segmenter
+from dgkit.segmenters.onnx_writer import MULTIPLE, write_segmenter
 from dgkit.taxonomies import CITYSCAPES19, Taxonomy
 from dgkit.training.loop.integrity import check_finite
 from dgkit.training.segmenter.hrda import HRDASegmentor
@@ -33,9 +33,9 @@ class SegmenterLogits(nn.Module):
 def export_segmenter(network: Any, path: Path, crop: int, taxonomy: Taxonomy = CITYSCAPES19) -> float:
     """Write ``path`` and ``path.with_suffix(".yaml")``, and compare the file with ``network`` in eval mode.
 
-    Height and width are free (multiples of 32), except for HRDA: its detail crop slides over the image, so the size is
-    fixed to ``crop``, the training crop. Returns the relative L2 error of the logits. Raises what
-    :func:`dgkit.segmenters.onnx_writer.write_segmenter` raises.
+    Height and width are free (multiples of 32, or of the patch of a ViT), except for HRDA: its detail crop slides over
+    the image, so the size is fixed to ``crop``, the training crop. Returns the relative L2 error of the logits. Raises
+    what :func:`dgkit.segmenters.onnx_writer.write_segmenter` raises.
     """
     return write_segmenter(
         SegmenterLogits(network),
@@ -46,6 +46,7 @@ def export_segmenter(network: Any, path: Path, crop: int, taxonomy: Taxonomy = C
         side=crop,
         fixed=isinstance(network, HRDASegmentor),
         taxonomy=taxonomy,
+        multiple=getattr(network.backbone, "patch", MULTIPLE),
     )
 
 

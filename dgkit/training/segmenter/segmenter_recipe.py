@@ -18,8 +18,10 @@ from dgkit.errors import InputError, UsageError
 from dgkit.optional import first_line, require
 from dgkit.taxonomies import CITYSCAPES19, Taxonomy, find_taxonomy
 from dgkit.taxonomy_setting import TaxonomyChoice
+from dgkit.training.segmenter.network_pairs import LITE, PREFIX, QUERY_HEADS, EncoderOptions, check_pair
 
 FOLDER = "labels"
+RANDOM = "random"  # value of pretrained
 
 
 class LabelledSet(Config):
@@ -71,6 +73,8 @@ class SegmenterData(Config):
     """train on labels_filtered/ of the generated folders, written by dgkit filter, instead of labels/"""
     share: float = Field(0.5, ge=0, le=1)
     """share of generated images among the samples, independent of the sizes of the sets"""
+    short_sides: tuple[int, int] | None = None
+    """short side in pixels that source images are resized to, drawn between these two; default: source.scale"""
     crop: int = Field(512, ge=16)
     """side of the training crop in pixels; generated images of another size are resized to it"""
     cat_max_ratio: float = Field(0.75, gt=0, le=1)
@@ -94,6 +98,8 @@ class SegmenterData(Config):
             raise ValueError(f"share={self.share} of generated images needs a folder of them: set generated")
         if not self.generated and self.filtered:
             raise ValueError("filtered=true needs a folder of generated images: set generated")
+        if self.short_sides and not 16 <= self.short_sides[0] <= self.short_sides[1]:
+            raise ValueError(f"short_sides={list(self.short_sides)} must be two sides from 16, the smaller one first")
         if self.share == 1 and self.rare_classes:
             raise ValueError("rare_classes apply to source images, which share=1 excludes")
         return self
@@ -153,8 +159,26 @@ class Shade(Config):
         return self
 
 
+class ReinTokens(Config):
+    """Rein: learnt tokens between the blocks of a frozen ViT. Source: Wei et al., Rein (CVPR 2024); its constants."""
+
+    tokens: int = Field(100, ge=2)
+    """tokens of each block; with head mask2former also the number of queries"""
+    rank: int = Field(16, ge=1)
+    """rank of the tokens of a block"""
+
+
+class Lora(Config):
+    """LoRA in the attention of a frozen encoder. Source: Hu et al., LoRA (ICLR 2022), section 4."""
+
+    rank: int = Field(16, ge=1)
+    """rank of the change of each matrix"""
+    alpha: float = Field(16.0, gt=0)
+    """the change is scaled by alpha / rank"""
+
+
 class SegmenterSchedule(Config):
-    """Optimiser and schedule: AdamW, linear warm-up, then linear decay to 0."""
+    """Optimiser and schedule: AdamW, linear warm-up, then polynomial decay to 0."""
 
     steps: int = Field(40_000, ge=1)
     """number of iterations"""
@@ -164,10 +188,14 @@ class SegmenterSchedule(Config):
     """learning rate of the encoder"""
     head_lr: float = Field(10.0, gt=0)
     """learning rate of the heads as a multiple of lr"""
+    layer_decay: float = Field(1.0, gt=0, le=1)
+    """learning rate of a ViT's block as a multiple of the next block's, for transformers:*; 1: the same for all"""
     weight_decay: float = Field(0.01, ge=0)
     """weight decay of AdamW; norms have none"""
     warmup: int = Field(1500, ge=0)
     """iterations of linear warm-up, from a millionth of lr"""
+    power: float = Field(1.0, gt=0)
+    """power of the polynomial decay; 1: linear"""
     precision: Literal["fp32", "bf16", "fp16"] = "fp32"
     """precision of activations; fp16 needs a GPU; bf16 also speeds up CPUs with avx512_bf16 or amx_bf16"""
     checkpoint_every: int = Field(4000, ge=1)
@@ -181,17 +209,29 @@ class SegmenterSchedule(Config):
 class SegmenterRecipe(Config):
     """Settings of ``dgkit train segmenter``."""
 
-    head: Literal["segformer", "daformer", "deeplabv2", "unet"] = "daformer"
-    """decode head; unet: a plain classifier on the highest resolution of the U-Net"""
-    backbone: Literal["mit_b0", "mit_b1", "mit_b2", "mit_b3", "mit_b4", "mit_b5", "resnet101", "unet"] = "mit_b5"
-    """encoder: resnet101 for deeplabv2, unet for unet, mit_* for the others"""
+    head: Literal["segformer", "daformer", "deeplabv2", "unet", "linear", "upernet", "mask2former", "eomt"] = "daformer"
+    """decode head; unet: a plain classifier on the highest resolution of the U-Net; linear: a linear probe"""
+    backbone: str = "mit_b5"
+    """encoder: mit_b0 to mit_b5, efficientnet_lite0, transformers:<folder or hub id> (DINOv2, DINOv3, Swin, ConvNeXt,
+    ResNet); resnet101 for deeplabv2, unet for unet"""
+    freeze: bool | Literal["norms"] = False
+    """true: the encoder does not learn, except its adapters; norms: its normalization layers do not"""
+    rein: ReinTokens | None = None
+    """Rein: learnt tokens refine the features after each block of a frozen ViT; default: none"""
+    lora: Lora | None = None
+    """LoRA: low-rank changes of the attention of a frozen ViT or Swin, needs peft; default: none"""
+    patch: int | None = Field(None, ge=4, le=64)
+    """side of a ViT's patches in pixels; kernels and position embeddings are resized to it; default: published side"""
+    blocks: tuple[int, int, int, int] | None = None
+    """blocks of a ViT, from 0, whose features the heads get; default: evenly spaced"""
     two_scales: bool = False
     """HRDA: context at half resolution and a detail crop of half the side, fused by attention"""
     channels: int | None = Field(None, ge=8)
     """width of the head, for unet of the whole network; default: the published width"""
     pretrained: str | None = None
     """encoder weights: a .pth or .safetensors of mmsegmentation, or a transformers folder or hub id of a SegFormer
-    encoder (nvidia/mit-b5); default: random weights"""
+    encoder (nvidia/mit-b5), for transformers:* of the same kind; random: random weights; default: those of the folder
+    of transformers:*, ImageNet weights for efficientnet_lite0, random weights for the others"""
     feature_distance: FeatureDistance | None = None
     """ImageNet feature distance in the loss, needs pretrained; default: none"""
     shade: Shade | None = None
@@ -207,9 +247,8 @@ class SegmenterRecipe(Config):
 
     @model_validator(mode="after")
     def _fits(self) -> Self:
-        expected = {"deeplabv2": "resnet101", "unet": "unet"}.get(self.head, "mit_")
-        if not self.backbone.startswith(expected):
-            raise ValueError("head deeplabv2 needs backbone resnet101, unet needs unet, the others need mit_*")
+        check_pair(self.head, self.backbone)
+        self._check_encoder()
         if self.head == "unet" and (self.two_scales or self.pretrained or self.terms):
             raise ValueError("head unet cannot be combined with two_scales, pretrained, feature_distance or shade")
         if self.head == "unet" and self.data.crop % 16:
@@ -219,7 +258,7 @@ class SegmenterRecipe(Config):
         if self.data.crop % grid:
             raise ValueError(f"data.crop={self.data.crop} must be a multiple of {grid} with two_scales")
         self._check_things()
-        if self.feature_distance and not self.pretrained:
+        if self.feature_distance and self.pretrained in (None, RANDOM) and self.backbone != LITE:
             raise UsageError(
                 "feature_distance needs ImageNet weights, but pretrained is not set",
                 "add --set pretrained=WEIGHTS or --set feature_distance=null",
@@ -234,6 +273,52 @@ class SegmenterRecipe(Config):
             raise ValueError(
                 f"feature_distance.classes {unknown} are not train ids; use 0 to {taxonomy.size - 1}, at least one"
             )
+
+    def _check_encoder(self) -> None:
+        """Raise UsageError for settings of the encoder that cannot be combined."""
+        foundation = self.backbone.startswith(PREFIX)
+        if (self.rein or self.lora) and self.freeze is not True:
+            name = "rein" if self.rein else "lora"
+            raise UsageError(f"{name} adapts a frozen encoder, but freeze is {self.freeze}", "add --set freeze=true")
+        if self.rein and self.lora:
+            raise UsageError("rein and lora cannot be combined", "remove one: --set lora=null")
+        if self.feature_distance and (self.freeze is True or foundation):
+            reason = (
+                "the features of a frozen encoder do not change, so that their distance is always 0"
+                if self.freeze is True
+                else "it harms foundation encoders (VFM-UDA++, arXiv:2503.10685)"
+            )
+            raise UsageError(
+                f"feature_distance cannot be combined with {'freeze=true' if self.freeze is True else self.backbone}: "
+                f"{reason}",
+                "add --set feature_distance=null",
+            )
+        new = self.freeze is not False or foundation or self.backbone == LITE
+        new = new or self.head in ("linear", "upernet", *QUERY_HEADS)
+        if new and self.two_scales:
+            raise UsageError(
+                "two_scales needs a trained encoder: mit_* with head segformer or daformer, or resnet101 with "
+                f"deeplabv2; got backbone {self.backbone}, head {self.head}, freeze={self.freeze}",
+                "add --set two_scales=false",
+            )
+        if self.shade and (foundation or self.backbone == LITE or self.head in QUERY_HEADS):
+            raise UsageError(
+                f"shade restyles features of mit_* and resnet101; got backbone {self.backbone}, head {self.head}",
+                "add --set shade=null",
+            )
+        if self.shade and self.freeze is True:
+            raise UsageError("shade changes how the encoder learns, but freeze is true", "add --set shade=null")
+
+    @property
+    def encoder(self) -> EncoderOptions:
+        """What of the encoder is frozen, adapted or resized."""
+        rein, lora = (None if chosen is None else chosen.model_dump() for chosen in (self.rein, self.lora))
+        return EncoderOptions(self.freeze, rein, lora, self.patch, self.blocks)
+
+    @property
+    def foundation(self) -> bool:
+        """Whether the network is one of those that have no weight decay for tokens, queries and embeddings."""
+        return self.backbone.startswith(PREFIX) or self.head in QUERY_HEADS
 
     @property
     def terms(self) -> dict[str, Any]:

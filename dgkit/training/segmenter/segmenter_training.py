@@ -22,7 +22,7 @@ from dgkit.training.loop.training_folder import (
     write_recipe,
 )
 from dgkit.training.segmenter.checkpoints import SafeRunner, best_checkpoint, find_checkpoint, list_checkpoints
-from dgkit.training.segmenter.encoder_weights import load_encoder
+from dgkit.training.segmenter.encoder_weights import initial_weights, load_encoder
 from dgkit.training.segmenter.hooks import FiguresHook, FrozenEncoder, LoadEncoder, MissedValidation, ProgressHook
 from dgkit.training.segmenter.mixture import find_generated
 from dgkit.training.segmenter.mm import CheckpointHook, MMConfig
@@ -81,10 +81,10 @@ def _train(recipe: SegmenterRecipe, out: Path, progress: Progress | None, notify
         if notify and main_process():
             for line in _notices(recipe, resumed):
                 notify(line)
-        if recipe.pretrained:
-            runner.register_hook(LoadEncoder(recipe.pretrained))
-        if recipe.pretrained and recipe.feature_distance:
-            runner.register_hook(FrozenEncoder(recipe.pretrained))
+        if weights := initial_weights(recipe):
+            runner.register_hook(LoadEncoder(weights))
+        if weights and recipe.feature_distance:
+            runner.register_hook(FrozenEncoder(weights))
         for hook in (figures, MissedValidation(figures), ProgressHook(figures, progress)):
             runner.register_hook(hook)
         runner.train()
@@ -95,8 +95,8 @@ def _train(recipe: SegmenterRecipe, out: Path, progress: Progress | None, notify
 def _check_inputs(recipe: SegmenterRecipe) -> None:
     """Read what a training starts from, so that a mistake in the recipe shows before the first file is written."""
     network = build_network(runner_config(recipe, Path())["model"])
-    if recipe.pretrained:
-        load_encoder(network.backbone, recipe.pretrained)
+    if weights := initial_weights(recipe):
+        load_encoder(network.backbone, weights)
     open_source(recipe.data)
     for folder in recipe.data.generated:
         find_generated(folder, verify=False, filtered=recipe.data.filtered, taxonomy=recipe.data.classes)
@@ -123,8 +123,9 @@ def _build_runner(recipe: SegmenterRecipe, out: Path, resumed: Path | None) -> A
 def _notices(recipe: SegmenterRecipe, resumed: Path | None) -> Iterator[str]:
     if resumed:
         yield f"resuming from {resumed}"
-    elif not recipe.pretrained:
-        yield f"{recipe.backbone} starts from random weights; set 'pretrained' to use pretrained ones"
+    elif not initial_weights(recipe):
+        frozen = ", which freeze=true keeps" if recipe.freeze is True else ""
+        yield f"{recipe.backbone} starts from random weights{frozen}; set 'pretrained' to use pretrained ones"
     if not recipe.data.generated:
         yield "no generated images: training on the source set alone"
 

@@ -128,3 +128,13 @@ def test_filtered_labels_replace_the_original_ones(micro: dict, generated: Path,
     samples[1].label.write_bytes(samples[1].label.read_bytes() + b"x")
     with pytest.raises(InputError, match="1 generated files differ"):
         find_generated(generated, filtered=True)
+
+
+def test_short_sides_of_source_images_are_drawn_between_two(micro):
+    """Source images are 96x80; those of 40 to 160 pixels are half to twice as large."""
+    drawn = dataset(micro, share=0.0, short_sides=[40, 160])
+    factors = [drawn[index]["data_samples"].scale_factor for index in range(30)]
+    assert all(min(factor) >= 0.49 and max(factor) <= 2.01 for factor in factors)
+    assert len({round(factor[1], 3) for factor in factors}) > 8
+    sample = drawn[0]
+    assert max(sample["inputs"].shape[1:]) <= 64 and label_of(sample).shape == sample["inputs"].shape[1:]

@@ -44,6 +44,21 @@ def test_an_unreadable_recipe_is_named(tmp_path):
     ("sets", "reason"),
     [
         (["head=deeplabv2"], "needs backbone resnet101"),
+        (["backbone=mit_b9"], "unknown backbone 'mit_b9'; known: mit_b0, .*transformers:<folder or hub id>"),
+        (["head=eomt"], "eomt needs a ViT of transformers"),
+        (["backbone=transformers:x", "lora.rank=0"], "greater than or equal to 1"),
+        (["backbone=transformers:x", "rein={}"], "rein adapts a frozen encoder, but freeze is False"),
+        (["backbone=transformers:x", "freeze=norms", "lora={}"], "lora adapts a frozen encoder, but freeze is norms"),
+        (["backbone=transformers:x", "freeze=true", "lora={}", "rein={}"], "rein and lora cannot be combined"),
+        (["backbone=transformers:x", "feature_distance={}", "pretrained=x"], "it harms foundation encoders"),
+        (["freeze=true", "feature_distance={}", "pretrained=x"], "features of a frozen encoder do not change"),
+        (["freeze=true", "shade={}"], "shade changes how the encoder learns"),
+        (["backbone=efficientnet_lite0", "shade={}"], "shade restyles features of mit"),
+        (["backbone=transformers:x", "two_scales=true"], "two_scales needs a trained encoder"),
+        (["backbone=efficientnet_lite0", "two_scales=true"], "two_scales needs a trained encoder"),
+        (["head=linear", "two_scales=true"], "two_scales needs a trained encoder"),
+        (["freeze=half"], "freeze"),
+        (["data.short_sides=[512,256]"], "the smaller one first"),
         (["head=unet"], "unet needs unet"),
         (["backbone=unet"], "unet needs unet"),
         (["head=unet", "backbone=unet", "pretrained=a.pth"], "cannot be combined with two_scales, pretrained"),
@@ -69,7 +84,8 @@ def test_an_output_folder_is_required(tmp_path):
 
 @pytest.mark.parametrize("path", sorted(RECIPES.glob("*.py")), ids=lambda path: path.name)
 def test_the_shipped_recipes_are_valid(path, tmp_path):
-    assert load_segmenter(path, out=tmp_path).train.steps == 40_000
+    steps = 90_000 if path.name == "mask2former_swin_tiny.py" else 40_000  # as published
+    assert load_segmenter(path, out=tmp_path).train.steps == steps
 
 
 def test_the_shipped_recipes_have_the_loss_terms_of_the_published_runs(tmp_path):
@@ -81,3 +97,18 @@ def test_the_shipped_recipes_have_the_loss_terms_of_the_published_runs(tmp_path)
         "feature_distance": {"weight": 0.005, "classes": [6, 7, *range(11, 19)], "min_ratio": 0.75},
         "shade": {"styles": 64, "refresh": 4000, "images": None, "concentration": 1 / 64, "weight": 10.0},
     }
+
+
+def test_the_recipes_of_foundation_networks_have_the_published_constants(tmp_path):
+    for size, blocks in (("small", (2, 5, 8, 11)), ("base", (2, 5, 8, 11)), ("large", (7, 11, 15, 23))):
+        rein = load_segmenter(RECIPES / f"rein_dinov2_{size}.py", out=tmp_path)
+        assert (rein.backbone, rein.blocks) == (f"transformers:facebook/dinov2-{size}", blocks)
+        assert rein.freeze is True and rein.patch == 16 and rein.rein.model_dump() == {"tokens": 100, "rank": 16}
+        assert (rein.train.lr, rein.train.weight_decay, rein.train.power, rein.train.batch) == (1e-4, 0.05, 0.9, 4)
+        assert rein.data.short_sides == (256, 1024) and rein.data.rare_classes is None
+    eomt = load_segmenter(RECIPES / "eomt_dinov2_small.py", out=tmp_path)
+    assert (eomt.head, eomt.train.batch, eomt.train.layer_decay, eomt.freeze) == ("eomt", 16, 0.8, False)
+    swin = load_segmenter(RECIPES / "mask2former_swin_tiny.py", out=tmp_path)
+    assert swin.train.lr * swin.train.head_lr == pytest.approx(1e-4) and swin.train.lr == 1e-5
+    lite = load_segmenter(RECIPES / "efficientnet_lite0_daformer.py", out=tmp_path)
+    assert (lite.head, lite.backbone, lite.train.lr) == ("daformer", "efficientnet_lite0", 6e-5)

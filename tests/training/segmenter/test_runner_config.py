@@ -10,6 +10,7 @@ import pytest
 if importlib.util.find_spec("mmseg") is None:
     pytest.skip("needs mmsegmentation: pip install 'dgkit[seg]'", allow_module_level=True)
 
+from dgkit.training.segmenter.network_pairs import EncoderOptions
 from dgkit.training.segmenter.runner_config import IMPORTS, runner_config
 from dgkit.training.segmenter.segmenter_recipe import SegmenterRecipe, load_segmenter
 
@@ -20,10 +21,14 @@ custom_imports = dict(allow_failed_imports=False, imports=[
     'dgkit.training.segmenter.precision', 'dgkit.training.segmenter.style_hook'])
 """
 REGISTERED = {
-    "MODELS": ["DAFormerHead", "DeepLabV2Head", "HRDASegmentor", "RegularisedSegmentor"],
+    "MODELS": [
+        *("DAFormerHead", "DeepLabV2Head", "HRDASegmentor", "RegularisedSegmentor"),
+        *("TokenBackbone", "StageBackbone", "EfficientNetLite0", "FoundationSegmentor"),
+        *("LinearHead", "UperNetHead", "MaskedAttentionHead", "EomtHead"),
+    ],
     "DATASETS": ["SourceAndGenerated", "WholeImages"],
     "TRANSFORMS": ["ReadImage", "ReadLabel", "ClassCrop"],
-    "HOOKS": ["SeededIterations", "BaseStyles"],
+    "HOOKS": ["SeededIterations", "BaseStyles", "MaskAnnealing"],
     "OPTIM_WRAPPERS": ["Bf16OptimWrapper"],
 }
 OLD_RECIPE = """
@@ -91,4 +96,6 @@ def test_an_earlier_resolved_recipe_is_read(tmp_path: Path) -> None:
     path.write_text(OLD_RECIPE)
     recipe = load_segmenter(path)
     assert (recipe.seed, recipe.data.share, recipe.train.lr, str(recipe.out)) == (3, 0.5, 6e-5, "runs/old")
-    assert recipe.model_dump(mode="json").keys() == recipe.model_fields_set
+    added = recipe.model_dump(mode="json").keys() - recipe.model_fields_set
+    assert added == {"freeze", "rein", "lora", "patch", "blocks"}  # off by default
+    assert recipe.encoder == EncoderOptions() and (recipe.train.power, recipe.train.layer_decay) == (1, 1)
