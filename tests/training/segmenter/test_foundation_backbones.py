@@ -190,6 +190,11 @@ def test_options_that_do_not_fit_are_refused(tmp_path, kind, options, reason):
         model_config("daformer", encoder_folder(tmp_path, kind), 64, encoder=EncoderOptions(**options))
 
 
+def test_eomt_needs_a_plain_vit(tmp_path):
+    with pytest.raises(UsageError, match=r"needs a plain ViT, but .* is a swin encoder; allowed: dinov2"):
+        model_config("eomt", encoder_folder(tmp_path, "swin"), 64)
+
+
 needs_imagenet = pytest.mark.skipif(
     importlib.util.find_spec("efficientnet_lite_pytorch") is None, reason="needs the extra 'imagenet'"
 )

@@ -10,6 +10,7 @@ import torch
 if importlib.util.find_spec("mmseg") is None:
     pytest.skip("needs mmsegmentation: pip install 'dgkit[seg]'", allow_module_level=True)
 
+from dgkit.segmenters.mm_checkpoint import read_checkpoint
 from dgkit.segmenters.opening import open_segmenter
 from dgkit.training.segmenter import runner_config
 from dgkit.training.segmenter.runner_config import block_rates, optimiser
@@ -135,6 +136,15 @@ def test_efficientnet_starts_from_imagenet_weights(micro, tmp_path):
     assert len(own) > 100 and all(
         torch.equal(kept[name], stored[name.removeprefix("backbone.encoder.")]) for name in own
     )
+
+
+def test_the_feature_distance_is_to_imagenet_weights(micro):
+    """Without ``pretrained``: those of the extra."""
+    pytest.importorskip("efficientnet_lite_pytorch", reason="needs the extra 'imagenet'")
+    settings = {"head": "daformer", "backbone": "efficientnet_lite0", "feature_distance": {"classes": [0, 2, 18]}}
+    made = train_segmenter(recipe(micro, **settings, train={**micro["train"], "steps": 1}))
+    stored = read_checkpoint(Path(made["checkpoint"]))
+    assert len(stored["frozen_encoder"]) == 64 and 0 < made["loss"] < float("inf")
 
 
 def test_optimisers_of_foundation_networks():
