@@ -42,7 +42,7 @@ class BenchConfig(Config):
         ("torch",), min_length=1, description="Backends: torch, compile, ort, openvino, trt; separated by commas"
     )
     dtypes: Annotated[Names, Metavar("D,D")] = Field(
-        ("fp32",), min_length=1, description="Number formats: fp32, bf16, fp16, int8; separated by commas"
+        ("fp32",), min_length=1, description="Number formats: fp32, bf16, fp16, int8, fp8; separated by commas"
     )
     batches: Annotated[tuple[int, ...], BeforeValidator(_split), Metavar("B,B")] = Field(
         (2,), min_length=1, description="Samples per network call; separated by commas"

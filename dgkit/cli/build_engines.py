@@ -24,11 +24,17 @@ def build_engines(
     random: Random = None,
     networks: Networks = "all",
     engine: Annotated[str | None, option("ENGINE", "ort (default), openvino, compile or trt")] = None,
-    dtype: Annotated[str | None, option("D", "fp32 (default), bf16, fp16 or int8")] = None,
+    dtype: Annotated[str | None, option("D", "fp32 (default), bf16, fp16, int8 or fp8")] = None,
     batch: Annotated[
         str | None, option("MIN,OPT,MAX", "Samples per call: fewest, usual, most; default: 1,8,64")
     ] = None,
     device: Annotated[str | None, option("D", "auto (default), cpu, cuda or cuda:N")] = None,
+    targets: Annotated[
+        str | None, typer.Option("--for", metavar="SM,SM", help="Cards of TensorRT-RTX engines, such as sm89,sm120")
+    ] = None,
+    refit: Annotated[
+        bool, typer.Option("--refit", help="TensorRT: engines that take new weights in seconds, on a GPU")
+    ] = False,
     recipe: Annotated[Path | None, recipe_file("engines/cpu.yaml")] = None,
     sets: Annotated[list[str] | None, settings("options.workspace_gib=4")] = None,
     rebuild: Rebuild = "auto",
@@ -43,9 +49,14 @@ def build_engines(
     from dgkit.diffusion.loading import open_model
     from dgkit.engines.build_plan import first_problem
     from dgkit.engines.engine_recipe import EngineRecipe, choose_networks, parse_batch
+    from dgkit.engines.trt_targets import parse_targets
 
-    options = None if batch is None else {"batch": parse_batch(batch)}
-    flags: dict[str, Any] = {"engine": engine, "dtype": dtype, "device": device, "options": options}
+    options: dict[str, Any] = {} if batch is None else {"batch": parse_batch(batch)}
+    if targets is not None or refit:
+        options |= {"targets": parse_targets(targets)} if targets is not None else {}
+        options |= {"refit": True} if refit else {}
+        engine = engine or (None if recipe or sets else "trt")
+    flags: dict[str, Any] = {"engine": engine, "dtype": dtype, "device": device, "options": options or None}
     settings = load_config(EngineRecipe, recipe, sets or (), **flags)
     chosen = choose_networks(networks)
     found = open_model(chosen_model(model, random), controlnet)

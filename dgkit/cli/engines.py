@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -94,6 +95,28 @@ def prune(
         typer.echo(f"{entry.name} ({entry.state}, {size_text(entry.size)}, used {_age(entry.used)} ago)")
     done = "would remove" if dry_run else "removed"
     console().print(f"{done} {count_of(len(removed), 'engine')}, {size_text(freed)}")
+
+
+@engines.command("export-timings")
+def export_timings(out: Annotated[Path, typer.Argument(metavar="OUT", help="Folder for the files")]) -> None:
+    """Copy TensorRT's timing caches to a folder, to build faster on other machines with the same GPU."""
+    from dgkit.engines.store import EngineStore
+    from dgkit.engines.timing_caches import export_caches
+
+    for path in export_caches(EngineStore(), out):
+        typer.echo(path)
+
+
+@engines.command("import-timings")
+def import_timings(
+    source: Annotated[Path, typer.Argument(metavar="SOURCE", help="Folder of export-timings, or one of its files")],
+) -> None:
+    """Copy timing caches into the engine store; builds with the same TensorRT and GPU use them."""
+    from dgkit.engines.store import EngineStore
+    from dgkit.engines.timing_caches import import_caches
+
+    for path in import_caches(EngineStore(), source):
+        typer.echo(path)
 
 
 def _as_dict(entry: StoredEngine) -> dict[str, Any]:

@@ -15,7 +15,7 @@ from dgkit.engines.store import Policy
 from dgkit.errors import UsageError
 from dgkit.progress import Notify
 
-Precision = Literal["fp32", "bf16", "fp16", "int8"]
+Precision = Literal["fp32", "bf16", "fp16", "int8", "fp8"]
 CPU_ONLY = frozenset({"openvino"})
 
 
@@ -42,8 +42,8 @@ class EngineRecipe(Config):
     """backend: torch, compile, ort, openvino or trt"""
     dtype: Precision = "fp32"
     """number format of the networks. The text encoder always stays fp32, the VAE encoder does in fp16, as does the VAE
-    decoder of SDXL, unless force_upcast is false in its config.json. int8 applies to
-    the denoiser; the other networks then use bf16 if OpenVINO supports it on this CPU, else fp32"""
+    decoder of SDXL, unless force_upcast is false in its config.json. int8 and
+    fp8 apply to the denoiser; the others then use fp16 with TensorRT, bf16 if OpenVINO supports it here, else fp32"""
     device: str = "auto"
     """auto, cpu, cuda or cuda:N; auto: cuda if there is a GPU that the engine supports"""
     networks: dict[str, NetworkRecipe] = Field(default_factory=dict)
@@ -68,8 +68,8 @@ class EngineRecipe(Config):
         own = self.networks.get(name, NetworkRecipe())
         options = BuildOptions(**{**self.options.model_dump(), "batch": own.batch or self.options.batch})
         engine = own.engine or self.engine
-        common = self.dtype if fp16 or self.dtype != "fp16" else "fp32"
-        return engine, own.dtype or recipe_dtype(name, engine, common), options
+        common = recipe_dtype(name, engine, self.dtype)
+        return engine, own.dtype or (common if fp16 or common != "fp16" else "fp32"), options
 
     def runners(
         self, networks: Mapping[str, Network], rebuild: Policy = "auto", notify: Notify | None = None
@@ -98,20 +98,22 @@ def recipe_dtype(name: str, engine: str, dtype: str) -> str:
     The text encoder stays fp32, because it runs once per prompt. The VAE encoder does in fp16, because some VAEs exceed
     its range (``force_upcast`` of diffusers).
     """
-    if name == "text_encoder" or (name, dtype) == ("vae_encoder", "fp16"):
-        return "fp32"
-    return network_dtype(name, engine, dtype)
+    found = network_dtype(name, engine, dtype)
+    return "fp32" if name == "text_encoder" or (name, found) == ("vae_encoder", "fp16") else found
 
 
 def network_dtype(name: str, engine: str, dtype: str) -> str:
-    """Return ``dtype`` for the network called ``name``, with a substitute for int8 unless it is the denoiser.
+    """Return ``dtype`` for the network called ``name``, with a substitute for 8 bits unless it is the denoiser.
 
-    The text encoder gets fp32. The others get bf16 if ``engine`` is OpenVINO and supports it on this CPU, else fp32.
+    The text encoder gets fp32. The others get fp16 if ``engine`` is TensorRT, bf16 if it is OpenVINO and supports that
+    on this CPU, else fp32.
     """
     if dtype not in QUANTISED or name == "denoiser":
         return dtype
     if name == "text_encoder":
         return "fp32"
+    if engine == "trt":
+        return "fp16"
     from dgkit.engines.openvino_runner import has_bf16
 
     return "bf16" if engine == "openvino" and has_bf16() else "fp32"

@@ -14,8 +14,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from dgkit.engines.held_out_calls import read_calls, record_calls, verify_calls
 from dgkit.engines.machine import backend_version, device_facts, package_versions
-from dgkit.engines.onnx_export import MODEL, TOLERANCES, check_export, export_engine, graph_key, relative_error
+from dgkit.engines.onnx_export import MODEL, check_export, export_engine, graph_key
 from dgkit.engines.openvino_graph import join_norms
 from dgkit.engines.quantise import SCOPE, load_nncf, quantised
 from dgkit.engines.runner import QUANTISED, SMALL_IMAGE_HINT, Call, Network, Runner
@@ -25,7 +26,6 @@ from dgkit.errors import EngineError, UsageError
 from dgkit.optional import first_line, openvino_core, require
 
 BLOB = "model.blob"
-HELD_OUT = "held_out.npz"  # file of a quantised engine: calls that were not used for calibration
 
 
 class OpenVinoRunner(Runner):
@@ -74,7 +74,10 @@ class OpenVinoRunner(Runner):
         self.check_build()
         library = require("openvino", "cpu")
         graph = export_engine(self.network, self.rebuild, self.notify)
-        calls, held_out = self._record_calls() if self.dtype_name in QUANTISED else ((), ())
+        calls: Sequence[Call] = ()
+        held_out: Sequence[Call] = ()
+        if self.dtype_name in QUANTISED:
+            calls, held_out = record_calls(self.network, self.dtype_name, self.notify)
         core, temporary = openvino_core(), [folder / "half.xml", folder / "half.bin"]
         try:
             model = core.read_model(graph.file(MODEL))
@@ -96,42 +99,22 @@ class OpenVinoRunner(Runner):
             path.unlink(missing_ok=True)
         return {"graph": graph.name, **notes}
 
-    def _record_calls(self) -> tuple[Sequence[Call], Sequence[Call]]:
-        assert self.network.calibration is not None
-        if self.notify:
-            self.notify(f"generating scenes in fp32 to calibrate the {self.spec.name} for {self.dtype_name}")
-        return self.network.calibration.draw()
-
     def _verify(self, compiled: Any, held_out: Sequence[Call], folder: Path) -> dict[str, Any]:
         """Return the side-car notes with the error of each output over the held-out calls; save those in ``folder``."""
-        request, errors, found = compiled.create_infer_request(), {}, list[dict[str, np.ndarray]]()
-        for call in held_out:
+        request = compiled.create_infer_request()
+
+        def run(call: Call) -> dict[str, np.ndarray]:
             results = request.infer({spec.name: call[spec.name] for spec in self.spec.inputs}, share_outputs=False)
-            found.append({spec.name: results[spec.name] for spec in self.spec.outputs})
-        calls: dict[str, Any] = {name: np.concatenate([call[name] for call in held_out]) for name in held_out[0]}
-        for spec in self.spec.outputs:
-            off = relative_error(np.concatenate([values[spec.name] for values in found]), calls[spec.name])
-            errors[spec.name] = off
-            if not off <= TOLERANCES[self.dtype_name]:
-                raise EngineError(
-                    f"{self}: output {spec.name} differs from PyTorch by {off:.1e} on held-out calls (relative L2 "
-                    f"error); at most {TOLERANCES[self.dtype_name]:.0e} is allowed",
-                    "use --dtype bf16",
-                )
-        np.savez(folder / HELD_OUT, **calls)
-        return {"error": errors, "held_out": len(held_out)}
+            return {spec.name: results[spec.name] for spec in self.spec.outputs}
+
+        return verify_calls(self.network, self.dtype_name, held_out, run, folder)
 
     def held_out(self) -> tuple[dict[str, Tensor], dict[str, Tensor]] | None:
         """Return inputs and fp32 outputs of the calls that a quantised engine was verified on; None for others."""
         if self.dtype_name not in QUANTISED:
             return None
         (engine,) = self.prepare()
-        with np.load(engine.file(HELD_OUT)) as file:
-            inputs, outputs = (
-                {spec.name: torch.from_numpy(file[spec.name]) for spec in specs}
-                for specs in (self.spec.inputs, self.spec.outputs)
-            )
-        return inputs, outputs
+        return read_calls(engine, self.spec)
 
     def _open(self) -> None:
         library = require("openvino", "cpu")

@@ -12,7 +12,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
-from typing import Any, ClassVar, Literal, Self
+from typing import Annotated, Any, ClassVar, Literal, Self
 
 import numpy as np
 import torch
@@ -34,7 +34,8 @@ RUNNERS = {
     "trt": "dgkit.engines.trt.TrtRunner",
 }
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
-QUANTISED = ("int8",)  # used inside an engine only; its inputs and outputs are fp32
+QUANTISED = ("int8", "fp8")  # used inside an engine only; its inputs and outputs are wider
+_QUANTISING = {"int8": "engines 'openvino' and, on a GPU, 'trt' do", "fp8": "engine 'trt' does"}
 
 DOCTOR = "dgkit doctor lists those that work on this machine"
 SMALL_IMAGE_HINT = "images smaller than the model's own size need --engine torch"
@@ -52,7 +53,17 @@ class BuildOptions(Config):
     strip_weights: bool = False
     """Build without weights; they are loaded from the exported graph when the engine is opened."""
     refit: bool = False
-    """Build an engine whose weights can be replaced."""
+    """Build an engine whose weights can be replaced, and replace them for other weights of the same architecture."""
+    weight_streaming: bool = False
+    """TensorRT: keep in main memory the weights that do not fit on the GPU, and copy them there when needed."""
+    weight_budget_gib: float | None = Field(None, ge=0)
+    """GiB of weights that stay on the GPU with weight_streaming; none: as many as fit."""
+    hardware_compatible: bool = False
+    """TensorRT: build for all GPUs of compute capability 8.0 or newer, at some cost in speed."""
+    version_compatible: bool = False
+    """TensorRT: build an engine that later versions of TensorRT can run."""
+    targets: tuple[Annotated[str, Field(pattern=r"^sm\d{2,3}$")], ...] = ()
+    """TensorRT-RTX: compute capabilities to build for, such as sm89; none: its own choice."""
     cuda_graph: bool = True
     """Capture a CUDA graph for each batch size; GPU only."""
     threads: int | None = Field(None, ge=1)
@@ -238,9 +249,8 @@ class Runner(ABC):
     def _check_quantised(self, network: Network, dtype: str) -> None:
         if dtype not in self.dtypes:
             raise UsageError(
-                f"engine {self.engine!r} does not support {dtype}, only {', '.join(self.dtypes)}; "
-                "engine 'openvino' does",
-                "use --engine openvino, or another --dtype",
+                f"engine {self.engine!r} does not support {dtype}, only {', '.join(self.dtypes)}; {_QUANTISING[dtype]}",
+                f"use --engine {'openvino' if dtype == 'int8' else 'trt'}, or another --dtype",
             )
         if network.calibration is None:
             raise UsageError(

@@ -36,7 +36,7 @@ class EngineKey(Config):
     weights: str
     """Digest (hex) of the weights and the configuration of the network."""
     dtype: Name
-    """Precision: fp32, bf16, fp16 or int8."""
+    """Precision: fp32, bf16, fp16, int8 or fp8."""
     shapes: dict[str, int | str]
     """Size of each symbol of the spec: a number, ``any``, or a range as ``min,opt,max``."""
     graph: dict[str, Scalar] = Field(default_factory=dict)

@@ -5,8 +5,10 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
-from dgkit.engines.onnx_export import MODEL, check_export, export_engine
-from dgkit.engines.runner import Runner
+from dgkit.engines.held_out_calls import read_calls
+from dgkit.engines.onnx_export import MODEL, check_export
+from dgkit.engines.qdq_graph import check_quantiser, typed_graph
+from dgkit.engines.runner import DTYPES, QUANTISED, Runner
 from dgkit.engines.store import Engine, EngineStore
 from dgkit.engines.trt_build import (
     ENGINE,
@@ -30,9 +32,12 @@ class TrtRunner(Runner):
     an engine of TensorRT-RTX can be built (:meth:`prepare`) but not opened.
     """
 
+    dtypes = (*DTYPES, *QUANTISED)
     title = "TensorRT"
 
     def _setup(self) -> None:
+        if self.dtype_name in QUANTISED:
+            self.dtype = torch.float16
         self._profiles: tuple[Profile, ...] = profiles(self.network, self.options.batch)
         self._session: Session | None = None
 
@@ -48,6 +53,8 @@ class TrtRunner(Runner):
         """Raise MissingDependency without the library or the export, EngineError if it needs a GPU to build."""
         check_device(load_library(), self.device, self.options)
         check_export()
+        if self.dtype_name in QUANTISED:
+            check_quantiser()  # fails before minutes of work, not after
 
     def prepare(self) -> list[Engine]:
         """Return the engine of the network, built if missing or stale."""
@@ -62,19 +69,27 @@ class TrtRunner(Runner):
         )
         return [engine]
 
+    def held_out(self) -> tuple[dict[str, Tensor], dict[str, Tensor]] | None:
+        """Return inputs and fp32 outputs of the calls that a quantised graph was verified on; None for others."""
+        if self.dtype_name not in QUANTISED:
+            return None
+        return read_calls(typed_graph(self.network, self.dtype_name, self.rebuild, self.notify), self.spec)
+
     def _open(self) -> None:
         self.check_run()
         library = load_library()
         (engine,) = self.prepare()
         weights = None
         if self.options.strip_weights:
-            weights = export_engine(self.network, self.rebuild, self.notify, dtype=self.dtype_name).file(MODEL)
+            weights = typed_graph(self.network, self.dtype_name, self.rebuild, self.notify).file(MODEL)
         self._session = Session(
             library,
             engine.file(ENGINE),
             self.device,
-            cuda_graph=self.options.cuda_graph,
+            cuda_graph=self.options.cuda_graph and not self.options.weight_streaming,
             weights=weights,
+            budget=self.options.weight_budget_gib if self.options.weight_streaming else None,
+            streaming=self.options.weight_streaming,
             kernels=EngineStore().root / f".{engine.name}.kernels",
         )
 
@@ -86,6 +101,11 @@ class TrtRunner(Runner):
         split = {name: value.tensor_split(count) for name, value in tensors.items()}
         parts = [self._session.run(index, {name: split[name][part] for name in split}) for part in range(count)]
         return {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
+
+    def free_buffers(self) -> None:
+        """Drop the contexts and graphs of all shapes, and their workspace."""
+        if self._session is not None:
+            self._session.clear()
 
     def _choose(self, tensors: Mapping[str, Tensor]) -> tuple[int, int]:
         """Return the profile to run with and the number of parts. Raises EngineError if no profile fits the sizes."""

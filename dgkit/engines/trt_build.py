@@ -12,17 +12,23 @@ from typing import Any
 import torch
 
 from dgkit.engines.machine import backend_version, device_facts
-from dgkit.engines.onnx_export import MODEL, dynamic_symbols, export_engine, graph_key
+from dgkit.engines.onnx_export import MODEL, dynamic_symbols
+from dgkit.engines.qdq_graph import typed_graph, typed_graph_key
 from dgkit.engines.runner import BuildOptions, Network
-from dgkit.engines.sidecar import EngineKey, Scalar
+from dgkit.engines.sidecar import EngineKey, EngineSideCar, Scalar
 from dgkit.engines.spec import TensorSpec
 from dgkit.engines.store import Engine, EngineStore, Policy
+from dgkit.engines.timing_caches import cache_name
 from dgkit.engines.trt_library import DTYPE_NAMES, TrtLibrary, is_portable, make_monitor, on_gpu, polygraphy, trt
+from dgkit.engines.trt_refit import check_weights, engine_to_refit, graph_of, refit_engine
+from dgkit.engines.trt_targets import capabilities, check_card, check_targets, flag_of, for_this_card
 from dgkit.errors import EngineError
 from dgkit.progress import Notify
 from dgkit.resources import peak_memory
 
 ENGINE = "model.engine"
+COMPATIBLE = ("hardware_compatible", "version_compatible")  # options of TensorRT that TensorRT-RTX lacks
+_KEY_OPTIONS = ("optimisation_level", "workspace_gib", "strip_weights", "refit", "weight_streaming", *COMPATIBLE)
 # Pixels per call of the VAE. Its widest tensors have 256 channels at full resolution, which is half of the 2**31 values
 # that a TensorRT tensor may hold.
 VAE_PIXELS = 1 << 22
@@ -79,16 +85,14 @@ def engine_key(
     """Return the key of the engine of ``network``; a TensorRT-RTX engine may be for any device, see
     :func:`~dgkit.engines.trt_library.is_portable`.
     """
-    graph = graph_key(network, dtype)
+    graph = typed_graph_key(network, dtype)
     first, *others = profiles(network, options.batch)
     ranges = {**first, **(others[0] if others else {}), "batch": first["batch"]}
     shapes = {s: ",".join(map(str, ranges[s])) if s in ranges else size for s, size in graph.shapes.items()}
     flags: dict[str, Scalar] = {
-        name: value
-        for name in ("optimisation_level", "workspace_gib", "strip_weights", "refit")
-        if (value := getattr(options, name)) not in (None, False)
+        name: value for name in _KEY_OPTIONS if (value := getattr(options, name)) not in (None, False)
     }
-    portable = library.is_rtx and is_portable(device)
+    portable = library.is_rtx and (bool(options.targets) or is_portable(device))
     return EngineKey(
         network=graph.network,
         weights=graph.weights,
@@ -99,7 +103,7 @@ def engine_key(
         backend_version=backend_version(library.backend),
         versions={**graph.versions, "onnx": graph.backend_version},
         device=device_facts("any" if portable else str(device)),
-        flags=flags,
+        flags={**graph.flags, **flags, **flag_of(options.targets)},
     )
 
 
@@ -118,19 +122,45 @@ def obtain_engine(
     Raises EngineError if the library fails or a build needs a GPU that is missing: TensorRT always needs one,
     TensorRT-RTX for engines whose weights can be replaced.
     """
+    store = EngineStore()
     key = engine_key(library, network, dtype, device, options)
+    if rebuild != "always":
+        key = for_this_card(store, key, device)
+    check_card(key, device)
 
     def build(folder: Path) -> dict[str, Any]:
         check_device(library, device, options)
-        graph = export_engine(network, "auto", notify, dtype=dtype)
+        graph = typed_graph(network, dtype, "auto", notify)
+        old = engine_to_refit(store, key) if options.refit and rebuild != "always" else None
+        if old is not None:
+            return {"graph": graph.name, **_refit(library, store, old, graph.file(MODEL), folder, device)}
         with torch.cuda.device(device) if on_gpu(device) else contextlib.nullcontext():
-            return build_engine(library, graph.file(MODEL), folder / ENGINE, network, device, options, notify)
+            notes = build_engine(library, graph.file(MODEL), folder / ENGINE, network, device, options, notify)
+        return {"graph": graph.name, **notes}
 
-    return EngineStore().obtain(key, build, rebuild=rebuild, model=network.model, notify=notify)
+    return store.obtain(key, build, rebuild=rebuild, model=network.model, notify=notify)
+
+
+def _refit(
+    library: TrtLibrary, store: EngineStore, old: EngineSideCar, graph: Path, folder: Path, device: torch.device
+) -> dict[str, Any]:
+    """Make the engine of ``graph`` from the engine of ``old`` with other weights; return notes for the side-car."""
+    before = graph_of(store, old)
+    if before is not None:
+        check_weights(before, graph)
+    refit_engine(library, store.folder(old.key) / ENGINE, graph, folder / ENGINE, device)
+    return {"refitted_from": old.key.name}
 
 
 def check_device(library: TrtLibrary, device: torch.device, options: BuildOptions) -> None:
     """Raise EngineError if the library needs a GPU to build an engine with ``options`` and ``device`` is none."""
+    check_targets(library, options)
+    chosen = [name for name in COMPATIBLE if getattr(options, name)]
+    if library.is_rtx and chosen:
+        raise EngineError(
+            f"TensorRT-RTX has no option {', '.join(chosen)}: its engines run on the cards that they are built for",
+            "use --for sm89,sm120, or set DGKIT_TRT=tensorrt",
+        )
     if on_gpu(device):
         return
     if not library.is_rtx:
@@ -204,12 +234,19 @@ def config_loader(
         "load_timing_cache": timings and str(timings),
     }
     if library.is_rtx:
-        loader = polygraphy("backend.tensorrt_rtx.config").CreateConfigRTX(use_gpu=not is_portable(device), **common)
+        where: dict[str, Any] = {"use_gpu": not is_portable(device)}
+        if options.targets:
+            where = {"compute_capabilities": capabilities(options)}
+        loader = polygraphy("backend.tensorrt_rtx.config").CreateConfigRTX(**where, **common)
     else:
-        loader = polygraphy("backend.trt").CreateConfig(**common)
+        level = trt.HardwareCompatibilityLevel.AMPERE_PLUS if options.hardware_compatible else None
+        compatible = {"hardware_compatibility_level": level, "version_compatible": options.version_compatible}
+        loader = polygraphy("backend.trt").CreateConfig(**common, **compatible)
 
     def add_flags(builder: Any, definition: Any, config: "trt.IBuilderConfig") -> None:
         config.clear_flag(trt.BuilderFlag.TF32)
+        if options.weight_streaming:
+            config.set_flag(trt.BuilderFlag.WEIGHT_STREAMING)
         if options.strip_weights and not options.refit:  # the engine takes no other weights than those of the build
             config.set_flag(trt.BuilderFlag.REFIT_IDENTICAL)
         if library.is_rtx:
@@ -249,9 +286,8 @@ def _timings(library: TrtLibrary, device: torch.device) -> Path | None:
     """Return the file with the timings of kernels on this GPU. TensorRT-RTX, which does not time kernels, has none."""
     if library.is_rtx:
         return None
-    major, minor = torch.cuda.get_device_capability(device)
-    version = backend_version(library.backend)
-    return EngineStore().root / f".timings-{library.backend}-{version}-{major}.{minor}.cache"
+    capability = torch.cuda.get_device_capability(device)
+    return EngineStore().root / f".{cache_name(library.backend, backend_version(library.backend), capability)}"
 
 
 def _shape(spec: TensorSpec, network: Network, profile: Profile, index: int) -> tuple[int, ...]:

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from dgkit.engines.trt_library import TrtLibrary, trt
+from dgkit.engines.trt_refit import load_weights
 from dgkit.errors import EngineError, OutputError
 from dgkit.files import atomic_write
 
@@ -36,6 +37,7 @@ class Session:
     """Runs an engine file on ``device``. Inputs are cast to the engine's input types; outputs are new tensors.
 
     ``weights`` is the exported graph that provides the weights of an engine built without any, None for other engines.
+    ``streaming`` keeps ``budget`` GiB of the weights on the GPU (None: as many as fit), the others in main memory.
     ``kernels`` is the file in which TensorRT-RTX caches compiled kernels. Raises EngineError if the library cannot run
     the file on this GPU.
     """
@@ -49,6 +51,8 @@ class Session:
         cuda_graph: bool,
         weights: Path | None,
         kernels: Path,
+        streaming: bool = False,
+        budget: float | None = None,
     ) -> None:
         self._library, self._device, self._cuda_graph, self._kernels = library, device, cuda_graph, kernels
         library.reason()  # clears earlier messages
@@ -57,7 +61,9 @@ class Session:
             self._runtime = trt.Runtime(library.logger)
             self._engine = self._deserialise(file)
             if weights is not None:
-                self._refit(weights)
+                load_weights(library, self._engine, weights)
+            if streaming:
+                self._stream_weights(budget)
             self._cache, self._config = self._configure()
         self._dtypes = self._tensor_types()
         self._workspace = torch.empty(0, dtype=torch.uint8, device=device)
@@ -73,6 +79,12 @@ class Session:
                 plan.static[name].copy_(value, non_blocking=_need_not_wait(value))
             plan.graph.replay()
             return {name: plan.static[name].clone() for name in plan.outputs}
+
+    def clear(self) -> None:
+        """Release the contexts and graphs of all shapes, and the workspace; later calls make them again."""
+        for key in list(self._plans):
+            self._drop(key)
+        self._workspace = torch.empty(0, dtype=torch.uint8, device=self._device)
 
     def close(self) -> None:
         """Save the compiled kernels and release the GPU memory."""
@@ -101,15 +113,11 @@ class Session:
             reason = f"{', '.join(found) or reason} (compute capability {major}.{minor})"
         return reason
 
-    def _refit(self, weights: Path) -> None:
-        """Load the weights of the exported graph at ``weights`` into the engine."""
-        refitter = trt.Refitter(self._engine, self._library.logger)
-        parser = trt.OnnxParserRefitter(refitter, self._library.logger)
-        if not (parser.refit_from_file(str(weights)) and refitter.refit_cuda_engine()):
-            raise EngineError(
-                f"the weights of {weights} cannot be loaded into the engine: {self._library.reason()}",
-                "build it again with --rebuild always",
-            )
+    def _stream_weights(self, budget: float | None) -> None:
+        """Keep ``budget`` GiB of the weights on the GPU, or as many as fit, and the others in main memory."""
+        engine = self._engine
+        size = engine.get_weight_streaming_automatic_budget() if budget is None else int(budget * 2**30)
+        engine.weight_streaming_budget_v2 = min(size, engine.streamable_weights_size)
 
     def _configure(self) -> tuple[Any, Any]:
         """Return the cache of compiled kernels (None for TensorRT), and the settings of new contexts."""

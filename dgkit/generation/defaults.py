@@ -18,7 +18,7 @@ from dgkit.generation.blocks import total_images
 from dgkit.generation.generate_config import DEFAULT_BATCH, DEFAULT_PRESET, GenerateConfig
 from dgkit.generation.jobs import JobPlan, make_job
 from dgkit.generation.run_speed import speed_records
-from dgkit.generation.settings import chosen_preset
+from dgkit.generation.settings import EIGHT_BITS, chosen_preset
 from dgkit.optional import install_command
 from dgkit.progress import Notify, Progress
 from dgkit.resources import available_memory, usable_cores
@@ -109,7 +109,7 @@ def _stated(config: GenerateConfig) -> tuple[str, str, str]:
     """Return the engine, auto if it is still to be chosen, with the dtype and the device that suit it."""
     from dgkit.engines.engine_recipe import resolve_device
 
-    engine = "openvino" if (config.engine, config.dtype) == ("auto", "int8") else config.engine
+    engine = EIGHT_BITS.get(config.dtype, "auto") if config.engine == "auto" else config.engine
     device = resolve_device(config.device, "torch" if engine == "auto" else engine)
     return engine, usual_dtype(device, engine) if config.dtype == "auto" else config.dtype, device
 
@@ -300,7 +300,7 @@ def require_engine(config: GenerateConfig, path: object) -> None:
 
 def slow_dtype_note(config: GenerateConfig, device: str) -> str | None:
     """Return a line if the CPU has no instructions for the number format of the settings."""
-    native = {"fp32", "int8", *(["bf16"] if multiplies_bf16() else [])}
+    native = {"fp32", *EIGHT_BITS, *(["bf16"] if multiplies_bf16() else [])}
     if device != "cpu" or config.engine_recipe is not None or config.dtype in native:
         return None
     return f"{config.dtype} is slow on this CPU, which has no instructions for it"

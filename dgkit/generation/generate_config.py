@@ -106,8 +106,8 @@ class GenerateConfig(Config):
     engine: Annotated[str, Metavar("ENGINE")] = Field(
         "auto", description="auto (by machine and count), torch, compile, ort, openvino or trt"
     )
-    dtype: Annotated[Literal["auto", "fp32", "bf16", "fp16", "int8"], Metavar("D")] = Field(
-        "auto", description="auto (the fastest here), fp32, bf16, fp16 or int8"
+    dtype: Annotated[Literal["auto", "fp32", "bf16", "fp16", "int8", "fp8"], Metavar("D")] = Field(
+        "auto", description="auto (the fastest here), fp32, bf16, fp16, int8 or fp8"
     )
     device: Annotated[str, Metavar("D")] = Field("auto", description="auto (CUDA if available), cpu, cuda or cuda:N")
     engine_recipe: Annotated[Path | dict[str, Any] | None, Metavar("FILE")] = Field(

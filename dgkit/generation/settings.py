@@ -28,6 +28,8 @@ if TYPE_CHECKING:
     from dgkit.diffusion.presets import Preset
     from dgkit.engines.engine_recipe import EngineRecipe
 
+EIGHT_BITS = {"int8": "openvino", "fp8": "trt"}  # the engine for a number format if none is stated
+
 
 def make_config(
     config: GenerateConfig | None, settings: dict[str, Any], arrays: Sequence["np.ndarray"] | None = None
@@ -133,7 +135,8 @@ def chosen_engines(config: GenerateConfig) -> "EngineRecipe":
 
     # What is left to dgkit is chosen once the model and the label maps are known; until then any engine will do.
     engine = "torch" if config.engine == "auto" else config.engine
-    dtype = "fp32" if config.dtype == "auto" or (config.engine, config.dtype) == ("auto", "int8") else config.dtype
+    chosen = config.engine == "auto" and config.dtype in EIGHT_BITS
+    dtype = "fp32" if config.dtype == "auto" or chosen else config.dtype
     flags: dict[str, Any] = {"engine": engine, "dtype": dtype, "device": config.device}
     if config.engine_recipe is not None:
         flags = {} if config.device == "auto" else {"device": config.device}
