@@ -66,7 +66,7 @@ $(VENV)/core.stamp: pyproject.toml constraints.txt | $(BIN)/python
 	@touch $@
 
 $(VENV)/dev.stamp: pyproject.toml constraints.txt | $(BIN)/python
-	$(INSTALL) -e '.[cpu,int8,rtx,ray,dev,seg,imagenet]'
+	$(INSTALL) -e '.[cpu,int8,modelopt,rtx,ray,dev,seg,imagenet]'
 	@# The packages of seg bring opencv-python, which overwrites the files of the headless one; see docs/start/install.md.
 	$(BIN)/python -m pip uninstall --quiet --yes opencv-python opencv-python-headless
 	$(INSTALL) --no-deps opencv-python-headless

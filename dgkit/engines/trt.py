@@ -86,9 +86,9 @@ class TrtRunner(Runner):
             library,
             engine.file(ENGINE),
             self.device,
-            cuda_graph=self.options.cuda_graph and not self.options.weight_streaming,
+            cuda_graph=self.options.cuda_graph,
             weights=weights,
-            budget=self.options.weight_budget_gib if self.options.weight_streaming else None,
+            budget=self.options.weight_budget_gib,
             streaming=self.options.weight_streaming,
             kernels=EngineStore().root / f".{engine.name}.kernels",
         )

@@ -245,11 +245,11 @@ def config_loader(
 
     def add_flags(builder: Any, definition: Any, config: "trt.IBuilderConfig") -> None:
         config.clear_flag(trt.BuilderFlag.TF32)
-        if options.weight_streaming:
+        if options.weight_streaming:  # TensorRT-RTX allows no workspace of ours then, and so no CUDA graph
             config.set_flag(trt.BuilderFlag.WEIGHT_STREAMING)
         if options.strip_weights and not options.refit:  # the engine takes no other weights than those of the build
             config.set_flag(trt.BuilderFlag.REFIT_IDENTICAL)
-        if library.is_rtx:
+        if library.is_rtx and not options.weight_streaming:
             config.set_flag(trt.BuilderFlag.REQUIRE_USER_ALLOCATION)  # required for CUDA graphs
 
     return polygraphy("backend.trt").PostprocessConfig(loader, add_flags)

@@ -54,7 +54,9 @@ class Session:
         streaming: bool = False,
         budget: float | None = None,
     ) -> None:
-        self._library, self._device, self._cuda_graph, self._kernels = library, device, cuda_graph, kernels
+        self._library, self._device, self._kernels = library, device, kernels
+        # With weight streaming the library takes its workspace itself, and no graph can refer to it.
+        self._cuda_graph, self._streaming = cuda_graph and not streaming, streaming
         library.reason()  # clears earlier messages
         with torch.cuda.device(device):
             self._stream = torch.cuda.Stream(device)  # TensorRT synchronises on the default stream
@@ -122,9 +124,9 @@ class Session:
     def _configure(self) -> tuple[Any, Any]:
         """Return the cache of compiled kernels (None for TensorRT), and the settings of new contexts."""
         if not self._library.is_rtx:
-            return None, trt.ExecutionContextAllocationStrategy.USER_MANAGED
+            return None, self._allocation()
         config = self._engine.create_runtime_config()
-        config.set_execution_context_allocation_strategy(trt.ExecutionContextAllocationStrategy.USER_MANAGED)
+        config.set_execution_context_allocation_strategy(self._allocation())
         # Compile kernels for a new shape before its first run, not in parallel: a graph captures the kernels in use.
         config.dynamic_shapes_kernel_specialization_strategy = trt.DynamicShapesKernelSpecializationStrategy.EAGER
         cache = config.create_runtime_cache()
@@ -132,6 +134,10 @@ class Session:
             cache.deserialize(self._kernels.read_bytes())  # ignored if another GPU or driver wrote it
         config.set_runtime_cache(cache)
         return cache, config
+
+    def _allocation(self) -> Any:
+        kinds = trt.ExecutionContextAllocationStrategy
+        return kinds.ON_PROFILE_CHANGE if self._streaming else kinds.USER_MANAGED
 
     def _tensor_types(self) -> dict[str, torch.dtype]:
         kinds = trt.DataType
@@ -168,6 +174,15 @@ class Session:
         if not ready or context.infer_shapes():
             shapes = {name: list(value.shape) for name, value in tensors.items()}
             raise EngineError(f"the engine does not support inputs of shape {shapes}: {self._library.reason()}")
+        if not self._streaming:
+            self._give_workspace(context)
+        outputs: dict[str, tuple[int, ...]] = {
+            n: tuple(context.get_tensor_shape(n)) for n in self._dtypes if n not in tensors
+        }
+        return _Plan(context, outputs, None, {})
+
+    def _give_workspace(self, context: Any) -> None:
+        """Let a context use the common workspace, enlarged if its shapes need more."""
         size = context.update_device_memory_size_for_shapes()
         if size > self._workspace.numel():
             for key in list(self._plans):  # their graphs refer to the old workspace
@@ -175,10 +190,6 @@ class Session:
             self._workspace = torch.empty(0, dtype=torch.uint8, device=self._device)
             self._workspace = torch.empty(size, dtype=torch.uint8, device=self._device)
         context.set_device_memory(self._workspace.data_ptr(), self._workspace.numel())
-        outputs: dict[str, tuple[int, ...]] = {
-            n: tuple(context.get_tensor_shape(n)) for n in self._dtypes if n not in tensors
-        }
-        return _Plan(context, outputs, None, {})
 
     def _drop(self, key: tuple[Any, ...]) -> None:
         torch.cuda.synchronize(self._device)  # its graph may still run

@@ -75,7 +75,7 @@ def test_engine_is_built_from_the_quantised_graph(quantised: Engine, folder: Mod
     types: Any = engine.sidecar.notes["types"]
     eight_bits = types["quantize"]
     assert eight_bits[dtype] == sum(eight_bits.values()) > 10  # each quantising layer gives 8 bits
-    assert types["convolution"].keys() == {"half"}
+    assert types["convolution"].keys() == {"fp16"}
 
 
 def test_key_names_the_calibration(folder: ModelFolder) -> None:

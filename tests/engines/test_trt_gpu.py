@@ -7,7 +7,9 @@ from typing import Any
 import pytest
 import torch
 
-from dgkit.engines.compare import TOLERANCES, Comparison, EngineSpec
+from dgkit.diffusion.loading import model_networks, open_model
+from dgkit.diffusion.random_model import RandomModel
+from dgkit.engines.compare import TOLERANCES, Comparison, EngineSpec, run_in_batches
 from dgkit.engines.layers import check_layers
 from dgkit.engines.onnx_export import example_inputs, relative_error
 from dgkit.engines.runner import BuildOptions, Network
@@ -84,3 +86,38 @@ def test_layers_of_an_engine_equal_those_of_the_graph() -> None:
     report = check_layers(Comparison(load, EngineSpec("torch"), EngineSpec("trt", "fp16"), device="cuda"))
     print(f"{len(report.checks)} layers, worst {report.worst.output} {report.worst.relative:.1e}")
     assert len(report.checks) > 20 and report.first is None
+
+
+def test_refitted_engine_equals_a_fresh_build() -> None:
+    first, second = (model_networks(RandomModel("tiny", seed=seed))["denoiser"] for seed in (0, 1))
+    with runner_of(first, refit=True) as runner:
+        assert error_of(first, runner) < TOLERANCES["fp16"]
+    with runner_of(second, refit=True) as runner:
+        assert "refitted_from" in runner.prepare()[0].sidecar.notes
+        assert error_of(second, runner) < TOLERANCES["fp16"]
+        assert error_of(first, runner) > TOLERANCES["fp16"]  # these are the new weights
+        refitted = runner(**example_inputs(second))["prediction"]
+    with runner_of(second) as runner:
+        fresh = runner(**example_inputs(second))["prediction"]
+    assert relative_error(refitted.float().cpu().numpy(), fresh.float().cpu().numpy()) < TOLERANCES["fp16"]
+
+
+@pytest.mark.parametrize("budget", [None, 0.0])
+def test_streamed_weights_give_the_same_outputs(budget: float | None) -> None:
+    network = random_networks("tiny")["denoiser"]
+    with runner_of(network, weight_streaming=True, weight_budget_gib=budget) as runner:
+        assert error_of(network, runner) < TOLERANCES["fp16"]
+
+
+@pytest.mark.parametrize("dtype", ["int8", "fp8"])
+def test_eight_bits(dtype: str) -> None:
+    for package in ("modelopt", "onnxslim"):
+        pytest.importorskip(package)
+    if dtype == "fp8" and torch.cuda.get_device_capability() < (8, 9):
+        pytest.skip("fp8 needs compute capability 8.9")
+    network = model_networks(open_model())["denoiser"]
+    with TrtRunner(network, "cuda", dtype) as runner:
+        held_out = runner.held_out()
+        assert held_out is not None
+        found = run_in_batches(runner, held_out[0], 4)["prediction"].cpu()
+    assert relative_error(found.numpy(), held_out[1]["prediction"].numpy()) < TOLERANCES[dtype]

@@ -56,7 +56,8 @@ class Context:
         return False
 
     def execute_async_v3(self, stream: int) -> bool:
-        assert self.workspace[1] >= 100 * self.shape[0] and self.addresses.keys() == {"latents", "image"}
+        assert self.workspace[1] >= 100 * self.shape[0] or self.engine.strategy == "ON_PROFILE_CHANGE"
+        assert self.addresses.keys() == {"latents", "image"}
         self.engine.runs.append(self)
         count = int(torch.tensor(self.shape).prod())
         kind = ctypes.c_float * count
@@ -68,8 +69,10 @@ class Context:
 
 class Engine:
     num_io_tensors = 2
+    streamable_weights_size = 5 << 30
 
     def __init__(self) -> None:
+        self.strategy, self.weight_streaming_budget_v2 = "USER_MANAGED", -1
         self.made, self.runs, self.broken = list[Context](), list[Context](), False
 
     def get_tensor_name(self, index: int) -> str:
@@ -78,8 +81,11 @@ class Engine:
     def get_tensor_dtype(self, name: str) -> str:
         return "FLOAT"
 
+    def get_weight_streaming_automatic_budget(self) -> int:
+        return 3 << 30
+
     def create_execution_context(self, strategy: Any) -> Context:
-        assert strategy == "USER_MANAGED"
+        assert strategy == self.strategy
         self.made.append(Context(self))
         return self.made[-1]
 
@@ -116,7 +122,7 @@ def library(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> TrtLibrary:
             return None
 
     kinds = SimpleNamespace(FLOAT="FLOAT", HALF="HALF", BF16="BF16", INT32="INT32", INT64="INT64")
-    strategies = SimpleNamespace(USER_MANAGED="USER_MANAGED")
+    strategies = SimpleNamespace(USER_MANAGED="USER_MANAGED", ON_PROFILE_CHANGE="ON_PROFILE_CHANGE")
     module = SimpleNamespace(Runtime=Runtime, DataType=kinds, ExecutionContextAllocationStrategy=strategies)
     monkeypatch.setattr(trt_session, "trt", module)
     monkeypatch.setattr(TrtLibrary, "logger", "logger")
@@ -194,3 +200,20 @@ def test_errors(session: Session, engine: Engine, library: TrtLibrary, tmp_path:
     foreign.write_bytes(b"something else")
     with pytest.raises(EngineError, match=r"foreign cannot be run on this GPU: no engine of ours$"):
         Session(library, foreign, CPU, cuda_graph=False, weights=None, kernels=tmp_path / "kernels")
+
+
+@pytest.mark.parametrize(("budget", "bytes_on_gpu"), [(None, 3 << 30), (0.5, 1 << 29), (64, 5 << 30), (0, 0)])
+def test_streamed_weights_leave_the_workspace_to_the_library(
+    library: TrtLibrary, engine: Engine, tmp_path: Path, budget: float | None, bytes_on_gpu: int
+) -> None:
+    file = tmp_path / "model.engine"
+    file.write_bytes(b"good engine")
+    engine.strategy = "ON_PROFILE_CHANGE"
+    session = Session(
+        library, file, CPU, cuda_graph=True, weights=None, kernels=tmp_path / "kernels", streaming=True, budget=budget
+    )
+    assert engine.weight_streaming_budget_v2 == bytes_on_gpu
+    latents = torch.ones(2, 3)
+    assert torch.equal(session.run(0, {"latents": latents})["image"], 2 * latents)
+    assert engine.made[0].workspace == (0, 0)  # none of ours
+    session.close()
