@@ -4,7 +4,7 @@
     DGKIT_TRT=rtx python benchmarks/studies/trt_8bit.py --csv rows.csv --random sd15          Stable Diffusion's sizes
 
 With ``--random`` the graph is calibrated on two random inputs instead of scenes: ranges do not change build time,
-memory or layers, and scenes of the size of Stable Diffusion take half an hour on two cores. The error is then no result.
+memory or layers, and scenes of Stable Diffusion's size take half an hour on two cores. The error is then no result.
 """
 
 import argparse
