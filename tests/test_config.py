@@ -202,7 +202,7 @@ def test_limits_hold_in_stages_with_their_own_defaults(text: str) -> None:
 @pytest.mark.parametrize(
     ("values", "hint"),
     [
-        ({"dtype": "fp8"}, "use 'auto', 'fp32', 'bf16', 'fp16' or 'int8'"),
+        ({"dtype": "fp4"}, "use 'auto', 'fp32', 'bf16', 'fp16', 'int8' or 'fp8'"),
         ({"count": 0}, "use a value of at least 1"),
         ({"min_share": 1.0}, "use a value below 1.0"),
         ({"count": "many"}, "count: Total number of images in OUT"),

@@ -48,7 +48,7 @@ def verify_calls(
             raise EngineError(
                 f"{spec.name} in {dtype}: output {name} differs from PyTorch by {off:.1e} on held-out calls (relative "
                 f"L2 error); at most {TOLERANCES[dtype]:.0e} is allowed",
-                "use --dtype bf16, or fp16 on a GPU",
+                "use --dtype bf16",
             )
     np.savez(folder / HELD_OUT, **calls)
     return {"error": errors, "held_out": len(held_out)}

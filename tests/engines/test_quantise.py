@@ -21,8 +21,9 @@ from dgkit.diffusion.model_folder import ModelFolder
 from dgkit.engines import openvino_runner
 from dgkit.engines.compare import Comparison, EngineSpec, check_network
 from dgkit.engines.engine_recipe import EngineRecipe
+from dgkit.engines.held_out_calls import HELD_OUT
 from dgkit.engines.onnx_export import TOLERANCES
-from dgkit.engines.openvino_runner import BLOB, HELD_OUT, OpenVinoRunner, engine_key
+from dgkit.engines.openvino_runner import BLOB, OpenVinoRunner, engine_key
 from dgkit.engines.quantise import load_nncf, sensitive_layers
 from dgkit.engines.runner import RUNNERS, Network, runner_class
 from dgkit.engines.sidecar import key_differences
@@ -152,10 +153,11 @@ def test_a_pipeline_in_int8_falls_back_to_fp32(micro_folder: Path) -> None:
     assert pipeline.runners["denoiser"].dtype_name == "int8" and pipeline._load_precise is not None
 
 
-@pytest.mark.parametrize("engine", sorted(set(RUNNERS) - {"openvino"}))
+@pytest.mark.parametrize("engine", sorted(set(RUNNERS) - {"openvino", "trt"}))
 def test_other_engines_refuse_int8(engine: str, folder: ModelFolder) -> None:
     with pytest.raises(
-        UsageError, match=rf"engine '{engine}' does not support int8, only fp32, .*'openvino' does"
+        UsageError,
+        match=rf"engine '{engine}' does not support int8, only fp32, .*engines 'openvino' and, on a GPU, 'trt' do",
     ) as caught:
         runner_class(engine)(denoiser(folder), dtype="int8")
     assert "use --engine openvino" in caught.value.hint

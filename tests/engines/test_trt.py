@@ -315,7 +315,7 @@ def test_a_graph_that_cannot_be_parsed(network: Network, monkeypatch: pytest.Mon
             return tmp_path / name
 
     monkeypatch.setenv("DGKIT_CACHE", str(tmp_path / "cache"))
-    monkeypatch.setattr(trt_build, "export_engine", lambda *_, **__: Garbage())
+    monkeypatch.setattr(trt_build, "typed_graph", lambda *_, **__: Garbage())
     with pytest.raises(EngineError, match=r"TensorRT cannot parse the condition: \S+") as caught:
         TrtRunner(network).prepare()
     assert "\n" not in caught.value.message and not list(EngineStore().root.glob("condition*"))
