@@ -47,7 +47,8 @@ def check(config: BenchConfig) -> None:
     for dtype in config.dtypes:
         known_dtype(dtype)
         if not any(_offered((engine, dtype)) for engine in config.engines):
-            raise UsageError(f"no engine of {', '.join(config.engines)} computes in {dtype}; openvino does",
+            able = "openvino" if dtype == "int8" else "trt"
+            raise UsageError(f"no engine of {', '.join(config.engines)} computes in {dtype}; {able} does",
                              "add it to --engines")  # fmt: skip
     find_preset(config.preset)
     if config.against and not set(config.subjects) & set(OFFICIAL_SUBJECTS):

@@ -52,7 +52,7 @@ def test_int8_runs_on_engines_that_support_it_and_has_no_ceiling() -> None:
     [
         ({"subjects": ["segmenter"]}, "unknown subject 'segmenter'; known: denoiser, vae"),
         ({"engines": ["tvm"]}, "unknown engine 'tvm'"),
-        ({"dtypes": ["fp8"]}, "unknown dtype 'fp8'"),
+        ({"dtypes": ["fp4"]}, "unknown dtype 'fp4'"),
         ({"engines": ["torch", "ort"], "dtypes": ["int8"]}, "no engine of torch, ort computes in int8; openvino does"),
         ({"batches": [0]}, "--batches 0; allowed: 1 or more"),
         ({"preset": "best"}, "unknown preset 'best'"),

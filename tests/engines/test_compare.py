@@ -55,7 +55,7 @@ def test_values_that_are_not_finite_are_located(value: float) -> None:
 def test_sides() -> None:
     assert EngineSpec.parse("torch:bf16") == EngineSpec("torch", "bf16") and str(EngineSpec.parse("ort")) == "ort:fp32"
     assert set(TOLERANCES) == {*DTYPES, *QUANTISED}
-    for text, words in (("nope", "unknown engine"), ("torch:fp8", "unknown dtype")):
+    for text, words in (("nope", "unknown engine"), ("torch:fp4", "unknown dtype")):
         with pytest.raises(UsageError, match=words):
             EngineSpec.parse(text)
 
