@@ -236,8 +236,8 @@ def find_parts(root: Path) -> dict[str, Path]:
             named = one_line(str(kind or "model with a transformer"), 80)
             raise ModelError(f"{root} holds a {named}, which is not supported", f"supported: {SUPPORTED}")
         raise ModelError(f"the model folder {root} has no unet/")
-    added = read_config(unet, "unet").get("addition_embed_type")
-    return {name: root / name for name in (*PARTS, *(("text_encoder_2",) if added == "text_time" else ()))}
+    second = ("text_encoder_2",) if is_sdxl(read_config(unet, "unet")) else ()
+    return {name: root / name for name in (*PARTS, *second)}
 
 
 def tokenizers(root: Path, configs: Mapping[str, dict[str, Any]]) -> list[tuple[TokenizerFiles, dict[str, Any]]]:
@@ -247,6 +247,12 @@ def tokenizers(root: Path, configs: Mapping[str, dict[str, Any]]) -> list[tuple[
         if not folder.is_dir():
             raise ModelError(f"the model folder {root} has no {folder.name}/", _HINTS.get(name, ""))
     return [(TokenizerFiles(folder), configs[name]) for folder, name in found]
+
+
+def zeros_for_empty(root: Path) -> bool:
+    """Return whether an SDXL model was trained with zeros as the embeddings of an empty prompt."""
+    index = read_json(root / _INDEX) if (root / _INDEX).is_file() else {}
+    return index.get("force_zeros_for_empty_prompt", True) is not False
 
 
 def check_fit(configs: dict[str, dict[str, Any]], paths: dict[str, Path], taxonomy: Taxonomy = CITYSCAPES19) -> None:
@@ -285,9 +291,14 @@ def _check_text(configs: dict[str, dict[str, Any]], paths: dict[str, Path]) -> N
             )
 
 
+def is_sdxl(unet: Mapping[str, Any]) -> bool:
+    """Return whether a UNet or ControlNet takes the further inputs of SDXL, by its config."""
+    return unet.get("addition_embed_type") == "text_time"
+
+
 def family(unet: Mapping[str, Any]) -> str:
     """Return the name of the family that a UNet or ControlNet belongs to, by its config."""
-    if unet.get("addition_embed_type") == "text_time":
+    if is_sdxl(unet):
         return "SDXL"
     names = {768: "Stable Diffusion 1", 1024: "Stable Diffusion 2"}
     return names.get(unet.get("cross_attention_dim", 1280), "a model of another size")
@@ -338,7 +349,6 @@ def _info(root: Path, configs: dict[str, dict[str, Any]], taxonomy: Taxonomy) ->
     defaults = _defaults(root / "dgkit.json")
     lengths = [files.length(_positions(config)) for files, config in tokenizers(root, configs)]
     two = len(lengths) > 1
-    index = read_json(root / _INDEX) if two and (root / _INDEX).is_file() else {}
     return ModelInfo(
         name=defaults.name or root.resolve().name,
         tile=tile,
@@ -351,7 +361,7 @@ def _info(root: Path, configs: dict[str, dict[str, Any]], taxonomy: Taxonomy) ->
         scheduler=read_json(root / "scheduler" / "scheduler_config.json"),
         defaults=defaults,
         pooled_width=_pooled_width(configs),
-        zero_empty=two and index.get("force_zeros_for_empty_prompt", True) is not False,
+        zero_empty=two and zeros_for_empty(root),
         vae_fp16=not (two and vae.get("force_upcast", True)),
         taxonomy=taxonomy,
     )

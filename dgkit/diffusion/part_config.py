@@ -40,6 +40,11 @@ PARTS = {
 TEXT_ENCODERS = ("text_encoder", "text_encoder_2")
 KNOWN_PARTS = PARTS | {"text_encoder_2": Part("text_encoder_2", ("CLIPTextModelWithProjection",), "model")}
 """The parts of every model, and those that only SDXL has."""
+SDXL_INDEX = {
+    "text_encoder_2": ["transformers", "CLIPTextModelWithProjection"],
+    "tokenizer_2": ["transformers", "CLIPTokenizer"],
+}
+"""What ``model_index.json`` of SDXL lists in addition."""
 TEXT_KEYS = frozenset(
     {
         "vocab_size",

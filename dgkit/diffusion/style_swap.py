@@ -20,7 +20,7 @@ import torch
 
 from dgkit.diffusion.hub import find_controlnet, find_model
 from dgkit.diffusion.model_folder import ModelFolder, condition_text, controlnet_taxonomy
-from dgkit.diffusion.part_config import KNOWN_PARTS, read_json
+from dgkit.diffusion.part_config import KNOWN_PARTS, SDXL_INDEX, read_json
 from dgkit.diffusion.weight_files import find_weights
 from dgkit.diffusion.weights import check_finite, check_keys, read_shapes, skeleton
 from dgkit.engines.modules import Denoiser, without_condition_embedding
@@ -178,8 +178,7 @@ def _index(folder: ModelFolder) -> str:
         index |= {
             "_class_name": "StableDiffusionXLControlNetPipeline",
             "force_zeros_for_empty_prompt": folder.info.zero_empty,
-            "text_encoder_2": ["transformers", "CLIPTextModelWithProjection"],
-            "tokenizer_2": ["transformers", "CLIPTokenizer"],
+            **SDXL_INDEX,
         }
         del index["requires_safety_checker"], index["safety_checker"]
     return json.dumps(index, indent=2, sort_keys=True) + "\n"

@@ -37,11 +37,11 @@ def drop_words(caption: str, rng: np.random.Generator) -> str:
 class TextCache:
     """Text embeddings in float16; each distinct caption is encoded once and kept in a folder.
 
-    ``encode`` maps B captions to a float array [B, L, D]. It is called with one caption at a time, so that an embedding
-    does not depend on the others in a batch. ``digest`` identifies the encoder (see ``latents.digest_network``); each
-    encoder has its own folder. A caption is one file that is complete or absent, so processes may share the folder
-    and be killed at any time; a file that does not match the SHA-256 at its end is encoded again. ``keep`` embeddings
-    stay in memory.
+    ``encode`` maps B captions to a float array [B, L, D], or flat [B, N]. It is called with one caption at a time,
+    so that an embedding does not depend on the others in a batch. ``digest`` identifies the encoder (see
+    ``latents.digest_network``); each encoder has its own folder. A caption is one file that is complete or absent, so
+    processes may share the folder and be killed at any time; a file that does not match the SHA-256 at its end is
+    encoded again. ``keep`` embeddings stay in memory.
     """
 
     def __init__(
@@ -52,7 +52,10 @@ class TextCache:
         self._recent: dict[str, np.ndarray] = {}
 
     def __call__(self, captions: Sequence[str]) -> np.ndarray:
-        """Return the embeddings, float16 [B, L, D]. Raises :class:`OutputError` if the folder cannot be written."""
+        """Return the embeddings in float16, otherwise as ``encode`` does.
+
+        Raises :class:`OutputError` if the folder cannot be written.
+        """
         return np.stack([self._one(text) for text in captions])
 
     def _one(self, text: str) -> np.ndarray:
@@ -87,5 +90,5 @@ class TextCache:
         # Files of earlier versions end with the array.
         if data[end:] not in (b"", hashlib.sha256(data[:end]).digest()):
             return None
-        intact = embedding.dtype == np.float16 and embedding.ndim == 2 and np.isfinite(embedding).all()
+        intact = embedding.dtype == np.float16 and embedding.ndim in (1, 2) and np.isfinite(embedding).all()
         return embedding if intact else None

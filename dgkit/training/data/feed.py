@@ -26,7 +26,8 @@ class Example:
 
     ``image`` is uint8 [S, S, 3] RGB. ``latents`` have side s = S / factor; a cache without deviations gives zeros.
     ``label`` is uint8 [S, S], train ids 0..18 or 255. ``style`` is a word of ``dgkit.prompts.STYLES`` or "none".
-    ``source`` names the file or scene in error messages.
+    ``source`` names the file or scene in error messages. ``frame`` is height and width of the image before it was
+    rescaled, and top and left of the crop in the rescaled image, in pixels.
     """
 
     image: np.ndarray | None
@@ -35,6 +36,7 @@ class Example:
     caption: str
     style: str = "none"
     source: str = ""
+    frame: tuple[int, int, int, int] | None = None
 
 
 @runtime_checkable

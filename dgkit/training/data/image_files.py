@@ -99,7 +99,8 @@ class ImageFeed:
         box = place_crop(self.files.shape(index, factor), self.files.size, self.files.grid, rng)
         image, moments = self.files.cut(index, factor, box)
         text, style = self._describe(index)
-        return Example(image, moments, None, text, style, str(self.files.paths[index]))
+        frame = (*self.files.shape(index, 1.0), box.y, box.x)
+        return Example(image, moments, None, text, style, str(self.files.paths[index]), frame)
 
     def whole_images(self) -> Sequence[WholeImage]:
         """Return every image at every factor."""

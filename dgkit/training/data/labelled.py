@@ -71,10 +71,11 @@ class LabelledFeed:
         label = read_label(sample.label, sample.encoding, sample.taxonomy)
         shape = scaled(label.shape, factor)
         box = place_crop(shape, self.size, self.files.grid, rng, self._anchor(sample, label, class_id, shape, rng))
+        frame = (*label.shape[:2], box.y, box.x)
         label = crop(resize_label(label, *shape), box)
         image, moments = self.files.cut(number, factor, box)
         style = _STYLES.get(sample.condition, NO_STYLE)
-        return Example(image, moments, label, self._caption(label, style), style, str(sample.label))
+        return Example(image, moments, label, self._caption(label, style), style, str(sample.label), frame)
 
     def whole_images(self) -> Sequence[WholeImage]:
         """Return every image at every factor."""

@@ -66,14 +66,18 @@ class SceneFeed:
         window = np.s_[index, y : y + self.size, x : x + self.size]
         image = np.array(cache.images[window]) if self.pixels else None
         label = np.array(cache.labels[window])
+        height, width = cache.labels.shape[1:]
+        left = x
         if self.flip and rng.random() < self.flip:
+            left = width - self.size - x
             label = np.ascontiguousarray(label[:, ::-1])
             image = None if image is None else np.ascontiguousarray(image[:, ::-1])
         text = cache.captions[index]
         style = style_of(text)
         if self.captions == "crop":
             text = compose(caption(label), style)
-        return Example(image, self._moments(which, index, box), label, text, style, cache.key(index))
+        frame = (height, width, y, left)
+        return Example(image, self._moments(which, index, box), label, text, style, cache.key(index), frame)
 
     def whole_images(self) -> Sequence[WholeImage]:
         """Return every scene."""

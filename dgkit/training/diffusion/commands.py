@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from diffusers import AutoencoderKL, ControlNetModel, UNet2DConditionModel
 
-from dgkit.diffusion.model_folder import condition_text
+from dgkit.diffusion.model_folder import condition_text, is_sdxl
 from dgkit.errors import UsageError
 from dgkit.files import cache_folder
 from dgkit.progress import Notify, Progress, within
@@ -191,7 +191,7 @@ def _prepare(
     model = find_training_model(config.model, config.seed)
     unet = model.unet()
     size = _crop_size(config, int(unet.config.sample_size), model)
-    noising = _noising(config, model, size, progress, notify, labels)
+    noising = _noising(config, model, size, progress, notify, labels, is_sdxl=is_sdxl(unet.config))
     steps, guidance_scale = config.validation.steps, config.validation.guidance_scale
     painter = ImagePainter(noising, size=size, steps=steps, guidance_scale=guidance_scale, seed=config.seed)
     return _DiffusionParts(model, unet, noising, painter)
@@ -215,13 +215,16 @@ def _noising(
     progress: Progress | None,
     notify: Notify | None,
     labels: bool,
+    is_sdxl: bool,
 ) -> Noising:
     feed = build_feed(config.data, size, config.seed, progress=progress, notify=notify)
     cache = cache_folder() / "training"
     if config.data.cache_latents:
         dtype = DTYPES[config.train.precision]
-        precision = None if dtype == torch.float32 else dtype
-        vae = model.vae().to("cuda" if torch.cuda.is_available() else "cpu")
+        vae = model.vae()
+        overflows = is_sdxl and dtype == torch.float16 and vae.config.force_upcast
+        precision = None if dtype == torch.float32 or overflows else dtype
+        vae = vae.to("cuda" if torch.cuda.is_available() else "cpu")
         feed = with_cached_latents(feed, vae, cache, precision=precision, progress=within(progress, "latents"))
     return Noising(
         model,

@@ -78,9 +78,10 @@ class ControlNetTask(DiffusionTask):
         """Return the mean squared error of the UNet's prediction with the ControlNet's residuals, a scalar."""
         noised = self.noising.batch(batch)
         inputs = (noised.latents, noised.timesteps, noised.text)
-        down, middle = module(*inputs, noised.condition, return_dict=False)
+        down, middle = module(*inputs, noised.condition, added_cond_kwargs=noised.added, return_dict=False)
         prediction = self.unet(
             *inputs,
+            added_cond_kwargs=noised.added,
             down_block_additional_residuals=[residual.to(self.noising.dtype) for residual in down],
             mid_block_additional_residual=middle.to(self.noising.dtype),
             return_dict=False,

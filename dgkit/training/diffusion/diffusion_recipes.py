@@ -80,7 +80,7 @@ class Training(Config):
     """Settings of all three commands."""
 
     model: str
-    """folder or hub id of a diffusers pipeline; random:sd15: its networks with random weights"""
+    """folder or hub id of a diffusers pipeline; random:sd15, sd21 or sdxl: its networks with random weights"""
     out: Path | None = None
     """output folder; --out"""
     data: FeedConfig

@@ -53,7 +53,8 @@ class LdmTask(DiffusionTask):
     def loss(self, module: nn.Module, batch: Tensors) -> Tensor:
         """Return the mean squared error of the predicted noise or v, a scalar."""
         noised = self.noising.batch(batch)
-        prediction = module(noised.latents, noised.timesteps, noised.text, return_dict=False)[0]
+        inputs = (noised.latents, noised.timesteps, noised.text)
+        prediction = module(*inputs, added_cond_kwargs=noised.added, return_dict=False)[0]
         return diffusion_loss(prediction, noised.target, noised.weights)
 
     def validate(self, module: nn.Module, step: int, folder: Path) -> Mapping[str, float | np.ndarray]:
@@ -97,6 +98,14 @@ def text_effect(unet: Any, noising: Noising) -> float:
     noise = torch.randn(4, unet.config.in_channels, tile, tile, generator=torch.Generator().manual_seed(0)).to(device)
     prompts = [compose("road building sky", style) for style in ("snowy", "night")]
     time = int(0.9 * noising.schedule.config.num_train_timesteps)
+    side = float(tile * noising.factor)
+    sizes = torch.tensor([side, side, 0.0, 0.0, side, side], device=device).expand(4, -1)
+
+    def predict(prompt: str) -> Tensor:
+        encoded = noising.text([prompt] * 4)
+        added = noising.added(encoded["text_embeds"], sizes) if noising.text.pair else None
+        return unet(noise, time, encoded["text"].float(), added_cond_kwargs=added).sample.float()
+
     with torch.autocast(device.type, noising.dtype, enabled=noising.dtype != torch.float32):
-        snowy, night = (unet(noise, time, noising.text([prompt] * 4).float()).sample.float() for prompt in prompts)
+        snowy, night = map(predict, prompts)
     return float((snowy - night).norm() / night.norm())

@@ -5,7 +5,6 @@ on the CPU, in float32. Frozen networks encode images and text per batch, on the
 """
 
 import hashlib
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -36,7 +35,8 @@ DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 class Noised:
     """Inputs and targets of a denoiser, float [B,...] in the precision of the frozen networks; the target is float32.
 
-    ``condition`` is the one-hot label [B,20,S,S], or None without labels. ``weights`` float32 [B].
+    ``condition`` is the one-hot label [B,20,S,S], or None without labels. ``weights`` float32 [B]. ``added`` are the
+    further inputs of SDXL, ``text_embeds`` [B,P] and ``time_ids`` float32 [B,6]; None for other models.
     """
 
     latents: Tensor
@@ -45,6 +45,7 @@ class Noised:
     condition: Tensor | None
     target: Tensor
     weights: Tensor
+    added: Tensors | None = None
 
 
 class Noising:
@@ -75,7 +76,7 @@ class Noising:
         self.vae: AutoencoderKL = model.vae()
         self.captions: TextCache | None = None
         if text_cache is not None:
-            self.captions = TextCache(text_cache, digest_network(self.text.encoder), self._embed)
+            self.captions = TextCache(text_cache, self._text_digest(), self.text.packed)
             self.identity["text_cache"] = True
         self.add_frozen(self.text.encoder, self.vae)
         self.factor = 2 ** (len(self.vae.config.block_out_channels) - 1)
@@ -91,7 +92,10 @@ class Noising:
 
         It has ``latents`` float32 [C,s,s] (scaled), or ``image`` uint8 [3,S,S] and ``posterior`` noise [C,s,s];
         ``noise`` float32 [C,s,s]; ``timestep`` int64 []; ``tokens`` int64 [L], or ``text`` float32 [L,D] from the
-        cache; and with labels ``label`` uint8 [S,S]. Raises InputError for an example without what it needs.
+        cache; and with labels ``label`` uint8 [S,S]. For SDXL ``tokens`` are [2,L], the cache adds ``text_embeds``
+        float32 [P], and ``time_ids`` float32 [6] is the crop as drawn: height and width of the whole image before
+        rescaling, top and left of the crop, its height and width. Raises InputError for an example without what it
+        needs.
         """
         rng = np.random.default_rng([self.seed, index])
         example = self.feed.draw(rng)
@@ -102,9 +106,13 @@ class Noising:
         sample["noise"] = torch.from_numpy(rng.standard_normal(tuple(shape), dtype=np.float32))
         sample["timestep"] = torch.tensor(timestep)
         if self.captions:
-            sample["text"] = torch.from_numpy(self.captions([example.caption])[0].astype(np.float32))
+            sample.update(self.text.unpacked(self.captions([example.caption])[0]))
         else:
             sample["tokens"] = self.text.tokens([example.caption])[0]
+        if self.text.pair:
+            size = shape[-1] * self.factor
+            frame = example.frame or (size, size, 0, 0)
+            sample["time_ids"] = torch.tensor([*frame, size, size], dtype=torch.float32)
         if self.labels:
             if example.label is None:
                 raise InputError(
@@ -134,7 +142,7 @@ class Noising:
             if "latents" not in batch:
                 batch["latents"] = self._encode(batch.pop("image"), batch.pop("posterior"))
             if "text" not in batch:
-                batch["text"] = self.text.encode(batch.pop("tokens"))
+                batch.update(self.text.encode(batch.pop("tokens")))
         return batch
 
     @torch.no_grad()
@@ -150,7 +158,12 @@ class Noising:
             condition=one_hot(batch["label"], self.taxonomy.channels).to(self.dtype) if self.labels else None,
             target=diffusion_target(self.schedule, latents, noise, timesteps),
             weights=snr_weights(self.schedule, timesteps, self.objective.min_snr_gamma),
+            added=self.added(batch["text_embeds"], batch["time_ids"]) if self.text.pair else None,
         )
+
+    def added(self, pooled: Tensor, time_ids: Tensor) -> Tensors:
+        """Return the further inputs of SDXL for pooled text [B,P] and sizes [B,6]."""
+        return {"text_embeds": pooled.to(self.dtype), "time_ids": time_ids}
 
     def _encode(self, image: Tensor, posterior: Tensor) -> Tensor:
         """Return scaled latents float32 [B,C,s,s], drawn from the posterior of uint8 [B,3,S,S]."""
@@ -168,8 +181,13 @@ class Noising:
         upcast = self.dtype == torch.float16 and self.vae.config.force_upcast
         move_module(self.vae, device, torch.float32 if upcast else self.dtype)
 
-    def _embed(self, captions: Sequence[str]) -> np.ndarray:
-        return self.text(captions).float().cpu().numpy()
+    def _text_digest(self) -> str:
+        """Return what embeddings depend on; those of a pair also on the tokenizers and on the rule for "" ."""
+        found = digest_network(self.text.encoder)
+        if not self.text.pair:
+            return found
+        rule = f"{found} {self.text.zero_empty} {self.text.tokens(['a', '']).tolist()}"
+        return hashlib.sha256(rule.encode()).hexdigest()
 
     def describe(self, index: int) -> str:
         """Return the file or scene that sample ``index`` is cut from."""

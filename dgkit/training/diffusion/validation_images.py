@@ -14,6 +14,8 @@ from diffusers import (
     ControlNetModel,
     StableDiffusionControlNetPipeline,
     StableDiffusionPipeline,
+    StableDiffusionXLControlNetPipeline,
+    StableDiffusionXLPipeline,
     UNet2DConditionModel,
 )
 
@@ -68,21 +70,25 @@ class ImagePainter:
         return (np.nan_to_num(image).clip(0, 1) * 255).round().astype(np.uint8)
 
     def _pipeline(self, unet: UNet2DConditionModel, controlnet: ControlNetModel | None, device: torch.device) -> Any:
-        noising = self.noising
-        parts = {
-            "vae": noising.vae,
-            "text_encoder": noising.text.encoder,
-            "tokenizer": noising.text.tokenizer,
-            "unet": unet,
-            "scheduler": noising.schedule,
-            "safety_checker": None,
-            "feature_extractor": None,
-            "requires_safety_checker": False,
-        }
-        if controlnet is None:
-            pipeline = StableDiffusionPipeline(**parts)
+        text = self.noising.text
+        parts = {"vae": self.noising.vae, "unet": unet, "scheduler": self.noising.schedule}
+        if controlnet is not None:
+            parts["controlnet"] = controlnet
+        if text.pair:
+            plain, steered = StableDiffusionXLPipeline, StableDiffusionXLControlNetPipeline
+            parts |= {
+                "text_encoder": text.encoder.first,
+                "text_encoder_2": text.encoder.second,
+                "tokenizer": text.tokenizer.first,
+                "tokenizer_2": text.tokenizer.second,
+                "force_zeros_for_empty_prompt": text.zero_empty,
+                "add_watermarker": False,
+            }
         else:
-            pipeline = StableDiffusionControlNetPipeline(**parts, controlnet=controlnet)
+            plain, steered = StableDiffusionPipeline, StableDiffusionControlNetPipeline
+            parts |= {"text_encoder": text.encoder, "tokenizer": text.tokenizer}
+            parts |= {"safety_checker": None, "feature_extractor": None, "requires_safety_checker": False}
+        pipeline = (plain if controlnet is None else steered)(**parts)
         pipeline.set_progress_bar_config(disable=True)
         return pipeline.to(device)
 

@@ -28,7 +28,7 @@ def test_every_word_of_a_prompt_is_one_token_and_the_longest_prompt_fits(tmp_pat
 
 def test_words_are_orthogonal_and_frame_words_and_padding_are_zero(tmp_path):
     text = _text(tmp_path)
-    encoded = text(["road car , in snowy weather .", ""])
+    encoded = text(["road car , in snowy weather .", ""])["text"]
     norms = encoded.norm(dim=-1)
     assert encoded.shape == (2, MAX_TOKENS, TEXT_WIDTH)
     assert torch.allclose(norms[0, [1, 2, 5]], torch.full((3,), TEXT_WIDTH**0.5), rtol=1e-3)

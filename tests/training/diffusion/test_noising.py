@@ -99,7 +99,7 @@ def test_a_feed_without_label_maps_is_refused(model):
 def test_cached_text_is_encoded_once_and_equals_uncached_text_in_float16(model, tmp_path, monkeypatch):
     plain, cached = _noising(model, OneFeed()), _noising(model, OneFeed(), text_cache=tmp_path)
     calls = []
-    embed = cached._embed
+    embed = cached.text.packed
     monkeypatch.setattr(cached.captions, "encode", lambda captions: calls.append(captions) or embed(captions))
     batch = _batch(cached)
     assert calls == [["road"]]
