@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
-from dgkit.diffusion.part_config import PARTS
+from dgkit.diffusion.part_config import KNOWN_PARTS, SUPPORTED
 from dgkit.diffusion.weight_files import choose_weights, list_shards
 from dgkit.errors import ModelError, one_line, shown
 
@@ -23,7 +23,7 @@ class HubFiles:
 
     def plain(self) -> list[str]:
         """Return what a model in the plain form has: every part with one file in full precision."""
-        weights = [f"{folder}{PARTS[part].stem}.safetensors" for folder, part in self.parts.items()]
+        weights = [f"{folder}{KNOWN_PARTS[part].stem}.safetensors" for folder, part in self.parts.items()]
         return sorted({*self.needed, *weights}, key=lambda name: (name.count("/"), name))
 
     def choose(self, names: Sequence[str], where: str) -> tuple[list[str], list[str]]:
@@ -31,7 +31,7 @@ class HubFiles:
 
         Raises ModelError for several variants of weights of which none is preferred.
         """
-        needed = [name for name in self.needed if name not in TOKENIZER_PAIR or WHOLE_TOKENIZER not in names]
+        needed = [name for name in self.needed if TOKENIZER_PAIRS.get(name, "") not in names]
         chosen = [name for name in (*self.needed, *self.optional) if name in names]
         missing = [name for name in needed if name not in names]
         parts = self.parts | ({"controlnet/": "controlnet"} if "controlnet/config.json" in names else {})
@@ -39,33 +39,46 @@ class HubFiles:
             own = [name.removeprefix(folder) for name in names if name.startswith(folder)]
             weights = choose_weights(own, part, f"{where}/{folder}".rstrip("/"))
             if weights is None:
-                missing.append(f"{folder}{PARTS[part].stem}.safetensors")
+                missing.append(f"{folder}{KNOWN_PARTS[part].stem}.safetensors")
             else:
                 chosen.append(folder + weights)
         return chosen, missing
 
 
-TOKENIZER_PAIR = ("tokenizer/vocab.json", "tokenizer/merges.txt")
-WHOLE_TOKENIZER = "tokenizer/tokenizer.json"  # with it the pair is not needed
+TOKENIZERS = ("tokenizer", "tokenizer_2")
+# The file with which each file of a pair is not needed.
+TOKENIZER_PAIRS = {
+    f"{folder}/{name}": f"{folder}/tokenizer.json" for folder in TOKENIZERS for name in ("vocab.json", "merges.txt")
+}
 PRIOR = HubFiles(
     needed=(
         "model_index.json",
         "scheduler/scheduler_config.json",
         "tokenizer/tokenizer_config.json",
-        *TOKENIZER_PAIR,
+        "tokenizer/vocab.json",
+        "tokenizer/merges.txt",
         "text_encoder/config.json",
         "unet/config.json",
         "vae/config.json",
     ),
     optional=(
         "dgkit.json",
-        WHOLE_TOKENIZER,
+        "tokenizer/tokenizer.json",
         "tokenizer/special_tokens_map.json",
         "tokenizer/added_tokens.json",
         "controlnet/config.json",
         "controlnet/dgkit.json",
     ),
     parts={f"{part}/": part for part in ("text_encoder", "unet", "vae")},
+)
+_SECOND = ("tokenizer_config.json", "vocab.json", "merges.txt")
+SDXL_PRIOR = HubFiles(
+    needed=(*PRIOR.needed, *(f"tokenizer_2/{name}" for name in _SECOND), "text_encoder_2/config.json"),
+    optional=(
+        *PRIOR.optional,
+        *(f"tokenizer_2/{name}.json" for name in ("tokenizer", "special_tokens_map", "added_tokens")),
+    ),
+    parts={**PRIOR.parts, "text_encoder_2/": "text_encoder_2"},
 )
 CONTROLNET = HubFiles(needed=("config.json",), optional=("dgkit.json",), parts={"": "controlnet"})
 _HUB_ID = re.compile(r"^[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*(/[\w.-]+)*$")
@@ -106,8 +119,12 @@ def _find(source: str | Path, files: HubFiles) -> Path:
     except (OSError, ValueError, RuntimeError) as error:  # a name too long, a NUL character, an unknown ~user
         reason = getattr(error, "strerror", None) or one_line(str(error), 100)
         raise ModelError(f"the model {shown(str(source))} cannot be found: {reason}", "check the path") from error
+    if exists and files is PRIOR:
+        from dgkit.diffusion.single_file import converted
+
+        return converted(path)
     if exists:
-        raise ModelError(f"{path} is a file; expected a model folder", "pass the folder that holds model_index.json")
+        raise ModelError(f"{path} is a file; expected a model folder", "pass the folder that holds config.json")
     if isinstance(source, str) and _HUB_ID.match(source):
         return _download(source, files)
     raise ModelError(f"model folder {path} does not exist", "pass a folder or a hub id such as owner/name")
@@ -122,6 +139,12 @@ def _download(source: str, files: HubFiles) -> Path:
     try:
         names, cached = _list(repository)
         own = [name.removeprefix(prefix) for name in names if name.startswith(prefix)]
+        if files is PRIOR and "transformer/config.json" in own and "unet/config.json" not in own:
+            raise ModelError(
+                f"{source} is a model with a transformer, which is not supported", f"supported: {SUPPORTED}"
+            )
+        if files is PRIOR and "text_encoder_2/config.json" in own:
+            files = SDXL_PRIOR
         chosen, missing = files.choose(own, source)
         if missing:
             raise ModelError(f"{source} lacks files on the hub or in its cached copy: {', '.join(missing)}", hint)

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 from dgkit.config import Config, load_config
-from dgkit.diffusion.part_config import PARTS, TEXT_ENCODERS, read_config, read_json
+from dgkit.diffusion.part_config import PARTS, SUPPORTED, TEXT_ENCODERS, read_config, read_json
 from dgkit.diffusion.tokenizer_files import TokenizerFiles, TokenizerPair
 from dgkit.diffusion.weight_files import check_headers, count_weights, find_weights
 from dgkit.engines.spec import TIME_VALUES
@@ -24,7 +24,6 @@ from dgkit.taxonomies import CITYSCAPES19, Taxonomy, find_taxonomy
 if TYPE_CHECKING:
     from torch import nn
 
-SUPPORTED = "Stable Diffusion 1.x and 2.x, SDXL"
 RANDOM = "random:"  # prefix of the names of models that are made in memory
 _INDEX = "model_index.json"
 

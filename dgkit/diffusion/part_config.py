@@ -40,6 +40,7 @@ PARTS = {
 TEXT_ENCODERS = ("text_encoder", "text_encoder_2")
 KNOWN_PARTS = PARTS | {"text_encoder_2": Part("text_encoder_2", ("CLIPTextModelWithProjection",), "model")}
 """The parts of every model, and those that only SDXL has."""
+SUPPORTED = "Stable Diffusion 1.x and 2.x, SDXL"
 SDXL_INDEX = {
     "text_encoder_2": ["transformers", "CLIPTextModelWithProjection"],
     "tokenizer_2": ["transformers", "CLIPTokenizer"],

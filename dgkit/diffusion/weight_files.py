@@ -2,6 +2,7 @@
 
 import math
 import re
+import shlex
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -157,11 +158,14 @@ def _no_weights(folder: Path, stem: str) -> ModelError:
     if not pickles:
         return ModelError(f"{folder / stem}.safetensors is missing")
     names = [str(folder / name) for name in pickles if name.split("-0")[0] == pickles[0].split("-0")[0]]
+    code = (
+        "import torch; from safetensors.torch import save_file; "
+        f"save_file({{k: v.contiguous() for f in {names} for k, v in torch.load(f, weights_only=True).items()}}, "
+        f"{str(folder / stem) + '.safetensors'!r})"
+    )
     return ModelError(
         f"{folder} has only pickled weights ({pickles[0]}), which can execute code; expected {stem}.safetensors",
-        f'convert: python -c "import torch; from safetensors.torch import save_file; '
-        f"save_file({{k: v.contiguous() for f in {names} for k, v in torch.load(f, weights_only=True).items()}}, "
-        f"'{folder / stem}.safetensors')\"",
+        f"convert: python -c {shlex.quote(code)}",
     )
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -10,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from dgkit.diffusion.loading import load_pipeline
@@ -194,3 +196,54 @@ def test_swap_writes_what_diffusers_loads(family_model: Path, tmp_path: Path) ->
         theirs.unet.conv_in.weight, ModelFolder(family_model).part("unet").conv_in.weight
     )
     assert swap(family_model, other, tmp_path / "out").existed
+
+
+def test_the_line_that_converts_pickles_survives_any_path(sdxl_model: Path, tmp_path: Path) -> None:
+    folder = Path(shutil.copytree(sdxl_model, tmp_path / """it's "a" $(touch x) `y` model"""))
+    path = folder / "text_encoder_2" / "model.safetensors"
+    torch.save(load_file(path), path.with_name("pytorch_model.bin"))
+    path.unlink()
+    with pytest.raises(ModelError, match="has only pickled weights") as caught:
+        ModelFolder(folder).part("text_encoder_2")
+    words = shlex.split(caught.value.hint.removeprefix("convert: "))
+    assert words[:2] == ["python", "-c"] and len(words) == 3
+    exec(words[2])
+    weights = ModelFolder(folder).part("text_encoder_2").state_dict()
+    expected = ModelFolder(sdxl_model).part("text_encoder_2").state_dict()
+    assert all(torch.equal(weights[name], value) for name, value in expected.items())
+
+
+def test_forms_of_a_folder_of_sdxl(sdxl_model: Path, tmp_path: Path) -> None:
+    """Variants, shards, byte order marks, and tokenizers in one file, in the parts that only SDXL has too."""
+    from transformers import CLIPTokenizer
+
+    folder = Path(shutil.copytree(sdxl_model, tmp_path / "copy"))
+    for part, suffix in (("unet", "non_ema"), ("vae", "fp16"), ("text_encoder", "fp16")):
+        (path,) = (folder / part).glob("*.safetensors")
+        path.rename(path.with_name(path.name.replace(".safe", f".{suffix}.safe")))
+    whole = folder / "text_encoder_2" / "model.safetensors"
+    names = sorted(load_file(whole))
+    shards = {name: f"model-0000{1 + i % 2}-of-00002.safetensors" for i, name in enumerate(names)}
+    for shard in set(shards.values()):
+        own = {name: value for name, value in load_file(whole).items() if shards[name] == shard}
+        save_file(own, whole.parent / shard)
+    whole.unlink()
+    (whole.parent / "model.safetensors.index.json").write_text(json.dumps({"metadata": {}, "weight_map": shards}))
+    for name in ("tokenizer", "tokenizer_2"):
+        tokenizer = CLIPTokenizer.from_pretrained(folder / name, local_files_only=True)
+        shutil.rmtree(folder / name)
+        tokenizer.save_pretrained(folder / name)
+    for path in folder.rglob("*.json"):
+        path.write_bytes(b"\xef\xbb\xbf" + path.read_bytes())
+    swap(folder, sdxl_model, tmp_path / "out")
+    with load_pipeline(sdxl_model) as plain, load_pipeline(folder) as forms, load_pipeline(tmp_path / "out") as joined:
+        prompts, preset = ["a road, in snowy weather."], Preset("quick", steps=1, two_pass=False)
+        expected = plain.encode_text(prompts)
+        for other in (forms, joined):
+            found = other.encode_text(prompts)
+            assert all(torch.equal(found[name], value) for name, value in expected.items())
+            pictures = [sample(pipeline, scenes(1), preset)[0].image for pipeline in (plain, other)]
+            assert np.array_equal(*pictures)
+    (folder / "text_encoder_2" / "model-00002-of-00002.safetensors").unlink()
+    with pytest.raises(ModelError, match=r"model-00002-of-00002.safetensors is missing, a shard of"):
+        ModelFolder(folder).part("text_encoder_2")

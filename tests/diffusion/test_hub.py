@@ -106,3 +106,20 @@ def test_without_network_and_copy(hub: FakeHub) -> None:
     hub.online = False
     with pytest.raises(ModelError, match="the hub cannot be reached"):
         find_model("owner/name")
+
+
+def test_both_text_encoders_of_sdxl_are_fetched(sdxl_model: Path, hub: FakeHub) -> None:
+    shutil.rmtree(hub.remote)
+    shutil.copytree(sdxl_model, hub.remote)
+    assert ModelFolder(find_model("owner/name")).digest() == ModelFolder(sdxl_model).digest()
+    assert fetched(hub) == sorted(path.relative_to(sdxl_model).as_posix() for path in sdxl_model.rglob("*.*"))
+    (hub.remote / "tokenizer_2" / "merges.txt").unlink()
+    with pytest.raises(ModelError, match=r"lacks files on the hub or in its cached copy: tokenizer_2/merges\.txt"):
+        find_model("owner/name")
+
+
+def test_a_model_with_a_transformer_is_not_fetched(hub: FakeHub) -> None:
+    (hub.remote / "unet").rename(hub.remote / "transformer")
+    with pytest.raises(ModelError, match="is a model with a transformer, which is not supported") as caught:
+        find_model("owner/name")
+    assert caught.value.hint == "supported: Stable Diffusion 1.x and 2.x, SDXL" and not hub.cache.exists()
