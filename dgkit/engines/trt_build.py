@@ -40,15 +40,18 @@ def profiles(network: Network, batch: tuple[int, int, int]) -> tuple[Profile, ..
     """Return the optimisation profiles of an engine.
 
     The VAE networks have a second profile for single images of other sizes: half to twice the height and half to four
-    times the width of the model's own. The batch of the first profile is limited to :data:`VAE_PIXELS` per call.
+    times the width of the model's own, less for models of large images. The batch of the first profile is limited to
+    :data:`VAE_PIXELS` per call.
     """
     sizes = network.sizes
     if "height" not in dynamic_symbols(network.spec):
         return ({"batch": batch},)
-    fit = max(1, VAE_PIXELS // (sizes["image_height"] * sizes["image_width"]))
+    area = sizes["image_height"] * sizes["image_width"]
+    fit = max(1, VAE_PIXELS // area)
+    widest = max(1, min(4, (2 * VAE_PIXELS - 1) // (2 * area)))  # of an image of twice the height
     own = {"batch": (min(batch[0], fit), min(batch[1], fit), min(batch[2], fit))}
     single = {"batch": (1, 1, 1)}
-    for symbol, most in (("height", 2), ("width", 4)):
+    for symbol, most in (("height", 2), ("width", widest)):
         cells, pixels = sizes[symbol], sizes[f"image_{symbol}"]
         own[symbol], own[f"image_{symbol}"] = (cells,) * 3, (pixels,) * 3
         few = max(1, cells // 2)

@@ -15,6 +15,7 @@ from dgkit.diffusion.random_model import RandomModel
 from dgkit.engines.engine_recipe import EngineRecipe
 from dgkit.engines.onnx_export import export_engine, graph_key
 from dgkit.engines.spec import ADDED, NETWORKS, SDXL_NETWORKS
+from dgkit.engines.trt_build import profiles
 from dgkit.errors import UsageError
 from tests.models import random_networks
 
@@ -55,6 +56,15 @@ def test_the_vae_stays_in_fp32() -> None:
         assert "force_upcast false" in caught.value.hint
     others = model_networks(RandomModel("tiny"))
     assert recipe.runners(others)["vae_decoder"].dtype_name == "fp16"
+
+
+def test_no_tensor_of_the_vae_exceeds_what_tensorrt_can_hold() -> None:
+    """At the largest size of a profile, with 256 channels at full resolution."""
+    for name, widest in (("sd15", 4), ("sd21", 4), ("sdxl", 3)):
+        own, single = profiles(model_networks(RandomModel(name))["vae_decoder"], (1, 8, 64))
+        for profile in (own, single):
+            assert profile["batch"][2] * profile["image_height"][2] * profile["image_width"][2] * 256 < 2**31
+        assert single["image_width"][2] == widest * own["image_width"][0]
 
 
 def test_a_vae_made_for_fp16(sdxl_model: Path, tmp_path: Path) -> None:
