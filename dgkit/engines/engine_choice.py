@@ -13,7 +13,7 @@ import math
 import os
 import shutil
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from importlib.resources import files
 from importlib.util import find_spec
 
@@ -21,6 +21,7 @@ from dgkit.diagnosis import cpu
 
 FLOP_PER_WEIGHT = 0.23  # operations of a denoiser per weight and latent cell: 0.25 embedded, 0.21 Stable Diffusion 1.5
 _MEASURED_CORES = 2
+_LARGER = 1.5  # times the weights of the largest measured model, such as SDXL
 _BF16 = {"AVX512_BF16", "AMX_BF16", "ARM_BF16"}
 # Packages that run an engine, and those that build it in addition.
 PACKAGES: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
@@ -88,10 +89,19 @@ def _importable(name: str) -> bool:
 
 
 def measured_engines(device: str, dtype: str, parameters: float) -> tuple[EngineSpeed, ...]:
-    """Return the rows for ``dtype`` on ``device`` of the measured model whose denoiser is closest in size."""
+    """Return the rows for ``dtype`` on ``device`` of the measured model whose denoiser is closest in size.
+
+    For a model larger than all measured ones, time and memory of a build grow with its weights.
+    """
     rows = [row for row in _table() if (row.device, row.dtype) == (device.partition(":")[0], dtype)]
     closest = min((abs(math.log(row.parameters / parameters)) for row in rows), default=0.0)
-    return tuple(row for row in rows if abs(math.log(row.parameters / parameters)) == closest)
+    found = [row for row in rows if abs(math.log(row.parameters / parameters)) == closest]
+    scale = parameters / max((row.parameters for row in rows), default=parameters)
+    if scale < _LARGER:
+        return tuple(found)
+    return tuple(
+        replace(row, build_seconds=scale * row.build_seconds, build_gib=scale * row.build_gib) for row in found
+    )
 
 
 def worthwhile(work: Work, rows: Iterable[EngineSpeed], offered: Callable[[str], bool]) -> str:

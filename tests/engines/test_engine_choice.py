@@ -89,3 +89,11 @@ def test_an_engine_without_its_packages_is_not_installed(monkeypatch: pytest.Mon
     assert installed("openvino", build=False) and not installed("openvino") and installed("torch")
     monkeypatch.setenv("CXX", "/no/such/compiler")
     assert installed("compile", build=False) and not installed("compile")
+
+
+def test_a_larger_model_needs_more_memory_to_build() -> None:
+    """SDXL has three times the weights of Stable Diffusion 1.5."""
+    plain, large = measured_engines("cpu", "bf16", SD15), measured_engines("cpu", "bf16", 3 * SD15)
+    for row, grown in zip(plain, large, strict=True):
+        assert grown.build_gib == pytest.approx(3 * row.build_gib, rel=0.01)
+        assert grown.seconds_per_tflop == row.seconds_per_tflop
