@@ -23,8 +23,10 @@ if TYPE_CHECKING:
     from dgkit.diffusion.style_swap import SwapReport, swap
     from dgkit.errors import DgkitError
     from dgkit.generation.generate_config import GenerateConfig
+    from dgkit.generation.preview import PreviewResult, preview
     from dgkit.generation.result import GenerateResult
     from dgkit.generation.run import generate
+    from dgkit.styles import Style
     from dgkit.taxonomies import Taxonomy, find_taxonomy
     from dgkit.world import Scene, render
 
@@ -33,10 +35,12 @@ _HOMES = {
     "GenerateConfig": "dgkit.generation.generate_config",
     "GenerateResult": "dgkit.generation.result",
     "Preset": "dgkit.diffusion.presets",
+    "PreviewResult": "dgkit.generation.preview",
     "Record": "dgkit.data.records",
     "Scene": "dgkit.world",
     "SceneRequest": "dgkit.diffusion.sampler",
     "SceneResult": "dgkit.diffusion.sampler",
+    "Style": "dgkit.styles",
     "SwapReport": "dgkit.diffusion.style_swap",
     "Taxonomy": "dgkit.taxonomies",
     "embedded_model": "dgkit.diffusion.loading",
@@ -45,6 +49,7 @@ _HOMES = {
     "generate": "dgkit.generation.run",
     "load_pipeline": "dgkit.diffusion.loading",
     "one_hot": "dgkit.diffusion.pipeline",
+    "preview": "dgkit.generation.preview",
     "read_label": "dgkit.data.labelmap",
     "render": "dgkit.world",
     "sample": "dgkit.diffusion.sampler",
@@ -56,10 +61,12 @@ __all__ = [
     "GenerateConfig",
     "GenerateResult",
     "Preset",
+    "PreviewResult",
     "Record",
     "Scene",
     "SceneRequest",
     "SceneResult",
+    "Style",
     "SwapReport",
     "Taxonomy",
     "__version__",
@@ -69,6 +76,7 @@ __all__ = [
     "generate",
     "load_pipeline",
     "one_hot",
+    "preview",
     "read_label",
     "render",
     "sample",

@@ -11,6 +11,7 @@ from typing import Any, TypeVar
 
 import yaml
 from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic.fields import FieldInfo
 
 from dgkit.documents import DocumentError, parse_yaml, read_bytes
 from dgkit.errors import InputError, UsageError, did_you_mean, one_line, shown
@@ -28,6 +29,13 @@ class Metavar:
     text: str
 
 
+@dataclass(frozen=True)
+class Repeated:
+    """Flag of a field whose option is repeatable: ``styles: Annotated[..., Repeated("style")]`` is ``--style``."""
+
+    flag: str
+
+
 class Config(BaseModel):
     """Base of all config classes: frozen; unknown keys are errors; a string below a field is its description."""
 
@@ -39,6 +47,12 @@ class Config(BaseModel):
         coerce_numbers_to_str=True,
         allow_inf_nan=False,
     )
+
+
+def flag_of(name: str, field: FieldInfo) -> str:
+    """Return the command-line flag of a field."""
+    own = (item.flag for item in field.metadata if isinstance(item, Repeated))
+    return f"--{next(own, name.replace('_', '-'))}"
 
 
 def load_config(

@@ -25,6 +25,8 @@ FLOORS = {
             "imports",
             "progress",
             "prompts",
+            "styles",
+            "wording",
             "resources",
             "taxonomies",
             "taxonomy_setting",

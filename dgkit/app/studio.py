@@ -23,6 +23,7 @@ from dgkit.generation.agreement import AgreementCheck
 from dgkit.generation.generate_config import GenerateConfig
 from dgkit.generation.guards import memory_errors
 from dgkit.generation.jobs import make_job
+from dgkit.generation.scene_generator import scene_request
 from dgkit.generation.settings import chosen_preset, chosen_style_mix, make_plan
 from dgkit.progress import Advance, ignore
 
@@ -90,12 +91,11 @@ class Studio:
             alone = config.model_copy(update={"judge": None, "labels": None, "arrays": 1})
             plan, _ = make_plan(alone, label_arrays([label]), self.pipeline, chosen_style_mix(config), ignore)
             job = make_job(plan, 0)
-            request = dgkit.SceneRequest(job.label, job.prompt, job.seed)
             started = time.perf_counter()
             with memory_errors(config.samples):
                 (result,) = dgkit.sample(
                     self.pipeline,
-                    [request],
+                    [scene_request(job)],
                     chosen_preset(config),
                     batch=config.samples,
                     progress=self._watch(progress),

@@ -77,19 +77,26 @@ def _presets() -> list[Row]:
 
 
 def _styles() -> list[Row]:
-    from dgkit.prompts import STYLE_NAMES, compose
+    from dgkit.prompts import compose
+    from dgkit.styles import KNOWN_STYLES, STYLE_SETS
 
-    return [{"name": style, "prompt": compose("road car", style)} for style in STYLE_NAMES]
+    sets = {style.name: name for name, styles in STYLE_SETS.items() for style in styles}
+    return [
+        {"name": style.name, "set": sets.get(style.name), "prompt": compose("road car", style)}
+        for style in KNOWN_STYLES.values()
+    ]
 
 
 def _mixes() -> list[Row]:
-    from dgkit.data.style_mixes import STYLE_MIXES
+    from dgkit.data.style_mixes import STYLE_MIXES, StyleMix
     from dgkit.prompts import STYLE_NAMES
 
-    return [
-        {"name": mix.name, **dict(zip(STYLE_NAMES, map(float, mix.probabilities), strict=True))}
-        for mix in STYLE_MIXES.values()
-    ]
+    def row(mix: StyleMix) -> Row:
+        shares = dict(zip(mix.names, map(float, mix.probabilities), strict=True))
+        others = sum(share for style, share in shares.items() if style not in STYLE_NAMES)
+        return {"name": mix.name, **{style: shares[style] for style in STYLE_NAMES}, "others": others}
+
+    return [row(mix) for mix in STYLE_MIXES.values()]
 
 
 def _datasets() -> list[Row]:

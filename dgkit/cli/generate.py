@@ -13,6 +13,7 @@ from dgkit.cli.pack import pack_with_bars
 from dgkit.texts import count_of
 
 if TYPE_CHECKING:
+    from dgkit.generation.generate_config import GenerateConfig
     from dgkit.generation.result import GenerateResult
     from dgkit.progress import Progress
 
@@ -22,7 +23,8 @@ STAGES = {"index": ("Reading label maps", "maps"), "generate": ("Generating", "i
 PANELS = {
     "Label maps": "labels jobs dataset world encoding split taxonomy label_scale rare",
     "Model": "model controlnet engine dtype device engine_recipe cuda_graph rebuild",
-    "Scenes": "count preset style_mix balance_classes balance_styles size seed",
+    "Scenes": "count preset size seed balance_classes balance_styles preview",
+    "Words": "style_mix styles prompt_template class_words class_limit negative_prompt",
     "Label quality": "judge min_agreement redraws boundary duplicates",
     "Run": "batch workers shard ray recipe sets format as_json",
 }
@@ -35,6 +37,9 @@ def generate(
     recipe: Annotated[Path | None, recipe_file("OUT/config.yaml")] = None,
     sets: Annotated[list[str] | None, settings("steps=30")] = None,
     format: Annotated[str | None, option("F", "Also pack into OUT/FORMAT: webdataset or parquet")] = None,
+    preview: Annotated[
+        bool, typer.Option("--preview", help="Only write OUT/preview.png: 3 label maps in every style")
+    ] = False,
     as_json: Json = False,
 ) -> None:
     """Make labelled street scenes from label maps.
@@ -46,6 +51,9 @@ def generate(
     from dgkit.generation.generate_config import GenerateConfig
 
     config = load_config(GenerateConfig, recipe, sets or (), **flags)
+    if preview:
+        _preview(out, config, format, as_json)
+        return
     if format is not None:
         from dgkit.errors import UsageError
         from dgkit.outputs.packing import check_format
@@ -69,6 +77,22 @@ def generate(
         _report(result)
     if format is not None:
         pack_with_bars(out, out / format, format)
+
+
+def _preview(out: Path, config: GenerateConfig, format: str | None, as_json: bool) -> None:
+    """Write the preview of a run and say how to start the run."""
+    from dgkit.generation.preview import preview
+
+    if format is not None:
+        from dgkit.errors import UsageError
+
+        raise UsageError("--preview and --format cannot be combined: a preview is one picture", "drop --format")
+    with interruptible("run the same command again for the preview"), progress_bars(STAGES) as progress:
+        result = preview(out, config, progress=progress, notify=inform)
+    if as_json:
+        print_json(result.to_json())
+    shown = f"{count_of(result.labels, 'label map')} in {count_of(len(result.styles), 'style')}"
+    say(f"preview: {result.path} ({shown}); omit --preview to make the {count_of(result.count, 'scene')}")
 
 
 def _describe(result: GenerateResult, progress: Progress) -> None:

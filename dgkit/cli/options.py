@@ -27,6 +27,8 @@ POLICY = "never, auto (missing or stale) or always"
 COMPLETIONS: Mapping[str, tuple[str | tuple[str, ...], str]] = {
     "preset": ("dgkit.diffusion.presets:PRESETS", ""),
     "style_mix": ("dgkit.data.style_mixes:STYLE_MIXES", ""),
+    "styles": ("dgkit.styles:KNOWN_STYLES", ""),
+    "class_words": ("dgkit.labels:CLASSES", "="),
     "encoding": ("dgkit.labels:ENCODINGS", ""),
     "taxonomy": (("cityscapes19", "camvid11"), ""),  # dgkit.taxonomies would import numpy
     "protocol": ("dgkit.evaluation.benchmark.protocols:PROTOCOLS", ""),
@@ -142,17 +144,19 @@ def _on_command_line(ctx: typer.Context, name: str) -> bool:
 
 def _option(name: str, field: FieldInfo, panel: str | None) -> inspect.Parameter:
     """Return the option for a field, as a parameter of a command."""
-    from dgkit.config import Metavar
+    from dgkit.config import Metavar, flag_of
 
     kind, default = _option_type(field), field.default
     if field.is_required():
         default = ...
+    elif kind == list[str]:
+        default = default or None
     elif kind is str and default is not None:
         default = ",".join(map(str, default)) if isinstance(default, tuple) else str(default)
-    flag = name.replace("_", "-")
+    flag = flag_of(name, field)
     option = typer.Option(
         None if default == "" else default,
-        f"--{flag}/--no-{flag}" if default is True else f"--{flag}",
+        f"{flag}/--no-{flag[2:]}" if default is True else flag,
         metavar=next((item.text for item in field.metadata if isinstance(item, Metavar)), None),
         help=field.description,
         rich_help_panel=panel,
@@ -185,7 +189,11 @@ def _option_type(field: FieldInfo) -> Any:
     """Return the type that Typer shows and parses; ``str`` where the config class itself parses a text."""
     from pydantic import BeforeValidator
 
+    from dgkit.config import Repeated
+
     annotation = field.annotation
+    if any(isinstance(item, Repeated) for item in field.metadata):
+        return list[str]
     if any(isinstance(item, BeforeValidator) for item in field.metadata):
         return str
     if typing.get_origin(annotation) is tuple:

@@ -27,7 +27,7 @@ from dgkit.data.pairs import read_pair
 from dgkit.data.records import line_fault, names_own_files, with_slashes
 from dgkit.errors import InputError
 from dgkit.files import digest_file, local_path, user_path
-from dgkit.prompts import NO_STYLE
+from dgkit.styles import NO_STYLE
 from dgkit.taxonomies import CITYSCAPES19, Taxonomy
 
 FILTERED = "labels_filtered"  # subfolder of `dgkit filter`, with a manifest of the scenes that it kept

@@ -33,8 +33,9 @@ class Record:
     height) in pixels of the source label map after scaling by ``label_scale``. ``class_name`` is the class that the
     crop was chosen for. ``rule_met`` is False if no crop held that class on the required share of its area and the best
     crop was taken. ``prompt_used`` is ``prompt`` without the class names that exceeded the model's text length.
-    ``style`` is "none" for a prompt without a style. ``retried`` is True if the image was not finite and was computed
-    again in fp32.
+    ``style`` is "none" for a prompt without a style. ``guidance_scale`` is that of the style; None: it has none of its
+    own. Neither None nor an empty ``negative_prompt`` is written. ``retried`` is True if the image was not finite and
+    was computed again in fp32.
 
     With a judge, ``attempts`` are all samplings of the image and ``seed`` is that of the one that was kept.
     ``accepted`` is False if its agreement is below the required one, in which case the best attempt was kept.
@@ -59,6 +60,8 @@ class Record:
     label_sha256: str
     attempts: tuple[Attempt, ...] = ()
     accepted: bool = True
+    negative_prompt: str = ""
+    guidance_scale: float | None = None
 
     def located(self, folder: Path) -> "Record":
         """Return a copy with absolute paths, which open from anywhere; ``folder`` is that of the record."""
@@ -74,8 +77,10 @@ class Record:
         """Return the line of the manifest; its keys are in the order of the fields."""
         values = {("class" if key == "class_name" else key): value for key, value in asdict(self).items()}
         attempts, accepted = values.pop("attempts"), values.pop("accepted")
+        words = {key: values.pop(key) for key in ("negative_prompt", "guidance_scale")}
+        worded = {key: value for key, value in words.items() if value not in ("", None)}
         judged = {"agreement": self.agreement, "accepted": accepted, "attempts": list(attempts)}
-        return {**values, "crop": list(self.crop), **(judged if self.attempts else {})}
+        return {**values, "crop": list(self.crop), **worded, **(judged if self.attempts else {})}
 
     @classmethod
     def from_json(cls, line: Mapping[str, Any]) -> "Record":
@@ -162,6 +167,7 @@ _VALUES: dict[str, tuple[Callable[[Any], bool], str]] = {
     "class": (lambda value: value is None or _is_text(value), "a text"),
     "crop": (_is_crop, "four integers"),
     "prompt": _TEXT,
+    "negative_prompt": _TEXT,
     "style": _TEXT,
     "seed": (_is_whole, "an integer of 64 bits"),
     "image_sha256": _DIGEST,

@@ -5,7 +5,7 @@ float [B, C, h, w], and float [B, c, h, w]. ``added`` are the tensors that a fam
 names of :data:`dgkit.engines.spec.ADDED`; the first axis of each is that of ``text``.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from typing import Protocol
 
 import torch
@@ -22,26 +22,23 @@ class Denoise(Protocol):
         ...
 
 
-def guided(denoise: Denoise, scale: float, negative: Mapping[str, Tensor]) -> Denoise:
+def guided(denoise: Denoise, scale: float) -> Denoise:
     """Apply classifier-free guidance, Ho and Salimans 2022: ``u + scale * (c - u)``, both halves in one call.
 
-    ``negative`` holds the ``text`` of the unconditional half, float [1, L, D], and its ``added`` tensors; both halves
-    get the condition, and the added tensors that ``negative`` lacks. A scale of 1 gives the plain conditional
-    prediction at half the cost.
+    The result takes ``text`` and ``added`` tensors of both halves of a sample, [B, 2, ...]: those of the negative prompt,
+    then those of the prompt. Both halves get the condition.
     """
-    if scale == 1.0:
-        return denoise
 
-    def pair(name: str, value: Tensor) -> Tensor:
-        return torch.cat([negative.get(name, value).to(value).expand_as(value), value])
+    def pair(values: Tensor) -> Tensor:
+        return torch.cat(values.unbind(1))
 
     def call(latents: Tensor, timestep: Tensor, text: Tensor, condition: Tensor, **added: Tensor) -> Tensor:
         both = denoise(
             torch.cat([latents, latents]),
             torch.cat([timestep, timestep]),
-            pair("text", text),
+            pair(text),
             torch.cat([condition, condition]),
-            **{name: pair(name, value) for name, value in added.items()},
+            **{name: pair(value) for name, value in added.items()},
         )
         plain, steered = both.float().chunk(2)
         return plain + scale * (steered - plain)

@@ -4,6 +4,7 @@ A batch of the denoiser contains windows, guidance halves and images. The canvas
 regardless of the precision of the networks.
 """
 
+import functools
 import os
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -24,7 +25,8 @@ from dgkit.diffusion.sampling_plan import Redraw, SamplingPlan
 from dgkit.diffusion.schedule import Schedule, State
 from dgkit.diffusion.tiles import Windows
 from dgkit.errors import UsageError
-from dgkit.prompts import caption, compose
+from dgkit.prompts import Wording
+from dgkit.styles import Style, check_guidance, find_style
 from dgkit.taxonomies import CITYSCAPES19, Taxonomy
 
 BATCH_SIZES = 4  # distinct batch sizes on a GPU, each captured once, when images have different numbers of windows
@@ -40,29 +42,42 @@ class SceneRequest:
     """An image to generate; ``label`` uint8 [H, W] of train ids, 255 = ignore, H and W multiples of the VAE factor.
 
     ``style`` instead of ``prompt`` composes the prompt from the classes of the label, those of ``taxonomy``, and a
-    style such as "snowy". Raises UsageError for both, or an unknown style.
+    style, or the name of a known one such as "snowy"; its negative prompt and guidance scale apply unless they are
+    stated here. ``names`` are the names of classes in the prompt, joined by blanks, which may be shortened.
+    ``guidance_scale`` None: that of preset or model. Raises UsageError for prompt and style, an unknown style, or a
+    scale that is not from 0 to 100.
     """
 
     label: np.ndarray
     prompt: str = ""
     seed: int = 0
-    style: InitVar[str | None] = None
+    style: InitVar[str | Style | None] = None
     taxonomy: InitVar[Taxonomy] = CITYSCAPES19
+    names: tuple[str, ...] = field(default=(), compare=False)
+    negative_prompt: str = ""
+    guidance_scale: float | None = None
 
-    def __post_init__(self, style: str | None, taxonomy: Taxonomy) -> None:
+    def __post_init__(self, style: str | Style | None, taxonomy: Taxonomy) -> None:
+        check_guidance(self.guidance_scale, "SceneRequest")
         if style is None:
             return
         if self.prompt:
             raise UsageError("prompt and style cannot be combined in a SceneRequest", "drop one of the two")
-        object.__setattr__(self, "prompt", compose(caption(self.label, taxonomy.prompt_names), style))
+        style = find_style(style) if isinstance(style, str) else style
+        worded = Wording(taxonomy=taxonomy).prompt(self.label, style)
+        scale = style.guidance_scale if self.guidance_scale is None else self.guidance_scale
+        values = {"prompt": worded.text, "names": worded.names, "guidance_scale": scale,
+                  "negative_prompt": self.negative_prompt or style.negative_prompt or ""}  # fmt: skip
+        for name, value in values.items():
+            object.__setattr__(self, name, value)
 
 
 @dataclass
 class SceneState:
     """The state of one request; ``finite`` becomes False at the first image with a value that is not finite.
 
-    ``encoded`` is the prompt's row of :meth:`Pipeline.encode_text`. ``low`` and ``high`` are the 8-bit images of the
-    passes, ``upsampled`` the latents that the second pass starts from.
+    ``encoded`` are the rows of :meth:`Pipeline.encode_text` of the negative prompt and of the prompt, each value [2, ...].
+    ``low`` and ``high`` are the 8-bit images of the passes, ``upsampled`` the latents that the second pass starts from.
     """
 
     request: SceneRequest
@@ -92,7 +107,6 @@ class Run:
     ) -> None:
         self.pipeline, self.preset, self.batch, self.noise, self.count = pipeline, preset, batch, noise, count
         self.plan = SamplingPlan(preset, pipeline.info)
-        self.negative: dict[str, Tensor] = {}
 
     @property
     def on_gpu(self) -> bool:
@@ -105,17 +119,19 @@ class Run:
 
     def scenes(self, requests: Sequence[SceneRequest]) -> list[SceneState]:
         """Return the initial state of each request; each distinct prompt is fitted and encoded once."""
-        prompts = {prompt: self.pipeline.fit_prompt(prompt) for prompt in dict.fromkeys(r.prompt for r in requests)}
-        distinct = list(dict.fromkeys(["", *(fitted for fitted, _ in prompts.values())]))
-        encoded = self.pipeline.encode_text(distinct)
-        row = {prompt: {name: value[i] for name, value in encoded.items()} for i, prompt in enumerate(distinct)}
-        self.negative = {name: value[None] for name, value in row[""].items()}
+        fit = functools.cache(self.pipeline.fit_prompt)
+        negatives = [fit(request.negative_prompt)[0] for request in requests]
+        prompts = [fit(request.prompt, request.names) for request in requests]
+        distinct = list(dict.fromkeys([*negatives, *(fitted for fitted, _ in prompts)]))
+        encoded, row = self.pipeline.encode_text(distinct), {prompt: i for i, prompt in enumerate(distinct)}
 
-        def scene(request: SceneRequest) -> SceneState:
-            fitted, shortened = prompts[request.prompt]
-            return SceneState(request, fitted, shortened, row[fitted])
+        def both(negative: str, prompt: str) -> dict[str, Tensor]:
+            return {name: value[[row[negative], row[prompt]]] for name, value in encoded.items()}
 
-        return [scene(request) for request in requests]
+        return [
+            SceneState(request, fitted, shortened, both(negative, fitted))
+            for request, negative, (fitted, shortened) in zip(requests, negatives, prompts, strict=True)
+        ]
 
     def generate(self, scenes: list[SceneState]) -> None:
         """Run both passes for scenes of one size; afterwards each scene has its images, or is not finite."""
@@ -244,9 +260,9 @@ class Run:
 
     def denoiser(self, schedule: Schedule, scenes: list[SceneState], windows: list[Windows], rescale: int) -> _Step:
         """Return the network wrapped in guidance, batches and windows, with timesteps, text and condition bound."""
-        encoded = {name: torch.stack([scene.encoded[name] for scene in scenes]) for name in scenes[0].encoded}
-        factor = self.pipeline.vae_factor
-        added = self.pipeline.added(encoded, windows[0].tile_height * factor, windows[0].tile_width * factor)
+        both = {name: torch.stack([scene.encoded[name] for scene in scenes]) for name in scenes[0].encoded}
+        prompts = {name: value[:, 1] for name, value in both.items()}
+        height, width = (cells * self.pipeline.vae_factor for cells in (windows[0].tile_height, windows[0].tile_width))
         condition = self.conditions(scenes, windows, rescale)
         same_windows = len(set(windows)) == 1
         network: Denoise = self.pipeline.denoise
@@ -254,16 +270,21 @@ class Run:
             network = in_padded_batches(network, max(1, self.batch // BATCH_SIZES), self.batch)
         inner = in_batches(network, self.batch, self.count)
         # Both guidance halves of a sample are in one call, unless the batch is 1.
-        pair = in_batches(guided(inner, self.plan.scale, self.negative), max(1, self.batch // self.plan.halves))
+        pair = in_batches(guided(inner, self.plan.scale), max(1, self.batch // self.plan.halves))
         whole = {
-            with_guidance: tiled(one, windows[0]) if same_windows else tiled_each(one, windows)
-            for with_guidance, one in ((True, pair), (False, inner))
+            with_guidance: (
+                tiled(one, windows[0]) if same_windows else tiled_each(one, windows),
+                encoded["text"],
+                self.pipeline.added(encoded, height, width),
+            )
+            for with_guidance, one, encoded in ((True, pair, both), (False, inner, prompts))
         }
 
         def call(index: int, latents: Tensor) -> Tensor:
             time = schedule.timesteps[index]
             timestep = torch.full((len(scenes),), time, dtype=torch.int64, device=latents.device)
-            return whole[self.plan.guided(schedule, index)](latents, timestep, encoded["text"], condition, **added)
+            wrapped, text, added = whole[self.plan.guided(schedule, index)]
+            return wrapped(latents, timestep, text, condition, **added)
 
         return call
 

@@ -120,15 +120,17 @@ class Pipeline:
         """Return the model's noise schedule for ``steps`` steps of ``solver``."""
         return make_schedule(self.info.scheduler, steps, solver)
 
-    def fit_prompt(self, prompt: str) -> tuple[str, bool]:
+    def fit_prompt(self, prompt: str, names: Sequence[str] = ()) -> tuple[str, bool]:
         """Return a prompt within the model's number of tokens, and whether anything was dropped.
 
-        Whole class names are dropped from the end of the list. A style clause at the end of the prompt is kept; the
+        Whole class names are dropped from the end of the list of ``names``. A style clause after it is kept; the
         tokenizer alone would cut off exactly that clause.
         """
         limit = self.info.text_length
-        names = self.info.taxonomy.prompt_names
-        return fit_words(prompt, lambda text: len(self.tokenizer(text)["input_ids"]) <= limit, names)
+        known = self.info.taxonomy.prompt_names
+        return fit_words(
+            prompt, lambda text: len(self.tokenizer(text, verbose=False)["input_ids"]) <= limit, names, known
+        )
 
     def encode_text(self, prompts: Sequence[str]) -> dict[str, Tensor]:
         """Return the embedding of each prompt, padded and truncated to the model's length.
@@ -154,14 +156,14 @@ class Pipeline:
     def added(self, encoded: Mapping[str, Tensor], height: int, width: int) -> dict[str, Tensor]:
         """Return what the denoiser takes in addition to the text; empty for a model without a pooled embedding.
 
-        For SDXL ``text_embeds`` of ``encoded``, float [N, P], and ``time_ids`` float [N, 6] of an image of ``height`` x
+        For SDXL ``text_embeds`` of ``encoded``, float [..., P], and ``time_ids`` float [..., 6] of an image of ``height`` x
         ``width`` pixels that was neither resized nor cropped (Podell et al. 2023, section 2.2).
         """
         if not self.info.pooled_width:
             return {}
         pooled = encoded["text_embeds"]
         sizes = torch.tensor([height, width, 0, 0, height, width], dtype=torch.float32, device=pooled.device)
-        return {"text_embeds": pooled, "time_ids": sizes.expand(len(pooled), -1)}
+        return {"text_embeds": pooled, "time_ids": sizes.expand(*pooled.shape[:-1], -1)}
 
     def condition(self, onehot: Tensor) -> Tensor:
         """Return the condition embedding, float [N, C, h, w], of one-hot labels, float [N, K+1, f*h, f*w]."""

@@ -7,7 +7,8 @@ controlnet/pipeline_refine.py, demo.py, gen_datasets.py. Presets other than ``of
 to save evaluations, see :class:`~dgkit.diffusion.presets.Preset`.
 """
 
-from collections.abc import Iterator, Sequence
+import dataclasses
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -67,8 +68,9 @@ def sample(
 
     ``preset``: a preset, or its name as in :func:`~dgkit.diffusion.presets.find_preset`.
     ``batch``: denoiser samples per call (a window in one guidance half is one sample). It does not change the noise;
-    pixels change only by the rounding of the backend. ``progress(done, total)`` counts denoiser samples. An image with
-    values that are not finite is generated again alone in fp32.
+    pixels change only by the rounding of the backend. Images with different guidance scales share no call.
+    ``progress(done, total)`` counts denoiser samples. An image with values that are not finite is generated again alone
+    in fp32.
 
     Raises EngineError if an image is not finite in fp32 either, or the model does not support its size; UsageError for
     an unknown preset, a batch below 1 or a label of another type; LabelError for a label with unknown ids.
@@ -79,17 +81,31 @@ def sample(
         _check(pipeline, request)
     samples = _SampleCount(progress)
     chosen = find_preset(preset) if isinstance(preset, str) else preset
-    run = Run(pipeline, chosen, batch, noise, samples.add)
-    results: list[SceneResult | None] = [None] * len(requests)
+    results: dict[int, SceneResult] = {}
     with torch.inference_mode():
-        scenes = run.scenes(requests)
-        samples.total = run.cost(scenes)
-        for group in _groups(requests, run.images_per_batch()):
-            part = [scenes[i] for i in group]
-            run.generate(part)
-            for index, scene, result in zip(group, part, run.map(_result, part), strict=True):
-                results[index] = result if scene.finite else _retry(run, scene, samples)
-    return [result for result in results if result is not None]
+        runs = []
+        for scale, numbers in _by_guidance(requests, chosen.guidance(pipeline.defaults.guidance_scale)).items():
+            run = Run(pipeline, dataclasses.replace(chosen, guidance_scale=scale), batch, noise, samples.add)
+            runs.append((run, dict(zip(numbers, run.scenes([requests[i] for i in numbers]), strict=True))))
+            samples.total += run.cost(list(runs[-1][1].values()))
+        for run, scenes in runs:
+            for group in _groups(requests, scenes, run.images_per_batch()):
+                part = [scenes[i] for i in group]
+                run.generate(part)
+                for index, scene, result in zip(group, part, run.map(_result, part), strict=True):
+                    results[index] = result if scene.finite else _retry(run, scene, samples)
+    return [results[index] for index in range(len(requests))]
+
+
+def _by_guidance(requests: Sequence[SceneRequest], usual: float) -> dict[float, list[int]]:
+    """Return the indices of the requests by guidance scale; ``usual`` is that of requests without their own.
+
+    A step evaluates one half or both for a whole batch, so that images of two scales share none.
+    """
+    found: dict[float, list[int]] = {}
+    for index, request in enumerate(requests):
+        found.setdefault(usual if request.guidance_scale is None else request.guidance_scale, []).append(index)
+    return found
 
 
 def _check(pipeline: Pipeline, request: SceneRequest) -> None:
@@ -105,11 +121,11 @@ def _check(pipeline: Pipeline, request: SceneRequest) -> None:
     pipeline.check_size(*label.shape)
 
 
-def _groups(requests: Sequence[SceneRequest], most: int) -> Iterator[list[int]]:
-    """Yield the indices of up to ``most`` requests of one size."""
+def _groups(requests: Sequence[SceneRequest], numbers: Iterable[int], most: int) -> Iterator[list[int]]:
+    """Yield the ``numbers`` of up to ``most`` requests of one size."""
     by_size: dict[tuple[int, ...], list[int]] = {}
-    for index, request in enumerate(requests):
-        by_size.setdefault(request.label.shape, []).append(index)
+    for index in numbers:
+        by_size.setdefault(requests[index].label.shape, []).append(index)
     for indices in by_size.values():
         for start in range(0, len(indices), most):
             yield indices[start : start + most]

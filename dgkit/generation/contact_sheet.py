@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
 from dgkit.data.labelmap import colorize, read_label
@@ -35,6 +36,15 @@ class Cell:
     note: str
 
 
+@dataclass(frozen=True)
+class Thumbnail:
+    """A picture of the sheet, :data:`THUMBNAIL_HEIGHT` pixels high, with the name of its style and a note below it."""
+
+    picture: Image.Image
+    style: str
+    note: str
+
+
 def choose(styles: Sequence[str], limit: int = MAX_CELLS) -> list[int]:
     """Return the indices of at most ``limit`` images, in order, with the styles as balanced as possible."""
     if len(styles) <= limit:
@@ -53,44 +63,64 @@ def contact_sheet(
     """Return the sheet, which depends on the files and texts alone. Raises ValueError without cells."""
     if not cells:
         raise ValueError("a contact sheet needs at least one image")
-    pairs = [_pair(cell, taxonomy) for cell in cells]
-    cell_width = max(pair.width for pair in pairs)
-    columns = max(1, min(len(pairs), (TARGET_WIDTH - GAP) // (cell_width + GAP)))
-    rows = -(-len(pairs) // columns)
+    pairs = [Thumbnail(_pair(cell, taxonomy), cell.style, cell.note) for cell in cells]
+    return sheet_of([pairs], title, footnote, taxonomy)
+
+
+def sheet_of(
+    groups: Sequence[Sequence[Thumbnail]], title: str, footnote: str = "", taxonomy: Taxonomy = CITYSCAPES19
+) -> Image.Image:
+    """Return a sheet on which each group of thumbnails, of which there is at least one, begins a line."""
+    cell_width = max(thumbnail.picture.width for group in groups for thumbnail in group)
+    columns = max(1, min(max(map(len, groups)), (TARGET_WIDTH - GAP) // (cell_width + GAP)))
+    lines = [group[start : start + columns] for group in groups for start in range(0, len(group), columns)]
     width = max(GAP + columns * (cell_width + GAP), 640)
     legend = _legend(width - 2 * GAP, taxonomy)
     header = 44 + (18 if footnote else 0)
-    height = header + rows * (THUMBNAIL_HEIGHT + CAPTION) + legend.height + 2 * GAP
+    height = header + len(lines) * (THUMBNAIL_HEIGHT + CAPTION) + legend.height + 2 * GAP
     sheet = Image.new("RGB", (width, height), BACKGROUND)
     draw = ImageDraw.Draw(sheet)
     draw.text((GAP, 12), title, INK, font=ImageFont.load_default(size=20))
     draw.text((GAP, 40), footnote, FAINT, font=ImageFont.load_default(size=12))
-    for number, (cell, pair) in enumerate(zip(cells, pairs, strict=True)):
-        x = GAP + (number % columns) * (cell_width + GAP)
-        y = header + (number // columns) * (THUMBNAIL_HEIGHT + CAPTION)
-        sheet.paste(pair, (x, y))
-        _write_caption(draw, cell, x, y + THUMBNAIL_HEIGHT + 4, pair.width)
+    for row, line in enumerate(lines):
+        for column, thumbnail in enumerate(line):
+            x, y = GAP + column * (cell_width + GAP), header + row * (THUMBNAIL_HEIGHT + CAPTION)
+            sheet.paste(thumbnail.picture, (x, y))
+            _write_caption(draw, thumbnail, x, y + THUMBNAIL_HEIGHT + 4)
     sheet.paste(legend, (GAP, height - legend.height - GAP))
     return sheet
 
 
 def _pair(cell: Cell, taxonomy: Taxonomy) -> Image.Image:
-    image = Image.fromarray(read_picture(cell.image))
-    label = Image.fromarray(colorize(read_label(cell.label, taxonomy=taxonomy), taxonomy))
-    size = (max(1, round(image.width * THUMBNAIL_HEIGHT / image.height)), THUMBNAIL_HEIGHT)
-    pair = Image.new("RGB", (2 * size[0], size[1]))
-    pair.paste(image.resize(size, Image.Resampling.LANCZOS), (0, 0))
-    pair.paste(label.resize(size, Image.Resampling.NEAREST), (size[0], 0))
+    image = of_image(read_picture(cell.image))
+    label = of_label(read_label(cell.label, taxonomy=taxonomy), taxonomy)
+    pair = Image.new("RGB", (2 * image.width, THUMBNAIL_HEIGHT))
+    pair.paste(image, (0, 0))
+    pair.paste(label, (image.width, 0))
     return pair
 
 
-def _write_caption(draw: ImageDraw.ImageDraw, cell: Cell, x: int, y: int, width: int) -> None:
-    style = "no style" if cell.style == "none" else cell.style
+def of_image(image: np.ndarray) -> Image.Image:
+    """Return the thumbnail of an image, uint8 [H, W, 3] RGB."""
+    return _resized(Image.fromarray(image), Image.Resampling.LANCZOS)
+
+
+def of_label(label: np.ndarray, taxonomy: Taxonomy = CITYSCAPES19) -> Image.Image:
+    """Return the thumbnail of a label map, uint8 train ids [H, W], in the colours of its classes."""
+    return _resized(Image.fromarray(colorize(label, taxonomy)), Image.Resampling.NEAREST)
+
+
+def _resized(picture: Image.Image, method: Image.Resampling) -> Image.Image:
+    return picture.resize((max(1, round(picture.width * THUMBNAIL_HEIGHT / picture.height)), THUMBNAIL_HEIGHT), method)
+
+
+def _write_caption(draw: ImageDraw.ImageDraw, thumbnail: Thumbnail, x: int, y: int) -> None:
+    style = "no style" if thumbnail.style == "none" else thumbnail.style
     bold, small = ImageFont.load_default(size=14), ImageFont.load_default(size=12)
-    draw.text((x, y), style, STYLE_INKS.get(cell.style, FAINT), font=bold)
+    draw.text((x, y), style, STYLE_INKS.get(thumbnail.style, FAINT), font=bold)
     left = x + draw.textlength(style, font=bold) + 10
-    note = " ".join(cell.note.split())
-    while note and left + draw.textlength(note, font=small) > x + width:
+    note = " ".join(thumbnail.note.split())
+    while note and left + draw.textlength(note, font=small) > x + thumbnail.picture.width:
         note = note[:-1]
     draw.text((left, y + 2), note, FAINT, font=small)
 

@@ -1,7 +1,7 @@
 """Settings that are left to dgkit: preset, engine, number format, batch and workers, by model, machine and count."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from dgkit.engines.engine_choice import (
@@ -16,7 +16,7 @@ from dgkit.engines.engine_choice import (
 from dgkit.errors import DgkitError, EngineError, MissingDependency, ModelError, UsageError
 from dgkit.generation.blocks import total_images
 from dgkit.generation.generate_config import DEFAULT_BATCH, DEFAULT_PRESET, GenerateConfig
-from dgkit.generation.jobs import JobPlan, make_job
+from dgkit.generation.jobs import Job, JobPlan, make_job
 from dgkit.generation.run_speed import speed_records
 from dgkit.generation.settings import EIGHT_BITS, chosen_preset
 from dgkit.optional import install_command
@@ -188,9 +188,14 @@ def evaluations(config: GenerateConfig, info: "ModelInfo", plan: JobPlan, preset
     from dgkit.diffusion.presets import find_preset
     from dgkit.diffusion.sampling_plan import SamplingPlan
 
-    sampling = SamplingPlan(chosen_preset(config) if preset is None else find_preset(preset), info)
-    labels = [make_job(plan, number).label for number in range(min(PROBED, config.count))]
-    return sum(sampling.cost(label).total for label in labels) / len(labels)
+    chosen = chosen_preset(config) if preset is None else find_preset(preset)
+    jobs = [make_job(plan, number) for number in range(min(PROBED, config.count))]
+
+    def cost(job: Job) -> int:
+        scale = chosen.guidance_scale if job.guidance_scale is None else job.guidance_scale
+        return SamplingPlan(replace(chosen, guidance_scale=scale), info).cost(job.label).total
+
+    return sum(map(cost, jobs)) / len(jobs)
 
 
 def with_batch(

@@ -59,6 +59,8 @@ def encode(generated: GeneratedImage) -> EncodedImage:
         label_sha256=hashlib.sha256(label).hexdigest(),
         attempts=generated.attempts,
         accepted=generated.accepted,
+        negative_prompt=job.negative_prompt,
+        guidance_scale=job.guidance_scale,
     )
     files = {
         record.label: label,

@@ -1,16 +1,19 @@
 """Settings of ``dgkit generate``. A default is stated here and nowhere else."""
 
 import re
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Field, model_validator
 
-from dgkit.config import Config, Metavar
+from dgkit.config import Config, Metavar, Repeated
 from dgkit.errors import UsageError
 from dgkit.generation.filter_config import MAX_BOUNDARY
 from dgkit.resources import usable_cores
+from dgkit.styles import parse_shares, parse_styles
 from dgkit.taxonomy_setting import TaxonomyChoice
+from dgkit.wording import TEMPLATE, check_negative, check_template, parse_class_words
 
 DEFAULT_WORLD = 64  # scenes of the procedural city if no source of label maps is given
 DEFAULT_PRESET = "fast"
@@ -53,9 +56,11 @@ def _parse_shard(value: Any) -> Any:
 
 
 def _current_mix(value: Any) -> Any:
-    """Return the present name of a style mix, so that folders of earlier versions have the same settings."""
+    """Return the present name of a style mix, so that folders of earlier versions have the same settings, or shares."""
     from dgkit.data.style_mixes import EARLIER_NAMES  # not for --help, which needs no numpy
 
+    if isinstance(value, Mapping):
+        return parse_shares(value)
     return EARLIER_NAMES.get(value, value) if isinstance(value, str) else value
 
 
@@ -128,8 +133,23 @@ class GenerateConfig(Config):
     spacing: Annotated[str | None, Metavar("S")] = Field(
         None, description="Timestep spacing: leading, trailing or linspace; default: the model's"
     )
-    style_mix: Annotated[str | dict[str, float], Metavar("MIX"), BeforeValidator(_current_mix)] = Field(
-        "official", description="official (half without style), published, uniform, one style, or YAML file"
+    style_mix: Annotated[str | dict[str, Any], Metavar("MIX"), BeforeValidator(_current_mix)] = Field(
+        "official", description="official (half without style), published, uniform, driving, one style, or YAML file"
+    )
+    styles: Annotated[
+        dict[str, dict[str, Any]], Metavar("NAME=CLAUSE"), Repeated("style"), BeforeValidator(parse_styles)
+    ] = Field({}, description="Style of your own, such as dusk='at dusk'; joins --style-mix; repeatable")
+    prompt_template: Annotated[str, Metavar("TEXT"), BeforeValidator(check_template)] = Field(
+        TEMPLATE, description="Wording of prompts, with {style} and {classes}"
+    )
+    class_words: Annotated[
+        dict[str, str], Metavar("CLASS=WORDS"), Repeated("class-word"), BeforeValidator(parse_class_words)
+    ] = Field({}, description="Other words for a class in prompts, or off; repeatable")
+    class_limit: Annotated[int | None, Metavar("N")] = Field(
+        None, ge=0, description="Classes that a prompt names at most, largest first; default: all"
+    )
+    negative_prompt: Annotated[str, Metavar("TEXT"), BeforeValidator(check_negative)] = Field(
+        "", description="What images are guided away from; default: nothing"
     )
     size: Annotated[Size | None, Metavar("S")] = Field(
         None, description="Pixels: S or HEIGHTxWIDTH; default: the model's own"
@@ -193,6 +213,11 @@ class GenerateConfig(Config):
     def samples(self) -> int:
         """Denoiser samples per call; the usual number until a batch is chosen."""
         return self.batch if isinstance(self.batch, int) else DEFAULT_BATCH
+
+    @property
+    def shares(self) -> str | dict[str, Any]:
+        """The style mix that ``styles`` join: the stated one, else none if there are own styles."""
+        return {} if self.styles and "style_mix" not in self.model_fields_set else self.style_mix
 
     @model_validator(mode="after")
     def _one_engine(self) -> "GenerateConfig":

@@ -10,7 +10,6 @@ from pathlib import Path
 from dgkit.data.datasets import Dataset, label_files
 from dgkit.errors import InputError, one_line
 from dgkit.files import read_file, user_path
-from dgkit.prompts import check_style
 from dgkit.taxonomies import CITYSCAPES19, Taxonomy
 
 COLUMNS = ("label", "prompt", "style", "seed")
@@ -40,8 +39,8 @@ def read_jobs(path: Path, encoding: str | None = None, taxonomy: Taxonomy = CITY
     """Read a CSV file with the column ``label``, and optionally ``prompt``, ``style`` and ``seed``.
 
     Labels are paths relative to the folder of the file, of maps in ``encoding`` of ``taxonomy``. Empty cells leave a
-    value open. Raises InputError naming the line for a file that is not such a table, UsageError for an unknown
-    encoding.
+    value open. Styles are not checked. Raises InputError naming the line for a file that is not such a table,
+    UsageError for an unknown encoding.
     """
     try:
         data = read_file(path, MAX_BYTES)
@@ -78,8 +77,6 @@ def _row(path: Path, number: int, line: Mapping[str, str | None], files: dict[Pa
         raise InputError(f"{where}: {problem}", 'quote a prompt with commas: "road car, in snowy weather"')
     if seed and not (seed.isdecimal() and len(seed) < 20 and int(seed) < 2**63):
         raise InputError(f"{where}: seed {one_line(seed, 40)!r}; allowed: 0 to 2**63 - 1", "write a whole number")
-    if style:
-        check_style(style)
     file = path.parent / user_path(label)
     if not file.is_file():
         raise InputError(f"{where}: {file}: no such file", f"labels are relative to {path.parent}")

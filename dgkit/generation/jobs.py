@@ -7,6 +7,7 @@ labels of the jobs before it, but on no image.
 
 import re
 from dataclasses import dataclass, field, replace
+from typing import Any
 
 import numpy as np
 
@@ -15,7 +16,8 @@ from dgkit.data.index import ClassIndex
 from dgkit.data.style_mixes import StyleMix
 from dgkit.generation.balance import SHARPENING, Balance, EarlierJobs
 from dgkit.generation.job_table import JobRow
-from dgkit.prompts import NO_STYLE, STYLE_NAMES, caption, compose
+from dgkit.prompts import Prompt, Wording
+from dgkit.styles import NO_STYLE, Style
 from dgkit.taxonomies import CITYSCAPES19, Taxonomy
 
 # One random generator per (run seed, job, purpose): the draws for one purpose do not shift those for another.
@@ -27,7 +29,8 @@ GOLDEN = (5**0.5 - 1) / 2
 class JobPlan:
     """What jobs depend on. ``index``: class counts of the scaled label maps; ``balance`` None: independent jobs.
 
-    ``rows`` are the jobs themselves, instead of a choice of crops and styles.
+    ``rows`` are the jobs themselves, instead of a choice of crops and styles. ``negative_prompt`` is that of styles
+    without their own.
     """
 
     index: ClassIndex
@@ -37,11 +40,20 @@ class JobPlan:
     rare: bool = True
     balance: Balance | None = None
     rows: tuple[JobRow, ...] | None = None
+    wording: Wording = field(default_factory=Wording)
+    negative_prompt: str = ""
+
+    def negative(self, style: Style) -> str:
+        """Return the negative prompt of a style: its own, else that of the run."""
+        return self.negative_prompt if style.negative_prompt is None else style.negative_prompt
 
 
 @dataclass(frozen=True)
 class Job:
-    """One image to generate. ``label``, uint8 [H,W] of train ids 0..18 or 255, is both the condition and the output."""
+    """One image to generate. ``label``, uint8 [H,W] of train ids 0..18 or 255, is both the condition and the output.
+
+    ``names`` are the names of classes in the prompt. ``guidance_scale`` is that of the style; None: that of the run.
+    """
 
     index: int
     id: str
@@ -55,6 +67,9 @@ class Job:
     seed: int
     label: np.ndarray = field(repr=False, compare=False)
     taxonomy: Taxonomy = field(default=CITYSCAPES19, repr=False, compare=False)
+    names: tuple[str, ...] = ()
+    negative_prompt: str = ""
+    guidance_scale: float | None = None
 
 
 def make_job(plan: JobPlan, job_index: int) -> Job:
@@ -81,12 +96,29 @@ def make_job(plan: JobPlan, job_index: int) -> Job:
         box=draw.box,
         label_scale=plan.index.scale,
         rule_met=draw.rule_met,
-        prompt=compose(caption(draw.label, taxonomy.prompt_names), style),
-        style=style,
         seed=_noise_seed(plan.seed, job_index),
         label=draw.label,
         taxonomy=taxonomy,
+        **_words(plan, draw.label, style),
     )
+
+
+def in_style(plan: JobPlan, job: Job, style: str) -> Job:
+    """Return the same job with the words of another style."""
+    return replace(job, **_words(plan, job.label, style))
+
+
+def _words(plan: JobPlan, label: np.ndarray, name: str, prompt: str | None = None) -> dict[str, Any]:
+    """Return the fields of a job that its style determines, with a stated ``prompt`` or the one of the plan's words."""
+    style = plan.mix.style(name)
+    worded = plan.wording.prompt(label, style) if prompt is None else Prompt(prompt)
+    return {
+        "style": name,
+        "prompt": worded.text,
+        "names": worded.names,
+        "negative_prompt": plan.negative(style),
+        "guidance_scale": style.guidance_scale,
+    }
 
 
 def _table_job(plan: JobPlan, row: JobRow, job_index: int) -> Job:
@@ -105,11 +137,10 @@ def _table_job(plan: JobPlan, row: JobRow, job_index: int) -> Job:
         box=box,
         label_scale=plan.index.scale,
         rule_met=True,
-        prompt=row.prompt or compose(caption(window, taxonomy.prompt_names), style),
-        style=style,
         seed=_noise_seed(plan.seed, job_index) if row.seed is None else row.seed,
         label=window,
         taxonomy=taxonomy,
+        **_words(plan, window, style, row.prompt),
     )
 
 
@@ -153,7 +184,7 @@ def spread_style(mix: StyleMix, seed: int, job_index: int, class_id: int | None 
     position = (offset + job_index * GOLDEN) % 1.0
     chosen = int(np.searchsorted(np.cumsum(shares), position, side="right"))
     # The last cumulative share may round below 1; that must not select a style of weight 0.
-    return STYLE_NAMES[min(chosen, int(np.flatnonzero(shares)[-1]))]
+    return mix.names[min(chosen, int(np.flatnonzero(shares)[-1]))]
 
 
 def _job_id(job_index: int, source: str, class_name: str | None) -> str:

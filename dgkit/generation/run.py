@@ -22,12 +22,14 @@ from dgkit.generation.settings import (
     chosen_engines,
     chosen_preset,
     chosen_style_mix,
+    chosen_wording,
     footnote,
     make_config,
     make_plan,
     with_taxonomy,
 )
 from dgkit.generation.sources import open_files
+from dgkit.generation.word_notes import word_notes
 from dgkit.generation.writer import OutputFolder
 from dgkit.imports import collection_paused
 from dgkit.progress import Notify, Progress, ignore, within
@@ -115,6 +117,7 @@ def _generate(
 
     source = open_model(config.model, config.controlnet)
     config = with_taxonomy(config, source.info)
+    chosen_wording(config)  # a word for an unknown class fails, too
     dataset = open_files(config, arrays) if dataset is None else dataset
 
     def load(config: GenerateConfig) -> "Pipeline":
@@ -173,6 +176,9 @@ def _generate_missing(
         from dgkit.generation.agreement import judge_notes
 
         for note in judge_notes(config.judge, pipeline.info.taxonomy):
+            notify(note)
+    if notify is not None:
+        for note in word_notes(plan, pipeline, config.guidance_scale):
             notify(note)
     images = ImageProgress(len(folder.records), total_images(config), within(progress, "generate"))
     existing = set(folder.records)

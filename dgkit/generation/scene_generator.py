@@ -16,7 +16,7 @@ from dgkit.progress import Notify
 if TYPE_CHECKING:
     from dgkit.diffusion.pipeline import Pipeline
     from dgkit.diffusion.presets import Preset
-    from dgkit.diffusion.sampler import SceneResult
+    from dgkit.diffusion.sampler import SceneRequest, SceneResult
     from dgkit.generation.agreement import AgreementCheck
 
 
@@ -52,13 +52,13 @@ class SceneGenerator:
 
     def generate(self, block: Block, advance: Callable[[float], None]) -> list[GeneratedImage]:
         """Return the wanted images of a block; ``advance(share)`` reports the finished share of the block, 0 to 1."""
-        from dgkit.diffusion.sampler import SceneRequest, sample
+        from dgkit.diffusion.sampler import sample
 
         def progress(step: float, steps: float) -> None:
             advance(step / max(steps, 1))
 
         def sample_jobs(jobs: Sequence[Job]) -> "list[SceneResult]":
-            requests = [SceneRequest(job.label, job.prompt, job.seed) for job in jobs]
+            requests = [scene_request(job) for job in jobs]
             while True:
                 try:
                     with memory_errors(self.samples):
@@ -85,6 +85,20 @@ class SceneGenerator:
         if self._notify is not None:
             what = f"{error.message.partition(':')[0]} on {self.pipeline.device}"
             self._notify(f"{what}; continuing with {self.samples} (--batch {self.samples} starts with it)")
+
+
+def scene_request(job: Job) -> "SceneRequest":
+    """Return the request of a job for the sampler."""
+    from dgkit.diffusion.sampler import SceneRequest
+
+    return SceneRequest(
+        job.label,
+        job.prompt,
+        job.seed,
+        names=job.names,
+        negative_prompt=job.negative_prompt,
+        guidance_scale=job.guidance_scale,
+    )
 
 
 def _open_judge(config: GenerateConfig) -> "AgreementCheck | None":

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 from dgkit.config import load_config, read_recipe
 from dgkit.data.crops import CropRules
-from dgkit.data.style_mixes import STYLE_MIXES, StyleMix, load_style_mix
-from dgkit.errors import InputError, UsageError
+from dgkit.data.style_mixes import StyleMix, load_style_mix, make_mix, read_shares
+from dgkit.errors import InputError, UsageError, one_line
 from dgkit.files import user_path
 from dgkit.generation.balance import Balance
 from dgkit.generation.city_source import index_world
@@ -17,7 +17,9 @@ from dgkit.generation.job_table import read_jobs
 from dgkit.generation.jobs import JobPlan
 from dgkit.generation.sources import cut_note, index_files, padding_note
 from dgkit.progress import Notify, Progress, within
-from dgkit.taxonomies import find_taxonomy, mixed
+from dgkit.prompts import Wording
+from dgkit.styles import make_style
+from dgkit.taxonomies import CITYSCAPES19, find_taxonomy, mixed
 
 if TYPE_CHECKING:
     import numpy as np
@@ -61,9 +63,6 @@ def resolve_paths(config: GenerateConfig) -> GenerateConfig:
     if config.dataset is not None and "=" in config.dataset:
         name, _, root = config.dataset.partition("=")
         changes["dataset"] = f"{name.strip()}={_absolute(root)}" if root else config.dataset
-    if config.jobs is not None:
-        changes["jobs"] = user_path(config.jobs).absolute()
-        changes["count"] = _count_of_jobs(config, changes["jobs"])
     system, at, file = (config.encoding or "").partition("@")
     if at:
         changes["encoding"] = f"{system}@{user_path(file).absolute()}"
@@ -73,8 +72,11 @@ def resolve_paths(config: GenerateConfig) -> GenerateConfig:
         path = getattr(config, key)
         if path is not None and user_path(path).exists():
             changes[key] = str(user_path(path).absolute())
-    if isinstance(config.style_mix, str) and config.style_mix not in STYLE_MIXES:
-        changes["style_mix"] = dict(load_style_mix(config.style_mix).weights)
+    changes["style_mix"] = _written_shares(config)
+    mix = chosen_style_mix(config.model_copy(update={"style_mix": changes["style_mix"]}))
+    if config.jobs is not None:
+        changes["jobs"] = user_path(config.jobs).absolute()
+        changes["count"] = _count_of_jobs(config, changes["jobs"], mix)
     if config.engine_recipe is not None:
         changes["engine_recipe"] = _recipe_values(config.engine_recipe)
         recipe = chosen_engines(config)
@@ -100,8 +102,16 @@ def _absolute(root: str) -> str:
     return "::".join(paths) + second + encoding
 
 
-def _count_of_jobs(config: GenerateConfig, path: Path) -> int:
+def _written_shares(config: GenerateConfig) -> str | dict[str, Any]:
+    """Return the style mix by name, or the content of a file of styles. Raises as :func:`read_shares`."""
+    shares = config.shares
+    return read_shares(shares, config.styles) if isinstance(shares, str) else shares
+
+
+def _count_of_jobs(config: GenerateConfig, path: Path, mix: StyleMix) -> int:
     table = read_jobs(path)
+    for style in {row.style for row in table.rows if row.style}:
+        mix.style(style)  # an unknown one fails before the model is loaded
     if "count" in config.model_fields_set and config.jobs_digest in (None, table.digest):
         check_count(config.count, len(table.rows))
     return len(table.rows)
@@ -114,10 +124,18 @@ def check_count(count: int, rows: int) -> None:
 
 
 def chosen_style_mix(config: GenerateConfig) -> StyleMix:
-    """Return the style mix. Raises UsageError for unknown styles, InputError for a file that cannot be read."""
-    if isinstance(config.style_mix, str):
-        return load_style_mix(config.style_mix)
-    return StyleMix("custom", config.style_mix)
+    """Return the style mix, joined by own styles.
+
+    Raises UsageError for unknown styles, InputError for a file that cannot be read.
+    """
+    shares, own = config.shares, {name: make_style(name, entry) for name, entry in config.styles.items()}
+    return load_style_mix(shares, own) if isinstance(shares, str) else make_mix("custom", shares, own)
+
+
+def chosen_wording(config: GenerateConfig) -> Wording:
+    """Return how the prompts are worded. Raises UsageError for a class that does not exist."""
+    taxonomy = CITYSCAPES19 if config.taxonomy is None else find_taxonomy(config.taxonomy)
+    return Wording(config.prompt_template, config.class_words, config.class_limit, taxonomy)
 
 
 def chosen_preset(config: GenerateConfig) -> "Preset":
@@ -204,10 +222,18 @@ def make_plan(
     balanced = config.balance_classes or config.balance_styles
     balance = Balance(config.balance_classes, config.balance_styles, classes.size) if balanced else None
     rows = None if table is None else table.rows
-    return JobPlan(index, rules, mix, config.seed, config.rare, balance, rows), resolved
+    words = chosen_wording(config)
+    return JobPlan(index, rules, mix, config.seed, config.rare, balance, rows, words, config.negative_prompt), resolved
 
 
 def footnote(config: GenerateConfig, model: str) -> str:
     """Return the description of a run on its contact sheet."""
-    mix = config.style_mix if isinstance(config.style_mix, str) else "custom"
-    return f"model {model} · preset {config.preset} · style mix {mix} · seed {config.seed}"
+    return f"model {model} · preset {config.preset} · style mix {_mix_name(config)} · seed {config.seed}"
+
+
+def _mix_name(config: GenerateConfig) -> str:
+    """Return the name of the style mix followed by those of own styles, as far as there is room."""
+    if config.shares and not config.styles:
+        return config.shares if isinstance(config.shares, str) else "custom"
+    shares = [config.shares] if isinstance(config.shares, str) else list(config.shares)
+    return one_line(", ".join(dict.fromkeys([*shares, *config.styles])), 60)

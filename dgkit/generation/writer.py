@@ -11,13 +11,13 @@ from typing import Any
 
 import numpy as np
 
-from dgkit.config import dump_config, load_config
+from dgkit.config import dump_config, flag_of, load_config
 from dgkit.data.generated import MANIFEST, SETTINGS
 from dgkit.data.labelmap import read_label
 from dgkit.data.manifest import Manifest
 from dgkit.data.pictures import read_picture
 from dgkit.data.records import Record, parse_record
-from dgkit.errors import DgkitError, OutputError
+from dgkit.errors import DgkitError, OutputError, shown
 from dgkit.files import atomic_write, digest_file, is_hidden, output_error, remove_stale_temporaries, write_changed
 from dgkit.generation.blocks import belongs
 from dgkit.generation.contact_sheet import MAX_CELLS, Cell, choose, contact_sheet
@@ -28,6 +28,7 @@ from dgkit.locks import sole_writer
 from dgkit.taxonomies import CITYSCAPES19, Taxonomy
 
 SUBFOLDERS = ("images", "labels", "vis")
+PREVIEW = "preview.png"  # made before the run, of which it is no part
 # Settings that change neither labels nor prompts nor noise, and pixels only within rounding.
 FREE_SETTINGS = frozenset({"batch", "workers", "ray", "device", "cuda_graph", "rebuild", "boundary", "duplicates"})
 # These paths may change as long as the digest of their content does not.
@@ -77,7 +78,7 @@ class OutputFolder:
             names = sorted(entry.name for entry in self.path.iterdir()) if self.path.exists() else []
         except OSError as error:
             raise output_error(self.path, error) from error
-        others = [name for name in names if name not in SUBFOLDERS and not is_hidden(name)]
+        others = [name for name in names if name not in (*SUBFOLDERS, PREVIEW) and not is_hidden(name)]
         if self.config_path.name not in others:
             inside = [file for name in SUBFOLDERS if name in names for file in (self.path / name).iterdir()]
             if others or not all(is_hidden(file.name) for file in inside):
@@ -220,7 +221,7 @@ def _ways_back(changes: list[str]) -> str:
     """Return the hint for differences: options to omit, files to restore that changed under the same name."""
     names = {change.partition(":")[0]: change for change in changes}
     options = [
-        f"--{name.replace('_', '-')}" for name, change in names.items()
+        flag_of(name, GenerateConfig.model_fields[name]) for name, change in names.items()
         if name not in PATHS_BY_DIGEST and not change.endswith(" -> None")
     ]  # fmt: skip
     edited = [
@@ -248,6 +249,8 @@ def differences(old: GenerateConfig, new: GenerateConfig, free: Set[str] = FREE_
 
 
 def _short(key: str, value: Any) -> Any:
+    if isinstance(value, dict):
+        return shown(value, 200)
     return value[:12] if key in PATHS_BY_DIGEST and isinstance(value, str) else value
 
 

@@ -9,7 +9,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from dgkit.errors import UsageError, did_you_mean
-from dgkit.prompts import NO_STYLE, STYLE_NAMES, caption, compose
+from dgkit.prompts import STYLE_NAMES, caption, compose
+from dgkit.styles import NO_STYLE
 from dgkit.world.camera import Road
 from dgkit.world.canvas import Canvas
 from dgkit.world.gbuffer import GBuffer, label_map

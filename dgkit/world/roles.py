@@ -1,6 +1,7 @@
 """All roles by name; the settings of ``source`` and ``prior``, which models are trained on."""
 
-from dgkit.prompts import NO_STYLE, STYLES
+from dgkit.prompts import STYLES
+from dgkit.styles import NO_STYLE
 from dgkit.world.role import Palette, Role
 from dgkit.world.target_roles import TARGETS
 

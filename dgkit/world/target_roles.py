@@ -1,6 +1,6 @@
 """The five target roles: towns in other countries, seen by other cameras. None shares a setting with ``prior``."""
 
-from dgkit.prompts import NO_STYLE
+from dgkit.styles import NO_STYLE
 from dgkit.world.light import target_climates
 from dgkit.world.role import CHANCES, Furniture, Palette, Plan, Role, Traffic, View
 

@@ -56,7 +56,7 @@ def test_presets_by_name_and_prompts_by_style() -> None:
     assert request == SceneRequest(label, "A city street scene with building, in snowy weather.", 3)
     by_name, by_object = (run([request], preset)[0] for preset in ("one-pass:steps=2", Preset("p", 2, two_pass=False)))
     assert distance(by_name, by_object) == 0
-    for fields in ({"style": "dusk"}, {"style": "snowy", "prompt": "road"}):
+    for fields in ({"style": "windy"}, {"style": "snowy", "prompt": "road"}):
         with pytest.raises(UsageError, match="style"):
             SceneRequest(label, **fields)
     with pytest.raises(UsageError, match="unknown preset 'quick'"):

@@ -75,7 +75,6 @@ def test_rows_are_made_as_they_say(
         ("label,prompt\nlabels/0.png,road, car\n", "line 2: more cells than columns"),
         ("label,prompt\n,road\n", "line 2: no label"),
         ("label,seed\nlabels/0.png,-1\n", "line 2: seed '-1'"),
-        ("label,style\nlabels/0.png,dusk\n", "unknown style 'dusk'"),
         ("label\n\xff\n", "is not a CSV file"),
     ],
 )

@@ -10,7 +10,8 @@ import numpy as np
 
 from dgkit.errors import InputError
 from dgkit.files import atomic_write
-from dgkit.prompts import NO_STYLE, STYLES, compose
+from dgkit.prompts import STYLES, compose
+from dgkit.styles import NO_STYLE
 
 _STYLE = re.compile(rf", in ({'|'.join(STYLES)}) weather\.$")
 _PUNCTUATION = re.compile(r"([,.])")

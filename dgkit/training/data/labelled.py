@@ -16,7 +16,8 @@ from dgkit.data.index import ClassIndex, build_index
 from dgkit.data.labelmap import read_label, resize_label
 from dgkit.data.pairs import check_pairs, mismatched_pairs
 from dgkit.errors import InputError, LabelError
-from dgkit.prompts import NO_STYLE, caption, compose
+from dgkit.prompts import caption, compose
+from dgkit.styles import NO_STYLE
 from dgkit.training.data.feed import Example, LatentSource, WholeImage, place_crop
 from dgkit.training.data.image_files import ImageFiles, scaled
 
