@@ -25,7 +25,7 @@ def check_text(text: Any, what: str, *, empty: bool = False) -> None:
     unprintable = next((character for character in text if not character.isprintable()), None)
     if unprintable is not None:
         raise UsageError(
-            f"{what} {one_line(text, 80)!r} holds the unprintable character {unprintable!a}",
+            f"{what} {shown(text, 80)} holds the unprintable character {unprintable!a}",
             "write it on one line of printable characters",
         )
     if len(text) > MAX_TEXT:

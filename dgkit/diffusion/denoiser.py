@@ -25,8 +25,8 @@ class Denoise(Protocol):
 def guided(denoise: Denoise, scale: float) -> Denoise:
     """Apply classifier-free guidance, Ho and Salimans 2022: ``u + scale * (c - u)``, both halves in one call.
 
-    The result takes ``text`` and ``added`` tensors of both halves of a sample, [B, 2, ...]: those of the negative prompt,
-    then those of the prompt. Both halves get the condition.
+    The result takes ``text`` and ``added`` tensors of both halves of a sample, [B, 2, ...]: those of the negative
+    prompt, then those of the prompt. Both halves get the condition.
     """
 
     def pair(values: Tensor) -> Tensor:

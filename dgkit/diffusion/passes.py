@@ -76,8 +76,8 @@ class SceneRequest:
 class SceneState:
     """The state of one request; ``finite`` becomes False at the first image with a value that is not finite.
 
-    ``encoded`` are the rows of :meth:`Pipeline.encode_text` of the negative prompt and of the prompt, each value [2, ...].
-    ``low`` and ``high`` are the 8-bit images of the passes, ``upsampled`` the latents that the second pass starts from.
+    ``encoded`` holds what :meth:`Pipeline.encode_text` returns for negative prompt and prompt, [2, ...]. ``low`` and
+    ``high`` are the 8-bit images of the passes, ``upsampled`` the latents that the second pass starts from.
     """
 
     request: SceneRequest

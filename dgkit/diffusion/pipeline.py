@@ -156,8 +156,8 @@ class Pipeline:
     def added(self, encoded: Mapping[str, Tensor], height: int, width: int) -> dict[str, Tensor]:
         """Return what the denoiser takes in addition to the text; empty for a model without a pooled embedding.
 
-        For SDXL ``text_embeds`` of ``encoded``, float [..., P], and ``time_ids`` float [..., 6] of an image of ``height`` x
-        ``width`` pixels that was neither resized nor cropped (Podell et al. 2023, section 2.2).
+        For SDXL ``text_embeds`` of ``encoded``, float [..., P], and ``time_ids`` float [..., 6] of an image of
+        ``height`` x ``width`` pixels that was neither resized nor cropped (Podell et al. 2023, section 2.2).
         """
         if not self.info.pooled_width:
             return {}

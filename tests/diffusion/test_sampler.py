@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import dataclasses
+
 import numpy as np
 import pytest
 import torch
@@ -9,6 +11,7 @@ from dgkit.diffusion.noise import seeded_noise
 from dgkit.diffusion.presets import PRESETS, Preset, find_preset
 from dgkit.diffusion.sampler import SceneRequest, SceneResult, sample
 from dgkit.errors import EngineError, LabelError, UsageError
+from dgkit.styles import Style
 from tests.diffusion.fakes import CHANNELS, FACTOR, TILE, Recorder
 
 SIZE = TILE * FACTOR
@@ -237,3 +240,42 @@ def test_latent_channels_of_fakes_agree() -> None:
     with Recorder().pipeline() as pipeline:
         assert pipeline.latent_channels == CHANNELS and pipeline.size == SIZE
         assert pipeline.decode(torch.zeros(1, CHANNELS, 2, 3)).shape == (1, 3, 16, 24)
+
+
+def test_styles_of_a_batch_may_have_negative_prompts_and_guidance_of_their_own() -> None:
+    """Each image of a mixed batch is the one that it would be alone, or with these settings for all."""
+    plain = scene(1)
+    own = [
+        dataclasses.replace(scene(number), negative_prompt=negative, guidance_scale=scale)
+        for number, (negative, scale) in enumerate(
+            [("", None), ("night", None), ("fog road", 3.0), ("", 1.0), ("fog", 3.0)]
+        )
+    ]
+    mixed = run([plain, *own])
+    for request, result in zip([plain, *own], mixed, strict=True):
+        assert distance(result, run([request])[0]) <= 1
+    assert distance(mixed[2], run([dataclasses.replace(own[1], negative_prompt="")])[0]) > 1
+    stated = Preset("stated", steps=3, large_area=100_000, guidance_scale=3.0)
+    assert distance(mixed[3], run([dataclasses.replace(own[2], guidance_scale=None)], stated)[0]) <= 1
+
+
+def test_an_image_at_guidance_one_costs_half_in_a_mixed_batch() -> None:
+    recorder = Recorder()
+    calls: list[tuple[float, float]] = []
+    requests = [scene(), dataclasses.replace(scene(1), guidance_scale=1.0)]
+    with recorder.pipeline() as pipeline:
+        sample(pipeline, requests, QUICK, progress=lambda done, total: calls.append((done, total)))
+    assert sum(size * count for size, count in recorder.batches["denoiser"].items()) == (2 + 1) * 26 * QUICK.steps
+    assert calls[-1] == (78 * QUICK.steps, 78 * QUICK.steps)
+
+
+def test_a_style_brings_its_words() -> None:
+    dusk = Style("dusk", "at dusk", negative_prompt="daylight", guidance_scale=2)
+    label = np.full((SIZE, SIZE), 2, np.uint8)
+    request = SceneRequest(label, style=dusk)
+    assert (request.prompt, request.names) == ("A city street scene with building, at dusk.", ("building",))
+    assert (request.negative_prompt, request.guidance_scale) == ("daylight", 2)
+    stated = SceneRequest(label, style=dusk, negative_prompt="rain", guidance_scale=4)
+    assert (stated.negative_prompt, stated.guidance_scale) == ("rain", 4)
+    with pytest.raises(UsageError, match="guidance scale nan; allowed: 0 to 100"):
+        SceneRequest(label, "road", guidance_scale=float("nan"))
