@@ -12,7 +12,7 @@ from dgkit.engines.runner import known_engine
 from dgkit.errors import UsageError, did_you_mean
 from dgkit.evaluation.benchmark.protocols import find_protocol
 from dgkit.outputs.packing import check_format
-from dgkit.prompts import check_style
+from dgkit.styles import find_style
 
 
 def test_the_closest_name_or_the_alternative() -> None:
@@ -25,7 +25,7 @@ def test_the_closest_name_or_the_alternative() -> None:
     [
         (find_preset, "fats", "fast"),
         (load_style_mix, "snwy", "snowy"),
-        (check_style, "fogy", "foggy"),
+        (find_style, "fogy", "foggy"),
         (find_encoding, "cityscpaes_ids", "cityscapes_ids"),
         (lambda name: open_dataset(name, "."), "citscapes", "cityscapes"),
         (known_engine, "openvion", "openvino"),

@@ -85,11 +85,13 @@ def test_padded_batches_change_nothing_else() -> None:
 
 
 def test_added_tensors_follow_the_text() -> None:
-    """Guidance, batches and windows treat ``added`` tensors as they treat the text; both halves share missing ones."""
+    """Guidance, batches and windows treat ``added`` tensors as they treat the text: one of each half."""
     windows = make_windows(6, 8, tile=4, stride=2)
     latents, timestep, text, condition = inputs(2, 6, 8)
     added = {"text_embeds": text[:, 0], "time_ids": text[:, 1]}
-    negative = {"text": torch.zeros_like(text[:1]), "text_embeds": torch.full((1, 5), 0.5)}
+    negative = {"text_embeds": torch.full((2, 5), 0.5), "time_ids": added["time_ids"]}
+    both = {name: torch.stack([negative[name], value], 1) for name, value in added.items()}
+    texts = torch.stack([torch.zeros_like(text), text], 1)
 
     def network(latents: Tensor, timestep: Tensor, text: Tensor, condition: Tensor, **added: Tensor) -> Tensor:
         means = [value.mean(dim=1).reshape(-1, 1, 1, 1) for value in (text.flatten(1), *added.values())]
@@ -98,7 +100,7 @@ def test_added_tensors_follow_the_text() -> None:
     plain = network(latents, timestep, torch.zeros_like(text), condition, text_embeds=torch.full((2, 5), 0.5),
                     time_ids=added["time_ids"])  # fmt: skip
     expected = plain + 3.0 * (network(latents, timestep, text, condition, **added) - plain)
-    wrapped = guided(in_batches(in_padded_batches(network, 4, 8), 5), 3.0, negative)
+    wrapped = guided(in_batches(in_padded_batches(network, 4, 8), 5), 3.0)
     for tiling in (tiled(wrapped, windows), tiled_each(wrapped, [windows, windows])):
-        found = tiling(latents, timestep, text, windows.cut(condition), **added)
+        found = tiling(latents, timestep, texts, windows.cut(condition), **both)
         assert torch.allclose(found, expected, atol=1e-5)
