@@ -65,7 +65,7 @@ def test_only_what_was_given_is_passed_on(painter: typer.Typer) -> None:
         ("preset", "", list(PRESETS)),
         ("style_mix", "s", ["sunny", "snowy"]),
         ("dataset", "c", ["cityscapes=", "camvid="]),
-        ("dtype", "f", ["fp32", "fp16"]),
+        ("dtype", "f", ["fp32", "fp16", "fp8"]),
         ("engine", "", ["torch", "compile", "ort", "openvino", "trt"]),
         ("model", "", []),
     ],
