@@ -91,17 +91,20 @@ def refuse_url(value: Path | str) -> None:
 
 def output_error(path: Path, error: OSError) -> OutputError:
     """Return the OutputError for ``error`` at ``path``, with a hint at what to do."""
+    folder = "output folder"
+    if path.absolute().is_relative_to(cache_folder().absolute()):
+        folder = "output or cache folder (environment variable DGKIT_CACHE)"
     if error.errno in _FULL:
         return OutputError(
             f"cannot write {path}: the disk is full",
-            "free some space or choose another output folder, then run the same command again",
+            f"free some space or choose another {folder}, then run the same command again",
         )
     if error.errno in _DENIED:
         return OutputError(
             f"cannot write {path}: permission denied",
-            "choose an output folder you may write to, or change its permissions",
+            f"change its permissions, or choose another {folder}",
         )
-    return OutputError(f"cannot write {path}: {error.strerror or error}", "choose another output folder")
+    return OutputError(f"cannot write {path}: {error.strerror or error}", f"choose another {folder}")
 
 
 @contextlib.contextmanager

@@ -75,6 +75,13 @@ def test_a_real_full_disk() -> None:
     assert "disk is full" in output_error(Path("out.png"), caught.value).message
 
 
+def test_a_full_cache_names_its_setting(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("DGKIT_CACHE", str(tmp_path / "cache"))
+    full = OSError(errno.ENOSPC, "full")
+    assert "DGKIT_CACHE" in output_error(tmp_path / "cache" / "world" / "a.png", full).hint
+    assert "DGKIT_CACHE" not in output_error(tmp_path / "out" / "a.png", full).hint
+
+
 def test_a_file_where_a_folder_should_be(tmp_path: Path) -> None:
     (tmp_path / "out").write_text("")
     with pytest.raises(OutputError, match="cannot write"):

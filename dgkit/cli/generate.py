@@ -17,8 +17,8 @@ if TYPE_CHECKING:
     from dgkit.generation.result import GenerateResult
     from dgkit.progress import Progress
 
-STAGES = {"index": ("Reading label maps", "maps"), "generate": ("Generating", "images"),
-          "measure": ("Measuring", "scenes"), "filter": ("Filtering", "labels"),
+STAGES = {"city": ("Drawing label maps", "maps"), "index": ("Reading label maps", "maps"),
+          "generate": ("Generating", "images"), "measure": ("Measuring", "scenes"), "filter": ("Filtering", "labels"),
           "card": ("Counting classes", "labels")}  # fmt: skip
 PANELS = {
     "Label maps": "labels jobs dataset world encoding split taxonomy label_scale rare",

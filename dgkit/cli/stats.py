@@ -144,7 +144,7 @@ def _print_table(found: dict[str, Any]) -> None:
     table = Table(title=f"{found['dataset']} ({found['split']}): {found['files']} label maps", title_justify="left")
     table.add_column("id", justify="right")
     table.add_column("class")
-    for heading in ("pixels", "share", "files", f"files > {found['eligible_above']:g} px", "sampled"):
+    for heading in ("pixels", "share", "files", f"files > {int(found['eligible_above'])} px", "sampled"):
         table.add_column(heading, justify="right")
     for row in found["classes"]:
         table.add_row(

@@ -26,7 +26,7 @@ from dgkit.data.listing import PHOTOGRAPHS, find_named, same_name, split_ending,
 from dgkit.data.pairs import read_pair
 from dgkit.data.records import line_fault, names_own_files, with_slashes
 from dgkit.errors import InputError
-from dgkit.files import digest_file, local_path, user_path
+from dgkit.files import digest_file, user_path
 from dgkit.styles import NO_STYLE
 from dgkit.taxonomies import CITYSCAPES19, Taxonomy
 
@@ -141,7 +141,7 @@ def open_generated(path: Path | str, *, partial: bool = False, filtered: bool = 
     Raises InputError if the folder is not one of ``dgkit generate``, holds no scenes or too few, or if ``dgkit filter``
     has not finished.
     """
-    path = local_path(path)
+    path = user_path(path)
     if not (path / MANIFEST).is_file() or not (path / SETTINGS).is_file():
         raise not_generated(path)
     settings = read_recipe(path / SETTINGS)

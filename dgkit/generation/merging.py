@@ -7,7 +7,7 @@ from pathlib import Path
 
 from dgkit.data.records import Record
 from dgkit.errors import DgkitError, InputError, UsageError
-from dgkit.files import atomic_path, hard_link, local_path
+from dgkit.files import atomic_path, hard_link, user_path
 from dgkit.generation.blocks import block_numbers
 from dgkit.generation.filter_folder import write_filtered_labels
 from dgkit.generation.generate_config import GenerateConfig
@@ -38,7 +38,7 @@ def merge(
     """
     started = time.perf_counter()
     progress = progress or ignore
-    out, paths = local_path(out), [local_path(part) for part in parts]
+    out, paths = user_path(out), [user_path(part) for part in parts]
     if not paths:
         raise UsageError("no parts to merge; at least one is required", "dgkit merge OUT PART PART")
     same = [path for path in paths if path.resolve() == out.resolve()]

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from dgkit.diffusion.part_config import import_classes
-from dgkit.files import local_path
+from dgkit.files import user_path
 from dgkit.generation.blocks import Block, missing_blocks, refuse_empty_shard, total_images
 from dgkit.generation.city_source import drawing_ahead
 from dgkit.generation.defaults import needs_modules, preset_note, require_engine, settle, with_preset
@@ -63,9 +63,10 @@ def generate(
     filtered labels, see :func:`~dgkit.generation.filter_folder.filter_folder`. With ``shard`` the folder is one part of
     the run, for :func:`~dgkit.generation.merging.merge`.
 
-    ``progress`` reports the stages "index", in label maps, "generate", in images and fractions of them, and those of
-    ``filter_folder``. ``notify`` gets a line for each engine that is built, and why, for each worker that died, for
-    classes that the judge lacks, and for label maps that are scaled to fill the images or do not fill them.
+    ``progress`` reports the stage "city" (drawing) or "index" (reading), in label maps, "generate", in images and
+    fractions of them, and those of ``filter_folder``. ``notify`` gets a line for each engine that is built, and why,
+    for each worker that died, for classes that the judge lacks, and for label maps that are scaled to fill the images
+    or do not fill them.
 
     Raises UsageError for settings that are not allowed, InputError for label maps or a model that cannot be used,
     OutputError for a folder that is in use, was made with other settings or cannot be written, EngineError if the
@@ -74,7 +75,7 @@ def generate(
     if isinstance(labels, str | Path):
         settings["labels"], labels = labels, None
     labels = None if labels is None else list(labels)
-    folder = OutputFolder(local_path(out))
+    folder = OutputFolder(user_path(out))
     config = run_settings(folder, make_config(config, settings, labels))
     return generate_into(folder, config, progress or ignore, notify, labels)
 
@@ -161,7 +162,7 @@ def _city_ahead(
 ) -> contextlib.AbstractContextManager[bool]:
     if dataset is not None:
         return contextlib.nullcontext(False)
-    return drawing_ahead(config, info, within(progress, "index"))
+    return drawing_ahead(config, info, within(progress, "city"))
 
 
 def _generate_missing(

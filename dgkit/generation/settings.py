@@ -177,8 +177,8 @@ def make_plan(
 ) -> tuple[JobPlan, GenerateConfig]:
     """Return the plan of the jobs, and the settings with the values that model and label maps determine filled in.
 
-    ``dataset`` None: the procedural city. ``progress`` reports the stage "index", in label maps. ``notify`` gets a line
-    about a label scale that was chosen to fill the images, and about label maps that do not fill them.
+    ``dataset`` None: the procedural city. ``progress`` reports the stage "city" or "index", in label maps.
+    ``notify`` gets a line about a label scale that was chosen to fill the images, and about label maps that do not.
 
     Raises LabelError for label maps that cannot be read, InputError for a source, model or judge with another digest
     than the settings state.
@@ -188,7 +188,7 @@ def make_plan(
     height = pipeline.defaults.label_height
 
     if dataset is None:
-        index = index_world(config, height, size, within(progress, "index"))
+        index = index_world(config, height, size, within(progress, "city"))
         scale = config.label_scale
     else:
         index = index_files(dataset, config, height, size, within(progress, "index"), notify)

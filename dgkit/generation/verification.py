@@ -19,7 +19,7 @@ from dgkit.data.manifest import Manifest, read_lines
 from dgkit.data.pictures import picture_size, read_pixels
 from dgkit.data.records import Record, parse_record
 from dgkit.errors import InputError, OutputError
-from dgkit.files import digest_file, is_hidden, is_temporary, local_path, output_error, parse_json
+from dgkit.files import digest_file, is_hidden, is_temporary, output_error, parse_json, user_path
 from dgkit.generation.blocks import belongs, block_numbers, total_images
 from dgkit.generation.generate_config import GenerateConfig
 from dgkit.generation.settings import resolve_paths
@@ -110,7 +110,7 @@ def verify(
     Raises InputError for a folder that was not generated, OutputError for a folder in use, and with ``repair`` what
     ``generate`` raises.
     """
-    path, progress = local_path(out), progress or ignore
+    path, progress = user_path(out), progress or ignore
     config, folder = _config(path), OutputFolder(path)
     # Held until the end: a run that started meanwhile would find its images removed or made twice.
     with folder.locked() if repair and os.access(path, os.W_OK) else contextlib.nullcontext():

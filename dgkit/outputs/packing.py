@@ -22,12 +22,12 @@ from dgkit.files import (
     digest_file,
     is_hidden,
     json_bytes,
-    local_path,
     open_append,
     output_error,
     parse_json,
     read_file,
     remove_stale_temporaries,
+    user_path,
     write_changed,
 )
 from dgkit.locks import sole_writer
@@ -112,7 +112,7 @@ def pack(
     check_format(format)
     if shard_bytes < 1:
         raise UsageError(f"a shard size of {shard_bytes} bytes; allowed: 1 or more", "use for example --shard-size 500")
-    source, dest = open_generated(out, partial=partial, filtered=filtered), local_path(dest)
+    source, dest = open_generated(out, partial=partial, filtered=filtered), user_path(dest)
     summary = summarise(source, count_classes(source, 0, within(progress, "count")))
     plan = plan_shards(source, format, shard_bytes)
     with _opened(dest, _identity(source, format, shard_bytes)):
