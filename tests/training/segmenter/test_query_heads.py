@@ -116,7 +116,7 @@ PUBLISHED = {
         # 22.1 M with the positions of images of 518 pixels, of which this size needs a twentieth
         ("mask2former", "dinov2", EncoderOptions(freeze=True, rein={"tokens": 100, "rank": 16}, patch=16), 21.6),
         ("eomt", "dinov2", EncoderOptions(patch=16), 21.6),
-        ("mask2former", "swin", None, 27.5),
+        ("upernet", "swin", None, 27.5),
         ("daformer", LITE, None, 2.95),
     ],
 )
