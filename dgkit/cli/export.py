@@ -55,13 +55,15 @@ def networks(
 ) -> None:
     """Write the networks as ONNX files; each is run in ONNX Runtime and compared with PyTorch.
 
-    Each network gets a folder in OUT with model.onnx, its weights and engine.json.
+    Each network gets a folder in OUT with model.onnx, its weights, engine.json, and tensorrt.sh: commands that build and
+    check a TensorRT engine.
     """
     from dgkit.diffusion.loading import model_networks, open_model
     from dgkit.engines.copies import copy_out
     from dgkit.engines.engine_recipe import choose_networks
     from dgkit.engines.onnx_export import OPSET, export_engine, graph_key
     from dgkit.engines.store import check_policy
+    from dgkit.engines.trt_commands import SCRIPT, script
     from dgkit.errors import UsageError
 
     if len(places) > 2:
@@ -77,7 +79,8 @@ def networks(
         for number, (name, network) in enumerate(chosen.items()):
             progress("export", number, len(chosen), f"{name} in {dtype}")
             engine = export_engine(network, policy, inform, dtype=dtype, opset=opset or OPSET)
-            rows.append(_as_dict(engine, network, copy_out(engine, out / name)))
+            folder = copy_out(engine, out / name, {SCRIPT: script(network, dtype)})
+            rows.append(_as_dict(engine, network, folder))
             model.release()
         progress("export", len(chosen), len(chosen))
     if as_json:

@@ -210,7 +210,7 @@ def build_engine(
     notes = {"layers": definition.num_layers, "types": layer_types(definition)}
     activations, peak = library.messages.activations, (peak_memory() or 0) / 2**30
     memory: dict[str, float] = {} if activations is None else {"activations_mib": round(activations / 2**20, 1)}
-    return {**notes, "profiles": _ranges(network, options), **memory, "peak_gib": round(peak, 2)}
+    return {**notes, "profiles": shape_ranges(network, options.batch), **memory, "peak_gib": round(peak, 2)}
 
 
 def config_loader(
@@ -228,7 +228,7 @@ def config_loader(
     """
     workspace = options.workspace_gib
     common = {
-        "profiles": [_profile(shapes) for shapes in _ranges(network, options)],
+        "profiles": [_profile(shapes) for shapes in shape_ranges(network, options.batch)],
         "memory_pool_limits": workspace and {trt.MemoryPoolType.WORKSPACE: int(workspace * 2**30)},
         "builder_optimization_level": options.optimisation_level,
         "refittable": options.refit,
@@ -269,11 +269,11 @@ def layer_types(definition: "trt.INetworkDefinition") -> dict[str, dict[str, int
     return {kind: dict(sorted(found[kind].items())) for kind in sorted(found)}
 
 
-def _ranges(network: Network, options: BuildOptions) -> list[dict[str, list[list[int]]]]:
-    """Return minimum, optimum and maximum shape of each input in each optimisation profile."""
+def shape_ranges(network: Network, batch: tuple[int, int, int]) -> list[dict[str, list[list[int]]]]:
+    """Return minimum, optimum and maximum shape of each input in each optimisation profile of an engine."""
     return [
         {spec.name: [list(_shape(spec, network, profile, i)) for i in range(3)] for spec in network.spec.inputs}
-        for profile in profiles(network, options.batch)
+        for profile in profiles(network, batch)
     ]
 
 

@@ -26,7 +26,7 @@ def test_networks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Captu
     shape = [dim.dim_param or dim.dim_value for dim in graph.graph.input[0].type.tensor_type.shape.dim]
     assert [item.name for item in graph.graph.input] == ["label"] and shape[1:] == [20, 64, 64] and shape[0]
     names = {path.name for path in (tmp_path / "out" / "condition").iterdir()}
-    assert {"model.onnx", SIDECAR} <= names and not list((tmp_path / "out").glob(".*"))
+    assert {"model.onnx", SIDECAR, "tensorrt.sh"} <= names and not list((tmp_path / "out").glob(".*"))
     assert main([*command, "--rebuild", "never"]) == 0  # once more over the first
     assert "label [batch, 20, 64, 64]" in " ".join(capsys.readouterr().out.split())
 
