@@ -15,6 +15,7 @@ from dgkit.cli.terminal import console
 from dgkit.texts import count_of
 
 if TYPE_CHECKING:
+    from dgkit.engines.contents import EngineContents
     from dgkit.engines.inventory import StoredEngine
 
 engines = typer.Typer(help="Manage the cache of exported and built engines.", no_args_is_help=True)
@@ -46,17 +47,23 @@ def list_engines(as_json: Json = False) -> None:
 @engines.command("inspect")
 def inspect(
     identity: Annotated[str, typer.Argument(metavar="ID", help="Name of an engine, or start of its name or digest")],
+    layers: Annotated[bool, typer.Option("--layers", help="List every layer or kernel with its number format")] = False,
     as_json: Json = False,
 ) -> None:
-    """Show what one engine depends on, its files, how it was built, and how it differs from this machine."""
+    """Show one engine: what it depends on, its files, layers, number formats, profiles and memory.
+
+    TensorRT engines are not opened, so this needs no GPU. Differences to this machine are listed, too.
+    """
+    from dgkit.engines.contents import EngineContents, read_contents
     from dgkit.engines.inventory import find
     from dgkit.engines.store import EngineStore, rebuild_command
 
     entry = find(EngineStore(), identity)
     content = entry.sidecar.model_dump(mode="json", exclude={"checksum"}) if entry.sidecar else None
     remedy = rebuild_command(entry.sidecar.key, entry.sidecar.model) if entry.sidecar and entry.differences else ""
+    found = read_contents(entry.folder, entry.sidecar) if entry.sidecar else EngineContents()
     if as_json:
-        print_json({**_as_dict(entry), "side_car": content, "rebuild": remedy})
+        print_json({**_as_dict(entry), "side_car": content, "rebuild": remedy, "contents": found.as_dict()})
         return
     for name, value in (("id", entry.name), ("folder", entry.folder), ("state", entry.state)):
         typer.echo(f"{name}: {value}")
@@ -64,7 +71,10 @@ def inspect(
         typer.echo(f"  {difference}")
     if remedy:
         typer.echo(f"rebuild: {remedy}")
+    for name in ("types", "profiles"):  # shown below
+        (content or {}).get("notes", {}).pop(name, None)
     _print_tree(content or {}, "")
+    _print_contents(found, layers)
 
 
 @engines.command("prune")
@@ -169,6 +179,22 @@ def _print_tree(values: dict[str, Any], indent: str) -> None:
                 typer.echo(f"{indent}  {' '.join(str(part) for part in item.values())}")
         else:
             typer.echo(f"{indent}{name}: {value}")
+
+
+def _print_contents(found: EngineContents, layers: bool) -> None:
+    for heading, counts in (("layers", found.layers), ("kernels", found.kernels)):
+        if counts:
+            typer.echo(f"{heading}, by number format of the output:")
+        for kind, formats in counts.items():
+            typer.echo(f"  {kind}: {', '.join(f'{number} {dtype}' for dtype, number in formats.items())}")
+    for number, profile in enumerate(found.profiles):
+        typer.echo(f"profile {number}, minimum, optimum and maximum shapes:")
+        for name, shapes in profile.items():
+            typer.echo(f"  {name}: {', '.join('x'.join(map(str, shape)) for shape in shapes)}")
+    for name, size in found.memory.items():
+        typer.echo(f"{name} of the largest call: {size:g} MiB")
+    for line in found.lines if layers else ():
+        typer.echo(line)
 
 
 def _shapes(shapes: dict[str, int | str]) -> str:

@@ -55,8 +55,8 @@ def networks(
 ) -> None:
     """Write the networks as ONNX files; each is run in ONNX Runtime and compared with PyTorch.
 
-    Each network gets a folder in OUT with model.onnx, its weights, engine.json, and tensorrt.sh: commands that build and
-    check a TensorRT engine.
+    Each network gets a folder in OUT with model.onnx, its weights, engine.json, and tensorrt.sh: commands that build
+    and check a TensorRT engine.
     """
     from dgkit.diffusion.loading import model_networks, open_model
     from dgkit.engines.copies import copy_out

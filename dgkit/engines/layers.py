@@ -1,9 +1,9 @@
 """Layer by layer comparison of two engines, in the order of computation, to find where they start to differ.
 
 A layer is a module without submodules that is called once. In PyTorch a hook receives its output. In an exported graph
-its output is the last tensor whose node lies in the scope of that module, which the exporter records; the graph runs
-with these tensors as additional outputs. This compares any engine that takes ONNX graphs, in the precision of its
-graph. It cannot show errors of fusions across layers, because the additional outputs prevent them.
+its output is the last tensor whose node lies in the scope of that module, which the exporter records. Polygraphy marks
+these tensors as additional outputs. This compares any engine that takes ONNX graphs, in the precision of its graph. It
+cannot show errors of fusions across layers, because the additional outputs prevent them.
 """
 
 import ast
@@ -24,6 +24,7 @@ from dgkit.engines.modules import cast
 from dgkit.engines.onnx_export import MODEL, SCOPES, export_engine, run_graph
 from dgkit.engines.runner import DTYPES, QUANTISED, BuildOptions, Network, find_device, find_dtype
 from dgkit.engines.store import EngineStore, Policy
+from dgkit.engines.trt_library import polygraphy
 from dgkit.errors import EngineError, UsageError
 from dgkit.optional import openvino_core, require
 from dgkit.progress import Notify
@@ -180,13 +181,12 @@ _TRACERS: dict[str, Callable[[_TraceJob], Values]] = {
 def _marked(job: _TraceJob, dtype: str) -> Iterator[tuple[Path, dict[str, str]]]:
     """Yield the path of the exported graph with the layers as additional outputs, and the tensor name of each layer."""
     onnx: Any = require("onnx", "cpu")
+    loaders = polygraphy("backend.onnx")
     source = export_engine(job.network, job.rebuild, job.notify, dtype=dtype).file(MODEL)
-    model = onnx.load(source, load_external_data=False)
+    model = loaders.onnx_from_path(str(source), ignore_external_data=True)
     tensors = _layer_tensors(model.graph, set(job.layers))
-    taken = {item.name for item in model.graph.output}
-    for name in dict.fromkeys(tensors.values()):
-        if name not in taken:
-            model.graph.output.append(onnx.helper.make_empty_tensor_value_info(name))
+    outputs = [item.name for item in model.graph.output]
+    model = loaders.modify_outputs(model, [*outputs, *(set(tensors.values()) - set(outputs))])
     # Inside the store, so that the weights can be hard links: runtimes refuse symbolic links.
     with tempfile.TemporaryDirectory(prefix=".layers-", dir=EngineStore().root) as folder:
         for path in source.parent.glob(f"{MODEL}.*"):

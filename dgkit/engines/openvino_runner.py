@@ -87,7 +87,7 @@ class OpenVinoRunner(Runner):
             if self.dtype_name != "fp32":
                 library.save_model(model, temporary[0], compress_to_fp16=True)
                 model = core.read_model(temporary[0])
-            compiled = core.compile_model(model, "CPU", {"INFERENCE_PRECISION_HINT": _precision(self.dtype_name)})
+            compiled = core.compile_model(model, "CPU", precision_hint(self.dtype_name))
             notes = self._verify(compiled, held_out, folder) if held_out else {}
             blob: io.BytesIO = compiled.export_model()
         except RuntimeError as error:
@@ -178,6 +178,10 @@ def has_bf16() -> bool:
     return "BF16" in openvino_core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
 
 
+def precision_hint(dtype: str) -> dict[str, str]:
+    """Return OpenVINO's setting of the precision for operations that are not quantised."""
+    return {"INFERENCE_PRECISION_HINT": _precision(dtype)}
+
+
 def _precision(dtype: str) -> str:
-    """Return OpenVINO's name of the precision for operations that are not quantised."""
     return "f32" if dtype == "fp32" or (dtype in QUANTISED and not has_bf16()) else "bf16"
