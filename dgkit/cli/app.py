@@ -20,6 +20,7 @@ from dgkit.cli.build_engines import build_engines
 from dgkit.cli.catalogue import catalogue
 from dgkit.cli.check import check
 from dgkit.cli.common import BROKEN_PIPE, INTERRUPTED, check_paths, print_error, stop_code
+from dgkit.cli.debug import debug
 from dgkit.cli.defects import occupy_closed_streams, report_defect
 from dgkit.cli.doctor import doctor
 from dgkit.cli.engines import engines
@@ -89,6 +90,7 @@ app.command("world")(world)
 app.add_typer(export, name="export")
 app.command("build-engines")(build_engines)
 engines.command("check")(check)
+engines.command("debug")(debug)
 app.add_typer(engines, name="engines")
 app.command("bench", cls=ConfigCommand)(bench)
 app.command("list")(catalogue)
