@@ -4,7 +4,7 @@ They are README.md, metadata.jsonl for `datasets`, and a config for mmsegmentati
 """
 
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -88,7 +88,10 @@ def card_text(summary: Summary, layout: str) -> str:
         f"## Files\n\n{_CONTENT[layout]}\n",
         _loading(layout),
         "## Styles\n",
-        markdown_table(("style", "images"), [(_style(name), f"{count:,}") for name, count in summary.styles.items()]),
+        markdown_table(
+            ("style", "images"),
+            [(_style(name, summary.settings), f"{count:,}") for name, count in summary.styles.items()],
+        ),
         _classes(summary),
         _licence(summary),
     ]
@@ -162,6 +165,7 @@ def _settings(summary: Summary) -> list[tuple[str, str]]:
     shown = ("preset", "steps", "guidance_scale", "style_mix", "engine", "dtype", "seed", "rare")
     rows = [("model", summary.model), ("label maps", summary.source)]
     rows += [(key, f"`{summary.settings[key]}`") for key in shown if summary.settings.get(key) is not None]
+    rows += [(key, f"`{value}`") for key, value in summary.words.items() if key != "styles"]
     digests = [(f"{key} digest", f"`{str(summary.settings.get(f'{key}_digest'))[:16]}`") for key in ("model", "source")]
     return rows + digests
 
@@ -214,7 +218,12 @@ def _pixels(summary: Summary) -> str:
     return f" of {summary.size[1]} x {summary.size[0]} pixels" if summary.size else ""
 
 
-def _style(name: str) -> str:
+def _style(name: str, settings: Mapping[str, Any]) -> str:
+    """Return the name of a style, with its clause if the settings define one."""
+    for key in ("styles", "style_mix"):
+        own = settings.get(key)
+        if isinstance(own, dict) and isinstance(own.get(name), dict) and own[name].get("clause"):
+            return f"{name}: {own[name]['clause']}"
     return "without style" if name == "none" else name
 
 

@@ -100,7 +100,7 @@ def page_data(folder: GeneratedFolder, pixels: ClassPixels, summary: Summary) ->
     columns: dict[str, Any] = {"id": [str(record["id"]) for record in records]}
     texts: dict[str, list[str]] = {}
     for name in ("style", "class", "prompt", "source"):
-        values = [str(record[name] or "") for record in records]
+        values = [_text(record, name) for record in records]
         texts[name] = list(dict.fromkeys(values))
         numbers = {text: number for number, text in enumerate(texts[name])}
         columns[name] = [numbers[value] for value in values]
@@ -121,6 +121,12 @@ def page_data(folder: GeneratedFolder, pixels: ClassPixels, summary: Summary) ->
         "throughput": throughput(_times(folder), _first_images(folder.settings)),
         "embedded": None,
     }
+
+
+def _text(record: dict[str, Any], name: str) -> str:
+    """Return a text of a scene; the prompt with the negative prompt, so that the search finds both."""
+    negative = record.get("negative_prompt") if name == "prompt" else None
+    return f"{record[name] or ''}{f' | negative prompt: {negative}' if negative else ''}"
 
 
 def throughput(times: Sequence[float], first: int = 1) -> dict[str, Any] | None:

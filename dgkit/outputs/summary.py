@@ -11,6 +11,7 @@ from dgkit.data.generated import GeneratedFolder
 from dgkit.files import json_bytes, parse_json, read_file, write_changed
 from dgkit.outputs.class_pixels import ClassPixels
 from dgkit.taxonomies import CITYSCAPES19, Taxonomy
+from dgkit.wording import TEMPLATE
 
 SUMMARY = "dataset.json"
 _EMBEDDED = "the model that dgkit ships"
@@ -40,6 +41,13 @@ class Summary:
     taxonomy: Taxonomy = CITYSCAPES19
 
     @property
+    def words(self) -> dict[str, Any]:
+        """The settings of prompts that differ from the published wording."""
+        keys = ("styles", "prompt_template", "class_words", "class_limit", "negative_prompt")
+        usual: tuple[Any, ...] = (None, "", {}, TEMPLATE)
+        return {key: self.settings[key] for key in keys if self.settings.get(key) not in usual}
+
+    @property
     def licence(self) -> str | None:
         """``apache-2.0`` if model and label maps both come with dgkit; None if other terms apply."""
         own = self.settings.get("model") is None and self.settings.get("controlnet") is None
@@ -66,7 +74,7 @@ class Summary:
             "source": self.source,
             "model": self.model,
             "licence": self.licence,
-            "settings": {key: self.settings[key] for key in shown if key in self.settings},
+            "settings": {key: self.settings[key] for key in shown if key in self.settings} | self.words,
             "dgkit": __version__,
         }
 
