@@ -48,9 +48,9 @@ def polygraphy_run(ranges: Sequence[Mapping[str, Sequence[Sequence[int]]]], dtyp
 
     ONNX Runtime does not run bf16 on a CPU; the outputs of such an engine are only checked to be finite.
     """
-    words = ["polygraphy", "run", MODEL, "--trt", "--strongly-typed", "--save-engine", ENGINE, "--validate"]
-    if dtype != "bf16":
-        words += ["--onnxrt", "--compare-func", "snr", "--snr-tolerance", f"{-20 * math.log10(TOLERANCES[dtype]):g}"]
+    ratio = f"{-20 * math.log10(TOLERANCES[dtype]):g}"
+    reference = ["--onnxrt", "--compare-func", "snr", "--snr-tolerance", ratio] if dtype != "bf16" else []
+    words = ["polygraphy", "run", MODEL, *reference, "--trt", "--strongly-typed", "--save-engine", ENGINE, "--validate"]
     for shapes in ranges:
         for place, size in enumerate(_SIZES):
             words += [f"--trt-{size}-shapes", *(_shape(name, shape[place]) for name, shape in shapes.items())]

@@ -12,6 +12,7 @@ from dgkit.diffusion.loading import model_networks
 from dgkit.diffusion.model_folder import ModelFolder
 from dgkit.engines.compare import TOLERANCES, Comparison, EngineSpec, check_network, compare_outputs
 from dgkit.engines.runner import DTYPES, QUANTISED, Network
+from dgkit.engines.trt_library import polygraphy
 from dgkit.errors import UsageError
 
 SIDES = ("torch:fp32", "ort:fp32")
@@ -63,3 +64,18 @@ def test_sides() -> None:
 def test_batch_is_positive(folder: ModelFolder) -> None:
     with pytest.raises(UsageError, match="batch 0; allowed: 1 or more"):
         Comparison(partial(load, folder, "condition"), EngineSpec("torch"), EngineSpec("torch"), batch=0)
+
+
+def test_polygraphy_gives_the_same_verdict() -> None:
+    """A relative L2 error of E is a signal-to-noise ratio of -20 log10(E) dB, the tolerance in tensorrt.sh."""
+    pytest.importorskip("polygraphy", reason="needs polygraphy: pip install 'dgkit[cpu]'")
+    tools = polygraphy("comparator")
+    expected = torch.randn(2, 64, generator=torch.Generator().manual_seed(0))
+    noise = torch.randn(2, 64, generator=torch.Generator().manual_seed(1))
+    for size in (1e-4, 0.9e-2, 1.1e-2, 0.3):
+        found = expected + noise * size * expected.norm() / noise.norm()
+        for tolerance in (1e-3, 1e-2, 5e-2):
+            (ours,) = compare_outputs("vae_decoder", SIDES, {"image": expected}, {"image": found}, tolerance)
+            compare = tools.SnrCompareFunc(snr_threshold=-20 * math.log10(tolerance))
+            results = [tools.IterationResult({"image": value.numpy()}) for value in (expected, found)]
+            assert all(map(bool, compare(*results).values())) == ours.passed == (size < tolerance)
