@@ -12,6 +12,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from dgkit.diffusion.adapters import Lora
 from dgkit.engines.engine_recipe import EngineRecipe
 from dgkit.errors import DgkitError
 from dgkit.processes import helper_process
@@ -31,17 +32,22 @@ class BuildRequest:
     controlnet: str | None
     recipe: dict[str, Any]
     networks: tuple[str, ...]
+    loras: tuple[tuple[str, float], ...] = ()
+    """File and scale of each LoRA."""
 
 
 @contextlib.contextmanager
-def helping(root: Path, controlnet: Path, recipe: EngineRecipe, networks: Sequence[str]) -> Iterator[bool]:
+def helping(
+    root: Path, controlnet: Path, recipe: EngineRecipe, networks: Sequence[str], loras: Sequence[Lora] = ()
+) -> Iterator[bool]:
     """Build engines in a second process while the block runs, if cores and memory allow; yield whether they do."""
     weights = sum(path.stat().st_size for folder in (root, controlnet) for path in folder.rglob("*.safetensors"))
     room = available_memory() > MEMORY + MEMORY_PER_BYTE * weights
     if weights < SMALLEST or len(usable_cores()) < 2 or not room:
         yield False
         return
-    request = BuildRequest(str(root), str(controlnet), recipe.model_dump(mode="json"), tuple(networks))
+    files = tuple((str(lora.path), lora.scale) for lora in loras)
+    request = BuildRequest(str(root), str(controlnet), recipe.model_dump(mode="json"), tuple(networks), files)
     with helper_process(MODULE, asdict(request)):
         yield True
 
@@ -49,15 +55,18 @@ def helping(root: Path, controlnet: Path, recipe: EngineRecipe, networks: Sequen
 def serve(request: BuildRequest) -> None:
     """Build the engines of a request; leave an engine that cannot be built to the main process."""
     from dgkit.diffusion.components import model_networks
+    from dgkit.diffusion.fused_model import FusedModel
     from dgkit.diffusion.model_folder import ModelFolder
 
     folder = ModelFolder(Path(request.model), None if request.controlnet is None else Path(request.controlnet))
-    found = model_networks(folder)
+    loras = [Lora(path, Path(path), scale) for path, scale in request.loras]
+    model = FusedModel(folder, loras) if loras else folder
+    found = model_networks(model)
     recipe = EngineRecipe.model_validate(request.recipe)
     for runner in recipe.runners({name: found[name] for name in request.networks}).values():
         with contextlib.suppress(DgkitError):
             runner.prepare()
-        folder.release()
+        model.release()
 
 
 if __name__ == "__main__":

@@ -110,6 +110,59 @@ def find_controlnet(controlnet: str | Path) -> Path:
     return folder
 
 
+def find_lora_file(source: str) -> Path:
+    """Return the safetensors file of a LoRA: a file, a folder with one, or a hub id ``owner/name[/file]``.
+
+    Raises ModelError if there is none or it is pickled.
+    """
+    path = Path(source).expanduser()
+    try:
+        if path.is_dir():
+            return path / _choose_lora([entry.name for entry in path.iterdir()], source)
+        exists = path.exists()
+    except (OSError, ValueError) as error:
+        raise ModelError(f"the LoRA {shown(source)} cannot be found", "check the path") from error
+    if exists:
+        return path.with_name(_choose_lora([path.name], source))
+    if not _HUB_ID.match(source):
+        raise ModelError(f"the LoRA {shown(source)} does not exist", "pass a .safetensors file or a hub id")
+    owner, name, *rest = source.split("/")
+    repository = f"{owner}/{name}"
+    try:
+        names, cached = _list(repository)
+        wanted = "/".join(rest)
+        inside = [item for item in names if item == wanted or item.startswith(f"{wanted}/")] if rest else names
+        file = _choose_lora(inside, source)
+        return (cached or _fetch(repository, [file])) / file
+    except ModelError:
+        raise
+    except Exception as error:  # errors of the client, its HTTP library or the system
+        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        raise ModelError(
+            f"the LoRA {shown(source)} is not a file, and downloading it from the hub failed ({reason})",
+            f"with network: hf download {repository} FILE.safetensors, then --lora with the path it prints",
+        ) from error
+
+
+def _choose_lora(names: Sequence[str], where: str) -> str:
+    """Return the LoRA among file names: the only safetensors file, or the one that diffusers writes."""
+    found = sorted(name for name in names if name.endswith(".safetensors"))
+    usual = [name for name in found if PurePosixPath(name).name == "pytorch_lora_weights.safetensors"]
+    chosen = found if len(found) == 1 else usual
+    if len(chosen) == 1:
+        return chosen[0]
+    if found:
+        listed = ", ".join(found[:5]) + (", ..." if len(found) > 5 else "")
+        raise ModelError(f"{shown(where)} has {len(found)} LoRA files: {listed}", "add the name of one to the path")
+    if any(name.endswith((".bin", ".pt", ".pth", ".ckpt")) for name in names):
+        raise ModelError(
+            f"the LoRA {shown(where)} is pickled, which can execute code; expected a .safetensors file",
+            'convert: python -c "import sys, torch; from safetensors.torch import save_file; '
+            'save_file(torch.load(sys.argv[1], weights_only=True), sys.argv[2])" LORA.bin LORA.safetensors',
+        )
+    raise ModelError(f"{shown(where)} has no .safetensors file", "pass a LoRA file or a hub id such as owner/name")
+
+
 def _find(source: str | Path, files: HubFiles) -> Path:
     try:
         path = Path(source).expanduser()

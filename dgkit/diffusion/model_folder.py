@@ -28,6 +28,14 @@ RANDOM = "random:"  # prefix of the names of models that are made in memory
 _INDEX = "model_index.json"
 
 
+class AppliedLora(Config):
+    """A LoRA that ``dgkit swap --lora`` fused into a model: ``name`` and SHA-256 of its file, and its scale."""
+
+    name: str
+    digest: str
+    scale: float
+
+
 class ModelDefaults(Config):
     """``dgkit.json``: the settings that a model was trained for. All are optional."""
 
@@ -39,6 +47,8 @@ class ModelDefaults(Config):
     """Classifier-free guidance scale, used if the preset has none."""
     preset: str | None = None
     """Sampler preset that was measured with the model, used if none is stated."""
+    loras: tuple[AppliedLora, ...] = ()
+    """LoRA in the weights, so that none is applied twice."""
 
 
 class ConditionDefaults(Config):
@@ -100,6 +110,11 @@ class ModelSource(Protocol):
     @property
     def info(self) -> ModelInfo:
         """Sizes and settings."""
+        ...
+
+    @property
+    def configs(self) -> dict[str, dict[str, Any]]:
+        """The config of each part by name."""
         ...
 
     def part(self, name: str) -> "nn.Module":
