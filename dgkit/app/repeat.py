@@ -9,7 +9,7 @@ from typing import Any
 from dgkit.generation.generate_config import GenerateConfig
 
 BULK = 100  # images that a command line asks for
-_DIGESTS = ("source_digest", "model_digest", "judge_digest")
+_DIGESTS = ("source_digest", "model_digest", "judge_digest", "lora_digest")
 SCENES_NOTE = (
     "# Scene 000000 of each folder is the scene above, up to the rounding of larger batches; "
     "the others have the same label map and other noise."
@@ -40,6 +40,8 @@ def _words(name: str, value: Any, has_flag: bool) -> list[str]:
         value = f"{value[0]}x{value[1]}"
     if isinstance(value, float) and value.is_integer():
         value = int(value)
+    if isinstance(value, tuple) and name == "lora":
+        return [word for text in value for word in ("--lora", text)]
     if not has_flag or isinstance(value, dict):
         return ["--set", f"{name}={json.dumps(str(value) if isinstance(value, Path) else value)}"]
     flag = name.replace("_", "-")

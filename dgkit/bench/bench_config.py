@@ -50,6 +50,9 @@ class BenchConfig(Config):
     model: Annotated[str | None, Metavar("M")] = Field(
         None, description="Diffusers model folder or hub id; default: embedded model"
     )
+    lora: Annotated[tuple[str, ...], Metavar("LORA[:SCALE]")] = Field(
+        (), description="LoRA file or hub id to fuse into the prior; repeatable"
+    )
     device: Annotated[str, Metavar("D")] = Field("auto", description="auto (CUDA if available), cpu, cuda or cuda:N")
     against: Annotated[Literal["official"] | None, Metavar("official")] = Field(
         None, description="Compare with the published schedule: official"
@@ -114,6 +117,7 @@ class BenchTask(Config):
     largest: int = 1
     """Largest batch of the run."""
     model: str | None = None
+    lora: tuple[str, ...] = ()
     device: str = "cpu"
     preset: str = "exact"
     steps: int | None = None

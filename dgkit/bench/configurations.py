@@ -117,7 +117,7 @@ def _base_row(config: BenchConfig, task: BenchTask, batch: int, environment: Map
         engine=OFFICIAL if official else task.engine,
         dtype=task.dtype,
         batch=batch,
-        model=str(task.segmenter) if pictures else task.model or "embedded",
+        model=str(task.segmenter) if pictures else " + ".join((task.model or "embedded", *task.lora)),
         preset=task.protocol if pictures else ("official" if official else task.preset) if images else "",
         steps=task.steps if images else None,
         note=config.note,
@@ -132,7 +132,7 @@ def _common(config: BenchConfig, device: str) -> dict[str, Any]:
         **{
             key: getattr(config, key)
             for key in (
-                "model", "preset", "steps", "count", "segmenter", "on", "protocol", "repeats", "seconds",
+                "model", "lora", "preset", "steps", "count", "segmenter", "on", "protocol", "repeats", "seconds",
                 "official_seconds", "threads", "rebuild", "cuda_graph",
             )
         },

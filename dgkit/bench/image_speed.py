@@ -113,7 +113,11 @@ def image_rate(task: BenchTask, labels: Iterable[np.ndarray], milliseconds: floa
     """Return the rate of networks that make an image of ``labels`` in ``milliseconds`` each; empty without parity."""
     if task.references is None:
         return {}
-    return {"tflops": ImageWork(open_model(task.model), find_settings(task)).mean(labels) / milliseconds / 1e9}
+    return {
+        "tflops": ImageWork(open_model(task.model, loras=task.lora), find_settings(task)).mean(labels)
+        / milliseconds
+        / 1e9
+    }
 
 
 def compare(path: Path | None, image: np.ndarray) -> dict[str, Any]:
@@ -158,7 +162,7 @@ def _pipeline(task: BenchTask, rebuild: Policy) -> Pipeline:
     """Open the pipeline of a task; for the subject ``generate`` with the options that the command uses."""
     options = BuildOptions(cuda_graph=task.cuda_graph) if task.subject == "generate" else build_options(task)
     recipe = {"engine": task.engine, "device": task.device, "dtype": task.dtype, "options": options}
-    return load_pipeline(task.model, recipe=EngineRecipe.model_validate(recipe), rebuild=rebuild)
+    return load_pipeline(task.model, loras=task.lora, recipe=EngineRecipe.model_validate(recipe), rebuild=rebuild)
 
 
 def _measure_sampler(
@@ -247,5 +251,6 @@ def _run_command(
     if task.steps is not None:
         options["--set"] = f"steps={task.steps}"
     words = [str(word) for pair in options.items() for word in pair]
+    words += [word for lora in task.lora for word in ("--lora", lora)]
     words += [] if task.cuda_graph else ["--no-cuda-graph"]
     return run_dgkit(["generate", str(out), *words], task.device, variables).memory

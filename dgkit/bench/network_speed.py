@@ -36,7 +36,7 @@ FLOPS = "flops"  # key in the reference file, next to the names of the outputs
 
 def build(task: BenchTask) -> Iterator[dict[str, Any]]:
     """Build missing engines; yield their build time and size, and the peak memory if any was built now."""
-    runner = _runner(task, open_model(task.model), task.rebuild)
+    runner = _runner(task, open_model(task.model, loras=task.lora), task.rebuild)
     built = builds_engines({task.subject: runner})
     yield describe_engines(runner.prepare(), built)
 
@@ -60,7 +60,7 @@ def describe_engines(engines: list[Engine], built: bool) -> dict[str, Any]:
 
 def reference(task: BenchTask) -> Iterator[dict[str, Any]]:
     """Write the outputs of eager PyTorch in fp32 and the flops of a sample to a file of ``task.references``."""
-    network = model_networks(open_model(task.model))[task.subject]
+    network = model_networks(open_model(task.model, loras=task.lora))[task.subject]
     path = reference_path(task, network.digest())
     if path is None or path.is_file():
         yield {}
@@ -119,7 +119,7 @@ def measure(task: BenchTask) -> Iterator[dict[str, Any]]:
     A batch that fails does not stop the others. Only the first batch has ``load_s``.
     """
     device = find_device(task.device)
-    model = open_model(task.model)
+    model = open_model(task.model, loras=task.lora)
     runner = _runner(task, model, "never")
     memory = DeviceMemory(device)
     started = time.perf_counter()

@@ -149,7 +149,7 @@ def measure_images(task: BenchTask) -> Iterator[dict[str, Any]]:
 def _open(task: BenchTask, measure: Callable[[Published], dict[str, Any]]) -> dict[str, Any]:
     device = find_device(task.device)
     eager = EngineRecipe(engine="torch", device=task.device, options=BuildOptions(cuda_graph=False))
-    pipeline = load_pipeline(task.model, recipe=eager)
+    pipeline = load_pipeline(task.model, loras=task.lora, recipe=eager)
     path = reference_path(task, pipeline.identity()["digest"])
     preset = PRESETS["official"] if task.steps is None else dataclasses.replace(PRESETS["official"], steps=task.steps)
     memory, started = DeviceMemory(device), time.perf_counter()

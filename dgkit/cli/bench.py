@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from dgkit.bench.rows import BenchRow
 
 PANELS = {
-    "What to run": "engines dtypes batches model random device preset steps count segmenter on protocol against "
+    "What to run": "engines dtypes batches model lora random device preset steps count segmenter on protocol against "
     "cuda_graph ceilings",
     "How long": "repeats seconds official_seconds together timeout threads rebuild parity references",
     "Output": "csv plot note as_json",

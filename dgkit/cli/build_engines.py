@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from dgkit.cli.common import chosen_model, inform, interruptible, print_json, print_table, progress_bars, size_text
-from dgkit.cli.options import ControlNet, Json, Networks, Random, Rebuild, option, recipe_file, settings
+from dgkit.cli.options import ControlNet, Json, Loras, Networks, Random, Rebuild, option, recipe_file, settings
 
 if TYPE_CHECKING:
     from dgkit.diffusion.model_folder import ModelSource
@@ -21,6 +21,7 @@ def build_engines(
         str | None, typer.Argument(metavar="MODEL", help="Model folder or hub id; default: embedded model")
     ] = None,
     controlnet: ControlNet = None,
+    lora: Loras = None,
     random: Random = None,
     networks: Networks = "all",
     engine: Annotated[str | None, option("ENGINE", "ort (default), openvino, compile or trt")] = None,
@@ -59,7 +60,7 @@ def build_engines(
     flags: dict[str, Any] = {"engine": engine, "dtype": dtype, "device": device, "options": options or None}
     settings = load_config(EngineRecipe, recipe, sets or (), **flags)
     chosen = choose_networks(networks)
-    found = open_model(chosen_model(model, random), controlnet)
+    found = open_model(chosen_model(model, random), controlnet, lora or ())
     outcomes = _build(found, settings, chosen, rebuild, dry_run)
     if as_json:
         print_json({"model": found.info.name, "dry_run": dry_run, "networks": [_as_dict(item) for item in outcomes]})

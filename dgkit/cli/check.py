@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from dgkit.cli.common import chosen_model, inform, print_json, print_table, say
-from dgkit.cli.options import ControlNet, Json, Model, Networks, Random, Rebuild, option
+from dgkit.cli.options import ControlNet, Json, Loras, Model, Networks, Random, Rebuild, option
 
 if TYPE_CHECKING:
     from dgkit.engines.compare import OutputCheck
@@ -21,6 +21,7 @@ def check(
     second: Annotated[str, typer.Argument(metavar="B", help="Engine to compare with it")],
     model: Model = None,
     controlnet: ControlNet = None,
+    lora: Loras = None,
     random: Random = None,
     networks: Networks = "all",
     batch: Annotated[int, option("N", "Samples per call")] = 2,
@@ -42,7 +43,7 @@ def check(
     from dgkit.errors import EngineError
 
     sides, policy = (EngineSpec.parse(first), EngineSpec.parse(second)), check_policy(rebuild)
-    opened = open_model(chosen_model(model, random), controlnet)
+    opened = open_model(chosen_model(model, random), controlnet, lora or ())
 
     def load(name: str) -> Network:
         opened.release()

@@ -9,7 +9,7 @@ import typer
 from typer.core import TyperGroup
 
 from dgkit.cli.common import chosen_model, inform, interruptible, print_json, print_table, progress_bars, say, size_text
-from dgkit.cli.options import ControlNet, Json, MmsegConfig, Networks, Random, Rebuild, option
+from dgkit.cli.options import ControlNet, Json, Loras, MmsegConfig, Networks, Random, Rebuild, option
 from dgkit.texts import count_of
 
 EXAMPLE = 128  # side in pixels of the example picture that a segmenter with free sizes is traced with
@@ -46,6 +46,7 @@ def networks(
         typer.Argument(metavar="[MODEL] OUT", help="Model folder or hub id (default: embedded model); output folder"),
     ],
     controlnet: ControlNet = None,
+    lora: Loras = None,
     random: Random = None,
     names: Networks = "all",
     dtype: Annotated[str, option("D", "Number format of weights, inputs, outputs: fp32, fp16 or bf16")] = "fp32",
@@ -69,7 +70,7 @@ def networks(
     if len(places) > 2:
         raise UsageError(f"expected [MODEL] OUT, got {len(places)} arguments", "quote a path that contains spaces")
     out, policy = Path(places[-1]), check_policy(rebuild)
-    model = open_model(chosen_model(places[0] if len(places) == 2 else None, random), controlnet)
+    model = open_model(chosen_model(places[0] if len(places) == 2 else None, random), controlnet, lora or ())
     found = model_networks(model)
     chosen = {name: found[name] for name in choose_networks(names)}
     for network in chosen.values():

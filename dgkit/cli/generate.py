@@ -22,7 +22,7 @@ STAGES = {"city": ("Drawing label maps", "maps"), "index": ("Reading label maps"
           "card": ("Counting classes", "labels")}  # fmt: skip
 PANELS = {
     "Label maps": "labels jobs dataset world encoding split taxonomy label_scale rare",
-    "Model": "model controlnet engine dtype device engine_recipe cuda_graph rebuild",
+    "Model": "model controlnet lora engine dtype device engine_recipe cuda_graph rebuild",
     "Scenes": "count preset size seed balance_classes balance_styles preview",
     "Words": "style_mix styles prompt_template class_words class_limit negative_prompt",
     "Label quality": "judge min_agreement redraws boundary duplicates",

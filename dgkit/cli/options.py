@@ -56,6 +56,10 @@ Taxonomy: TypeAlias = Annotated[
     str | None,
     typer.Option("--taxonomy", metavar="T", help="Classes: cityscapes19, camvid11 or FILE.yaml; default: cityscapes19"),
 ]
+Loras: TypeAlias = Annotated[
+    list[str] | None,
+    typer.Option("--lora", metavar="LORA[:SCALE]", help="LoRA file or hub id to fuse into the prior; repeatable"),
+]
 Random: TypeAlias = Annotated[str | None, typer.Option("--random", metavar="NAME", help=RANDOM)]
 Networks: TypeAlias = Annotated[str, typer.Option("--networks", metavar="N,N", help="Networks, separated by commas")]
 Rebuild: TypeAlias = Annotated[str, typer.Option("--rebuild", metavar="POLICY", help=f"Engine builds: {POLICY}")]

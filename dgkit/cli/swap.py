@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from dgkit.cli.common import print_json, say
-from dgkit.cli.options import Json, option
+from dgkit.cli.options import Json, Loras, option
 
 
 def swap(
@@ -20,6 +20,7 @@ def swap(
     taxonomy: Annotated[
         str | None, option("T", "Classes of a ControlNet that states none: camvid11 or FILE.yaml")
     ] = None,
+    lora: Loras = None,
     as_json: Json = False,
 ) -> None:
     """Join a prior and a ControlNet in one model folder, checking every key and shape both ways.
@@ -31,7 +32,7 @@ def swap(
     from dgkit.diffusion.style_swap import swap as join
     from dgkit.taxonomies import find_taxonomy
 
-    report = join(prior, controlnet, out, None if taxonomy is None else find_taxonomy(taxonomy))
+    report = join(prior, controlnet, out, None if taxonomy is None else find_taxonomy(taxonomy), lora or ())
     if as_json:
         facts = asdict(report)
         print_json({key: value if isinstance(value, (int, dict)) else str(value) for key, value in facts.items()})

@@ -76,7 +76,7 @@ def _open(config: GenerateConfig, maps: Path, temporary: Path, stack: contextlib
     from dgkit.taxonomies import CITYSCAPES19, mixed
 
     chosen_preset(config)  # an unknown preset fails before the model is loaded
-    model = open_model(config.model, config.controlnet)
+    model = open_model(config.model, config.controlnet, config.lora)
     if not model.info.taxonomy.is_default:  # of which the page has the colours and names
         raise mixed(CITYSCAPES19, model.info.taxonomy, f"the model {model.info.name}")
     config = for_single_scenes(config, model.info)

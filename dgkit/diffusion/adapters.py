@@ -38,7 +38,7 @@ _NAMED_KEYS = 3  # in messages
 
 
 @dataclass(frozen=True)
-class Lora:
+class LoraFile:
     """A LoRA file and its scale; ``source`` is the file or hub id as it was given."""
 
     source: str
@@ -73,20 +73,20 @@ def split_scale(text: str) -> tuple[str, float]:
     return source, scale
 
 
-def find_loras(texts: Sequence[str]) -> tuple[Lora, ...]:
+def find_loras(texts: Sequence[str]) -> tuple[LoraFile, ...]:
     """Return the LoRA of each ``FILE_OR_HUB[:scale]``, downloading files of hub ids that are not in the cache.
 
     Raises UsageError for a scale that is no finite number, ModelError for a file that is missing or pickled.
     """
     pairs = [split_scale(text) for text in texts]
-    return tuple(Lora(source, find_lora_file(source), scale) for source, scale in pairs)
+    return tuple(LoraFile(source, find_lora_file(source), scale) for source, scale in pairs)
 
 
 @dataclass(frozen=True)
 class Adapter:
     """The weights of a LoRA in diffusers' names, with alphas or adapter settings by name if the file has them."""
 
-    lora: Lora
+    lora: LoraFile
     weights: dict[str, Tensor]
     alphas: dict[str, float] | None
     metadata: dict[str, Any] | None
@@ -109,7 +109,7 @@ class Adapter:
         return unet
 
 
-def read_adapter(lora: Lora, unet_config: Mapping[str, Any], parts: Sequence[str]) -> Adapter:
+def read_adapter(lora: LoraFile, unet_config: Mapping[str, Any], parts: Sequence[str]) -> Adapter:
     """Read a LoRA in the formats of diffusers, peft and kohya, for a prior with ``parts`` and ``unet_config``.
 
     Raises ModelError for a damaged file, values that are not finite, another kind of adapter, and names that diffusers
@@ -142,7 +142,7 @@ class _Config(dict[str, Any]):
         return self.get(name, 2 if name == "layers_per_block" else None)
 
 
-def _check_kind(lora: Lora, names: Sequence[str]) -> None:
+def _check_kind(lora: LoraFile, names: Sequence[str]) -> None:
     for mark, kind in _OTHER_KINDS.items():
         found = next((name for name in names if mark in name), None)
         if found is not None:
@@ -158,7 +158,7 @@ def _check_kind(lora: Lora, names: Sequence[str]) -> None:
         )
 
 
-def _plain_metadata(lora: Lora, metadata: Any) -> dict[str, Any] | None:
+def _plain_metadata(lora: LoraFile, metadata: Any) -> dict[str, Any] | None:
     """Return the settings of an adapter that change its effect. Raises ModelError for DoRA."""
     if not isinstance(metadata, dict) or not metadata:
         return None
@@ -190,7 +190,7 @@ def check_adapter(adapter: Adapter, modules: Mapping[str, nn.Module]) -> tuple[s
     return tuple(part for part, weights in used.items() if weights)
 
 
-def _check_sizes(lora: Lora, name: str, weight: Tensor, base: Tensor, down: bool) -> None:
+def _check_sizes(lora: LoraFile, name: str, weight: Tensor, base: Tensor, down: bool) -> None:
     found, expected = (weight.shape[1:], base.shape[1:]) if down else (weight.shape[:1], base.shape[:1])
     if tuple(found) != tuple(expected):
         raise ModelError(
@@ -199,7 +199,7 @@ def _check_sizes(lora: Lora, name: str, weight: Tensor, base: Tensor, down: bool
         )
 
 
-def _unfit(lora: Lora, names: Sequence[str], reason: str) -> ModelError:
+def _unfit(lora: LoraFile, names: Sequence[str], reason: str) -> ModelError:
     listed = ", ".join(one_line(name, 100) for name in list(names)[:_NAMED_KEYS])
     more = ", ..." if len(names) > _NAMED_KEYS else ""
     return ModelError(
@@ -222,9 +222,7 @@ def fuse(adapter: Adapter, part: str, module: nn.Module) -> nn.Module:
         fuse_text_encoder_lora(loaded, adapter.lora.scale, adapter_names=[_ADAPTER])
         _remove_text_encoder_monkey_patch(loaded)
     else:
-        Loader.load_lora_into_unet(
-            adapter.weights, adapter.alphas, loaded, adapter_name=_ADAPTER, metadata=metadata
-        )
+        Loader.load_lora_into_unet(adapter.weights, adapter.alphas, loaded, adapter_name=_ADAPTER, metadata=metadata)
         loaded.fuse_lora(adapter.lora.scale, adapter_names=[_ADAPTER])
         loaded.unload_lora()
     return module.eval().requires_grad_(False)

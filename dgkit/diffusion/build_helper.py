@@ -12,7 +12,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from dgkit.diffusion.adapters import Lora
+from dgkit.diffusion.adapters import LoraFile
 from dgkit.engines.engine_recipe import EngineRecipe
 from dgkit.errors import DgkitError
 from dgkit.processes import helper_process
@@ -38,7 +38,7 @@ class BuildRequest:
 
 @contextlib.contextmanager
 def helping(
-    root: Path, controlnet: Path, recipe: EngineRecipe, networks: Sequence[str], loras: Sequence[Lora] = ()
+    root: Path, controlnet: Path, recipe: EngineRecipe, networks: Sequence[str], loras: Sequence[LoraFile] = ()
 ) -> Iterator[bool]:
     """Build engines in a second process while the block runs, if cores and memory allow; yield whether they do."""
     weights = sum(path.stat().st_size for folder in (root, controlnet) for path in folder.rglob("*.safetensors"))
@@ -59,7 +59,7 @@ def serve(request: BuildRequest) -> None:
     from dgkit.diffusion.model_folder import ModelFolder
 
     folder = ModelFolder(Path(request.model), None if request.controlnet is None else Path(request.controlnet))
-    loras = [Lora(path, Path(path), scale) for path, scale in request.loras]
+    loras = [LoraFile(path, Path(path), scale) for path, scale in request.loras]
     model = FusedModel(folder, loras) if loras else folder
     found = model_networks(model)
     recipe = EngineRecipe.model_validate(request.recipe)

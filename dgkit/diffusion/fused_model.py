@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from dgkit.diffusion.adapters import Lora, check_adapter, fuse, read_adapter
+from dgkit.diffusion.adapters import LoraFile, check_adapter, fuse, read_adapter
 from dgkit.diffusion.model_folder import ModelInfo, ModelSource
 from dgkit.diffusion.part_config import TEXT_ENCODERS
 from dgkit.diffusion.weights import construct
@@ -22,7 +22,7 @@ class FusedModel:
     Raises ModelError for a LoRA that does not fit, or that the model has already.
     """
 
-    def __init__(self, base: ModelSource, loras: Sequence[Lora]) -> None:
+    def __init__(self, base: ModelSource, loras: Sequence[LoraFile]) -> None:
         self.base, self.loras = base, tuple(loras)
         self.configs = base.configs
         self._parts: dict[str, nn.Module] = {}
@@ -75,13 +75,13 @@ class FusedModel:
         """Return the tokenizer of the base."""
         return self.base.tokenizer()
 
-    def _of(self, *parts: str) -> list[Lora]:
+    def _of(self, *parts: str) -> list[LoraFile]:
         """Return the LoRA that change one of ``parts``; all without ``parts``."""
         pairs = zip(self.loras, self.changes, strict=True)
         return [lora for lora, changed in pairs if not parts or set(parts) & set(changed)]
 
 
-def _refuse_twice(base: ModelSource, loras: Sequence[Lora]) -> None:
+def _refuse_twice(base: ModelSource, loras: Sequence[LoraFile]) -> None:
     """Raise ModelError for a LoRA that is given twice or is recorded in ``dgkit.json``."""
     found = {applied.digest: f"part of the model {base.info.name} (dgkit.json)" for applied in base.info.defaults.loras}
     for lora in loras:

@@ -11,18 +11,21 @@ import json
 import re
 import shutil
 from codecs import BOM_UTF8
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 
+from dgkit.diffusion.adapters import LoraFile, find_loras
+from dgkit.diffusion.fused_model import FusedModel
 from dgkit.diffusion.hub import find_controlnet, find_model
 from dgkit.diffusion.model_folder import ModelFolder, condition_text, controlnet_taxonomy
 from dgkit.diffusion.part_config import KNOWN_PARTS, SDXL_INDEX, read_json
 from dgkit.diffusion.weight_files import find_weights
-from dgkit.diffusion.weights import check_finite, check_keys, read_shapes, skeleton
+from dgkit.diffusion.weights import check_finite, check_keys, read_shapes, save_weights, skeleton
 from dgkit.engines.modules import Denoiser, without_condition_embedding
 from dgkit.engines.spec import TIME_VALUES
 from dgkit.errors import ModelError, OutputError, one_line
@@ -52,14 +55,21 @@ class SwapReport:
     existed: bool
 
 
-def swap(prior: str | Path, controlnet: str | Path, out: str | Path, taxonomy: Taxonomy | None = None) -> SwapReport:
+def swap(
+    prior: str | Path,
+    controlnet: str | Path,
+    out: str | Path,
+    taxonomy: Taxonomy | None = None,
+    loras: Sequence[str] = (),
+) -> SwapReport:
     """Join the model ``prior`` and the ControlNet ``controlnet`` (folders or hub ids) in the new folder ``out``.
 
     Checks that every weight of both exists, is finite and has the shape in its config, that there are no others, and
     that each residual of the ControlNet has the shape of the UNet feature it is added to. ``out`` is complete or
     absent; both dgkit and diffusers' ``StableDiffusionControlNetPipeline`` can load it, for SDXL
-    ``StableDiffusionXLControlNetPipeline``. ``taxonomy`` states the classes of a ControlNet that
-    states none.
+    ``StableDiffusionXLControlNetPipeline``. ``taxonomy`` states the classes of a ControlNet that states none. ``loras``
+    (``FILE_OR_HUB[:scale]``) are fused into UNet and text encoders and recorded in ``dgkit.json``, so that none is
+    applied twice.
 
     Raises ModelError if the parts do not fit together; OutputError if ``out`` exists with other content or cannot be
     written.
@@ -70,10 +80,11 @@ def swap(prior: str | Path, controlnet: str | Path, out: str | Path, taxonomy: T
     parameters = {name: _check_part(folder, name) for name in folder.paths}
     residuals = _check_residuals(folder)
     existed = target.exists()
-    if existed:
-        _check_same(folder, target)
-    else:
-        _write(folder, target)
+    with _fused_files(folder, find_loras(loras), target) as fused:
+        if existed:
+            _check_same(folder, target, fused)
+        else:
+            _write(folder, target, fused)
     return SwapReport(
         out=target,
         prior=folder.root,
@@ -81,7 +92,7 @@ def swap(prior: str | Path, controlnet: str | Path, out: str | Path, taxonomy: T
         parameters=parameters,
         residuals=residuals,
         size=folder.info.size,
-        digest=folder.digest(),
+        digest=(ModelFolder(target) if loras else folder).digest(),
         existed=existed,
     )
 
@@ -127,11 +138,39 @@ def _check_residuals(folder: ModelFolder) -> int:
     return len(down) + 1
 
 
-def _files(folder: ModelFolder) -> Iterator[tuple[str, Path]]:
+@contextmanager
+def _fused_files(folder: ModelFolder, loras: Sequence[LoraFile], target: Path) -> Iterator[Mapping[str, Path]]:
+    """Yield the files that differ with ``loras``, by their paths inside the new folder, until the block ends."""
+    if not loras:
+        yield {}
+        return
+    model, work = FusedModel(folder, loras), temporary_path(target)
+    record = folder.info.defaults.model_dump(mode="json", exclude_unset=True)
+    record["loras"] = [*record.get("loras", ()), *(lora.record() for lora in loras)]
+    try:
+        work.mkdir(parents=True)
+        found = {"dgkit.json": work / "dgkit.json"}
+        found["dgkit.json"].write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
+        for part in dict.fromkeys(part for changed in model.changes for part in changed):
+            name = f"{part}/{KNOWN_PARTS[part].stem}.safetensors"
+            found[name] = work / f"{part}.safetensors"
+            save_weights(model.part(part), folder.paths[part], part, found[name])
+            model.release()
+        yield found
+    except OSError as error:
+        raise output_error(target, error) from error
+    finally:
+        shutil.rmtree(work, ignore_errors=True)
+
+
+def _files(folder: ModelFolder, fused: Mapping[str, Path]) -> Iterator[tuple[str, Path]]:
     """Yield (path inside the new folder, source) of every file to copy."""
+    yield from fused.items()
     for name, path in folder.paths.items():
         weights, stem = find_weights(path, name), KNOWN_PARTS[name].stem
         yield f"{name}/config.json", path / "config.json"
+        if f"{name}/{stem}.safetensors" in fused:
+            continue
         if weights.index is None:
             yield f"{name}/{stem}.safetensors", weights.paths[0]
         else:
@@ -141,7 +180,7 @@ def _files(folder: ModelFolder) -> Iterator[tuple[str, Path]]:
         for path in sorted((folder.root / name).glob("*")):
             if path.is_file() and path.suffix in (".json", ".txt"):
                 yield f"{name}/{path.name}", path
-    if (folder.root / "dgkit.json").is_file():
+    if (folder.root / "dgkit.json").is_file() and "dgkit.json" not in fused:
         yield "dgkit.json", folder.root / "dgkit.json"
 
 
@@ -184,10 +223,10 @@ def _index(folder: ModelFolder) -> str:
     return json.dumps(index, indent=2, sort_keys=True) + "\n"
 
 
-def _write(folder: ModelFolder, target: Path) -> None:
+def _write(folder: ModelFolder, target: Path, fused: Mapping[str, Path]) -> None:
     temporary = temporary_path(target)
     try:
-        for name, source in _files(folder):
+        for name, source in _files(folder, fused):
             (temporary / name).parent.mkdir(parents=True, exist_ok=True)
             if source.suffix == ".json":
                 (temporary / name).write_bytes(_without_mark(source))
@@ -204,11 +243,11 @@ def _write(folder: ModelFolder, target: Path) -> None:
         shutil.rmtree(temporary, ignore_errors=True)
 
 
-def _check_same(folder: ModelFolder, target: Path) -> None:
+def _check_same(folder: ModelFolder, target: Path, fused: Mapping[str, Path]) -> None:
     """Raise OutputError unless ``target`` has the content that :func:`swap` would write."""
     if not target.is_dir():
         raise _taken(target, "it is a file")
-    expected = dict(_files(folder))
+    expected = dict(_files(folder, fused))
     found = {path.relative_to(target).as_posix() for path in target.rglob("*") if path.is_file()}
     found = {name for name in found if not any(map(is_hidden, name.split("/")))}
     texts = _texts(folder)

@@ -34,6 +34,18 @@ def read_weights(folder: Path, part: str) -> dict[str, Tensor]:
     return tensors
 
 
+def save_weights(module: nn.Module, folder: Path, part: str, path: Path) -> None:
+    """Write the weights of a part to one safetensors file, under the names and in the precision of those in ``folder``.
+
+    Raises OSError if it cannot be written.
+    """
+    from safetensors.torch import save_file
+
+    own = {_plain(name): tensor for name, tensor in module.state_dict().items()}
+    names = [name for name, _, _ in open_tensors(find_weights(folder, part), part)]
+    save_file({name: own[_modern(name, part)].contiguous() for name in names}, path, metadata={"format": "pt"})
+
+
 def check_finite(folder: Path, part: str) -> None:
     """Raise ModelError if a weight is not finite; keeps one tensor in memory at a time."""
     for _ in finite_tensors(find_weights(folder, part), part):

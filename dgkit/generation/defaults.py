@@ -96,6 +96,14 @@ def with_preset(config: GenerateConfig, info: "ModelInfo") -> GenerateConfig:
     return config.model_copy(update={"preset": preset})
 
 
+def adapter_note(config: GenerateConfig, info: "ModelInfo") -> str | None:
+    """Return a warning if the preset is made for a LoRA, and the model has none."""
+    adapter = chosen_preset(config).adapter
+    if adapter is None or config.lora or info.defaults.loras:
+        return None
+    return f"preset {config.preset} is made for a prior with a few-step LoRA: add --lora {adapter}"
+
+
 def for_single_scenes(config: GenerateConfig, info: "ModelInfo") -> GenerateConfig:
     """Return the settings with preset, engine and dtype for scenes made one at a time, for which nothing is built."""
     config = with_preset(config, info)

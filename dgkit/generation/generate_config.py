@@ -108,6 +108,9 @@ class GenerateConfig(Config):
     controlnet: Annotated[str | None, Metavar("C")] = Field(
         None, description="ControlNet folder or hub id; default: the model's own"
     )
+    lora: Annotated[tuple[str, ...], Metavar("LORA[:SCALE]")] = Field(
+        (), description="LoRA file or hub id to fuse into the prior; repeatable"
+    )
     engine: Annotated[str, Metavar("ENGINE")] = Field(
         "auto", description="auto (by machine and count), torch, compile, ort, openvino or trt"
     )
@@ -199,6 +202,7 @@ class GenerateConfig(Config):
     source_digest: str | None = Field(None, description="Digest of the label maps; if given, they must match it")
     model_digest: str | None = Field(None, description="Digest of the weights; if given, they must match it")
 
+    lora_digest: str | None = Field(None, description="Digests of the LoRA files; if given, they must match them")
     jobs_digest: str | None = Field(None, description="Digest of the table of jobs; if given, it must match it")
     judge_digest: str | None = Field(None, description="Digest of the judge; if given, it must match it")
 

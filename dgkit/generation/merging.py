@@ -119,6 +119,6 @@ def _model_name(config: GenerateConfig) -> str:
     from dgkit.diffusion.loading import open_model
 
     try:
-        return open_model(config.model, config.controlnet).info.name
+        return open_model(config.model, config.controlnet, config.lora).info.name
     except DgkitError:
         return Path(config.model or "").name

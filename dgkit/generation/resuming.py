@@ -13,7 +13,7 @@ from dgkit.taxonomies import find_taxonomy
 # Values that model, label maps or machine determine: stated as None or "auto" they are those of the folder.
 _DETERMINED = frozenset(
     ("engine", "dtype", "batch", "preset", "size", "label_scale", "guidance_scale", "spacing", "source_digest",
-     "model_digest", "judge_digest", "jobs_digest", "taxonomy")
+     "model_digest", "judge_digest", "jobs_digest", "lora_digest", "taxonomy")
 )  # fmt: skip
 _SOURCES = ("jobs", "labels", "dataset", "arrays", "world")
 
@@ -33,7 +33,8 @@ def run_settings(folder: OutputFolder, given: GenerateConfig) -> GenerateConfig:
     refuse_changes(folder.path, old, lent)
     if lent.jobs is not None:
         check_count(lent.count, old.count)
-    digests = {key: getattr(given, key) for key in ("model_digest", "judge_digest", "jobs_digest")}
+    again = ("model_digest", "judge_digest", "jobs_digest", "lora_digest")
+    digests = {key: getattr(given, key) for key in again}
     if lent.world is None:  # the height of city scenes may depend on the digest
         digests["source_digest"] = given.source_digest
     few_cores = isinstance(lent.workers, int) and "workers" not in stated and lent.workers > len(usable_cores())

@@ -10,7 +10,7 @@ from dgkit.diffusion.part_config import import_classes
 from dgkit.files import user_path
 from dgkit.generation.blocks import Block, missing_blocks, refuse_empty_shard, total_images
 from dgkit.generation.city_source import drawing_ahead
-from dgkit.generation.defaults import needs_modules, preset_note, require_engine, settle, with_preset
+from dgkit.generation.defaults import adapter_note, needs_modules, preset_note, require_engine, settle, with_preset
 from dgkit.generation.flow import ImageProgress, InProcessPool, Pool, fill
 from dgkit.generation.generate_config import GenerateConfig
 from dgkit.generation.jobs import JobPlan
@@ -116,7 +116,7 @@ def _generate(
         require_engine(config, folder.path)
     from dgkit.diffusion.model_opening import open_model
 
-    source = open_model(config.model, config.controlnet)
+    source = open_model(config.model, config.controlnet, config.lora)
     config = with_taxonomy(config, source.info)
     chosen_wording(config)  # a word for an unknown class fails, too
     dataset = open_files(config, arrays) if dataset is None else dataset
@@ -138,6 +138,9 @@ def _generate(
     plan, config = make_plan(config, dataset, pipeline, mix, progress, notify)
     if preset is None and notify is not None:
         notify(preset_note(config, source.info, plan, config.model is None))
+    note = adapter_note(config, source.info)
+    if note is not None and notify is not None:
+        notify(note)
     config, pipeline = settle(config, source, plan, load, progress, notify)
     model = source.info.name
     with folder.opened(config):

@@ -37,7 +37,12 @@ class SceneGenerator:
         self._notify = notify
         self.preset: Preset = chosen_preset(config)
         self.pipeline: Pipeline = pipeline or load_pipeline(
-            config.model, config.controlnet, recipe=chosen_engines(config), rebuild=config.rebuild, notify=notify
+            config.model,
+            config.controlnet,
+            loras=config.lora,
+            recipe=chosen_engines(config),
+            rebuild=config.rebuild,
+            notify=notify,
         )
         self._stack = contextlib.ExitStack()
         self._check = _open_judge(config)

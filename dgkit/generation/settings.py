@@ -72,6 +72,8 @@ def resolve_paths(config: GenerateConfig) -> GenerateConfig:
         path = getattr(config, key)
         if path is not None and user_path(path).exists():
             changes[key] = str(user_path(path).absolute())
+    if config.lora:
+        changes["lora"] = tuple(map(_absolute_lora, config.lora))
     changes["style_mix"] = _written_shares(config)
     mix = chosen_style_mix(config.model_copy(update={"style_mix": changes["style_mix"]}))
     if config.jobs is not None:
@@ -90,6 +92,14 @@ def with_taxonomy(config: GenerateConfig, model: "ModelInfo") -> GenerateConfig:
     if config.taxonomy is not None and find_taxonomy(config.taxonomy) != found:
         raise mixed(find_taxonomy(config.taxonomy), found, f"the model {model.name}")
     return config.model_copy(update={"taxonomy": found.recorded()})
+
+
+def _absolute_lora(text: str) -> str:
+    """Return a LoRA with the absolute path of its file; a hub id unchanged."""
+    source, colon, scale = text.rpartition(":")
+    if user_path(text).exists() or not colon:
+        source, colon, scale = text, "", ""
+    return f"{user_path(source).absolute()}{colon}{scale}" if user_path(source).exists() else text
 
 
 def _absolute(root: str) -> str:
@@ -200,6 +210,11 @@ def make_plan(
     found = {"source_digest": index.digest, "model_digest": str(pipeline.identity()["digest"])}
     classes = find_taxonomy(config.taxonomy)
     table = None if config.jobs is None else read_jobs(config.jobs, config.encoding, classes)
+    identity = pipeline.identity()
+    found = {"source_digest": index.digest, "model_digest": str(identity["digest"])}
+    if config.lora:
+        found["lora_digest"] = ",".join(lora["digest"] for lora in identity["loras"])
+    table = None if config.jobs is None else read_jobs(config.jobs, config.encoding)
     if table is not None:
         found["jobs_digest"] = table.digest
         note = cut_note(index, size)

@@ -34,7 +34,7 @@ FREE_SETTINGS = frozenset({"batch", "workers", "ray", "device", "cuda_graph", "r
 # These paths may change as long as the digest of their content does not.
 PATHS_BY_DIGEST = {
     "source_digest": ("labels", "dataset", "encoding", "split"),
-    "model_digest": ("model", "controlnet"),
+    "model_digest": ("model", "controlnet", "lora"),
     "judge_digest": ("judge",),
     "jobs_digest": ("jobs",),
 }

@@ -50,13 +50,13 @@ class Summary:
     @property
     def licence(self) -> str | None:
         """``apache-2.0`` if model and label maps both come with dgkit; None if other terms apply."""
-        own = self.settings.get("model") is None and self.settings.get("controlnet") is None
+        own = not any(self.settings.get(name) for name in ("model", "controlnet", "lora"))
         return "apache-2.0" if own and self.settings.get("world") is not None else None
 
     def to_json(self) -> dict[str, Any]:
         """Return the content of ``dataset.json``."""
         shown = ("preset", "steps", "guidance_scale", "engine", "dtype", "seed", "rare", "style_mix", "label_scale",
-                 "model_digest", "source_digest")  # fmt: skip
+                 "model_digest", "source_digest", "lora", "lora_digest", "spacing")  # fmt: skip
         classes = [
             {"name": name, "pixels": self.pixels[i], "images": self.scenes[i],
              "source_pixels": None if self.source_pixels is None else self.source_pixels[i]}
@@ -142,7 +142,8 @@ def _source(settings: dict[str, Any]) -> str:
 def _model(settings: dict[str, Any]) -> str:
     model, controlnet = settings.get("model"), settings.get("controlnet")
     name = _EMBEDDED if model is None else _short(str(model))
-    return name if controlnet is None else f"{name}, ControlNet {_short(str(controlnet))}"
+    loras = [f"LoRA {_short(str(lora))}" for lora in settings.get("lora") or ()]
+    return ", ".join([name, *(() if controlnet is None else (f"ControlNet {_short(str(controlnet))}",)), *loras])
 
 
 def _short(place: str) -> str:

@@ -62,9 +62,10 @@ def test_old_names_of_diffusers(micro: Path, tmp_path: Path) -> None:
     from safetensors.torch import load_file, save_file
 
     tensors = load_file(make_lora(tmp_path / "new.safetensors", micro, text=False))
-    old = {
-        name.replace(".to_q.lora_", ".processor.to_q_lora.").replace("lora.A", "lora.down").replace("lora.B", "lora.up"):
-        value for name, value in tensors.items() if ".to_q." in name
-    }  # fmt: skip
+    old = {}
+    for name, value in tensors.items():
+        if ".to_q." in name:
+            name = name.replace(".to_q.lora_A", ".processor.to_q_lora.down")
+            old[name.replace(".to_q.lora_B", ".processor.to_q_lora.up")] = value
     save_file(old, tmp_path / "old.safetensors")
     assert_equal(micro, [(tmp_path / "old.safetensors", 1.0)], text=False)
