@@ -207,14 +207,12 @@ def make_plan(
     if padding is not None and notify is not None:
         notify(padding)
     rules = CropRules(size, config.min_pixels, config.min_share, config.attempts, config.temperature)
-    found = {"source_digest": index.digest, "model_digest": str(pipeline.identity()["digest"])}
     classes = find_taxonomy(config.taxonomy)
-    table = None if config.jobs is None else read_jobs(config.jobs, config.encoding, classes)
     identity = pipeline.identity()
     found = {"source_digest": index.digest, "model_digest": str(identity["digest"])}
     if config.lora:
         found["lora_digest"] = ",".join(lora["digest"] for lora in identity["loras"])
-    table = None if config.jobs is None else read_jobs(config.jobs, config.encoding)
+    table = None if config.jobs is None else read_jobs(config.jobs, config.encoding, classes)
     if table is not None:
         found["jobs_digest"] = table.digest
         note = cut_note(index, size)

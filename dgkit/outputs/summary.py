@@ -55,8 +55,9 @@ class Summary:
 
     def to_json(self) -> dict[str, Any]:
         """Return the content of ``dataset.json``."""
+        loras = ("lora", "lora_digest") if self.settings.get("lora") else ()
         shown = ("preset", "steps", "guidance_scale", "engine", "dtype", "seed", "rare", "style_mix", "label_scale",
-                 "model_digest", "source_digest", "lora", "lora_digest", "spacing")  # fmt: skip
+                 "model_digest", "source_digest", "spacing", *loras)  # fmt: skip
         classes = [
             {"name": name, "pixels": self.pixels[i], "images": self.scenes[i],
              "source_pixels": None if self.source_pixels is None else self.source_pixels[i]}
