@@ -6,13 +6,11 @@ import shlex
 from collections.abc import Sequence
 from typing import Any
 
-import torch
 from torch import nn
 
 from dgkit.diffusion.adapters import LoraFile, check_adapter, fuse, read_adapter
 from dgkit.diffusion.model_folder import ModelInfo, ModelSource
 from dgkit.diffusion.part_config import TEXT_ENCODERS
-from dgkit.diffusion.weights import construct
 from dgkit.errors import ModelError
 
 
@@ -28,8 +26,7 @@ class FusedModel:
         self._parts: dict[str, nn.Module] = {}
         self._targets = tuple(name for name in ("unet", *TEXT_ENCODERS) if name in base.configs)
         _refuse_twice(base, self.loras)
-        with torch.device("meta"):
-            modules = {name: construct(name, base.configs[name]) for name in self._targets}
+        modules = {name: base.outline(name) for name in self._targets}
         self.changes = [check_adapter(read_adapter(lora, *self._prior), modules) for lora in self.loras]
         """The parts that each LoRA changes."""
 
@@ -50,6 +47,10 @@ class FusedModel:
                 module = fuse(read_adapter(lora, *self._prior), name, module)
             self._parts[name] = module
         return self._parts[name]
+
+    def outline(self, name: str) -> nn.Module:
+        """Return a part without its weights, on the meta device."""
+        return self.base.outline(name)
 
     def release(self) -> None:
         """Drop the cached parts; modules that a caller holds stay valid."""

@@ -57,7 +57,12 @@ def load_pipeline(
     runners = used.runners(model_networks(folder), rebuild, notify)
 
     def identify() -> dict[str, Any]:
-        facts = {"name": folder.info.name, "digest": folder.digest(), "engine": used.engine, "dtype": used.dtype}
+        facts: dict[str, Any] = {
+            "name": folder.info.name,
+            "digest": folder.digest(),
+            "engine": used.engine,
+            "dtype": used.dtype,
+        }
         own = {name: choice.model_dump(exclude_none=True) for name, choice in used.networks.items()}
         if isinstance(folder, FusedModel):
             facts["loras"] = [lora.record() for lora in folder.loras]

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from dgkit.diffusion.hub import find_controlnet, find_model
+from dgkit.diffusion.hub import find_controlnet, find_lora_file, find_model
 from dgkit.diffusion.model_folder import ModelFolder
 from dgkit.errors import ModelError
 from tests.diffusion.test_model_files import FORMS, UNET, open_and_digest, rename, shard
@@ -123,3 +123,26 @@ def test_a_model_with_a_transformer_is_not_fetched(hub: FakeHub) -> None:
     with pytest.raises(ModelError, match="is a model with a transformer, which is not supported") as caught:
         find_model("owner/name")
     assert caught.value.hint == "supported: Stable Diffusion 1.x and 2.x, SDXL" and not hub.cache.exists()
+
+
+def test_only_the_lora_of_a_repository_is_fetched(hub: FakeHub) -> None:
+    """The published ones are a file of the usual name, or one of many in a repository."""
+    shutil.rmtree(hub.remote)
+    for name in ("a/8steps.safetensors", "a/4steps.safetensors", "old.bin", "README.md"):
+        (hub.remote / name).parent.mkdir(parents=True, exist_ok=True)
+        (hub.remote / name).write_bytes(name.encode())
+    for text, message in (
+        ("owner/name", "has 2 LoRA files: a/4steps.safetensors, a/8steps.safetensors"),
+        ("owner/name/old.bin", "is pickled"),
+        ("owner/name/none.safetensors", "has no .safetensors file"),
+    ):
+        with pytest.raises(ModelError, match=message):
+            find_lora_file(text)
+    assert not hub.cache.exists()
+    assert find_lora_file("owner/name/a/8steps.safetensors").read_bytes() == b"a/8steps.safetensors"
+    assert fetched(hub) == ["a/8steps.safetensors"]
+    hub.online = False
+    assert find_lora_file("owner/name/a/8steps.safetensors") == hub.cache / "a/8steps.safetensors"
+    (hub.remote / "pytorch_lora_weights.safetensors").write_bytes(b"usual")
+    hub.online = True
+    assert find_lora_file("owner/name").read_bytes() == b"usual"

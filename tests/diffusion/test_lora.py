@@ -184,7 +184,7 @@ def test_without_peft(micro: Path, lora: Path, monkeypatch: pytest.MonkeyPatch) 
 
 def test_baked_in_and_recorded(micro: Path, lora: Path, tmp_path: Path) -> None:
     out = tmp_path / "baked"
-    report = swap(micro, micro, out, [f"{lora}:0.5"])
+    report = swap(micro, micro, out, loras=[f"{lora}:0.5"])
     baked, fused = open_model(out), open_model(micro, loras=[f"{lora}:0.5"])
     assert report.digest == baked.digest() != open_model(micro).digest()
     for part in baked.configs:
@@ -196,19 +196,19 @@ def test_baked_in_and_recorded(micro: Path, lora: Path, tmp_path: Path) -> None:
         open_model(out, loras=[f"{lora}:0.2"])
     with pytest.raises(ModelError, match="already given as"):
         open_model(micro, loras=[str(lora), f"{lora}:0.2"])
-    assert swap(micro, micro, out, [f"{lora}:0.5"]).existed
+    assert swap(micro, micro, out, loras=[f"{lora}:0.5"]).existed
     with pytest.raises(OutputError, match="differs"):
-        swap(micro, micro, out, [f"{lora}:0.6"])
+        swap(micro, micro, out, loras=[f"{lora}:0.6"])
     assert not [path for path in tmp_path.iterdir() if path != out]
     with pytest.raises(ModelError, match="already part"):
-        swap(out, out, tmp_path / "again", [str(lora)])
+        swap(out, out, tmp_path / "again", loras=[str(lora)])
     assert not (tmp_path / "again").exists()
 
 
 def test_diffusers_loads_a_baked_folder(micro: Path, lora: Path, tmp_path: Path) -> None:
     import diffusers
 
-    swap(micro, micro, tmp_path / "baked", [str(lora)])
+    swap(micro, micro, tmp_path / "baked", loras=[str(lora)])
     pipe: Any = diffusers.StableDiffusionControlNetPipeline.from_pretrained(tmp_path / "baked")
     fused = open_model(micro, loras=[str(lora)])
     for part in ("unet", "text_encoder"):
