@@ -7,7 +7,7 @@ from dgkit.diffusion.known_words import unknown_words
 from dgkit.generation.jobs import JobPlan
 from dgkit.styles import NO_STYLE, PUBLISHED
 from dgkit.texts import count_of
-from dgkit.wording import PLACE
+from dgkit.wording import PLACE, TEMPLATE
 
 if TYPE_CHECKING:
     from dgkit.diffusion.pipeline import Pipeline
@@ -23,8 +23,8 @@ def word_notes(plan: JobPlan, pipeline: "Pipeline", scale: float | None) -> Iter
     tokenizer, model = pipeline.tokenizer, pipeline.info.name
     styles = [plan.mix.style(name) for name in _used(plan)]
     unknown = {style.name: unknown_words(tokenizer, style.clause) for style in styles}
-    wording = " ".join([PLACE.sub("", plan.wording.template), *plan.wording.words.values()])
-    unknown["template and class words"] = unknown_words(tokenizer, wording)
+    own = [] if plan.wording.template == TEMPLATE else [PLACE.sub("", plan.wording.template)]
+    unknown["template and class words"] = unknown_words(tokenizer, " ".join([*own, *plan.wording.words.values()]))
     found = [f"{name} ({', '.join(words)})" for name, words in unknown.items() if words]
     if found:
         known = [style.name for style in PUBLISHED if not unknown_words(tokenizer, style.clause)]

@@ -274,7 +274,7 @@ BAD: dict[str, tuple[Build, int, str, str]] = {
     "unknown dtype": (lambda r, m, s: ["--dtype", "fp64"], 2, "dtype='fp64'", ""),
     "unknown device": (lambda r, m, s: ["--device", "abacus"], 2, "abacus", ""),
     "unknown preset": (lambda r, m, s: ["--preset", "best"], 2, "best", ""),
-    "unknown style mix": (lambda r, m, s: ["--style-mix", "windy"], 2, "windy", "uniform"),
+    "unknown style mix": (lambda r, m, s: ["--style-mix", "windy"], 2, "windy", "--style windy="),
     "negative weight": (
         lambda r, m, s: ["--style-mix", written(r, "mix.yaml", "sunny: -1")], 2, "sunny", "",
     ),
