@@ -34,7 +34,8 @@ def export_segmenter(network: Any, path: Path, crop: int, taxonomy: Taxonomy = C
     """Write ``path`` and ``path.with_suffix(".yaml")``, and compare the file with ``network`` in eval mode.
 
     Height and width are free (multiples of 32, or of the patch of a ViT), except for HRDA: its detail crop slides over
-    the image, so the size is fixed to ``crop``, the training crop. Returns the relative L2 error of the logits. Raises
+    the image, so the size is fixed to ``crop``, the training crop; so is that of
+    Swin, whose windows are traced. Returns the relative L2 error of the logits. Raises
     what :func:`dgkit.segmenters.onnx_writer.write_segmenter` raises.
     """
     return write_segmenter(
@@ -44,7 +45,7 @@ def export_segmenter(network: Any, path: Path, crop: int, taxonomy: Taxonomy = C
         mean=[value / 255 for value in MEAN],
         std=[value / 255 for value in STD],
         side=crop,
-        fixed=isinstance(network, HRDASegmentor),
+        fixed=isinstance(network, HRDASegmentor) or getattr(network.backbone, "kind", None) == "swin",
         taxonomy=taxonomy,
         multiple=getattr(network.backbone, "patch", MULTIPLE),
     )
