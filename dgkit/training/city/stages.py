@@ -49,6 +49,7 @@ from dgkit.training.loop.times import timed
 from dgkit.training.loop.trainer import fit
 from dgkit.training.loop.training_folder import check_training_folder, remove_stale, sole_training, write_recipe
 
+PRESET = "fast:guidance_scale=1"  # recommended by the model, see docs/results/presets.md
 THINNED_PROMPTS = 0.5  # share of captions that lose some of their class words
 STAGE_SEEDS = {"vae": 2, "unet": 10, "finetune": 20, "controlnet": 30, "decoder": 40}
 VALIDATION_SAMPLES = 16  # fixed samples for the validation loss
@@ -283,7 +284,7 @@ class CityTraining:
         write_json(prior / "model_index.json", PIPELINE_INDEX)
         height, scale = self.recipe.height, self.recipe.guidance_scale
         write_json(
-            prior / "dgkit.json", {"name": "city", "label_height": height, "guidance_scale": scale, "preset": "fast"}
+            prior / "dgkit.json", {"name": "city", "label_height": height, "guidance_scale": scale, "preset": PRESET}
         )
 
     def _half(self, name: str, kind: type[N]) -> N:

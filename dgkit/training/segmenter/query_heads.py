@@ -15,7 +15,7 @@ from dgkit.training.segmenter.mm import MODELS, BaseDecodeHead
 POWER = 0.9  # of the polynomial that reduces the share of masked attention. Source: EoMT, section 3.3
 
 
-class Prediction(NamedTuple):
+class QueryPrediction(NamedTuple):
     """``masks``: logits [N,Q,h,w]; ``classes``: logits [N,Q,K+1], the last for "no object"."""
 
     masks: Tensor
@@ -44,7 +44,7 @@ class QueryHead(BaseDecodeHead):
         }
         self.criterion = Mask2FormerLoss(config, self.weights)
 
-    def predictions(self, inputs: Any) -> list[Prediction]:
+    def predictions(self, inputs: Any) -> list[QueryPrediction]:
         """Return the predictions of all layers that the loss supervises, the final one last."""
         raise NotImplementedError
 
@@ -84,9 +84,9 @@ class MaskedAttentionHead(QueryHead):
         """Make the tokens of ``rein`` the position embeddings of the queries."""
         self.decoder.transformer.queries_embedder = LinkedQueries(rein)
 
-    def predictions(self, inputs: Sequence[Tensor]) -> list[Prediction]:
+    def predictions(self, inputs: Sequence[Tensor]) -> list[QueryPrediction]:
         """Return the predictions of the initial queries and of each decoder layer."""
-        return [Prediction(*found) for found in self.decoder(self._transform_inputs(inputs))]
+        return [QueryPrediction(*found) for found in self.decoder(self._transform_inputs(inputs))]
 
 
 class LinkedQueries(nn.Module):
@@ -128,7 +128,7 @@ class EomtHead(QueryHead):
         parts = progress * (self.blocks + 2) - 1  # block i falls within the part from i + 1 to i + 2
         self.masked = [(1 - min(max(parts - number, 0.0), 1.0)) ** POWER for number in range(self.blocks)]
 
-    def encode(self, backbone: TokenBackbone, images: Tensor) -> list[Prediction]:
+    def encode(self, backbone: TokenBackbone, images: Tensor) -> list[QueryPrediction]:
         """Return the predictions before each of the last blocks (only while training) and after the last one."""
         tokens, grid = backbone.embed(images)
         first, found = len(backbone.layers) - self.blocks, []
@@ -142,16 +142,16 @@ class EomtHead(QueryHead):
             tokens = backbone.run_block(number, tokens, grid, mask)
         return [*found, self._predict(backbone, tokens, grid)]
 
-    def predictions(self, inputs: list[Prediction]) -> list[Prediction]:
+    def predictions(self, inputs: list[QueryPrediction]) -> list[QueryPrediction]:
         """Return what :meth:`encode` found, which the segmentor passes instead of features."""
         return inputs
 
-    def _predict(self, backbone: TokenBackbone, tokens: Tensor, grid: TokenGrid) -> Prediction:
+    def _predict(self, backbone: TokenBackbone, tokens: Tensor, grid: TokenGrid) -> QueryPrediction:
         tokens = backbone.norm(tokens)
         queries = tokens[:, : self.queries]
         features = self.upscale(backbone.as_map(tokens, grid))
         masks = torch.einsum("nqc,nchw->nqhw", self.mask_head(queries), features)
-        return Prediction(masks, self.class_predictor(queries))
+        return QueryPrediction(masks, self.class_predictor(queries))
 
     def _attention(self, masks: Tensor, grid: TokenGrid, length: int, probability: float) -> Tensor | None:
         """Return bool [N,1,T,T], True where a token attends to another; None if all do."""
@@ -164,7 +164,7 @@ class EomtHead(QueryHead):
         return allowed[:, None]
 
 
-def semantic_logits(found: Prediction) -> Tensor:
+def semantic_logits(found: QueryPrediction) -> Tensor:
     """Return [N,K,h,w]: the sum over queries of class probability times mask probability, "no object" left out.
 
     Source: Cheng et al., MaskFormer (NeurIPS 2021), section 3.4.

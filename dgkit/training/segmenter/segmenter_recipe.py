@@ -168,7 +168,7 @@ class ReinTokens(Config):
     """rank of the tokens of a block"""
 
 
-class Lora(Config):
+class BackboneLora(Config):
     """LoRA in the attention of a frozen encoder. Source: Hu et al., LoRA (ICLR 2022), section 4."""
 
     rank: int = Field(16, ge=1)
@@ -218,7 +218,7 @@ class SegmenterRecipe(Config):
     """true: the encoder does not learn, except its adapters; norms: its normalization layers do not"""
     rein: ReinTokens | None = None
     """Rein: learnt tokens refine the features after each block of a frozen ViT; default: none"""
-    lora: Lora | None = None
+    lora: BackboneLora | None = None
     """LoRA: low-rank changes of the attention of a frozen ViT or Swin, needs peft; default: none"""
     patch: int | None = Field(None, ge=4, le=64)
     """side of a ViT's patches in pixels; kernels and position embeddings are resized to it; default: published side"""

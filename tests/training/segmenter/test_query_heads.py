@@ -14,7 +14,7 @@ if importlib.util.find_spec("mmseg") is None:
 from dgkit.training.segmenter.heads import GridPool
 from dgkit.training.segmenter.network_pairs import EncoderOptions
 from dgkit.training.segmenter.networks import build_network, model_config
-from dgkit.training.segmenter.query_heads import EomtHead, Prediction, QueryHead, semantic_logits, split_classes
+from dgkit.training.segmenter.query_heads import EomtHead, QueryHead, QueryPrediction, semantic_logits, split_classes
 from dgkit.training.segmenter.segmenter_export import export_segmenter
 from tests.training.segmenter.encoders import CONFIGS, VITS, encoder_folder
 from tests.training.segmenter.test_networks import samples
@@ -132,7 +132,7 @@ def test_published_sizes_are_built_and_exported(tmp_path, head, backbone, option
 
 
 def test_semantic_logits_are_the_sum_over_queries():
-    found = Prediction(torch.randn(1, 3, 2, 2), torch.randn(1, 3, 5))
+    found = QueryPrediction(torch.randn(1, 3, 2, 2), torch.randn(1, 3, 5))
     classes, masks = found.classes.softmax(-1)[0], found.masks.sigmoid()[0]
     for number in range(4):  # the fifth is "no object"
         expected = sum(classes[query, number] * masks[query] for query in range(3))
@@ -147,10 +147,10 @@ def test_labels_are_split_by_class():
     assert masks[0].tolist() == [[[1, 0], [0, 0]], [[0, 1], [0, 1]]] and masks[1].shape == (0, 2, 2)
 
 
-def perfect(label: torch.Tensor, classes: int, queries: int) -> Prediction:
+def perfect(label: torch.Tensor, classes: int, queries: int) -> QueryPrediction:
     """Return predictions whose first queries are the classes of ``label`` [H,W]."""
     masks, numbers = (one[0] for one in split_classes(label[None]))
-    found = Prediction(torch.full((1, queries, *label.shape), -20.0), torch.zeros(1, queries, classes + 1))
+    found = QueryPrediction(torch.full((1, queries, *label.shape), -20.0), torch.zeros(1, queries, classes + 1))
     found.classes[..., -1] = 20
     for query, number in enumerate(numbers.tolist()):
         found.masks[0, query] = 40 * masks[query] - 20
@@ -161,7 +161,7 @@ def perfect(label: torch.Tensor, classes: int, queries: int) -> Prediction:
 class Stated(QueryHead):
     """A query head with stated predictions."""
 
-    def predictions(self, inputs: Any) -> list[Prediction]:
+    def predictions(self, inputs: Any) -> list[QueryPrediction]:
         return inputs
 
 
@@ -171,24 +171,24 @@ def test_the_loss_is_small_for_a_perfect_prediction_whatever_the_order_of_querie
     label[:, 16:] = 7
     right = perfect(label, 19, 4)
     order = [2, 0, 3, 1]
-    turned = Prediction(right.masks[:, order], right.classes[:, order])
+    turned = QueryPrediction(right.masks[:, order], right.classes[:, order])
     for found in (right, turned):
         losses = head.loss([found], samples(label[None]))
         assert losses["loss_cross_entropy"] < 1e-6
         assert losses["loss_mask"] < 5 and losses["loss_dice"] < 0.5  # of points on the border of a mask
         assert torch.equal(head.forward([found])[0].argmax(0), label)
-    empty = Prediction(torch.full_like(right.masks, -20.0), right.classes)
+    empty = QueryPrediction(torch.full_like(right.masks, -20.0), right.classes)
     one, two = head.loss([empty], samples(label[None])), head.loss([empty, empty], samples(label[None]))
     assert one["loss_mask"] > 20 and one["loss_dice"] > 4 and one["loss_cross_entropy"] < 1e-6
     assert two["loss_dice"].item() == pytest.approx(2 * one["loss_dice"].item(), rel=0.01)
-    other = Prediction(right.masks, right.classes.roll(1, dims=-1))
+    other = QueryPrediction(right.masks, right.classes.roll(1, dims=-1))
     assert head.loss([other], samples(label[None]))["loss_cross_entropy"] > 5
 
 
 def test_images_without_a_class_have_a_loss():
     head = Stated(queries=4, points=64, in_channels=4, channels=4, num_classes=19, in_index=0)
     label = torch.full((1, 16, 16), 255)
-    losses = head.loss([Prediction(torch.randn(1, 4, 8, 8), torch.randn(1, 4, 20))], samples(label))
+    losses = head.loss([QueryPrediction(torch.randn(1, 4, 8, 8), torch.randn(1, 4, 20))], samples(label))
     assert losses["loss_mask"] == 0 and losses["loss_cross_entropy"] > 0
 
 
