@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from dgkit.diffusion import calibration
 from dgkit.diffusion.model_folder import ModelFolder
 from dgkit.engines.store import Engine, EngineStore
 from tests.engines import stored
@@ -21,6 +22,13 @@ def micro_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture()
 def folder(micro_folder: Path) -> ModelFolder:
     return ModelFolder(micro_folder)
+
+
+@pytest.fixture
+def short_calibration(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Calibrate on three scenes with one sample per timestep."""
+    monkeypatch.setattr(calibration, "_MAX_SCENES", 3)
+    monkeypatch.setattr(calibration, "SAMPLES_PER_STEP", 1)
 
 
 @pytest.fixture()

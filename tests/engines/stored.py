@@ -1,4 +1,4 @@
-"""An engine of a few bytes for the tests of the store, and keys that differ from its own in one field."""
+"""The denoiser of a model; an engine of a few bytes for the tests of the store, and keys that differ in one field."""
 
 from __future__ import annotations
 
@@ -8,7 +8,10 @@ from typing import Any
 
 import pytest
 
+from dgkit.diffusion.loading import model_networks
+from dgkit.diffusion.model_folder import ModelFolder
 from dgkit.engines.machine import backend_version, device_facts, package_versions
+from dgkit.engines.runner import Network
 from dgkit.engines.sidecar import EngineKey
 
 KEY = EngineKey(
@@ -53,3 +56,8 @@ OTHER_KEYS: dict[str, dict[str, Any]] = {
     "flags.cuda_graph": {"flags": {"cuda_graph": True}},
     "format": {"format": 0},
 }
+
+
+def denoiser(folder: ModelFolder) -> Network:
+    folder.release()
+    return model_networks(folder)["denoiser"]

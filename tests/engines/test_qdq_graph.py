@@ -8,7 +8,6 @@ from typing import Any
 
 import pytest
 
-from dgkit.diffusion import calibration
 from dgkit.diffusion.loading import model_networks
 from dgkit.diffusion.model_folder import ModelFolder
 from dgkit.engines import held_out_calls
@@ -16,29 +15,18 @@ from dgkit.engines.engine_recipe import EngineRecipe, network_dtype
 from dgkit.engines.held_out_calls import HELD_OUT
 from dgkit.engines.onnx_export import MODEL, TOLERANCES, graph_key
 from dgkit.engines.qdq_graph import load_modelopt, narrow_convolutions, typed_graph, typed_graph_key
-from dgkit.engines.runner import Network
 from dgkit.engines.sidecar import key_differences
 from dgkit.engines.spec import NETWORKS
 from dgkit.engines.store import Engine
 from dgkit.engines.trt import TrtRunner
 from dgkit.errors import EngineError, MissingDependency, UsageError
 from dgkit.optional import install_command
+from tests.engines.stored import denoiser
 
 onnx: Any = pytest.importorskip("onnx", reason="needs onnx: pip install 'dgkit[cpu]'")
 pytest.importorskip("onnxscript", reason="needs onnxscript: pip install 'dgkit[cpu]'")
+pytestmark = pytest.mark.usefixtures("short_calibration")
 DTYPES = ("int8", "fp8")
-
-
-@pytest.fixture(autouse=True)
-def few(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Calibrate on three scenes with one sample per timestep."""
-    monkeypatch.setattr(calibration, "_MAX_SCENES", 3)
-    monkeypatch.setattr(calibration, "SAMPLES_PER_STEP", 1)
-
-
-def denoiser(folder: ModelFolder) -> Network:
-    folder.release()
-    return model_networks(folder)["denoiser"]
 
 
 @pytest.fixture(params=DTYPES)

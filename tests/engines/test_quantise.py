@@ -25,27 +25,17 @@ from dgkit.engines.held_out_calls import HELD_OUT
 from dgkit.engines.onnx_export import TOLERANCES
 from dgkit.engines.openvino_runner import BLOB, OpenVinoRunner, engine_key
 from dgkit.engines.quantise import load_nncf, sensitive_layers
-from dgkit.engines.runner import RUNNERS, Network, runner_class
+from dgkit.engines.runner import RUNNERS, runner_class
 from dgkit.engines.sidecar import key_differences
 from dgkit.engines.spec import NETWORKS
 from dgkit.engines.store import Engine, EngineStore
 from dgkit.errors import EngineError, MissingDependency, UsageError
 from dgkit.optional import install_command
+from tests.engines.stored import denoiser
 
 pytest.importorskip("openvino", reason="needs openvino: pip install 'dgkit[cpu]'")
 pytest.importorskip("onnxscript", reason="needs onnxscript: pip install 'dgkit[cpu]'")
-
-
-@pytest.fixture(autouse=True)
-def few(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Calibrate on three scenes with one sample per timestep."""
-    monkeypatch.setattr(calibration, "_MAX_SCENES", 3)
-    monkeypatch.setattr(calibration, "SAMPLES_PER_STEP", 1)
-
-
-def denoiser(folder: ModelFolder) -> Network:
-    folder.release()
-    return model_networks(folder)["denoiser"]
+pytestmark = pytest.mark.usefixtures("short_calibration")
 
 
 @pytest.fixture()

@@ -80,6 +80,13 @@ def assert_same_path(found: list[torch.Tensor], expected: list[torch.Tensor], mo
         assert error < most, f"step {index}: {error}"  # diffusers computes its coefficients in float32
 
 
+def every_case(test: Any) -> Any:
+    """Run ``test`` for all cases and both ends of the noise levels."""
+    test = pytest.mark.parametrize("final", ["zero", "sigma_min"])(test)
+    test = pytest.mark.parametrize("case", CASES, ids=ids)(test)
+    return pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")(test)
+
+
 @pytest.mark.parametrize("case", CASES, ids=ids)
 @pytest.mark.parametrize("steps", [4, 12, 20])
 @pytest.mark.parametrize("to_one", [False, True, None])
@@ -113,9 +120,7 @@ def test_dpm_solver(case: dict[str, Any], steps: int, final: str | None, offset:
     assert_same_path(ours(config, steps, "dpm++2m", values), theirs(scheduler, steps, values))
 
 
-@pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")
-@pytest.mark.parametrize("case", CASES, ids=ids)
-@pytest.mark.parametrize("final", ["zero", "sigma_min"])
+@every_case
 @pytest.mark.parametrize("steps", [1, 2, 7, 20])
 def test_unipc(case: dict[str, Any], steps: int, final: str) -> None:
     config = {**BASE, **case, "steps_offset": 1, "final_sigmas_type": final}
@@ -123,9 +128,7 @@ def test_unipc(case: dict[str, Any], steps: int, final: str) -> None:
     assert_same_path(ours(config, steps, "unipc", values), theirs(scheduler_of("unipc", config), steps, values))
 
 
-@pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")
-@pytest.mark.parametrize("case", CASES, ids=ids)
-@pytest.mark.parametrize("final", ["zero", "sigma_min"])
+@every_case
 @pytest.mark.parametrize("steps", [1, 4, 12, 20])
 def test_euler(case: dict[str, Any], steps: int, final: str) -> None:
     """diffusers' latents are not scaled to the level; its timesteps may be fractions, which networks get rounded."""

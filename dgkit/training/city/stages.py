@@ -49,7 +49,7 @@ from dgkit.training.loop.times import timed
 from dgkit.training.loop.trainer import fit
 from dgkit.training.loop.training_folder import check_training_folder, remove_stale, sole_training, write_recipe
 
-PRESET = "fast:guidance_scale=1"  # recommended by the model, see docs/results/presets.md
+PRESET = "fast:guidance_low=0.93"  # recommended by the model, see docs/results/presets.md
 THINNED_PROMPTS = 0.5  # share of captions that lose some of their class words
 STAGE_SEEDS = {"vae": 2, "unet": 10, "finetune": 20, "controlnet": 30, "decoder": 40}
 VALIDATION_SAMPLES = 16  # fixed samples for the validation loss
