@@ -31,5 +31,6 @@ def report(
         print_json(result.to_json())
     else:
         is_part = result.requested is not None and result.scenes < result.requested
-        so_far = f" so far, {result.requested} requested" if is_part else ""
-        say(f"{result.shown} of {count_of(result.scenes, 'scene')}{so_far}: {result.page}")
+        scenes = count_of(result.scenes, "finished scene" if is_part else "scene")
+        requested = f" ({result.requested} requested)" if is_part else ""
+        say(f"{result.shown} of {scenes}{requested}: {result.page}")

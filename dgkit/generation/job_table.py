@@ -18,12 +18,16 @@ MAX_BYTES = 1 << 30
 
 @dataclass(frozen=True)
 class JobRow:
-    """One image: the number of its label map in the data set of the table; None for values that the row leaves open."""
+    """One image: the number of its label map in the data set of the table; None for values that the row leaves open.
+
+    ``line`` is its line in the file.
+    """
 
     sample: int
     prompt: str | None
     style: str | None
     seed: int | None
+    line: int
 
 
 @dataclass(frozen=True)
@@ -81,4 +85,4 @@ def _row(path: Path, number: int, line: Mapping[str, str | None], files: dict[Pa
     if not file.is_file():
         raise InputError(f"{where}: {file}: no such file", f"labels are relative to {path.parent}")
     sample = files.setdefault(file, len(files))
-    return JobRow(sample, prompt or None, style or None, int(seed) if seed else None)
+    return JobRow(sample, prompt or None, style or None, int(seed) if seed else None, number)

@@ -18,7 +18,7 @@ from dgkit.generation.jobs import JobPlan
 from dgkit.generation.sources import cut_note, index_files, padding_note
 from dgkit.progress import Notify, Progress, within
 from dgkit.prompts import Wording
-from dgkit.styles import make_style
+from dgkit.styles import NO_STYLE, make_style
 from dgkit.taxonomies import CITYSCAPES19, find_taxonomy, mixed
 
 if TYPE_CHECKING:
@@ -120,8 +120,11 @@ def _written_shares(config: GenerateConfig) -> str | dict[str, Any]:
 
 def _count_of_jobs(config: GenerateConfig, path: Path, mix: StyleMix) -> int:
     table = read_jobs(path)
-    for style in {row.style for row in table.rows if row.style}:
-        mix.style(style)  # an unknown one fails before the model is loaded
+    for row in table.rows:
+        try:
+            mix.style(row.style or NO_STYLE)  # an unknown one fails before the model is loaded
+        except UsageError as error:
+            raise UsageError(f"{path}, line {row.line}: {error.message}", error.hint) from error
     if "count" in config.model_fields_set and config.jobs_digest in (None, table.digest):
         check_count(config.count, len(table.rows))
     return len(table.rows)

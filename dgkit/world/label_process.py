@@ -53,8 +53,9 @@ def writing_labels(request: LabelRequest, progress: Advance) -> Iterator[None]:
     with helper_process(_MODULE, asdict(request), subprocess.PIPE) as process:
         yield
         assert process.stdout is not None
-        for done in process.stdout:
-            progress(int(done), request.count)
+        for line in process.stdout:
+            if line.strip().isdigit():  # anything else is the output of a library
+                progress(int(line), request.count)
 
 
 def _report(done: float, total: float) -> None:

@@ -18,7 +18,7 @@ def out(tmp_path: Path) -> Path:
 def test_an_unfinished_run_is_called_so(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     out = make_generated(tmp_path / "out", 5, 3)
     assert main(["report", str(out)]) == 0
-    assert "3 of 3 scenes so far, 5 requested: " in capsys.readouterr().err
+    assert "3 of 3 finished scenes (5 requested): " in capsys.readouterr().err
     with (out / "config.yaml").open("a") as file:
         file.write("shard: [1, 2]\n")
     assert main(["report", str(out), "--json"]) == 0

@@ -101,6 +101,13 @@ def test_settings_that_a_table_excludes(table: Path, tmp_path: Path, settings: d
     assert not (tmp_path / "out").exists()
 
 
+def test_an_unknown_style_names_its_line(table: Path, tmp_path: Path) -> None:
+    table.write_text("label,style\nlabels/3.png,night\nlabels/3.png,nigth\n")
+    with pytest.raises(UsageError, match=r"jobs\.csv, line 3: unknown style 'nigth'") as error:
+        dgkit.generate(tmp_path / "out", jobs=table)
+    assert error.value.hint == "did you mean night?" and not (tmp_path / "out").exists()
+
+
 def test_a_table_of_one_job_per_map_needs_no_prompt(table: Path, micro: Path, tmp_path: Path) -> None:
     table.write_text("label\nlabels/3.png\n")
     (record,) = dgkit.generate(tmp_path / "out", jobs=table, model=str(micro), size=(96, 160), **FAST).records

@@ -10,9 +10,10 @@ import numpy as np
 from dgkit.config import read_recipe
 from dgkit.data.crops import CropBox, anchor_box, crop
 from dgkit.data.generated import SETTINGS, LabelledImage, SceneFiles
-from dgkit.errors import DgkitError, InputError, UsageError
+from dgkit.errors import DgkitError, InputError, UsageError, shown
 from dgkit.files import parse_json, read_file
 from dgkit.labels import CLASSES
+from dgkit.prompts import STYLE_NAMES
 from dgkit.world import ROLES, Scene, render
 from dgkit.world.disk_layouts import SPLITS, scene_index
 from dgkit.world.write import SETTINGS as WORLD
@@ -102,7 +103,7 @@ class RoleRenders:
         """Return the first of :data:`TRIES` scenes that contains the class, else the last of them."""
         for attempt in range(TRIES):
             index = number * TRIES + attempt
-            scene = render(self.role, SEED, index, height=self.height, width=2 * self.height, style=style)
+            scene = _render(self.role, SEED, index, self.height, style)
             if class_id is None or (scene.label == class_id).any():
                 break
         return scene
@@ -135,7 +136,16 @@ def _source_scene(files: SceneFiles, height: int) -> tuple[Scene, CropBox]:
             "use --reference prior",
         )
     seed, index = int(found[1]), int(found[2])
-    return render("source", seed, index, height=height, width=2 * height, style=files.style), CropBox(*files.crop)
+    return _render("source", seed, index, height, files.style), CropBox(*files.crop)
+
+
+def _render(role: str, seed: int, index: int, height: int, style: str | None) -> Scene:
+    if style is not None and style not in STYLE_NAMES:
+        raise InputError(
+            f"the city has no renders of the style {shown(style)}, only of {', '.join(STYLE_NAMES)}",
+            "omit --reference, or use a folder with images/ and labels/",
+        )
+    return render(role, seed, index, height=height, width=2 * height, style=style)
 
 
 def _scene_height(scenes: Sequence[SceneFiles], size: tuple[int, int]) -> int:

@@ -131,6 +131,15 @@ def test_renders_of_a_role_have_the_same_styles_and_size(tmp_path: Path, judge: 
     assert reference["agreement"]["iou"]["car"] is not None
 
 
+@pytest.mark.parametrize("reference", ["paired", "prior"])
+def test_own_styles_have_no_renders(tmp_path: Path, judge: QualityJudge, reference: str) -> None:
+    label = render("source", 3, 0, height=256, width=512).label[:64, 100:164]
+    add(tmp_path, "a", PALETTE[np.where(label == IGNORE, 0, label)], label, style="dusk", source="city3-000000",
+        crop=[100, 0, 64, 64])  # fmt: skip
+    with pytest.raises(InputError, match="the city has no renders of the style 'dusk', only of sunny, snowy"):
+        measure_quality(tmp_path, judge, reference)
+
+
 def test_folders_without_a_manifest(tmp_path: Path, judge: QualityJudge) -> None:
     add(tmp_path, "a", PALETTE[label_of(0)], label_of(0))
     (tmp_path / "manifest.jsonl").unlink()
