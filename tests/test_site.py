@@ -118,7 +118,7 @@ def test_files_page_lists_every_setting() -> None:
     expected = {}
     for name, field in GenerateConfig.model_fields.items():
         default = str(field.default).lower() if isinstance(field.default, bool) else field.default
-        shown = "" if default in (None, "", {}) else f"`{default}`"
+        shown = "" if default in (None, "", (), {}) else f"`{default}`"
         expected[name] = f"{shown} | {field.description}"
     assert rows == expected, "docs/reference/files.md, config.yaml: one row per setting: | `name` | `default` | help |"
 

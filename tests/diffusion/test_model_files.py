@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shlex
 import shutil
 import time
 from collections.abc import Callable
@@ -406,7 +407,8 @@ def test_the_conversion_of_pickles_works(copy: Path, tmp_path: Path) -> None:
     (copy / UNET).unlink()
     with pytest.raises(DgkitError) as raised:
         open_and_digest(copy)
-    code = raised.value.hint.partition('python -c "')[2].removesuffix('"')
+    _, python, option, code = shlex.split(raised.value.hint)
+    assert (python, option) == ("python", "-c")
     exec(code)
     load_pipeline(copy)
     assert set(load_file(copy / UNET)) == set(weights)

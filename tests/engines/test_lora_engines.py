@@ -26,7 +26,12 @@ def lora(micro: Path, tmp_path_factory: pytest.TempPathFactory) -> str:
 @pytest.mark.parametrize("name", ["text_encoder", "denoiser"])
 @pytest.mark.parametrize(
     ("engine", "dtype"),
-    [("torch", "bf16"), ("ort", "fp32"), ("openvino", "fp32"), pytest.param("compile", "fp32", marks=pytest.mark.slow)],
+    [
+        ("torch", "bf16"),
+        ("openvino", "fp32"),
+        pytest.param("ort", "fp32", marks=pytest.mark.slow),
+        pytest.param("compile", "fp32", marks=pytest.mark.slow),
+    ],
 )
 def test_outputs(micro: Path, lora: str, engine: str, dtype: str, name: str) -> None:
     for package in PACKAGES.get(engine, ()):

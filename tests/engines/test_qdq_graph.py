@@ -29,7 +29,7 @@ pytestmark = pytest.mark.usefixtures("short_calibration")
 DTYPES = ("int8", "fp8")
 
 
-@pytest.fixture(params=DTYPES)
+@pytest.fixture(params=["int8", pytest.param("fp8", marks=pytest.mark.slow)])
 def quantised(request: pytest.FixtureRequest, folder: ModelFolder) -> Engine:
     """Built by the first test that needs it; the store is shared in the session."""
     for package in ("modelopt", "onnxslim", "lief", "onnxconverter_common", "onnx_graphsurgeon"):

@@ -104,7 +104,9 @@ def test_an_engine_that_is_built_is_used_for_a_single_image(
 
 def test_the_preset_is_that_of_the_model(tmp_path: Path) -> None:
     info = open_model().info
-    assert with_preset(GenerateConfig(), info).preset == "fast"
+    assert with_preset(GenerateConfig(), info).preset == "fast:guidance_low=0.93"
+    silent = dataclasses.replace(info, defaults=info.defaults.model_copy(update={"preset": None}))
+    assert with_preset(GenerateConfig(), silent).preset == "fast"
     other = dataclasses.replace(info, defaults=info.defaults.model_copy(update={"preset": "turbo"}))
     assert with_preset(GenerateConfig(), other).preset == "turbo"
     assert with_preset(GenerateConfig(preset="official"), other).preset == "official"

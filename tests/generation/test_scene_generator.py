@@ -42,7 +42,13 @@ def device_for(monkeypatch: pytest.MonkeyPatch) -> Any:
     return limit
 
 
-@pytest.mark.parametrize("text", ["CUDA out of memory. Tried", "the engine failed: Error Code 2: OutOfMemory"])
+@pytest.mark.parametrize(
+    "text",
+    [
+        "CUDA out of memory. Tried",
+        pytest.param("the engine failed: Error Code 2: OutOfMemory", marks=pytest.mark.slow),
+    ],
+)
 def test_batch_is_halved_until_it_fits(
     one_thread: None, settings: dict[str, Any], tmp_path: Path, device_for: Any, text: str
 ) -> None:

@@ -56,7 +56,7 @@ LORA = {"head": "eomt", "freeze": True, "lora": {"rank": 2}}
     [
         pytest.param("dinov2", REIN, id="rein-mask2former"),
         pytest.param("dinov2", {"head": "eomt", "train.layer_decay": 0.8}, id="eomt"),
-        pytest.param("swin", {"head": "upernet", "freeze": "norms"}, id="upernet"),
+        pytest.param("swin", {"head": "upernet", "freeze": "norms"}, id="upernet", marks=pytest.mark.slow),
     ],
 )
 def test_a_resumed_run_reaches_the_same_weights(micro, tmp_path, kind, changes):
