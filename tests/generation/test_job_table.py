@@ -102,8 +102,8 @@ def test_settings_that_a_table_excludes(table: Path, tmp_path: Path, settings: d
 
 
 def test_an_unknown_style_names_its_line(table: Path, tmp_path: Path) -> None:
-    table.write_text("label,style\nlabels/3.png,night\nlabels/3.png,nigth\n")
-    with pytest.raises(UsageError, match=r"jobs\.csv, line 3: unknown style 'nigth'") as error:
+    table.write_text("label,style\nlabels/3.png,night\nlabels/3.png,nights\n")
+    with pytest.raises(UsageError, match=r"jobs\.csv, line 3: unknown style 'nights'") as error:
         dgkit.generate(tmp_path / "out", jobs=table)
     assert error.value.hint == "did you mean night?" and not (tmp_path / "out").exists()
 
