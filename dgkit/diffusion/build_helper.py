@@ -12,7 +12,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from dgkit.diffusion.adapters import LoraFile
+from dgkit.diffusion.lora_fusion import LoraFile
 from dgkit.engines.engine_recipe import EngineRecipe
 from dgkit.errors import DgkitError
 from dgkit.processes import helper_process

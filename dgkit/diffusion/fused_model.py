@@ -8,7 +8,7 @@ from typing import Any
 
 from torch import nn
 
-from dgkit.diffusion.adapters import LoraFile, check_adapter, fuse, read_adapter
+from dgkit.diffusion.lora_fusion import LoraFile, check_adapter, fuse, read_adapter
 from dgkit.diffusion.model_folder import ModelInfo, ModelSource
 from dgkit.diffusion.part_config import TEXT_ENCODERS
 from dgkit.errors import ModelError

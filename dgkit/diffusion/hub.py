@@ -137,9 +137,8 @@ def find_lora_file(source: str) -> Path:
     except ModelError:
         raise
     except Exception as error:  # errors of the client, its HTTP library or the system
-        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
         raise ModelError(
-            f"the LoRA {shown(source)} is not a file, and downloading it from the hub failed ({reason})",
+            f"the LoRA {shown(source)} is not a file, and downloading it from the hub failed ({_reason(error)})",
             f"with network: hf download {repository} FILE.safetensors, then --lora with the path it prints",
         ) from error
 
@@ -205,9 +204,9 @@ def _download(source: str, files: HubFiles) -> Path:
     except ModelError:
         raise
     except Exception as error:  # errors of the client, its HTTP library or the system
-        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
         raise ModelError(
-            f"{source} is not a folder, and downloading it from the hub failed ({reason}); needed: {', '.join(plain)}",
+            f"{source} is not a folder, and downloading it from the hub failed ({_reason(error)}); "
+            f"needed: {', '.join(plain)}",
             hint,
         ) from error
     return Path(root, *rest)
@@ -237,3 +236,7 @@ def _fetch(repository: str, names: list[str]) -> Path:
     indices = [name for name in names if ".safetensors.index" in name]
     shards = [str(PurePosixPath(name).with_name(shard)) for name in indices for shard in list_shards(root / name)]
     return Path(snapshot_download(repository, allow_patterns=[*names, *shards])) if shards else root
+
+
+def _reason(error: Exception) -> str:
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]

@@ -20,8 +20,8 @@ def open_model(
     base = _open_base(model, controlnet)
     if not loras:
         return base
-    from dgkit.diffusion.adapters import find_loras
     from dgkit.diffusion.fused_model import FusedModel
+    from dgkit.diffusion.lora_fusion import find_loras
 
     return FusedModel(base, find_loras(loras))
 

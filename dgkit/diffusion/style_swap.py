@@ -19,9 +19,9 @@ from typing import Any
 
 import torch
 
-from dgkit.diffusion.adapters import LoraFile, find_loras
 from dgkit.diffusion.fused_model import FusedModel
 from dgkit.diffusion.hub import find_controlnet, find_model
+from dgkit.diffusion.lora_fusion import LoraFile, find_loras
 from dgkit.diffusion.model_folder import ModelFolder, condition_text, controlnet_taxonomy
 from dgkit.diffusion.part_config import KNOWN_PARTS, SDXL_INDEX, read_json
 from dgkit.diffusion.weight_files import find_weights

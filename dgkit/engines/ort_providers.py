@@ -82,7 +82,7 @@ def requested(device: torch.device, options: BuildOptions) -> tuple[str, ...]:
 
 
 def check_taken(asked: Iterable[Provider], taken: Sequence[str], owner: str) -> None:
-    """Raise EngineError if ONNX Runtime left out a provider that was asked for, which it does without an error."""
+    """Raise EngineError if ONNX Runtime left out a requested provider, which it does without an error."""
     for name, _ in asked:
         if name not in taken:
             raise EngineError(

@@ -91,7 +91,7 @@ def check_quantiser() -> None:
 def load_modelopt() -> Any:
     """Import the quantiser of ModelOpt for ONNX graphs. Raises MissingDependency with the extra to install.
 
-    TensorRT is hidden from it: it would only be asked for plugins, which need a GPU, and our graphs have none.
+    TensorRT is hidden from it: it would only supply plugins, which need a GPU, and our graphs have none.
     """
     with _hidden("tensorrt"), warnings.catch_warnings():
         warnings.simplefilter("ignore")

@@ -11,9 +11,9 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from dgkit.diffusion import adapters
-from dgkit.diffusion.adapters import split_scale
+from dgkit.diffusion import lora_fusion
 from dgkit.diffusion.loading import load_pipeline, model_networks, open_model
+from dgkit.diffusion.lora_fusion import split_scale
 from dgkit.diffusion.style_swap import swap
 from dgkit.errors import MissingDependency, ModelError, OutputError, UsageError
 from tests.loras import make_lora
@@ -177,7 +177,7 @@ def test_without_peft(micro: Path, lora: Path, monkeypatch: pytest.MonkeyPatch) 
     def missing(module: str, extra: str) -> None:
         raise MissingDependency(f"{module} of {extra}", "install")
 
-    monkeypatch.setattr(adapters, "require", missing)
+    monkeypatch.setattr(lora_fusion, "require", missing)
     with pytest.raises(MissingDependency, match="peft of lora"):
         open_model(micro, loras=[str(lora)])
 

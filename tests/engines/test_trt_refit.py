@@ -83,7 +83,7 @@ def test_engine_to_start_from(folder: ModelFolder, others: dict[str, ModelFolder
     found = engine_to_refit(store, wanted)
     assert found is not None and found.key == key
     plain = engine_key(library, other, "fp32", cpu, load_config(BuildOptions, {"batch": [1, 2, 4]}))
-    assert engine_to_refit(store, plain) is None  # only where it was asked for
+    assert engine_to_refit(store, plain) is None  # only where it was requested
     assert graph_of(store, found) is None  # the graph is in another store
     assert graph_of(EngineStore(), found) == source.file(MODEL)
 

@@ -1,5 +1,6 @@
 """Query heads: each query predicts a class and a mask; Mask2Former's decoder, and EoMT inside the encoder."""
 
+from abc import abstractmethod
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
@@ -44,9 +45,10 @@ class QueryHead(BaseDecodeHead):
         }
         self.criterion = Mask2FormerLoss(config, self.weights)
 
+    @abstractmethod
     def predictions(self, inputs: Any) -> list[QueryPrediction]:
         """Return the predictions of all layers that the loss supervises, the final one last."""
-        raise NotImplementedError
+        ...
 
     def forward(self, inputs: Any) -> Tensor:
         """Return the semantic logits [N,classes,h,w]."""

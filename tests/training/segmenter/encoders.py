@@ -1,4 +1,4 @@
-"""Tiny encoders of transformers, each a folder with a config.json and, if asked for, weights."""
+"""Tiny encoders of transformers, each a folder with a config.json and, if requested, weights."""
 
 import json
 from pathlib import Path
