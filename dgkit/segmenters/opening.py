@@ -1,4 +1,4 @@
-"""Open a segmenter of any kind: an ONNX file, a checkpoint of mmsegmentation or a transformers folder."""
+"""Open a segmenter of any kind: an ONNX file, a checkpoint of mmsegmentation or dgkit, or a transformers folder."""
 
 from pathlib import Path
 
@@ -7,6 +7,7 @@ from dgkit.engines.runner import known_engine
 from dgkit.errors import UsageError
 from dgkit.progress import Notify
 from dgkit.segmenters.base import ModuleSegmenter, ModuleSource, Segmenter
+from dgkit.segmenters.efficientnet_lite import lite_source
 from dgkit.segmenters.mmseg import mmseg_source
 from dgkit.segmenters.onnx import OnnxSegmenter
 from dgkit.segmenters.onnx_session import SEGMENTER_HINT
@@ -65,10 +66,12 @@ def find_source(path: Path, config: Path | None = None) -> ModuleSource:
             f"(*{' and *'.join(CHECKPOINTS)}) have a config",
             "omit --config",
         )
+    if path.suffix == ".safetensors":
+        return lite_source(path)
     if path.is_dir() and (path / "config.json").is_file():
         return transformers_source(path)
     raise UsageError(
-        f"{path} is not a segmenter; allowed: an .onnx file, a checkpoint of mmsegmentation (.pth), a transformers "
-        "folder with config.json",
+        f"{path} is not a segmenter; allowed: an .onnx file, a checkpoint of mmsegmentation (.pth), a "
+        "transformers folder with config.json, a .safetensors file of dgkit train judge",
         SEGMENTER_HINT,
     )

@@ -9,9 +9,10 @@ from typing import Self
 from pydantic import Field, model_validator
 
 from dgkit.config import Config
-from dgkit.data.datasets import labels_folder, open_dataset
+from dgkit.data.datasets import Dataset, labels_folder, open_dataset
+from dgkit.data.generated import open_generated
 from dgkit.data.index import build_index, default_cache
-from dgkit.data.layouts import LAYOUTS
+from dgkit.data.layouts import GENERATED, LAYOUTS
 from dgkit.errors import UsageError
 from dgkit.files import cache_folder, user_path
 from dgkit.progress import Notify, Progress, within
@@ -84,7 +85,8 @@ class FeedConfig(Config):
     """pixels of a class that a label map must exceed; default: 3000, scaled from 512 x 512 to the crop"""
     captions: Captions = "crop"
     """labelled rows: "crop": class names of the crop; "style": the same in a style prompt if the weather of the sample
-    is known; "none": empty. Scenes of the city get a style prompt with "crop" too"""
+    is known; "none": empty; "prompt": the prompts that images of dgkit generate were made with, for rows "dgkit"
+    alone. Scenes of the city get a style prompt with "crop" too"""
     empty_prompt: float = Field(0.0, ge=0, le=1)
     """share of captions to empty"""
     thin_prompt: float = Field(0.0, ge=0, le=1)
@@ -125,6 +127,16 @@ def build_feed(
     if config.empty_prompt or config.thin_prompt:
         feed = PromptDropout(feed, config.empty_prompt, config.thin_prompt)
     return feed
+
+
+def _prompts(dataset: Dataset) -> dict[str, str]:
+    """Return the prompt of each sample of a folder of ``dgkit generate``. Raises UsageError for another data set."""
+    if dataset.name != GENERATED:
+        raise UsageError(
+            f"captions=prompt cannot be used with data set {dataset.name!r}: only rows {GENERATED!r} have prompts",
+            "use captions: crop",
+        )
+    return {str(record["id"]): str(record["prompt"]) for record in open_generated(dataset.root, partial=True).records}
 
 
 @dataclass(frozen=True)
@@ -173,6 +185,7 @@ class _Builder:
             min_pixels=self.config.min_pixels,
             captions=self.config.captions,
             index=index,
+            prompts=_prompts(dataset) if self.config.captions == "prompt" else None,
         )
         return feed, len(dataset.samples)
 

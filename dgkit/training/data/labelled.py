@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Literal
@@ -22,7 +22,7 @@ from dgkit.training.data.feed import Example, LatentSource, WholeImage, place_cr
 from dgkit.training.data.image_files import ImageFiles, scaled
 
 Sampling = Literal["rare", "uniform", "centre"]
-Captions = Literal["crop", "style", "none"]
+Captions = Literal["crop", "style", "none", "prompt"]
 _STYLES = {"fog": "foggy", "rain": "rainy", "snow": "snowy", "night": "night"}  # condition of a sample -> style word
 
 
@@ -36,7 +36,8 @@ class LabelledFeed:
     label map smaller than the crop is padded with 255, its image by reflection.
 
     ``captions``: "crop" names the classes in the crop; "style" puts them into a style prompt if the data set states
-    fog, rain, snow or night; "none" leaves captions empty.
+    fog, rain, snow or night; "none" leaves captions empty; "prompt" takes them from ``prompts``, by the id of the
+    sample.
     """
 
     def __init__(
@@ -51,7 +52,9 @@ class LabelledFeed:
         min_pixels: float | None = None,
         captions: Captions = "crop",
         index: ClassIndex | None = None,
+        prompts: Mapping[str, str] | None = None,
     ) -> None:
+        self.prompts = prompts or {}
         self.dataset, self.size, self.sampling, self.captions = dataset, size, sampling, captions
         self.files = ImageFiles(tuple(_image_path(sample) for sample in dataset.samples), size, rescale)
         self.rare_share = rare_share if sampling == "rare" else 0.0
@@ -76,7 +79,7 @@ class LabelledFeed:
         label = crop(resize_label(label, *shape), box)
         image, moments = self.files.cut(number, factor, box)
         style = _STYLES.get(sample.condition, NO_STYLE)
-        return Example(image, moments, label, self._caption(label, style), style, str(sample.label), frame)
+        return Example(image, moments, label, self._caption(label, style, sample.id), style, str(sample.label), frame)
 
     def whole_images(self) -> Sequence[WholeImage]:
         """Return every image at every factor."""
@@ -109,9 +112,9 @@ class LabelledFeed:
         # Drawn before resizing, which may remove all pixels of a thin object.
         return (2 * y + 1) * shape[0] // (2 * height), (2 * x + 1) * shape[1] // (2 * width)
 
-    def _caption(self, label: np.ndarray, style: str) -> str:
-        if self.captions == "none":
-            return ""
+    def _caption(self, label: np.ndarray, style: str, name: str) -> str:
+        if self.captions in ("none", "prompt"):
+            return self.prompts.get(name, "")
         names = caption(label, self.dataset.taxonomy.prompt_names)
         return compose(names, style) if self.captions == "style" else names
 

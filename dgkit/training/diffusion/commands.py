@@ -27,7 +27,8 @@ from dgkit.training.diffusion.diffusion_recipes import ControlNetTraining, LdmTr
 from dgkit.training.diffusion.ldm import LdmTask, write_pipeline
 from dgkit.training.diffusion.model_files import move_contents, replace_folder, save_network
 from dgkit.training.diffusion.noising import DTYPES, Noising
-from dgkit.training.diffusion.starting_model import StartingModel, find_training_model
+from dgkit.training.diffusion.reward import Reward, open_reward
+from dgkit.training.diffusion.starting_model import StartingModel, find_training_model, read_controlnet
 from dgkit.training.diffusion.vae import VaeTask
 from dgkit.training.diffusion.validation_images import ImagePainter, central_crop
 from dgkit.training.loop.integrity import find_result, record_result
@@ -111,16 +112,14 @@ def train_controlnet(
     with _training(config, notify) as run:
         if not run.finished:
             parts = _prepare(config, progress, notify, labels=True)
-            torch.manual_seed(config.seed)
-            controlnet = build_controlnet(
-                parts.unet, condition_widths(parts.noising.factor), parts.noising.taxonomy.channels
-            )
+            controlnet = _starting_controlnet(config, parts)
             prior = validation.prior if validation.labels else None
             task = ControlNetTask(
                 controlnet,
                 parts.unet,
                 parts.noising,
                 zero_conv_lr=config.zero_conv_lr,
+                reward=_reward(config, parts.noising),
                 gradient_checkpointing=config.gradient_checkpointing,
                 painter=parts.painter,
                 prior=find_training_model(prior).unet() if prior else None,
@@ -195,6 +194,20 @@ def _prepare(
     steps, guidance_scale = config.validation.steps, config.validation.guidance_scale
     painter = ImagePainter(noising, size=size, steps=steps, guidance_scale=guidance_scale, seed=config.seed)
     return _DiffusionParts(model, unet, noising, painter)
+
+
+def _starting_controlnet(config: ControlNetTraining, parts: _DiffusionParts) -> ControlNetModel:
+    """Return the ControlNet that the recipe names, or a new one with the encoder of the UNet."""
+    taxonomy = parts.noising.taxonomy
+    if config.controlnet is not None:
+        return read_controlnet(config.controlnet, taxonomy)
+    torch.manual_seed(config.seed)
+    return build_controlnet(parts.unet, condition_widths(parts.noising.factor), taxonomy.channels)
+
+
+def _reward(config: ControlNetTraining, noising: Noising) -> Reward | None:
+    settings = config.objective.reward
+    return None if settings is None else open_reward(settings, noising.vae, noising.schedule, noising.taxonomy)
 
 
 def _crop_size(config: Training, tile: int, model: StartingModel) -> int:

@@ -12,6 +12,7 @@ from dgkit.labels import CONDITION_CHANNELS
 from dgkit.training.diffusion.diffusion_task import DiffusionTask
 from dgkit.training.diffusion.losses import diffusion_loss
 from dgkit.training.diffusion.noising import CHANNELS_LAST, Noising, move_module
+from dgkit.training.diffusion.reward import Reward
 from dgkit.training.diffusion.validation_images import ImagePainter
 from dgkit.training.loop.task import Tensors
 
@@ -38,7 +39,8 @@ class ControlNetTask(DiffusionTask):
     """Trains ``controlnet`` in place on the frozen ``unet`` (DGInStyle: U^S) and the label maps of ``noising``'s feed.
 
     Each validation paints every label map of ``labels``, uint8 [S,S], in every style on ``prior``, the UNet that the
-    ControlNet will be swapped onto. ``zero_conv_lr`` is the relative learning rate of the zero convolutions.
+    ControlNet will be swapped onto. ``zero_conv_lr`` is the relative learning rate of the zero convolutions. ``reward``
+    adds its term to the loss.
     """
 
     name = "controlnet"
@@ -50,6 +52,7 @@ class ControlNetTask(DiffusionTask):
         noising: Noising,
         *,
         zero_conv_lr: float = 1.0,
+        reward: Reward | None = None,
         gradient_checkpointing: bool = False,
         painter: ImagePainter | None = None,
         prior: UNet2DConditionModel | None = None,
@@ -61,6 +64,9 @@ class ControlNetTask(DiffusionTask):
         self.painter, self.labels, self.styles = painter, labels, styles
         noising.add_frozen(unet)
         self.identity = {**noising.identity, "zero_conv_lr": zero_conv_lr}
+        self.reward = reward
+        if reward is not None:
+            self.identity["teacher"] = reward.digest
         self.parameter_scale = ("controlnet_down_blocks", zero_conv_lr)
         self.unet = unet.eval().requires_grad_(False).to(memory_format=CHANNELS_LAST)
         move_module(unet, torch.device("cpu"), noising.dtype)
@@ -73,9 +79,14 @@ class ControlNetTask(DiffusionTask):
         """Move the frozen networks; a separate ``prior`` is moved when it paints."""
         super().place(device)
         self.unet.to(device)
+        if self.reward is not None:
+            self.reward.to(device)
 
     def loss(self, module: nn.Module, batch: Tensors) -> Tensor:
-        """Return the mean squared error of the UNet's prediction with the ControlNet's residuals, a scalar."""
+        """Return the mean squared error of the UNet's prediction with the ControlNet's residuals, a scalar.
+
+        With a reward, its term is added.
+        """
         noised = self.noising.batch(batch)
         inputs = (noised.latents, noised.timesteps, noised.text)
         down, middle = module(*inputs, noised.condition, added_cond_kwargs=noised.added, return_dict=False)
@@ -86,7 +97,10 @@ class ControlNetTask(DiffusionTask):
             mid_block_additional_residual=middle.to(self.noising.dtype),
             return_dict=False,
         )[0]
-        return diffusion_loss(prediction, noised.target, noised.weights)
+        loss = diffusion_loss(prediction, noised.target, noised.weights)
+        if self.reward is None:
+            return loss
+        return loss + self.reward(prediction, noised.latents, noised.timesteps, batch["label"])
 
     def validate(self, module: nn.Module, step: int, folder: Path) -> Mapping[str, float | np.ndarray]:
         """Return the loss on fixed samples, and per label map a row of its colours and one image per style."""

@@ -17,7 +17,34 @@ from dgkit.training.loop.optimisation import MAX_SEED, Optimisation
 
 GradientWeight = Annotated[float, Field(ge=0, description="weight of the L1 of horizontal and vertical differences")]
 ChromaWeight = Annotated[float, Field(ge=0, description="weight of |d(R-G)| + |d(B-G)|")]
+Timestep = Annotated[int, Field(ge=0)]
+ClassWeight = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 KlWeight = Annotated[float, Field(ge=0, description="weight of the KL divergence per latent value")]
+
+
+class RewardSettings(Config):
+    """A further loss term for a ControlNet: a frozen segmenter reads the label map in the denoised image.
+
+    The term is the cross entropy of the segmenter on the decoded one-step prediction, at low noise only.
+    """
+
+    teacher: Path
+    """segmenter that reads the images: a .safetensors file of dgkit train judge, a checkpoint of mmsegmentation, or a
+    transformers folder"""
+    weight: float = Field(0.5, ge=0, allow_inf_nan=False)
+    """weight of the cross entropy"""
+    t: tuple[Timestep, Timestep] = (20, 260)
+    """first and last timestep with the term"""
+    share: float = Field(1.0, ge=0, le=1)
+    """share of timesteps redrawn from t; 1 is for fine-tuning a finished ControlNet"""
+    class_weights: dict[str, ClassWeight] = Field({})
+    """weights of pixels by the class of their label, e.g. {person: 4}; default: 1"""
+
+    @model_validator(mode="after")
+    def _ordered(self) -> Self:
+        if self.t[0] > self.t[1]:
+            raise ValueError(f"t={list(self.t)}: the first timestep is above the last, use {sorted(self.t)}")
+        return self
 
 
 class Objective(Config):
@@ -29,6 +56,8 @@ class Objective(Config):
     """share of timesteps redrawn from high_noise_from up"""
     high_noise_from: int = Field(600, ge=0)
     """lowest redrawn timestep"""
+    reward: RewardSettings | None = None
+    """reward for readable images, for a ControlNet only; default: none"""
 
 
 class Lora(Config):
@@ -108,10 +137,18 @@ class LdmTraining(DiffusionTraining):
     """train adapters only and merge them into the UNet at the end; default: train the whole UNet"""
     validation: LdmValidation = LdmValidation()
 
+    @model_validator(mode="after")
+    def _without_labels(self) -> Self:
+        if self.objective.reward is not None:
+            raise ValueError("objective.reward needs label maps: it is for dgkit train controlnet only, remove it")
+        return self
+
 
 class ControlNetTraining(DiffusionTraining):
     """``dgkit train controlnet``: label maps steer the frozen UNet of ``model``."""
 
+    controlnet: str | None = None
+    """folder or hub id of a ControlNet, or of a model with one, to start from; default: a copy of the UNet's encoder"""
     zero_conv_lr: float = Field(1.0, gt=0)
     """learning rate of the zero convolutions relative to train.lr"""
     validation: ControlNetValidation = ControlNetValidation()
@@ -120,6 +157,8 @@ class ControlNetTraining(DiffusionTraining):
     def _labelled(self) -> Self:
         if not self.data.labelled:
             raise ValueError("data.rows: every row must have label maps")
+        if self.objective.reward is not None and self.train.cuda_graph:
+            raise ValueError("objective.reward cannot be combined with train.cuda_graph=true, use false")
         return self
 
 

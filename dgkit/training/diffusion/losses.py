@@ -34,6 +34,12 @@ def draw_timestep(rng: np.random.Generator, high_noise: float, floor: int, count
     return int(high if rng.random() < high_noise else uniform)
 
 
+def redraw_timestep(rng: np.random.Generator, timestep: int, share: float, bounds: tuple[int, int]) -> int:
+    """Return ``timestep``, or with probability ``share`` one that is uniform in ``bounds``, both included."""
+    chosen, redrawn = rng.random() < share, int(rng.integers(bounds[0], bounds[1] + 1))
+    return redrawn if chosen else timestep
+
+
 def diffusion_target(schedule: DDIMScheduler, latents: Tensor, noise: Tensor, timesteps: Tensor) -> Tensor:
     """Return the target, shape of ``latents`` [B,C,h,w]: the noise, or v = signal * noise - sigma * latents.
 

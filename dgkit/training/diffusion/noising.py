@@ -21,7 +21,13 @@ from dgkit.training.data.captions import TextCache
 from dgkit.training.data.feed import Example, Feed, describe_sample
 from dgkit.training.data.latents import digest_network
 from dgkit.training.diffusion.diffusion_recipes import Objective
-from dgkit.training.diffusion.losses import diffusion_target, draw_timestep, noise_schedule, snr_weights
+from dgkit.training.diffusion.losses import (
+    diffusion_target,
+    draw_timestep,
+    noise_schedule,
+    redraw_timestep,
+    snr_weights,
+)
 from dgkit.training.diffusion.starting_model import FrozenNetworks
 from dgkit.training.loop.checkpoint import FROZEN
 from dgkit.training.loop.integrity import digest_weights
@@ -69,7 +75,7 @@ class Noising:
     ) -> None:
         self.feed, self.objective, self.seed, self.labels = feed, objective, seed, labels
         self.taxonomy = taxonomy
-        self.identity: dict[str, Any] = {"seed": seed, **objective.model_dump()}
+        self.identity: dict[str, Any] = {"seed": seed, **objective.model_dump(mode="json")}
         self.dtype = DTYPES[precision]
         self.schedule = noise_schedule(model.scheduler)
         self.text = model.text()
@@ -101,6 +107,8 @@ class Noising:
         example = self.feed.draw(rng)
         count = int(self.schedule.config.num_train_timesteps)
         timestep = draw_timestep(rng, self.objective.high_noise, self.objective.high_noise_from, count)
+        if (reward := self.objective.reward) is not None:
+            timestep = redraw_timestep(rng, timestep, reward.share, reward.t)
         sample = self._latents(example, rng)
         shape = sample["latents" if "latents" in sample else "posterior"].shape
         sample["noise"] = torch.from_numpy(rng.standard_normal(tuple(shape), dtype=np.float32))

@@ -6,19 +6,20 @@ Networks come in fp32, frozen and in inference mode; the task that trains one un
 import tempfile
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, cast
 
 import torch
-from diffusers import AutoencoderKL, UNet2DConditionModel
+from diffusers import AutoencoderKL, ControlNetModel, UNet2DConditionModel
 
-from dgkit.diffusion.hub import find_model
-from dgkit.diffusion.model_folder import RANDOM, find_parts, zeros_for_empty
+from dgkit.diffusion.hub import find_controlnet, find_model
+from dgkit.diffusion.model_folder import RANDOM, controlnet_taxonomy, find_parts, zeros_for_empty
 from dgkit.diffusion.part_config import SDXL_INDEX, TEXT_ENCODERS, read_config, read_json
 from dgkit.diffusion.random_model import SIZES
 from dgkit.diffusion.tokenizer_files import TokenizerFiles, TokenizerPair
 from dgkit.diffusion.weights import build, check_finite
 from dgkit.engines.modules import TextEncoders
 from dgkit.errors import UsageError, shown
+from dgkit.taxonomies import Taxonomy, mixed
 from dgkit.training.data.caption_encoder import CaptionEncoder
 from dgkit.training.diffusion.model_files import PIPELINE_INDEX, link, write_json
 from dgkit.training.diffusion.word_tokenizer import write_tokenizer
@@ -71,6 +72,19 @@ def find_training_model(model: str, seed: int = 0) -> StartingModel:
             f"use {RANDOM}sd15, a model folder or a hub id",
         )
     return RandomPrior(name, seed)
+
+
+def read_controlnet(source: str, taxonomy: Taxonomy) -> ControlNetModel:
+    """Return the ControlNet in a folder or of a hub id, in fp32, for condition channels of ``taxonomy``.
+
+    Raises ModelError, and InputError for one of other classes.
+    """
+    folder = find_controlnet(source)
+    stated = controlnet_taxonomy(folder)
+    if stated != taxonomy:
+        raise mixed(taxonomy, stated, f"the ControlNet {folder}")
+    check_finite(folder, "controlnet")
+    return cast(ControlNetModel, build(folder, "controlnet", read_config(folder, "controlnet")).float())
 
 
 class FolderModel:

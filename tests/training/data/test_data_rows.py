@@ -8,6 +8,7 @@ import pytest
 from PIL import Image
 
 from dgkit.config import dump_config, load_config
+from dgkit.data.generated import open_generated
 from dgkit.data.layouts import LAYOUTS
 from dgkit.errors import InputError, UsageError
 from dgkit.training.data.data_rows import CITY, DataRow, FeedConfig, build_feed
@@ -15,6 +16,7 @@ from dgkit.training.data.feed import Example, Feed, MixedFeed, PromptDropout
 from dgkit.training.data.image_files import CaptionedFeed, ImageFeed
 from dgkit.training.data.labelled import LabelledFeed
 from dgkit.training.data.scene_feed import SceneFeed
+from tests.generated import make_generated
 
 SIZE = 16
 
@@ -138,3 +140,14 @@ def test_a_configuration_survives_its_yaml(tmp_path):
     assert load_config(FeedConfig, tmp_path / "feed.yaml") == config
     assert config.labelled and not _config({"dataset": "images", "root": "."}).labelled
     assert all(DataRow(dataset=name, root=Path(".")).labelled for name in LAYOUTS)
+
+
+def test_rows_of_generated_images_have_the_prompts_that_they_were_made_with(tmp_path: Path) -> None:
+    out = make_generated(tmp_path / "out", 3)
+    prompts = {record["prompt"] for record in open_generated(out).records}
+    settings = {"sampling": "uniform", "captions": "prompt"}
+    config = FeedConfig.model_validate({"rows": [{"dataset": "dgkit", "root": out}], **settings})
+    assert {example.caption for example in _draws(build_feed(config, 8, 0))} == prompts
+    config = FeedConfig.model_validate({"rows": [{"dataset": "labels", "root": out}], **settings})
+    with pytest.raises(UsageError, match="captions=prompt cannot be used with data set 'labels'"):
+        build_feed(config, 8, 0)

@@ -17,10 +17,13 @@ from dgkit.diffusion.presets import Preset
 from dgkit.diffusion.sampler import SceneRequest, sample
 from dgkit.diffusion.style_swap import swap
 from dgkit.errors import DgkitError, InputError, ModelError, OutputError, UsageError
+from dgkit.taxonomies import CAMVID11
 from dgkit.training.diffusion import commands
 from dgkit.training.diffusion.commands import train_controlnet, train_ldm, train_vae
 from dgkit.training.diffusion.diffusion_recipes import ControlNetTraining, LdmTraining, VaeTraining
+from dgkit.training.diffusion.starting_model import read_controlnet
 from tests.models import make_micro_model
+from tests.segformers import save_narrow_segformer
 
 TRAIN = {"steps": 3, "batch": 2, "lr": 1e-3, "warmup": 0, "ema": 0.5, "checkpoint_every": 2, "validate_every": 3}
 TRAIN |= {"log_every": 1}
@@ -329,3 +332,26 @@ def test_a_resumed_training_needs_the_same_frozen_networks_and_they_must_be_fini
     save_file(weights, path, {"format": "pt"})
     with pytest.raises(ModelError, match=r"unet.*contains NaN or infinity"):
         train_controlnet(longer)
+
+
+def test_a_reward_training_starts_from_a_controlnet_and_resumes_exactly(folder, tmp_path):
+    start, teacher = make_micro_model(tmp_path / "start"), save_narrow_segformer(tmp_path / "teacher")
+    changes = {
+        "controlnet": str(start),
+        "objective": {"reward": {"teacher": teacher, "t": (20, 200), "share": 0.5, "class_weights": {"car": 3}}},
+        "train": {**TRAIN, "validate_every": 0},
+    }
+    train_controlnet(_controlnet(folder, "rewarded", **changes))
+    short = _controlnet(folder, "resumed", **changes)
+    train_controlnet(short.model_copy(update={"train": short.train.model_copy(update={"steps": 2})}))
+    train_controlnet(short)
+    whole, again = (_weights(diffusers.ControlNetModel, folder / name) for name in ("rewarded", "resumed"))
+    before = _weights(diffusers.ControlNetModel, start / "controlnet")
+    assert all(torch.equal(value, again[name]) for name, value in whole.items())
+    moved = max(float((value - before[name]).abs().max()) for name, value in whole.items())
+    assert 0 < moved < 0.01  # near the ControlNet that it started from, whose layers are far from zero
+    changes["objective"]["reward"]["weight"] = 0.1
+    with pytest.raises(UsageError, match=r"objective.reward.weight=0.5; this recipe has objective.reward.weight=0.1"):
+        train_controlnet(_controlnet(folder, "resumed", **changes))
+    with pytest.raises(InputError, match=r"the ControlNet .* cannot be used with the classes of camvid11"):
+        read_controlnet(str(start), CAMVID11)

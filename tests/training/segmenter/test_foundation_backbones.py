@@ -12,10 +12,9 @@ if importlib.util.find_spec("mmseg") is None:
     pytest.skip("needs mmsegmentation: pip install 'dgkit[seg]'", allow_module_level=True)
 
 from dgkit.errors import MissingDependency, ModelError, UsageError
+from dgkit.segmenters.efficientnet_lite import IMAGENET, EfficientNetLite0
 from dgkit.training.segmenter.encoder_weights import initial_weights, load_encoder
 from dgkit.training.segmenter.foundation_backbones import (
-    IMAGENET,
-    EfficientNetLite0,
     StageBackbone,
     TokenBackbone,
     resized_positions,

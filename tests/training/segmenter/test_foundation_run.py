@@ -128,7 +128,7 @@ def test_efficientnet_starts_from_imagenet_weights(micro, tmp_path):
     pytest.importorskip("efficientnet_lite_pytorch", reason="needs the extra 'imagenet'")
     settings = {"head": "daformer", "backbone": "efficientnet_lite0", "freeze": True}
     made = train_segmenter(recipe(micro, **settings), notify=print)
-    from dgkit.training.segmenter.foundation_backbones import imagenet_file
+    from dgkit.segmenters.efficientnet_lite import imagenet_file
 
     stored = torch.load(imagenet_file(), weights_only=True)
     kept = weights(made["checkpoint"])
