@@ -155,11 +155,13 @@ def parse_styles(value: Any) -> dict[str, dict[str, Any]]:
 def parse_shares(entries: Mapping[Any, Any]) -> dict[str, Any]:
     """Return the shares of a mix by style: a weight, which is not checked, or a style as :meth:`Style.to_json`.
 
-    A text is the clause of a style that is not known. Raises UsageError for a style that is not allowed.
+    A text is a clause; for a known style only if it has several words, so that "0,5" is no clause. Raises UsageError
+    for a style that is not allowed.
     """
 
     def share(name: str, value: Any) -> Any:
-        is_style = isinstance(value, Style | Mapping) or (isinstance(value, str) and name not in KNOWN_STYLES)
+        clause = isinstance(value, str) and (name not in KNOWN_STYLES or len(value.split()) > 1)
+        is_style = clause or isinstance(value, Style | Mapping)
         return make_style(name, value).to_json() if is_style else value
 
     return {str(name): share(str(name), value) for name, value in entries.items()}

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import re
 import shlex
 import shutil
 from pathlib import Path
@@ -13,20 +12,16 @@ import yaml
 
 from dgkit.cli.app import main
 from tests.loras import make_lora
+from tests.pages import guide, lines, section
 
 pytest.importorskip("peft")
-PAGE = (Path(__file__).resolve().parents[1] / "docs/guides/priors.md").read_text(encoding="utf-8")
+PAGE = guide("priors")
 QUICK = ["--count", "1", "--world", "1", "--engine", "torch", "--dtype", "fp32", "--workers", "0", "--batch", "2"]
 SHORT = {"generate": QUICK, "build-engines": ["--networks", "text_encoder"], "export": ["--networks", "text_encoder"]}
 HUB = {
     "latent-consistency/lcm-lora-sdv1-5": "snow.safetensors",
     "ByteDance/Hyper-SD/Hyper-SD15-8steps-lora.safetensors": "grain.safetensors",
 }
-
-
-def commands(heading: str) -> list[str]:
-    section = PAGE.split(f"\n## {heading}\n")[1].split("\n## ")[0]
-    return [line for block in re.findall(r"```bash\n(.*?)```", section, re.DOTALL) for line in block.splitlines()]
 
 
 @pytest.fixture
@@ -53,12 +48,13 @@ def test_the_commands_of_the_page(folder: Path, heading: str) -> None:
     if heading == "LoRA":
         pytest.importorskip("openvino")
         pytest.importorskip("onnxscript")
-    for line in commands(heading):
+    for line in lines(section(PAGE, heading)):
         run(line)
 
 
 def test_a_run_records_its_loras(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    line, *_ = commands("LoRA")
+    line, *_ = lines(section(PAGE, "LoRA"))
+    run(f"{line} --preview")
     run(line)
     settings = yaml.safe_load((folder / "snow" / "config.yaml").read_text())
     assert settings["lora"] == [f"{folder}/snow.safetensors:0.8"] and len(settings["lora_digest"]) == 64

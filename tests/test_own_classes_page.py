@@ -1,7 +1,6 @@
 """The commands of the page on own classes run in the order given, on a tiny model."""
 
 import importlib.util
-import re
 import shlex
 from pathlib import Path
 
@@ -14,8 +13,9 @@ from dgkit.cli.app import main
 from dgkit.data.generated import list_scenes
 from dgkit.taxonomies import find_taxonomy
 from tests.models import make_micro_model
+from tests.pages import blocks, guide, lines, section
 
-PAGE = (Path(__file__).resolve().parents[1] / "docs/guides/own-classes.md").read_text(encoding="utf-8")
+PAGE = guide("own-classes")
 PRIOR = "stable-diffusion-v1-5/stable-diffusion-v1-5"
 FILES = ("yard.yaml", "controlnet.yaml", "segmenter.yaml")
 TRAIN = "{steps: 2, batch: 2, warmup: 0, checkpoint_every: 2}"
@@ -27,16 +27,12 @@ SHORT = {
 }
 
 
-def blocks(language: str) -> list[str]:
-    return re.findall(rf"^```{language}\n(.*?)^```", PAGE, re.MULTILINE | re.DOTALL)
-
-
 @pytest.fixture
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """The files of the page, and labelled images."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("DGKIT_CACHE", str(tmp_path / "cache"))
-    for name, text in zip(FILES, blocks("yaml"), strict=True):
+    for name, text in zip(FILES, blocks(PAGE, "yaml"), strict=True):
         Path(name).write_text(text.replace(PRIOR, "prior"), encoding="utf-8")
     rng = np.random.default_rng(0)
     for number in range(4):
@@ -51,7 +47,7 @@ def test_the_file_of_the_page_is_a_taxonomy(folder: Path, capsys: pytest.Capture
     taxonomy = find_taxonomy(Path("yard.yaml"))
     assert taxonomy.names == ("sky", "lane", "crane") and taxonomy.channels == 4
     assert all(yaml.safe_load(Path(name).read_text()) for name in FILES)
-    assert main(shlex.split(blocks("bash")[0].splitlines()[0])[1:]) == 0
+    assert main(shlex.split(lines(PAGE)[0])[1:]) == 0
     assert "crane" in capsys.readouterr().out
 
 
@@ -61,7 +57,7 @@ def test_the_commands_of_the_page(folder: Path) -> None:
     if importlib.util.find_spec("mmseg") is None:
         pytest.skip("needs mmsegmentation: pip install 'dgkit[seg]'")
     make_micro_model(folder / "prior", with_controlnet=False)
-    for line in blocks("bash")[0].splitlines():
+    for line in lines(section(PAGE, "From label maps to a segmenter")):
         words = shlex.split(line.replace(PRIOR, "prior"))[1:]
         extra = next((more for name, more in SHORT.items() if " ".join(words).startswith(name)), [])
         assert main([*words, *extra]) == 0, line

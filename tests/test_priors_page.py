@@ -1,6 +1,5 @@
 """The commands of the page on other priors run in the order given, on a tiny model of SDXL's architecture."""
 
-import re
 import shlex
 from pathlib import Path
 
@@ -11,9 +10,9 @@ from PIL import Image
 
 from dgkit.cli.app import main
 from dgkit.data.generated import list_scenes
+from tests.pages import blocks, guide, lines, section
 
-PAGE = (Path(__file__).resolve().parents[1] / "docs/guides/priors.md").read_text(encoding="utf-8")
-SECTION = PAGE.partition("## Stable Diffusion 2.1 and SDXL")[2].partition("## Checkpoints")[0]
+SECTION = section(guide("priors"), "Stable Diffusion 2.1 and SDXL")
 PRIOR = "stabilityai/stable-diffusion-xl-base-1.0"
 SHORT = {
     "train": ["--set", "train={steps: 1, batch: 1, warmup: 0}", "--set", "validation.samples=0"],
@@ -21,16 +20,11 @@ SHORT = {
 }
 
 
-def block(language: str) -> str:
-    (found,) = re.findall(rf"^```{language}\n(.*?)^```", SECTION, re.MULTILINE | re.DOTALL)
-    return str(found)
-
-
 def test_the_commands_on_sdxl(sdxl_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("DGKIT_CACHE", str(tmp_path / "cache"))
     Path("prior").symlink_to(sdxl_model)
-    recipe = yaml.safe_load(block("yaml").replace(PRIOR, "prior"))
+    recipe = yaml.safe_load(blocks(SECTION, "yaml")[0].replace(PRIOR, "prior"))
     Path("street-xl.yaml").write_text(yaml.safe_dump(recipe))
     rng = np.random.default_rng(0)
     for number in range(2):
@@ -38,7 +32,7 @@ def test_the_commands_on_sdxl(sdxl_model: Path, tmp_path: Path, monkeypatch: pyt
         for name, array in (("labels", label), ("images", rng.integers(0, 255, (64, 96, 3)).astype(np.uint8))):
             Path("city", name).mkdir(parents=True, exist_ok=True)
             Image.fromarray(array).save(Path("city", name, f"{number}.png"))
-    for line in block("bash").splitlines():
+    for line in lines(SECTION):
         words = shlex.split(line.replace(PRIOR, "prior"))[1:]
         assert main([*words, *SHORT.get(words[0], [])]) == 0, line
     assert len(list_scenes("scenes")) == 1

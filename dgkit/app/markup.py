@@ -67,7 +67,7 @@ def _card(scene: TriedScene, label: str, ratio: str) -> str:
         f'<img src="{picture}" alt="{escape(scene.prompt)}"><img class="dg-label" src="{label}" alt=""></div>'
         f'{_title(scene.choice)}<p class="dg-note">{", ".join(facts)} · <a href="{picture}" '
         f'download="{escape(scene.choice.name)}.png">PNG</a></p>'
-        f'<p class="dg-note">{escape(scene.prompt)}</p></figure>'
+        f'<p class="dg-note">{escape(scene.prompt)}</p>{"".join(map(note, scene.notes))}</figure>'
     )
 
 

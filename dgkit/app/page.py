@@ -22,7 +22,7 @@ from dgkit.errors import DgkitError
 from dgkit.labels import ENCODINGS
 from dgkit.optional import require
 from dgkit.progress import Advance
-from dgkit.prompts import STYLE_NAMES
+from dgkit.styles import NO_STYLE, STYLE_SETS
 
 WAITING = 8  # events in the queue; later ones are refused
 FONTS = ("system-ui", "sans-serif")  # of the machine: nothing is downloaded
@@ -30,6 +30,7 @@ _MAP_CLICKS = """element.addEventListener("click", (event) => {
   const button = event.target.closest("[data-map]");
   if (button) trigger("click", { map: +button.dataset.map });
 });"""
+SELECTED = {"published": ["snowy", "night"], "driving": ["dusk", "heavy-rain"]}  # styles of a set
 MODEL = "model"  # name under which Gradio limits the events that use the model: one at a time
 
 
@@ -75,13 +76,14 @@ class Page:
         return self.window(replace(label_arrays([label]).samples[0], id="uploaded map"), 0, note)
 
     def make(
-        self, drawing: object, styles: list[str], presets: list[str], guidances: str, seeds: str, progress: Advance
-    ) -> Iterator[tuple[str, str, str]]:
+        self, drawing: object, styles: list[str], own: str, presets: list[str], guidances: str, seeds: str,
+        progress: Advance,
+    ) -> Iterator[tuple[str, str, str]]:  # fmt: skip
         """Yield cards, command lines and status before and after each scene; an error is the status."""
         made: list[TriedScene] = []
         cards = ""
         try:
-            label, wanted = unpack_label(drawing), choices(styles, presets, guidances, seeds)
+            label, wanted = unpack_label(drawing), choices(styles, own, presets, guidances, seeds)
             colours = colorize(label)
             self.studio.start()
             for number, choice in enumerate(wanted, 1):
@@ -122,11 +124,7 @@ def build(page: Page, gradio: Any) -> Any:
                 )  # fmt: skip
 
         def make(*values: Any, progress: Any = gradio.Progress()) -> Iterator[tuple[str, str, str]]:  # noqa: B008
-            drawing, styles, presets, guidances, seeds = values
-            yield from page.make(
-                drawing, styles, presets, guidances, seeds,
-                lambda done, total: progress((done, total), unit="evaluations"),
-            )  # fmt: skip
+            yield from page.make(*values, progress=lambda done, total: progress((done, total), unit="evaluations"))
 
         buttons[0].click(
             make, [picked, *controls], [cards, commands, status],
@@ -200,12 +198,22 @@ def _settings_side(page: Page, gradio: Any) -> list[Any]:
     guidance = "" if base.guidance_scale is None else f"{base.guidance_scale:g}"
     presets = list(dict.fromkeys([*PRESETS, base.preset]))
     gradio.Markdown("### Scenes")
+    sets = gradio.Radio(list(STYLE_SETS), value="published", label="Style set")
+    styles = gradio.CheckboxGroup(**_styles_of("published"), label="Styles")
+    sets.change(lambda name: gradio.CheckboxGroup(**_styles_of(name)), sets, styles, show_progress="hidden",
+                api_visibility="private")  # fmt: skip
     return [
-        gradio.CheckboxGroup(list(STYLE_NAMES), value=["snowy", "night"], label="Styles"),
+        styles,
+        gradio.Textbox(label="Own styles", info="One a line, such as dusk=at dusk, long shadows", lines=2),
         gradio.CheckboxGroup(presets, value=[base.preset], label="Presets"),
         gradio.Textbox(guidance, label="Guidance scales", info="Separated by commas; empty: that of preset or model"),
         gradio.Textbox(str(base.seed), label="Seeds", info="Separated by commas"),
     ]
+
+
+def _styles_of(name: str) -> dict[str, Any]:
+    """Return the styles of a set, and those of them that are selected at first."""
+    return {"choices": [*(style.name for style in STYLE_SETS[name]), NO_STYLE], "value": SELECTED[name]}
 
 
 def _buttons(gradio: Any) -> tuple[Any, Any]:

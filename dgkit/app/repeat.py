@@ -42,6 +42,8 @@ def _words(name: str, value: Any, has_flag: bool) -> list[str]:
         value = int(value)
     if isinstance(value, tuple) and name == "lora":
         return [word for text in value for word in ("--lora", text)]
+    if name == "styles" and all([*entry] == ["clause"] for entry in value.values()):
+        return [word for style, entry in value.items() for word in ("--style", f"{style}={entry['clause']}")]
     if not has_flag or isinstance(value, dict):
         return ["--set", f"{name}={json.dumps(str(value) if isinstance(value, Path) else value)}"]
     flag = name.replace("_", "-")
@@ -56,7 +58,8 @@ def source_command(base: GenerateConfig, shown: Sequence[GenerateConfig], flags:
     Preset, guidance scale and seed are those of the first one.
     """
     styles = list(dict.fromkeys(str(config.style_mix) for config in shown))
+    own = {name: style for config in shown for name, style in config.styles.items()}
     mix: Any = styles[0] if len(styles) == 1 else dict.fromkeys(styles, 1)
     first = shown[0]
     update = {name: getattr(first, name) for name in ("preset", "guidance_scale", "seed", "count")}
-    return command_line("scenes", base.model_copy(update={**update, "style_mix": mix}), flags)
+    return command_line("scenes", base.model_copy(update={**update, "style_mix": mix, "styles": own}), flags)

@@ -5,7 +5,7 @@ import itertools
 import re
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -25,7 +25,10 @@ from dgkit.generation.guards import memory_errors
 from dgkit.generation.jobs import make_job
 from dgkit.generation.scene_generator import scene_request
 from dgkit.generation.settings import chosen_preset, chosen_style_mix, make_plan
+from dgkit.generation.word_notes import word_notes
 from dgkit.progress import Advance, ignore
+from dgkit.styles import KNOWN_STYLES, make_style, parse_styles
+from dgkit.wording import MAX_TEXT
 
 if TYPE_CHECKING:
     from dgkit.diffusion.pipeline import Pipeline
@@ -39,12 +42,13 @@ class Stopped(Exception):
 
 @dataclass(frozen=True)
 class Choice:
-    """Settings of one scene; ``guidance`` None: the preset's, else the model's."""
+    """Settings of one scene; ``guidance`` None: the preset's, else the model's; ``clause`` is that of an own style."""
 
     style: str
     preset: str
     guidance: float | None
     seed: int
+    clause: str | None = None
 
     @property
     def name(self) -> str:
@@ -57,7 +61,8 @@ class Choice:
 class TriedScene:
     """A scene: ``image`` uint8 [H, W, 3] RGB; ``config`` repeats it as image 000000 of a run of ``generate``.
 
-    ``agreement`` is the share of pixels in which a judge sees the label; None without a judge.
+    ``agreement`` is the share of pixels in which a judge sees the label; None without a judge. ``notes`` are warnings
+    about the words of the style.
     """
 
     choice: Choice
@@ -66,6 +71,7 @@ class TriedScene:
     prompt: str
     seconds: float
     agreement: float | None
+    notes: tuple[str, ...] = ()
 
 
 class Studio:
@@ -89,7 +95,8 @@ class Studio:
         with self._lock:
             # As an array: the class index of a folder would be cached on disk.
             alone = config.model_copy(update={"judge": None, "labels": None, "arrays": 1})
-            plan, _ = make_plan(alone, label_arrays([label]), self.pipeline, chosen_style_mix(config), ignore)
+            mix = chosen_style_mix(config)
+            plan, settings = make_plan(alone, label_arrays([label]), self.pipeline, mix, ignore)
             job = make_job(plan, 0)
             started = time.perf_counter()
             with memory_errors(config.samples):
@@ -102,7 +109,8 @@ class Studio:
                 )
             seconds = time.perf_counter() - started
             agreement = self._judge.agreement(result.image, job.label) if self._judge else None
-        return TriedScene(choice, config, result.image, result.prompt, seconds, agreement)
+            notes = tuple(word_notes(plan, self.pipeline, settings.guidance_scale))
+        return TriedScene(choice, config, result.image, result.prompt, seconds, agreement, notes)
 
     def start(self) -> None:
         """Forget an earlier :meth:`stop`, before the first scene of a series."""
@@ -110,11 +118,12 @@ class Studio:
 
     def config(self, label: np.ndarray, choice: Choice) -> GenerateConfig:
         """Return the settings of a run on this label map alone; the map is written to the folder."""
+        own = {} if choice.clause is None else {choice.style: {"clause": choice.clause}}
         return self.base.model_copy(
             update={
                 "labels": self._kept(label), "dataset": None, "world": None, "encoding": None, "split": None,
                 "size": label.shape, "label_scale": 1.0, "count": BULK, "style_mix": choice.style,
-                "preset": choice.preset, "guidance_scale": choice.guidance, "seed": choice.seed,
+                "styles": own, "preset": choice.preset, "guidance_scale": choice.guidance, "seed": choice.seed,
             }
         )  # fmt: skip
 
@@ -144,20 +153,32 @@ class Studio:
         return folder
 
 
-def choices(styles: Sequence[str], presets: Sequence[str], guidances: str, seeds: str) -> list[Choice]:
-    """Return every combination of the settings on the page; the texts hold numbers separated by commas.
+def choices(styles: Sequence[str], own: str, presets: Sequence[str], guidances: str, seeds: str) -> list[Choice]:
+    """Return every combination of the settings on the page.
 
-    An empty text of guidance scales stands for the scale of the preset or the model. Raises UsageError for values that
-    ``generate`` would refuse, and for more than :data:`MOST_SCENES` combinations.
+    ``styles`` are names of known styles, ``own`` more of them or ``NAME=CLAUSE``, one a line; ``guidances`` and
+    ``seeds`` hold numbers separated by commas. An empty text of guidance scales stands for the scale of the preset or
+    the model. Raises UsageError for values that ``generate`` would refuse, and for more than :data:`MOST_SCENES`
+    combinations.
     """
-    if not styles or not presets:
+    clauses = _clauses(styles, own)
+    if not clauses or not presets:
         raise UsageError("no style or no preset is selected", "select at least one of each")
     scales: list[str | None] = [*_parts(guidances)] or [None]
     numbers = _parts(seeds) or ["0"]
-    count = len(styles) * len(presets) * len(scales) * len(numbers)
+    count = len(clauses) * len(presets) * len(scales) * len(numbers)
     if count > MOST_SCENES:
         raise UsageError(f"{count} scenes were requested; at most {MOST_SCENES} are made at once", "select fewer")
-    return [_choice(*each) for each in itertools.product(styles, presets, scales, numbers)]
+    return [_choice(*each, clauses) for each in itertools.product(clauses, presets, scales, numbers)]
+
+
+def _clauses(styles: Sequence[str], own: str) -> dict[str, str | None]:
+    """Return the clauses of styles by name, None for those with the words that dgkit knows."""
+    if len(own) > MOST_SCENES * MAX_TEXT:
+        raise UsageError("the text of own styles is too long", f"write at most {MOST_SCENES} styles")
+    typed = parse_styles([*styles, *(line.strip() for line in own.splitlines() if line.strip())])
+    return {name: None if make_style(name, style) == KNOWN_STYLES.get(name) else style["clause"]
+            for name, style in typed.items()}  # fmt: skip
 
 
 def _parts(text: str) -> list[str]:
@@ -166,8 +187,8 @@ def _parts(text: str) -> list[str]:
     return [part.strip() for part in text.split(",") if part.strip()]
 
 
-def _choice(style: str, preset: str, guidance: str | None, seed: str) -> Choice:
+def _choice(style: str, preset: str, guidance: str | None, seed: str, clauses: Mapping[str, str | None]) -> Choice:
     """Return a choice whose values :class:`GenerateConfig` and the preset accept."""
-    given = load_config(GenerateConfig, style_mix=style, preset=preset, guidance_scale=guidance, seed=seed)
-    chosen_style_mix(given), chosen_preset(given)
-    return Choice(style, preset, given.guidance_scale, given.seed)
+    given = load_config(GenerateConfig, preset=preset, guidance_scale=guidance, seed=seed)
+    chosen_preset(given)
+    return Choice(style, preset, given.guidance_scale, given.seed, clauses[style])

@@ -94,7 +94,7 @@ def _make(
 
     mix = chosen_style_mix(config)
     chosen_preset(config)  # an unknown preset fails before the model is loaded
-    model = open_model(config.model, config.controlnet)
+    model = open_model(config.model, config.controlnet, config.lora)
     config = for_single_scenes(with_taxonomy(config, model.info), model.info)
     chosen_wording(config)
     dataset = open_files(config, arrays)

@@ -163,6 +163,26 @@ def test_uploads_and_their_refusals(page: Any) -> None:
     page.get_by_text("0, window 1.").wait_for()
 
 
+def test_a_style_set_and_an_own_style(page: Any) -> None:
+    page.get_by_label("driving", exact=True).check()
+    page.get_by_label("tunnel", exact=True).wait_for()
+    own = page.get_by_label("Own styles")
+    own.fill("hail=in a hailstorm")
+    text = generate(page, 3)
+    titles = page.locator(".dg-card figcaption b").all_inner_texts()
+    assert titles == ["dusk", "heavy-rain", "hail"] and "--style 'hail=in a hailstorm'" in text
+    warning = page.locator(".dg-card").last.get_by_role("status").inner_text()
+    assert (
+        "was trained on the styles sunny, snowy, rainy, foggy, night; it does not know these words: hail (" in warning
+    )
+    own.fill("hail=")
+    page.get_by_role("button", name="Generate").click()
+    page.get_by_text("style 'hail': the clause is empty").wait_for()
+    own.fill("")
+    page.get_by_label("published", exact=True).check()
+    page.get_by_label("sunny", exact=True).wait_for()
+
+
 def test_wrong_settings_are_explained(page: Any) -> None:
     seeds = page.get_by_label("Seeds")
     seeds.fill("one")

@@ -117,31 +117,56 @@ def test_a_judge_gives_agreement(studio: Studio, label: np.ndarray, monkeypatch:
     assert cards.count("dg-wait") == 1 and "<b>&lt;i&gt;</b> one-pass:steps=1, guidance 2.5, seed 1" in cards
 
 
+def test_styles_of_your_own(studio: Studio, label: np.ndarray, labels: Path, tmp_path: Path) -> None:
+    own = choices(["night", "tunnel"], "dusk=at dusk, it's late\n\n fog \n", [PRESET], "", "")
+    assert [(choice.style, choice.clause) for choice in own] == [
+        ("night", None), ("tunnel", None), ("dusk", "at dusk, it's late"), ("fog", None)
+    ]  # fmt: skip
+    scene = studio.make(label, own[2])
+    assert scene.prompt.endswith(", at dusk, it's late.")
+    assert "does not know these words: dusk (at, dusk, it, late)" in scene.notes[0]
+    assert scene.notes[0] in scene_cards([own[2]], [scene], colorize(label))
+    line = command_line("dusk", scene.config, GENERATE_FLAGS)
+    assert parsed(line) == scene.config
+    assert np.array_equal(run(line, tmp_path / "one", 1)[0], scene.image)
+    known = studio.make(label, own[0])
+    assert known.notes == ()
+    whole = source_command(
+        studio.base.model_copy(update={"labels": labels}), [known.config, scene.config], GENERATE_FLAGS
+    )
+    assert len(run(whole, tmp_path / "all", 2)) == 2
+    assert '"style": "dusk"' in (tmp_path / "all" / "manifest.jsonl").read_text()
+
+
 def test_a_map_without_classes_is_refused(studio: Studio) -> None:
     with pytest.raises(LabelError, match="ignored"):
         studio.make(np.full((64, 64), 255, np.uint8), Choice("none", PRESET, None, 0))
 
 
 def test_choices_are_all_combinations() -> None:
-    found = choices(["snowy", "night"], ["fast", "turbo"], " 3, 7.5", "1")
+    found = choices(["snowy", "night"], "", ["fast", "turbo"], " 3, 7.5", "1")
     assert len(found) == len({choice.name for choice in found}) == 8
     assert found[0] == Choice("snowy", "fast", 3.0, 1) and found[0].name == "snowy-fast-guidance3-seed1"
-    assert choices(["none"], ["exact:steps=2"], "", "")[0].name == "none-exact-steps-2-seed0"
+    assert choices(["none"], "", ["exact:steps=2"], "", "")[0].name == "none-exact-steps-2-seed0"
 
 
 @pytest.mark.parametrize(
     ("arguments", "reason"),
     [
-        (([], ["fast"], "", "0"), "no style"),
-        ((["night"], ["fast"], "", "1,2,3,4,5,6,7,8,9,10,11,12,13"), "13 scenes were requested; at most 12"),
-        ((["night"], ["fast"], "high", "0"), "guidance_scale='high'"),
-        ((["night"], ["fast"], "101", "0"), "guidance_scale='101'"),
-        ((["night"], ["fast"], "", "-1"), "seed='-1'"),
-        ((["night"], ["quick"], "", "0"), "unknown preset 'quick'"),
-        ((["windy"], ["fast"], "", "0"), "windy"),
-        ((["night"], ["fast"], "", "1," * 600), "too long"),
+        (([], "", ["fast"], "", "0"), "no style"),
+        ((["night"], "", ["fast"], "", "1,2,3,4,5,6,7,8,9,10,11,12,13"), "13 scenes were requested; at most 12"),
+        ((["night"], "", ["fast"], "high", "0"), "guidance_scale='high'"),
+        ((["night"], "", ["fast"], "101", "0"), "guidance_scale='101'"),
+        ((["night"], "", ["fast"], "", "-1"), "seed='-1'"),
+        ((["night"], "", ["quick"], "", "0"), "unknown preset 'quick'"),
+        (([], "dusk=", ["fast"], "", "0"), "style 'dusk': the clause is empty"),
+        (([], "sunset", ["fast"], "", "0"), "style 'sunset' has no clause"),
+        ((["night"], "night=on a dark night", ["fast"], "", "0"), "style 'night' is defined twice"),
+        ((["night"], "dusk=" + 20000 * "x", ["fast"], "", "0"), "own styles is too long"),
+        ((["windy"], "", ["fast"], "", "0"), "windy"),
+        ((["night"], "", ["fast"], "", "1," * 600), "too long"),
     ],
 )
-def test_wrong_choices_are_refused(arguments: tuple[list[str], list[str], str, str], reason: str) -> None:
+def test_wrong_choices_are_refused(arguments: tuple[list[str], str, list[str], str, str], reason: str) -> None:
     with pytest.raises(UsageError, match=reason):
         choices(*arguments)

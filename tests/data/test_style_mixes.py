@@ -35,9 +35,11 @@ def test_a_file_may_define_styles_and_weigh_known_ones(tmp_path: Path) -> None:
     path = tmp_path / "evening.yaml"
     path.write_text(
         "night: 2\nhail: in a hailstorm\ndusk: {clause: 'at dusk', weight: 3, guidance_scale: 2}\nsnowy: {weight: 4}\n"
+        "fog: in thin fog\n"
     )
     mix = load_style_mix(path)
-    assert mix.used == ("snowy", "night", "dusk", "hail") and mix.weights["snowy"] == 4
+    assert mix.used == ("snowy", "night", "dusk", "fog", "hail") and mix.weights["snowy"] == 4
+    assert mix.style("fog") == Style("fog", "in thin fog")
     assert mix.style("dusk") == Style("dusk", "at dusk", 3, guidance_scale=2)
     assert mix.style("hail").clause == "in a hailstorm" and mix.style("snowy").clause == "in snowy weather"
 
@@ -76,6 +78,7 @@ def test_the_order_of_styles_does_not_depend_on_how_a_mix_is_written() -> None:
         ("snowy: -1", "weight of snowy is -1"),
         ("snowy: .nan", "weight of snowy is nan"),
         ("snowy: much", "weight of snowy is 'much'"),
+        ("dusk: '0,5'", "weight of dusk is '0,5'"),
         ("snowy: true", "weight of snowy is True"),
         ("snowy: 0", "sum to 0"),
     ],
