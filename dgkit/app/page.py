@@ -124,7 +124,11 @@ def build(page: Page, gradio: Any) -> Any:
                 )  # fmt: skip
 
         def make(*values: Any, progress: Any = gradio.Progress()) -> Iterator[tuple[str, str, str]]:  # noqa: B008
-            yield from page.make(*values, progress=lambda done, total: progress((done, total), unit="evaluations"))
+            drawing, styles, own, presets, guidances, seeds = values
+            yield from page.make(
+                drawing, styles, own, presets, guidances, seeds,
+                lambda done, total: progress((done, total), unit="evaluations"),
+            )  # fmt: skip
 
         buttons[0].click(
             make, [picked, *controls], [cards, commands, status],
