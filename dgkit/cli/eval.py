@@ -12,7 +12,8 @@ from dgkit.cli.options import Json, MmsegConfig, option, options_of, settings
 
 STAGES = {"check": ("Checking files", "sets"), "score": ("Scoring", "images")}
 OPTIONS = (
-    "on out taxonomy network protocol split engine dtype device batch tta skip_bad save_predictions worst sets as_json"
+    "on out taxonomy network protocol split engine dtype device batch tta skip_bad save_predictions worst metrics "
+    "classes sets as_json"
 )
 
 
@@ -57,14 +58,16 @@ def evaluate(
 def _print(result: dict[str, Any], out: Path) -> None:
     from rich.table import Table
 
-    from dgkit.evaluation.benchmark.score_report import class_names, percent, table_rows
+    from dgkit.evaluation.benchmark.score_report import class_names, figure, figure_rows, percent, table_rows
 
-    rows = table_rows(result)
+    rows, figures = table_rows(result), figure_rows(result)
     table = Table(title=f"{result['segmenter']['path']}, protocol {result['protocol']['name']}", title_justify="left")
     for heading in ("", *(row["name"] for row in rows)):
         table.add_column(heading, justify="right" if heading else "left")
     table.add_row("images", *(str(row["images"]) for row in rows))
-    table.add_row("mIoU", *(percent(row["miou"]) for row in rows), style="bold", end_section=True)
+    table.add_row("mIoU", *(percent(row["miou"]) for row in rows), style="bold", end_section=not figures)
+    for key, text in figures.items():
+        table.add_row(text, *(figure(row.get(key)) for row in rows), end_section=key == [*figures][-1])
     for name in class_names(result):
         table.add_row(name, *(percent(row["iou"].get(name)) for row in rows))
     print_table(table)

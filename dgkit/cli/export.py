@@ -116,6 +116,7 @@ def segmenter(
         error = write_segmenter(
             source.load(), path, classes=source.classes, mean=source.mean, std=source.std,
             side=fixed or EXAMPLE, fixed=fixed is not None, taxonomy=source.taxonomy,
+            values=source.values,
         )  # fmt: skip
     written = path.stat().st_size
     facts = {

@@ -58,6 +58,12 @@ def mean_iou(
     return float(np.nanmean(iou)) if np.isfinite(iou).any() else float("nan")
 
 
+def class_accuracy(matrix: np.ndarray) -> np.ndarray:
+    """Return the share of the labelled pixels of each class that were predicted correctly, float64 [K]; nan if none."""
+    rows = matrix.sum(1)
+    return np.divide(np.diag(matrix), rows, out=np.full(len(rows), np.nan), where=rows > 0)
+
+
 def pixel_accuracy(matrix: np.ndarray) -> float:
     """Return the share of the labelled pixels that were predicted correctly; nan if none is labelled."""
     total = matrix.sum()

@@ -24,6 +24,7 @@ from dgkit.taxonomies import CITYSCAPES19, Taxonomy
 
 Triple = tuple[float, float, float]
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+LOGITS, SCORES, NUMBERS = "logits", "scores", "numbers"  # what a segmenter gives for each pixel
 MAX_SIZES = 6  # a compiled engine is built for one image size
 
 
@@ -35,6 +36,7 @@ class ModuleSource:
     (value / 255 - ``mean``) / ``std``. ``digest`` identifies weights and configuration. ``classes``: names of the C
     outputs, of ``taxonomy`` if the checkpoint states it. ``side``: input height and width in pixels of an ONNX export,
     None if an export takes any size. ``notes``: sentences for the user on what was assumed or is not used.
+    ``values``: as that of :class:`Segmenter`.
     """
 
     path: Path
@@ -47,6 +49,7 @@ class ModuleSource:
     side: int | None = None
     notes: tuple[str, ...] = ()
     taxonomy: Taxonomy | None = None
+    values: str = LOGITS
 
 
 class Segmenter(ABC):
@@ -54,10 +57,14 @@ class Segmenter(ABC):
 
     ``taxonomy``: the classes of its predictions. ``classes``: uint8 [K], the train id of each channel of the logits,
     255 for a channel that counts class numbers of none of the classes. ``output``: name of the output with the logits
-    or class numbers. ``notes``: sentences for the user on what was assumed or is not used.
+    or class numbers. ``notes``: sentences for the user on what was assumed or is not used. ``values``: what the output
+    holds, "logits" of a softmax, "scores" that are proportional to probabilities, as those of query heads, or
+    "numbers" of classes. ``values_stated``: False if logits are an assumption.
     """
 
     output = "logits"
+    values = LOGITS
+    values_stated = True
 
     def __init__(
         self,
@@ -166,6 +173,7 @@ class ModuleSegmenter(Segmenter):
             source.notes + self._match.notes(),
             taxonomy=wanted,
         )
+        self.values = source.values
         self._runner(64, 64)  # fails early, before any file is read, if the engine cannot run this
 
     def facts(self) -> dict[str, Any]:

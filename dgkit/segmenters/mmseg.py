@@ -18,7 +18,7 @@ from dgkit.files import digest_file
 from dgkit.labels import CLASSES, NUM_CLASSES
 from dgkit.optional import first_line, require
 from dgkit.provenance import version
-from dgkit.segmenters.base import ModuleSource, Triple
+from dgkit.segmenters.base import LOGITS, SCORES, ModuleSource, Triple
 from dgkit.segmenters.mm_checkpoint import load_module, quiet, read_checkpoint
 from dgkit.segmenters.mmseg_config import (
     SCOPE,
@@ -39,6 +39,7 @@ _FURTHER = {
     "peft": ("peft", "train"),
     "transformers": ("transformers", "train"),
 }
+SCORE_HEADS = ("MaskedAttentionHead", "EomtHead")  # dgkit's query heads
 _LOADERS = ("TIMMBackbone", "VPD", "CLIPTextEncoder")  # read or download files when they are built
 
 
@@ -61,6 +62,7 @@ def mmseg_source(checkpoint: Path, config: Path | None = None) -> ModuleSource:
         facts = json.dumps(model, sort_keys=True, default=str) + software
         classes, side, taxonomy = _stated_classes(meta), _fixed_side(model), _stated_taxonomy(meta)
         names = classes or _usual_classes(model, checkpoint)
+        values = SCORES if _head(model).get("type") in SCORE_HEADS else LOGITS
     except (TypeError, ValueError, AttributeError, LookupError) as error:
         raise ModelError(
             f"the config of {checkpoint} holds values of wrong types: {first_line(error)}",
@@ -76,6 +78,7 @@ def mmseg_source(checkpoint: Path, config: Path | None = None) -> ModuleSource:
         std=std,
         side=side,
         taxonomy=taxonomy,
+        values=values,
         notes=() if classes else ("the checkpoint names no classes: they are taken in the usual order",),
     )
 
@@ -182,13 +185,18 @@ def _stated_taxonomy(meta: Mapping[str, Any]) -> Taxonomy | None:
 
 
 def _usual_classes(model: Mapping[str, Any], path: Path) -> tuple[str, ...]:
-    head = model.get("decode_head")
-    count = (head[-1] if isinstance(head, Sequence) else head or {}).get("num_classes")
+    count = _head(model).get("num_classes")
     if count != NUM_CLASSES:
         raise ModelError(
             f"{path} does not name its {count} classes", f"name them, or use a model of the {NUM_CLASSES} classes"
         )
     return CLASSES
+
+
+def _head(model: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Return the settings of the last head."""
+    head = model.get("decode_head")
+    return (head[-1] if isinstance(head, Sequence) else head) or {}
 
 
 def _fixed_side(model: Mapping[str, Any]) -> int | None:

@@ -12,7 +12,7 @@ from torch.nn import functional
 from dgkit.errors import InputError, UsageError
 from dgkit.labels import IGNORE
 from dgkit.resources import usable_cores
-from dgkit.segmenters.base import Segmenter, not_finite
+from dgkit.segmenters.base import LOGITS, NUMBERS, Segmenter, not_finite
 from dgkit.segmenters.class_names import match_classes
 from dgkit.segmenters.onnx_output import choose_output, list_maps
 from dgkit.segmenters.onnx_session import ONNX_ENGINES, open_session
@@ -79,6 +79,8 @@ class OnnxSegmenter(Segmenter):
         self.output = chosen.name
         self._several = len(list_maps(self._session.outputs, self.sidecar)) > 1
         self._numbers = chosen.is_numbers(len(self._names))
+        self.values = NUMBERS if self._numbers else self.sidecar.values or LOGITS
+        self.values_stated = self.sidecar.values is not None
         # Void is a prediction of its own for class numbers; in logits, the best of the 19 classes wins.
         void = [IGNORE] if self._numbers and self._match.others else []
         super().__init__(

@@ -11,6 +11,7 @@ from dgkit.engines.onnx_export import OPSET, TOLERANCES, quiet_exporter, relativ
 from dgkit.errors import EngineError
 from dgkit.files import atomic_path, atomic_write
 from dgkit.optional import first_line, require
+from dgkit.segmenters.base import LOGITS
 from dgkit.taxonomies import Taxonomy
 
 MULTIPLE = 32  # of height and width in pixels, where they are free
@@ -28,11 +29,13 @@ def write_segmenter(
     fixed: bool = False,
     taxonomy: Taxonomy | None = None,
     multiple: int = MULTIPLE,
+    values: str = LOGITS,
 ) -> float:
     """Write ``path`` and its side-car ``path.with_suffix(".yaml")``; return the relative L2 error of the logits.
 
     ``module`` maps float32 [N,3,H,W], RGB, (value / 255 - ``mean``) / ``std``, to logits [N,C,h,w] of any stride;
-    ``classes`` names the C channels, of ``taxonomy`` if it is known. The batch is free, and so are height and width
+    ``classes`` names the C channels, of ``taxonomy`` if it is known; ``values`` is stated unless they are logits. The
+    batch is free, and so are height and width
     (multiples of ``multiple``) unless ``fixed`` binds them to ``side``, the size of the example image of the
     export. Raises MissingDependency
     without onnx; EngineError, writing nothing, if the export fails, differs from ``module`` or has another number of
@@ -70,6 +73,7 @@ def write_segmenter(
         "classes": list(classes),
         **({} if taxonomy is None or taxonomy.is_default else {"taxonomy": taxonomy.document()}),
         "multiple_of": None if fixed else multiple,
+        **({} if values == LOGITS else {"values": values}),
     }
     atomic_write(path.with_suffix(".yaml"), yaml.safe_dump(sidecar, sort_keys=False, width=110).encode())
     return error

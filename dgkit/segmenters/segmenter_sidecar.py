@@ -1,7 +1,7 @@
 """The YAML side-car of an ONNX segmenter or style classifier: how to feed the network and how to read its outputs."""
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import numpy as np
 from pydantic import Field, field_validator
@@ -13,7 +13,7 @@ from dgkit.taxonomy_setting import TaxonomyChoice
 MAX_SIDE = 4096  # pixels; a larger size would need gigabytes for one image
 Finite = Annotated[float, Field(allow_inf_nan=False)]
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
-_NEWER = ("output", "taxonomy")
+_NEWER = ("output", "taxonomy", "values")
 Triple = tuple[Finite, Finite, Finite]
 
 
@@ -40,6 +40,10 @@ class SegmenterSideCar(Config):
     )
     features: str | None = Field(None, description="name of an output [N,D] that describes the whole image")
     output: str | None = Field(None, description="name of the output with logits or class numbers; null: by its shape")
+
+    values: Literal["logits", "scores"] | None = Field(
+        None, description="what the output holds: logits, or scores (of query heads, or probabilities); null: logits"
+    )
 
     @field_validator("mean", "std", "multiple_of", "size", mode="before")
     @classmethod

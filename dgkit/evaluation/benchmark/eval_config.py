@@ -5,16 +5,37 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-from pydantic import Field
+from pydantic import BeforeValidator, Field, SerializerFunctionWrapHandler, model_serializer
 
 from dgkit.config import Config, Metavar
+from dgkit.errors import UsageError, did_you_mean
 from dgkit.taxonomy_setting import TaxonomyChoice
 
 if TYPE_CHECKING:
+    from dgkit.data.scores import Absent
     from dgkit.evaluation.benchmark.protocols import Protocol
 
 # These do not change predictions (batch: up to rounding), so a run may be resumed with other values.
-FREE = frozenset({"on", "split", "batch", "workers", "strict", "save_predictions", "worst"})
+FREE = frozenset({
+    "on", "split", "batch", "workers", "strict", "save_predictions", "worst", "metrics", "classes", "resamples", "seed"
+})  # fmt: skip
+METRICS = ("accuracy", "boundary", "calibration", "conditions", "sizes")
+NEWER = ("metrics", "classes", "resamples", "seed")  # not in files of earlier versions, nor in new ones by default
+
+
+def _parse_metrics(value: Any) -> Any:
+    """Return the metrics in ``"boundary,sizes"``, each once; "all" are all of them. Raises UsageError."""
+    given = value.split(",") if isinstance(value, str) else value
+    if not isinstance(given, list | tuple):
+        return value
+    names = [str(name).strip() for name in given if str(name).strip()]
+    unknown = next((name for name in names if name not in (*METRICS, "all")), None)
+    if unknown is not None:
+        raise UsageError(
+            f"unknown metric {unknown!r}; known metrics: {', '.join(METRICS)}, all",
+            did_you_mean(unknown, METRICS, "use for example --metrics boundary,sizes"),
+        )
+    return tuple(name for name in METRICS if name in names or "all" in names)
 
 
 class EvalConfig(Config):
@@ -48,6 +69,23 @@ class EvalConfig(Config):
         None, description="Folder for predicted label maps: 8-bit PNG files of train ids"
     )
     worst: int = Field(8, ge=0, description="Pictures per data set in the gallery, worst first")
+    metrics: Annotated[tuple[str, ...], Metavar("M,M"), BeforeValidator(_parse_metrics)] = Field(
+        (), description="Further metrics: accuracy, boundary, calibration, conditions, sizes, or all"
+    )
+    classes: Literal["all", "present"] = Field("all", description="Classes of the mean: all, or present in the labels")
+    resamples: int = Field(2000, ge=1000, le=100_000, description="Resamples of the bootstrap that compares segmenters")
+    seed: int = Field(0, ge=0, le=2**32 - 1, description="Random seed of the bootstrap")
+
+    @model_serializer(mode="wrap")
+    def _without_new_defaults(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Leave out the newer settings where they have their defaults, so that reports keep their bytes."""
+        values: dict[str, Any] = handler(self)
+        fields = type(self).model_fields
+        return {
+            name: value
+            for name, value in values.items()
+            if name not in NEWER or getattr(self, name) != fields[name].default
+        }
 
     def resolved_protocol(self) -> Protocol:
         """Return the protocol with the changes of this config.
@@ -57,6 +95,11 @@ class EvalConfig(Config):
         from dgkit.evaluation.benchmark.protocols import find_protocol
 
         return find_protocol(self.protocol).changed(self.scale, self.crop, self.stride)
+
+    @property
+    def absent(self) -> Absent:
+        """How the IoU of classes that are in no label counts."""
+        return "zero" if self.classes == "all" else "skip"
 
     def identity(self) -> dict[str, Any]:
         """Return what must not change when a run is resumed."""

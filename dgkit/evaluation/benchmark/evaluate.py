@@ -46,7 +46,7 @@ def _write_tables(out: Path, config: EvalConfig, found: SetScores, result: dict[
     """Write settings, tables and confusion matrices; return the names of all reports."""
     atomic_write(out / "config.yaml", dump_config(config).encode())
     atomic_write(out / "report.csv", report_csv(result))
-    atomic_write(out / "images.csv", images_csv(found))
+    atomic_write(out / "images.csv", images_csv(found, config.absent))
     names = ["report.json", "report.csv", "images.csv", "index.html", "config.yaml"]
     for name, scores in result["sets"].items():
         picture = confusion_picture(
@@ -61,7 +61,7 @@ def _write_tables(out: Path, config: EvalConfig, found: SetScores, result: dict[
 def _worst_cards(segmenter: Segmenter, config: EvalConfig, found: SetScores, name: str) -> list[Card]:
     """Return the images of data set ``name`` with the lowest mIoU; they are predicted again, as nothing is kept."""
     protocol = config.resolved_protocol()
-    scores = {s.id: mean_iou(found.matrices[name, s.id], absent="zero") for s in found.samples[name]}
+    scores = {s.id: mean_iou(found.matrices[name, s.id], absent=config.absent) for s in found.samples[name]}
     ranked = sorted(
         found.samples[name], key=lambda sample: (math.isnan(scores[sample.id]), scores[sample.id], sample.id)
     )

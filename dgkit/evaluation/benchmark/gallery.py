@@ -12,7 +12,7 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
 from dgkit.data.labelmap import colorize
-from dgkit.evaluation.benchmark.score_report import class_names, percent
+from dgkit.evaluation.benchmark.score_report import class_names, figure, figure_rows, percent
 from dgkit.labels import IGNORE
 from dgkit.taxonomies import CITYSCAPES19, Taxonomy, find_taxonomy
 
@@ -141,6 +141,7 @@ def _table(result: dict[str, Any]) -> str:
     head = "".join(f"<th>{html.escape(name)}</th>" for name in sets)
     rows = [("images", [str(scores["images"]) for scores in sets.values()])]
     rows.append(("mIoU", [percent(scores["miou"]) for scores in sets.values()]))
+    rows += [(text, [figure(scores.get(key)) for scores in sets.values()]) for key, text in figure_rows(result).items()]
     rows += [(name, [percent(scores["iou"][name]) for scores in sets.values()]) for name in class_names(result)]
     lines = "".join(
         f"<tr><td>{html.escape(name)}</td>{''.join(f'<td>{cell}</td>' for cell in cells)}</tr>\n"

@@ -14,6 +14,9 @@ from dgkit.evaluation.benchmark.protocols import Protocol, Window, windows
 from dgkit.segmenters.base import Segmenter
 from dgkit.segmenters.upsampled_argmax import upsampled_argmax
 
+Observe = Callable[[EvalSample, Sequence[Tensor], Tensor], None]
+"""Called with each sample, the averaged logits [K,h,w] of its views, and its prediction, uint8 [H,W]."""
+
 S = TypeVar("S")
 T = TypeVar("T")
 
@@ -43,10 +46,16 @@ class _PendingImage:
         top, bottom, left, right = place
         total[:, top:bottom, left:right] += logits
 
-    def label(self) -> Tensor:
+    def label(self, observe: Observe | None = None) -> Tensor:
         """Return uint8 [H,W]: index of the winning channel at the size of the label map."""
-        size = self.sample.label.shape
         maps = [self._mean(total) for total in self.sums if total is not None]
+        found = self._winners(maps)
+        if observe is not None:
+            observe(self.sample, maps, found)
+        return found
+
+    def _winners(self, maps: Sequence[Tensor]) -> Tensor:
+        size = self.sample.label.shape
         if len(maps) == 1:
             return upsampled_argmax(maps[0], size)  # softmax does not change the order
         one, two = (
@@ -78,14 +87,20 @@ class _PendingWindow:
 
 @torch.inference_mode()
 def predict(
-    samples: Iterable[EvalSample], segmenter: Segmenter, protocol: Protocol, *, batch: int = 4, tta: bool = False
+    samples: Iterable[EvalSample],
+    segmenter: Segmenter,
+    protocol: Protocol,
+    *,
+    batch: int = 4,
+    tta: bool = False,
+    observe: Observe | None = None,
 ) -> Iterator[tuple[EvalSample, Tensor]]:
     """Yield each sample with its prediction, uint8 [H,W] channel indices on the segmenter's device.
 
     As in mmsegmentation, logits of overlapping windows are averaged and resized bilinearly to the size of the label
     map, and the largest wins. ``tta`` averages the probabilities of the image and its mirror image. Windows of equal
     size share calls of ``batch``, whichever image they belong to; samples are yielded when complete, nearly in order,
-    and only few are held at once.
+    and only few are held at once. ``observe`` is called before a sample is yielded.
     """
     queues: dict[tuple[int, int], list[_PendingWindow]] = {}
     pending: list[_PendingImage] = []
@@ -99,14 +114,14 @@ def predict(
         for queue in queues.values():
             while len(queue) >= batch:
                 _run(segmenter, queue, batch)
-        yield from _done(pending)
+        yield from _done(pending, observe)
         while len(pending) > 2 + batch // image.count:  # images of rare sizes would stay in memory until the end
             _run(segmenter, _oldest(queues, pending), batch)
-            yield from _done(pending)
+            yield from _done(pending, observe)
     for queue in queues.values():
         while queue:
             _run(segmenter, queue, batch)
-    yield from _done(pending)
+    yield from _done(pending, observe)
 
 
 def _oldest(
@@ -125,11 +140,11 @@ def _run(segmenter: Segmenter, queue: list[_PendingWindow], batch: int) -> None:
         window.image.add(window.view, window.place, logits)
 
 
-def _done(pending: list[_PendingImage]) -> Iterator[tuple[EvalSample, Tensor]]:
+def _done(pending: list[_PendingImage], observe: Observe | None) -> Iterator[tuple[EvalSample, Tensor]]:
     ready = [image for image in pending if not image.left]
     pending[:] = [image for image in pending if image.left]
     for image in ready:
-        yield image.sample, image.label()
+        yield image.sample, image.label(observe)
 
 
 def map_ahead(function: Callable[[S], T], arguments: Iterable[S], workers: int) -> Iterator[T]:

@@ -1,6 +1,7 @@
 """The scores of an evaluation so far, one line per image, from which an interrupted run resumes."""
 
 import json
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ from dgkit.data.index import table_digest
 from dgkit.data.manifest import Manifest
 from dgkit.data.pictures import reading
 from dgkit.errors import OutputError, shown
+from dgkit.evaluation.benchmark.metric_sums import Sums, shapes_of
 
 JOURNAL = "scores.jsonl"
 
@@ -19,7 +21,8 @@ class ScoreJournal:
     """``scores.jsonl`` in an output folder: first the settings, then a confusion matrix per image.
 
     A line is valid while image and label map keep their path, size and modification time. ``void`` holds the pixels
-    that were predicted as none of the classes, by label; it is absent if there are none.
+    that were predicted as none of the classes, by label; it is absent if there are none. ``sums`` holds those of the
+    metrics that need more than the matrix.
     """
 
     def __init__(self, folder: Path, settings: dict[str, Any]) -> None:
@@ -52,8 +55,16 @@ class ScoreJournal:
         square[cells] = pixels
         return np.column_stack([square.reshape(size, size), np.array(void, np.int64)])
 
-    def add(self, dataset: str, sample: Sample, matrix: np.ndarray) -> None:
-        """Write the matrix of an image. Raises OutputError."""
+    def sums(self, dataset: str, sample: Sample, metrics: Iterable[str]) -> Sums | None:
+        """Return the sums of an image, whose matrix is valid, for ``metrics``, or None if it has to be scored."""
+        stored = self._lines[dataset, sample.id].get("sums", {})
+        shapes = shapes_of(sample.taxonomy.size)
+        found = {name: _array(stored.get(name) if isinstance(stored, dict) else None, shapes[name]) for name in metrics}
+        valid = {name: array for name, array in found.items() if array is not None}
+        return valid if len(valid) == len(found) else None
+
+    def add(self, dataset: str, sample: Sample, matrix: np.ndarray, sums: Sums | None = None) -> None:
+        """Write the matrix and the sums of an image. Raises OutputError."""
         square, void = matrix[:, :-1].ravel(), matrix[:, -1]
         cells = np.flatnonzero(square)
         line = {
@@ -63,6 +74,7 @@ class ScoreJournal:
             "cells": cells.tolist(),
             "pixels": square[cells].tolist(),
             **({"void": void.tolist()} if void.any() else {}),
+            **({"sums": {name: array.tolist() for name, array in sums.items()}} if sums else {}),
         }
         self._manifest.append(line)
         self._lines[dataset, sample.id] = line
@@ -72,6 +84,16 @@ def _counts(values: Any) -> list[int] | None:
     """Return ``values`` if they are a list of numbers of pixels, else None."""
     valid = isinstance(values, list) and all(type(value) is int and 0 <= value < 2**40 for value in values)
     return values if valid else None
+
+
+def _array(values: Any, shape: tuple[int, ...]) -> np.ndarray | None:
+    """Return stored sums as an array, or None if they are not numbers of ``shape``."""
+    try:
+        found = np.asarray(values)
+    except ValueError:  # lists of different lengths
+        return None
+    valid = found.shape == shape and found.dtype.kind in "if" and np.isfinite(found).all() and (found >= 0).all()
+    return found if valid else None
 
 
 def _stamp(sample: Sample) -> list[Any]:

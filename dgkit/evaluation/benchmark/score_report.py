@@ -3,15 +3,18 @@
 import csv
 import io
 import math
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 
 from dgkit.data.datasets import Dataset
 from dgkit.data.pictures import ignores_exif
-from dgkit.data.scores import class_iou, mean_iou, pixel_accuracy
+from dgkit.data.scores import Absent, class_iou, mean_iou, pixel_accuracy
 from dgkit.evaluation.benchmark.eval_config import EvalConfig
 from dgkit.evaluation.benchmark.eval_sets import count_bad_files, label_encodings
+from dgkit.evaluation.benchmark.image_conditions import Groups, folder_conditions
+from dgkit.evaluation.benchmark.metric_sums import HEADINGS, by_class, known_share, metric_scores
 from dgkit.evaluation.benchmark.protocols import AVERAGES
 from dgkit.evaluation.benchmark.score_sets import SetScores
 from dgkit.provenance import record
@@ -58,15 +61,9 @@ def build_report(segmenter: Segmenter, config: EvalConfig, found: SetScores) -> 
 
 def _set_report(config: EvalConfig, found: SetScores, dataset: Dataset, taxonomy: Taxonomy) -> dict[str, Any]:
     protocol, samples = config.resolved_protocol(), found.samples[dataset.name]
-    conditions = sorted({sample.condition for sample in samples if sample.condition})
-    matrix = found.total(dataset.name)
-    parts = {
-        name: {
-            "images": sum(s.condition == name for s in samples),
-            **_scores(found.total(dataset.name, name), taxonomy),
-        }
-        for name in (conditions if len(conditions) > 1 else ())
-    }
+    ids = [sample.id for sample in samples]
+    matrix, groups = found.total(dataset.name, ids), condition_groups(found, dataset.name)
+    parts = {name: {"images": len(ids), **_scores(config, found, dataset.name, ids)} for name, ids in groups.items()}
     return {
         "folder": str(dataset.root),
         "split": dataset.split,
@@ -74,24 +71,29 @@ def _set_report(config: EvalConfig, found: SetScores, dataset: Dataset, taxonomy
         "images": len(samples),
         "scale": list(protocol.scale_of(dataset.name)),
         "halved": dataset.name in protocol.halved,
-        **_scores(matrix, taxonomy),
+        **_scores(config, found, dataset.name, ids),
         "conditions": parts,
         "confusion": matrix[:, : taxonomy.size].tolist(),
         **({"predicted_void": void} if any(void := matrix[:, taxonomy.size].tolist()) else {}),
     }
 
 
-def _scores(matrix: np.ndarray, taxonomy: Taxonomy) -> dict[str, Any]:
-    iou = class_iou(matrix, absent="zero")
+def condition_groups(found: SetScores, dataset: str) -> Groups:
+    """Return the ids of the images of each condition that is reported: those of folders if there are several."""
+    folders = folder_conditions(found.samples[dataset])
+    return {**(folders if len(folders) > 1 else {}), **found.conditions.get(dataset, {})}
+
+
+def _scores(config: EvalConfig, found: SetScores, dataset: str, ids: Sequence[str]) -> dict[str, Any]:
+    matrix, taxonomy, absent = found.total(dataset, ids), found.sets[0].taxonomy, config.absent
+    iou = class_iou(matrix, absent)
     return {
-        "miou": _known(mean_iou(matrix, absent="zero")),
-        "pixel_accuracy": _known(pixel_accuracy(matrix)),
-        "iou": {name: _known(float(value)) for name, value in zip(taxonomy.names, iou, strict=True)},
+        "miou": known_share(mean_iou(matrix, absent=absent)),
+        "pixel_accuracy": known_share(pixel_accuracy(matrix)),
+        **({} if config.classes == "all" else {"classes": int(np.isfinite(iou).sum())}),
+        **metric_scores(config.metrics, matrix, found.total_sums(dataset, ids), taxonomy, absent),
+        "iou": by_class(iou, taxonomy),
     }
-
-
-def _known(value: float) -> float | None:
-    return value if math.isfinite(value) else None
 
 
 def class_names(result: dict[str, Any]) -> list[str]:
@@ -111,24 +113,32 @@ def table_rows(result: dict[str, Any]) -> list[dict[str, Any]]:
     return rows
 
 
+def figure_rows(result: dict[str, Any]) -> dict[str, str]:
+    """Return the heading of each figure of a report other than the mIoU and class IoUs that its tables show, by key."""
+    shown = list(result["sets"].values())
+    found = {"classes": "classes in the labels"} if any("classes" in scores for scores in shown) else {}
+    return found | {key: text for key, text in HEADINGS.items() if any(key in scores for scores in shown)}
+
+
 def report_csv(result: dict[str, Any]) -> bytes:
     """Return ``report.csv``: percent with two decimals, as papers print it, and protocol and segmenter in each row."""
     stream = io.StringIO()
     facts = result["segmenter"]
     made_with = (result["protocol"]["name"], "yes" if result["test_time_augmentation"] else "no", facts["engine"],
                  facts["dtype"], facts["sha256"][:16], result["provenance"]["commit"] or "")  # fmt: skip
-    names = class_names(result)
+    names, figures = class_names(result), figure_rows(result)
     writer = csv.writer(stream, lineterminator="\n")
-    writer.writerow(["set", "images", "mIoU", "pixel accuracy", *names, "protocol", "tta", "engine", "dtype",
-                     "segmenter", "commit"])  # fmt: skip
+    writer.writerow(["set", "images", "mIoU", "pixel accuracy", *figures.values(), *names, "protocol", "tta", "engine",
+                     "dtype", "segmenter", "commit"])  # fmt: skip
     for row in table_rows(result):
-        values = [row["miou"], row["pixel_accuracy"], *(row["iou"].get(name) for name in names)]
-        cells = ["" if value is None else f"{100 * value:.2f}" for value in values]
+        values = [row["miou"], row["pixel_accuracy"], *(row.get(key) for key in figures),
+                  *(row["iou"].get(name) for name in names)]  # fmt: skip
+        cells = ["" if value is None else figure(value) for value in values]
         writer.writerow([row["name"], row["images"], *cells, *made_with])
     return stream.getvalue().encode("utf-8", "backslashreplace")
 
 
-def images_csv(found: SetScores) -> bytes:
+def images_csv(found: SetScores, absent: Absent = "zero") -> bytes:
     """Return ``images.csv``: mIoU and pixel accuracy of each image in percent."""
     stream = io.StringIO()
     writer = csv.writer(stream, lineterminator="\n")
@@ -136,10 +146,15 @@ def images_csv(found: SetScores) -> bytes:
     for name, samples in found.samples.items():
         for sample in samples:
             matrix = found.matrices[name, sample.id]
-            values = (mean_iou(matrix, absent="zero"), pixel_accuracy(matrix))
+            values = (mean_iou(matrix, absent=absent), pixel_accuracy(matrix))
             cells = ["" if math.isnan(value) else f"{100 * value:.2f}" for value in values]
             writer.writerow([name, sample.id, sample.condition, *cells])
     return stream.getvalue().encode("utf-8", "backslashreplace")
+
+
+def figure(value: float | int | None) -> str:
+    """Return a count as it is, and a share as :func:`percent`."""
+    return str(value) if isinstance(value, int) else percent(value)
 
 
 def percent(share: float | None) -> str:

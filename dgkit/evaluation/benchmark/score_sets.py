@@ -13,6 +13,7 @@ from dgkit.data.datasets import Dataset, Sample
 from dgkit.data.labelmap import write_label
 from dgkit.data.scores import confusion
 from dgkit.errors import InputError, OutputError
+from dgkit.evaluation.benchmark.confidence_bins import ConfidenceWatch, refuse_numbers
 from dgkit.evaluation.benchmark.eval_config import EvalConfig
 from dgkit.evaluation.benchmark.eval_sets import (
     BadFile,
@@ -23,7 +24,9 @@ from dgkit.evaluation.benchmark.eval_sets import (
     read_eval_sample,
     refuse_bad_files,
 )
+from dgkit.evaluation.benchmark.image_conditions import Groups, find_conditions
 from dgkit.evaluation.benchmark.inference import map_ahead, predict
+from dgkit.evaluation.benchmark.metric_sums import SUMMED, Sums, measure_image
 from dgkit.evaluation.benchmark.protocols import Protocol
 from dgkit.evaluation.benchmark.score_journal import JOURNAL, ScoreJournal
 from dgkit.files import is_hidden, output_error
@@ -38,7 +41,9 @@ class SetScores:
     """Confusion matrices of all good images, and the files that could not be scored.
 
     ``matrices``: int64 [K,K+1] by data set and id; rows are labels, the last column counts pixels of no class.
-    ``scored_now`` of them were computed by this run, in ``seconds`` of wall time; the others come from an earlier run.
+    ``sums``: those of the metrics that need more. ``conditions``: those that files of a data set state, if wanted.
+    ``scored_now`` of the images were scored by this run, in ``seconds`` of wall time; the others come from an earlier
+    run.
     """
 
     sets: list[Dataset]
@@ -47,15 +52,21 @@ class SetScores:
     matrices: dict[tuple[str, str], np.ndarray] = field(default_factory=dict)
     scored_now: int = 0
     seconds: float = 0.0
+    sums: dict[tuple[str, str], Sums] = field(default_factory=dict)
+    conditions: dict[str, Groups] = field(default_factory=dict)
 
-    def total(self, dataset: str, condition: str | None = None) -> np.ndarray:
-        """Return the sum, int64 [K,K+1], over the images of a data set, or over those of one condition."""
+    def total(self, dataset: str, ids: Iterable[str] | None = None) -> np.ndarray:
+        """Return the sum of the matrices, int64 [K,K+1], over images of a data set, by default all."""
         taxonomy = self.sets[0].taxonomy
         total = np.zeros((taxonomy.size, taxonomy.channels), np.int64)
-        for sample in self.samples[dataset]:
-            if condition is None or sample.condition == condition:
-                total += self.matrices[dataset, sample.id]
+        for name in (sample.id for sample in self.samples[dataset]) if ids is None else ids:
+            total += self.matrices[dataset, name]
         return total
+
+    def total_sums(self, dataset: str, ids: Iterable[str]) -> Sums:
+        """Return the totals of the other sums over images of a data set, of which there is at least one."""
+        parts = [self.sums[dataset, name] for name in ids]
+        return {name: np.sum([part[name] for part in parts], axis=0) for name in parts[0]}
 
 
 def score_sets(
@@ -69,6 +80,8 @@ def score_sets(
     cannot be written or is in use; EngineError.
     """
     protocol = config.resolved_protocol()
+    if "calibration" in config.metrics:
+        refuse_numbers(segmenter)
     found = SetScores(
         find_sets(config.on, config.split, "split" not in config.model_fields_set, notify, segmenter.taxonomy)
     )
@@ -79,6 +92,8 @@ def score_sets(
     progress("check", len(found.sets), len(found.sets))
     if config.strict:
         refuse_bad_files(found.bad_files)
+    if "conditions" in config.metrics:
+        found.conditions = find_conditions(found.sets, found.samples, notify)
     try:
         out.mkdir(parents=True, exist_ok=True)
         with sole_writer(out):
@@ -127,16 +142,21 @@ def _resume(
     todo = []
     for name, sample in pairs:
         matrix, folder = journal.matrix(name, sample), config.save_predictions
-        if matrix is None or (folder is not None and not _prediction_path(folder, name, sample).is_file()):
+        sums = None if matrix is None else journal.sums(name, sample, _summed(config))
+        if (
+            matrix is None
+            or sums is None
+            or (folder is not None and not _prediction_path(folder, name, sample).is_file())
+        ):
             todo.append((name, sample))
         else:
-            found.matrices[name, sample.id] = matrix
+            found.matrices[name, sample.id], found.sums[name, sample.id] = matrix, sums
     late: list[BadFile] = []
     done, started = len(pairs) - len(todo), time.perf_counter()
     progress("score", done, len(pairs))
-    for scored, matrix in _score(segmenter, config, protocol, todo, late):
-        journal.add(scored.dataset, scored.files, matrix)
-        found.matrices[scored.dataset, scored.files.id] = matrix
+    for scored, matrix, sums in _score(segmenter, config, protocol, todo, late):
+        journal.add(scored.dataset, scored.files, matrix, sums)
+        found.matrices[scored.dataset, scored.files.id], found.sums[scored.dataset, scored.files.id] = matrix, sums
         done += 1
         progress("score", done, len(pairs))
     found.seconds, found.scored_now = time.perf_counter() - started, len(todo) - len(late)
@@ -159,33 +179,41 @@ def _open_journal(segmenter: Segmenter, config: EvalConfig, out: Path) -> ScoreJ
     return ScoreJournal(out, {"segmenter": facts, **fixed})
 
 
+def _summed(config: EvalConfig) -> tuple[str, ...]:
+    return tuple(name for name in config.metrics if name in SUMMED)
+
+
 def _score(
     segmenter: Segmenter, config: EvalConfig, protocol: Protocol, todo: list[tuple[str, Sample]], late: list[BadFile]
-) -> Iterator[tuple[EvalSample, np.ndarray]]:
-    """Yield confusion matrices, counted in a thread of their own while the network works on the next images.
+) -> Iterator[tuple[EvalSample, np.ndarray, Sums]]:
+    """Yield the confusion matrix and the sums of each image.
 
-    If bad files are refused, the first one ends scoring, but reading continues so that all of them are listed.
+    They are counted in a thread of their own while the network works on the next images. If bad files are refused, the
+    first one ends scoring, but reading continues so that all of them are listed.
     """
+    watch = ConfidenceWatch(segmenter) if "calibration" in config.metrics else None
 
-    def count(sample: EvalSample, channels: Tensor) -> np.ndarray:
+    def count(sample: EvalSample, channels: Tensor) -> tuple[np.ndarray, Sums]:
         predicted = segmenter.classes[channels.cpu().numpy()]
         if config.save_predictions is not None:
             write_label(
                 _prediction_path(config.save_predictions, sample.dataset, sample.files), predicted, segmenter.taxonomy
             )
-        return confusion(sample.label, predicted, void=True, classes=segmenter.taxonomy.size)
+        classes, confidence = segmenter.taxonomy.size, None if watch is None else watch.take(sample)
+        sums = measure_image(_summed(config), sample.label, predicted, classes, confidence)
+        return confusion(sample.label, predicted, void=True, classes=classes), sums
 
     samples = read_samples(todo, protocol, worker_count(config), late)
     wanted = (sample for sample in samples if not (config.strict and late))
-    queue: list[tuple[EvalSample, Future[np.ndarray]]] = []
+    queue: list[tuple[EvalSample, Future[tuple[np.ndarray, Sums]]]] = []
     with ThreadPoolExecutor(1) as pool:
-        for sample, channels in predict(wanted, segmenter, protocol, batch=config.batch, tta=config.tta):
+        for sample, channels in predict(wanted, segmenter, protocol, batch=config.batch, tta=config.tta, observe=watch):
             queue.append((sample, pool.submit(count, sample, channels)))
             while queue and (len(queue) > 2 or queue[0][1].done()):
                 first, future = queue.pop(0)
-                yield first, future.result()
+                yield first, *future.result()
         for first, future in queue:
-            yield first, future.result()
+            yield first, *future.result()
 
 
 def _leave_out(found: SetScores, late: list[BadFile]) -> None:
@@ -194,4 +222,7 @@ def _leave_out(found: SetScores, late: list[BadFile]) -> None:
         found.samples[name] = [
             sample for sample in samples if not bad & {(name, str(sample.label)), (name, str(sample.image))}
         ]
+        kept = {sample.id for sample in found.samples[name]}
+        groups = found.conditions.get(name, {})
+        found.conditions[name] = {text: left for text, ids in groups.items() if (left := [i for i in ids if i in kept])}
     found.bad_files += late

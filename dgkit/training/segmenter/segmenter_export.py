@@ -7,12 +7,14 @@ from torch import Tensor, nn
 
 from dgkit.errors import ModelError
 from dgkit.optional import first_line
+from dgkit.segmenters.base import LOGITS, SCORES
 from dgkit.segmenters.mm_checkpoint import read_checkpoint
 from dgkit.segmenters.onnx_writer import MULTIPLE, write_segmenter
 from dgkit.taxonomies import CITYSCAPES19, Taxonomy
 from dgkit.training.loop.integrity import check_finite
 from dgkit.training.segmenter.hrda import HRDASegmentor
 from dgkit.training.segmenter.networks import MEAN, STD
+from dgkit.training.segmenter.query_heads import QueryHead
 
 
 class SegmenterLogits(nn.Module):
@@ -48,6 +50,7 @@ def export_segmenter(network: Any, path: Path, crop: int, taxonomy: Taxonomy = C
         fixed=isinstance(network, HRDASegmentor) or getattr(network.backbone, "kind", None) == "swin",
         taxonomy=taxonomy,
         multiple=getattr(network.backbone, "patch", MULTIPLE),
+        values=SCORES if isinstance(network.decode_head, QueryHead) else LOGITS,
     )
 
 

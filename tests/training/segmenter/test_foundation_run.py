@@ -98,6 +98,9 @@ def test_eval_reads_the_checkpoint_without_the_folder_and_the_exported_file(micr
     for path in (tmp_path / "encoder").iterdir():
         path.unlink()
     check_same(Path(made["checkpoint"]), Path(made["onnx"]))
+    for path in (made["checkpoint"], made["onnx"]):
+        with open_segmenter(path, device="cpu") as segmenter:
+            assert segmenter.values == "scores" and segmenter.values_stated
 
 
 @pytest.mark.slow

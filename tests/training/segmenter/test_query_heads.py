@@ -11,6 +11,7 @@ from torch.nn import functional
 if importlib.util.find_spec("mmseg") is None:
     pytest.skip("needs mmsegmentation: pip install 'dgkit[seg]'", allow_module_level=True)
 
+from dgkit.segmenters.mmseg import SCORE_HEADS
 from dgkit.training.segmenter.heads import GridPool
 from dgkit.training.segmenter.network_pairs import EncoderOptions
 from dgkit.training.segmenter.networks import build_network, model_config
@@ -129,6 +130,11 @@ def test_published_sizes_are_built_and_exported(tmp_path, head, backbone, option
     count = sum(p.numel() for p in net.backbone.encoder.parameters()) / 1e6
     assert count == pytest.approx(millions, rel=0.02)
     assert export_segmenter(net, tmp_path / "segmenter.onnx", 128) < 1e-3
+
+
+def test_evaluation_knows_the_heads_that_give_scores():
+    heads = [head for head in QueryHead.__subclasses__() if head.__module__ == QueryHead.__module__]
+    assert sorted(head.__name__ for head in heads) == sorted(SCORE_HEADS)
 
 
 def test_semantic_logits_are_the_sum_over_queries():
