@@ -85,6 +85,7 @@ def _bars(stages: Stages, shown: "Console") -> "Iterator[Progress]":
                 begun = StageFigures.begin(stages, stage, done, now)
                 tasks[stage] = bars.add_task(begun.description, total=total, figures=""), begun
             task, figures = tasks[stage]
+            figures.observe(done, now)
             bars.update(task, completed=done, total=total, figures=figures.text(done, total, note, now))
 
         live.append(shown)

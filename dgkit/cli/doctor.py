@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 from dgkit.cli.common import print_json, say, size_text
 from dgkit.cli.options import ControlNet, Json, option
+from dgkit.texts import count_of
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -55,8 +56,12 @@ def _report(target: Path, found: Diagnosis, check: Path | None) -> None:
     usual = Path("runs/gpu")
     folder = check or (usual if (usual / "steps.csv").is_file() else None)
     content = write_report(target, found, folder)
-    results = "no results of gpu-check" if folder is None else f"{len(content['check']['steps'])} steps of gpu-check"
-    say(f"{target}: {size_text(target.stat().st_size)}, {len(content['engines'])} engines, {results}")
+    results = (
+        "no results of gpu-check"
+        if folder is None
+        else f"{count_of(len(content['check']['steps']), 'step')} of gpu-check"
+    )
+    say(f"{target}: {size_text(target.stat().st_size)}, {count_of(len(content['engines']), 'engine')}, {results}")
     if folder is None:
         say("make gpu-check measures this GPU; run it first for a report about speed or wrong results")
 

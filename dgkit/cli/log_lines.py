@@ -18,15 +18,17 @@ Stages = Mapping[str, tuple[str, str | None]]
 
 @dataclass
 class StageFigures:
-    """One stage; what was done before its first report does not count for the rate.
+    """One stage; its rate counts what was done, and the time, since the first advance.
 
-    A log notes what was ``done`` at the last report, and when the next line is due.
+    Whatever comes before that, such as units of an earlier run, a warm-up or waiting for a lock, would make the time
+    left wrong. A log notes what was ``done`` at the last report, and when the next line is due.
     """
 
     description: str
     unit: str | None
     before: float
     started: float
+    advanced: bool = False
     next_line: float = -math.inf
     done: float = -math.inf
 
@@ -34,6 +36,11 @@ class StageFigures:
     def begin(cls, stages: Stages, stage: str, done: float, now: float) -> "StageFigures":
         """Return the figures of a stage whose first report comes now; an unknown one is shown by its name."""
         return cls(*stages.get(stage, (stage, "")), done, now)
+
+    def observe(self, done: float, now: float) -> None:
+        """Begin to measure the rate at the first advance; call it with each report."""
+        if done > self.before and not self.advanced:
+            self.before, self.started, self.advanced = done, now, True
 
     def text(self, done: float, total: float, note: str, now: float) -> str:
         """Return ``3/16 images, 120 images/hour, 0:06:30 left, note``."""
@@ -65,6 +72,7 @@ class LogLines:
         if figures is None or done < figures.done:  # it begins, perhaps again
             pause = min(FIRST_SECONDS, pause)
             figures = self._shown[stage] = StageFigures.begin(self._stages, stage, done, now)
+        figures.observe(done, now)
         ends = done >= total and figures.done < total
         if ends or (now >= figures.next_line and done < total):
             figures.next_line = now + pause

@@ -9,6 +9,7 @@ import typer
 
 from dgkit.cli.common import print_json, print_table, progress_bars, say
 from dgkit.cli.options import Json, Scenes, option
+from dgkit.texts import count_of
 
 WEAK_JUDGE = 0.2  # mIoU on the reference below which figures relative to it say little
 STAGES = {"measure": ("Measuring", "images"), "reference": ("Measuring the reference", "images")}
@@ -52,7 +53,7 @@ def _print_tables(result: dict[str, Any]) -> None:
     from rich.table import Table
 
     real = result.get("reference")
-    table = Table(title=f"{result['out']}: {result['images']} images", title_justify="left")
+    table = Table(title=f"{result['out']}: {count_of(result['images'], 'image')}", title_justify="left")
     for heading in ("", "here", *([f"reference: {real['what']}"] if real else [])):
         table.add_column(heading, justify="left" if not heading else "right")
     columns = [result, *([real] if real else [])]

@@ -29,6 +29,7 @@ from dgkit.data.patterns import expand, fixed_folder, has_wildcard, partners
 from dgkit.errors import InputError, LabelError, UsageError, did_you_mean
 from dgkit.files import user_path
 from dgkit.taxonomies import CITYSCAPES19, Taxonomy, qualified
+from dgkit.texts import count_of
 
 
 @dataclass(frozen=True)
@@ -266,17 +267,21 @@ def label_arrays(
     system = _plain(encoding, taxonomy)
     if is_colours(system, taxonomy):
         raise UsageError(f"encoding {system} is for files; arrays hold ids", "convert the colours to ids first")
-    samples = tuple(
-        ArraySample(
-            f"array-{number:06d}", Path(f"labels[{number}]"), None, system, taxonomy=taxonomy, array=np.asarray(array)
-        )
-        for number, array in enumerate(arrays)
-    )
+    samples = []
+    for number, array in enumerate(arrays):
+        name = f"labels[{number}]"
+        if isinstance(array, list | tuple):
+            raise LabelError(
+                f"{name}: a {type(array).__name__}; a label map is a 2-D array (height, width), best of uint8",
+                "pass numpy.array(label, dtype=numpy.uint8)",
+            )
+        pixels = np.asarray(array)
+        samples.append(ArraySample(f"array-{number:06d}", Path(name), None, system, taxonomy=taxonomy, array=pixels))
     if not samples:
         raise LabelError("labels is an empty list of arrays", "pass at least one label map")
     for sample in samples:
         sample.train_ids()
-    return Dataset("labels", Path("labels"), ALL, samples)
+    return Dataset("labels", Path("labels"), ALL, tuple(samples))
 
 
 def open_source(
@@ -329,7 +334,8 @@ def _no_labels(folder: Path) -> InputError:
     skipped = [name for name in names if split_ending(name, LABEL_SKIPS)]
     if skipped:
         return InputError(
-            f"no label maps in {folder}: it holds {len(skipped)} colour, instance or invalid maps such as {skipped[0]}",
+            f"no label maps in {folder}: it holds {count_of(len(skipped), 'colour, instance or invalid map')} such as "
+            f"{skipped[0]}",
             "give the files that hold class ids, such as *_labelTrainIds.png or *_labelIds.png, or read colour maps "
             f"with --encoding {COLOURS}",
         )

@@ -82,7 +82,8 @@ def encode(
     system = find_encoding(encoding, taxonomy)
     if raw.ndim != 2 or raw.size == 0 or raw.dtype.kind not in "iub":
         raise LabelError(
-            f"{source}: {raw.dtype} array of shape {raw.shape}; a label map is an integer array [height, width]",
+            f"{source}: {raw.dtype} array of shape {raw.shape}; a label map is a 2-D array (height, width), best of "
+            "uint8",
             "pass one id per pixel",
         )
     if raw.dtype != np.uint8:

@@ -7,6 +7,7 @@ from pathlib import Path
 from dgkit.data.listing import find_matches, same_name, split_ending
 from dgkit.errors import InputError
 from dgkit.files import user_path
+from dgkit.texts import count_of
 
 # Ends of names, without the type of the file, that differ between a photograph and its label map.
 _MARKS = (
@@ -34,9 +35,8 @@ def expand(pattern: str, endings: Sequence[str], what: str) -> list[Path]:
     found = sorted(set(find_matches(folder, parts)) if parts else [], key=str)
     files = [file for file in found if split_ending(file.name, endings)]
     if not files:
-        other = f"{len(found)} other files" if found else "nothing"
         raise InputError(
-            f"no {what} match {pattern}: it finds {other}",
+            f"no {what} match {pattern}: it matches {count_of(len(found), 'other file')}",
             "quote the pattern, and use ** for any number of folders: 'maps/**/*.png'",
         )
     return files

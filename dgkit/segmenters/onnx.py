@@ -18,6 +18,7 @@ from dgkit.segmenters.onnx_output import choose_output, list_maps
 from dgkit.segmenters.onnx_session import ONNX_ENGINES, open_session
 from dgkit.segmenters.segmenter_sidecar import read_segmenter_sidecar, sidecar_path
 from dgkit.taxonomies import CITYSCAPES19, Taxonomy, find_taxonomy
+from dgkit.texts import count_of
 
 DEFAULT_MULTIPLE = 32  # of height and width, where the side-car does not state one
 
@@ -284,7 +285,10 @@ class OnnxSegmenter(Segmenter):
 
     def _check_channels(self, count: int) -> None:
         if count != len(self._names):
-            raise InputError(f"{self.path} gives {count} classes, but {len(self._names)} are named", self._classes_hint)
+            raise InputError(
+                f"{self.path} gives {count_of(count, 'class', 'classes')}, but names {len(self._names)}",
+                self._classes_hint,
+            )
 
     def _unknown_numbers(self, numbers: np.ndarray) -> InputError:
         shown = ", ".join(str(number) for number in np.unique(numbers)[:5])

@@ -11,6 +11,7 @@ from dgkit.resources import usable_cores
 from dgkit.segmenters.base import not_finite
 from dgkit.segmenters.onnx_session import open_session
 from dgkit.segmenters.segmenter_sidecar import read_segmenter_sidecar, sidecar_path
+from dgkit.texts import count_of
 
 DEFAULT_SIZE = 128  # pixels, where neither the file nor its side-car states one
 
@@ -48,7 +49,7 @@ class StyleClassifier:
         logits = self._session.run(square, [output])[0][0].ravel()
         if len(logits) != len(self.styles):
             raise InputError(
-                f"{self.path} has {len(logits)} outputs but names {len(self.styles)} styles",
+                f"{self.path} has {count_of(len(logits), 'output')} but names {count_of(len(self.styles), 'style')}",
                 f"name every style under 'classes' in {sidecar_path(self.path)}",
             )
         if not np.isfinite(logits).all():

@@ -17,6 +17,7 @@ from dgkit.files import digest_file, open_regular
 from dgkit.labels import CLASSES, NUM_CLASSES
 from dgkit.optional import first_line
 from dgkit.segmenters.base import IMAGENET_MEAN, IMAGENET_STD, ModuleSource, Triple
+from dgkit.texts import count_of
 
 WEIGHTS, INDEX, ADAPTER = "model.safetensors", "model.safetensors.index.json", "adapter_config.json"
 MAX_SIZE, MAX_LAYERS = 65536, 1024  # larger numbers in a config are mistakes
@@ -81,7 +82,7 @@ class _Segformer(nn.Module):
         missing = sorted(found["missing_keys"])
         if missing:  # the library would initialize them at random
             raise ModelError(
-                f"{folder} lacks {len(missing)} weights of the network, the first is {missing[0]}",
+                f"{folder} lacks {count_of(len(missing), 'weight')} of the network, the first is {missing[0]}",
                 "use a whole segmenter: a backbone alone has no classes",
             )
 

@@ -61,8 +61,8 @@ def test_bars_show_count_and_rate_on_a_terminal(
     monkeypatch.setenv("COLUMNS", "120")
     monkeypatch.setattr(log_lines, "MEASURED_SECONDS", 1e-9)
     with progress_bars({"a": ("Doing", "things"), "b": ("More", "bits")}) as report:
-        report("a", 2, 4)
-        report("a", 4, 4)
+        for done in (2, 3, 4):
+            report("a", done, 4)
         report("b", 0, 1)
         report("unnamed", 1, 2, "loss 0.5")
     captured = capsys.readouterr()

@@ -57,7 +57,21 @@ def test_what_was_there_before_does_not_count_for_the_rate(clock: Clock) -> None
     lines.report("generate", 50, 100)
     clock.now = 5.0
     lines.report("generate", 51, 100)
-    assert found[-1] == "Generating 51/100 images, 720 images/hour, 0:04:05 left"
+    assert found[-1] == "Generating 51/100 images"
+    clock.now = 10.0
+    lines.report("generate", 52, 100)
+    assert found[-1] == "Generating 52/100 images, 720 images/hour, 0:04:00 left"
+
+
+def test_waiting_before_the_first_unit_does_not_count_for_the_rate(clock: Clock) -> None:
+    found: list[str] = []
+    lines = LogLines({"city": ("Drawing label maps", "maps")}, found.append, interval=1, clock=clock)
+    for clock.now, done in ((0.0, 0), (60.0, 1), (60.0, 40), (62.0, 41)):
+        lines.report("city", done, 61)
+    assert found[1:] == [
+        "Drawing label maps 1/61 maps",
+        "Drawing label maps 41/61 maps, 72,000 maps/hour, 0:00:01 left",
+    ]
 
 
 def test_stages_have_lines_of_their_own_and_may_begin_again(clock: Clock) -> None:

@@ -37,7 +37,7 @@ def test_every_class_is_read_back_from_its_colour(tmp_path: Path) -> None:
 def test_a_folder_of_gtfine(tmp_path: Path) -> None:
     stem = "gtFine/val/ulm/ulm_000000_000019_gtFine"
     save(tmp_path / f"{stem}_color.png", colorize(IDS), "RGBA")
-    with pytest.raises(InputError, match="holds 1 colour, instance or invalid maps") as caught:
+    with pytest.raises(InputError, match="holds 1 colour, instance or invalid map such") as caught:
         labels_folder(tmp_path)
     assert f"--encoding {COLOURS}" in caught.value.hint
     save(tmp_path / f"{stem}_labelIds.png", IDS, "L")

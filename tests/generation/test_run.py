@@ -94,6 +94,8 @@ def test_arrays_that_are_no_label_maps(tmp_path: Path) -> None:
         ([], "empty list"),
         ([good, np.zeros((8, 8))], r"labels\[1\]: float64"),
         ([good + 40], r"labels\[0\]: unknown ids"),
+        ([good[None]], r"labels\[0\]: int64 array of shape \(1, 8, 8\); a label map is a 2-D array \(height, width\)"),
+        ([[[1, 2], [3, 4]]], r"labels\[0\]: a list; a label map is a 2-D array \(height, width\), best of uint8"),
     ):
         with pytest.raises(dgkit.DgkitError, match=message):
             dgkit.generate(tmp_path / "out", labels=arrays)

@@ -125,7 +125,7 @@ def test_refused_files_for_single_images(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="median"):
         open_onnx_segmenter(model)
     model.with_suffix(".yaml").write_text("classes: [road, sky]\n")
-    with pytest.raises(InputError, match="gives 19 classes, but 2 are named"):
+    with pytest.raises(InputError, match="gives 19 classes, but names 2"):
         open_onnx_segmenter(model).predict(PALETTE[blocks()])
 
 
@@ -188,7 +188,7 @@ def test_names_in_the_side_car_select_the_classes(tmp_path: Path) -> None:
     path.with_suffix(".yaml").write_text(yaml.safe_dump({"classes": names[:5]}))
     with (
         open_segmenter(path, device="cpu") as short,
-        pytest.raises(InputError, match="gives 19 classes, but 5 are named"),
+        pytest.raises(InputError, match="gives 19 classes, but names 5"),
     ):
         short.logits(images)
 

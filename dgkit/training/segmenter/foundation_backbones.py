@@ -17,6 +17,7 @@ from dgkit.errors import ModelError
 from dgkit.optional import first_line
 from dgkit.segmenters.efficientnet_lite import EfficientNetLite0
 from dgkit.segmenters.transformers import without_progress_bar
+from dgkit.texts import count_of
 from dgkit.training.loop.integrity import check_finite
 from dgkit.training.segmenter.adapters import Rein, add_lora, is_adapter
 from dgkit.training.segmenter.foundation_config import find_encoder, read_encoder
@@ -208,7 +209,8 @@ def read_weights(folder: Path, encoder: Any) -> dict[str, Tensor]:
     missing = sorted(name for name in found["missing_keys"] if not any(part in name for part in _NEW))
     if missing:  # the library would initialize them at random
         raise ModelError(
-            f"{folder} lacks {len(missing)} weights of the encoder, the first is {missing[0]}", "download it again"
+            f"{folder} lacks {count_of(len(missing), 'weight')} of the encoder, the first is {missing[0]}",
+            "download it again",
         )
     return dict(model.state_dict())
 
