@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -21,12 +22,17 @@ LEVELS, LAYERS = 2, 1  # of the UNet of the micro model
 UNET_BLOCK = {"norm1": "in_layers.0", "conv1": "in_layers.2", "time_emb_proj": "emb_layers.1", "norm2": "out_layers.0",
               "conv2": "out_layers.3", "conv_shortcut": "skip_connection"}  # fmt: skip
 UNET_ENDS = {"time_embedding.linear_1": "time_embed.0", "time_embedding.linear_2": "time_embed.2",
+             "add_embedding.linear_1": "label_emb.0.0", "add_embedding.linear_2": "label_emb.0.2",
              "conv_in": "input_blocks.0.0", "conv_norm_out": "out.0", "conv_out": "out.2"}  # fmt: skip
 VAE_BLOCK = {"conv_shortcut": "nin_shortcut", "group_norm": "norm", "to_q": "q", "to_k": "k", "to_v": "v",
              "to_out.0": "proj_out"}  # fmt: skip
+OPEN_CLIP = {"embeddings.position_embedding.weight": "positional_embedding",
+             "embeddings.token_embedding": "token_embedding", "final_layer_norm": "ln_final",
+             "encoder.layers": "transformer.resblocks", "layer_norm": "ln_", "fc1": "c_fc", "fc2": "c_proj",
+             "self_attn": "attn"}  # fmt: skip
 
 
-def unet_name(key: str) -> str:
+def unet_name(key: str, upsampler: int) -> str:
     for name, old in UNET_ENDS.items():
         key = re.sub(rf"^{name}\.", f"{old}.", key)
     side, level, kind, number, rest = re.match(  # type: ignore[union-attr]
@@ -61,18 +67,48 @@ def vae_name(key: str) -> str:
     return re.sub(r"up_blocks\.(\d)\.upsamplers\.0", lambda found: f"up.{3 - int(found[1])}.upsample", key)
 
 
+def open_clip(weights: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """Return the weights of a text encoder under the names of OpenCLIP, which joins queries, keys and values."""
+    found: dict[str, torch.Tensor] = {}
+    for key, value in weights.items():
+        name = key.removeprefix("text_model.")
+        for new, old in OPEN_CLIP.items():
+            name = name.replace(new, old)
+        if "q_proj" in name:
+            parts = [weights[key.replace("q_proj", f"{part}_proj")] for part in "qkv"]
+            found[name.replace("q_proj.", "in_proj_")] = torch.cat(parts)
+        elif name == "text_projection.weight":
+            found["text_projection"] = value.T.contiguous()
+        elif not re.search("[kv]_proj", name):
+            found[name] = value
+    return found
+
+
 def original(folder: Path) -> dict[str, torch.Tensor]:
-    """Return the weights of a model folder under the names of the original implementation of Stable Diffusion 1."""
+    """Return the weights of a model folder under the names of the original implementation of its family."""
     weights = {}
-    for key, value in load_file(folder / "unet/diffusion_pytorch_model.safetensors").items():
-        weights[f"model.diffusion_model.{unet_name(key)}"] = value
+    unet = load_file(folder / "unet/diffusion_pytorch_model.safetensors")
+    upsampler = 1 + any(key.startswith("up_blocks.0.attentions") for key in unet)
+    for key, value in unet.items():
+        weights[f"model.diffusion_model.{unet_name(key, upsampler)}"] = value
     for key, value in load_file(folder / "vae/diffusion_pytorch_model.safetensors").items():
         is_projection = ".attentions." in key and key.endswith("weight") and value.ndim == 2
         name = f"first_stage_model.{vae_name(key)}"
         weights[name] = value[:, :, None, None].contiguous() if is_projection else value
-    for key, value in load_file(folder / "text_encoder/model.safetensors").items():
-        weights[f"cond_stage_model.transformer.text_model.{key.removeprefix('text_model.')}"] = value
-    return weights
+    return weights | original_text(folder)
+
+
+def original_text(folder: Path) -> dict[str, torch.Tensor]:
+    """Return the weights of the text encoders under their original names."""
+    first = load_file(folder / "text_encoder/model.safetensors")
+    if folder.name == "sd21":
+        return {f"cond_stage_model.model.{key}": value for key, value in open_clip(first).items()}
+    second = folder / "text_encoder_2/model.safetensors"
+    prefix = "conditioner.embedders.0" if second.exists() else "cond_stage_model"
+    found = {f"{prefix}.transformer.text_model.{key.removeprefix('text_model.')}": v for key, v in first.items()}
+    if second.exists():
+        found |= {f"conditioner.embedders.1.model.{key}": v for key, v in open_clip(load_file(second)).items()}
+    return found
 
 
 @pytest.fixture(scope="module")
@@ -100,6 +136,26 @@ def test_a_checkpoint_next_to_configs(folder: Path, tmp_path: Path, monkeypatch:
     change["model.diffusion_model.out.2.bias"] += 1
     save_file(change, path)
     assert find_model(path) != found
+
+
+def test_checkpoints_of_the_other_families(family_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("DGKIT_CACHE", str(tmp_path / "cache"))
+    place = Path(shutil.copytree(family_model, tmp_path / "pipeline"))
+    path = place / "street.safetensors"
+    save_file(original(family_model), path)
+    for weights in place.rglob("*/*.safetensors"):
+        weights.unlink()
+    found, expected = ModelFolder(find_model(path), family_model / "controlnet"), ModelFolder(family_model)
+    assert replace(found.info, name="", defaults=expected.info.defaults) == replace(expected.info, name="")
+    for part in ("unet", "vae", "text_encoder", "text_encoder_2"):
+        if (family_model / part).is_dir():
+            weights, own = found.part(part).state_dict(), expected.part(part).state_dict()
+            assert weights.keys() == own.keys() and all(torch.equal(weights[name], own[name]) for name in own)
+    (place / "unet" / "config.json").unlink()
+    repository = "stable-diffusion-2-1" if family_model.name == "sd21" else "stable-diffusion-xl-base-1.0"
+    with pytest.raises(ModelError, match="has no configs next to it, and downloading those of") as caught:
+        find_model(path)
+    assert f"hf download stabilityai/{repository} --include '*.json' '*.txt'" in caught.value.hint
 
 
 def test_files_that_are_no_checkpoint(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
