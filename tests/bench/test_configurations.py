@@ -47,6 +47,18 @@ def test_int8_runs_on_engines_that_support_it_and_has_no_ceiling() -> None:
     ]  # fmt: skip
 
 
+@pytest.mark.parametrize("name", ["sd21", "sdxl"])
+def test_models_of_other_families_have_the_same_plan(name: str) -> None:
+    settings: dict[str, Any] = {
+        "subjects": ["denoiser", "vae", "condition", "sampler", "generate"], "dtypes": ["fp32", "bf16", "int8"],
+        "engines": ["torch", "ort", "openvino", "compile", "trt"],
+    }  # fmt: skip
+    config = load_config(BenchConfig, model=f"random:{name}", **settings)
+    check(config)
+    assert {task.model for task in tasks(config, "cpu", Path("references"))} == {f"random:{name}"}
+    assert describe_tasks(model=config.model, **settings) == describe_tasks(model="random:sd15", **settings)
+
+
 @pytest.mark.parametrize(
     ("settings", "words"),
     [

@@ -56,6 +56,13 @@ def test_a_network_against_the_reference(references: Path) -> None:
     assert per_sample[0] == pytest.approx(per_sample[1], rel=1e-6)
 
 
+@pytest.mark.parametrize("model", ["random:tiny-sd21", "random:tiny-sdxl"])
+def test_a_network_of_another_family(model: str, tmp_path: Path) -> None:
+    assert run_task("reference", "denoiser", tmp_path, model=model) == [{}]
+    (cell,) = run_task("measure", "denoiser", tmp_path, model=model, batches=(2,))
+    assert cell["parity"] < 1e-5 and cell["tflops"] > 0
+
+
 def test_error_of_half_precision_is_that_of_its_rounding(references: Path) -> None:
     (cell,) = run_task("measure", "denoiser", references, dtype="bf16", batches=(2,))
     assert 1e-4 < cell["parity"] < 5e-2

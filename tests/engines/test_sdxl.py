@@ -12,6 +12,7 @@ from dgkit.diffusion.components import model_networks
 from dgkit.diffusion.loading import load_pipeline
 from dgkit.diffusion.model_folder import ModelFolder
 from dgkit.diffusion.random_model import RandomModel
+from dgkit.engines.compare import Comparison, EngineSpec, check_network
 from dgkit.engines.engine_recipe import EngineRecipe
 from dgkit.engines.onnx_export import export_engine, graph_key
 from dgkit.engines.spec import ADDED, NETWORKS, SDXL_NETWORKS
@@ -40,6 +41,20 @@ def test_exported(name: str, dtype: str) -> None:
     pytest.importorskip("onnxruntime", reason="needs onnxruntime: pip install 'dgkit[cpu]'")
     engine = export_engine(random_networks("tiny-sdxl")[name], dtype=dtype)
     assert set(engine.sidecar.notes["error"]) == {spec.name for spec in SDXL_NETWORKS[name].outputs}
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("short_calibration")
+@pytest.mark.parametrize(
+    ("engine", "dtype", "package"),
+    [("compile", "fp32", "torch"), ("openvino", "bf16", "openvino"), ("openvino", "int8", "nncf")],
+)
+def test_built(engine: str, dtype: str, package: str) -> None:
+    """The further inputs reach every engine; int8 is compared on recorded calls."""
+    pytest.importorskip(package)
+    sides = (EngineSpec("torch"), EngineSpec(engine, dtype))
+    (check,) = check_network(Comparison(lambda: random_networks("tiny-sdxl")["denoiser"], *sides, batch=3))
+    assert check.passed, check
 
 
 def test_the_vae_stays_in_fp32() -> None:
