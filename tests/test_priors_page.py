@@ -12,12 +12,36 @@ from dgkit.cli.app import main
 from dgkit.data.generated import list_scenes
 from tests.pages import blocks, guide, lines, section
 
-SECTION = section(guide("priors"), "Stable Diffusion 2.1 and SDXL")
+PAGE = guide("priors")
+INTRODUCTION, SECTION = PAGE.partition("\n## ")[0], section(PAGE, "Stable Diffusion 2.1 and SDXL")
+HUB = {
+    "stable-diffusion-v1-5/stable-diffusion-v1-5": "prior",
+    "yurujaja/DGInStyle/ControlNet_UNet-S": "prior/controlnet",
+}
 PRIOR = "stabilityai/stable-diffusion-xl-base-1.0"
 SHORT = {
     "train": ["--set", "train={steps: 1, batch: 1, warmup: 0}", "--set", "validation.samples=0"],
     "generate": ["--count", "1", "--preset", "one-pass:steps=1", "--engine", "torch"],
 }
+
+
+def test_every_command_of_the_page_is_run() -> None:
+    """The sections on LoRA are run by test_lora_page.py."""
+    parts = [INTRODUCTION, SECTION, *(section(PAGE, heading) for heading in ("LoRA", "Few-step adapters"))]
+    assert sorted(line for part in parts for line in lines(part)) == sorted(lines(PAGE)) and len(lines(PAGE)) == 14
+
+
+def test_a_prior_and_a_controlnet(micro: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("prior").symlink_to(micro)
+    for line in lines(INTRODUCTION):
+        for hub, folder in HUB.items():
+            line = line.replace(hub, folder)
+        words = shlex.split(line)[1:]
+        assert main([*words, *SHORT.get(words[0], []), *(["--world", "1"] if words[0] == "generate" else [])]) == 0, (
+            line
+        )
+    assert len(list_scenes("scenes")) == 1
 
 
 def test_the_commands_on_sdxl(sdxl_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
