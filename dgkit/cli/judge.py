@@ -15,18 +15,22 @@ from dgkit.cli.train import RESUME
 def judge(
     work: Annotated[Path, typer.Argument(metavar="DIR", help="Folder for scenes, checkpoints and the judge")],
     recipe: Annotated[Path | None, option("FILE", "YAML recipe; default: that of training/judge.yaml")] = None,
+    real: Annotated[
+        str | None, option("NAME=DIR", "Photographs to train on instead of the city, e.g. camvid=DIR")
+    ] = None,
     sets: Annotated[list[str] | None, settings("segmenter.steps=100")] = None,
     threads: Threads = None,
     as_json: Json = False,
 ) -> None:
-    """Train the judge of dgkit quality on rendered scenes; the same command resumes.
+    """Train the judge of dgkit quality on rendered scenes or photographs; the same command resumes.
 
-    DIR then holds segmenter.onnx, styles.onnx and judge.json, for `dgkit quality OUT --judge DIR`.
+    DIR then holds segmenter.onnx, styles.onnx and judge.json, for `dgkit quality OUT --judge DIR`. With --real there is
+    no style classifier, and the extra imagenet is needed.
     """
     from dgkit.config import load_config
-    from dgkit.training.judge.judge_recipe import JudgeRecipe
+    from dgkit.training.judge.judge_recipe import JudgeRecipe, ReaderRecipe
 
-    config = load_config(JudgeRecipe, recipe, sets or ())
+    config = load_config(JudgeRecipe if real is None else ReaderRecipe, recipe, sets or (), real=real)
     import torch
 
     from dgkit.training.judge.judge_training import JudgeTraining

@@ -23,13 +23,17 @@ def quality(
     reference: Annotated[
         str | None, option("REF", "Compare with a folder, a role's renders (prior), or `paired` renders")
     ] = None,
+    features: Annotated[
+        str, option("F", "Feature space of distances: judge, or imagenet (EfficientNet-Lite0)")
+    ] = "judge",
     as_json: Json = False,
 ) -> None:
     """Measure label agreement, styles, distances and diversity of a folder; write OUT/quality.json."""
     from dgkit.data.folder_taxonomy import folder_taxonomy
+    from dgkit.evaluation.quality.features import open_features
     from dgkit.evaluation.quality.measures import find_judge, measure_quality
 
-    found = find_judge(judge, segmenter, styles, folder_taxonomy(out))
+    found = find_judge(judge, segmenter, styles, folder_taxonomy(out), open_features(features))
     for note in found.segmenter.notes:
         say(f"{found.segmenter.path}: {note}")
     with progress_bars(STAGES) as report:

@@ -29,6 +29,18 @@ MAX_SIZES = 6  # a compiled engine is built for one image size
 
 
 @dataclass(frozen=True)
+class Normalization:
+    """How a network takes images: RGB, (value / 255 - ``mean``) / ``std``, sides multiples of ``multiple_of``.
+
+    ``multiple_of`` None: squares of one size.
+    """
+
+    mean: Triple = IMAGENET_MEAN
+    std: Triple = IMAGENET_STD
+    multiple_of: int | None = None
+
+
+@dataclass(frozen=True)
 class ModuleSource:
     """A checkpoint that loads as a torch module.
 

@@ -17,13 +17,13 @@ from torch.nn import functional
 from dgkit.errors import InputError, ModelError
 from dgkit.files import atomic_path, digest_file, open_regular
 from dgkit.optional import first_line, require
-from dgkit.segmenters.base import ModuleSource
+from dgkit.segmenters.base import ModuleSource, Normalization
 from dgkit.segmenters.segmenter_sidecar import read_segmenter_sidecar
 from dgkit.taxonomies import CITYSCAPES19, find_taxonomy
 
 IMAGENET = "imagenet"  # the weights of EfficientNet-Lite0 in the extra of that name
 LITE_CHANNELS = [24, 40, 112, 320]
-LITE_MEAN, LITE_STD = (127 / 255,) * 3, (128 / 255,) * 3  # of RGB / 255, which the ImageNet weights were trained with
+LITE_MEAN, LITE_STD = (127 / 255, 127 / 255, 127 / 255), (128 / 255, 128 / 255, 128 / 255)  # as its ImageNet training
 LITE_FACTOR = 32  # height and width of images must be multiples of this
 _LITE_BLOCKS = (2, 4, 10, 15)  # the last ones at strides 4, 8, 16 and 32
 _HEAD = 64  # channels of the pyramid
@@ -77,6 +77,8 @@ class EfficientNetLite0(nn.Module):
 
 class LiteSegmenter(nn.Module):
     """EfficientNet-Lite0 with a pyramid of 64 channels (Lin et al. 2017, arXiv 1612.03144), 3.5 million parameters."""
+
+    norm = Normalization(LITE_MEAN, LITE_STD, LITE_FACTOR)
 
     def __init__(self, classes: int) -> None:
         super().__init__()

@@ -49,6 +49,12 @@ def test_recipe_and_single_values(
     assert work == tmp_path / "j" and (recipe.unseen, recipe.segmenter.steps, recipe.styles.batch) == (7, 5, 3)
 
 
+def test_photographs_instead_of_the_city(tmp_path: Path, calls: list[tuple[Path, JudgeRecipe]]) -> None:
+    assert main(["train", "judge", str(tmp_path), "--real", "camvid=data", "--set", "segmenter.steps=5"]) == 0
+    recipe = calls[0][1]
+    assert (recipe.real, recipe.segmenter.steps, recipe.segmenter.encoder) == ("camvid=data", 5, "efficientnet_lite0")
+
+
 def test_figures_for_people(
     tmp_path: Path, calls: list[tuple[Path, JudgeRecipe]], capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -1,16 +1,18 @@
 """Measure a folder of labelled images: agreement with labels and prompts, distance to a reference, diversity."""
 
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from dgkit.data.generated import LabelledImage, SceneFiles, list_scenes
+from dgkit.data.folder_taxonomy import folder_taxonomy
+from dgkit.data.generated import LabelledImage, list_scenes
 from dgkit.data.scores import class_iou, confusion, pixel_accuracy, summary
 from dgkit.errors import InputError
 from dgkit.evaluation.quality.distances import diversity, frechet_distance, kernel_distance
+from dgkit.evaluation.quality.features import ImageFeatures
 from dgkit.evaluation.quality.renders import PAIRED, city_sources, is_paired, render_reference
 from dgkit.files import atomic_write, json_bytes
 from dgkit.labels import IGNORE
@@ -18,26 +20,38 @@ from dgkit.progress import Advance, Progress, ignore, within
 from dgkit.prompts import STYLE_NAMES, STYLES
 from dgkit.provenance import record
 from dgkit.segmenters.onnx import OnnxSegmenter, open_onnx_segmenter
+from dgkit.segmenters.segmenter_sidecar import read_segmenter_sidecar
 from dgkit.segmenters.style_classifier import StyleClassifier
-from dgkit.taxonomies import CITYSCAPES19, Taxonomy, mixed
+from dgkit.taxonomies import CITYSCAPES19, Taxonomy, find_taxonomy, mixed
 
 TRAIN_HINT = "dgkit train judge DIR trains a judge; then add --judge DIR"
 FEATURE_SPACE = "the judge's segmenter (not Inception: compare only under the same judge)"
+IMAGENET_SPACE = "EfficientNet-Lite0 with ImageNet weights (not Inception: compare only with each other)"
 
 
 @dataclass(frozen=True)
 class QualityJudge:
-    """The networks that measure images; without ``styles``, prompts are not checked."""
+    """The networks that measure images; without ``styles``, prompts are not checked.
+
+    ``features``: the network whose features distances and diversity are taken in, by default the segmenter.
+    """
 
     segmenter: OnnxSegmenter
     styles: StyleClassifier | None = None
+    features: ImageFeatures | None = None
 
     def to_json(self) -> dict[str, Any]:
         """Return path and SHA-256 of each network."""
         models = {"segmenter": self.segmenter, "styles": self.styles}
         found = {name: {"path": str(m.path), "sha256": m.digest} for name, m in models.items() if m is not None}
         notes = {"notes": list(self.segmenter.notes)} if self.segmenter.notes else {}
-        return found | {"segmenter": {**found["segmenter"], **notes}}
+        space = {} if self.features is None else {"features": self.features.to_json()}
+        return found | {"segmenter": {**found["segmenter"], **notes}} | space
+
+    @property
+    def feature_space(self) -> str:
+        """What the features are of, for readers of distances."""
+        return FEATURE_SPACE if self.features is None else IMAGENET_SPACE
 
 
 @dataclass
@@ -73,8 +87,9 @@ class Measurement:
         self.agreement.append(pixel_accuracy(matrix))
         if judge.styles is not None:
             self.seen.append((image.style, judge.styles.predict(image.image, image.id)))
-        if predicted.features is not None:
-            self.features.append(predicted.features)
+        features = predicted.features if judge.features is None else judge.features(image.image)
+        if features is not None:
+            self.features.append(features)
         self.ignored += int(np.count_nonzero(image.label == IGNORE))
         self.pixels += image.label.size
 
@@ -111,11 +126,16 @@ class Measurement:
 
 
 def find_judge(
-    folder: Path | None, segmenter: Path | None, styles: Path | None, taxonomy: Taxonomy | None = None
+    folder: Path | None,
+    segmenter: Path | None,
+    styles: Path | None,
+    taxonomy: Taxonomy | None = None,
+    features: ImageFeatures | None = None,
 ) -> QualityJudge:
     """Return the judge in a folder that ``dgkit train judge`` wrote; ``segmenter`` and ``styles`` replace its files.
 
-    ``taxonomy`` are the classes of the images to judge, by default those that the segmenter states.
+    ``taxonomy`` are the classes of the images to judge, by default those that the segmenter states. If the segmenter
+    states others and has a table from them, the labels are read as its classes.
 
     Raises InputError, naming the command that trains a judge, if there is none.
     """
@@ -127,7 +147,15 @@ def find_judge(
             raise InputError(f"no judge in {folder}: segmenter.onnx is missing", TRAIN_HINT)
     if styles is None and folder is not None and (folder / "styles.onnx").is_file():
         styles = folder / "styles.onnx"
-    return QualityJudge(open_onnx_segmenter(segmenter, taxonomy), StyleClassifier(styles) if styles else None)
+    network = open_onnx_segmenter(segmenter, _common_classes(segmenter, taxonomy))
+    return QualityJudge(network, StyleClassifier(styles) if styles else None, features)
+
+
+def _common_classes(segmenter: Path, taxonomy: Taxonomy | None) -> Taxonomy | None:
+    """Return the classes that the side-car of a segmenter states if labels of ``taxonomy`` can be read as them."""
+    stated = read_segmenter_sidecar(segmenter).taxonomy
+    found = None if stated is None else find_taxonomy(stated)
+    return found if found and taxonomy and taxonomy.name in found.map else taxonomy
 
 
 def measure_quality(
@@ -146,9 +174,10 @@ def measure_quality(
     found = measure((files.read() for files in scenes), len(scenes), judge, within(progress, "measure"))
     result: dict[str, Any] = {"out": str(out), "judge": judge.to_json(), **found.to_json(), "worst": _worst(found)}
     if reference is not None:
-        real = measure(*_reference(reference, out, scenes, taxonomy), judge, within(progress, "reference"))
+        real = measure(*_reference(reference, out, taxonomy), judge, within(progress, "reference"))
         name = PAIRED if is_paired(reference) else reference
-        result["reference"] = {"what": name, **real.to_json(), **compare(found, real)}
+        distances = compare(found, real) | {"feature_space": judge.feature_space}
+        result["reference"] = {"what": name, **real.to_json(), **distances}
     result["provenance"] = record()
     atomic_write(out / "quality.json", json_bytes(result))
     return result
@@ -187,17 +216,24 @@ def compare(found: Measurement, real: Measurement) -> dict[str, Any]:
     return facts
 
 
-def _reference(
-    reference: str, out: Path, scenes: Sequence[SceneFiles], taxonomy: Taxonomy
-) -> tuple[Iterable[LabelledImage], int]:
+def _reference(reference: str, out: Path, taxonomy: Taxonomy) -> tuple[Iterable[LabelledImage], int]:
     if Path(reference).is_dir():
         others = list_scenes(reference, refuse_unlabelled=True, taxonomy=taxonomy)
         return (files.read() for files in others), len(others)
-    if not taxonomy.is_default:
+    stated = folder_taxonomy(out) or CITYSCAPES19
+    if not taxonomy.is_default and (stated == taxonomy or CITYSCAPES19.name not in taxonomy.map):
         raise mixed(taxonomy, CITYSCAPES19, f"the renders of reference {reference!r}")
+    scenes = list_scenes(out, refuse_unlabelled=True, taxonomy=CITYSCAPES19)
     height, width = scenes[0].read().label.shape
     renders = render_reference(reference, city_sources(out, scenes), (height, width))
-    return renders, len(renders)
+    return _with_classes(renders, taxonomy), len(renders)
+
+
+def _with_classes(images: Iterable[LabelledImage], taxonomy: Taxonomy) -> Iterator[LabelledImage]:
+    """Return images of the city with their labels as classes of ``taxonomy``."""
+    table = taxonomy.table_from(CITYSCAPES19).astype(np.uint8)
+    for image in images:
+        yield replace(image, label=table[image.label])
 
 
 def _worst(found: Measurement, limit: int = 8) -> list[dict[str, Any]]:

@@ -1,19 +1,17 @@
 """Training data of the judge: disturbed crops of rendered scenes, drawn from a random generator."""
 
 from collections.abc import Sequence
+from typing import Protocol
 
 import cv2
 import numpy as np
 
-from dgkit.labels import NUM_CLASSES
 from dgkit.prompts import STYLE_NAMES
 from dgkit.training.data.captions import style_of
 from dgkit.training.data.rendered_scenes import SceneCache
 from dgkit.training.judge.judge_networks import STYLE_SIZE
 from dgkit.training.judge.judge_recipe import SegmenterStage
 
-MEAN = (0.485, 0.456, 0.406)  # of ImageNet, as in most published segmenters; of RGB / 255
-STD = (0.229, 0.224, 0.225)
 MIN_CLASS_PIXELS = 30  # pixels of a class that a scene needs to be drawn for it
 
 
@@ -33,6 +31,21 @@ def disturb(image: np.ndarray, probability: float, rng: np.random.Generator) -> 
         out += rng.normal(0, rng.uniform(1, 9), out.shape).astype(np.float32)
     disturbed = np.clip(np.rint(out), 0, 255).astype(np.uint8)
     return _as_jpeg(disturbed, int(rng.integers(40, 95))) if rng.random() < probability / 2 else disturbed
+
+
+def recolour(image: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """Change exposure, gamma, contrast, saturation and white balance of uint8 [H,W,3] strongly.
+
+    A segmenter of one look then also reads others: a sixth of the images becomes grey, a fifth as dark as a night.
+    """
+    out = (image.astype(np.float32) / 255) ** np.float32(rng.uniform(0.6, 1.8))
+    out = (out - 0.5) * rng.uniform(0.5, 1.4) + 0.5 + rng.uniform(-0.2, 0.2)
+    grey = out.mean(2, keepdims=True)
+    saturation = rng.uniform(0.3, 1.5) * (rng.random() >= 1 / 6)
+    out = (grey + (out - grey) * saturation) * rng.uniform(0.8, 1.2, 3)
+    if rng.random() < 0.2:
+        out = out * rng.uniform(0.2, 0.5)
+    return np.clip(np.rint(out * 255), 0, 255).astype(np.uint8)
 
 
 def _as_jpeg(image: np.ndarray, quality: int) -> np.ndarray:
@@ -56,15 +69,41 @@ def _resized(image: np.ndarray, size: int) -> np.ndarray:
     return cv2.resize(image, (size, size), interpolation=method)
 
 
-class CropSampler:
-    """Draws square crops for the segmenter from scene caches of any size."""
+class Arrays(Protocol):
+    """Arrays by their number, in memory or read on use."""
 
-    def __init__(self, caches: Sequence[SceneCache], stage: SegmenterStage) -> None:
+    def __getitem__(self, index: int, /) -> np.ndarray: ...
+
+
+class LabelledImages(Protocol):
+    """N images of any size, with the numbers of pixels of each class."""
+
+    @property
+    def images(self) -> Arrays:
+        """Return the images, each uint8 [H,W,3] RGB."""
+        ...
+
+    @property
+    def labels(self) -> Arrays:
+        """Return the label maps, each uint8 [H,W], class numbers and 255."""
+        ...
+
+    def __len__(self) -> int: ...
+
+    def class_counts(self) -> np.ndarray:
+        """Return the number of pixels of each class in each image, int64 [N,K]."""
+        ...
+
+
+class CropSampler:
+    """Draws square crops for the segmenter from scene caches, or other labelled images, of any size."""
+
+    def __init__(self, caches: Sequence[LabelledImages], stage: SegmenterStage) -> None:
         self.caches, self.stage = caches, stage
         self.scenes = [(c, i) for c, cache in enumerate(caches) for i in range(len(cache))]
         counts = np.concatenate([cache.class_counts() for cache in caches])
         self.pixels = counts.sum(0)
-        found = [np.flatnonzero(counts[:, k] >= MIN_CLASS_PIXELS) for k in range(NUM_CLASSES)]
+        found = [np.flatnonzero(counts[:, k] >= MIN_CLASS_PIXELS) for k in range(counts.shape[1])]
         self.scenes_by_class = {k: scenes for k, scenes in enumerate(found) if len(scenes)}
 
     def class_weights(self) -> np.ndarray:
@@ -85,6 +124,8 @@ class CropSampler:
         label = cv2.resize(label, image.shape[1::-1], interpolation=cv2.INTER_NEAREST_EXACT)
         if rng.random() < 0.5:
             image, label = image[:, ::-1], label[:, ::-1]
+        if self.stage.recolour and rng.random() < self.stage.recolour:
+            image = recolour(image, rng)
         return disturb(image, self.stage.disturb, rng), np.ascontiguousarray(label)
 
     def _window(self, label: np.ndarray, class_id: int, rng: np.random.Generator) -> tuple[int, int, int]:

@@ -11,8 +11,8 @@ from dgkit.errors import EngineError
 from dgkit.files import atomic_path, atomic_write
 from dgkit.labels import CLASSES
 from dgkit.optional import first_line, require
-from dgkit.training.judge.disturbed_crops import MEAN, STD
-from dgkit.training.judge.judge_networks import FACTOR, STYLE_SIZE
+from dgkit.taxonomies import Taxonomy
+from dgkit.training.judge.judge_networks import STYLE_SIZE, normalization
 
 OPSET = 18
 TOLERANCE = 1e-3  # maximum difference of logits, which range over about 10, between ONNX Runtime and PyTorch
@@ -24,12 +24,13 @@ def export(
     outputs: tuple[str, ...],
     classes: tuple[str, ...] = CLASSES,
     size: int | None = None,
+    taxonomy: Taxonomy | None = None,
 ) -> None:
     """Write ``path`` and ``path.with_suffix(".yaml")`` and compare the file with ``module`` (in eval mode).
 
-    With ``size`` height and width are dynamic (multiples of :data:`FACTOR`) and traced at ``size``; without it the
-    network takes squares of :data:`STYLE_SIZE`. Raises MissingDependency without onnx, EngineError if the export fails
-    or its results differ.
+    ``module.norm`` is its normalization. With ``size`` height and width are dynamic and traced at ``size``; without it
+    the network takes squares of :data:`STYLE_SIZE`. ``taxonomy`` is stated if it is not the default. Raises
+    MissingDependency without onnx, EngineError if the export fails or its results differ.
     """
     require("onnx", "cpu")
     require("onnxscript", "cpu")
@@ -50,15 +51,18 @@ def export(
     except (RuntimeError, ValueError, TypeError) as error:
         raise EngineError(f"{path.name} cannot be exported to ONNX: {first_line(error)}", "update torch") from error
     _verify(module, path, example)
-    sidecar = {
+    norm = normalization(module)
+    sidecar: dict[str, object] = {
         "layout": "NCHW, RGB, (value / 255 - mean) / std",
-        "mean": list(MEAN),
-        "std": list(STD),
+        "mean": list(norm.mean),
+        "std": list(norm.std),
         "classes": list(classes),
-        "multiple_of": FACTOR if size else None,
+        "multiple_of": norm.multiple_of,
         "size": None if size else STYLE_SIZE,
         "features": "features" if "features" in outputs else None,
     }
+    if taxonomy is not None and not taxonomy.is_default:
+        sidecar["taxonomy"] = taxonomy.document()
     atomic_write(path.with_suffix(".yaml"), yaml.safe_dump(sidecar, sort_keys=False, width=110).encode())
 
 

@@ -10,10 +10,18 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from dgkit.labels import NUM_CLASSES
+from dgkit.segmenters.base import IMAGENET_MEAN, IMAGENET_STD, Normalization
 
 CHANNELS = (32, 64, 96, 128)  # of the segmenter, at strides 2, 4, 8, 16
 FACTOR = 16  # height and width of the segmenter's images must be multiples of this
 STYLE_SIZE = 128  # side of the classifier's images, pixels
+
+
+def normalization(module: nn.Module) -> Normalization:
+    """Return how a network of the judge takes its images."""
+    found = module.norm
+    assert isinstance(found, Normalization)
+    return found
 
 
 def _conv(inputs: int, outputs: int, kernel: int = 3, stride: int = 1, dilation: int = 1) -> nn.Sequential:
@@ -37,6 +45,8 @@ class Residual(nn.Module):
 
 class SegmenterNetwork(nn.Module):
     """U-Net (Ronneberger et al. 2015, arXiv 1505.04597) on a pixel-unshuffled image."""
+
+    norm = Normalization(IMAGENET_MEAN, IMAGENET_STD, FACTOR)
 
     def __init__(self, channels: tuple[int, ...] = CHANNELS, classes: int = NUM_CLASSES) -> None:
         super().__init__()
@@ -71,6 +81,8 @@ class SegmenterNetwork(nn.Module):
 
 class StyleNetwork(nn.Module):
     """Classifier of the style (weather or time of day) of an image."""
+
+    norm = Normalization(IMAGENET_MEAN, IMAGENET_STD)
 
     def __init__(self, styles: int) -> None:
         super().__init__()

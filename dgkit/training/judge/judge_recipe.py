@@ -1,6 +1,6 @@
 """The recipe of the judge: all values of its training, with units."""
 
-from typing import Annotated
+from typing import Annotated, Literal
 
 from pydantic import Field
 
@@ -43,6 +43,28 @@ class SegmenterStage(JudgeStage):
     rare_class: float = Field(0.5, ge=0, le=1, description="share of crops around a class drawn uniformly")
     balance: float = Field(0.25, ge=0, le=1, description="class weights are the pixel shares to the power -balance")
     disturb: Disturb = 0.35
+    encoder: Literal["efficientnet_lite0"] | None = Field(
+        None, description="start from ImageNet weights, extra imagenet; null: a U-Net from random weights"
+    )
+    recolour: float | None = Field(
+        None, ge=0, le=1, description="probability of strong changes of exposure, contrast and colour; null: none"
+    )
+
+
+class ReaderStage(SegmenterStage):
+    """The segmenter of photographs: EfficientNet-Lite0 from ImageNet weights, on a few hundred streets."""
+
+    steps: Steps = 900
+    lr: LearningRate = 2e-3
+    warmup: Warmup = 30
+    decay: Decay = 1.0
+    ema: Ema = 0.98
+    crop: int = Field(256, ge=32, multiple_of=32, description="side of the training crops, pixels")
+    zoom: float = Field(1.5, ge=1, description="crops are scaled by a random factor from 1/zoom to zoom")
+    rare_class: float = Field(0.2, ge=0, le=1, description="share of crops around a class drawn uniformly")
+    balance: float = Field(0.35, ge=0, le=1, description="class weights are the pixel shares to the power -balance")
+    encoder: Literal["efficientnet_lite0"] | None = "efficientnet_lite0"
+    recolour: float | None = Field(1.0, ge=0, le=1, description="probability of strong changes of colour; null: none")
 
 
 class StyleStage(JudgeStage):
@@ -72,3 +94,12 @@ class JudgeRecipe(Config):
     other: SceneCounts = Field(SceneCounts(zoom1=120, zoom2=24), description="scenes of every other role")
     segmenter: SegmenterStage = SegmenterStage()
     styles: StyleStage = StyleStage()
+    real: str | None = Field(
+        None, description="photographs with splits train and val, NAME=DIR, for the segmenter; null: rendered scenes"
+    )
+
+
+class ReaderRecipe(JudgeRecipe):
+    """A judge that knows photographs only: the segmenter alone, trained and scored on a data set."""
+
+    segmenter: ReaderStage = ReaderStage()

@@ -1,6 +1,7 @@
-"""The judge of generated images: trained on rendered scenes only, exported to ONNX with its scores.
+"""The judge of generated images: trained on rendered scenes or photographs only, exported to ONNX with its scores.
 
-A judge folder holds ``segmenter.onnx`` and ``styles.onnx``, each with a side-car YAML that describes its input,
+A judge folder holds ``segmenter.onnx`` and ``styles.onnx``, each with a side-car YAML that describes its input, with an
+encoder ``segmenter.safetensors``, the same weights for training a ControlNet with a reward,
 ``config.yaml`` with the recipe, ``judge.json`` with the scores on unseen scenes, and ``result.json`` with the digests
 of these files.
 """
@@ -22,12 +23,16 @@ from dgkit.files import atomic_write, json_bytes
 from dgkit.labels import IGNORE
 from dgkit.progress import Notify, Progress, within
 from dgkit.prompts import STYLE_NAMES
+from dgkit.segmenters.base import Normalization
+from dgkit.segmenters.efficientnet_lite import IMAGENET, LiteSegmenter, save_lite
+from dgkit.taxonomies import CITYSCAPES19, Taxonomy
 from dgkit.training.data.captions import style_of
 from dgkit.training.data.rendered_scenes import SceneCache, SceneCounts, SceneSet, render_scenes
-from dgkit.training.judge.disturbed_crops import MEAN, STD, CropSampler, StyleSampler
+from dgkit.training.judge.disturbed_crops import CropSampler, LabelledImages, StyleSampler
 from dgkit.training.judge.judge_files import export
-from dgkit.training.judge.judge_networks import STYLE_SIZE, SegmenterNetwork, StyleNetwork
+from dgkit.training.judge.judge_networks import STYLE_SIZE, SegmenterNetwork, StyleNetwork, normalization
 from dgkit.training.judge.judge_recipe import JudgeRecipe
+from dgkit.training.judge.photographs import open_photographs
 from dgkit.training.loop.integrity import check_finite, find_result, read_object, record_result
 from dgkit.training.loop.optimisation import FREE_ON_RESUME, Optimisation
 from dgkit.training.loop.task import Tensors, TrainingTask
@@ -37,25 +42,34 @@ from dgkit.world import ROLES
 
 # May change between two runs of one training; more steps train further.
 _FREE = frozenset({"workers", *(f"{stage}.{name}" for stage in ("segmenter", "styles") for name in FREE_ON_RESUME)})
+ENCODER_LR = 0.2  # learning rate of a pretrained encoder relative to that of the new layers
 NORM_BATCHES = 16  # for the statistics of the batch norms after training
 
 
-def to_input(images: Tensor) -> Tensor:
+def to_input(images: Tensor, norm: Normalization) -> Tensor:
     """Return uint8 [B,H,W,3] RGB as float32 [B,3,H,W], (x / 255 - mean) / std, channels last in memory."""
-    mean, std = (torch.tensor(values, device=images.device) for values in (MEAN, STD))
+    mean, std = (torch.tensor(values, device=images.device) for values in (norm.mean, norm.std))
     return ((images.float() / 255 - mean) / std).permute(0, 3, 1, 2)
 
 
 class SegmenterTask(TrainingTask):
-    """Trains a :class:`SegmenterNetwork` on crops with weighted cross entropy."""
+    """Trains a segmenter on crops with weighted cross entropy.
+
+    It is a :class:`SegmenterNetwork`, or a :class:`LiteSegmenter` if the stage of ``sampler`` names its encoder.
+    ``data`` is a digest of what the crops are cut from.
+    """
 
     name = "segmenter"
 
-    def __init__(self, sampler: CropSampler, seed: int) -> None:
+    def __init__(self, sampler: CropSampler, seed: int, data: str | None = None) -> None:
         torch.manual_seed(seed)
-        self.module = SegmenterNetwork()
+        classes = len(sampler.pixels)
+        self.module = LiteSegmenter(classes) if sampler.stage.encoder else SegmenterNetwork(classes=classes)
+        if isinstance(self.module, LiteSegmenter):
+            self.module.encoder.load_pretrained(IMAGENET)
+            self.parameter_scale = ("encoder.", ENCODER_LR)
         self.sampler, self.seed = sampler, seed
-        self.identity = {"seed": seed}
+        self.identity = {"seed": seed} if data is None else {"seed": seed, "data": data}
         self.weights = torch.from_numpy(sampler.class_weights())
 
     def sample(self, index: int) -> Tensors:
@@ -65,7 +79,7 @@ class SegmenterTask(TrainingTask):
 
     def loss(self, module: nn.Module, batch: Tensors) -> Tensor:
         """Return the weighted cross entropy per labelled pixel, a scalar."""
-        logits, _ = module(to_input(batch["image"]))
+        logits, _ = module(to_input(batch["image"], normalization(self.module)))
         label = batch["label"].long()
         return functional.cross_entropy(
             logits.float(), label, self.weights.to(label.device), ignore_index=IGNORE, reduction="sum"
@@ -90,7 +104,7 @@ class StyleTask(TrainingTask):
 
     def loss(self, module: nn.Module, batch: Tensors) -> Tensor:
         """Return the mean cross entropy, a scalar."""
-        return functional.cross_entropy(module(to_input(batch["image"])).float(), batch["style"])
+        return functional.cross_entropy(module(to_input(batch["image"], StyleNetwork.norm)).float(), batch["style"])
 
 
 @dataclass(frozen=True)
@@ -137,7 +151,9 @@ class JudgeTraining:
 
     def _files(self) -> list[Path]:
         names = ["segmenter", "styles"] if "prior" in self.roles else ["segmenter"]
-        return [self.work / f"{name}.{end}" for name in names for end in ("onnx", "yaml")] + [self.work / "judge.json"]
+        found = [self.work / f"{name}.{end}" for name in names for end in ("onnx", "yaml")]
+        weights = [self.work / "segmenter.safetensors"] if self.recipe.segmenter.encoder else []
+        return [*found, *weights, self.work / "judge.json"]
 
     def _scores(self) -> dict[str, object]:
         path = self.work / "judge.json"
@@ -158,15 +174,30 @@ class JudgeTraining:
 
     @property
     def roles(self) -> tuple[str, ...]:
-        """Roles that the judge is trained on."""
-        return self.recipe.roles or tuple(ROLES)
+        """Roles of the city that the judge is trained on; none if it learns from photographs."""
+        return () if self.recipe.real else self.recipe.roles or tuple(ROLES)
 
     def _segmenter(self) -> dict[str, object]:
+        if self.recipe.real:
+            return self._reader(self.recipe.real)
         caches = [cache for role in self.roles for cache in self._scenes(role)]
-        task = SegmenterTask(CropSampler(caches, self.recipe.segmenter), self.recipe.seed)
-        module = self._train(task, self.recipe.segmenter)
-        export(module, self.work / "segmenter.onnx", ("logits", "features"), size=self.recipe.height)
+        module = self._train_segmenter(SegmenterTask(CropSampler(caches, self.recipe.segmenter), self.recipe.seed))
         return {role: score_segmenter(module, self._unseen(role)) for role in ROLES}
+
+    def _reader(self, real: str) -> dict[str, object]:
+        """Train and score the segmenter on the photographs ``real``."""
+        known, unseen = (open_photographs(real, split) for split in ("train", "val"))
+        task = SegmenterTask(CropSampler([known], self.recipe.segmenter), self.recipe.seed, known.digest)
+        module = self._train_segmenter(task, known.taxonomy)
+        return {real.partition("=")[0]: score_segmenter(module, unseen, known.taxonomy)}
+
+    def _train_segmenter(self, task: SegmenterTask, taxonomy: Taxonomy = CITYSCAPES19) -> nn.Module:
+        module = self._train(task, self.recipe.segmenter)
+        path, outputs = self.work / "segmenter.onnx", ("logits", "features")
+        export(module, path, outputs, taxonomy.names, self.recipe.height, taxonomy)
+        if isinstance(module, LiteSegmenter):
+            save_lite(module, path.with_suffix(".safetensors"))
+        return module
 
     def _styles(self) -> dict[str, object]:
         stage = self.recipe.styles
@@ -183,7 +214,7 @@ class JudgeTraining:
         first = stage.steps * stage.batch
         starts = range(first, first + NORM_BATCHES * stage.batch, stage.batch)
         batches = (torch.stack([task.sample(i)["image"] for i in range(n, n + stage.batch)]) for n in starts)
-        update_bn((to_input(batch) for batch in batches), module)
+        update_bn((to_input(batch, normalization(module)) for batch in batches), module)
         hint = "train again in another folder with a lower lr"
         check_finite(module.state_dict(), f"the trained {task.name} network", hint)
         return module.eval()
@@ -203,13 +234,17 @@ class JudgeTraining:
 
 
 @torch.no_grad()
-def score_segmenter(module: nn.Module, cache: SceneCache) -> dict[str, object]:
-    """Return the scores (:func:`dgkit.data.scores.summary`) of a network in eval mode on whole scenes."""
+def score_segmenter(module: nn.Module, images: LabelledImages, taxonomy: Taxonomy = CITYSCAPES19) -> dict[str, object]:
+    """Return the scores (:func:`dgkit.data.scores.summary`) of a network in eval mode on whole images."""
     total: np.ndarray | int = 0
-    for image, label in zip(cache.images, cache.labels, strict=True):
-        logits, _ = module(to_input(torch.from_numpy(image[None].copy())))
-        total = total + confusion(label, logits.argmax(1)[0].numpy())
-    return summary(np.asarray(total))
+    norm = normalization(module)
+    for number in range(len(images)):
+        image, label = images.images[number], images.labels[number]
+        padding = [(0, -side % (norm.multiple_of or 1)) for side in label.shape]
+        padded = np.pad(image, (*padding, (0, 0)), mode="edge")
+        logits = module(to_input(torch.from_numpy(padded[None]), norm))[0][..., : label.shape[0], : label.shape[1]]
+        total = total + confusion(label, logits.argmax(1)[0].numpy(), classes=taxonomy.size)
+    return summary(np.asarray(total), taxonomy)
 
 
 @torch.no_grad()
@@ -217,7 +252,8 @@ def score_styles(module: nn.Module, cache: SceneCache) -> dict[str, object]:
     """Return accuracy and confusion matrix (rows: true) of a network in eval mode on the centre of each scene."""
     matrix = np.zeros((len(STYLE_NAMES), len(STYLE_NAMES)), int)
     for image, caption in zip(cache.images, cache.captions, strict=True):
-        logits = module(to_input(torch.from_numpy(centre_square(image, STYLE_SIZE)[None])))
+        view = torch.from_numpy(centre_square(image, STYLE_SIZE)[None])
+        logits = module(to_input(view, StyleNetwork.norm))
         matrix[STYLE_NAMES.index(style_of(caption)), int(logits.argmax())] += 1
     return {
         "accuracy": float(np.trace(matrix) / matrix.sum()),

