@@ -17,15 +17,10 @@ if "PYTEST_XDIST_WORKER" in os.environ:
 ROOT = Path(__file__).resolve().parents[1]
 # Files with single tests or fixtures of ten seconds and more: started first, they do not leave one worker busy at the
 # end, and no other worker takes some of their tests over and builds the fixtures again.
-LONG = (
-    "test_against_official.py",
-    "test_soak.py",
-    "test_real_processes.py",
-    "test_wheel.py",
-    "test_stages.py",
-    "test_judge_training.py",
-    "test_readme.py",
+_NAMES = (
+    "against_official real_processes wheel stages judge_training readme export matrix check compile_runner page measure"
 )
+LONG = tuple(f"test_{name}.py" for name in _NAMES.split())
 _frozen: dict[str, Path] = {}  # the file of tests for which garbage was last collected
 
 

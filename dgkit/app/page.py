@@ -15,8 +15,9 @@ from dgkit.app.repeat import SCENES_NOTE, SOURCE_NOTE, command_line, source_comm
 from dgkit.app.studio import Stopped, Studio, TriedScene, choices
 from dgkit.app.uploads import MAX_UPLOAD, read_upload
 from dgkit.data.colour_maps import COLOURS
-from dgkit.data.datasets import Sample, label_arrays
+from dgkit.data.datasets import label_arrays
 from dgkit.data.labelmap import colorize
+from dgkit.data.samples import Sample
 from dgkit.diffusion.presets import PRESETS
 from dgkit.errors import DgkitError
 from dgkit.labels import ENCODINGS

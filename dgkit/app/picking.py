@@ -6,9 +6,9 @@ import numpy as np
 
 from dgkit.app.uploads import MAX_MAP_PIXELS
 from dgkit.data.crops import CropRules, draw_crop
-from dgkit.data.datasets import Dataset, Sample
 from dgkit.data.index import build_index
 from dgkit.data.labelmap import colorize, resize_label
+from dgkit.data.samples import Dataset, Sample
 from dgkit.errors import LabelError
 from dgkit.generation.city_source import index_world
 from dgkit.generation.generate_config import GenerateConfig

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from dgkit.cli.common import chosen_model, inform, interruptible, print_json, print_table, progress_bars, size_text
-from dgkit.cli.options import ControlNet, Json, Loras, Networks, Random, Rebuild, option, recipe_file, settings
+from dgkit.cli.options import ControlNet, Json, Loras, Networks, Random, Rebuild, options_of, recipe_file, settings
 
 if TYPE_CHECKING:
     from dgkit.diffusion.model_folder import ModelSource
@@ -16,7 +16,12 @@ if TYPE_CHECKING:
     from dgkit.engines.engine_recipe import EngineRecipe
 
 
+OPTIONS = "controlnet lora random networks engine dtype batch device targets refit recipe sets rebuild dry_run as_json"
+
+
+@options_of("dgkit.engines.build_flags:BuildFlags", {"": OPTIONS})
 def build_engines(
+    flags: dict[str, Any],
     model: Annotated[
         str | None, typer.Argument(metavar="MODEL", help="Model folder or hub id; default: embedded model")
     ] = None,
@@ -24,18 +29,9 @@ def build_engines(
     lora: Loras = None,
     random: Random = None,
     networks: Networks = "all",
-    engine: Annotated[str | None, option("ENGINE", "ort (default), openvino, compile or trt")] = None,
-    dtype: Annotated[str | None, option("D", "fp32 (default), bf16, fp16, int8 or fp8")] = None,
-    batch: Annotated[
-        str | None, option("MIN,OPT,MAX", "Samples per call: fewest, usual, most; default: 1,8,64")
-    ] = None,
-    device: Annotated[str | None, option("D", "auto (default), cpu, cuda or cuda:N")] = None,
     targets: Annotated[
         str | None, typer.Option("--for", metavar="SM,SM", help="Cards of TensorRT-RTX engines, such as sm89,sm120")
     ] = None,
-    refit: Annotated[
-        bool, typer.Option("--refit", help="TensorRT: engines that take new weights in seconds, on a GPU")
-    ] = False,
     recipe: Annotated[Path | None, recipe_file("engines/cpu.yaml")] = None,
     sets: Annotated[list[str] | None, settings("options.workspace_gib=4")] = None,
     rebuild: Rebuild = "auto",
@@ -49,16 +45,10 @@ def build_engines(
     from dgkit.config import load_config
     from dgkit.diffusion.loading import open_model
     from dgkit.engines.build_plan import first_problem
-    from dgkit.engines.engine_recipe import EngineRecipe, choose_networks, parse_batch
-    from dgkit.engines.trt_targets import parse_targets
+    from dgkit.engines.engine_recipe import EngineRecipe, choose_networks
 
-    options: dict[str, Any] = {} if batch is None else {"batch": parse_batch(batch)}
-    if targets is not None or refit:
-        options |= {"targets": parse_targets(targets)} if targets is not None else {}
-        options |= {"refit": True} if refit else {}
-        engine = engine or (None if recipe or sets else "trt")
-    flags: dict[str, Any] = {"engine": engine, "dtype": dtype, "device": device, "options": options or None}
-    settings = load_config(EngineRecipe, recipe, sets or (), **flags)
+    given = _recipe_flags(flags, targets, is_stated=bool(recipe or sets))
+    settings = load_config(EngineRecipe, recipe, sets or (), **given)
     chosen = choose_networks(networks)
     found = open_model(chosen_model(model, random), controlnet, lora or ())
     outcomes = _build(found, settings, chosen, rebuild, dry_run)
@@ -69,6 +59,22 @@ def build_engines(
     problem = first_problem(outcomes)
     if problem and not dry_run:
         raise problem
+
+
+def _recipe_flags(flags: dict[str, Any], targets: str | None, is_stated: bool) -> dict[str, Any]:
+    """Return the flags as settings of a recipe; ``is_stated``: a recipe or ``--set`` may state the engine.
+
+    Otherwise ``--for`` and ``--refit`` select TensorRT.
+    """
+    from dgkit.engines.engine_recipe import parse_batch
+    from dgkit.engines.trt_targets import parse_targets
+
+    options: dict[str, Any] = {"batch": parse_batch(flags["batch"])} if "batch" in flags else {}
+    trt: dict[str, Any] = {} if targets is None else {"targets": parse_targets(targets)}
+    trt |= {"refit": True} if flags.get("refit") else {}
+    engine = flags.get("engine") or ("trt" if trt and not is_stated else None)
+    common = {name: flags.get(name) for name in ("dtype", "device")}
+    return {"engine": engine, **common, "options": options | trt or None}
 
 
 def _build(

@@ -12,8 +12,8 @@ from dgkit.cli.options import Json, Taxonomy, option
 
 if TYPE_CHECKING:
     from dgkit.data.crops import CropRules
-    from dgkit.data.datasets import Dataset
     from dgkit.data.index import ClassIndex
+    from dgkit.data.samples import Dataset
     from dgkit.taxonomies import Taxonomy as Classes
 
 EMBEDDED = "embedded"  # the value of --model for the model that dgkit ships

@@ -1,17 +1,15 @@
-"""Data sets: the label maps of a public data set or a plain folder, with their photographs."""
+"""Opening label maps: a public data set, a folder, files by patterns, pairs with photographs, or arrays."""
 
-import hashlib
 import os
-from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Iterable, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 
 from dgkit.data.colour_maps import COLOURS, is_colours
 from dgkit.data.folder_taxonomy import class_numbers
-from dgkit.data.labelmap import encode, find_encoding, label_size, read_ids
+from dgkit.data.labelmap import find_encoding
 from dgkit.data.layouts import (
     ALIASES,
     ALL,
@@ -24,80 +22,13 @@ from dgkit.data.layouts import (
     Layout,
     Tree,
 )
-from dgkit.data.listing import PHOTOGRAPHS, find_stems, printable, same_name, split_ending, walk
+from dgkit.data.listing import PHOTOGRAPHS, split_ending, walk
 from dgkit.data.patterns import expand, fixed_folder, has_wildcard, partners
+from dgkit.data.samples import ArraySample, Dataset, Sample, tree_samples, with_ids
 from dgkit.errors import InputError, LabelError, UsageError, did_you_mean
 from dgkit.files import user_path
 from dgkit.taxonomies import CITYSCAPES19, Taxonomy, qualified
 from dgkit.texts import count_of
-
-
-@dataclass(frozen=True)
-class Sample:
-    """One label map and its photograph.
-
-    ``image`` is None if the data set or the download has no photograph. ``encoding`` is the id system of the label file
-    (see :func:`~dgkit.data.labelmap.find_encoding`) for the classes of ``taxonomy``. ``condition`` is for example
-    "fog", or empty.
-    """
-
-    id: str
-    label: Path
-    image: Path | None
-    encoding: str
-    condition: str = ""
-    taxonomy: Taxonomy = CITYSCAPES19
-
-    def ids(self) -> np.ndarray:
-        """Return the ids of the label map as they are stored, integer [H, W]. Raises LabelError."""
-        return read_ids(self.label, self.encoding, self.taxonomy)
-
-    def train_ids(self) -> np.ndarray:
-        """Return the train ids, uint8 [H, W] of 0..18 or 255, read-only. Raises LabelError."""
-        return encode(self.ids(), self.encoding, self.label, self.taxonomy)
-
-    def size(self) -> tuple[int, int]:
-        """Return (height, width) of the label map without decoding it. Raises LabelError."""
-        return label_size(self.label)
-
-    def sha256(self) -> str:
-        """Return the SHA-256 of the label file."""
-        return hashlib.sha256(self.label.read_bytes()).hexdigest()
-
-
-@dataclass(frozen=True)
-class ArraySample(Sample):
-    """A label map in memory, ``array`` integer [H, W] of ids in ``encoding``; ``label`` is its name in errors."""
-
-    array: np.ndarray = field(default_factory=lambda: np.empty((0, 0), np.uint8), repr=False, compare=False)
-
-    def ids(self) -> np.ndarray:
-        """Return the array."""
-        return self.array
-
-    def size(self) -> tuple[int, int]:
-        """Return (height, width)."""
-        return self.array.shape[0], self.array.shape[1]
-
-    def sha256(self) -> str:
-        """Return the SHA-256 of the size and the train ids, equal for arrays of any integer type."""
-        content = np.ascontiguousarray(self.train_ids())
-        return hashlib.sha256(f"{content.shape}".encode() + content.tobytes()).hexdigest()
-
-
-@dataclass(frozen=True)
-class Dataset:
-    """Samples of one split ("all" for a data set without splits), at least one, ordered by path, with unique ids."""
-
-    name: str
-    root: Path
-    split: str
-    samples: tuple[Sample, ...]
-
-    @property
-    def taxonomy(self) -> Taxonomy:
-        """Classes of the label maps."""
-        return self.samples[0].taxonomy
 
 
 def open_dataset(name: str, root: Path | str, split: str | None = None, taxonomy: Taxonomy = CITYSCAPES19) -> Dataset:
@@ -128,7 +59,7 @@ def open_dataset(name: str, root: Path | str, split: str | None = None, taxonomy
     folder = _existing_folder(root)
     numbers = _layout_numbers(name, folder, taxonomy)
     for tree in layout.trees:
-        samples = list(_tree_samples(folder, tree, layout, wanted, taxonomy, numbers))
+        samples = list(tree_samples(folder, tree, layout, wanted, taxonomy, numbers))
         if samples:
             _check_encodings(samples, taxonomy)
             return Dataset(name, folder, wanted, tuple(samples))
@@ -164,7 +95,7 @@ def splits_in(name: str, root: Path | str) -> list[str]:
     layout, folder = LAYOUTS[ALIASES.get(name, name)], user_path(root)
 
     def has(split: str) -> bool:
-        return any(next(_tree_samples(folder, tree, layout, split), None) is not None for tree in layout.trees)
+        return any(next(tree_samples(folder, tree, layout, split), None) is not None for tree in layout.trees)
 
     return [split for split in SPLIT_FOLDERS if has(split)]
 
@@ -185,7 +116,7 @@ def labels_folder(root: Path | str, encoding: str | None = None, taxonomy: Taxon
     inside = (folder / "labels").is_dir()
     tree = Tree("labels" if inside else ".", "images" if inside else "", suffixes)
     numbers = stated or "train_ids"
-    samples = tuple(_tree_samples(folder, tree, Layout("label maps", (tree,)), ALL, taxonomy, numbers))
+    samples = tuple(tree_samples(folder, tree, Layout("label maps", (tree,)), ALL, taxonomy, numbers))
     if not samples:
         raise _no_labels(folder / "labels" if inside else folder)
     return Dataset("labels", folder, ALL, samples)
@@ -223,7 +154,7 @@ def label_files(
         inside = file.relative_to(folder) if file.is_relative_to(folder) else Path(file.name)
         name = "_".join((*inside.parent.parts, file.stem))
         found.append((file.stem, name, Sample("", file, None, system, taxonomy=taxonomy)))
-    return Dataset("labels", folder, ALL, tuple(_with_ids(found)))
+    return Dataset("labels", folder, ALL, tuple(with_ids(found)))
 
 
 def find_labels(pattern: str, encoding: str | None = None, taxonomy: Taxonomy = CITYSCAPES19) -> Dataset:
@@ -345,81 +276,3 @@ def _no_labels(folder: Path) -> InputError:
 def _label_suffixes(tree: Tree) -> str:
     kept = [suffix for suffix, encoding in tree.suffixes if encoding is not None]
     return kept[0] if len(kept) == 1 else "{" + ",".join(kept) + "}"
-
-
-def _tree_samples(
-    root: Path,
-    tree: Tree,
-    layout: Layout,
-    split: str,
-    taxonomy: Taxonomy = CITYSCAPES19,
-    numbers: str = "train_ids",
-) -> Iterator[Sample]:
-    """Yield the samples of a tree in the order of their paths, with unique ids; ``numbers`` replaces train ids."""
-    found: list[tuple[str, str, Sample]] = []
-    seen: set[tuple[int, int]] = set()
-    photographs: dict[Path, dict[str, Path]] = {}
-    for condition in tree.conditions:
-        for folder_name in _split_folders(tree, split):
-            fill = {"split": folder_name, "condition": condition}
-            labels = root / tree.labels.format(**fill)
-            images = root / tree.images.format(**fill) if tree.images else None
-            for sub, stem, file, encoding in _label_files(labels, tree.suffixes, seen):
-                if tree.config:
-                    encoding = f"{encoding}@{root / tree.config}"
-                encoding = numbers if encoding == "train_ids" else encoding
-                image = None
-                if images:
-                    if images / sub not in photographs:
-                        photographs[images / sub] = find_stems(images / sub, tree.image_suffixes)
-                    image = photographs[images / sub].get(same_name(stem))
-                path = labels / sub / file
-                name = "_".join(part for part in (condition, *Path(sub).parts, stem) if part)
-                sample = Sample("", path, image, encoding, condition or layout.condition, taxonomy)
-                found.append((stem, name, sample))
-    return _with_ids(found)
-
-
-def _with_ids(found: list[tuple[str, str, Sample]]) -> Iterator[Sample]:
-    """Assign ids: the stem if it is unique in the data set, else the path below the label folder joined by "_".
-
-    Ids are :func:`~dgkit.data.listing.printable`, because they become part of file names and texts.
-    """
-    stems = Counter(stem for stem, _, _ in found)
-    taken: set[str] = set()
-    for stem, name, sample in found:
-        unique = chosen = printable(stem if stems[stem] == 1 else name)
-        number = 1
-        while unique in taken:
-            number += 1
-            unique = f"{chosen}_{number}"
-        taken.add(unique)
-        yield replace(sample, id=unique)
-
-
-def _split_folders(tree: Tree, split: str) -> tuple[str, ...]:
-    """Return the folder names for ``{split}``; one empty name for a tree without splits if all samples are wanted."""
-    if "{split}" not in tree.labels:
-        return ("",) if split == ALL else ()
-    return tuple(name for key, names in SPLIT_FOLDERS.items() if split in (key, ALL) for name in names)
-
-
-def _label_files(
-    folder: Path, suffixes: tuple[tuple[str, str | None], ...], seen: set[tuple[int, int]]
-) -> Iterable[tuple[str, str, str, str]]:
-    """Yield (subfolder, stem, file, encoding) of the label files below ``folder``, sorted by path, one per stem."""
-    endings = [suffix for suffix, _ in suffixes]
-    best: dict[tuple[str, str], tuple[int, bool, str]] = {}
-    for sub, names in walk(folder, seen):
-        for name in names:
-            split = split_ending(name, endings)
-            if split is None or suffixes[split[1]][1] is None:
-                continue
-            stem, rank = split
-            # Of a.png and a.PNG the first one counts, as on systems that do not distinguish them.
-            order = (rank, not name.endswith(endings[rank]), name)
-            best[sub, stem] = min(order, best.get((sub, stem), order))
-    for (sub, stem), (rank, _, name) in sorted(best.items()):
-        encoding = suffixes[rank][1]
-        assert encoding is not None
-        yield sub, stem, name, encoding

@@ -18,13 +18,14 @@ import numpy as np
 
 from dgkit.config import read_recipe
 from dgkit.data import manifest
-from dgkit.data.datasets import Sample, labels_folder
+from dgkit.data.datasets import labels_folder
 from dgkit.data.folder_taxonomy import MANIFEST as MANIFEST
 from dgkit.data.folder_taxonomy import SETTINGS as SETTINGS
 from dgkit.data.folder_taxonomy import class_numbers, folder_taxonomy, settings_taxonomy
 from dgkit.data.listing import PHOTOGRAPHS, find_named, same_name, split_ending, walk
 from dgkit.data.pairs import read_pair
 from dgkit.data.records import line_fault, names_own_files, with_slashes
+from dgkit.data.samples import Sample
 from dgkit.errors import InputError
 from dgkit.files import digest_file, user_path
 from dgkit.styles import NO_STYLE

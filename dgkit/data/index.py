@@ -13,8 +13,8 @@ from pathlib import Path
 
 import numpy as np
 
-from dgkit.data.datasets import Dataset, Sample
 from dgkit.data.labelmap import find_encoding, resize_label
+from dgkit.data.samples import Dataset, Sample
 from dgkit.errors import DgkitError, LabelError, OutputError, UsageError
 from dgkit.files import atomic_write, cache_folder, read_file
 from dgkit.processes import start_pool_worker

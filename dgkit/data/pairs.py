@@ -6,8 +6,8 @@ from typing import TypeVar
 
 import numpy as np
 
-from dgkit.data.datasets import Dataset, Sample
 from dgkit.data.pictures import describe_size, picture_size, read_picture
+from dgkit.data.samples import Dataset, Sample
 from dgkit.errors import InputError, LabelError
 
 T = TypeVar("T")

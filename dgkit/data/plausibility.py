@@ -8,8 +8,8 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from dgkit.data.datasets import Dataset, Sample
 from dgkit.data.labelmap import find_encoding
+from dgkit.data.samples import Dataset, Sample
 from dgkit.errors import LabelError
 from dgkit.labels import CLASSES, ENCODINGS, FORBIDDEN, NUM_CLASSES, Encoding
 

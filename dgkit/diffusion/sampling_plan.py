@@ -1,6 +1,7 @@
 """The plan of a preset on a model: schedules, windows, the area of the second pass, and the cost in evaluations."""
 
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 
@@ -12,8 +13,7 @@ from dgkit.diffusion.schedule import Schedule, make_schedule
 from dgkit.diffusion.tiles import Windows, make_windows
 
 
-@dataclass(frozen=True)
-class Cost:
+class Cost(NamedTuple):
     """Denoiser samples of one image by pass; a window in one guidance half and step is one sample."""
 
     first: int

@@ -9,8 +9,9 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from dgkit.data.datasets import Dataset, open_dataset
+from dgkit.data.datasets import open_dataset
 from dgkit.data.index import ClassIndex, build_index, default_cache
+from dgkit.data.samples import Dataset
 from dgkit.files import writable_cache
 from dgkit.generation.generate_config import DEFAULT_WORLD, GenerateConfig
 from dgkit.progress import Advance

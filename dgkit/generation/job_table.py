@@ -7,7 +7,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from dgkit.data.datasets import Dataset, label_files
+from dgkit.data.datasets import label_files
+from dgkit.data.samples import Dataset
 from dgkit.errors import InputError, one_line
 from dgkit.files import read_file, user_path
 from dgkit.taxonomies import CITYSCAPES19, Taxonomy

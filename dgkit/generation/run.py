@@ -38,7 +38,7 @@ from dgkit.texts import count_of
 if TYPE_CHECKING:
     import numpy as np
 
-    from dgkit.data.datasets import Dataset
+    from dgkit.data.samples import Dataset
     from dgkit.diffusion.model_folder import ModelInfo
     from dgkit.diffusion.pipeline import Pipeline
 

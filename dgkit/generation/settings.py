@@ -24,7 +24,7 @@ from dgkit.taxonomies import CITYSCAPES19, find_taxonomy, mixed
 if TYPE_CHECKING:
     import numpy as np
 
-    from dgkit.data.datasets import Dataset
+    from dgkit.data.samples import Dataset
     from dgkit.diffusion.model_folder import ModelInfo
     from dgkit.diffusion.pipeline import Pipeline
     from dgkit.diffusion.presets import Preset

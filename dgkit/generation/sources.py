@@ -5,9 +5,10 @@ from statistics import median
 
 import numpy as np
 
-from dgkit.data.datasets import Dataset, label_arrays, open_source
+from dgkit.data.datasets import label_arrays, open_source
 from dgkit.data.index import MAX_SCALE, ClassIndex, build_index, default_cache
 from dgkit.data.plausibility import doubt
+from dgkit.data.samples import Dataset
 from dgkit.errors import UsageError
 from dgkit.generation.generate_config import GenerateConfig
 from dgkit.generation.job_table import read_jobs

@@ -17,7 +17,7 @@ from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from multiprocessing.connection import Connection
-from typing import Any
+from typing import Any, NamedTuple
 
 from dgkit.generation.blocks import Block
 from dgkit.generation.encoding import EncodedImage, GeneratedImage, encode
@@ -38,51 +38,44 @@ class WorkerSetup:
     cores: tuple[int, ...]
 
 
-@dataclass(frozen=True)
-class MeasureSpeed:
+class MeasureSpeed(NamedTuple):
     """A request for a :class:`Speed`, measured for about ``seconds``."""
 
     seconds: float
 
 
-@dataclass(frozen=True)
-class Ready:
+class Ready(NamedTuple):
     """The message that the model is loaded."""
 
 
-@dataclass(frozen=True)
-class BlockProgress:
+class BlockProgress(NamedTuple):
     """The finished ``share``, 0 to 1, of the block that begins with job ``start``."""
 
     start: int
     share: float
 
 
-@dataclass(frozen=True)
-class BlockDone:
+class BlockDone(NamedTuple):
     """The wanted images of the block that begins with job ``start``."""
 
     start: int
     images: list[EncodedImage]
 
 
-@dataclass(frozen=True)
-class Note:
+class Note(NamedTuple):
     """A line for the user, such as a smaller batch after the device ran out of memory."""
 
     text: str
 
 
-@dataclass(frozen=True)
-class Speed:
+class Speed(NamedTuple):
     """Denoiser samples per second, and the peak memory of the process in bytes."""
 
     rate: float
     memory: int
 
 
-@dataclass(frozen=True)
-class Failed:
+class Failed(NamedTuple):
     """The error that ended the worker, and its traceback as text."""
 
     error: BaseException

@@ -4,9 +4,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from dgkit.data.datasets import Dataset, Sample
 from dgkit.data.generated import GeneratedFolder
 from dgkit.data.index import build_index, default_cache
+from dgkit.data.samples import Dataset, Sample
 from dgkit.progress import Advance
 
 

@@ -24,6 +24,7 @@ from PIL import Image
 from dgkit.generation.verification import verify
 from dgkit.provenance import cpu_name
 from tests import crash
+from tests.fork_server import GENERATION, fork_server
 from tests.scenes import FAST_FLAGS, snapshot
 from tests.watching import alive, children, wait_for
 
@@ -217,20 +218,12 @@ def append_row(path: Path, total: dict[str, int], seconds: float) -> None:
 @pytest.fixture(scope="module")
 def server() -> multiprocessing.context.ForkServerContext:
     """Processes that start with the packages of both commands already imported."""
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(
-        [
-            "dgkit.generation.run",
-            "diffusers.models.controlnets.controlnet",
-            "diffusers.models.unets.unet_2d_condition",
-            "dgkit.training.segmenter.segmenter_training",
-            "dgkit.cli.app",
-            "matplotlib.backends.backend_agg",
-            "onnxscript",
-            "torch.utils.tensorboard",
-        ]
+    training = (
+        "dgkit.training.segmenter.segmenter_training",
+        "torch.utils.tensorboard",
+        "matplotlib.backends.backend_agg",
     )
-    return context
+    return fork_server(*GENERATION, *training, "dgkit.cli.app", "onnxscript")
 
 
 def seen(pattern: str, folder: Path) -> Callable[[], bool]:

@@ -1,17 +1,16 @@
 """Every layout of the public data sets, as tiny trees on disk."""
 
 import json
-import os
-import unicodedata
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from dgkit.data.datasets import Dataset, labels_folder, open_dataset, open_source
+from dgkit.data.datasets import labels_folder, open_dataset, open_source
 from dgkit.data.labelmap import find_encoding, read_label
 from dgkit.data.layouts import LAYOUTS, PAIRS
 from dgkit.data.pairs import check_pairs, read_pair
+from dgkit.data.samples import Dataset
 from dgkit.errors import InputError, UsageError
 from tests.data.trees import write_ids, write_image, write_many, write_synthia_label
 
@@ -254,28 +253,6 @@ def test_real_camvid(shared_folder: Path) -> None:
     assert image.shape == (360, 480, 3) and label.shape == (360, 480)
 
 
-def test_order_does_not_depend_on_the_disk(tmp_path: Path) -> None:
-    for stem in ("b", "a", "c"):
-        write_ids(tmp_path / "z" / f"{stem}.png")
-        write_ids(tmp_path / f"{stem}.png")
-    dataset = labels_folder(tmp_path)
-    assert [s.id for s in dataset.samples] == ["a", "b", "c", "z_a", "z_b", "z_c"]
-
-
-def test_ids_are_unique_even_if_joined_names_collide(tmp_path: Path) -> None:
-    for name in ("a_b.png", "a/b.png", "c/b.png", "d/a_b.png"):
-        write_ids(tmp_path / name)
-    ids = [s.id for s in labels_folder(tmp_path).samples]
-    assert len(set(ids)) == 4
-
-
-def test_links_to_folders_are_followed(tmp_path: Path) -> None:
-    write_ids(tmp_path / "far" / "00001.png")
-    (tmp_path / "gta").mkdir()
-    (tmp_path / "gta" / "labels").symlink_to(tmp_path / "far")
-    assert len(open_dataset("gta", tmp_path / "gta").samples) == 1
-
-
 # --- plain folders ----------------------------------------------------------------------------------------------------
 
 
@@ -360,29 +337,6 @@ def test_sources_of_a_command(tmp_path: Path) -> None:
 # --- files as users have them -----------------------------------------------------------------------------------------
 
 
-def test_endings_count_in_any_case(tmp_path: Path) -> None:
-    write_many(tmp_path, ["labels/A.PNG.png", "labels/b.png", "images/b.png"])
-    (tmp_path / "labels" / "A.PNG.png").rename(tmp_path / "labels" / "A.PNG")
-    (tmp_path / "images" / "b.png").rename(tmp_path / "images" / "b.Jpg")
-    found = labels_folder(tmp_path).samples
-    assert [(s.id, s.label.name, s.image and s.image.name) for s in found] == [
-        ("A", "A.PNG", None),
-        ("b", "b.png", "b.Jpg"),
-    ]
-    city = tmp_path / "city"
-    write_many(city, [f"gtFine/train/{CITY}_gtFine_labelIds.png", f"leftImg8bit/train/{CITY}_leftImg8bit.png"])
-    for path in (*city.rglob("*labelIds.png"), *city.rglob("*leftImg8bit.png")):
-        path.rename(path.with_name(path.name.upper().replace("AACHEN", "aachen")))
-    (sample,) = open_dataset("cityscapes", city).samples
-    assert sample.id == "aachen_000000_000019" and sample.image is not None
-
-
-def test_hidden_folders_hold_no_label_maps(tmp_path: Path) -> None:
-    names = ["a.png", ".ipynb_checkpoints/a-checkpoint.png", "@eaDir/a.png/SYNOPHOTO_THUMB_XL.png", "__MACOSX/._a.png"]
-    write_many(tmp_path, [f"labels/{name}" for name in names])
-    assert [sample.id for sample in labels_folder(tmp_path).samples] == ["a"]
-
-
 @pytest.mark.parametrize("mark", ["_gtFine", "_gt"])
 def test_a_labels_folder_as_unzipped(tmp_path: Path, mark: str) -> None:
     kinds = ["labelIds", "labelTrainIds", "color", "labelColor", "instanceIds", "panoptic", "invIds", "invColor"]
@@ -396,25 +350,6 @@ def test_a_folder_of_colour_maps_says_so(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"2 colour, instance or invalid maps such as a_gt_invIds\.png") as caught:
         labels_folder(tmp_path / "gt")
     assert "*_labelTrainIds.png" in caught.value.hint
-
-
-def test_a_split_that_links_to_another_counts_once(tmp_path: Path) -> None:
-    write_many(tmp_path, ["labels/train/a.png", "images/train/a.png"])
-    (tmp_path / "labels" / "training").symlink_to("train")
-    assert len(open_dataset("bdd100k", tmp_path, "train").samples) == 1
-
-
-def test_accents_may_be_composed_or_not(tmp_path: Path) -> None:
-    write_many(
-        tmp_path, [f"labels/{unicodedata.normalize('NFC', 'é')}.png", f"images/{unicodedata.normalize('NFD', 'é')}.png"]
-    )
-    assert labels_folder(tmp_path).samples[0].image is not None
-
-
-def test_ids_are_printable_and_unique(tmp_path: Path) -> None:
-    for name in (b"a\nb.png", b"a\rb.png", b"stra\xdfe.png"):
-        write_ids(tmp_path / "a.png").rename(tmp_path / os.fsdecode(name))
-    assert [s.id for s in labels_folder(tmp_path).samples] == ["a\ufffdb", "a\ufffdb_2", "stra\ufffde"]
 
 
 def test_data_sets_have_the_names_of_roles_too(tmp_path: Path) -> None:

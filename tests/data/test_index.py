@@ -7,9 +7,10 @@ import numpy as np
 import pytest
 
 import dgkit.data.index as index_module
-from dgkit.data.datasets import Dataset, Sample, labels_folder, open_dataset
+from dgkit.data.datasets import labels_folder, open_dataset
 from dgkit.data.index import ClassIndex, build_index, default_cache
 from dgkit.data.labelmap import read_label
+from dgkit.data.samples import Dataset, Sample
 from dgkit.errors import DgkitError, LabelError, OutputError, UsageError
 from tests.data.trees import end_process, write_ids
 

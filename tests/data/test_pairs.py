@@ -4,8 +4,9 @@ from pathlib import Path
 
 import pytest
 
-from dgkit.data.datasets import Dataset, Sample, labels_folder
+from dgkit.data.datasets import labels_folder
 from dgkit.data.pairs import check_pairs, mismatched_pairs, read_pair
+from dgkit.data.samples import Dataset, Sample
 from dgkit.errors import LabelError
 from tests.data.trees import write_ids, write_image
 

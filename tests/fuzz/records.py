@@ -93,7 +93,7 @@ def make_journal(folder: Path) -> None:
 
 
 def _sample(folder: Path) -> Any:
-    from dgkit.data.datasets import Sample
+    from dgkit.data.samples import Sample
 
     return Sample("a", folder / "labels" / "a.png", folder / "images" / "a.jpg", "train_ids")
 

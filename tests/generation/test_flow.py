@@ -1,5 +1,7 @@
 """Progress over blocks in flight, and what a stop keeps of them."""
 
+import gc
+import weakref
 from collections import deque
 from collections.abc import Iterable
 from typing import Any
@@ -67,3 +69,54 @@ def test_a_stop_writes_what_the_pool_has_finished(monkeypatch: pytest.MonkeyPatc
     with pytest.raises(KeyboardInterrupt):
         fill(added.append, None, missing, InterruptedPool(), lambda block: done.append(block.start))  # type: ignore[arg-type]
     assert added == ["image 0", "image 1"] and done == [0, 1]
+
+
+class Picture:
+    """An image that can be counted while it is in memory."""
+
+
+class PicturePool:
+    """A pool whose blocks have an image each; ``most`` is the largest number of them in memory at once."""
+
+    capacity = 2
+
+    def __init__(self) -> None:
+        self.blocks: deque[Block] = deque()
+        self.pictures: weakref.WeakSet[Picture] = weakref.WeakSet()
+        self.most = 0
+
+    def submit(self, block: Block) -> None:
+        self.blocks.append(block)
+
+    def fetch(self) -> tuple[Block, Iterable[Any]]:
+        pictures = [Picture()]
+        self.pictures.add(pictures[0])
+        self.most = max(self.most, len(self.pictures))
+        return self.blocks.popleft(), pictures
+
+    def finished(self) -> Iterable[tuple[Block, Iterable[Any]]]:
+        return ()
+
+
+def test_images_in_memory_do_not_grow_with_their_number(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The resident memory of 1,500 images is measured by tests/benchmarks/studies/test_soak.py."""
+    made: weakref.WeakSet[Block] = weakref.WeakSet()
+    most_blocks = 0
+
+    def make(plan: object, numbers: range, wanted: tuple[int, ...]) -> Block:
+        nonlocal most_blocks
+        block = make_block(wanted[0])
+        made.add(block)
+        most_blocks = max(most_blocks, len(made))
+        return block
+
+    monkeypatch.setattr(flow, "make_block", make)
+    pool, written = PicturePool(), []
+    missing = ((range(number, number + 1), (number,)) for number in range(200))
+    gc.disable()  # references that only a collection would find count
+    try:
+        fill(lambda image: written.append(type(image)), None, missing, pool, lambda block: None)  # type: ignore[arg-type]
+    finally:
+        gc.enable()
+    assert len(written) == 200
+    assert pool.most <= 3 * pool.capacity + 2 and most_blocks <= 4 * pool.capacity + 4

@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from tests import crash
+from tests.fork_server import GENERATION, fork_server
 from tests.scenes import snapshot
 
 COUNT = 6
@@ -24,20 +25,7 @@ if sys.platform == "win32":
 @pytest.fixture(scope="module")
 def server() -> multiprocessing.context.ForkServerContext:
     """Processes that start with torch imported already: a kill then costs a second, not ten."""
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(
-        [
-            "diffusers.models.controlnets.controlnet",
-            "diffusers.models.unets.unet_2d_condition",
-            "diffusers.models.autoencoders.autoencoder_kl",
-            "transformers.models.clip.modeling_clip",
-            "transformers.models.clip.tokenization_clip",
-            "dgkit.diffusion.loading",
-            "dgkit.diffusion.sampler",
-            "dgkit.generation.run",
-        ]
-    )
-    return context
+    return fork_server(*GENERATION)
 
 
 @pytest.fixture(scope="module")

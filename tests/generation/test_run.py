@@ -11,10 +11,11 @@ from PIL import Image
 import dgkit
 from dgkit.config import load_config
 from dgkit.data.crops import CropBox, crop
-from dgkit.data.datasets import Sample, label_arrays
+from dgkit.data.datasets import label_arrays
 from dgkit.data.index import read_scaled
 from dgkit.data.labelmap import read_label
 from dgkit.data.records import Record
+from dgkit.data.samples import Sample
 from dgkit.errors import EngineError, InputError, OutputError, UsageError
 from dgkit.generation import run, sources
 from dgkit.generation.generate_config import GenerateConfig

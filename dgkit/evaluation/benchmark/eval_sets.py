@@ -9,12 +9,13 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from dgkit.data.datasets import Dataset, Sample, open_dataset, splits_in
+from dgkit.data.datasets import open_dataset, splits_in
 from dgkit.data.labelmap import find_encoding, label_size, read_label
 from dgkit.data.layouts import ALIASES, ALL, LAYOUTS, PAIRS
 from dgkit.data.listing import same_name, split_ending, walk
 from dgkit.data.pairs import describe_mismatch
 from dgkit.data.pictures import picture_size, read_picture
+from dgkit.data.samples import Dataset, Sample
 from dgkit.errors import InputError, LabelError, UsageError
 from dgkit.evaluation.benchmark.protocols import Protocol, fitted_size
 from dgkit.files import local_path

@@ -5,9 +5,9 @@ from pathlib import Path
 from typing import Any
 
 from dgkit.data import manifest
-from dgkit.data.datasets import Dataset, Sample
 from dgkit.data.folder_taxonomy import MANIFEST
 from dgkit.data.layouts import GENERATED, SPLIT_FOLDERS
+from dgkit.data.samples import Dataset, Sample
 from dgkit.errors import InputError, one_line
 from dgkit.files import parse_json
 from dgkit.progress import Notify

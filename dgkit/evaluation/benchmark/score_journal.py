@@ -7,10 +7,10 @@ from typing import Any
 
 import numpy as np
 
-from dgkit.data.datasets import Sample
 from dgkit.data.index import table_digest
 from dgkit.data.manifest import Manifest
 from dgkit.data.pictures import reading
+from dgkit.data.samples import Sample
 from dgkit.errors import OutputError, shown
 from dgkit.evaluation.benchmark.metric_sums import Sums, shapes_of
 

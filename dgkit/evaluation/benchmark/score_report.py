@@ -8,8 +8,8 @@ from typing import Any
 
 import numpy as np
 
-from dgkit.data.datasets import Dataset
 from dgkit.data.pictures import ignores_exif
+from dgkit.data.samples import Dataset
 from dgkit.data.scores import Absent, class_iou, mean_iou, pixel_accuracy
 from dgkit.evaluation.benchmark.eval_config import EvalConfig
 from dgkit.evaluation.benchmark.eval_sets import count_bad_files, label_encodings

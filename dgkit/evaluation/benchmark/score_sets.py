@@ -9,8 +9,8 @@ from pathlib import Path
 import numpy as np
 from torch import Tensor
 
-from dgkit.data.datasets import Dataset, Sample
 from dgkit.data.labelmap import write_label
+from dgkit.data.samples import Dataset, Sample
 from dgkit.data.scores import confusion
 from dgkit.errors import InputError, OutputError
 from dgkit.evaluation.benchmark.confidence_bins import ConfidenceWatch, refuse_numbers

@@ -18,7 +18,7 @@ from transformers import CLIPTextModel, CLIPTokenizer
 from dgkit.diffusion.style_swap import swap
 from dgkit.errors import ModelError, UsageError
 from dgkit.optional import first_line
-from dgkit.progress import Notify, Progress, within
+from dgkit.progress import Progress, within
 from dgkit.resources import usable_cores
 from dgkit.training.city.city_recipe import CityRecipe, CityStage, DiffusionStage
 from dgkit.training.city.decoder import train_decoder
@@ -47,7 +47,7 @@ from dgkit.training.loop.integrity import check_finite, find_result, read_object
 from dgkit.training.loop.optimisation import FREE_ON_RESUME
 from dgkit.training.loop.times import timed
 from dgkit.training.loop.trainer import fit
-from dgkit.training.loop.training_folder import check_training_folder, remove_stale, sole_training, write_recipe
+from dgkit.training.loop.training_folder import FolderTraining, remove_stale, write_recipe
 
 PRESET = "fast:guidance_low=0.93"  # recommended by the model, see docs/results/presets.md
 THINNED_PROMPTS = 0.5  # share of captions that lose some of their class words
@@ -86,13 +86,8 @@ class CityNetworks:
 
 
 @dataclass(frozen=True)
-class CityTraining:
+class CityTraining(FolderTraining[CityRecipe]):
     """A training in the folder ``work``; ``work/times.json`` holds the seconds of each stage, summed over all runs."""
-
-    work: Path
-    recipe: CityRecipe
-    progress: Progress | None = None
-    notify: Notify | None = None
 
     def run(self) -> Path:
         """Run every stage that is not finished and return the swapped model folder, ``work/model``.
@@ -100,9 +95,7 @@ class CityTraining:
         Nothing is computed if the model is finished and intact. Raises UsageError if ``work`` holds a training of
         another recipe, OutputError if another training runs there, ModelError for a damaged stage.
         """
-        check_training_folder(self.work, self.recipe, _FREE)
-        with sole_training(self.work):
-            check_training_folder(self.work, self.recipe, _FREE)
+        with self.opened(_FREE):
             damage = self._damage()
             if damage and self.notify:
                 self.notify(f"the model in {self.work} is damaged and is written again: {damage}")

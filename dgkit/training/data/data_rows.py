@@ -9,10 +9,11 @@ from typing import Self
 from pydantic import Field, model_validator
 
 from dgkit.config import Config
-from dgkit.data.datasets import Dataset, labels_folder, open_dataset
+from dgkit.data.datasets import labels_folder, open_dataset
 from dgkit.data.generated import open_generated
 from dgkit.data.index import build_index, default_cache
 from dgkit.data.layouts import GENERATED, LAYOUTS
+from dgkit.data.samples import Dataset
 from dgkit.errors import UsageError
 from dgkit.files import cache_folder, user_path
 from dgkit.progress import Notify, Progress, within

@@ -11,10 +11,10 @@ from typing import Literal
 import numpy as np
 
 from dgkit.data.crops import CropRules, crop, drawable_classes
-from dgkit.data.datasets import Dataset, Sample
 from dgkit.data.index import ClassIndex, build_index
 from dgkit.data.labelmap import read_label, resize_label
 from dgkit.data.pairs import check_pairs, mismatched_pairs
+from dgkit.data.samples import Dataset, Sample
 from dgkit.errors import InputError, LabelError
 from dgkit.prompts import caption, compose
 from dgkit.styles import NO_STYLE

@@ -15,7 +15,8 @@ from typing import Any
 import torch
 from diffusers import AutoencoderKL, ControlNetModel, UNet2DConditionModel
 
-from dgkit.diffusion.model_folder import condition_text, is_sdxl
+from dgkit.diffusion.model_folder import condition_text
+from dgkit.diffusion.part_fit import is_sdxl
 from dgkit.errors import UsageError
 from dgkit.files import cache_folder
 from dgkit.progress import Notify, Progress, within

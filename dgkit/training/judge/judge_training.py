@@ -21,7 +21,7 @@ from dgkit.data.scores import confusion, summary
 from dgkit.errors import InputError
 from dgkit.files import atomic_write, json_bytes
 from dgkit.labels import IGNORE
-from dgkit.progress import Notify, Progress, within
+from dgkit.progress import within
 from dgkit.prompts import STYLE_NAMES
 from dgkit.segmenters.base import Normalization
 from dgkit.segmenters.efficientnet_lite import IMAGENET, LiteSegmenter, save_lite
@@ -37,7 +37,7 @@ from dgkit.training.loop.integrity import check_finite, find_result, read_object
 from dgkit.training.loop.optimisation import FREE_ON_RESUME, Optimisation
 from dgkit.training.loop.task import Tensors, TrainingTask
 from dgkit.training.loop.trainer import fit
-from dgkit.training.loop.training_folder import check_training_folder, remove_stale, sole_training, write_recipe
+from dgkit.training.loop.training_folder import FolderTraining, remove_stale, write_recipe
 from dgkit.world import ROLES
 
 # May change between two runs of one training; more steps train further.
@@ -108,13 +108,8 @@ class StyleTask(TrainingTask):
 
 
 @dataclass(frozen=True)
-class JudgeTraining:
+class JudgeTraining(FolderTraining[JudgeRecipe]):
     """A training in the folder ``work``; an interrupted one is resumed by running it again."""
-
-    work: Path
-    recipe: JudgeRecipe
-    progress: Progress | None = None
-    notify: Notify | None = None
 
     def run(self) -> dict[str, object]:
         """Train what is not finished, score it on unseen scenes, write ``judge.json`` and return its contents.
@@ -122,9 +117,7 @@ class JudgeTraining:
         Nothing is computed if the judge is finished and intact. Raises UsageError if ``work`` holds a judge of another
         recipe, OutputError if another training runs there.
         """
-        check_training_folder(self.work, self.recipe, _FREE)
-        with sole_training(self.work):
-            check_training_folder(self.work, self.recipe, _FREE)
+        with self.opened(_FREE):
             if self._is_finished():
                 return self._scores()
             write_recipe(self.work, self.recipe)

@@ -4,8 +4,9 @@ import contextlib
 import os
 import shutil
 from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Generic, TypeVar
 
 import yaml
 
@@ -14,6 +15,7 @@ from dgkit.data.pictures import EXIF, ignores_exif
 from dgkit.errors import OutputError, UsageError
 from dgkit.files import atomic_write, is_hidden, is_temporary, output_error, user_path
 from dgkit.locks import sole_writer
+from dgkit.progress import Notify, Progress
 
 # What a training leaves behind once there is something to resume: checkpoints, finished stages, results.
 _TRAINED = (
@@ -21,6 +23,7 @@ _TRAINED = (
     *("result.json", "*/result.json", "*/finished", "judge.json", "model_index.json", "config.json"),
 )
 
+R = TypeVar("R", bound=Config)
 _ENVIRONMENT = "environment.yaml"  # variables that change what a training reads; absent if they have their defaults
 
 
@@ -140,3 +143,24 @@ def _flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     for key, value in values.items():
         flat.update(_flat(value, f"{prefix}{key}.") if isinstance(value, Mapping) else {f"{prefix}{key}": value})
     return flat
+
+
+@dataclass(frozen=True)
+class FolderTraining(Generic[R]):
+    """A training of several stages in the folder ``work``; an interrupted one is resumed by running it again."""
+
+    work: Path
+    recipe: R
+    progress: Progress | None = None
+    notify: Notify | None = None
+
+    @contextlib.contextmanager
+    def opened(self, free: frozenset[str]) -> Iterator[None]:
+        """Check and lock the folder; ``free`` as for :func:`check_training_folder`.
+
+        Raises UsageError if the folder holds a training of another recipe, OutputError if another training runs there.
+        """
+        check_training_folder(self.work, self.recipe, free)
+        with sole_training(self.work):
+            check_training_folder(self.work, self.recipe, free)  # another training may have ended in between
+            yield

@@ -8,9 +8,10 @@ from typing import Any
 import numpy as np
 from torch.utils.data import Dataset as TorchDataset
 
-from dgkit.data.datasets import Sample, labels_folder
+from dgkit.data.datasets import labels_folder
 from dgkit.data.generated import MANIFEST, check_files, list_scenes
 from dgkit.data.labelmap import read_label
+from dgkit.data.samples import Sample
 from dgkit.files import user_path
 from dgkit.taxonomies import CITYSCAPES19, Taxonomy, find_taxonomy
 from dgkit.training.data.labelled import select_pairs

@@ -12,8 +12,9 @@ from typing import Any, Literal, Self
 from pydantic import Field, model_validator
 
 from dgkit.config import Config, load_config
-from dgkit.data.datasets import Dataset, labels_folder, open_dataset
+from dgkit.data.datasets import labels_folder, open_dataset
 from dgkit.data.layouts import LAYOUTS
+from dgkit.data.samples import Dataset
 from dgkit.errors import InputError, UsageError
 from dgkit.optional import first_line, require
 from dgkit.taxonomies import CITYSCAPES19, Taxonomy, find_taxonomy

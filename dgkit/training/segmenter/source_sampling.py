@@ -5,8 +5,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from dgkit.data.crops import CropRules, drawable_classes
-from dgkit.data.datasets import Sample
 from dgkit.data.index import build_index, default_cache
+from dgkit.data.samples import Sample
 from dgkit.training.data.labelled import select_pairs
 from dgkit.training.segmenter.segmenter_recipe import SegmenterData
 

@@ -4,9 +4,9 @@ from typing import Any
 
 import numpy as np
 
-from dgkit.data.datasets import Sample
 from dgkit.data.labelmap import read_label
 from dgkit.data.pictures import read_picture
+from dgkit.data.samples import Sample
 from dgkit.training.segmenter.mm import TRANSFORMS, BaseTransform, RandomCrop
 
 META_KEYS = (

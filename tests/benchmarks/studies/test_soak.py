@@ -1,4 +1,7 @@
-"""A short run of benchmarks/studies/soak.py; that of 10,000 images is recorded in benchmarks/results/soak.csv."""
+"""A short run of benchmarks/studies/soak.py; that of 10,000 images is recorded in benchmarks/results/soak.csv.
+
+tests/generation/test_flow.py counts the images of a run in memory in a moment.
+"""
 
 from __future__ import annotations
 
@@ -20,6 +23,7 @@ if not sys.platform.startswith("linux"):
     pytest.skip("reads /proc", allow_module_level=True)
 
 
+@pytest.mark.slow
 def test_memory_does_not_grow_with_the_images(tmp_path: Path) -> None:
     rows = tmp_path / "soak.csv"
     command = [sys.executable, str(SCRIPT), "--count", str(COUNT), "--rows", "30", "--csv", str(rows)]

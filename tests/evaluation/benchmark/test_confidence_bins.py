@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from dgkit.data.datasets import Sample
+from dgkit.data.samples import Sample
 from dgkit.errors import InputError, UsageError
 from dgkit.evaluation.benchmark.confidence_bins import (
     ConfidenceWatch,

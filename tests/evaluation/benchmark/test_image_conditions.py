@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from dgkit.data.datasets import Dataset, Sample
+from dgkit.data.samples import Dataset, Sample
 from dgkit.errors import InputError
 from dgkit.evaluation.benchmark.image_conditions import find_conditions, folder_conditions, stated_conditions
 

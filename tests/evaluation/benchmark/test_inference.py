@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from dgkit.data.datasets import Sample
+from dgkit.data.samples import Sample
 from dgkit.evaluation.benchmark.eval_sets import EvalSample
 from dgkit.evaluation.benchmark.inference import map_ahead, predict
 from dgkit.evaluation.benchmark.protocols import Protocol

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from dgkit.data.datasets import Sample
+from dgkit.data.samples import Sample
 from dgkit.evaluation.benchmark.score_journal import ScoreJournal
 
 

@@ -10,8 +10,9 @@ import pytest
 from PIL import Image
 
 from dgkit.data.crops import class_probabilities
-from dgkit.data.datasets import Dataset, labels_folder
+from dgkit.data.datasets import labels_folder
 from dgkit.data.index import build_index
+from dgkit.data.samples import Dataset
 from dgkit.errors import InputError, LabelError
 from dgkit.training.data.feed import Example
 from dgkit.training.data.labelled import LabelledFeed, select_pairs

@@ -22,6 +22,13 @@ def write_pair(folder: Path, name: str, label: np.ndarray) -> tuple[Path, Path]:
 
 
 @pytest.fixture
+def small_encoder(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Give mit_b0 one block per stage instead of two; what trains and exports it takes half the time."""
+    networks = pytest.importorskip("dgkit.training.segmenter.networks")
+    monkeypatch.setitem(networks.MIT, "mit_b0", (32, (1, 1, 1, 1)))
+
+
+@pytest.fixture
 def source(tmp_path: Path) -> Path:
     """Four labelled images of 96x80: class 0 above, class 2 below, some ignore, and 5 columns of a rare class 5."""
     for number in range(4):

@@ -22,7 +22,10 @@ from dgkit.training.segmenter.networks import MEAN, STD, build_network, model_co
 from dgkit.training.segmenter.segmenter_recipe import SegmenterRecipe
 from dgkit.training.segmenter.segmenter_training import train_segmenter
 
-pytestmark = pytest.mark.filterwarnings("default")  # mmengine, its use of torch's schedulers and TensorBoard warn
+pytestmark = [
+    pytest.mark.filterwarnings("default"),  # mmengine, its use of torch's schedulers and TensorBoard warn
+    pytest.mark.usefixtures("small_encoder"),
+]
 
 
 def recipe(micro: dict, **changes: object) -> SegmenterRecipe:
