@@ -1,4 +1,4 @@
-"""Speed of dgkit eval against the test loop of mmsegmentation, on the same checkpoint and pictures in one run.
+"""Speed of dgkit eval against the loops of mmsegmentation and of transformers, on the same weights and pictures.
 
     python benchmarks/studies/eval_speed.py WORK         20 minutes on two cores; run it again to resume
 
@@ -6,8 +6,11 @@ WORK receives scenes of the city in the layout and size of Cityscapes, a checkpo
 for a few steps (unless --checkpoint FILE.pth is given), and the compiled engines. Each variant runs in its own process,
 --repeats times and in turn; a row has the median. Engines are built, and two pictures predicted, before the clock
 starts. Protocol of all: pictures of 1024x512, windows of 512 with stride 256, scored at the size of the label maps.
-Writes benchmarks/results/eval_speed.csv and prints it as a table. Target: 3 times as many pictures per second, with
-the same mIoU to 0.01 points.
+The variants ``pipeline`` and ``vit-*`` run a frozen DINOv2-S of random weights with a linear head: transformers'
+image-segmentation pipeline, whose masks are joined to label maps and counted, and dgkit eval, on whole pictures of
+1024x512. Writes benchmarks/results/eval_speed.csv and prints it as a table. Targets: openvino 3.5, in bf16 5 times
+as many pictures per second as mmsegmentation, vit-openvino 3 times as many as the pipeline, with the same mIoU to 0.01
+points (bf16: 0.05), and 1.2 times the memory of mmsegmentation's loop.
 """
 
 import argparse
@@ -27,7 +30,8 @@ from dgkit.provenance import cpu_name, git_commit, version
 
 SCALE, CROP, STRIDE = (1024, 512), 512, 256
 WARM = 2
-LOOP, PREPARE = "mmseg", "prepare"
+LOOP, PIPELINE, PREPARE = "mmseg", "pipeline", "prepare"
+VIT = "vit-"
 # Variant -> engine and number format of dgkit eval.
 VARIANTS = {
     "torch": ("torch", "fp32"),
@@ -37,8 +41,11 @@ VARIANTS = {
     "torch-bf16": ("torch", "bf16"),
     "compile-bf16": ("compile", "bf16"),
     "openvino-bf16": ("openvino", "bf16"),
+    "vit-torch": ("torch", "fp32"),
+    "vit-openvino": ("openvino", "fp32"),
+    "vit-openvino-bf16": ("openvino", "bf16"),
 }
-ON_CPU = "mmseg,torch,compile,ort,openvino,openvino-bf16"
+ON_CPU = "mmseg,torch,compile,ort,openvino,openvino-bf16,pipeline,vit-torch,vit-openvino,vit-openvino-bf16"
 ON_GPU = "mmseg,torch,torch-bf16,compile,compile-bf16"
 
 
@@ -64,7 +71,9 @@ def main() -> None:
     os.environ["DGKIT_CACHE"] = str(given.work / "cache")
     given.checkpoint = given.checkpoint or given.work / "segmenter" / f"iter_{given.steps}.pth"
     if given.only:
-        run = {LOOP: run_mmseg, PREPARE: prepare}.get(given.only, run_dgkit)
+        if given.only == PIPELINE or given.only.startswith(VIT):
+            given.checkpoint = given.work / "vit" / "iter_1.pth"
+        run = {LOOP: run_mmseg, PIPELINE: run_pipeline, PREPARE: prepare}.get(given.only, run_dgkit)
         print(json.dumps(run(given)))
         return
     compare(given)
@@ -75,7 +84,7 @@ def compare(given: argparse.Namespace) -> None:
     child(PREPARE)
     variants = (given.variants or (ON_GPU if given.device == "cuda" else ON_CPU)).split(",")
     for variant in variants:
-        if variant != LOOP:
+        if variant not in (LOOP, PIPELINE):
             child(variant, "--build")
     measured: dict[str, list[dict[str, Any]]] = {variant: [] for variant in variants}
     for number in range(given.repeats):
@@ -86,7 +95,7 @@ def compare(given: argparse.Namespace) -> None:
                 f"{number + 1}: {variant:14} {one['images_per_second']:7.3f} images/s, mIoU {one['miou']:.2f}",
                 flush=True,
             )
-    rows = [summary(variant, found, measured.get(LOOP), given) for variant, found in measured.items()]
+    rows = [summary(variant, found, measured.get(loop_of(variant)), given) for variant, found in measured.items()]
     write_rows(given.results, rows)
     print("\n".join(table(rows)))
 
@@ -99,9 +108,10 @@ def prepare(given: argparse.Namespace) -> dict[str, Any]:
     size = {"height": given.height, "width": 2 * given.height, "workers": cores}
     write_role(given.work / "city", "cityscapes", given.count, 5, split="val", **size)
     write_role(given.work / "warm", "cityscapes", WARM, 6, split="val", **size)
+    write_role(given.work / "source", "source", 60, 7, height=256, workers=cores)
+    prepare_vit(given)
     if given.checkpoint.is_file():
         return {}
-    write_role(given.work / "source", "source", 60, 7, height=256, workers=cores)
     from dgkit.training.segmenter.segmenter_recipe import SegmenterRecipe
     from dgkit.training.segmenter.segmenter_training import train_segmenter
 
@@ -112,6 +122,34 @@ def prepare(given: argparse.Namespace) -> dict[str, Any]:
     }  # fmt: skip
     train_segmenter(SegmenterRecipe.model_validate(recipe))
     return {}
+
+
+def prepare_vit(given: argparse.Namespace) -> None:
+    """Write a checkpoint of a linear head, trained for one step, on DINOv2-S with random weights."""
+    from transformers import Dinov2Config, Dinov2Model
+
+    from dgkit.training.segmenter.segmenter_recipe import SegmenterRecipe
+    from dgkit.training.segmenter.segmenter_training import train_segmenter
+
+    out, folder = given.work / "vit", given.work / "dinov2-small"
+    if (out / "iter_1.pth").is_file():
+        return
+    if not (folder / "config.json").is_file():
+        config = Dinov2Config(
+            hidden_size=384, num_hidden_layers=12, num_attention_heads=6, patch_size=16, image_size=512
+        )
+        Dinov2Model(config).save_pretrained(folder)
+    recipe = {
+        "head": "linear", "backbone": f"transformers:{folder}", "freeze": True, "export": False, "out": out,
+        "data": {"source": {"dataset": "gta", "root": given.work / "source"}, "crop": 128, "workers": 0},
+        "train": {"steps": 1, "batch": 2, "warmup": 0},
+    }  # fmt: skip
+    train_segmenter(SegmenterRecipe.model_validate(recipe))
+
+
+def loop_of(variant: str) -> str:
+    """Return the variant that another one is compared with."""
+    return PIPELINE if variant == PIPELINE or variant.startswith(VIT) else LOOP
 
 
 def child(variant: str, *options: str) -> dict[str, Any]:
@@ -173,6 +211,54 @@ def run_mmseg(given: argparse.Namespace) -> dict[str, Any]:
     return facts(given, seconds, scores["mIoU"], str(next(runner.model.parameters()).device))
 
 
+def run_pipeline(given: argparse.Namespace) -> dict[str, Any]:
+    """Time transformers' pipeline for semantic segmentation and the count of its masks."""
+    import numpy as np
+    import torch
+    from transformers import PretrainedConfig, PreTrainedModel, SegformerImageProcessor, pipeline
+    from transformers.modeling_outputs import SemanticSegmenterOutput
+
+    from dgkit.data.datasets import open_dataset
+    from dgkit.data.labelmap import read_label
+    from dgkit.data.scores import confusion, mean_iou
+    from dgkit.labels import CLASSES, IGNORE
+    from dgkit.segmenters.opening import find_source
+
+    source = find_source(given.checkpoint)
+
+    class Wrapped(PreTrainedModel):
+        config_class = PretrainedConfig
+
+        def __init__(self, config: Any) -> None:
+            super().__init__(config)
+            self.network = source.load()
+
+        def forward(self, pixel_values: torch.Tensor) -> SemanticSegmenterOutput:
+            return SemanticSegmenterOutput(logits=self.network(pixel_values))
+
+    model = Wrapped(PretrainedConfig(id2label=dict(enumerate(CLASSES)))).eval()
+    size = {"width": SCALE[0], "height": SCALE[1]}
+    processor = SegformerImageProcessor(size=size, image_mean=list(source.mean), image_std=list(source.std))
+    run = pipeline("image-segmentation", model=model, image_processor=processor, device=given.device)
+
+    def score(folder: str) -> np.ndarray:
+        samples = open_dataset("cityscapes", given.work / folder, "val").samples
+        total = np.zeros((len(CLASSES), len(CLASSES) + 1), np.int64)
+        for sample, found in zip(samples, run([str(one.image) for one in samples]), strict=True):
+            label = read_label(sample.label, sample.encoding)
+            predicted = np.full(label.shape, IGNORE, np.uint8)
+            for part in found:
+                predicted[np.asarray(part["mask"]) > 0] = CLASSES.index(part["label"])
+            total += confusion(label, predicted, void=True)
+        return total
+
+    score("warm")
+    started = time.perf_counter()
+    found = score("city")
+    seconds = time.perf_counter() - started
+    return facts(given, seconds, 100 * mean_iou(found, absent="zero"), str(run.device))
+
+
 def run_dgkit(given: argparse.Namespace) -> dict[str, Any]:
     """Time ``score_sets``, in which ``dgkit eval`` spends its time; reports are written after it."""
     from dgkit.config import load_config
@@ -186,6 +272,8 @@ def run_dgkit(given: argparse.Namespace) -> dict[str, Any]:
     def settings(folder: str) -> EvalConfig:
         on = (f"cityscapes={given.work / folder}",)
         sizes: dict[str, Any] = {"scale": SCALE, "crop": CROP, "stride": STRIDE}
+        if given.only.startswith(VIT):
+            sizes = {"protocol": "whole", "scale": SCALE}
         return load_config(EvalConfig, on=on, engine=engine, dtype=dtype, batch=given.batch, **sizes)
 
     out = given.work / "dgkit"
@@ -223,12 +311,13 @@ def facts(given: argparse.Namespace, seconds: float, miou: float, device: str) -
 def summary(
     variant: str, found: list[dict[str, Any]], loop: list[dict[str, Any]] | None, given: argparse.Namespace
 ) -> dict[str, Any]:
-    """Return the row of one variant. ``x_mmseg`` compares medians; ``miou_off`` is the difference in points."""
+    """Return the row of one variant. ``x_mmseg`` compares medians with ``loop``; ``miou_off``: difference in points."""
     rates = [one["images_per_second"] for one in found]
     rate = statistics.median(rates)
     base = statistics.median(one["images_per_second"] for one in loop) if loop else None
-    engine, dtype = VARIANTS.get(variant, ("mmsegmentation", "fp32"))
-    packages = ("torch", "onnxruntime", "openvino", "onedl-mmsegmentation")
+    names = {LOOP: "mmsegmentation", PIPELINE: "transformers"}
+    engine, dtype = VARIANTS.get(variant, (names.get(variant), "fp32"))
+    packages = ("torch", "onnxruntime", "openvino", "onedl-mmsegmentation", "transformers")
     return {
         "way": variant,
         "engine": engine,
@@ -243,9 +332,10 @@ def summary(
         "gpu_mib": round(max(one["gpu_mib"] for one in found)),
         "images": given.count,
         "size": f"{2 * given.height}x{given.height}",
-        "batch": 1 if variant == LOOP else given.batch,
+        "batch": 1 if variant == loop_of(variant) else given.batch,
         "repeats": len(found),
-        "network": f"SegFormer {given.backbone}",
+        "network": f"SegFormer {given.backbone}" if loop_of(variant) == LOOP else "DINOv2-S, linear",
+        "loop": loop_of(variant),
         "device": found[0]["device"],
         "cpu": f"{cpu_name()}, {len(os.sched_getaffinity(0))} cores",
         "versions": " ".join(f"{name} {version(name)}" for name in packages if version(name)),
@@ -256,7 +346,7 @@ def summary(
 
 def table(rows: list[dict[str, Any]]) -> list[str]:
     """Return the rows as docs/results/evaluation.md shows them."""
-    lines = ["| way | images/s | x mmseg | mIoU | peak memory, MiB |", "|---|---:|---:|---:|---:|"]
+    lines = ["| way | images/s | x loop | mIoU | peak memory, MiB |", "|---|---:|---:|---:|---:|"]
     for row in rows:
         factor = f"{row['x_mmseg']:.2f}" if row["x_mmseg"] != "" else ""
         lines.append(

@@ -61,10 +61,12 @@ class Training:
     protocol: dict[str, Any]
     device: str
     threads: int
+    label: str = ""
+    """of the protocol, in the names of the result and of the folder of the evaluation"""
 
     @property
     def result(self) -> Path:
-        return self.out.with_suffix(".json")
+        return self.out.with_name(f"{self.out.name}{self.label and '-'}{self.label}.json")
 
     @property
     def done(self) -> bool:
@@ -127,7 +129,7 @@ class Study:
         for seed in range(given.seeds):
             for name, arm in arms.items():
                 training = self.training(name, seed, source, on)
-                made = f"filter/{arm.folder}" if arm.filtered else f"generated/{name}"
+                made = f"filter/{arm.folder}" if arm.filtered else f"generated/{arm.folder or name}"
                 needed = () if arm.generated is None else (made,)
                 if not training.done:
                     yield Job(training.out.name, drawn + needed, train_and_evaluate, (training,), spawned=True)
@@ -180,6 +182,8 @@ class Study:
         }  # fmt: skip
         if arm.generated is not None:
             changes["data.generated"] = [str(self.work / "generated" / (arm.folder or name))]
+        if arm.share != 0.5:
+            changes["data.share"] = arm.share
         if arm.filtered or arm.own_filter:
             changes["data.filtered"] = True
         if (name, seed) == (BASELINE, 0):
@@ -268,7 +272,7 @@ def train_and_evaluate(training: Training) -> str:
         **training.protocol,
     )
     segmenter = open_segmenter(made["checkpoint"], "torch", device=training.device, batch=config.batch)
-    report = evaluate(segmenter, config, training.out.with_name(f"{training.out.name}-eval"))
+    report = evaluate(segmenter, config, training.result.with_name(f"{training.result.stem}-eval"))
     scores = means(report, training.also)
     result = {"loss": round(made["loss"], 4), "seconds": round(trained, 1), **machine()}
     if training.result.exists():
@@ -298,8 +302,9 @@ def cores() -> int:
     return len(os.sched_getaffinity(0))
 
 
-def parse() -> argparse.Namespace:
-    parser = study_parser(__doc__, "working folder; the same one resumes the study")
+def make_parser(text: str | None) -> argparse.ArgumentParser:
+    """Return a parser with the options of the study and the help ``text``."""
+    parser = study_parser(text, "working folder; the same one resumes the study")
     parser.add_argument("--unswapped", help="model folder with the UNet that was fine-tuned on the source")
     parser.add_argument("--model", help="model folder or hub id; by default the embedded model")
     parser.add_argument("--source", metavar="NAME=DIR", help="labelled source set; default: scenes of the city")
@@ -310,7 +315,6 @@ def parse() -> argparse.Namespace:
         "--recipe", type=Path, default=Path(__file__).with_suffix(".yaml"), help="recipe of the segmenter"
     )
     parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="setting of the recipe")
-    most = [name for name, arm in ARMS.items() if not arm.extra]
     parser.add_argument("--arms", type=lambda text: text.split(","), help=f"some of {', '.join(ARMS)}")
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--scenes", type=int, default=600, help="source scenes to draw")
@@ -325,7 +329,13 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--report", action="store_true", help="only write the table of finished trainings")
     parser.add_argument("--processes", type=int, default=1, help="concurrent trainings")
     parser.add_argument("--generators", type=int, default=1, help="sets drawn or generated concurrently")
+    return parser
+
+
+def parse(parser: argparse.ArgumentParser) -> argparse.Namespace:
+    """Return the command line with the evaluation protocol; ends the program if options do not fit."""
     given = parser.parse_args()
+    most = [name for name, arm in ARMS.items() if not arm.extra]
     given.arms = given.arms or [name for name in most if name != RENDERS or not given.source]
     unknown = [name for name in given.arms if name not in ARMS]
     strange = [text for text in given.also if text.partition("=")[0] not in LAYOUTS]
@@ -352,7 +362,7 @@ def parse() -> argparse.Namespace:
 
 
 def main() -> None:
-    given = parse()
+    given = parse(make_parser(__doc__))
     study = Study(given)
     try:
         rows = study.results() if given.report else study.run()

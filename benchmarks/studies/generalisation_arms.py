@@ -12,7 +12,8 @@ class Arm:
     ``generated``: options of ``dgkit generate`` for its set, None for the source alone. ``filtered``: its labels
     without the pixels that a baseline segmenter doubts. ``own_filter``: the filtered labels that ``dgkit generate``
     wrote itself. ``rendered``: its scenes are rendered by the city instead. ``folder``: the arm whose set it uses.
-    ``times``: size of the set relative to that of the others. ``extra``: only trained if named in ``--arms``.
+    ``times``: size of the set relative to that of the others. ``share``: of generated
+    images among the samples. ``extra``: only trained if named in ``--arms``.
     """
 
     text: str
@@ -24,12 +25,13 @@ class Arm:
     rendered: bool = False
     folder: str = ""
     times: int = 1
+    share: float = 0.5
     extra: bool = False
 
     @property
     def made(self) -> bool:
         """Return whether ``dgkit generate`` makes a set for it."""
-        return self.generated is not None and not self.filtered and not self.rendered
+        return self.generated is not None and not self.folder and not self.rendered
 
 
 BALANCED = ("--balance-classes", "--balance-styles")
@@ -41,6 +43,7 @@ ARMS = {
     "no-fusion": Arm("generated in one pass", ("--preset", "one-pass")),
     "no-rare": Arm("generated without rare class generation", ("--no-rare",)),
     FULL: Arm("generated", ()),
+    "quarter": Arm("generated, a quarter of the samples", (), share=0.25, folder=FULL, extra=True),
     "fast": Arm("generated, preset fast", ("--preset", "fast")),
     "turbo": Arm("generated, preset turbo", ("--preset", "turbo")),
     "exact": Arm("generated, preset exact", ("--preset", "exact"), extra=True),

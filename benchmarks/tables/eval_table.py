@@ -6,8 +6,8 @@ from records import Row, read_rows
 
 from dgkit.markdown import markdown_table
 
-HEAD = ("variant", "images/s", "times mmsegmentation's", "mIoU, points off", "peak memory, MiB")
-LOOP = "mmsegmentation"
+HEAD = ("variant", "images/s", "times the loop", "mIoU, points off", "peak memory, MiB")
+LOOPS = {"mmsegmentation": "mmsegmentation's test loop", "transformers": "transformers' pipeline, DINOv2-S"}
 
 
 def contents(root: Path) -> dict[str, str]:
@@ -18,9 +18,10 @@ def contents(root: Path) -> dict[str, str]:
 
 
 def line(row: Row) -> tuple[str, ...]:
-    """Return the cells of a variant; the first row is the one that the others are compared with."""
-    loop = row["engine"] == LOOP
+    """Return the cells of a variant; rows of a loop are the ones that the others are compared with."""
+    loop = row["engine"] in LOOPS
     dtype = "" if row["dtype"] == "fp32" else f" --dtype {row['dtype']}"
-    name = "mmsegmentation's test loop" if loop else f"`--engine {row['engine']}{dtype}`"
+    network = ", DINOv2-S" if row["way"].startswith("vit-") else ""
+    name = LOOPS[row["engine"]] if loop else f"`--engine {row['engine']}{dtype}`{network}"
     off = "" if loop else row["miou_off"]
     return name, f"{float(row['images_per_second']):.2f}", f"{float(row['x_mmseg']):.1f}", off, row["peak_mib"]

@@ -20,6 +20,7 @@ from dgkit.engines.spec import SEGMENTER
 from dgkit.errors import EngineError
 from dgkit.progress import Notify
 from dgkit.segmenters.class_names import match_classes
+from dgkit.segmenters.early_fusion import fuse_early
 from dgkit.taxonomies import CITYSCAPES19, Taxonomy
 
 Triple = tuple[float, float, float]
@@ -48,7 +49,7 @@ class ModuleSource:
     (value / 255 - ``mean``) / ``std``. ``digest`` identifies weights and configuration. ``classes``: names of the C
     outputs, of ``taxonomy`` if the checkpoint states it. ``side``: input height and width in pixels of an ONNX export,
     None if an export takes any size. ``notes``: sentences for the user on what was assumed or is not used.
-    ``values``: as that of :class:`Segmenter`.
+    ``values``: as that of :class:`Segmenter`. ``segformer``: whether engines fuse its head early.
     """
 
     path: Path
@@ -62,6 +63,7 @@ class ModuleSource:
     notes: tuple[str, ...] = ()
     taxonomy: Taxonomy | None = None
     values: str = LOGITS
+    segformer: bool = False
 
 
 class Segmenter(ABC):
@@ -226,10 +228,14 @@ class ModuleSegmenter(Segmenter):
         )
 
     def _module(self) -> nn.Module:
-        return FullSize(self.source.load(), self._keep, len(self.source.classes)).eval()
+        module = self.source.load()
+        if self.engine != "torch":  # the reference keeps the arithmetic of the library
+            fuse_early(module)
+        return FullSize(module, self._keep, len(self.source.classes)).eval()
 
     def _digest(self) -> str:
-        return hashlib.sha256(f"{self.source.digest} {self._keep}".encode()).hexdigest()
+        graph = " early fusion" if self.source.segformer and self.engine != "torch" else ""
+        return hashlib.sha256(f"{self.source.digest} {self._keep}{graph}".encode()).hexdigest()
 
 
 def not_finite(path: Path, output: str, image: str) -> EngineError:

@@ -66,13 +66,19 @@ class EfficientNetLite0(nn.Module):
     def forward(self, images: Tensor) -> tuple[Tensor, ...]:
         """Return the features of images [N,3,H,W]."""
         net = self.encoder
-        found, rate = [], net._global_params.drop_connect_rate or 0.0
+        found: list[Tensor] = []
+        rate = net._global_params.drop_connect_rate or 0.0
         features = net._swish(net._bn0(net._conv_stem(images)))
         for number, block in enumerate(net._blocks):
             features = block(features, drop_connect_rate=rate * number / len(net._blocks))
             if number in self.taken:
+                features = self.refine(len(found), features)
                 found.append(features)
         return tuple(found)
+
+    def refine(self, level: int, features: Tensor) -> Tensor:
+        """Return the features of a level, which the next blocks get as well; an adapter may change them."""
+        return features
 
 
 class LiteSegmenter(nn.Module):

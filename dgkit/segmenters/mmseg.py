@@ -77,6 +77,7 @@ def mmseg_source(checkpoint: Path, config: Path | None = None) -> ModuleSource:
         mean=mean,
         std=std,
         side=side,
+        segformer=_head(model).get("type") == "SegformerHead",
         taxonomy=taxonomy,
         values=values,
         notes=() if classes else ("the checkpoint names no classes: they are taken in the usual order",),
@@ -147,7 +148,7 @@ def _needed(model: Mapping[str, Any]) -> list[str]:
     backbone = backbone if isinstance(backbone, Mapping) else {}
     kind = str(backbone.get("type"))
     found = {
-        "efficientnet-lite-pytorch": kind == "EfficientNetLite0",
+        "efficientnet-lite-pytorch": kind in ("EfficientNetLite0", "ReinLite"),
         "peft": bool(backbone.get("lora")),
         "transformers": model.get("type") == "FoundationSegmentor",
     }

@@ -60,6 +60,7 @@ def transformers_source(folder: Path) -> ModuleSource:
         mean=mean,
         std=std,
         notes=(*notes, *ignored),
+        segformer=True,
     )
 
 

@@ -3,6 +3,7 @@
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from typing import TypeVar
 
 import torch
@@ -46,6 +47,7 @@ class _PendingImage:
         top, bottom, left, right = place
         total[:, top:bottom, left:right] += logits
 
+    @torch.inference_mode()
     def label(self, observe: Observe | None = None) -> Tensor:
         """Return uint8 [H,W]: index of the winning channel at the size of the label map."""
         maps = [self._mean(total) for total in self.sums if total is not None]
@@ -85,7 +87,6 @@ class _PendingWindow:
         return self.image.views[self.view][:, top:bottom, left:right]
 
 
-@torch.inference_mode()
 def predict(
     samples: Iterable[EvalSample],
     segmenter: Segmenter,
@@ -93,14 +94,31 @@ def predict(
     *,
     batch: int = 4,
     tta: bool = False,
-    observe: Observe | None = None,
 ) -> Iterator[tuple[EvalSample, Tensor]]:
     """Yield each sample with its prediction, uint8 [H,W] channel indices on the segmenter's device.
 
     As in mmsegmentation, logits of overlapping windows are averaged and resized bilinearly to the size of the label
     map, and the largest wins. ``tta`` averages the probabilities of the image and its mirror image. Windows of equal
     size share calls of ``batch``, whichever image they belong to; samples are yielded when complete, nearly in order,
-    and only few are held at once. ``observe`` is called before a sample is yielded.
+    and only few are held at once.
+    """
+    for sample, label in predict_later(samples, segmenter, protocol, batch=batch, tta=tta):
+        yield sample, label()
+
+
+@torch.inference_mode()
+def predict_later(
+    samples: Iterable[EvalSample],
+    segmenter: Segmenter,
+    protocol: Protocol,
+    *,
+    batch: int = 4,
+    tta: bool = False,
+    observe: Observe | None = None,
+) -> Iterator[tuple[EvalSample, Callable[[], Tensor]]]:
+    """Yield each sample with a call that returns its prediction, as :func:`predict` does, from any thread.
+
+    The network can work on the next images meanwhile. The call calls ``observe`` before it returns.
     """
     queues: dict[tuple[int, int], list[_PendingWindow]] = {}
     pending: list[_PendingImage] = []
@@ -140,11 +158,11 @@ def _run(segmenter: Segmenter, queue: list[_PendingWindow], batch: int) -> None:
         window.image.add(window.view, window.place, logits)
 
 
-def _done(pending: list[_PendingImage], observe: Observe | None) -> Iterator[tuple[EvalSample, Tensor]]:
+def _done(pending: list[_PendingImage], observe: Observe | None) -> Iterator[tuple[EvalSample, Callable[[], Tensor]]]:
     ready = [image for image in pending if not image.left]
     pending[:] = [image for image in pending if image.left]
     for image in ready:
-        yield image.sample, image.label(observe)
+        yield image.sample, partial(image.label, observe)
 
 
 def map_ahead(function: Callable[[S], T], arguments: Iterable[S], workers: int) -> Iterator[T]:

@@ -1,10 +1,11 @@
 """Score a segmenter on data sets, image by image: confusion matrices, and a journal from which a run resumes."""
 
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from torch import Tensor
@@ -25,7 +26,7 @@ from dgkit.evaluation.benchmark.eval_sets import (
     refuse_bad_files,
 )
 from dgkit.evaluation.benchmark.image_conditions import Groups, find_conditions
-from dgkit.evaluation.benchmark.inference import map_ahead, predict
+from dgkit.evaluation.benchmark.inference import map_ahead, predict_later
 from dgkit.evaluation.benchmark.metric_sums import SUMMED, Sums, measure_image
 from dgkit.evaluation.benchmark.protocols import Protocol
 from dgkit.evaluation.benchmark.score_journal import JOURNAL, ScoreJournal
@@ -188,13 +189,13 @@ def _score(
 ) -> Iterator[tuple[EvalSample, np.ndarray, Sums]]:
     """Yield the confusion matrix and the sums of each image.
 
-    They are counted in a thread of their own while the network works on the next images. If bad files are refused, the
-    first one ends scoring, but reading continues so that all of them are listed.
+    Classes are chosen and counted in a thread of their own while the network works on the next images. If bad files are
+    refused, the first one ends scoring, but reading continues so that all of them are listed.
     """
     watch = ConfidenceWatch(segmenter) if "calibration" in config.metrics else None
 
-    def count(sample: EvalSample, channels: Tensor) -> tuple[np.ndarray, Sums]:
-        predicted = segmenter.classes[channels.cpu().numpy()]
+    def count(sample: EvalSample, label: Callable[[], Tensor]) -> tuple[np.ndarray, Sums]:
+        predicted = segmenter.classes[label().cpu().numpy()]
         if config.save_predictions is not None:
             write_label(
                 _prediction_path(config.save_predictions, sample.dataset, sample.files), predicted, segmenter.taxonomy
@@ -207,9 +208,10 @@ def _score(
     wanted = (sample for sample in samples if not (config.strict and late))
     queue: list[tuple[EvalSample, Future[tuple[np.ndarray, Sums]]]] = []
     with ThreadPoolExecutor(1) as pool:
-        for sample, channels in predict(wanted, segmenter, protocol, batch=config.batch, tta=config.tta, observe=watch):
-            queue.append((sample, pool.submit(count, sample, channels)))
-            while queue and (len(queue) > 2 or queue[0][1].done()):
+        settings: dict[str, Any] = {"batch": config.batch, "tta": config.tta, "observe": watch}
+        for sample, label in predict_later(wanted, segmenter, protocol, **settings):
+            queue.append((sample, pool.submit(count, sample, label)))
+            while queue and (len(queue) > 1 or queue[0][1].done()):  # each holds the logits of an image
                 first, future = queue.pop(0)
                 yield first, *future.result()
         for first, future in queue:

@@ -15,7 +15,7 @@ from torch.nn import functional
 
 from dgkit.errors import ModelError
 from dgkit.optional import first_line
-from dgkit.segmenters.efficientnet_lite import EfficientNetLite0
+from dgkit.segmenters.efficientnet_lite import LITE_CHANNELS, EfficientNetLite0
 from dgkit.segmenters.transformers import without_progress_bar
 from dgkit.texts import count_of
 from dgkit.training.loop.integrity import check_finite
@@ -167,6 +167,25 @@ class StageBackbone(FoundationBackbone):
 
 
 MODELS.register_module(module=EfficientNetLite0, force=True)
+
+
+@MODELS.register_module(force=True)
+class ReinLite(EfficientNetLite0):
+    """EfficientNet-Lite0 with Rein after the blocks that end a level.
+
+    Rein's formula is for blocks of one width; the levels differ, so that each has tokens and linear layers of its own.
+    A pixel of a level takes the place of a patch.
+    """
+
+    def __init__(self, rein: Mapping[str, Any], levels: bool = True) -> None:
+        super().__init__(levels)
+        sides = zip(LITE_CHANNELS, (4, 8, 16, 32), strict=True)
+        self.rein = nn.ModuleList(Rein(1, width, side, **rein) for width, side in list(sides)[-len(self.taken) :])
+
+    def refine(self, level: int, features: Tensor) -> Tensor:
+        """Return the refined features [N,C,h,w] of a level."""
+        tokens = self.rein[level](features.flatten(2).transpose(1, 2), 0)
+        return tokens.transpose(1, 2).unflatten(2, features.shape[-2:])
 
 
 def make_encoder(kind: str, settings: Mapping[str, Any]) -> Any:

@@ -80,6 +80,9 @@ def model_config(
     return config
 
 
+_VIT_OPTIONS = ("rein", "lora", "patch", "blocks")
+
+
 def preprocessor(crop: int, divisor: int | None) -> dict[str, Any]:
     """Return the config of the normalization; while testing, images are padded to multiples of ``divisor``."""
     config: dict[str, Any] = {
@@ -107,15 +110,17 @@ def encoder_plan(head: str, backbone: str, crop: int, channels: int | None, opti
                 "use head=mask2former",
             )
         return plan
-    wrong = next((name for name in ("rein", "lora", "patch", "blocks") if getattr(options, name) is not None), None)
+    names = ["lora", "patch", "blocks"] if backbone == LITE and head != "mask2former" else [*_VIT_OPTIONS]
+    wrong = next((name for name in names if getattr(options, name) is not None), None)
     if wrong:
         raise UsageError(
-            f"{wrong} cannot be combined with backbone {backbone!r}; it needs a ViT of {PREFIX}*",
+            f"{wrong} cannot be combined with backbone {backbone!r} and head {head!r}; it needs a ViT of {PREFIX}*",
             f"remove it: --set {wrong}=null",
         )
     if backbone == LITE:
         own = LITE_CHANNELS if levels else LITE_CHANNELS[-1:]
-        return EncoderPlan({"type": "EfficientNetLite0", "levels": levels}, list(own))
+        adapted = {"type": "ReinLite", "rein": dict(options.rein)} if options.rein else {"type": "EfficientNetLite0"}
+        return EncoderPlan({**adapted, "levels": levels}, list(own))
     inputs = [2048] if backbone in RESNET else [channels or UNET_CHANNELS] if backbone == "unet" else None
     divisor = 2 ** (UNET_LEVELS - 1) if backbone == "unet" else None
     widths = inputs or [MIT[backbone][0] * factor for factor in HEADS_PER_STAGE]

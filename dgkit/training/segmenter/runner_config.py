@@ -88,6 +88,8 @@ def optimiser(
         "optimizer": {"type": "AdamW", "lr": train.lr, "betas": (0.9, 0.999), "weight_decay": train.weight_decay},
         "paramwise_cfg": paramwise,
     }
+    if train.clip is not None:
+        wrapper["clip_grad"] = {"max_norm": train.clip}
     if train.precision == "bf16":
         wrapper["type"] = "Bf16OptimWrapper"
     elif train.precision == "fp16":

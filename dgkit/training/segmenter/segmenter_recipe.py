@@ -161,7 +161,7 @@ class Shade(Config):
 
 
 class ReinTokens(Config):
-    """Rein: learnt tokens between the blocks of a frozen ViT. Source: Wei et al., Rein (CVPR 2024); its constants."""
+    """Rein: learnt tokens in a frozen encoder. Source: Wei et al., Rein (CVPR 2024); its constants."""
 
     tokens: int = Field(100, ge=2)
     """tokens of each block; with head mask2former also the number of queries"""
@@ -193,6 +193,8 @@ class SegmenterSchedule(Config):
     """learning rate of a ViT's block as a multiple of the next block's, for transformers:*; 1: the same for all"""
     weight_decay: float = Field(0.01, ge=0)
     """weight decay of AdamW; norms have none"""
+    clip: float | None = Field(None, gt=0)
+    """largest L2 norm of the gradient of all weights; longer gradients are scaled down to it; default: no limit"""
     warmup: int = Field(1500, ge=0)
     """iterations of linear warm-up, from a millionth of lr"""
     power: float = Field(1.0, gt=0)
@@ -218,7 +220,8 @@ class SegmenterRecipe(Config):
     freeze: bool | Literal["norms"] = False
     """true: the encoder does not learn, except its adapters; norms: its normalization layers do not"""
     rein: ReinTokens | None = None
-    """Rein: learnt tokens refine the features after each block of a frozen ViT; default: none"""
+    """Rein: learnt tokens refine the features after each block of a frozen ViT, or after each level of
+    efficientnet_lite0; default: none"""
     lora: BackboneLora | None = None
     """LoRA: low-rank changes of the attention of a frozen ViT or Swin, needs peft; default: none"""
     patch: int | None = Field(None, ge=4, le=64)

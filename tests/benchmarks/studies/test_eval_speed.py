@@ -32,8 +32,10 @@ def test_medians_and_the_largest_peak(script: ModuleType) -> None:
     assert (base["engine"], base["batch"], base["x_mmseg"]) == ("mmsegmentation", 1, 1.0)
     assert script.table([base, row])[3] == "| openvino | 1.50 | 3.00 | 7.05 | 850 |"
     assert script.summary("torch", ours, None, given)["x_mmseg"] == ""
+    vit = script.summary("vit-openvino", ours, loop, given)
+    assert (vit["loop"], vit["network"], row["loop"]) == ("pipeline", "DINOv2-S, linear", "mmseg")
 
 
 def test_variants_exist(script: ModuleType) -> None:
     assert all(engine in RUNNERS and dtype in DTYPES for engine, dtype in script.VARIANTS.values())
-    assert {*script.ON_CPU.split(","), *script.ON_GPU.split(",")} <= {script.LOOP, *script.VARIANTS}
+    assert {*script.ON_CPU.split(","), *script.ON_GPU.split(",")} <= {script.LOOP, script.PIPELINE, *script.VARIANTS}

@@ -10,7 +10,8 @@ import torch
 if importlib.util.find_spec("mmseg") is None:
     pytest.skip("needs mmsegmentation: pip install 'dgkit[seg]'", allow_module_level=True)
 
-from dgkit.errors import MissingDependency
+from dgkit.errors import MissingDependency, UsageError
+from dgkit.segmenters.efficientnet_lite import EfficientNetLite0
 from dgkit.training.segmenter.adapters import Rein, add_lora, is_adapter
 from dgkit.training.segmenter.mm import MODELS, init_default_scope
 from dgkit.training.segmenter.network_pairs import EncoderOptions
@@ -100,6 +101,31 @@ def test_an_encoder_that_learns_nothing_keeps_its_weights(tmp_path):
         f"rein.{name}" for name, _ in net.backbone.rein.named_parameters()
     }
     assert is_adapter("rein.down") and not is_adapter("encoder.layer.0.attention.q_proj.weight")
+
+
+def test_rein_on_efficientnet_refines_each_level():
+    """100 tokens of rank 16 and two linear layers for each of the four widths; without its scale the features stay."""
+    pytest.importorskip("efficientnet_lite_pytorch", reason="needs the extra 'imagenet'")
+    options = EncoderOptions(freeze=True, rein={"tokens": 100, "rank": 16})
+    net = build_network(model_config("daformer", "efficientnet_lite0", 64, encoder=options)).eval()
+    adapter = sum(p.numel() for p in net.backbone.parameters() if p.requires_grad)
+    assert adapter == sum(16 * (100 + width) + 2 * (width + 1) * width + 1 for width in (24, 40, 112, 320))
+    image = torch.randn(1, 3, 64, 64)
+    with torch.no_grad():
+        refined = net.backbone(image)
+        for rein in net.backbone.rein:
+            rein.scale.zero_()
+        unchanged = net.backbone(image)
+        plain = EfficientNetLite0().eval()
+        plain.encoder.load_state_dict(net.backbone.encoder.state_dict())
+        for one, two, expected in zip(refined, unchanged, plain(image), strict=True):
+            torch.testing.assert_close(two, expected)
+            assert one.shape == two.shape and not torch.equal(one, two)
+
+
+def test_rein_on_efficientnet_makes_no_queries():
+    with pytest.raises(UsageError, match="rein cannot be combined with backbone 'efficientnet_lite0' and head 'mask2f"):
+        model_config("mask2former", "efficientnet_lite0", 64, encoder=EncoderOptions(freeze=True, rein={"tokens": 4}))
 
 
 def test_lora_needs_peft(monkeypatch):

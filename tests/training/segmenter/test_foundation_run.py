@@ -150,6 +150,12 @@ def test_the_feature_distance_is_to_imagenet_weights(micro):
     assert len(stored["frozen_encoder"]) == 64 and 0 < made["loss"] < float("inf")
 
 
+def test_gradients_are_clipped_on_request():
+    assert "clip_grad" not in optimiser(SegmenterSchedule())
+    for precision in ("fp32", "bf16"):
+        assert optimiser(SegmenterSchedule(clip=0.01, precision=precision))["clip_grad"] == {"max_norm": 0.01}
+
+
 def test_optimisers_of_foundation_networks():
     plain = optimiser(SegmenterSchedule())["paramwise_cfg"]
     assert plain == {

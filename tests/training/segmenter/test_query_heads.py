@@ -70,6 +70,7 @@ ADAPTED = [
     pytest.param("daformer", "dinov3_vit", LORA, id="lora-daformer"),
     pytest.param("linear", "swin", LORA, id="lora-swin"),
     pytest.param("upernet", LITE, FROZEN, id="frozen-upernet"),
+    pytest.param("daformer", LITE, REIN, id="rein-lite"),
     pytest.param("linear", "mit_b0", EncoderOptions(freeze="norms"), id="norms-mit"),
 ]
 
@@ -118,6 +119,7 @@ PUBLISHED = {
         ("mask2former", "dinov2", EncoderOptions(freeze=True, rein={"tokens": 100, "rank": 16}, patch=16), 21.6),
         ("eomt", "dinov2", EncoderOptions(patch=16), 21.6),
         ("upernet", "swin", None, 27.5),
+        ("mask2former", "swin", None, 27.5),
         ("daformer", LITE, None, 2.95),
     ],
 )

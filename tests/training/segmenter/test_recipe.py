@@ -108,7 +108,10 @@ def test_the_recipes_of_foundation_networks_have_the_published_constants(tmp_pat
         assert rein.data.short_sides == (256, 1024) and rein.data.rare_classes is None
     eomt = load_segmenter(RECIPES / "eomt_dinov2_small.py", out=tmp_path)
     assert (eomt.head, eomt.train.batch, eomt.train.layer_decay, eomt.freeze) == ("eomt", 16, 0.8, False)
+    assert (eomt.train.lr, eomt.train.head_lr, eomt.train.weight_decay, eomt.train.power) == (1e-4, 1, 0.05, 0.9)
     swin = load_segmenter(RECIPES / "mask2former_swin_tiny.py", out=tmp_path)
     assert swin.train.lr * swin.train.head_lr == pytest.approx(1e-4) and swin.train.lr == 1e-5
+    assert (swin.train.steps, swin.train.batch, swin.train.weight_decay, swin.train.warmup) == (90_000, 16, 0.05, 0)
+    assert eomt.train.clip == swin.train.clip == 0.01 and eomt.data.cat_max_ratio == swin.data.cat_max_ratio == 1
     lite = load_segmenter(RECIPES / "efficientnet_lite0_daformer.py", out=tmp_path)
     assert (lite.head, lite.backbone, lite.train.lr) == ("daformer", "efficientnet_lite0", 6e-5)
