@@ -215,7 +215,7 @@ def run_pipeline(given: argparse.Namespace) -> dict[str, Any]:
     """Time transformers' pipeline for semantic segmentation and the count of its masks."""
     import numpy as np
     import torch
-    from transformers import PretrainedConfig, PreTrainedModel, SegformerImageProcessor, pipeline
+    import transformers
     from transformers.modeling_outputs import SemanticSegmenterOutput
 
     from dgkit.data.datasets import open_dataset
@@ -226,8 +226,10 @@ def run_pipeline(given: argparse.Namespace) -> dict[str, Any]:
 
     source = find_source(given.checkpoint)
 
-    class Wrapped(PreTrainedModel):
-        config_class = PretrainedConfig
+    library: Any = transformers
+
+    class Wrapped(library.PreTrainedModel):  # type: ignore[misc]
+        config_class = library.PretrainedConfig
 
         def __init__(self, config: Any) -> None:
             super().__init__(config)
@@ -236,10 +238,10 @@ def run_pipeline(given: argparse.Namespace) -> dict[str, Any]:
         def forward(self, pixel_values: torch.Tensor) -> SemanticSegmenterOutput:
             return SemanticSegmenterOutput(logits=self.network(pixel_values))
 
-    model = Wrapped(PretrainedConfig(id2label=dict(enumerate(CLASSES)))).eval()
+    model = Wrapped(library.PretrainedConfig(id2label=dict(enumerate(CLASSES)))).eval()
     size = {"width": SCALE[0], "height": SCALE[1]}
-    processor = SegformerImageProcessor(size=size, image_mean=list(source.mean), image_std=list(source.std))
-    run = pipeline("image-segmentation", model=model, image_processor=processor, device=given.device)
+    processor = library.SegformerImageProcessor(size=size, image_mean=list(source.mean), image_std=list(source.std))
+    run = library.pipeline("image-segmentation", model=model, image_processor=processor, device=given.device)
 
     def score(folder: str) -> np.ndarray:
         samples = open_dataset("cityscapes", given.work / folder, "val").samples
