@@ -1,15 +1,17 @@
 """``dgkit eval``: score a segmenter on several data sets and write one folder of reports."""
 
 import math
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from dgkit.config import dump_config
+from dgkit.data.datasets import Sample
 from dgkit.data.scores import mean_iou
 from dgkit.evaluation.benchmark.eval_config import EvalConfig
-from dgkit.evaluation.benchmark.eval_sets import BadSample, read_sample
+from dgkit.evaluation.benchmark.eval_sets import BadSample, EvalSample, read_sample
 from dgkit.evaluation.benchmark.gallery import Card, confusion_picture, gallery, picture_strip
 from dgkit.evaluation.benchmark.inference import predict
 from dgkit.evaluation.benchmark.score_report import build_report, images_csv, percent, report_csv
@@ -31,7 +33,13 @@ def evaluate(
     ``segmenter`` is opened and closed here. IoU values are shares 0..1, not rounded, None for a class without one.
     Raises what :func:`~dgkit.evaluation.benchmark.score_sets.score_sets` raises.
     """
-    out = Path(out)
+    return score_and_report(segmenter, config, Path(out), progress, notify)[0]
+
+
+def score_and_report(
+    segmenter: Segmenter, config: EvalConfig, out: Path, progress: Progress, notify: Notify | None
+) -> tuple[dict[str, Any], SetScores]:
+    """Do what :func:`evaluate` does; return the scores of each image too."""
     with segmenter:
         found = score_sets(segmenter, config, out, progress, notify)
         result = build_report(segmenter, config, found)
@@ -39,7 +47,7 @@ def evaluate(
         cards = {name: _worst_cards(segmenter, config, found, name) for name in found.samples}
     atomic_write(out / "index.html", gallery(result, cards, out).encode("utf-8", "backslashreplace"))
     atomic_write(out / "report.json", json_bytes(result))
-    return result
+    return result, found
 
 
 def _write_tables(out: Path, config: EvalConfig, found: SetScores, result: dict[str, Any]) -> list[str]:
@@ -60,22 +68,33 @@ def _write_tables(out: Path, config: EvalConfig, found: SetScores, result: dict[
 
 def _worst_cards(segmenter: Segmenter, config: EvalConfig, found: SetScores, name: str) -> list[Card]:
     """Return the images of data set ``name`` with the lowest mIoU; they are predicted again, as nothing is kept."""
-    protocol = config.resolved_protocol()
     scores = {s.id: mean_iou(found.matrices[name, s.id], absent=config.absent) for s in found.samples[name]}
     ranked = sorted(
         found.samples[name], key=lambda sample: (math.isnan(scores[sample.id]), scores[sample.id], sample.id)
     )
     worst = [(name, sample) for sample in ranked[: config.worst]]
-    samples = read_samples(worst, protocol, min(2, worker_count(config)), [])
     cards = {}
-    for sample, channels in predict(samples, segmenter, protocol, batch=config.batch, tta=config.tta):
+    for sample, predicted in predict_again(segmenter, config, worst):
         files = sample.files
         try:
             image, _ = read_sample(name, files)
         except BadSample:  # removed since it was scored
             continue
-        strip = picture_strip(image, sample.label, segmenter.classes[channels.cpu().numpy()], segmenter.taxonomy)
+        strip = picture_strip(image, sample.label, predicted, segmenter.taxonomy)
         title = f"{files.id} {files.condition}" if files.condition else files.id
         score = scores[files.id]
         cards[files.id] = Card(title, percent(score if math.isfinite(score) else None), strip)
     return [cards[sample.id] for _, sample in worst if sample.id in cards]
+
+
+def predict_again(
+    segmenter: Segmenter, config: EvalConfig, wanted: list[tuple[str, Sample]]
+) -> Iterator[tuple[EvalSample, np.ndarray]]:
+    """Yield samples, given with the name of their data set, with their prediction, uint8 [H,W] train ids.
+
+    Those that can no longer be read are left out.
+    """
+    protocol = config.resolved_protocol()
+    samples = read_samples(wanted, protocol, min(2, worker_count(config)), [])
+    for sample, channels in predict(samples, segmenter, protocol, batch=config.batch, tta=config.tta):
+        yield sample, segmenter.classes[channels.cpu().numpy()]

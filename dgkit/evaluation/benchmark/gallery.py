@@ -1,8 +1,6 @@
 """Reports to look at: confusion matrices as images, and one self-contained HTML page with the worst predictions."""
 
-import base64
 import html
-import io
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,6 +10,7 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
 from dgkit.data.labelmap import colorize
+from dgkit.evaluation.benchmark.page_parts import document, image_tag, legend, picture_tag
 from dgkit.evaluation.benchmark.score_report import class_names, figure, figure_rows, percent
 from dgkit.labels import IGNORE
 from dgkit.taxonomies import CITYSCAPES19, Taxonomy, find_taxonomy
@@ -88,20 +87,6 @@ def picture_strip(
     )
 
 
-_STYLE = """
-:root { color-scheme: light dark; }
-body { font: 15px/1.45 system-ui, sans-serif; margin: 24px; max-width: 1900px; }
-table { border-collapse: collapse; font-variant-numeric: tabular-nums; }
-td, th { padding: 3px 9px; text-align: right; border-bottom: 1px solid #8884; }
-td:first-child, th:first-child { text-align: left; }
-.scroll { overflow-x: auto; }
-.strip { display: flex; gap: 4px; overflow-x: auto; }
-.legend span { display: inline-block; margin-right: 12px; white-space: nowrap; }
-.legend i { display: inline-block; width: 12px; height: 12px; margin-right: 4px; border: 1px solid #888; }
-figure { margin: 14px 0; }
-"""
-
-
 def gallery(result: dict[str, Any], cards: dict[str, list[Card]], out: Path) -> str:
     """Return the HTML page: scores, confusion matrices (read from ``out``) and the worst images, all in one file."""
     title = f"{Path(result['segmenter']['path']).name}, protocol {result['protocol']['name']}"
@@ -109,20 +94,16 @@ def gallery(result: dict[str, Any], cards: dict[str, list[Card]], out: Path) -> 
         f"<h1>{html.escape(title)}</h1>",
         _facts(result),
         _table(result),
-        _legend(find_taxonomy(result.get("taxonomy"))),
+        legend(find_taxonomy(result.get("taxonomy"))),
     ]
     for name, shown in cards.items():
         matrix = out / f"confusion-{name}.png"
         parts.append(f"<h2>{html.escape(name)}</h2>")
-        parts.append(f"<details><summary>Confusion matrix</summary>{_image(matrix.read_bytes(), 'png')}</details>")
+        parts.append(f"<details><summary>Confusion matrix</summary>{image_tag(matrix.read_bytes(), 'png')}</details>")
         if shown:
             parts.append("<p>Lowest mIoU first: photograph, label, prediction, errors.</p>")
         parts += [_figure(card) for card in shown]
-    body = "\n".join(parts)
-    return (
-        f'<!doctype html>\n<html lang="en"><head><meta charset="utf-8"><title>{html.escape(title)}</title>'
-        f"<style>{_STYLE}</style></head>\n<body>\n{body}\n</body></html>\n"
-    )
+    return document(title, parts)
 
 
 def _facts(result: dict[str, Any]) -> str:
@@ -151,27 +132,8 @@ def _table(result: dict[str, Any]) -> str:
     return f'<div class="scroll"><table><tr><th></th>{head}</tr>\n{lines}</table></div>{means}'
 
 
-def _legend(taxonomy: Taxonomy) -> str:
-    colours = [*(tuple(row) for row in taxonomy.palette.tolist()), (0, 0, 0)]
-    spans = (
-        f'<span><i style="background:rgb{colour}"></i>{name}</span>'
-        for name, colour in zip((*taxonomy.names, "ignored"), colours, strict=True)
-    )
-    return f'<p class="legend">{"".join(spans)}</p>'
-
-
 def _figure(card: Card) -> str:
     photograph, *maps = card.strip
-    pictures = _image(_bytes(photograph, "JPEG"), "jpeg") + "".join(_image(_bytes(m, "PNG"), "png") for m in maps)
+    pictures = picture_tag(photograph, "JPEG") + "".join(picture_tag(one, "PNG") for one in maps)
     caption = f"{html.escape(card.title)}: mIoU {card.score}"
     return f'<figure><div class="strip">{pictures}</div><figcaption>{caption}</figcaption></figure>'
-
-
-def _bytes(picture: Image.Image, kind: str) -> bytes:
-    stream = io.BytesIO()
-    picture.save(stream, kind)
-    return stream.getvalue()
-
-
-def _image(data: bytes, kind: str) -> str:
-    return f'<img alt="" src="data:image/{kind};base64,{base64.b64encode(data).decode()}">'

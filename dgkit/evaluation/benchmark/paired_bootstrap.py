@@ -14,6 +14,7 @@ import numpy as np
 from dgkit.data.scores import Absent
 
 LEVEL = 0.95
+LEAST = 10  # images; with fewer, the drawn sets are too much alike for an interval to hold what it promises
 _CELLS = 1 << 24  # of the drawn counts in memory at a time: 128 MiB
 _HITS, _ROWS, _COLUMNS = range(3)
 
@@ -30,11 +31,6 @@ class Interval:
     def to_json(self) -> dict[str, float | None]:
         """Return the entry in ``report.json``."""
         return vars(self).copy()
-
-    @property
-    def excludes_zero(self) -> bool:
-        """Whether zero lies outside of the interval."""
-        return self.low is not None and self.high is not None and (self.low > 0 or self.high < 0)
 
 
 @dataclass(frozen=True)
@@ -55,13 +51,13 @@ def compare_scores(strata: Sequence[Sequence[np.ndarray]], absent: Absent, resam
 
     ``strata[s][k]``: int64 [n,K,K+1], the confusion matrices of segmenter k on the images of data set s. Of several
     data sets the mean of their mIoU is compared, each drawn by itself. ``absent`` as in
-    :func:`~dgkit.data.scores.class_iou`. With a single image there is no interval.
+    :func:`~dgkit.data.scores.class_iou`. With fewer than :data:`LEAST` images there is no interval.
     """
     random = np.random.default_rng(seed)
     parts = [[class_parts(matrices) for matrices in stratum] for stratum in strata]
     totals = [np.stack([one.sum(0, keepdims=True) for one in stratum]) for stratum in parts]
     drawn = [_resample(stratum, resamples, random) for stratum in parts]
-    certain = all(len(stratum[0]) > 1 for stratum in parts)
+    certain = all(len(stratum[0]) >= LEAST for stratum in parts)
     whole, again = ([class_values(one, absent) for one in found] for found in (totals, drawn))
     means, means_again = (np.mean([mean_values(iou) for iou in found], axis=0) for found in (whole, again))
     compared = []
