@@ -58,7 +58,7 @@ def evaluate(
         if len(opened) == 1:
             from dgkit.evaluation.benchmark.evaluate import evaluate as score
 
-            result = score(*opened.values(), config, out, report, say)
+            result = score(next(iter(opened.values())), config, out, report, say)
         else:
             from dgkit.evaluation.benchmark.comparison import compare
 

@@ -112,9 +112,9 @@ def _predict_scenes(
     wanted = [(name, scene.files) for (name, _), scene in scenes.items()]
     for one in found.values():
         with one.segmenter:
-            for sample, predicted in predict_again(one.segmenter, config, wanted):
-                scene = scenes[sample.dataset, sample.files.id]
-                scene.predictions.append(shrunk(predicted, scene.label.shape))
+            for read, predicted in predict_again(one.segmenter, config, wanted):
+                kept = scenes[read.dataset, read.files.id]
+                kept.predictions.append(shrunk(predicted, kept.label.shape))
     complete = {key: scene for key, scene in scenes.items() if len(scene.predictions) == len(found)}
     return {name: [scene for key, scene in complete.items() if key[0] == name] for name in spreads}
 

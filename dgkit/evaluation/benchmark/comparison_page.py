@@ -4,7 +4,14 @@ import html
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from dgkit.evaluation.benchmark.comparison_report import excludes_zero, figure_headings, interval_text, p_text, signed
+from dgkit.evaluation.benchmark.comparison_report import (
+    FEW,
+    excludes_zero,
+    figure_headings,
+    interval_text,
+    p_text,
+    signed,
+)
 from dgkit.evaluation.benchmark.comparison_strip import Scene, change_map, class_map, error_map
 from dgkit.evaluation.benchmark.page_parts import STYLE, document, legend, picture_tag
 from dgkit.evaluation.benchmark.score_report import figure, percent
@@ -54,6 +61,7 @@ def _facts(result: dict[str, Any]) -> str:
         f"Protocol: {result['protocol']['description']}.",
         f"Differences to {result['reference']} in percent points, with 95 % intervals and two-sided p of a paired "
         f"bootstrap over the pictures ({drawn['resamples']} resamples, seed {drawn['seed']}).",
+        *([FEW] if any(one["low"] is None for one in _all_mious(result)) else []),
         *(f"{name}: {facts['path']}, {facts['engine']}." for name, facts in result["segmenters"].items()),
         *(f"Labels of {name}: {'; '.join(facts['labels'])}." for name, facts in result["sets"].items()),
         *([f"Test-time augmentation: {result['test_time_augmentation']}."] if result["test_time_augmentation"] else []),

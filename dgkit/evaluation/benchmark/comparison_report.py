@@ -11,7 +11,7 @@ import numpy as np
 from dgkit.data.datasets import Sample
 from dgkit.evaluation.benchmark.eval_config import EvalConfig
 from dgkit.evaluation.benchmark.metric_sums import CLASS_KEYS, HEADINGS
-from dgkit.evaluation.benchmark.paired_bootstrap import LEVEL, compare_scores
+from dgkit.evaluation.benchmark.paired_bootstrap import LEAST, LEVEL, compare_scores
 from dgkit.evaluation.benchmark.protocols import AVERAGES
 from dgkit.evaluation.benchmark.score_report import condition_groups, figure, percent, table_rows
 from dgkit.evaluation.benchmark.score_sets import SetScores
@@ -19,6 +19,7 @@ from dgkit.taxonomies import Taxonomy
 
 Stratum = tuple[str, Sequence[str]]
 """A data set and the ids of some of its images."""
+FEW = f"Fewer than {LEAST} pictures have no interval."
 _SCORES = ("miou", "pixel_accuracy", "classes", *HEADINGS, "calibration_bins", "iou", *CLASS_KEYS)
 _SHARED = ("protocol", "test_time_augmentation", "exif", "taxonomy", "bad_files", "provenance")
 

@@ -51,7 +51,7 @@ def shrunk(label: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
 
 def error_map(label: np.ndarray, predicted: np.ndarray) -> Image.Image:
     """Draw the pixels that are predicted wrongly in red; ignored ones are black."""
-    shown = np.where((label == predicted)[..., None], np.uint8(RIGHT), np.uint8(WRONG))
+    shown = np.where((label == predicted)[..., None], np.array(RIGHT, np.uint8), np.array(WRONG, np.uint8))
     shown[label == IGNORE] = 0
     return Image.fromarray(shown)
 
@@ -59,7 +59,7 @@ def error_map(label: np.ndarray, predicted: np.ndarray) -> Image.Image:
 def change_map(label: np.ndarray, first: np.ndarray, predicted: np.ndarray) -> Image.Image:
     """Draw what ``predicted`` gains (green) and loses (red) against ``first``; grey is wrong in both."""
     before, now = label == first, label == predicted
-    shown = np.where((before & now)[..., None], np.uint8(RIGHT), np.uint8(STILL_WRONG))
+    shown = np.where((before & now)[..., None], np.array(RIGHT, np.uint8), np.array(STILL_WRONG, np.uint8))
     shown[now & ~before], shown[before & ~now] = GAINED, LOST
     shown[label == IGNORE] = 0
     return Image.fromarray(shown)
