@@ -12,11 +12,13 @@ if importlib.util.find_spec("mmseg") is None:
     pytest.skip("needs mmsegmentation: pip install 'dgkit[seg]'", allow_module_level=True)
 
 from dgkit.segmenters.mmseg import SCORE_HEADS
+from dgkit.segmenters.opening import open_segmenter
 from dgkit.training.segmenter.heads import GridPool
 from dgkit.training.segmenter.network_pairs import EncoderOptions
-from dgkit.training.segmenter.networks import build_network, model_config
+from dgkit.training.segmenter.networks import MEAN, STD, build_network, model_config
 from dgkit.training.segmenter.query_heads import EomtHead, QueryHead, QueryPrediction, semantic_logits, split_classes
 from dgkit.training.segmenter.segmenter_export import export_segmenter
+from tests.segmenters.mmseg_files import save
 from tests.training.segmenter.encoders import CONFIGS, VITS, encoder_folder
 from tests.training.segmenter.test_networks import samples
 
@@ -28,8 +30,8 @@ REIN = EncoderOptions(freeze=True, rein={"tokens": 6, "rank": 2})
 LORA = EncoderOptions(freeze=True, lora={"rank": 2, "alpha": 2.0})
 
 
-def network(head: str, backbone: str, options: EncoderOptions | None = None, tmp_path=None):
-    """Return a tiny network; ``backbone`` is a kind of transformers, or a name of a recipe."""
+def tiny_config(head: str, backbone: str, options: EncoderOptions | None = None, tmp_path=None) -> dict[str, Any]:
+    """Return the config of a tiny network; ``backbone`` is a kind of transformers, or a name of a recipe."""
     if backbone == LITE:
         pytest.importorskip("efficientnet_lite_pytorch", reason="needs the extra 'imagenet'")
     if options is LORA:
@@ -40,6 +42,12 @@ def network(head: str, backbone: str, options: EncoderOptions | None = None, tmp
         config["decode_head"] |= {"points": 64, "encoder_layers": 1, "decoder_layers": 1}
     if head == "eomt":
         config["decode_head"] |= {"points": 64, "blocks": 2, "queries": 8}
+    return config
+
+
+def network(head: str, backbone: str, options: EncoderOptions | None = None, tmp_path=None):
+    """Return a tiny network; ``backbone`` is a kind of transformers, or a name of a recipe."""
+    config = tiny_config(head, backbone, options, tmp_path)
     torch.manual_seed(0)
     net = build_network(config)
     for name, parameter in net.named_parameters():
@@ -93,6 +101,46 @@ def test_losses_reach_what_learns_and_nothing_else(tmp_path, head, backbone, opt
         found = net.eval()._forward(torch.randn(1, 3, 64, 96))
     side = {"linear": 8 if backbone in VITS else 2, "eomt": 32}.get(head, 32 if backbone in VITS else 16)
     assert found.shape == (1, 19, side, side * 3 // 2) and found.isfinite().all()
+
+
+def evaluated() -> list[Any]:
+    """Return all pairs and adapters, slow but for a ViT and EfficientNet-Lite0."""
+    fast = ("dinov2-linear", "dinov2-mask2former", "dinov2-eomt", f"{LITE}-daformer", "rein-lite")
+    return [
+        pytest.param(*one.values, id=one.id, marks=() if one.id in fast else pytest.mark.slow)
+        for one in (*pairs(), *ADAPTED)
+    ]
+
+
+@pytest.mark.parametrize(("head", "backbone", "options"), evaluated())
+def test_eval_opens_every_pair(tmp_path, head, backbone, options):
+    net = save(tmp_path / "iter_1.pth", tiny_config(head, backbone, options, tmp_path))
+    images = torch.randint(0, 256, (2, 3, 64, 96), dtype=torch.uint8)
+    mean, std = (torch.tensor(values).view(1, 3, 1, 1) for values in (MEAN, STD))
+    with torch.no_grad():
+        expected = functional.interpolate(net._forward((images - mean) / std), (64, 96), mode="bilinear")
+    with open_segmenter(tmp_path / "iter_1.pth", device="cpu") as found:
+        logits = found.logits(images)
+        assert found.values == ("scores" if head in ("mask2former", "eomt") else "logits")
+    torch.testing.assert_close(logits, expected, rtol=1e-3, atol=1e-4 * float(expected.abs().max()))
+
+
+@pytest.mark.parametrize("backbone", ["dinov2", "swin", "resnet", "mit_b0"])
+def test_heads_have_the_parameters_of_their_layers(tmp_path, backbone):
+    """Batch norms have two numbers per channel; convolutions before them have no bias."""
+
+    def count(head: str) -> int:
+        return sum(
+            p.numel() for p in build_network(tiny_config(head, backbone, None, tmp_path)).decode_head.parameters()
+        )
+
+    inputs = {"dinov2": [32] * 4, "swin": [16, 32, 64, 128], "resnet": [8, 16, 24, 32], "mit_b0": [32, 64, 160, 256]}
+    widths, wide, last = inputs[backbone], 32, 19 * 33
+    assert count("linear") == 2 * widths[-1] + 19 * (widths[-1] + 1)
+    assert count("segformer") == sum(one * wide + 2 * wide for one in widths) + 4 * wide**2 + 2 * wide + last
+    pointwise = 4 * wide**2 + 2 * wide
+    aspp = pointwise + 3 * (9 * 4 * wide + 2 * 4 * wide + pointwise)
+    assert count("daformer") == sum((one + 1) * wide for one in widths) + aspp + 9 * 4 * wide**2 + 2 * wide + last
 
 
 @pytest.mark.slow
