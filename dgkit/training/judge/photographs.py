@@ -6,10 +6,11 @@ from functools import cached_property
 
 import numpy as np
 
-from dgkit.data.datasets import Dataset, Sample, open_dataset
+from dgkit.data.datasets import open_dataset
 from dgkit.data.index import ClassIndex, build_index, default_cache
 from dgkit.data.layouts import ALIASES, LAYOUTS, PAIRS
 from dgkit.data.pairs import read_pair
+from dgkit.data.samples import Dataset, Sample
 from dgkit.errors import UsageError, did_you_mean, shown
 from dgkit.files import user_path
 from dgkit.taxonomies import CAMVID11, CITYSCAPES19, Taxonomy
