@@ -23,16 +23,20 @@ def lora(micro: Path, tmp_path_factory: pytest.TempPathFactory) -> str:
     return str(make_lora(tmp_path_factory.mktemp("loras") / "lora.safetensors", micro, kind="kohya", alpha=2.0))
 
 
-@pytest.mark.parametrize("name", ["text_encoder", "denoiser"])
+SLOW = pytest.mark.slow  # an export of the denoiser takes ten seconds and more, a compilation too
+
+
 @pytest.mark.parametrize(
-    ("engine", "dtype"),
+    ("engine", "dtype", "name"),
     [
-        ("torch", "bf16"),
-        ("openvino", "fp32"),
-        pytest.param("ort", "fp32", marks=pytest.mark.slow),
-        pytest.param("compile", "fp32", marks=pytest.mark.slow),
+        ("torch", "bf16", "text_encoder"),
+        ("torch", "bf16", "denoiser"),
+        ("openvino", "fp32", "text_encoder"),
+        pytest.param("openvino", "fp32", "denoiser", marks=SLOW),
+        *(pytest.param(engine, "fp32", name, marks=SLOW) for engine in ("ort", "compile")
+          for name in ("text_encoder", "denoiser")),
     ],
-)
+)  # fmt: skip
 def test_outputs(micro: Path, lora: str, engine: str, dtype: str, name: str) -> None:
     for package in PACKAGES.get(engine, ()):
         pytest.importorskip(package)
