@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from dgkit.data.datasets import Sample
+from dgkit.data.samples import Sample
 from dgkit.data.scores import mean_iou
 from dgkit.errors import InputError, OutputError
 from dgkit.evaluation.benchmark.comparison_page import comparison_page

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from dgkit.data.datasets import Sample
+from dgkit.data.samples import Sample
 from dgkit.evaluation.benchmark.eval_config import EvalConfig
 from dgkit.evaluation.benchmark.metric_sums import CLASS_KEYS, HEADINGS
 from dgkit.evaluation.benchmark.paired_bootstrap import LEAST, LEVEL, compare_scores

@@ -5,8 +5,8 @@ from dataclasses import dataclass, field
 import numpy as np
 from PIL import Image
 
-from dgkit.data.datasets import Sample
 from dgkit.data.labelmap import colorize
+from dgkit.data.samples import Sample
 from dgkit.evaluation.benchmark.eval_sets import BadSample, read_eval_sample, read_sample
 from dgkit.evaluation.benchmark.protocols import Protocol
 from dgkit.labels import IGNORE

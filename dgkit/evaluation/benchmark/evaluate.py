@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from dgkit.config import dump_config
-from dgkit.data.datasets import Sample
+from dgkit.data.samples import Sample
 from dgkit.data.scores import mean_iou
 from dgkit.evaluation.benchmark.eval_config import EvalConfig
 from dgkit.evaluation.benchmark.eval_sets import BadSample, EvalSample, read_sample
