@@ -8,9 +8,9 @@ for a few steps (unless --checkpoint FILE.pth is given), and the compiled engine
 starts. Protocol of all: pictures of 1024x512, windows of 512 with stride 256, scored at the size of the label maps.
 The variants ``pipeline`` and ``vit-*`` run a frozen DINOv2-S of random weights with a linear head: transformers'
 image-segmentation pipeline, whose masks are joined to label maps and counted, and dgkit eval, on whole pictures of
-1024x512. Writes benchmarks/results/eval_speed.csv and prints it as a table. Targets: openvino 3.5, in bf16 5 times
-as many pictures per second as mmsegmentation, vit-openvino 3 times as many as the pipeline, with the same mIoU to 0.01
-points (bf16: 0.05), and 1.2 times the memory of mmsegmentation's loop.
+1024x512. Writes benchmarks/results/eval_speed.csv and prints it as a table. Targets: openvino 3.5, in bf16 5 times as
+many pictures per second as mmsegmentation, the fastest of vit-* 3 times as many as the pipeline, with the same mIoU to
+0.01 points (bf16: 0.05), and 1.2 times the memory of mmsegmentation's loop.
 """
 
 import argparse
