@@ -61,7 +61,7 @@ def main() -> None:
     # --ways is the former name.
     parser.add_argument("--variants", "--ways", help=f"default: {ON_CPU}, on a GPU {ON_GPU}")
     parser.add_argument("--repeats", type=int, default=3)
-    parser.add_argument("--batch", type=int, default=4, help="windows per call of dgkit eval")
+    parser.add_argument("--batch", type=int, default=2, help="windows per call of dgkit eval")
     parser.add_argument("--device", default="cpu", choices=["cpu", "cuda"])
     parser.add_argument("--note", default="", help="remark for each row, e.g. that the machine did other work")
     parser.add_argument("--only", help=argparse.SUPPRESS)
