@@ -95,7 +95,8 @@ class SegmenterData(Config):
 
     @model_validator(mode="after")
     def _mixed(self) -> Self:
-        if not self.generated and "share" in self.model_fields_set and self.share > 0:
+        usual = self.share == type(self).model_fields["share"].default  # as in the config.yaml of such a run
+        if not self.generated and self.share > 0 and not usual:
             raise ValueError(f"share={self.share} of generated images needs a folder of them: set generated")
         if not self.generated and self.filtered:
             raise ValueError("filtered=true needs a folder of generated images: set generated")

@@ -8,8 +8,9 @@ import pytest
 if importlib.util.find_spec("mmengine") is None:
     pytest.skip("needs mmsegmentation: pip install 'dgkit[seg]'", allow_module_level=True)
 
+from dgkit.config import dump_config
 from dgkit.errors import InputError, UsageError
-from dgkit.training.segmenter.segmenter_recipe import load_segmenter
+from dgkit.training.segmenter.segmenter_recipe import SegmenterData, SegmenterRecipe, load_segmenter
 
 RECIPES = Path(__file__).resolve().parents[3] / "training" / "segmenter"
 
@@ -97,6 +98,14 @@ def test_the_shipped_recipes_have_the_loss_terms_of_the_published_runs(tmp_path)
         "feature_distance": {"weight": 0.005, "classes": [6, 7, *range(11, 19)], "min_ratio": 0.75},
         "shade": {"styles": 64, "refresh": 4000, "images": None, "concentration": 1 / 64, "weight": 10.0},
     }
+
+
+def test_the_config_of_a_run_without_generated_images_is_a_recipe(tmp_path):
+    data = SegmenterData.model_validate({"source": {"dataset": "gta", "root": "x"}})
+    recipe = SegmenterRecipe(head="linear", backbone="mit_b0", data=data, out=tmp_path)
+    path = tmp_path / "config.yaml"
+    path.write_text(dump_config(recipe))
+    assert load_segmenter(path) == recipe
 
 
 def test_the_recipes_of_foundation_networks_have_the_published_constants(tmp_path):
