@@ -66,5 +66,6 @@ def test_a_run_records_its_loras(folder: Path, capsys: pytest.CaptureFixture[str
         assert main(["generate", "snow", *shlex.split(other)]) == 1
         assert "made with other settings (lora: " in capsys.readouterr().err
     assert main(["generate", "snow", "--count", "2"]) == 0
-    assert main(["generate", "plain", "--model", "dginstyle", "--preset", "lcm4:steps=1", *QUICK]) == 0
-    assert "add --lora latent-consistency/lcm-lora-sdv1-5" in " ".join(capsys.readouterr().err.split())
+    for further in (["--preview"], []):
+        assert main(["generate", "plain", "--model", "dginstyle", "--preset", "lcm4:steps=1", *QUICK, *further]) == 0
+        assert "add --lora latent-consistency/lcm-lora-sdv1-5" in " ".join(capsys.readouterr().err.split())

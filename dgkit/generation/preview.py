@@ -11,7 +11,7 @@ from dgkit.errors import UsageError
 from dgkit.files import atomic_write, local_path
 from dgkit.generation.blocks import Block
 from dgkit.generation.contact_sheet import Thumbnail, of_image, of_label, sheet_of
-from dgkit.generation.defaults import for_single_scenes
+from dgkit.generation.defaults import adapter_note, for_single_scenes
 from dgkit.generation.encoding import png
 from dgkit.generation.generate_config import GenerateConfig
 from dgkit.generation.jobs import JobPlan, in_style, make_job
@@ -101,8 +101,9 @@ def _make(
     pipeline = load_pipeline(model, recipe=chosen_engines(config), rebuild=config.rebuild, notify=notify)
     plan, config = make_plan(config, dataset, pipeline, mix, progress, notify)
     if notify is not None:
-        for note in word_notes(plan, pipeline, config.guidance_scale):
-            notify(note)
+        for note in (adapter_note(config, model.info), *word_notes(plan, pipeline, config.guidance_scale)):
+            if note is not None:
+                notify(note)
     firsts = [make_job(plan, number) for number in range(min(LABELS, config.count))]
     jobs = [in_style(plan, job, style) for job in firsts for style in mix.used]
     block = Block(tuple(jobs), tuple(job.index for job in firsts))
