@@ -17,16 +17,7 @@ from dgkit.generation.generate_config import GenerateConfig
 from dgkit.generation.jobs import JobPlan, in_style, make_job
 from dgkit.generation.resuming import run_settings
 from dgkit.generation.scene_generator import SceneGenerator
-from dgkit.generation.settings import (
-    chosen_engines,
-    chosen_preset,
-    chosen_style_mix,
-    chosen_wording,
-    footnote,
-    make_config,
-    make_plan,
-    with_taxonomy,
-)
+from dgkit.generation.settings import checked_mix, chosen_engines, footnote, for_model, make_config, make_plan
 from dgkit.generation.sources import open_files
 from dgkit.generation.word_notes import word_notes
 from dgkit.generation.writer import PREVIEW, OutputFolder
@@ -92,11 +83,9 @@ def _make(
     from dgkit.diffusion.loading import load_pipeline
     from dgkit.diffusion.model_opening import open_model
 
-    mix = chosen_style_mix(config)
-    chosen_preset(config)  # an unknown preset fails before the model is loaded
+    mix = checked_mix(config)
     model = open_model(config.model, config.controlnet, config.lora)
-    config = for_single_scenes(with_taxonomy(config, model.info), model.info)
-    chosen_wording(config)
+    config = for_single_scenes(for_model(config, model.info), model.info)
     dataset = open_files(config, arrays)
     pipeline = load_pipeline(model, recipe=chosen_engines(config), rebuild=config.rebuild, notify=notify)
     plan, config = make_plan(config, dataset, pipeline, mix, progress, notify)

@@ -18,16 +18,7 @@ from dgkit.generation.result import GenerateResult
 from dgkit.generation.resuming import run_settings, with_spacing
 from dgkit.generation.run_speed import record_run
 from dgkit.generation.scene_generator import SceneGenerator
-from dgkit.generation.settings import (
-    chosen_engines,
-    chosen_preset,
-    chosen_style_mix,
-    chosen_wording,
-    footnote,
-    make_config,
-    make_plan,
-    with_taxonomy,
-)
+from dgkit.generation.settings import checked_mix, chosen_engines, footnote, for_model, make_config, make_plan
 from dgkit.generation.sources import open_files
 from dgkit.generation.word_notes import word_notes
 from dgkit.generation.writer import OutputFolder
@@ -110,15 +101,13 @@ def _generate(
     notify: Notify | None,
     started: float,
 ) -> GenerateResult:
-    mix = chosen_style_mix(config)
-    chosen_preset(config)  # an unknown preset fails before the model is loaded
+    mix = checked_mix(config)
     if folder.config_path.is_file():
         require_engine(config, folder.path)
     from dgkit.diffusion.model_opening import open_model
 
     source = open_model(config.model, config.controlnet, config.lora)
-    config = with_taxonomy(config, source.info)
-    chosen_wording(config)  # a word for an unknown class fails, too
+    config = for_model(config, source.info)
     dataset = open_files(config, arrays) if dataset is None else dataset
 
     def load(config: GenerateConfig) -> "Pipeline":

@@ -86,12 +86,17 @@ def resolve_paths(config: GenerateConfig) -> GenerateConfig:
     return config.model_copy(update=changes)
 
 
-def with_taxonomy(config: GenerateConfig, model: "ModelInfo") -> GenerateConfig:
-    """Return the settings with the classes of ``model``. Raises InputError if the settings require others."""
+def for_model(config: GenerateConfig, model: "ModelInfo") -> GenerateConfig:
+    """Return the settings with the classes of ``model``.
+
+    Raises InputError if the settings require others, UsageError for words of a class that does not exist.
+    """
     found = model.taxonomy
     if config.taxonomy is not None and find_taxonomy(config.taxonomy) != found:
         raise mixed(find_taxonomy(config.taxonomy), found, f"the model {model.name}")
-    return config.model_copy(update={"taxonomy": found.recorded()})
+    config = config.model_copy(update={"taxonomy": found.recorded()})
+    chosen_wording(config)
+    return config
 
 
 def _absolute_lora(text: str) -> str:
@@ -143,6 +148,16 @@ def chosen_style_mix(config: GenerateConfig) -> StyleMix:
     """
     shares, own = config.shares, {name: make_style(name, entry) for name, entry in config.styles.items()}
     return load_style_mix(shares, own) if isinstance(shares, str) else make_mix("custom", shares, own)
+
+
+def checked_mix(config: GenerateConfig) -> StyleMix:
+    """Return the style mix; whatever can be checked before a model is loaded is checked.
+
+    Raises UsageError for unknown styles or an unknown preset, InputError for a file that cannot be read.
+    """
+    mix = chosen_style_mix(config)
+    chosen_preset(config)
+    return mix
 
 
 def chosen_wording(config: GenerateConfig) -> Wording:

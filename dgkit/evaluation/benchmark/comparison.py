@@ -12,7 +12,7 @@ from dgkit.data.scores import mean_iou
 from dgkit.errors import InputError, OutputError
 from dgkit.evaluation.benchmark.comparison_page import comparison_page
 from dgkit.evaluation.benchmark.comparison_report import comparison_csv, comparison_report, pictures_csv
-from dgkit.evaluation.benchmark.comparison_strip import Scene, read_scene, shrunk
+from dgkit.evaluation.benchmark.comparison_strip import ComparedScene, read_scene, shrunk
 from dgkit.evaluation.benchmark.eval_config import EvalConfig
 from dgkit.evaluation.benchmark.evaluate import predict_again, score_and_report
 from dgkit.evaluation.benchmark.score_sets import SetScores
@@ -101,9 +101,9 @@ def _spread(scores: list[float]) -> float:
 
 def _predict_scenes(
     found: Mapping[str, Evaluated], config: EvalConfig, spreads: Mapping[str, list[tuple[Sample, list[float]]]]
-) -> dict[str, list[Scene]]:
+) -> dict[str, list[ComparedScene]]:
     """Return the pictures that the page shows of each data set; they are predicted again, as nothing is kept."""
-    scenes: dict[tuple[str, str], Scene] = {}
+    scenes: dict[tuple[str, str], ComparedScene] = {}
     for name, rows in spreads.items():
         for sample, scores in rows[: config.worst]:
             scene = read_scene(name, sample, scores, config.resolved_protocol())

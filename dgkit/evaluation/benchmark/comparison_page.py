@@ -12,7 +12,7 @@ from dgkit.evaluation.benchmark.comparison_report import (
     p_text,
     signed,
 )
-from dgkit.evaluation.benchmark.comparison_strip import Scene, change_map, class_map, error_map
+from dgkit.evaluation.benchmark.comparison_strip import ComparedScene, change_map, class_map, error_map
 from dgkit.evaluation.benchmark.page_parts import STYLE, document, legend, picture_tag
 from dgkit.evaluation.benchmark.score_report import figure, percent
 from dgkit.taxonomies import Taxonomy, find_taxonomy
@@ -33,7 +33,7 @@ td.sure { color: #16865f; font-weight: 600; } td.sure.below { color: #cc2626; }
 """
 
 
-def comparison_page(result: dict[str, Any], scenes: Mapping[str, Sequence[Scene]]) -> str:
+def comparison_page(result: dict[str, Any], scenes: Mapping[str, Sequence[ComparedScene]]) -> str:
     """Return the HTML page in one file; ``scenes`` are the pictures of each data set."""
     names, taxonomy = [*result["segmenters"]], find_taxonomy(result.get("taxonomy"))
     title = f"{' / '.join(names)}, protocol {result['protocol']['name']}"
@@ -150,7 +150,7 @@ def _class_table(result: dict[str, Any], dataset: str) -> str:
     return f"<details open><summary>Classes</summary>{table}</details>"
 
 
-def _figure(scene: Scene, names: Sequence[str], taxonomy: Taxonomy) -> str:
+def _figure(scene: ComparedScene, names: Sequence[str], taxonomy: Taxonomy) -> str:
     """Return a picture with its label, and below each segmenter's name its prediction and errors or changes."""
     first = scene.predictions[0]
     cells = ["<div><b>photograph, label</b></div>"]

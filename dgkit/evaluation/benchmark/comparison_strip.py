@@ -18,7 +18,7 @@ STILL_WRONG = (168, 174, 184)
 
 
 @dataclass
-class Scene:
+class ComparedScene:
     """One picture, at the size of the page. ``label`` and ``predictions``: uint8 [h,w] train ids.
 
     ``scores``: the mIoU by each segmenter; ``predictions`` are added in the same order.
@@ -31,7 +31,7 @@ class Scene:
     predictions: list[np.ndarray] = field(default_factory=list)
 
 
-def read_scene(dataset: str, sample: Sample, scores: list[float], protocol: Protocol) -> Scene | None:
+def read_scene(dataset: str, sample: Sample, scores: list[float], protocol: Protocol) -> ComparedScene | None:
     """Return a picture and its label, or None if they can no longer be read."""
     try:
         image, _ = read_sample(dataset, sample)
@@ -40,7 +40,7 @@ def read_scene(dataset: str, sample: Sample, scores: list[float], protocol: Prot
         return None
     width = max(1, round(image.shape[1] * HEIGHT / image.shape[0]))
     photograph = Image.fromarray(image).resize((width, HEIGHT), Image.Resampling.LANCZOS)
-    return Scene(sample, scores, photograph, shrunk(label, (HEIGHT, width)))
+    return ComparedScene(sample, scores, photograph, shrunk(label, (HEIGHT, width)))
 
 
 def shrunk(label: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
