@@ -21,6 +21,7 @@ STAGES = {
     "unet": ("Training the UNet", "steps"),
     "controlnet": ("Training the ControlNet", "steps"),
     "decoder": ("Training the decoder", "steps"),
+    "reward": ("Tuning the ControlNet by the reward", "steps"),
     "segmenter": ("Training the segmenter", "steps"),
     "latents": ("Encoding images", "crops"),
 }

@@ -108,16 +108,20 @@ class LiteSegmenter(nn.Module):
         return full, levels[-1].mean((2, 3))
 
 
-class _LogitsOnly(nn.Module):
-    """The segmenter without its features, for images of any size."""
+class LogitsOnly(nn.Module):
+    """A segmenter with logits and features, without the features and for images of any size.
 
-    def __init__(self, network: LiteSegmenter) -> None:
+    Its own images have sides that are multiples of ``factor`` pixels.
+    """
+
+    def __init__(self, network: nn.Module, factor: int) -> None:
         super().__init__()
-        self.network = network
+        self.network, self.factor = network, factor
 
     def forward(self, image: Tensor) -> Tensor:
+        """Return logits [B,classes,H,W] of normalised images [B,3,H,W]."""
         height, width = image.shape[-2:]
-        padded = functional.pad(image, (0, -width % LITE_FACTOR, 0, -height % LITE_FACTOR), mode="replicate")
+        padded = functional.pad(image, (0, -width % self.factor, 0, -height % self.factor), mode="replicate")
         logits: Tensor = self.network(padded)[0]
         return logits[..., :height, :width]
 
@@ -148,7 +152,7 @@ def lite_source(path: Path) -> ModuleSource:
     return ModuleSource(
         path=path,
         kind="EfficientNet-Lite0",
-        load=lambda: _LogitsOnly(_load(path, len(names))),
+        load=lambda: LogitsOnly(_load(path, len(names)), LITE_FACTOR),
         digest=f"{digest_file(path)} {facts}",
         classes=names,
         mean=sidecar.mean,

@@ -1,20 +1,33 @@
 """The recipe of the embedded city model: all values of its training, with units."""
 
-from typing import Annotated
+from pathlib import Path
+from typing import Annotated, Literal
 
 from pydantic import Field
 
 from dgkit.config import Config
 from dgkit.training.data.rendered_scenes import SceneCounts, Zoom1, Zoom2
-from dgkit.training.diffusion.diffusion_recipes import ChromaWeight, GradientWeight, KlWeight
+from dgkit.training.diffusion.diffusion_recipes import (
+    ChromaWeight,
+    ClassWeights,
+    GradientWeight,
+    KlWeight,
+    Objective,
+    RewardRange,
+    RewardSettings,
+    RewardWeight,
+)
+from dgkit.training.judge.judge_recipe import SegmenterStage
 from dgkit.training.loop.optimisation import (
     MAX_SEED,
     MAX_STEPS,
     Batch,
+    Decay,
     Ema,
     ForwardPrecision,
     LearningRate,
     Optimisation,
+    Schedule,
     Steps,
     Warmup,
 )
@@ -108,8 +121,44 @@ class DecoderStage(PixelStage):
     zoom2_share: Zoom2Share = 0.35
 
 
+class TeacherStage(SegmenterStage):
+    """The teacher of the reward: it knows labelled scenes of the source alone, in strongly changed colours."""
+
+    steps: Steps = 300
+    lr: LearningRate = 2e-3
+    warmup: Warmup = 30
+    decay: Decay = 1.0
+    ema: Ema = 0.98
+    crop: int = Field(256, ge=32, multiple_of=32, description="side of the training crops, pixels")
+    balance: float = Field(0.35, ge=0, le=1, description="class weights are the pixel shares to the power -balance")
+    encoder: Literal["efficientnet_lite0"] | None = "efficientnet_lite0"
+    recolour: float | None = Field(1.0, ge=0, le=1, description="probability of strong changes of colour; null: none")
+
+
+class RewardStage(CityStage):
+    """The ControlNet on the prior UNet, on images that the model itself draws, with a reward for readable ones."""
+
+    steps: Steps = 200
+    batch: Batch = 4
+    lr: LearningRate = 2e-5
+    schedule: Schedule = "constant"
+    warmup: Warmup = 0
+    ema: Ema = 0.0
+    cuda_graph: bool = False
+    pictures: int = Field(160, ge=1, description="images to draw, all styles equally often")
+    weight: RewardWeight = 0.5
+    t: RewardRange = (20, 260)
+    class_weights: ClassWeights = Field({}, description="weights of pixels by the class of their label")
+    teacher: TeacherStage = TeacherStage()
+
+    def objective(self) -> Objective:
+        """Return the objective of this stage."""
+        settings = {name: getattr(self, name) for name in ("weight", "t", "class_weights")}
+        return Objective(reward=RewardSettings(teacher=Path("teacher"), **settings))
+
+
 class CityRecipe(Config):
-    """The whole training: scenes, autoencoder, prior, source fine-tuning, ControlNet, decoder, swap."""
+    """The whole training: scenes, autoencoder, prior, source fine-tuning, ControlNet, decoder, reward, swap."""
 
     seed: int = Field(0, ge=0, le=MAX_SEED, description="seed of scenes, crops, noise and weights")
     height: int = Field(
@@ -123,4 +172,5 @@ class CityRecipe(Config):
     finetune: FinetuneStage = FinetuneStage()
     controlnet: ControlNetStage = ControlNetStage()
     decoder: DecoderStage = DecoderStage()
+    reward: RewardStage | None = Field(None, description="tuning of the ControlNet for readable images; null: none")
     guidance_scale: float = Field(1.2, gt=0, description="default guidance scale written to the model folder")

@@ -1,4 +1,4 @@
-"""The embedded model from scratch: scenes, autoencoder, prior UNet, source UNet, ControlNet, decoder, style swap.
+"""The embedded model from scratch: scenes, autoencoder, UNets, ControlNet, decoder, reward, style swap.
 
 Every stage can be resumed; a finished stage is loaded from its folder ``finished`` if its files have the digests in
 ``result.json`` next to it. The file of that name in the work folder records the finished model.
@@ -20,8 +20,9 @@ from dgkit.errors import ModelError, UsageError
 from dgkit.optional import first_line
 from dgkit.progress import Progress, within
 from dgkit.resources import usable_cores
-from dgkit.training.city.city_recipe import CityRecipe, CityStage, DiffusionStage
+from dgkit.training.city.city_recipe import CityRecipe, CityStage, DiffusionStage, RewardStage
 from dgkit.training.city.decoder import train_decoder
+from dgkit.training.city.readable import draw_pictures, train_teacher
 from dgkit.training.city.scene_latents import SceneLatents, cache_latents
 from dgkit.training.city.small_networks import CONTROLNET_WIDTHS, SCHEDULER, VAE_FACTOR, build_unet, build_vae
 from dgkit.training.city.text_model import write_text_model
@@ -41,6 +42,7 @@ from dgkit.training.diffusion.model_files import (
     write_json,
 )
 from dgkit.training.diffusion.noising import Noising
+from dgkit.training.diffusion.reward import Reward
 from dgkit.training.diffusion.vae import VaeTask
 from dgkit.training.diffusion.validation_images import ImagePainter
 from dgkit.training.loop.integrity import check_finite, find_result, read_object, record_result
@@ -51,7 +53,7 @@ from dgkit.training.loop.training_folder import FolderTraining, remove_stale, wr
 
 PRESET = "fast:guidance_low=0.93"  # recommended by the model, see docs/results/presets.md
 THINNED_PROMPTS = 0.5  # share of captions that lose some of their class words
-STAGE_SEEDS = {"vae": 2, "unet": 10, "finetune": 20, "controlnet": 30, "decoder": 40}
+STAGE_SEEDS = {"vae": 2, "unet": 10, "finetune": 20, "controlnet": 30, "decoder": 40, "reward": 50}
 VALIDATION_SAMPLES = 16  # fixed samples for the validation loss
 # May change between two runs of one training; the steps of a finished stage are compared with its result.
 _FREE = frozenset(
@@ -113,7 +115,8 @@ class CityTraining(FolderTraining[CityRecipe]):
 
     def _facts(self) -> dict[str, object]:
         """Return what the model depends on beyond the keys of the recipe that may not change."""
-        steps = {name: getattr(self.recipe, name).steps for name in STAGE_SEEDS}
+        stages = {name: getattr(self.recipe, name) for name in STAGE_SEEDS}
+        steps = {name: stage.steps for name, stage in stages.items() if stage is not None}
         return {"steps": steps, "guidance_scale": self.recipe.guidance_scale}
 
     def _train(self) -> None:
@@ -129,7 +132,10 @@ class CityTraining(FolderTraining[CityRecipe]):
         self._controlnet(finetuned, unet, source)
         if self.recipe.decoder.steps:
             self._decoder(prior, source)
-        record_result(self.work / _RESULT, self.work, [self._assemble()], **self._facts())
+        if self.recipe.reward is not None:
+            self._reward(self.recipe.reward, unet, source_scenes)
+        model = self._assemble("controlnet" if self.recipe.reward is None else "reward", self.work / "model")
+        record_result(self.work / _RESULT, self.work, [model], **self._facts())
 
     @property
     def _tile(self) -> int:
@@ -213,6 +219,28 @@ class CityTraining(FolderTraining[CityRecipe]):
 
         self._stage("decoder", train)
 
+    def _reward(self, stage: RewardStage, unet: UNet2DConditionModel, source: list[SceneCache]) -> None:
+        """Tune the ControlNet on the prior UNet, on images that the model of the stages before draws."""
+
+        def train(folder: Path, seed: int, progress: Progress) -> ControlNetModel:
+            teacher = train_teacher(self.work / "teacher", source, stage.teacher, seed, progress)
+            start, height = self.work / "before_reward", self.recipe.height
+            self._assemble("controlnet", start)
+            pictures = draw_pictures(start, source[0], stage.pictures, height, seed, folder / "pictures.npz")
+            feed, objective = SceneFeed([pictures], height), stage.objective()
+            noising = Noising(
+                CityNetworks(self.work), feed, objective, seed=seed, precision=stage.precision, labels=True
+            )
+            assert objective.reward is not None
+            reward = Reward(objective.reward, teacher, noising.vae, noising.schedule)
+            controlnet = _plain_attention(self._finished("controlnet", ControlNetModel))
+            task = ControlNetTask(controlnet, _plain_attention(unet), noising, reward=reward)
+            task.name = "reward"
+            fit(task, stage, folder, progress=progress)
+            return controlnet
+
+        self._stage("reward", train)
+
     def _noising(
         self, scenes: SceneLatents, stage: DiffusionStage, seed: int, rare_share: float = 0.0, labels: bool = False
     ) -> Noising:
@@ -258,13 +286,12 @@ class CityTraining(FolderTraining[CityRecipe]):
         check_finite(network.state_dict(), str(folder), f"delete {folder} {_AGAIN}")
         return network
 
-    def _assemble(self) -> Path:
-        """Write ``prior/`` as a plain diffusers pipeline folder and swap the ControlNet onto it, in fp16."""
-        out = self.work / "model"
+    def _assemble(self, stage: str, out: Path) -> Path:
+        """Write ``prior/`` as a plain diffusers pipeline folder and swap a stage's ControlNet onto it, in fp16."""
         shutil.rmtree(out, ignore_errors=True)
         replace_folder(self.work / "prior", self._write_prior)
-        controlnet = self.work / "controlnet" / "fp16"
-        replace_folder(controlnet, lambda folder: save_network(self._half("controlnet", ControlNetModel), folder))
+        controlnet = self.work / stage / "fp16"
+        replace_folder(controlnet, lambda folder: save_network(self._half(stage, ControlNetModel), folder))
         swap(self.work / "prior", controlnet, out)
         return out
 

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Self
 
-from pydantic import Field, model_validator
+from pydantic import AfterValidator, Field, model_validator
 
 from dgkit.config import Config, load_config, read_recipe
 from dgkit.errors import UsageError
@@ -17,8 +17,20 @@ from dgkit.training.loop.optimisation import MAX_SEED, Optimisation
 
 GradientWeight = Annotated[float, Field(ge=0, description="weight of the L1 of horizontal and vertical differences")]
 ChromaWeight = Annotated[float, Field(ge=0, description="weight of |d(R-G)| + |d(B-G)|")]
+
+
+def _ordered(bounds: tuple[int, int]) -> tuple[int, int]:
+    if bounds[0] > bounds[1]:
+        raise ValueError(f"t={list(bounds)}: the first timestep is above the last, use {sorted(bounds)}")
+    return bounds
+
+
 Timestep = Annotated[int, Field(ge=0)]
-ClassWeight = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+RewardWeight = Annotated[float, Field(ge=0, allow_inf_nan=False, description="weight of the teacher's cross entropy")]
+RewardRange = Annotated[
+    tuple[Timestep, Timestep], AfterValidator(_ordered), Field(description="first and last timestep with the reward")
+]
+ClassWeights = dict[str, Annotated[float, Field(ge=0, allow_inf_nan=False)]]
 KlWeight = Annotated[float, Field(ge=0, description="weight of the KL divergence per latent value")]
 
 
@@ -31,20 +43,14 @@ class RewardSettings(Config):
     teacher: Path
     """segmenter that reads the images: a .safetensors file of dgkit train judge, a checkpoint of mmsegmentation, or a
     transformers folder"""
-    weight: float = Field(0.5, ge=0, allow_inf_nan=False)
+    weight: RewardWeight = 0.5
     """weight of the cross entropy"""
-    t: tuple[Timestep, Timestep] = (20, 260)
+    t: RewardRange = (20, 260)
     """first and last timestep with the term"""
     share: float = Field(1.0, ge=0, le=1)
     """share of timesteps redrawn from t; 1 is for fine-tuning a finished ControlNet"""
-    class_weights: dict[str, ClassWeight] = Field({})
+    class_weights: ClassWeights = Field({})
     """weights of pixels by the class of their label, e.g. {person: 4}; default: 1"""
-
-    @model_validator(mode="after")
-    def _ordered(self) -> Self:
-        if self.t[0] > self.t[1]:
-            raise ValueError(f"t={list(self.t)}: the first timestep is above the last, use {sorted(self.t)}")
-        return self
 
 
 class Objective(Config):

@@ -16,7 +16,7 @@ from torch.nn import functional
 from dgkit.errors import InputError, UsageError, did_you_mean
 from dgkit.files import user_path
 from dgkit.labels import IGNORE
-from dgkit.segmenters.base import FullSize
+from dgkit.segmenters.base import FullSize, ModuleSource
 from dgkit.segmenters.class_names import match_classes
 from dgkit.segmenters.opening import find_source
 from dgkit.taxonomies import CITYSCAPES19, Taxonomy
@@ -24,26 +24,20 @@ from dgkit.training.diffusion.diffusion_recipes import RewardSettings
 
 
 class Teacher(nn.Module):
-    """The frozen segmenter at ``path``, whose classes are matched with ``taxonomy`` by name.
+    """The frozen segmenter ``source``, whose classes are matched with ``taxonomy`` by name.
 
     ``class_weights`` weigh pixels by the class of their label; classes that are not named have weight 1. Raises
-    UsageError for an ONNX file and unknown classes, InputError for a missing file or a teacher of other classes.
+    UsageError for unknown classes, InputError for a teacher of other classes.
     """
 
     def __init__(
-        self, path: Path, taxonomy: Taxonomy = CITYSCAPES19, class_weights: Mapping[str, float] | None = None
+        self,
+        source: ModuleSource,
+        taxonomy: Taxonomy = CITYSCAPES19,
+        class_weights: Mapping[str, float] | None = None,
     ) -> None:
         super().__init__()
-        if path.suffix == ".onnx":
-            raise UsageError(
-                f"the teacher {path} is an ONNX file, which has no gradients; allowed: a .safetensors file of dgkit "
-                "train judge, a checkpoint of mmsegmentation (.pth), a transformers folder with config.json",
-                f"use {path.with_suffix('.safetensors')} if it exists",
-            )
-        if not path.exists():
-            raise InputError(f"the teacher {path} does not exist", "dgkit train judge DIR trains a segmenter")
-        source = find_source(path)
-        match = match_classes(source.classes, path, taxonomy, source.taxonomy)
+        match = match_classes(source.classes, source.path, taxonomy, source.taxonomy)
         self.digest = source.digest
         self.network = FullSize(source.load(), match.channels, len(source.classes)).eval().requires_grad_(False)
         channels = torch.full((256,), IGNORE)
@@ -113,11 +107,28 @@ def predict_clean(schedule: DDIMScheduler, prediction: Tensor, noisy: Tensor, ti
     return signal * noisy.float() - sigma * prediction.float()
 
 
+def find_teacher(path: Path) -> ModuleSource:
+    """Return the segmenter at ``path``. Raises UsageError for an ONNX file, InputError for a missing one."""
+    if path.suffix == ".onnx":
+        raise UsageError(
+            f"the teacher {path} is an ONNX file, which has no gradients; allowed: a .safetensors file of dgkit train "
+            "judge, a checkpoint of mmsegmentation (.pth), a transformers folder with config.json",
+            f"use {path.with_suffix('.safetensors')} if it exists",
+        )
+    if not path.exists():
+        raise InputError(f"the teacher {path} does not exist", "dgkit train judge DIR trains a segmenter")
+    return find_source(path)
+
+
 def open_reward(
     settings: RewardSettings, vae: AutoencoderKL, schedule: DDIMScheduler, taxonomy: Taxonomy = CITYSCAPES19
 ) -> Reward:
-    """Return the reward of a recipe with its teacher. Raises as :class:`Teacher`, UsageError for a wrong range."""
-    return Reward(settings, Teacher(user_path(settings.teacher), taxonomy, settings.class_weights), vae, schedule)
+    """Return the reward of a recipe with its teacher.
+
+    Raises as :func:`find_teacher` and :class:`Teacher`, UsageError for a range that the schedule does not have.
+    """
+    teacher = Teacher(find_teacher(user_path(settings.teacher)), taxonomy, settings.class_weights)
+    return Reward(settings, teacher, vae, schedule)
 
 
 def _channel_weights(names: list[str], chosen: Mapping[str, float], taxonomy: Taxonomy) -> Tensor:

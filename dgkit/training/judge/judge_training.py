@@ -21,7 +21,7 @@ from dgkit.data.scores import confusion, summary
 from dgkit.errors import InputError
 from dgkit.files import atomic_write, json_bytes
 from dgkit.labels import IGNORE
-from dgkit.progress import within
+from dgkit.progress import Progress, within
 from dgkit.prompts import STYLE_NAMES
 from dgkit.segmenters.base import Normalization
 from dgkit.segmenters.efficientnet_lite import IMAGENET, LiteSegmenter, save_lite
@@ -201,16 +201,7 @@ class JudgeTraining(FolderTraining[JudgeRecipe]):
 
     def _train(self, task: TrainingTask, stage: Optimisation) -> nn.Module:
         """Return the trained network, on the CPU and in eval mode."""
-        fit(task, stage, self.work / task.name, progress=self.progress)
-        module = task.module.cpu()
-        # The batch norms' statistics belong to the weights before averaging, so they are measured again.
-        first = stage.steps * stage.batch
-        starts = range(first, first + NORM_BATCHES * stage.batch, stage.batch)
-        batches = (torch.stack([task.sample(i)["image"] for i in range(n, n + stage.batch)]) for n in starts)
-        update_bn((to_input(batch, normalization(module)) for batch in batches), module)
-        hint = "train again in another folder with a lower lr"
-        check_finite(module.state_dict(), f"the trained {task.name} network", hint)
-        return module.eval()
+        return train_network(task, stage, self.work / task.name, self.progress)
 
     def _scenes(self, role: str) -> list[SceneCache]:
         counts: SceneCounts = getattr(self.recipe, role if role in ("prior", "source") else "other")
@@ -224,6 +215,20 @@ class JudgeTraining(FolderTraining[JudgeRecipe]):
     def _render(self, name: str, scenes: SceneSet) -> SceneCache:
         progress = within(self.progress, f"scenes/{name}")
         return render_scenes(self.work / "scenes" / name, scenes, self.recipe.workers, progress)
+
+
+def train_network(task: TrainingTask, stage: Optimisation, folder: Path, progress: Progress | None) -> nn.Module:
+    """Train a network of a judge, or resume, and return it on the CPU and in eval mode; raises as :func:`fit`."""
+    fit(task, stage, folder, progress=progress)
+    module = task.module.cpu()
+    # The batch norms' statistics belong to the weights before averaging, so they are measured again.
+    first = stage.steps * stage.batch
+    starts = range(first, first + NORM_BATCHES * stage.batch, stage.batch)
+    batches = (torch.stack([task.sample(i)["image"] for i in range(n, n + stage.batch)]) for n in starts)
+    update_bn((to_input(batch, normalization(module)) for batch in batches), module)
+    hint = "train again in another folder with a lower lr"
+    check_finite(module.state_dict(), f"the trained {task.name} network", hint)
+    return module.eval()
 
 
 @torch.no_grad()

@@ -1,6 +1,7 @@
-"""The whole training in 42 steps, from scratch to a model folder that dgkit and diffusers load."""
+"""The whole training in 48 steps, from scratch to a model folder that dgkit and diffusers load."""
 
 import json
+import shutil
 
 import diffusers
 import numpy as np
@@ -18,7 +19,7 @@ from dgkit.training.data.rendered_scenes import open_scenes
 from dgkit.training.loop.training_folder import sole_training
 from dgkit.world import render
 
-STEPS = {"vae": 12, "unet": 8, "finetune": 4, "controlnet": 6, "decoder": 12}
+STEPS = {"vae": 12, "unet": 8, "finetune": 4, "controlnet": 6, "decoder": 12, "reward": 4}
 STAGE = {"batch": 1, "checkpoint_every": 4, "validate_every": 1000, "warmup": 2}
 RECIPE = CityRecipe.model_validate(
     {
@@ -29,6 +30,13 @@ RECIPE = CityRecipe.model_validate(
         **{name: {**STAGE, "steps": steps} for name, steps in STEPS.items()},
         "vae": {**STAGE, "steps": STEPS["vae"], "crop": 32},
         "decoder": {**STAGE, "steps": STEPS["decoder"], "crop": 32},
+        "reward": {
+            **STAGE,
+            "steps": STEPS["reward"],
+            "pictures": 3,
+            "lr": 1e-3,
+            "teacher": {"steps": 2, "batch": 2, "crop": 32, "warmup": 1, "encoder": None},
+        },
     }
 )
 
@@ -100,7 +108,16 @@ def test_every_stage_keeps_its_log(work):
 
 def test_the_time_of_every_stage_is_summed_over_interruptions(work):
     times = json.loads((work / "times.json").read_text())
-    assert set(times) >= {"scenes/prior1", "latents/source", "vae", "unet", "finetune", "controlnet", "decoder"}
+    assert set(times) >= {
+        "scenes/prior1",
+        "latents/source",
+        "vae",
+        "unet",
+        "finetune",
+        "controlnet",
+        "decoder",
+        "reward",
+    }
     assert all(seconds > 0 for stage, seconds in times.items() if "/" not in stage)
 
 
@@ -112,6 +129,39 @@ def test_the_decoder_is_the_last_stage_and_keeps_the_latents(work):
     changed = {name.split(".")[0] for name in first if not torch.equal(first[name], last[name])}
     assert changed == {"decoder"}
     assert all(torch.equal(last[name].half(), shipped[name].half()) for name in last)
+
+
+def test_the_reward_tunes_the_controlnet_alone(work):
+    def weights(folder):
+        return diffusers.ControlNetModel.from_pretrained(folder).state_dict()
+
+    first, last, shipped = (
+        weights(work / name) for name in ("controlnet/finished", "reward/finished", "model/controlnet")
+    )
+    assert any(not torch.equal(first[name], last[name]) for name in first)
+    assert all(torch.equal(last[name].half().float(), shipped[name].float()) for name in last)
+    with np.load(work / "reward" / "pictures.npz") as pictures:
+        assert pictures["images"].shape == (3, 64, 64, 3) and len(set(pictures["prompts"].tolist())) == 3
+    before, after = (
+        work / name / "unet" / "diffusion_pytorch_model.safetensors" for name in ("before_reward", "model")
+    )
+    assert before.read_bytes() == after.read_bytes()
+
+
+def test_a_resumed_reward_equals_an_uninterrupted_one(work, tmp_path):
+    def stop(stage, done, total, note=""):
+        if (stage, done) == ("reward", 3):
+            raise DgkitError("stop")
+
+    copy = tmp_path / "city"
+    shutil.copytree(work, copy, ignore=shutil.ignore_patterns("reward", "model", "result.json"))
+    for name in ("vae", "unet", "finetune", "controlnet", "decoder"):
+        shutil.copy(work / name / "result.json", copy / name / "result.json")
+    with pytest.raises(DgkitError, match="stop"):
+        CityTraining(copy, RECIPE, stop).run()
+    CityTraining(copy, RECIPE).run()
+    name = "reward/finished/diffusion_pytorch_model.safetensors"
+    assert (copy / name).read_bytes() == (work / name).read_bytes()
 
 
 def test_a_finished_model_is_not_computed_again(work, monkeypatch):

@@ -17,7 +17,7 @@ from dgkit.taxonomies import CAMVID11
 from dgkit.training.diffusion.controlnet import ControlNetTask
 from dgkit.training.diffusion.diffusion_recipes import ControlNetTraining, LdmTraining, Objective, RewardSettings
 from dgkit.training.diffusion.noising import Noising
-from dgkit.training.diffusion.reward import Teacher, open_reward, predict_clean
+from dgkit.training.diffusion.reward import Teacher, find_teacher, open_reward, predict_clean
 from dgkit.training.diffusion.starting_model import find_training_model, read_controlnet
 from tests.models import make_micro_model
 from tests.segformers import save_narrow_segformer
@@ -83,7 +83,7 @@ def test_the_loss_is_the_plain_one_plus_the_weighted_cross_entropy_of_images_in_
 
 
 def test_images_of_ignored_and_unknown_pixels_alone_count_nothing(teacher: Path) -> None:
-    network = Teacher(teacher)
+    network = Teacher(find_teacher(teacher))
     labels = torch.full((2, 64, 64), 255, dtype=torch.uint8)
     labels[1, :4] = 3
     errors = network(torch.rand(2, 3, 64, 64), labels)
@@ -136,12 +136,12 @@ def test_the_teacher_belongs_to_the_identity_of_the_training(model: Path, teache
 
 def test_teachers_that_cannot_be_used(teacher: Path, tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"the teacher .*missing does not exist"):
-        Teacher(tmp_path / "missing")
+        find_teacher(tmp_path / "missing")
     with pytest.raises(UsageError, match="is an ONNX file, which has no gradients; allowed") as error:
-        Teacher(tmp_path / "a.onnx")
+        find_teacher(tmp_path / "a.onnx")
     assert "a.safetensors" in error.value.hint
     with pytest.raises(UsageError, match="unknown class 'persn'; known: road") as error:
-        Teacher(teacher, class_weights={"persn": 2.0})
+        Teacher(find_teacher(teacher), class_weights={"persn": 2.0})
     assert "person" in error.value.hint
     shutil.copytree(teacher, tmp_path / "other")
     config = (tmp_path / "other" / "config.json").read_text()
@@ -149,9 +149,9 @@ def test_teachers_that_cannot_be_used(teacher: Path, tmp_path: Path) -> None:
         config = config.replace(f'"{name}"', f'"thing {number}"')
     (tmp_path / "other" / "config.json").write_text(config)
     with pytest.raises(InputError, match="names none of the 19 classes"):
-        Teacher(tmp_path / "other")
+        Teacher(find_teacher(tmp_path / "other"))
     with pytest.raises(InputError, match=r"names none of the 11 classes|cannot be used with the classes of camvid11"):
-        Teacher(tmp_path / "other", CAMVID11)
+        Teacher(find_teacher(tmp_path / "other"), CAMVID11)
 
 
 @pytest.mark.parametrize(
