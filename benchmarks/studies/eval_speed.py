@@ -31,7 +31,7 @@ from dgkit.provenance import cpu_name, git_commit, version
 SCALE, CROP, STRIDE = (1024, 512), 512, 256
 WARM = 2
 LOOP, PIPELINE, PREPARE = "mmseg", "pipeline", "prepare"
-VIT = "vit-"
+VIT, VIT_STEPS = "vit-", 40
 # Variant -> engine and number format of dgkit eval.
 VARIANTS = {
     "torch": ("torch", "fp32"),
@@ -72,7 +72,7 @@ def main() -> None:
     given.checkpoint = given.checkpoint or given.work / "segmenter" / f"iter_{given.steps}.pth"
     if given.only:
         if given.only == PIPELINE or given.only.startswith(VIT):
-            given.checkpoint = given.work / "vit" / "iter_1.pth"
+            given.checkpoint = given.work / "vit" / f"iter_{VIT_STEPS}.pth"
         run = {LOOP: run_mmseg, PIPELINE: run_pipeline, PREPARE: prepare}.get(given.only, run_dgkit)
         print(json.dumps(run(given)))
         return
@@ -125,14 +125,14 @@ def prepare(given: argparse.Namespace) -> dict[str, Any]:
 
 
 def prepare_vit(given: argparse.Namespace) -> None:
-    """Write a checkpoint of a linear head, trained for one step, on DINOv2-S with random weights."""
+    """Write a checkpoint of a linear head, barely trained, on DINOv2-S with random weights."""
     from transformers import Dinov2Config, Dinov2Model
 
     from dgkit.training.segmenter.segmenter_recipe import SegmenterRecipe
     from dgkit.training.segmenter.segmenter_training import train_segmenter
 
     out, folder = given.work / "vit", given.work / "dinov2-small"
-    if (out / "iter_1.pth").is_file():
+    if (out / f"iter_{VIT_STEPS}.pth").is_file():
         return
     if not (folder / "config.json").is_file():
         config = Dinov2Config(
@@ -142,7 +142,7 @@ def prepare_vit(given: argparse.Namespace) -> None:
     recipe = {
         "head": "linear", "backbone": f"transformers:{folder}", "freeze": True, "export": False, "out": out,
         "data": {"source": {"dataset": "gta", "root": given.work / "source"}, "crop": 128, "workers": 0},
-        "train": {"steps": 1, "batch": 2, "warmup": 0},
+        "train": {"steps": VIT_STEPS, "batch": 2, "lr": 1e-3, "warmup": 0},
     }  # fmt: skip
     train_segmenter(SegmenterRecipe.model_validate(recipe))
 
