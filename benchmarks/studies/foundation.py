@@ -18,18 +18,15 @@ import argparse
 import copy
 import dataclasses
 import shlex
-import statistics
 import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from foundation_table import answer, table
 from generalisation import Study, Training, make_parser, parse
 from generalisation_arms import ARMS, BASELINE, FULL
-from generalisation_table import figure, gains, values
 from records import Row, write_rows
-
-from dgkit.markdown import markdown_table
 
 LITE = str(Path(__file__).with_suffix(".yaml"))
 NETWORKS = {
@@ -70,33 +67,6 @@ class NetworkStudy(Study):
         """Yield the rows of a training, with network and protocol."""
         for row in super().rows(name, seed):
             yield {"network": self.network, "protocol": self.protocol, **row}
-
-
-def table(rows: list[Row]) -> str:
-    """Return the mIoU with colour augmentation of each network and protocol, and what the other arms add to it.
-
-    Means and standard deviations over seeds, for the last set or mean of each protocol.
-    """
-    arms = list(dict.fromkeys(row["arm"] for row in rows if row["arm"] != BASELINE))
-    lines = []
-    for network, protocol in dict.fromkeys((row["network"], row["protocol"]) for row in rows):
-        own = [row for row in rows if (row["network"], row["protocol"]) == (network, protocol)]
-        for what in dict.fromkeys(row["set"] for row in own if " " not in row["set"]):
-            added = [figure(gains(own, arm, what), "+") for arm in arms]
-            lines.append([network, protocol, what, figure(values(own, BASELINE, what).values()), *added])
-    return markdown_table(["network", "protocol", "set", ARMS[BASELINE].text, *(ARMS[arm].text for arm in arms)], lines)
-
-
-def answer(rows: list[Row]) -> str:
-    """Return one sentence per network: what a half of generated images adds, averaged over protocols and sets."""
-    lines = []
-    for network in dict.fromkeys(row["network"] for row in rows):
-        own = [row for row in rows if row["network"] == network]
-        points = [gain for what in dict.fromkeys(row["set"] for row in own if " " not in row["set"])
-                  for gain in gains(own, FULL, what)]  # fmt: skip
-        if points:
-            lines.append(f"{network}: generated images add {statistics.fmean(points):+.1f} points of mIoU")
-    return "\n".join(lines)
 
 
 def main() -> None:

@@ -20,6 +20,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "studies"))
 import bench_table
 import classes_table
 import eval_table
+import foundation_table
 import generalisation_table
 import gpu_table
 import ideas_table
@@ -35,6 +36,7 @@ TABLES: dict[str, Callable[[Path], dict[str, str]]] = {
     "ideas": ideas_table.contents,
     "eval": eval_table.contents,
     "classes": classes_table.contents,
+    "foundation": foundation_table.contents,
 }
 
 

@@ -65,3 +65,13 @@ def test_networks_share_scenes_and_the_filter(
         monkeypatch.setattr(each, "_dgkit", lambda *words: called.append(words))
         each.filter("full")
     assert [words[-1] for words in called] == [tmp_path / "runs" / "first" / "colour-0" / "segmenter.onnx"]
+
+
+def test_networks_are_compared_with_the_one_without_pretraining(script: ModuleType) -> None:
+    import foundation_table
+
+    rows = [{"arm": arm, "network": arm.upper(), "iteration": "9", "processor_seconds": "60.4", "miou": miou}
+            for arm, miou in (("mit_b0", "5"), ("mit_b0", "10"), ("lite0", "16.04"))]  # fmt: skip
+    assert foundation_table.encoders(rows).splitlines()[2:] == [
+        "| MIT_B0 | 9 | 60 | 10.0 |  |", "| LITE0 | 9 | 60 | 16.0 | 1.60 |"
+    ]  # fmt: skip
