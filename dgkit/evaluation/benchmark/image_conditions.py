@@ -52,15 +52,19 @@ def stated_conditions(dataset: Dataset, samples: Sequence[Sample]) -> Groups:
 
 
 def find_conditions(
-    sets: Sequence[Dataset], samples: Mapping[str, Sequence[Sample]], notify: Notify | None = None
+    sets: Sequence[Dataset],
+    samples: Mapping[str, Sequence[Sample]],
+    notify: Notify | None = None,
+    *,
+    required: bool = True,
 ) -> dict[str, Groups]:
     """Return :func:`stated_conditions` of each data set; ``notify`` gets a line about each that has none at all.
 
-    Raises InputError if no data set has conditions, neither stated nor in the names of folders.
+    Raises InputError if conditions are ``required`` and no data set has any, stated or in the names of folders.
     """
     found = {dataset.name: stated_conditions(dataset, samples[dataset.name]) for dataset in sets}
     without = [name for name, groups in found.items() if not groups and not folder_conditions(samples[name])]
-    if len(without) == len(found):
+    if required and len(without) == len(found):
         raise InputError(
             f"no data set states conditions: {', '.join(without)}",
             "omit conditions from --metrics, or add acdc, a generated folder, or bdd with its attributes "

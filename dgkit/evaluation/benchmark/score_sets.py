@@ -15,7 +15,7 @@ from dgkit.data.samples import Dataset, Sample
 from dgkit.data.scores import confusion
 from dgkit.errors import InputError, OutputError
 from dgkit.evaluation.benchmark.confidence_bins import ConfidenceWatch, refuse_numbers
-from dgkit.evaluation.benchmark.eval_config import EvalConfig
+from dgkit.evaluation.benchmark.eval_config import METRICS, EvalConfig
 from dgkit.evaluation.benchmark.eval_sets import (
     BadFile,
     BadSample,
@@ -94,7 +94,7 @@ def score_sets(
     if config.strict:
         refuse_bad_files(found.bad_files)
     if "conditions" in config.metrics:
-        found.conditions = find_conditions(found.sets, found.samples, notify)
+        found.conditions = find_conditions(found.sets, found.samples, notify, required=config.metrics != METRICS)
     try:
         out.mkdir(parents=True, exist_ok=True)
         with sole_writer(out):

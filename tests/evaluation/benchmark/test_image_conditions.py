@@ -66,3 +66,4 @@ def test_data_sets_without_conditions(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="no data set states conditions: cityscapes") as caught:
         find_conditions([city], samples)
     assert "sem_seg_val.json" in caught.value.hint
+    assert find_conditions([city], samples, required=False) == {"cityscapes": {}}  # all metrics
