@@ -100,13 +100,14 @@ def _open(path: Path, config: EvalConfig, network: Path | None) -> Segmenter:
 
 
 def _print(result: dict[str, Any], out: Path) -> None:
+    from rich.markup import escape
     from rich.table import Table
 
     from dgkit.evaluation.benchmark.score_report import class_names, figure, figure_rows, percent, table_rows
 
     rows, figures = table_rows(result), figure_rows(result)
     table = Table(title=f"{result['segmenter']['path']}, protocol {result['protocol']['name']}", title_justify="left")
-    for heading in ("", *(row["name"] for row in rows)):
+    for heading in ("", *(escape(row["name"]) for row in rows)):  # styles have names of the user
         table.add_column(heading, justify="right" if heading else "left")
     table.add_row("images", *(str(row["images"]) for row in rows))
     table.add_row("mIoU", *(percent(row["miou"]) for row in rows), style="bold", end_section=not figures)
@@ -128,6 +129,7 @@ def _print_notes(result: dict[str, Any]) -> None:
 
 
 def _print_comparison(result: dict[str, Any], out: Path) -> None:
+    from rich.markup import escape
     from rich.table import Table
 
     from dgkit.evaluation.benchmark.comparison_report import figure_headings, interval_text, p_text, signed
@@ -142,7 +144,7 @@ def _print_comparison(result: dict[str, Any], out: Path) -> None:
             found = content["differences"].get(name, {}).get("miou")
             shown = ("", "", "") if found is None else (
                 signed(found["difference"]), interval_text(found), p_text(found["p"]))  # fmt: skip
-            start = (group, str(content["images"])) if name == first else ("", "")
+            start = (escape(group), str(content["images"])) if name == first else ("", "")
             end = name == [*content["scores"]][-1]
             table.add_row(*start, name, percent(scores["miou"]), *shown,
                           *(figure(scores.get(key)) for key in figures), end_section=end)  # fmt: skip
@@ -163,7 +165,7 @@ def _print_classes(result: dict[str, Any]) -> None:
         for dataset in result["sets"]
         for name, found in result["groups"][dataset]["differences"].items()
     }
-    table = Table(title="differences of class IoU; *: the 95 % interval excludes 0", title_justify="left")
+    table = Table(title="differences of class IoU; *: the 95 % interval excludes 0", title_justify="left", min_width=60)
     table.add_column("")
     for dataset, name in columns:
         table.add_column(f"{dataset}\n{name}", justify="right")

@@ -35,6 +35,7 @@ COMPLETIONS: Mapping[str, tuple[str | tuple[str, ...], str]] = {
     "dataset": ("dgkit.data.layouts:LAYOUTS", "="),
     "on": ("dgkit.data.layouts:LAYOUTS", "="),
     "engine": (("torch", "compile", "ort", "openvino", "trt"), ""),  # dgkit.engines.runner would import torch
+    "metrics": (("accuracy", "boundary", "calibration", "conditions", "sizes", "all"), ""),
     "split": (("train", "val", "test", "all"), ""),
 }
 

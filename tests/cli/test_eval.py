@@ -47,6 +47,36 @@ def test_json_for_programs(command: list[str], tmp_path: Path, capsys: pytest.Ca
     assert result["test_time_augmentation"] and result["bad_files"]["policy"] == "skip"
 
 
+def test_styles_of_a_generated_folder_are_conditions(
+    command: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    lines = [{"image": f"images/{number}.png", "style": style} for number, style in enumerate(("dusk", "[/fog]"))]
+    manifest = "".join(json.dumps({**line, "label": "labels/x.png"}) + "\n" for line in lines)
+    (tmp_path / "set" / "manifest.jsonl").write_text(manifest)
+    assert main([*command, "--metrics", "conditions"]) == 0
+    shown = capsys.readouterr().out
+    assert "dgkit style dusk" in shown and "dgkit style [/fog]" in shown
+    net = command[1]
+    assert (
+        main(
+            [
+                "eval",
+                net,
+                f"again={net}",
+                *command[2:4],
+                *command[-4:],
+                "--out",
+                str(tmp_path / "two"),
+                "--metrics",
+                "all",
+            ]
+        )
+        == 0
+    )
+    shown = capsys.readouterr().out
+    assert "dgkit style [/fog]" in shown and "boundary mIoU" in shown
+
+
 @pytest.mark.parametrize(
     ("words", "message"),
     [

@@ -21,6 +21,7 @@ _AXIS = 160  # pixels, width of the drawn intervals
 _OWN_STYLE = """
 svg { display: block; } circle { fill: currentColor; }
 .scores td:nth-child(2), .scores th:nth-child(2) { text-align: left; }
+.scores td { white-space: nowrap; }
 .scores tr.last td { border-bottom: 1px solid #888; }
 .axis { stroke: #8888; } .span { stroke: #888; stroke-width: 3; } .sure { stroke: #16865f; }
 .sure.below { stroke: #cc2626; }

@@ -190,7 +190,7 @@ def test_the_command(city: Path, tmp_path: Path, capsys: pytest.CaptureFixture[s
         ([*pair, "--config", "net.py"], "cannot be combined with 2 segmenters"),
         ([*pair, "--resamples", "10"], "resamples=10 is not allowed"),
         ([pair[0], pair[1], *pair[3:], "--seed", "3"], "--seed is for several segmenters"),
-        ([*pair, "--metrics", "boundry"], "unknown metric 'boundry'"),
+        ([*pair, "--metrics", "boundaries"], "unknown metric 'boundaries'"),
         ([pair[0], pair[1], f"gone={tmp_path / 'gone.onnx'}", *pair[3:]], "no such file"),
     ):
         assert main(words) == 2 or "no such file" in message

@@ -121,8 +121,8 @@ def test_names_of_metrics(tmp_path: Path) -> None:
 
     assert metrics("sizes, boundary,sizes") == metrics(["boundary", "sizes"]) == ("boundary", "sizes")
     assert metrics("all") == METRICS and metrics("") == ()
-    with pytest.raises(UsageError, match="unknown metric 'boundry'; known metrics: accuracy, boundary") as caught:
-        metrics("boundry")
+    with pytest.raises(UsageError, match="unknown metric 'boundaries'; known metrics: accuracy, boundary") as caught:
+        metrics("boundaries")
     assert caught.value.hint == "did you mean boundary?"
     with pytest.raises(UsageError, match="metrics=3 is not allowed"):
         metrics(3)
