@@ -33,7 +33,10 @@ def quality(
     from dgkit.evaluation.quality.features import open_features
     from dgkit.evaluation.quality.measures import find_judge, measure_quality
 
-    found = find_judge(judge, segmenter, styles, folder_taxonomy(out), open_features(features))
+    own = folder_taxonomy(out)
+    found = find_judge(judge, segmenter, styles, own, open_features(features))
+    if own is not None and own != found.segmenter.taxonomy:
+        say(f"label maps of {own.name} are read as the {found.segmenter.taxonomy.size} classes of the judge")
     for note in found.segmenter.notes:
         say(f"{found.segmenter.path}: {note}")
     with progress_bars(STAGES) as report:

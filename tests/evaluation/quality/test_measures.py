@@ -244,7 +244,9 @@ def camvid_judge(tmp_path_factory: pytest.TempPathFactory) -> QualityJudge:
     return find_judge(path.parent, None, None, CITYSCAPES19)
 
 
-def test_a_judge_of_fewer_classes_reads_the_labels_as_its_own(tmp_path: Path, camvid_judge: QualityJudge) -> None:
+def test_a_judge_of_fewer_classes_reads_the_labels_as_its_own(
+    tmp_path: Path, camvid_judge: QualityJudge, capsys: pytest.CaptureFixture[str]
+) -> None:
     label = np.zeros((32, 32), np.uint8)  # road
     label[:8], label[8:16], label[16:20] = (CLASSES.index(name) for name in ("rider", "bicycle", "truck"))
     expected = CAMVID11.table_from(CITYSCAPES19)[label]
@@ -257,6 +259,8 @@ def test_a_judge_of_fewer_classes_reads_the_labels_as_its_own(tmp_path: Path, ca
     assert list(iou) == list(CAMVID11.names) and iou["road"] == 1 and iou["car"] is None
     assert iou["bicyclist"] == 0.5  # riders and bicycles are one class
     assert found["ignored_share"] == 4 / 32  # CamVid has no trucks
+    assert main(["quality", str(tmp_path), "--judge", str(camvid_judge.segmenter.path.parent)]) == 0
+    assert "label maps of cityscapes19 are read as the 11 classes of the judge" in capsys.readouterr().err
 
 
 def test_paired_renders_are_read_as_the_classes_of_the_judge(
