@@ -17,7 +17,7 @@ def contents(root: Path) -> dict[str, str]:
     page, results = "docs/guides/segmenters.md", root / "benchmarks" / "results"
     curves, arms = read_rows(results / "pretrained_encoder.csv"), read(results / "foundation.csv")
     found = {"encoders": encoders(curves) if curves else "", "foundation": table(arms) if arms else ""}
-    return {f"{page}#{name}": f"\n{text}\n\n" for name, text in found.items() if text}
+    return {f"{page}#{name}": f"\n{text}\n" for name, text in found.items() if text}
 
 
 def encoders(rows: list[Row]) -> str:
