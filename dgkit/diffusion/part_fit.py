@@ -46,7 +46,7 @@ def pooled_width(configs: Mapping[str, Mapping[str, Any]]) -> int:
 def check_fit(configs: dict[str, dict[str, Any]], paths: dict[str, Path], taxonomy: Taxonomy = CITYSCAPES19) -> None:
     """Raise ModelError unless ControlNet, UNet, VAE and text encoders fit together and the channels of ``taxonomy``."""
     unet, control, vae = (configs[name] for name in ("unet", "controlnet", "vae"))
-    _check_controlnet(unet, control, paths, taxonomy)
+    check_controlnet(unet, control, paths, taxonomy)
     latents, cells = vae.get("latent_channels", 4), unet.get("in_channels", 4)
     if latents != cells:
         raise ModelError(
@@ -61,9 +61,8 @@ def check_fit(configs: dict[str, dict[str, Any]], paths: dict[str, Path], taxono
         )
 
 
-def _check_controlnet(
-    unet: dict[str, Any], control: dict[str, Any], paths: dict[str, Path], taxonomy: Taxonomy
-) -> None:
+def check_controlnet(unet: dict[str, Any], control: dict[str, Any], paths: dict[str, Path], taxonomy: Taxonomy) -> None:
+    """Raise ModelError unless the configs of a ControlNet and a UNet fit together and the channels of ``taxonomy``."""
     where = paths["controlnet"]
     channels = control.get("conditioning_channels", 3)
     if channels != taxonomy.channels:

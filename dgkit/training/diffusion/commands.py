@@ -201,7 +201,7 @@ def _starting_controlnet(config: ControlNetTraining, parts: _DiffusionParts) -> 
     """Return the ControlNet that the recipe names, or a new one with the encoder of the UNet."""
     taxonomy = parts.noising.taxonomy
     if config.controlnet is not None:
-        return read_controlnet(config.controlnet, taxonomy)
+        return read_controlnet(config.controlnet, taxonomy, parts.unet)
     torch.manual_seed(config.seed)
     return build_controlnet(parts.unet, condition_widths(parts.noising.factor), taxonomy.channels)
 

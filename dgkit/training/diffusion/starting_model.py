@@ -3,6 +3,7 @@
 Networks come in fp32, frozen and in inference mode; the task that trains one unfreezes it.
 """
 
+import json
 import tempfile
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -14,6 +15,7 @@ from diffusers import AutoencoderKL, ControlNetModel, UNet2DConditionModel
 from dgkit.diffusion.hub import find_controlnet, find_model
 from dgkit.diffusion.model_folder import RANDOM, controlnet_taxonomy, find_parts, zeros_for_empty
 from dgkit.diffusion.part_config import SDXL_INDEX, TEXT_ENCODERS, read_config, read_json
+from dgkit.diffusion.part_fit import check_controlnet
 from dgkit.diffusion.random_model import SIZES
 from dgkit.diffusion.tokenizer_files import TokenizerFiles, TokenizerPair
 from dgkit.diffusion.weights import build, check_finite
@@ -74,17 +76,19 @@ def find_training_model(model: str, seed: int = 0) -> StartingModel:
     return RandomPrior(name, seed)
 
 
-def read_controlnet(source: str, taxonomy: Taxonomy) -> ControlNetModel:
-    """Return the ControlNet in a folder or of a hub id, in fp32, for condition channels of ``taxonomy``.
+def read_controlnet(source: str, taxonomy: Taxonomy, unet: UNet2DConditionModel) -> ControlNetModel:
+    """Return the ControlNet in a folder or of a hub id, in fp32, for ``unet`` and condition channels of ``taxonomy``.
 
-    Raises ModelError, and InputError for one of other classes.
+    Raises ModelError, also for one that does not fit, and InputError for one of other classes.
     """
     folder = find_controlnet(source)
     stated = controlnet_taxonomy(folder)
     if stated != taxonomy:
         raise mixed(taxonomy, stated, f"the ControlNet {folder}")
+    config, own = read_config(folder, "controlnet"), json.loads(json.dumps(dict(unet.config), default=str))
+    check_controlnet(own, config, {"controlnet": folder, "unet": Path("of the recipe's model")}, taxonomy)
     check_finite(folder, "controlnet")
-    return cast(ControlNetModel, build(folder, "controlnet", read_config(folder, "controlnet")).float())
+    return cast(ControlNetModel, build(folder, "controlnet", config).float())
 
 
 class FolderModel:

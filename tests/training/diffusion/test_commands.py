@@ -21,7 +21,7 @@ from dgkit.taxonomies import CAMVID11
 from dgkit.training.diffusion import commands
 from dgkit.training.diffusion.commands import train_controlnet, train_ldm, train_vae
 from dgkit.training.diffusion.diffusion_recipes import ControlNetTraining, LdmTraining, VaeTraining
-from dgkit.training.diffusion.starting_model import read_controlnet
+from dgkit.training.diffusion.starting_model import find_training_model, read_controlnet
 from tests.models import make_micro_model
 from tests.segformers import save_narrow_segformer
 
@@ -354,4 +354,7 @@ def test_a_reward_training_starts_from_a_controlnet_and_resumes_exactly(folder, 
     with pytest.raises(UsageError, match=r"objective.reward.weight=0.5; this recipe has objective.reward.weight=0.1"):
         train_controlnet(_controlnet(folder, "resumed", **changes))
     with pytest.raises(InputError, match=r"the ControlNet .* cannot be used with the classes of camvid11"):
-        read_controlnet(str(start), CAMVID11)
+        read_controlnet(str(start), CAMVID11, find_training_model(str(start)).unet())
+    other = make_micro_model(tmp_path / "other", latent_channels=8)
+    with pytest.raises(ModelError, match=r"does not fit the UNet: its in_channels is 8, not 4"):
+        train_controlnet(_controlnet(folder, "unfit", controlnet=str(other)))

@@ -40,7 +40,8 @@ def make_task(model: Path, teacher: Path | None, **changes: Any) -> ControlNetTa
     networks = find_training_model(str(model))
     noising = Noising(networks, OneFeed(), Objective(reward=settings), seed=0, labels=True)
     reward = settings and open_reward(settings, noising.vae, noising.schedule)
-    return ControlNetTask(read_controlnet(str(model), noising.taxonomy), networks.unet(), noising, reward=reward)
+    unet = networks.unet()
+    return ControlNetTask(read_controlnet(str(model), noising.taxonomy, unet), unet, noising, reward=reward)
 
 
 def batch_of(task: ControlNetTask, timesteps: list[int]) -> dict[str, torch.Tensor]:
