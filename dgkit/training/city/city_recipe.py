@@ -1,7 +1,7 @@
 """The recipe of the embedded city model: all values of its training, with units."""
 
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated
 
 from pydantic import Field
 
@@ -17,7 +17,7 @@ from dgkit.training.diffusion.diffusion_recipes import (
     RewardSettings,
     RewardWeight,
 )
-from dgkit.training.judge.judge_recipe import SegmenterStage
+from dgkit.training.judge.judge_recipe import Encoder, Recolour, SegmenterStage
 from dgkit.training.loop.optimisation import (
     MAX_SEED,
     MAX_STEPS,
@@ -131,8 +131,8 @@ class TeacherStage(SegmenterStage):
     ema: Ema = 0.98
     crop: int = Field(256, ge=32, multiple_of=32, description="side of the training crops, pixels")
     balance: float = Field(0.35, ge=0, le=1, description="class weights are the pixel shares to the power -balance")
-    encoder: Literal["efficientnet_lite0"] | None = "efficientnet_lite0"
-    recolour: float | None = Field(1.0, ge=0, le=1, description="probability of strong changes of colour; null: none")
+    encoder: Encoder = "efficientnet_lite0"
+    recolour: Recolour = 1.0
 
 
 class RewardStage(CityStage):
@@ -144,7 +144,7 @@ class RewardStage(CityStage):
     schedule: Schedule = "constant"
     warmup: Warmup = 0
     ema: Ema = 0.0
-    cuda_graph: bool = False
+    cuda_graph: bool = Field(False, description="must be false: a reward cannot be replayed as a CUDA graph")
     pictures: int = Field(160, ge=1, description="images to draw, all styles equally often")
     weight: RewardWeight = 0.5
     t: RewardRange = (20, 260)

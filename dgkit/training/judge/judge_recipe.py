@@ -20,6 +20,14 @@ from dgkit.training.loop.optimisation import (
 )
 
 Disturb = Annotated[float, Field(ge=0, le=1, description="probability of each disturbance: colour, blur, noise, JPEG")]
+Encoder = Annotated[
+    Literal["efficientnet_lite0"] | None,
+    Field(description="start from ImageNet weights, extra imagenet; null: a U-Net from random weights"),
+]
+Recolour = Annotated[
+    float | None,
+    Field(ge=0, le=1, description="probability of strong changes of exposure, contrast and colour; null: none"),
+]
 
 
 class JudgeStage(Optimisation):
@@ -43,12 +51,8 @@ class SegmenterStage(JudgeStage):
     rare_class: float = Field(0.5, ge=0, le=1, description="share of crops around a class drawn uniformly")
     balance: float = Field(0.25, ge=0, le=1, description="class weights are the pixel shares to the power -balance")
     disturb: Disturb = 0.35
-    encoder: Literal["efficientnet_lite0"] | None = Field(
-        None, description="start from ImageNet weights, extra imagenet; null: a U-Net from random weights"
-    )
-    recolour: float | None = Field(
-        None, ge=0, le=1, description="probability of strong changes of exposure, contrast and colour; null: none"
-    )
+    encoder: Encoder = None
+    recolour: Recolour = None
 
 
 class ReaderStage(SegmenterStage):
@@ -63,8 +67,8 @@ class ReaderStage(SegmenterStage):
     zoom: float = Field(1.5, ge=1, description="crops are scaled by a random factor from 1/zoom to zoom")
     rare_class: float = Field(0.2, ge=0, le=1, description="share of crops around a class drawn uniformly")
     balance: float = Field(0.35, ge=0, le=1, description="class weights are the pixel shares to the power -balance")
-    encoder: Literal["efficientnet_lite0"] | None = "efficientnet_lite0"
-    recolour: float | None = Field(1.0, ge=0, le=1, description="probability of strong changes of colour; null: none")
+    encoder: Encoder = "efficientnet_lite0"
+    recolour: Recolour = 1.0
 
 
 class StyleStage(JudgeStage):

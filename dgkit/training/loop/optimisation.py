@@ -6,7 +6,10 @@ from pydantic import Field
 
 from dgkit.config import Config
 
-Schedule = Literal["constant", "cosine", "linear", "wsd"]
+Schedule = Annotated[
+    Literal["constant", "cosine", "linear", "wsd"],
+    Field(description="constant, cosine, linear, or wsd: constant, then a cosine decay at the end"),
+]
 Optimizer = Literal["adamw", "adamw8bit"]
 Precision = Literal["fp32", "bf16", "fp16"]
 
@@ -39,9 +42,7 @@ class Optimisation(Config):
     batch: Batch = 16
     accumulation: int = Field(1, ge=1, description="micro-steps per optimizer step; more save memory")
     lr: LearningRate = 1e-3
-    schedule: Schedule = Field(
-        "wsd", description="constant, cosine, linear, or wsd: constant, then a cosine decay at the end"
-    )
+    schedule: Schedule = "wsd"
     warmup: Warmup = 100
     decay: Decay = 0.25
     final_lr: FinalRate = 0.05
