@@ -226,10 +226,8 @@ def run_pipeline(given: argparse.Namespace) -> dict[str, Any]:
 
     source = find_source(given.checkpoint)
 
-    library: Any = transformers
-
-    class Wrapped(library.PreTrainedModel):  # type: ignore[misc]
-        config_class = library.PretrainedConfig
+    class Wrapped(transformers.PreTrainedModel):  # type: ignore[misc]  # transformers leaves this class untyped
+        config_class = transformers.PretrainedConfig
 
         def __init__(self, config: Any) -> None:
             super().__init__(config)
@@ -238,10 +236,12 @@ def run_pipeline(given: argparse.Namespace) -> dict[str, Any]:
         def forward(self, pixel_values: torch.Tensor) -> SemanticSegmenterOutput:
             return SemanticSegmenterOutput(logits=self.network(pixel_values))
 
-    model = Wrapped(library.PretrainedConfig(id2label=dict(enumerate(CLASSES)))).eval()
+    model = Wrapped(transformers.PretrainedConfig(id2label=dict(enumerate(CLASSES)))).eval()
     size = {"width": SCALE[0], "height": SCALE[1]}
-    processor = library.SegformerImageProcessor(size=size, image_mean=list(source.mean), image_std=list(source.std))
-    run = library.pipeline("image-segmentation", model=model, image_processor=processor, device=given.device)
+    processor = transformers.SegformerImageProcessor(
+        size=size, image_mean=list(source.mean), image_std=list(source.std)
+    )
+    run = transformers.pipeline("image-segmentation", model=model, image_processor=processor, device=given.device)
 
     def score(folder: str) -> np.ndarray:
         samples = open_dataset("cityscapes", given.work / folder, "val").samples

@@ -42,7 +42,7 @@ def evaluate(
 ) -> None:
     """Score segmenters on labelled data sets: mIoU by set, condition and class, with a gallery of the worst.
 
-    Several are compared: differences with 95 % intervals, and the same pictures under all of them.
+    Several are compared: differences with 95 % intervals, and the same images under all of them.
     """
     from dgkit.config import load_config
     from dgkit.evaluation.benchmark.eval_config import EvalConfig

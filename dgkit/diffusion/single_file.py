@@ -15,6 +15,7 @@ from typing import Any
 from safetensors import SafetensorError, safe_open
 
 from dgkit.diffusion.part_config import KNOWN_PARTS, TEXT_ENCODERS, read_config, used_keys
+from dgkit.diffusion.weights import save_part
 from dgkit.errors import ModelError, one_line
 from dgkit.files import cache_folder, digest_file, output_error, temporary_path
 from dgkit.locks import locked
@@ -143,7 +144,7 @@ def _save_parts(path: Path, family: str, configs: Path, out: Path) -> None:
             module = create_diffusers_clip_model_from_ldm(getattr(transformers, kind), dict(weights), **options)
         else:
             module = getattr(diffusers, kind).from_single_file(str(path), **options)
-        module.save_pretrained(out / part)
+        save_part(module, out / part)
 
 
 def _write_json(path: Path, value: Mapping[str, Any]) -> None:

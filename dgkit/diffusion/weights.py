@@ -4,6 +4,7 @@ Nothing in a model folder is executed: classes are chosen here, never by a name 
 refused. Parts are built without random initialisation, so that peak memory is one copy of the weights.
 """
 
+import shutil
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -43,7 +44,20 @@ def save_weights(module: nn.Module, folder: Path, part: str, path: Path) -> None
 
     own = {_plain(name): tensor for name, tensor in module.state_dict().items()}
     names = [name for name, _, _ in open_tensors(find_weights(folder, part), part)]
+    path.touch()
+    mode = path.stat().st_mode
     save_file({name: own[_modern(name, part)].contiguous() for name in names}, path, metadata={"format": "pt"})
+    path.chmod(mode)  # the library gives the file to its owner alone
+
+
+def save_part(module: Any, folder: Path) -> None:
+    """Call ``save_pretrained`` of a network of diffusers or transformers, with weights that others may read too.
+
+    The library gives them to their owner alone.
+    """
+    module.save_pretrained(folder)
+    for weights in folder.glob("*.safetensors"):
+        shutil.copymode(folder / "config.json", weights)
 
 
 def check_finite(folder: Path, part: str) -> None:

@@ -190,6 +190,7 @@ def test_baked_in_and_recorded(micro: Path, lora: Path, tmp_path: Path) -> None:
     for part in baked.configs:
         pairs = zip(baked.part(part).state_dict().items(), fused.part(part).state_dict().items(), strict=True)
         assert all(a[0] == b[0] and torch.equal(a[1], b[1]) for a, b in pairs)
+    assert len({path.stat().st_mode for path in (out / "dgkit.json", *out.glob("unet/*.safetensors"))}) == 1
     (record,) = json.loads((out / "dgkit.json").read_text())["loras"]
     assert record == {"name": "style.safetensors", "digest": fused.loras[0].digest, "scale": 0.5}  # type: ignore[attr-defined]
     with pytest.raises(ModelError, match="already part of the model baked"):

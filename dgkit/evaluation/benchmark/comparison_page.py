@@ -48,7 +48,7 @@ def comparison_page(result: dict[str, Any], scenes: Mapping[str, Sequence[Compar
 
 
 _KEY = (
-    '<p class="key">Pictures that differ most in mIoU first. Errors:<i style="background:#cc2626"></i>wrong. '
+    '<p class="key">Images that differ most in mIoU first. Errors:<i style="background:#cc2626"></i>wrong. '
     'Changes against the first:<i style="background:#168660"></i>gained<i style="background:#cc2626"></i>lost'
     '<i style="background:#a8aeb8"></i>wrong in both<i style="background:#ecf0f4"></i>right in both'
     '<i style="background:#000"></i>ignored</p>'
@@ -61,7 +61,7 @@ def _facts(result: dict[str, Any]) -> str:
     lines = [
         f"Protocol: {result['protocol']['description']}.",
         f"Differences to {result['reference']} in percent points, with 95 % intervals and two-sided p of a paired "
-        f"bootstrap over the pictures ({drawn['resamples']} resamples, seed {drawn['seed']}).",
+        f"bootstrap over the images ({drawn['resamples']} resamples, seed {drawn['seed']}).",
         *([FEW] if any(one["low"] is None for one in _all_mious(result)) else []),
         *(f"{name}: {facts['path']}, {facts['engine']}." for name, facts in result["segmenters"].items()),
         *(f"Labels of {name}: {'; '.join(facts['labels'])}." for name, facts in result["sets"].items()),

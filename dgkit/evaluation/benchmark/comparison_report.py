@@ -19,7 +19,7 @@ from dgkit.taxonomies import Taxonomy
 
 Stratum = tuple[str, Sequence[str]]
 """A data set and the ids of some of its images."""
-FEW = f"Fewer than {LEAST} pictures have no interval."
+FEW = f"Fewer than {LEAST} images have no interval."
 _SCORES = ("miou", "pixel_accuracy", "classes", *HEADINGS, "calibration_bins", "iou", *CLASS_KEYS)
 _SHARED = ("protocol", "test_time_augmentation", "exif", "taxonomy", "bad_files", "provenance")
 

@@ -97,4 +97,4 @@ def predict_again(
     protocol = config.resolved_protocol()
     samples = read_samples(wanted, protocol, min(2, worker_count(config)), [])
     for sample, channels in predict(samples, segmenter, protocol, batch=config.batch, tta=config.tta):
-        yield sample, segmenter.classes[channels.cpu().numpy()]
+        yield sample, segmenter.classes[channels().cpu().numpy()]

@@ -87,27 +87,8 @@ class _PendingWindow:
         return self.image.views[self.view][:, top:bottom, left:right]
 
 
-def predict(
-    samples: Iterable[EvalSample],
-    segmenter: Segmenter,
-    protocol: Protocol,
-    *,
-    batch: int = 4,
-    tta: bool = False,
-) -> Iterator[tuple[EvalSample, Tensor]]:
-    """Yield each sample with its prediction, uint8 [H,W] channel indices on the segmenter's device.
-
-    As in mmsegmentation, logits of overlapping windows are averaged and resized bilinearly to the size of the label
-    map, and the largest wins. ``tta`` averages the probabilities of the image and its mirror image. Windows of equal
-    size share calls of ``batch``, whichever image they belong to; samples are yielded when complete, nearly in order,
-    and only few are held at once.
-    """
-    for sample, label in predict_later(samples, segmenter, protocol, batch=batch, tta=tta):
-        yield sample, label()
-
-
 @torch.inference_mode()
-def predict_later(
+def predict(
     samples: Iterable[EvalSample],
     segmenter: Segmenter,
     protocol: Protocol,
@@ -116,9 +97,15 @@ def predict_later(
     tta: bool = False,
     observe: Observe | None = None,
 ) -> Iterator[tuple[EvalSample, Callable[[], Tensor]]]:
-    """Yield each sample with a call that returns its prediction, as :func:`predict` does, from any thread.
+    """Yield each sample with a call that returns its prediction, uint8 [H,W] channel indices on the segmenter's device.
 
-    The network can work on the next images meanwhile. The call calls ``observe`` before it returns.
+    As in mmsegmentation, logits of overlapping windows are averaged and resized bilinearly to the size of the label
+    map, and the largest wins. ``tta`` averages the probabilities of the image and its mirror image. Windows of equal
+    size share calls of ``batch``, whichever image they belong to; samples are yielded when complete, nearly in order,
+    and only few are held at once.
+
+    Another thread may make the call, so that the network works on the next images meanwhile. It calls ``observe``
+    before it returns.
     """
     queues: dict[tuple[int, int], list[_PendingWindow]] = {}
     pending: list[_PendingImage] = []

@@ -1,6 +1,6 @@
 """Paired bootstrap over images: how certain the difference in mIoU between two segmenters is.
 
-The images of a data set are drawn anew, with replacement, the same ones for all segmenters; the confusion matrices of
+Images of a data set are drawn with replacement, the same ones for all segmenters; the confusion matrices of
 the drawn images are summed and scored as usual. Source: Efron and Tibshirani, An Introduction to the Bootstrap (1993),
 chapters 13 (percentile interval) and 15.
 """

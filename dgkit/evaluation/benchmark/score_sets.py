@@ -26,7 +26,7 @@ from dgkit.evaluation.benchmark.eval_sets import (
     refuse_bad_files,
 )
 from dgkit.evaluation.benchmark.image_conditions import Groups, find_conditions
-from dgkit.evaluation.benchmark.inference import map_ahead, predict_later
+from dgkit.evaluation.benchmark.inference import map_ahead, predict
 from dgkit.evaluation.benchmark.metric_sums import SUMMED, Sums, measure_image
 from dgkit.evaluation.benchmark.protocols import Protocol
 from dgkit.evaluation.benchmark.score_journal import JOURNAL, ScoreJournal
@@ -209,7 +209,7 @@ def _score(
     queue: list[tuple[EvalSample, Future[tuple[np.ndarray, Sums]]]] = []
     with ThreadPoolExecutor(1) as pool:
         settings: dict[str, Any] = {"batch": config.batch, "tta": config.tta, "observe": watch}
-        for sample, label in predict_later(wanted, segmenter, protocol, **settings):
+        for sample, label in predict(wanted, segmenter, protocol, **settings):
             queue.append((sample, pool.submit(count, sample, label)))
             while queue and (len(queue) > 1 or queue[0][1].done()):  # each holds the logits of an image
                 first, future = queue.pop(0)

@@ -17,12 +17,11 @@ from dgkit.training.diffusion.diffusion_recipes import (
     RewardSettings,
     RewardWeight,
 )
-from dgkit.training.judge.judge_recipe import Encoder, Recolour, SegmenterStage
+from dgkit.training.judge.judge_recipe import LiteStage
 from dgkit.training.loop.optimisation import (
     MAX_SEED,
     MAX_STEPS,
     Batch,
-    Decay,
     Ema,
     ForwardPrecision,
     LearningRate,
@@ -121,18 +120,10 @@ class DecoderStage(PixelStage):
     zoom2_share: Zoom2Share = 0.35
 
 
-class TeacherStage(SegmenterStage):
+class TeacherStage(LiteStage):
     """The teacher of the reward: it knows labelled scenes of the source alone, in strongly changed colours."""
 
     steps: Steps = 300
-    lr: LearningRate = 2e-3
-    warmup: Warmup = 30
-    decay: Decay = 1.0
-    ema: Ema = 0.98
-    crop: int = Field(256, ge=32, multiple_of=32, description="side of the training crops, pixels")
-    balance: float = Field(0.35, ge=0, le=1, description="class weights are the pixel shares to the power -balance")
-    encoder: Encoder = "efficientnet_lite0"
-    recolour: Recolour = 1.0
 
 
 class RewardStage(CityStage):

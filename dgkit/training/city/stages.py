@@ -16,6 +16,7 @@ from diffusers.models.attention_processor import AttnProcessor
 from transformers import CLIPTextModel, CLIPTokenizer
 
 from dgkit.diffusion.style_swap import swap
+from dgkit.diffusion.weights import save_part
 from dgkit.errors import ModelError, UsageError
 from dgkit.optional import first_line
 from dgkit.progress import Progress, within
@@ -299,7 +300,7 @@ class CityTraining(FolderTraining[CityRecipe]):
         save_network(self._half("decoder" if self.recipe.decoder.steps else "vae", AutoencoderKL), prior / "vae")
         save_network(self._half("unet", UNet2DConditionModel), prior / "unet")
         encoder = write_text_model(prior, self.recipe.seed)
-        encoder.half().save_pretrained(prior / "text_encoder")
+        save_part(encoder.half(), prior / "text_encoder")
         write_json(prior / "scheduler" / "scheduler_config.json", SCHEDULER)
         write_json(prior / "model_index.json", PIPELINE_INDEX)
         height, scale = self.recipe.height, self.recipe.guidance_scale

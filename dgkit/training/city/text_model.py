@@ -7,6 +7,7 @@ import numpy as np
 import torch
 from transformers import CLIPTextConfig, CLIPTextModel
 
+from dgkit.diffusion.weights import save_part
 from dgkit.training.city.small_networks import TEXT_WIDTH
 from dgkit.training.diffusion.word_tokenizer import FRAME_WORDS, MAX_TOKENS, write_tokenizer
 
@@ -16,7 +17,7 @@ def write_text_model(folder: Path, seed: int) -> CLIPTextModel:
     ids = write_tokenizer(folder / "tokenizer")
     vocab_size = len(json.loads((folder / "tokenizer" / "vocab.json").read_text(encoding="utf-8")))
     encoder = build_text_encoder(ids, vocab_size, seed)
-    encoder.save_pretrained(folder / "text_encoder")
+    save_part(encoder, folder / "text_encoder")
     return encoder
 
 

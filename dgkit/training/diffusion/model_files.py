@@ -9,6 +9,7 @@ from typing import Any
 
 from diffusers import AutoencoderKL, ControlNetModel, UNet2DConditionModel
 
+from dgkit.diffusion.weights import save_part
 from dgkit.files import temporary_path
 from dgkit.training.loop.integrity import check_finite
 
@@ -58,7 +59,7 @@ def save_finite(network: AutoencoderKL | UNet2DConditionModel | ControlNetModel,
     """Call ``save_pretrained``. Raises ModelError, before anything is written, if a weight is not finite."""
     hint = "train again in another folder with a lower lr or precision=bf16"
     check_finite(network.state_dict(), f"the trained {type(network).__name__}", hint)
-    network.save_pretrained(folder)
+    save_part(network, folder)
 
 
 def replace_folder(folder: Path, write: Callable[[Path], None]) -> None:

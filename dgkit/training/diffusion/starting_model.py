@@ -18,7 +18,7 @@ from dgkit.diffusion.part_config import SDXL_INDEX, TEXT_ENCODERS, read_config, 
 from dgkit.diffusion.part_fit import check_controlnet
 from dgkit.diffusion.random_model import SIZES
 from dgkit.diffusion.tokenizer_files import TokenizerFiles, TokenizerPair
-from dgkit.diffusion.weights import build, check_finite
+from dgkit.diffusion.weights import build, check_finite, save_part
 from dgkit.engines.modules import TextEncoders
 from dgkit.errors import UsageError, shown
 from dgkit.taxonomies import Taxonomy, mixed
@@ -168,11 +168,11 @@ class RandomPrior:
 
     def write_rest(self, folder: Path) -> None:
         """Write a pipeline folder without ``unet/`` to ``folder``."""
-        self.vae().save_pretrained(folder / "vae")
+        save_part(self.vae(), folder / "vae")
         text = self.text()
         encoders = (text.encoder.first, text.encoder.second) if text.pair else (text.encoder,)
         for encoder, name in zip(encoders, TEXT_ENCODERS, strict=False):
-            encoder.save_pretrained(folder / name)
+            save_part(encoder, folder / name)
             write_tokenizer(folder / name.replace("text_encoder", "tokenizer"), self._tokens)
         write_json(folder / "scheduler" / "scheduler_config.json", self.scheduler)
         index = {**PIPELINE_INDEX, "scheduler": ["diffusers", self.scheduler["_class_name"]]}

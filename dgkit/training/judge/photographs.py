@@ -20,7 +20,7 @@ _OWN_CLASSES = {"camvid": CAMVID11}  # data sets with other classes than those o
 
 
 class _Read:
-    """What ``read`` returns for each of ``samples``, read anew each time: a data set may not fit into memory."""
+    """What ``read`` returns for each of ``samples``, read whenever it is used: a data set may not fit into memory."""
 
     def __init__(self, samples: Sequence[Sample], read: Callable[[Sample], np.ndarray]) -> None:
         self.samples, self.read = samples, read

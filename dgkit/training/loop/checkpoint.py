@@ -39,6 +39,8 @@ _WEIGHTS, _AVERAGE, _STATE = "model.safetensors", "ema.safetensors", "state.json
 
 FROZEN = "frozen_networks"
 """Name, in the identity of a task, of a digest of the networks that it trains with and that no checkpoint holds."""
+# Values of a task that checkpoints of earlier versions do not state, as they were then.
+_EARLIER = {"reward": None, "teacher": None}
 
 
 @dataclass
@@ -113,11 +115,12 @@ def check_settings(path: Path, state: Mapping[str, Any], wanted: Mapping[str, Ma
                     f"the frozen networks are not those that {path} was trained with",
                     "restore the files of the starting model, or choose another folder",
                 )
-            if name not in FREE_ON_RESUME and name in saved and saved[name] != value:
+            before = saved.get(name, _EARLIER.get(name, value))
+            if name not in FREE_ON_RESUME and before != value:
                 raise UsageError(
-                    f"{name}={shown(value)} differs from {name}={shown(saved[name])}, which {path} was trained with; "
+                    f"{name}={shown(value)} differs from {name}={shown(before)}, which {path} was trained with; "
                     f"only these may change: {', '.join(sorted(FREE_ON_RESUME))}",
-                    f"resume with {name}={shown(saved[name])}, or choose another folder",
+                    f"resume with {name}={shown(before)}, or choose another folder",
                 )
     steps = wanted["settings"]["steps"]
     if steps < state["step"]:

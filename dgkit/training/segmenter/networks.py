@@ -8,7 +8,7 @@ from typing import Any
 
 from dgkit.errors import UsageError
 from dgkit.labels import IGNORE, NUM_CLASSES
-from dgkit.segmenters.efficientnet_lite import LITE_CHANNELS
+from dgkit.segmenters.efficientnet_lite import LITE_CHANNELS, LITE_MEAN, LITE_STD
 from dgkit.training.segmenter import foundation_backbones, foundation_segmentor, heads, hrda, regularised  # noqa: F401  (registers them)
 from dgkit.training.segmenter.foundation_config import EncoderPlan, plan_encoder
 from dgkit.training.segmenter.mm import MODELS, MMLogger, init_default_scope
@@ -24,7 +24,7 @@ from dgkit.training.segmenter.network_pairs import (
     check_pair,
 )
 
-MEAN = (123.675, 116.28, 103.53)  # of ImageNet, RGB 0..255, as for all published MiT and ResNet encoders
+MEAN = (123.675, 116.28, 103.53)  # of ImageNet, RGB 0..255, as for all published encoders but EfficientNet-Lite0
 STD = (58.395, 57.12, 57.375)
 
 HEADS_PER_STAGE = (1, 2, 5, 8)
@@ -56,7 +56,7 @@ def model_config(
     plan = encoder_plan(head, backbone, crop, channels, options)
     config: dict[str, Any] = {
         "type": "RegularisedSegmentor" if terms else "EncoderDecoder",
-        "data_preprocessor": preprocessor(crop, 2 * STRIDES[head] if two_scales else plan.divisor),
+        "data_preprocessor": preprocessor(backbone, crop, 2 * STRIDES[head] if two_scales else plan.divisor),
         "backbone": plan.backbone,
         "decode_head": head_config(head, backbone, plan.channels, channels, classes=classes),
         "train_cfg": dict(terms or {}),
@@ -83,12 +83,17 @@ def model_config(
 _VIT_OPTIONS = ("rein", "lora", "patch", "blocks")
 
 
-def preprocessor(crop: int, divisor: int | None) -> dict[str, Any]:
-    """Return the config of the normalization; while testing, images are padded to multiples of ``divisor``."""
+def preprocessor(backbone: str, crop: int, divisor: int | None) -> dict[str, Any]:
+    """Return the config of the normalization that the weights of ``backbone`` were trained with.
+
+    While testing, images are padded to multiples of ``divisor``.
+    """
+    own = backbone == LITE
+    mean, std = ([255 * value for value in LITE_MEAN], [255 * value for value in LITE_STD]) if own else (MEAN, STD)
     config: dict[str, Any] = {
         "type": "SegDataPreProcessor",
-        "mean": list(MEAN),
-        "std": list(STD),
+        "mean": list(mean),
+        "std": list(std),
         "bgr_to_rgb": True,
         "pad_val": 0,
         "seg_pad_val": IGNORE,

@@ -13,7 +13,6 @@ from dgkit.segmenters.onnx_writer import MULTIPLE, write_segmenter
 from dgkit.taxonomies import CITYSCAPES19, Taxonomy
 from dgkit.training.loop.integrity import check_finite
 from dgkit.training.segmenter.hrda import HRDASegmentor
-from dgkit.training.segmenter.networks import MEAN, STD
 from dgkit.training.segmenter.query_heads import QueryHead
 
 
@@ -35,23 +34,27 @@ class SegmenterLogits(nn.Module):
 def export_segmenter(network: Any, path: Path, crop: int, taxonomy: Taxonomy = CITYSCAPES19) -> float:
     """Write ``path`` and ``path.with_suffix(".yaml")``, and compare the file with ``network`` in eval mode.
 
-    Height and width are free (multiples of 32, or of the patch of a ViT), except for HRDA: its detail crop slides over
-    the image, so the size is fixed to ``crop``, the training crop; so is that of
-    Swin, whose windows are traced. Returns the relative L2 error of the logits. Raises
-    what :func:`dgkit.segmenters.onnx_writer.write_segmenter` raises.
+    Height and width are free (multiples of 32, or of the patch of a ViT), except for HRDA, whose detail crop slides
+    over the image, and Swin, whose windows are traced: their size is fixed to ``crop``, the training crop. Returns the
+    relative L2 error of the logits. Raises what :func:`dgkit.segmenters.onnx_writer.write_segmenter` raises.
     """
     return write_segmenter(
         SegmenterLogits(network),
         path,
         classes=taxonomy.names,
-        mean=[value / 255 for value in MEAN],
-        std=[value / 255 for value in STD],
+        mean=_shares(network.data_preprocessor.mean),
+        std=_shares(network.data_preprocessor.std),
         side=crop,
         fixed=isinstance(network, HRDASegmentor) or getattr(network.backbone, "kind", None) == "swin",
         taxonomy=taxonomy,
         multiple=getattr(network.backbone, "patch", MULTIPLE),
         values=SCORES if isinstance(network.decode_head, QueryHead) else LOGITS,
     )
+
+
+def _shares(values: Tensor) -> list[float]:
+    """Return values of channels in 0..255 as shares of 255; the config has at most three decimals."""
+    return [round(float(value), 3) / 255 for value in values.flatten()]
 
 
 def load_checkpoint(network: nn.Module, path: Path) -> None:

@@ -348,6 +348,8 @@ def test_a_reward_training_starts_from_a_controlnet_and_resumes_exactly(folder, 
     whole, again = (_weights(diffusers.ControlNetModel, folder / name) for name in ("rewarded", "resumed"))
     before = _weights(diffusers.ControlNetModel, start / "controlnet")
     assert all(torch.equal(value, again[name]) for name, value in whole.items())
+    config, weights = (folder / "rewarded" / name for name in ("config.json", "diffusion_pytorch_model.safetensors"))
+    assert weights.stat().st_mode == config.stat().st_mode  # not for their owner alone
     moved = max(float((value - before[name]).abs().max()) for name, value in whole.items())
     assert 0 < moved < 0.01  # near the ControlNet that it started from, whose layers are far from zero
     changes["objective"]["reward"]["weight"] = 0.1

@@ -113,6 +113,16 @@ def test_a_changed_identity_is_named(tmp_path):
         toy_fit(tmp_path, other)
 
 
+def test_a_reward_cannot_be_added_to_a_checkpoint_of_an_earlier_version(tmp_path):
+    toy_fit(tmp_path, steps=3)
+    other = Toy()
+    other.identity |= {"reward": {"weight": 0.5}}
+    with pytest.raises(UsageError, match=r"^reward=.* differs from reward=None"):
+        toy_fit(tmp_path, other)
+    other.identity |= {"reward": None}
+    toy_fit(tmp_path, other)
+
+
 def test_free_settings_may_change(tmp_path):
     toy_fit(tmp_path, steps=3)
     toy_fit(tmp_path, steps=4, keep=1, log_every=2, checkpoint_every=1, validate_every=2)

@@ -42,7 +42,8 @@ def test_file_and_network_agree(tmp_path, head, backbone, two_scales):
     net = build_network(model_config(head, backbone, 64, two_scales=two_scales, channels=16))
     path = tmp_path / "segmenter.onnx"
     assert export_segmenter(net, path, 64) < 1e-4
-    assert yaml.safe_load(path.with_suffix(".yaml").read_text())["classes"][18] == "bicycle"
+    sidecar = yaml.safe_load(path.with_suffix(".yaml").read_text())
+    assert sidecar["classes"][18] == "bicycle" and sidecar["mean"] == [0.485, 0.456, 0.406]
     image = np.random.default_rng(0).integers(0, 256, (64, 64 if two_scales else 96, 3), dtype=np.uint8)
     reader = open_onnx_segmenter(path)
     assert reader.fixed_size == ((64, 64) if two_scales else None)

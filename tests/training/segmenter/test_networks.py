@@ -14,7 +14,7 @@ if importlib.util.find_spec("mmseg") is None:
 from dgkit.errors import UsageError
 from dgkit.training.segmenter.heads import DAFormerHead, DeepLabV2Head
 from dgkit.training.segmenter.hrda import Box, double, fuse, half, window_starts
-from dgkit.training.segmenter.networks import build_network, model_config
+from dgkit.training.segmenter.networks import MEAN, STD, build_network, model_config
 
 pytestmark = pytest.mark.filterwarnings("ignore:Default ``avg_non_ignore``")
 
@@ -58,6 +58,15 @@ def test_logits_have_the_expected_stride_and_gradients_reach_every_parameter(hea
     assert all(name.endswith("bias") for name in without), without
     with torch.no_grad():
         assert net.eval()._forward(image).shape == (2, 19, side, side)
+
+
+@pytest.mark.parametrize(
+    ("backbone", "mean", "std"),
+    [("mit_b0", MEAN, STD), ("efficientnet_lite0", [127.0] * 3, [128.0] * 3)],
+)
+def test_images_are_normalised_as_the_encoders_weights_expect(backbone, mean, std):
+    config = model_config("daformer", backbone, 64)["data_preprocessor"]
+    assert config["mean"] == list(mean) and config["std"] == list(std)
 
 
 def test_ignored_pixels_have_no_loss_but_count_in_the_mean():

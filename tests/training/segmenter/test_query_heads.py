@@ -15,7 +15,7 @@ from dgkit.segmenters.mmseg import SCORE_HEADS
 from dgkit.segmenters.opening import open_segmenter
 from dgkit.training.segmenter.heads import GridPool
 from dgkit.training.segmenter.network_pairs import EncoderOptions
-from dgkit.training.segmenter.networks import MEAN, STD, build_network, model_config
+from dgkit.training.segmenter.networks import build_network, model_config
 from dgkit.training.segmenter.query_heads import EomtHead, QueryHead, QueryPrediction, semantic_logits, split_classes
 from dgkit.training.segmenter.segmenter_export import export_segmenter
 from tests.segmenters.mmseg_files import save
@@ -116,7 +116,7 @@ def evaluated() -> list[Any]:
 def test_eval_opens_every_pair(tmp_path, head, backbone, options):
     net = save(tmp_path / "iter_1.pth", tiny_config(head, backbone, options, tmp_path))
     images = torch.randint(0, 256, (2, 3, 64, 96), dtype=torch.uint8)
-    mean, std = (torch.tensor(values).view(1, 3, 1, 1) for values in (MEAN, STD))
+    mean, std = net.data_preprocessor.mean, net.data_preprocessor.std
     with torch.no_grad():
         expected = functional.interpolate(net._forward((images - mean) / std), (64, 96), mode="bilinear")
     with open_segmenter(tmp_path / "iter_1.pth", device="cpu") as found:
